@@ -1,0 +1,99 @@
+//! The project's one bench binary, on the real model: `cargo bench --bench main [-- FILTER]`.
+//!
+//! Each measurement runs in a process of its own, so that its peak memory is its own; the median of several runs is
+//! printed. `benches/pytorch.py` measures the official package the same way, by hand.
+
+use std::process::Command;
+use std::time::Instant;
+
+use burn::tensor::{Device, Distribution, Tensor};
+use sam_model::init::initialise;
+use sam_model::{MaskOutput, ObjectPrompt, Prompts, Sam, SamConfig, Variant};
+
+/// Set in the child process: which measurement to make.
+const CHILD: &str = "SAM_TRAIN_BENCH";
+
+struct Bench {
+    name: &'static str,
+    runs: usize,
+    run: fn(usize) -> Vec<f64>,
+}
+
+const BENCHES: [Bench; 4] = [
+    Bench { name: "vit_b/load", runs: 1, run: load },
+    Bench { name: "vit_b/encoder", runs: 3, run: encoder },
+    Bench { name: "vit_b/decode_1", runs: 9, run: |runs| decode(1, runs) },
+    Bench { name: "vit_b/decode_64", runs: 5, run: |runs| decode(64, runs) },
+];
+
+fn main() {
+    if let Ok(name) = std::env::var(CHILD) {
+        let bench = BENCHES.iter().find(|bench| bench.name == name).expect("a bench of this binary");
+        report(bench.name, (bench.run)(bench.runs));
+        return;
+    }
+    // Cargo passes `--bench`; everything else filters by name.
+    let filter: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
+    let this = std::env::current_exe().expect("the path of this binary");
+    for bench in BENCHES.iter().filter(|bench| filter.iter().all(|part| bench.name.contains(part.as_str()))) {
+        let status = Command::new(&this).env(CHILD, bench.name).status().expect("a child process");
+        assert!(status.success(), "{} failed", bench.name);
+    }
+}
+
+fn report(name: &str, mut seconds: Vec<f64>) {
+    seconds.sort_by(f64::total_cmp);
+    let median = seconds[seconds.len() / 2];
+    let spread = format!("{:.3} to {:.3}", seconds[0], seconds[seconds.len() - 1]);
+    let line = format!("{name:20} median {median:8.3} s  ({spread} s, {} runs)  {}", seconds.len(), peak_memory());
+    std::io::Write::write_all(&mut std::io::stdout(), format!("{line}\n").as_bytes()).expect("standard output");
+}
+
+/// Largest resident memory of this process so far, where the system tells.
+fn peak_memory() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kib =
+        status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse::<f64>().ok());
+    kib.map_or_else(|| "peak memory unknown".into(), |kib| format!("peak {:.0} MiB", kib / 1024.0))
+}
+
+fn time(runs: usize, mut run: impl FnMut()) -> Vec<f64> {
+    run(); // warm caches and thread pool
+    (0..runs)
+        .map(|_| {
+            let start = Instant::now();
+            run();
+            start.elapsed().as_secs_f64()
+        })
+        .collect()
+}
+
+fn vit_b() -> Sam {
+    let config = SamConfig::published(Variant::VitB);
+    initialise(config.init(&Device::flex()).expect("published sizes fit"), 0)
+}
+
+fn load(runs: usize) -> Vec<f64> {
+    time(runs, || drop(vit_b()))
+}
+
+fn encoder(runs: usize) -> Vec<f64> {
+    let sam = vit_b();
+    let image = Tensor::<4>::random([1, 3, 1024, 1024], Distribution::Normal(0.0, 1.0), &Device::flex());
+    time(runs, || drop(sam.encode(image.clone()).into_data()))
+}
+
+fn decode(objects: usize, runs: usize) -> Vec<f64> {
+    let (sam, device) = (vit_b(), Device::flex());
+    let embedding = Tensor::<4>::random([1, 256, 64, 64], Distribution::Normal(0.0, 1.0), &device);
+    let click = |object: usize| ObjectPrompt {
+        points_xy_px: vec![([(object * 37 % 1024) as f32, (object * 91 % 1024) as f32], true)],
+        ..ObjectPrompt::default()
+    };
+    let objects: Vec<ObjectPrompt> = (0..objects).map(click).collect();
+    time(runs, || {
+        let prompts = Prompts::from_objects(&objects, 256, &device);
+        let decoded = sam.decode(embedding.clone(), None, &prompts, MaskOutput::Multi);
+        drop((decoded.low_res_logits.into_data(), decoded.iou_predictions.into_data()));
+    })
+}

@@ -1,0 +1,256 @@
+//! Connected components, and the two clean-ups of SAM's automatic masks: fill small holes, remove small islands.
+//!
+//! Source: `remove_small_regions` of segment_anything's `utils/amg.py`, which is `cv2.connectedComponentsWithStats`
+//! with 8-connectivity. Components are numbered in OpenCV's order, because that decides which of two equally large
+//! islands is "the largest". A hole is any unset component, also one that touches the image border, as in the
+//! reference.
+//!
+//! Works on runs of rows: two runs in neighbouring rows belong together when their columns meet.
+
+use crate::mask::{Mask, row_runs};
+
+/// Which neighbours of a pixel are connected to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Connectivity {
+    /// Left, right, above, below.
+    Four,
+    /// The diagonal ones too.
+    Eight,
+}
+
+/// The connected components of the set pixels of a mask.
+#[derive(Debug, Clone)]
+pub struct Components {
+    size_hw: [usize; 2],
+    runs: Vec<Run>,
+    areas_px: Vec<usize>,
+}
+
+/// Neighbouring pixels of one row; `component` counts from 0.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    row: u32,
+    start: u32,
+    end: u32,
+    component: u32,
+}
+
+impl Components {
+    /// Finds the components of the set pixels.
+    #[must_use]
+    pub fn new(mask: &Mask, connectivity: Connectivity) -> Self {
+        Self::of_value(mask, true, connectivity)
+    }
+
+    fn of_value(mask: &Mask, value: bool, connectivity: Connectivity) -> Self {
+        let (mut runs, parents) = linked_runs(mask, value, connectivity);
+        let (order, n_components) = numbering(&runs, &parents, connectivity);
+        let mut areas_px = vec![0; n_components];
+        for run in &mut runs {
+            run.component = order[parents[run.component as usize] as usize];
+            areas_px[run.component as usize] += (run.end - run.start) as usize;
+        }
+        Self { size_hw: mask.size_hw(), runs, areas_px }
+    }
+
+    /// The number of set pixels of each component.
+    #[must_use]
+    pub fn areas_px(&self) -> &[usize] {
+        &self.areas_px
+    }
+
+    /// How many components there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.areas_px.len()
+    }
+
+    /// Whether no pixel is set.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.areas_px.is_empty()
+    }
+
+    /// The component with the most pixels, the first of several; `None` when no pixel is set.
+    #[must_use]
+    pub fn largest(&self) -> Option<usize> {
+        let most_px = *self.areas_px.iter().max()?;
+        self.areas_px.iter().position(|&area_px| area_px == most_px)
+    }
+
+    /// One component as a mask of the same size.
+    #[must_use]
+    pub fn mask_of(&self, component: usize) -> Mask {
+        let mut mask = Mask::empty(self.size_hw);
+        self.paint(&mut mask, true, |other| other == component);
+        mask
+    }
+
+    /// Row-major labels as OpenCV writes them: 0 where nothing is set, elsewhere 1 + the component.
+    #[must_use]
+    pub fn labels(&self) -> Vec<u32> {
+        let width = self.size_hw[1];
+        let mut labels = vec![0; self.size_hw[0] * width];
+        for run in &self.runs {
+            let row = run.row as usize * width;
+            labels[row + run.start as usize..row + run.end as usize].fill(run.component + 1);
+        }
+        labels
+    }
+
+    /// The component of a set pixel, `None` for an unset one.
+    #[must_use]
+    pub fn at(&self, row: usize, column: usize) -> Option<usize> {
+        let key = |run: &Run| (run.row as usize, run.start as usize);
+        let after = self.runs.partition_point(|run| key(run) <= (row, column));
+        let run = self.runs.get(after.checked_sub(1)?)?;
+        (run.row as usize == row && column < run.end as usize).then_some(run.component as usize)
+    }
+
+    fn paint(&self, mask: &mut Mask, value: bool, is_painted: impl Fn(usize) -> bool) {
+        let width = self.size_hw[1];
+        for run in self.runs.iter().filter(|run| is_painted(run.component as usize)) {
+            let row = run.row as usize * width;
+            mask.pixels_mut()[row + run.start as usize..row + run.end as usize].fill(value);
+        }
+    }
+}
+
+/// Sets every unset region (8-connected) with fewer than `area_min_px` pixels. Returns whether there was one.
+pub fn fill_small_holes(mask: &mut Mask, area_min_px: usize) -> bool {
+    let holes = Components::of_value(mask, false, Connectivity::Eight);
+    let is_small = |hole: usize| holes.areas_px[hole] < area_min_px;
+    holes.paint(mask, true, is_small);
+    (0..holes.len()).any(is_small)
+}
+
+/// Clears every island (8-connected) with fewer than `area_min_px` pixels; if all are that small, the largest stays.
+///
+/// Returns whether there was a small island: also when it was the only one and stayed, as the reference does.
+pub fn remove_small_islands(mask: &mut Mask, area_min_px: usize) -> bool {
+    let islands = Components::new(mask, Connectivity::Eight);
+    let is_small = |island: usize| islands.areas_px[island] < area_min_px;
+    let survivor = if (0..islands.len()).all(is_small) { islands.largest() } else { None };
+    islands.paint(mask, false, |island| is_small(island) && Some(island) != survivor);
+    (0..islands.len()).any(is_small)
+}
+
+/// All runs from top to bottom, and for each the first run that it is connected to (`component` is the run's own
+/// index).
+fn linked_runs(mask: &Mask, value: bool, connectivity: Connectivity) -> (Vec<Run>, Vec<u32>) {
+    let reach = match connectivity {
+        Connectivity::Four => 0,
+        Connectivity::Eight => 1,
+    };
+    let mut runs: Vec<Run> = Vec::new();
+    let mut parents: Vec<u32> = Vec::new();
+    let mut above = 0..0;
+    for row in 0..mask.height() {
+        let first = runs.len();
+        // The first run above that may still meet a run further right.
+        let mut candidate = above.start;
+        for (start, end) in row_runs(mask.row(row), value) {
+            let (start, end) = (start as u32, end as u32);
+            let index = runs.len() as u32;
+            parents.push(index);
+            while candidate < above.end && runs[candidate].end + reach <= start {
+                candidate += 1;
+            }
+            let meets = |run: &&Run| run.start < end + reach;
+            for other in runs[candidate..above.end].iter().take_while(meets) {
+                join(&mut parents, index, other.component);
+            }
+            runs.push(Run { row: row as u32, start, end, component: index });
+        }
+        above = first..runs.len();
+    }
+    for index in 0..parents.len() {
+        // Parents come first, so theirs is final already.
+        parents[index] = parents[parents[index] as usize];
+    }
+    (runs, parents)
+}
+
+fn join(parents: &mut [u32], a: u32, b: u32) {
+    let (a, b) = (root(parents, a), root(parents, b));
+    // The smaller index wins, so every run points back.
+    parents[a.max(b) as usize] = a.min(b);
+}
+
+fn root(parents: &mut [u32], mut index: u32) -> u32 {
+    while parents[index as usize] != index {
+        // Path halving: the grandparent becomes the parent.
+        parents[index as usize] = parents[parents[index as usize] as usize];
+        index = parents[index as usize];
+    }
+    index
+}
+
+/// The number of each root's component. With eight neighbours OpenCV goes through blocks of 2 x 2 pixels, with four
+/// through single pixels, and numbers components as it meets them.
+fn numbering(runs: &[Run], parents: &[u32], connectivity: Connectivity) -> (Vec<u32>, usize) {
+    let block = match connectivity {
+        Connectivity::Four => 1,
+        Connectivity::Eight => 2,
+    };
+    let mut first_block = vec![(u32::MAX, u32::MAX); runs.len()];
+    for (run, &root) in runs.iter().zip(parents) {
+        let first = &mut first_block[root as usize];
+        *first = (*first).min((run.row / block, run.start / block));
+    }
+    let mut roots: Vec<u32> = (0..runs.len() as u32).filter(|&index| parents[index as usize] == index).collect();
+    roots.sort_unstable_by_key(|&root| first_block[root as usize]);
+    let mut order = vec![0; runs.len()];
+    for (number, &root) in roots.iter().enumerate() {
+        order[root as usize] = number as u32;
+    }
+    (order, roots.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mask(rows: &[&str]) -> Mask {
+        let pixels = rows.iter().flat_map(|row| row.bytes().map(|byte| byte == b'#')).collect();
+        Mask::new([rows.len(), rows[0].len()], pixels).expect("rows of one length")
+    }
+
+    #[test]
+    fn diagonals_connect_only_with_eight() {
+        let mask = mask(&["#..#", ".##.", "#..#"]);
+        assert_eq!(Components::new(&mask, Connectivity::Eight).areas_px(), [6]);
+        let four = Components::new(&mask, Connectivity::Four);
+        assert_eq!(four.areas_px(), [1, 1, 2, 1, 1]);
+        assert_eq!(four.labels(), [1, 0, 0, 2, 0, 3, 3, 0, 4, 0, 0, 5]);
+        assert_eq!((four.at(1, 2), four.at(1, 3), four.at(0, 0)), (Some(2), None, Some(0)));
+        assert_eq!(four.largest(), Some(2));
+        assert_eq!(four.mask_of(2).area_px(), 2);
+    }
+
+    /// A spiral joins runs that were numbered apart.
+    #[test]
+    fn late_joins_are_found() {
+        let mask = mask(&["#.#.#", "#.#.#", "#####", "....#", "#.###"]);
+        assert_eq!(Components::new(&mask, Connectivity::Four).areas_px(), [15, 1]);
+    }
+
+    #[test]
+    fn a_lone_small_island_stays_and_is_reported() {
+        let mut lone = mask(&["....", ".#..", "...."]);
+        let before = lone.clone();
+        assert!(remove_small_islands(&mut lone, 10));
+        assert_eq!(lone, before);
+        assert!(!remove_small_islands(&mut Mask::empty([3, 3]), 10));
+    }
+
+    #[test]
+    fn holes_fill_up_and_the_border_is_no_exception() {
+        let mut holes = mask(&["####.", "#.##.", "#####"]);
+        assert!(fill_small_holes(&mut holes, 2));
+        assert_eq!(holes, mask(&["####.", "####.", "#####"]));
+        assert!(fill_small_holes(&mut holes, 3));
+        assert_eq!(holes.area_px(), 15);
+        assert!(!fill_small_holes(&mut holes, 3));
+    }
+}

@@ -1,0 +1,258 @@
+//! Image files to RGB: what Pillow's `ImageOps.exif_transpose(Image.open(path)).convert("RGB")` gives.
+//!
+//! The format is told by content, never by extension. EXIF orientation is applied. Grey is repeated, palettes are
+//! looked up, alpha is dropped and not composited (as `convert("RGB")` does), 16-bit samples keep their high byte.
+//!
+//! Different from Pillow: a 16-bit grey PNG is reduced by the high byte, where Pillow clips everything above 255 to
+//! white. JPEG pixels may differ from libjpeg's by a few grey levels (another inverse DCT). Colour profiles are ignored
+//! by both. Of an animation or a multi-page TIFF the first picture is read.
+//!
+//! Layout: height x width x 3, row-major, 8 bits, in `image::RgbImage`.
+
+use std::fs::File;
+use std::io::{Cursor, Read};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
+
+use crate::error::ImageError;
+
+/// The most pixels an image may declare: 500 Mpx, or 1.5 GB as RGB. Larger ones are refused before anything is
+/// allocated.
+pub const MAX_PIXELS: u64 = 500_000_000;
+
+/// The most that a decoder may allocate: [`MAX_PIXELS`] at 8 bytes (16-bit RGBA, the widest kind that is accepted).
+const MAX_DECODER_BYTES: u64 = MAX_PIXELS * 8;
+
+/// Reads an image file as RGB, upright.
+///
+/// # Errors
+///
+/// When the file cannot be read, is no JPEG, PNG, TIFF, BMP or WebP, is damaged or cut off, has float or 32-bit pixels,
+/// is empty, or has more than [`MAX_PIXELS`].
+pub fn decode_rgb(path: &Path) -> Result<RgbImage, ImageError> {
+    decode_rgb_bytes(&read_file(path)?, &path.display().to_string())
+}
+
+/// Reads the bytes of an image file as RGB, upright. `name` is what errors call it, such as `shard.tar:sa_1.jpg`.
+///
+/// # Errors
+///
+/// As [`decode_rgb`], except that nothing is read from disk.
+pub fn decode_rgb_bytes(bytes: &[u8], name: &str) -> Result<RgbImage, ImageError> {
+    let file = EncodedImage::new(bytes, name)?;
+    file.refuse_truncated_jpeg()?;
+    file.guarded(|| {
+        let mut decoder = file.decoder()?;
+        // A damaged EXIF block is no reason to lose the picture: every viewer shows it unrotated.
+        let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+        let image = DynamicImage::from_decoder(decoder).map_err(|e| file.decode_error(e))?;
+        let mut image = DynamicImage::ImageRgb8(file.rgb8_from_any(image)?);
+        image.apply_orientation(orientation);
+        Ok(image.into_rgb8())
+    })
+}
+
+/// The upright size `[height, width]` from the header alone, without decoding pixels.
+///
+/// Reads only the beginning of JPEG, PNG and BMP files, whose headers lie there with the orientation; an index of a
+/// million photos should not cost a terabyte.
+///
+/// # Errors
+///
+/// As [`decode_rgb`], as far as the header shows it.
+pub fn read_size_hw(path: &Path) -> Result<[usize; 2], ImageError> {
+    let name = path.display().to_string();
+    let beginning = read_beginning(path)?;
+    if let Ok(ImageFormat::Jpeg | ImageFormat::Png | ImageFormat::Bmp) = image::guess_format(&beginning)
+        && let Ok(size_hw) = size_hw_of(&beginning, &name)
+    {
+        return Ok(size_hw);
+    }
+    size_hw_of(&read_file(path)?, &name)
+}
+
+fn size_hw_of(bytes: &[u8], name: &str) -> Result<[usize; 2], ImageError> {
+    let file = EncodedImage::new(bytes, name)?;
+    file.guarded(|| {
+        let mut decoder = file.decoder()?;
+        let (width, height) = decoder.dimensions();
+        let size_hw = [height as usize, width as usize];
+        Ok(match decoder.orientation().unwrap_or(Orientation::NoTransforms) {
+            Orientation::Rotate90
+            | Orientation::Rotate270
+            | Orientation::Rotate90FlipH
+            | Orientation::Rotate270FlipH => [size_hw[1], size_hw[0]],
+            _ => size_hw,
+        })
+    })
+}
+
+fn read_beginning(path: &Path) -> Result<Vec<u8>, ImageError> {
+    // Room for one EXIF block of full size and the headers around it.
+    const BEGINNING_BYTES: u64 = 80 << 10;
+    let mut beginning = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(BEGINNING_BYTES).read_to_end(&mut beginning))
+        .map_err(|source| ImageError::Io { path: path.to_path_buf(), source })?;
+    Ok(beginning)
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>, ImageError> {
+    std::fs::read(path).map_err(|source| ImageError::Io { path: path.to_path_buf(), source })
+}
+
+/// Bytes whose format is known, with the name that errors use.
+struct EncodedImage<'a> {
+    bytes: &'a [u8],
+    name: &'a str,
+    format: ImageFormat,
+}
+
+impl<'a> EncodedImage<'a> {
+    fn new(bytes: &'a [u8], name: &'a str) -> Result<Self, ImageError> {
+        let Ok(format) = image::guess_format(bytes) else {
+            return Err(ImageError::UnknownFormat {
+                name: name.to_owned(),
+                n_bytes: bytes.len(),
+                head: head_of(bytes),
+            });
+        };
+        match format {
+            ImageFormat::Jpeg | ImageFormat::Png | ImageFormat::Tiff | ImageFormat::Bmp | ImageFormat::WebP => {
+                Ok(Self { bytes, name, format })
+            }
+            _ => Err(ImageError::UnsupportedFormat { name: name.to_owned(), format: format_name(format) }),
+        }
+    }
+
+    /// A decoder whose header has been read and whose size has been checked.
+    fn decoder(&self) -> Result<impl ImageDecoder + 'a, ImageError> {
+        let mut limits = Limits::no_limits();
+        limits.max_alloc = Some(MAX_DECODER_BYTES);
+        let mut reader = ImageReader::with_format(Cursor::new(self.bytes), self.format);
+        reader.limits(limits);
+        let decoder = reader.into_decoder().map_err(|e| self.decode_error(e))?;
+        let (width, height) = decoder.dimensions();
+        let size_hw = [height as usize, width as usize];
+        if width == 0 || height == 0 {
+            return Err(ImageError::EmptyImage { name: self.name.to_owned(), size_hw });
+        }
+        if u64::from(width) * u64::from(height) > MAX_PIXELS {
+            return Err(ImageError::TooLarge { name: self.name.to_owned(), size_hw, limit: MAX_PIXELS });
+        }
+        Ok(decoder)
+    }
+
+    fn rgb8_from_any(&self, image: DynamicImage) -> Result<RgbImage, ImageError> {
+        Ok(match image {
+            DynamicImage::ImageRgb8(rgb) => rgb,
+            DynamicImage::ImageLuma8(_) | DynamicImage::ImageLumaA8(_) | DynamicImage::ImageRgba8(_) => {
+                image.into_rgb8()
+            }
+            // `to_rgb8` would round to the nearest of 255 levels; Pillow and OpenCV take the high byte.
+            DynamicImage::ImageLuma16(grey) => high_bytes(grey.width(), grey.height(), grey.as_raw(), 1),
+            DynamicImage::ImageLumaA16(grey) => high_bytes(grey.width(), grey.height(), grey.as_raw(), 2),
+            DynamicImage::ImageRgb16(rgb) => high_bytes(rgb.width(), rgb.height(), rgb.as_raw(), 3),
+            DynamicImage::ImageRgba16(rgba) => high_bytes(rgba.width(), rgba.height(), rgba.as_raw(), 4),
+            other => {
+                return Err(ImageError::PixelKind {
+                    name: self.name.to_owned(),
+                    format: self.format_and_lie(),
+                    detail: format!("{:?} pixels", other.color()),
+                });
+            }
+        })
+    }
+
+    /// zune-jpeg fills what is missing of a cut-off file with grey and reports success. A trainer must not learn from
+    /// that, so the end marker is asked for, as Pillow does.
+    fn refuse_truncated_jpeg(&self) -> Result<(), ImageError> {
+        if self.format != ImageFormat::Jpeg || has_end_of_image(self.bytes) {
+            return Ok(());
+        }
+        Err(ImageError::TruncatedJpeg { name: self.name.to_owned(), n_bytes: self.bytes.len() })
+    }
+
+    /// Decoders parse hostile bytes and have panicked before; one bad file in eleven million must not end a run.
+    fn guarded<T>(&self, decode: impl FnOnce() -> Result<T, ImageError>) -> Result<T, ImageError> {
+        catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(|_| {
+            Err(ImageError::DecoderPanicked { name: self.name.to_owned(), format: format_name(self.format) })
+        })
+    }
+
+    fn decode_error(&self, source: image::ImageError) -> ImageError {
+        let name = self.name.to_owned();
+        let format = self.format_and_lie();
+        match source {
+            image::ImageError::Unsupported(reason) => {
+                ImageError::PixelKind { name, format, detail: reason.to_string() }
+            }
+            source => ImageError::Decode { name, format, source: Box::new(source) },
+        }
+    }
+
+    /// The format, and in errors a word on a wrong extension; such an extension alone harms nobody.
+    fn format_and_lie(&self) -> String {
+        let format = format_name(self.format);
+        match ImageFormat::from_path(self.name) {
+            Ok(promised) if promised != self.format => {
+                format!("{format} (the extension says {})", format_name(promised))
+            }
+            _ => format,
+        }
+    }
+}
+
+/// `n_channels` interleaved 16-bit samples per pixel to RGB; one or two channels are grey with or without alpha.
+fn high_bytes(width: u32, height: u32, samples: &[u16], n_channels: usize) -> RgbImage {
+    let mut rgb = RgbImage::new(width, height);
+    for (out, pixel) in rgb.chunks_exact_mut(3).zip(samples.chunks_exact(n_channels)) {
+        let [r, g, b] = if n_channels < 3 { [pixel[0]; 3] } else { [pixel[0], pixel[1], pixel[2]] };
+        out.copy_from_slice(&[r, g, b].map(|sample| (sample >> 8) as u8));
+    }
+    rgb
+}
+
+/// Whether an end-of-image marker follows the first start of scan. Before it, an EXIF thumbnail has an end marker of
+/// its own; after it, entropy-coded data escapes every 0xFF, so the pair cannot occur by chance.
+fn has_end_of_image(bytes: &[u8]) -> bool {
+    const START_OF_SCAN: u8 = 0xDA;
+    let mut at = 2;
+    // Segments before the scan: 0xFF, marker, big-endian length that counts itself.
+    while let Some(&[prefix, marker, hi, lo]) = bytes.get(at..at + 4) {
+        if prefix != 0xFF {
+            // Junk between segments is tolerated by decoders.
+            at += 1;
+        } else if marker == START_OF_SCAN {
+            return bytes[at..].windows(2).rev().any(|pair| pair == [0xFF, 0xD9]);
+        } else if matches!(marker, 0xFF | 0x00 | 0x01 | 0xD0..=0xD8) {
+            // A fill byte, or a marker without a length.
+            at += if marker == 0xFF { 1 } else { 2 };
+        } else {
+            at += 2 + usize::from(u16::from_be_bytes([hi, lo])).max(2);
+        }
+    }
+    false
+}
+
+fn format_name(format: ImageFormat) -> String {
+    match format {
+        ImageFormat::Jpeg => "JPEG".to_owned(),
+        ImageFormat::WebP => "WebP".to_owned(),
+        other => format!("{other:?}").to_uppercase(),
+    }
+}
+
+fn head_of(bytes: &[u8]) -> String {
+    let head = &bytes[..bytes.len().min(12)];
+    if !head.is_empty() && head.iter().all(|b| b.is_ascii_graphic() || *b == b' ') {
+        return format!("\"{}\"", String::from_utf8_lossy(head));
+    }
+    if head.is_empty() {
+        return "nothing".to_owned();
+    }
+    head.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,57 @@
+//! The resize of SAM's preprocessing: longest side to the model's, on 8-bit RGB, antialiased bilinear.
+//!
+//! The reference goes through `PIL.Image.resize(BILINEAR)`: a convolution whose triangle grows with the shrink factor.
+//! `fast_image_resize` has the same window and weights in SIMD; it keeps them in 16 bits where Pillow has 22, so one
+//! pixel in a thousand is off by one grey level. That buys a factor of five over Pillow: 4 ms for 1500 x 2250 to 683 x
+//! 1024. Padding is not done here: it belongs after normalisation, where its value is zero.
+
+use fast_image_resize::images::{Image, ImageRef};
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use image::RgbImage;
+
+use crate::frame::ModelFrame;
+
+/// Resizes an image so that its longer side is `side_px`, and says how to get back.
+///
+/// An image that already fits is copied unchanged.
+///
+/// # Panics
+///
+/// When the image or `side_px` is empty; decoded images never are.
+#[must_use]
+pub fn resize_longest_side(image: &RgbImage, side_px: usize) -> (RgbImage, ModelFrame) {
+    let frame = ModelFrame::new([image.height() as usize, image.width() as usize], side_px);
+    (resize_rgb(image, frame.resized_hw), frame)
+}
+
+/// Resizes an image to any size as Pillow's `resize(size, BILINEAR)` does.
+///
+/// # Panics
+///
+/// When a size is zero, or above `u32::MAX`.
+#[must_use]
+pub fn resize_rgb(image: &RgbImage, size_hw: [usize; 2]) -> RgbImage {
+    let [height, width] = size_hw.map(|size| u32::try_from(size).expect("a side fits 32 bits"));
+    assert!(height > 0 && width > 0, "the new size must be at least 1 px, got {height} x {width}");
+    if (width, height) == image.dimensions() {
+        return image.clone();
+    }
+    // Each pass rounds to 8 bits, so the order shows: Pillow takes rows first, `fast_image_resize` columns first.
+    // As two calls, 0.1 % of the pixels are off by one; as one call it would be 20 %, and no faster when enlarging.
+    let mut wide = RgbImage::new(width, image.height());
+    convolve(image, &mut wide);
+    let mut resized = RgbImage::new(width, height);
+    convolve(&wide, &mut resized);
+    resized
+}
+
+/// Along one axis; the other size is equal, and `fast_image_resize` leaves it alone.
+fn convolve(image: &RgbImage, resized: &mut RgbImage) {
+    let (width, height) = resized.dimensions();
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
+    let source = ImageRef::new(image.width(), image.height(), image.as_raw(), PixelType::U8x3)
+        .expect("an RgbImage holds 3 bytes per pixel");
+    let mut target =
+        Image::from_slice_u8(width, height, resized, PixelType::U8x3).expect("an RgbImage holds 3 bytes per pixel");
+    Resizer::new().resize(&source, &mut target, &options).expect("both images are U8x3 and nothing is cropped");
+}

@@ -1,0 +1,210 @@
+//! Images in, prompts in, masks out (`segment_anything/predictor.py`), in pixels of the original image.
+//!
+//! Differs from the reference: nothing is remembered between calls. [`Predictor::embed`] gives an embedding to keep;
+//! [`Predictor::predict_many`] answers prompts on any number of embeddings in one pass of the decoder.
+//!
+//! Shapes: `M` masks of an object, `L` side of the decoder's masks, `H W` original image.
+
+use std::path::Path;
+
+use burn::module::Module;
+use burn::tensor::module::interpolate;
+use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use sam_image::{Mask, ModelFrame, RgbImage, resize_longest_side};
+use sam_model::weights::{Checkpoint, LoadReport, WeightsError};
+use sam_model::{MASK_THRESHOLD, MaskOutput, ObjectPrompt, Prompts, Sam, SamConfig};
+
+use crate::embedding::ImageEmbedding;
+use crate::prompt::{Prompt, PromptError};
+
+/// Objects that go through the decoder at once; each holds a copy of its image's embedding there (4 MiB per layer).
+const OBJECTS_PER_PASS: usize = 64;
+
+/// A segmenter ready to answer prompts.
+#[derive(Clone, Debug)]
+pub struct Predictor {
+    sam: Sam,
+    config: SamConfig,
+    device: Device,
+    fingerprint: u64,
+}
+
+impl Predictor {
+    /// Wraps a model; training behaviour, if any, is switched off.
+    pub fn new(sam: &Sam, config: SamConfig, device: &Device) -> Self {
+        let sam = sam.valid();
+        let fingerprint = encoder_fingerprint(&sam);
+        Self { sam, config, device: device.clone(), fingerprint }
+    }
+
+    /// Loads a checkpoint of any layout that is read here.
+    pub fn from_checkpoint(path: &Path, device: &Device) -> Result<(Self, LoadReport), WeightsError> {
+        let checkpoint = Checkpoint::open(path)?;
+        let (sam, report) = checkpoint.load(device)?;
+        Ok((Self::new(&sam, checkpoint.config, device), report))
+    }
+
+    /// Sizes of the model.
+    pub fn config(&self) -> &SamConfig {
+        &self.config
+    }
+
+    /// Runs the image encoder on one image.
+    pub fn embed(&self, image: &RgbImage) -> ImageEmbedding {
+        self.embed_many(&[image]).remove(0)
+    }
+
+    /// Runs the image encoder on several images at once: worth it on a GPU; on a CPU it takes the time of one after the
+    /// other and the memory of all.
+    pub fn embed_many(&self, images: &[&RgbImage]) -> Vec<ImageEmbedding> {
+        let side = self.sam.image_size();
+        let (inputs, frames): (Vec<Tensor<4>>, Vec<ModelFrame>) = images
+            .iter()
+            .map(|image| {
+                let (resized, frame) = resize_longest_side(image, side);
+                (Sam::preprocess(resized.as_raw(), frame.resized_hw, side, &self.device), frame)
+            })
+            .unzip();
+        if inputs.is_empty() {
+            return Vec::new();
+        }
+        let embedded = self.sam.encode(Tensor::cat(inputs, 0));
+        let one = |index| embedded.clone().narrow(0, index, 1);
+        let embed = |(index, frame)| ImageEmbedding { tensor: one(index), frame, fingerprint: self.fingerprint };
+        frames.into_iter().enumerate().map(embed).collect()
+    }
+
+    /// Whether this predictor's encoder made the embedding.
+    pub fn made(&self, embedding: &ImageEmbedding) -> bool {
+        embedding.fingerprint == self.fingerprint && embedding.frame.side_px == self.sam.image_size()
+    }
+
+    /// Answers one prompt.
+    pub fn predict(
+        &self,
+        embedding: &ImageEmbedding,
+        prompt: &Prompt,
+        output: MaskOutput,
+    ) -> Result<Prediction, PromptError> {
+        let mut predictions = self.predict_many(&[embedding], &[(0, prompt)], output)?;
+        Ok(predictions.remove(0))
+    }
+
+    /// Answers prompts on several images; each names its embedding by its place in `embeddings`.
+    ///
+    /// # Panics
+    /// When a prompt names an embedding that is not there, or one that another encoder made.
+    pub fn predict_many(
+        &self,
+        embeddings: &[&ImageEmbedding],
+        prompts: &[(usize, &Prompt)],
+        output: MaskOutput,
+    ) -> Result<Vec<Prediction>, PromptError> {
+        for embedding in embeddings {
+            assert!(self.made(embedding), "an embedding must come from the predictor that decodes it");
+        }
+        let side = self.config.low_res_side();
+        let objects: Vec<(usize, ObjectPrompt)> = prompts
+            .iter()
+            .map(|&(image, prompt)| Ok((image, prompt.to_model(&embeddings[image].frame, side)?)))
+            .collect::<Result<_, PromptError>>()?;
+        if objects.is_empty() {
+            return Ok(Vec::new());
+        }
+        let images = Tensor::cat(embeddings.iter().map(|embedding| embedding.tensor.clone()).collect(), 0);
+        let mut predictions = Vec::with_capacity(objects.len());
+        for chunk in objects.chunks(OBJECTS_PER_PASS) {
+            let (index, objects): (Vec<usize>, Vec<ObjectPrompt>) = chunk.iter().cloned().unzip();
+            let decoded = self.decode(&images, &index, &objects, output);
+            let qualities = decoded.iou_predictions.to_data().try_to_vec::<f32>().unwrap_or_default();
+            let masks = decoded.low_res_logits.dims()[1];
+            for (object, &image) in index.iter().enumerate() {
+                predictions.push(Prediction {
+                    low_res_logits: decoded.low_res_logits.clone().narrow(0, object, 1).squeeze_dim(0),
+                    iou_predictions: qualities[object * masks..][..masks].to_vec(),
+                    frame: embeddings[image].frame,
+                });
+            }
+        }
+        Ok(predictions)
+    }
+
+    fn decode(
+        &self,
+        images: &Tensor<4>,
+        index: &[usize],
+        objects: &[ObjectPrompt],
+        output: MaskOutput,
+    ) -> sam_model::DecodedMasks {
+        let prompts = Prompts::from_objects(objects, self.config.low_res_side(), &self.device);
+        let image_index = (images.dims()[0] > 1).then(|| {
+            let index: Vec<i64> = index.iter().map(|&image| image as i64).collect();
+            let count = index.len();
+            Tensor::<1, Int>::from_data(TensorData::new(index, [count]), &self.device)
+        });
+        self.sam.decode(images.clone(), image_index, &prompts, output)
+    }
+}
+
+/// The masks of one object.
+#[derive(Clone, Debug)]
+pub struct Prediction {
+    /// `[M, L, L]`, in the model's frame, padding included; what a next call takes as mask prompt.
+    pub low_res_logits: Tensor<3>,
+    /// The model's own estimate of each mask's IoU; not bounded.
+    pub iou_predictions: Vec<f32>,
+    /// Of the image.
+    pub frame: ModelFrame,
+}
+
+impl Prediction {
+    /// Logits in pixels of the original image, before the threshold (`Sam.postprocess_masks`).
+    ///
+    /// # Shapes
+    /// - returns `[M, H, W]`
+    pub fn full_size_logits(&self) -> Tensor<3> {
+        let [height, width] = self.frame.resized_hw;
+        let side = self.frame.side_px;
+        let in_frame = resize_bilinear(self.low_res_logits.clone().unsqueeze_dim(0), [side, side]);
+        let in_image = in_frame.narrow(2, 0, height).narrow(3, 0, width);
+        resize_bilinear(in_image, self.frame.original_hw).squeeze_dim(0)
+    }
+
+    /// Masks in pixels of the original image.
+    pub fn masks(&self) -> Vec<Mask> {
+        let logits = self.full_size_logits();
+        let [_, height, width] = logits.dims();
+        let values = logits.into_data().try_to_vec::<f32>().unwrap_or_default();
+        values
+            .chunks_exact(height * width)
+            .filter_map(|mask| Mask::from_logits([height, width], mask, MASK_THRESHOLD).ok())
+            .collect()
+    }
+
+    /// The mask that the model believes in most.
+    pub fn best(&self) -> usize {
+        let by_quality = |a: &usize, b: &usize| self.iou_predictions[*a].total_cmp(&self.iou_predictions[*b]);
+        (0..self.iou_predictions.len()).max_by(by_quality).unwrap_or(0)
+    }
+}
+
+fn resize_bilinear(x: Tensor<4>, size_hw: [usize; 2]) -> Tensor<4> {
+    let [_, _, height, width] = x.dims();
+    if [height, width] == size_hw {
+        return x;
+    }
+    let options = InterpolateOptions::new(InterpolateMode::Bilinear).with_align_corners(false);
+    interpolate(x, options.with_output_size(size_hw))
+}
+
+/// FNV-1a over tensors that any training of the encoder changes: first and last layers and the positions.
+fn encoder_fingerprint(sam: &Sam) -> u64 {
+    let encoder = &sam.image_encoder;
+    let tensors = [encoder.patch_embed.proj.weight.val(), encoder.pos_embed.val(), encoder.neck.conv2.weight.val()];
+    let start = 0xcbf2_9ce4_8422_2325u64;
+    tensors.into_iter().fold(start, |hash, tensor| {
+        let values = tensor.into_data().try_to_vec::<f32>().unwrap_or_default();
+        values.iter().fold(hash, |hash, value| (hash ^ u64::from(value.to_bits())).wrapping_mul(0x0000_0100_0000_01b3))
+    })
+}

@@ -1,0 +1,134 @@
+//! What a person points at, in pixels of the original image, checked before it reaches the model.
+
+use sam_image::ModelFrame;
+use sam_model::ObjectPrompt;
+
+/// The prompt of one object.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Prompt {
+    /// Clicks: position `[x, y]` and whether it is on the object.
+    pub points_xy_px: Vec<([f32; 2], bool)>,
+    /// Upper left and lower right corner.
+    pub box_xyxy_px: Option<[f32; 4]>,
+    /// Logits of an earlier mask at the decoder's size (`low_res_logits` of a [`crate::Prediction`]), row-major.
+    pub mask_logits: Option<Vec<f32>>,
+}
+
+/// A prompt that means nothing in its image.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum PromptError {
+    /// Nothing to go by.
+    #[error("no prompt: give at least a point, a box or a mask")]
+    Empty,
+    /// A click beside the image.
+    #[error("point {point:?} must lie in the image, which is {width} px wide and {height} px high", point = [.x, .y])]
+    PointOutside {
+        /// The click's x.
+        x: f32,
+        /// The click's y.
+        y: f32,
+        /// Of the image.
+        width: usize,
+        /// Of the image.
+        height: usize,
+    },
+    /// A box whose corners are swapped, or of no area.
+    #[error("box {0:?} must be X0,Y0,X1,Y1 with X0 < X1 and Y0 < Y1")]
+    BoxCorners([f32; 4]),
+    /// A box that does not touch the image.
+    #[error("box {corners:?} must overlap the image, which is {width} px wide and {height} px high")]
+    BoxOutside {
+        /// The corners.
+        corners: [f32; 4],
+        /// Of the image.
+        width: usize,
+        /// Of the image.
+        height: usize,
+    },
+    /// A mask of another size than the decoder's.
+    #[error("a mask prompt must hold {side} x {side} logits for this model, got {got} values")]
+    MaskSize {
+        /// The decoder's side.
+        side: usize,
+        /// How many values came.
+        got: usize,
+    },
+    /// A mask that is no number somewhere.
+    #[error("a mask prompt must hold finite logits, got {0}")]
+    MaskNotFinite(f32),
+}
+
+impl Prompt {
+    /// Checks the prompt against its image and brings it into the model's frame.
+    pub fn to_model(&self, frame: &ModelFrame, low_res_side: usize) -> Result<ObjectPrompt, PromptError> {
+        let [height, width] = frame.original_hw;
+        if self.points_xy_px.is_empty() && self.box_xyxy_px.is_none() && self.mask_logits.is_none() {
+            return Err(PromptError::Empty);
+        }
+        for &([x, y], _) in &self.points_xy_px {
+            let inside = |value: f32, size: usize| value >= 0.0 && value < size as f32;
+            if !(inside(x, width) && inside(y, height)) {
+                return Err(PromptError::PointOutside { x, y, width, height });
+            }
+        }
+        if let Some(corners @ [x0, y0, x1, y1]) = self.box_xyxy_px {
+            // Written so that NaN fails, too.
+            if !(x0 < x1 && y0 < y1 && corners.iter().all(|corner| corner.is_finite())) {
+                return Err(PromptError::BoxCorners(corners));
+            }
+            if x1 <= 0.0 || y1 <= 0.0 || x0 >= width as f32 || y0 >= height as f32 {
+                return Err(PromptError::BoxOutside { corners, width, height });
+            }
+        }
+        if let Some(mask) = &self.mask_logits {
+            if mask.len() != low_res_side * low_res_side {
+                return Err(PromptError::MaskSize { side: low_res_side, got: mask.len() });
+            }
+            if let Some(&value) = mask.iter().find(|value| !value.is_finite()) {
+                return Err(PromptError::MaskNotFinite(value));
+            }
+        }
+        Ok(ObjectPrompt {
+            points_xy_px: self.points_xy_px.iter().map(|&(xy, on)| (frame.point_to_model(xy), on)).collect(),
+            box_xyxy_px: self.box_xyxy_px.map(|corners| frame.box_to_model(corners)),
+            mask_logits: self.mask_logits.clone(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nonsense_is_refused() {
+        let frame = ModelFrame::new([50, 100], 64);
+        let check = |prompt: Prompt| prompt.to_model(&frame, 4).expect_err("nonsense").to_string();
+        let point = |x, y| Prompt { points_xy_px: vec![([x, y], true)], ..Prompt::default() };
+        let boxed = |corners| Prompt { box_xyxy_px: Some(corners), ..Prompt::default() };
+        assert!(check(Prompt::default()).contains("no prompt"));
+        for outside in [point(100.0, 10.0), point(-1.0, 10.0), point(3.0, 50.0), point(f32::NAN, 1.0)] {
+            assert!(check(outside).contains("100 px wide and 50 px high"));
+        }
+        for swapped in [boxed([9.0, 0.0, 1.0, 5.0]), boxed([1.0, 5.0, 9.0, 5.0]), boxed([f32::NAN, 0.0, 1.0, 1.0])] {
+            assert!(check(swapped).contains("X0 < X1"));
+        }
+        assert!(check(boxed([100.0, 0.0, 120.0, 5.0])).contains("overlap"));
+        let masked = |logits| Prompt { mask_logits: Some(logits), ..Prompt::default() };
+        assert!(check(masked(vec![0.0; 15])).contains("4 x 4"));
+        assert!(check(masked([vec![0.0; 15], vec![f32::NAN]].concat())).contains("NaN"));
+    }
+
+    #[test]
+    fn coordinates_are_brought_to_the_model() {
+        let frame = ModelFrame::new([50, 100], 64);
+        let prompt = Prompt {
+            points_xy_px: vec![([50.0, 25.0], false)],
+            box_xyxy_px: Some([0.0, 0.0, 100.0, 50.0]),
+            mask_logits: None,
+        };
+        let object = prompt.to_model(&frame, 4).expect("fine");
+        assert_eq!(object.points_xy_px, [([32.0, 16.0], false)]);
+        assert_eq!(object.box_xyxy_px, Some([0.0, 0.0, 64.0, 32.0]));
+    }
+}

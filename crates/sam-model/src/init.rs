@@ -1,0 +1,195 @@
+//! Parameters for training from scratch. The official code has none: its modules start from PyTorch's defaults and from
+//! position tables at zero, and are then overwritten by a checkpoint.
+//!
+//! What is done here, per part:
+//! - image encoder: as ViTDet (arXiv 2203.16527, detectron2): weights of linear layers, the patch embedding and the
+//!   absolute positions from a normal of standard deviation 0.02 cut at two deviations, biases and relative position
+//!   tables zero; the neck's convolutions Kaiming normal over the fan-in, as they are followed by no activation but a norm;
+//! - prompt encoder and mask decoder: PyTorch's defaults, which is what the published checkpoints grew from: linear layers
+//!   and convolutions uniform in +-1/sqrt(fan-in), embeddings and the position frequencies from a unit normal; only the
+//!   biases differ, which start at zero as in the encoder;
+//! - normalisations: one and zero.
+//!
+//! Each tensor is a pure function of the seed and of its official key: it does not depend on the device, on the order of
+//! creation, or on what else the model holds.
+
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{Tensor, TensorData};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::weights::ParameterPath;
+
+/// Standard deviation of ViT weights, cut at two deviations (ViTDet).
+const VIT_STD: f32 = 0.02;
+
+/// How one tensor is drawn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Draw {
+    Constant(f32),
+    Normal { std: f32 },
+    TruncatedNormal { std: f32 },
+    Uniform { bound: f32 },
+}
+
+/// Fills every parameter of a SAM model (or of one of its parts at the same paths) from `seed`.
+pub fn initialise<M: Module>(module: M, seed: u64) -> M {
+    module.map(&mut Initialiser { path: ParameterPath::default(), seed })
+}
+
+struct Initialiser {
+    path: ParameterPath,
+    seed: u64,
+}
+
+impl ModuleMapper for Initialiser {
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.path.enter(name, container_type);
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.exit();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let shape = param.lazy_shape();
+        let key = self.path.official_key();
+        // Drawn in the checkpoint's layout, so that the fan-in is read off the same axes for every kind of layer.
+        let official_shape = self.path.official_shape(shape.as_slice());
+        let draw = draw_for(&key, &official_shape);
+        let values = draw_values(draw, shape.num_elements(), seed_of(self.seed, &key));
+        let values = self.path.from_official(values, &official_shape);
+        let tensor = Tensor::from_data(TensorData::new(values, shape), &param.lazy_device());
+        let id = param.id;
+        param.transform_for_load(tensor, id)
+    }
+}
+
+fn draw_for(key: &str, official_shape: &[usize]) -> Draw {
+    let last = key.rsplit('.').next().unwrap_or(key);
+    let is_norm = key.contains("norm") || is_sequential_norm(key);
+    let is_position_table = last.starts_with("rel_pos");
+    let is_token = key.ends_with("_embed.weight") || key.contains("point_embeddings") || key.contains("_token");
+    if is_norm {
+        return Draw::Constant(if last == "weight" { 1.0 } else { 0.0 });
+    }
+    if is_position_table {
+        return Draw::Constant(0.0);
+    }
+    if is_token || last == "positional_encoding_gaussian_matrix" {
+        return Draw::Normal { std: 1.0 };
+    }
+    if key.starts_with("image_encoder.neck") {
+        return Draw::Normal { std: (2.0 / fan_in(official_shape) as f32).sqrt() };
+    }
+    if key.starts_with("image_encoder") {
+        return if last == "bias" { Draw::Constant(0.0) } else { Draw::TruncatedNormal { std: VIT_STD } };
+    }
+    if last == "bias" {
+        return Draw::Constant(0.0);
+    }
+    Draw::Uniform { bound: 1.0 / (fan_in(official_shape) as f32).sqrt() }
+}
+
+/// The normalisations that the checkpoint knows by a position in a sequence instead of by a name.
+fn is_sequential_norm(key: &str) -> bool {
+    let parts = ["neck.1.", "neck.3.", "mask_downscaling.1.", "mask_downscaling.4.", "output_upscaling.1."];
+    parts.iter().any(|part| key.contains(part))
+}
+
+/// Inputs of one output: PyTorch's `_calculate_fan_in_and_fan_out`, which for a transposed convolution counts outputs.
+fn fan_in(official_shape: &[usize]) -> usize {
+    official_shape[1..].iter().product::<usize>().max(1)
+}
+
+/// FNV-1a of the key, mixed with the seed: stable over versions of this program and of Rust.
+fn seed_of(seed: u64, key: &str) -> u64 {
+    key.bytes().fold(0xcbf2_9ce4_8422_2325 ^ seed.wrapping_mul(0x9e37_79b9_7f4a_7c15), |hash, byte| {
+        (hash ^ byte as u64).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+fn draw_values(draw: Draw, count: usize, seed: u64) -> Vec<f32> {
+    let mut rng = StdRng::seed_from_u64(seed);
+    match draw {
+        Draw::Constant(value) => vec![value; count],
+        Draw::Normal { std } => (0..count).map(|_| std * normal(&mut rng)).collect(),
+        Draw::TruncatedNormal { std } => (0..count)
+            .map(|_| {
+                loop {
+                    let value = normal(&mut rng);
+                    if value.abs() <= 2.0 {
+                        break std * value;
+                    }
+                }
+            })
+            .collect(),
+        Draw::Uniform { bound } => (0..count).map(|_| rng.random_range(-bound..=bound)).collect(),
+    }
+}
+
+/// Box-Muller; the second value is not kept, so that a draw depends on nothing but the generator's state.
+fn normal(rng: &mut StdRng) -> f32 {
+    let radius: f64 = 1.0 - rng.random::<f64>(); // (0, 1]
+    let angle: f64 = rng.random::<f64>();
+    ((-2.0 * radius.ln()).sqrt() * (2.0 * std::f64::consts::PI * angle).cos()) as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{SamConfig, Variant};
+    use burn::tensor::Device;
+
+    #[test]
+    fn draws_have_their_moments_and_limits() {
+        let values = draw_values(Draw::TruncatedNormal { std: 0.02 }, 100_000, 1);
+        assert!(values.iter().all(|value| value.abs() <= 0.04));
+        let mean = values.iter().sum::<f32>() / values.len() as f32;
+        let variance = values.iter().map(|value| value * value).sum::<f32>() / values.len() as f32;
+        // A unit normal cut at two deviations has variance 0.774.
+        assert!(mean.abs() < 3e-4 && (variance.sqrt() - 0.02 * 0.774f32.sqrt()).abs() < 3e-4);
+        let values = draw_values(Draw::Uniform { bound: 0.5 }, 10_000, 1);
+        assert!(values.iter().all(|value| value.abs() <= 0.5) && values.iter().any(|value| value.abs() > 0.49));
+    }
+
+    #[test]
+    fn every_part_gets_its_rule() {
+        let cases: [(&str, &[usize], Draw); 9] = [
+            ("image_encoder.blocks.3.attn.qkv.weight", &[96, 32], Draw::TruncatedNormal { std: VIT_STD }),
+            ("image_encoder.blocks.3.attn.qkv.bias", &[96], Draw::Constant(0.0)),
+            ("image_encoder.blocks.3.attn.rel_pos_h", &[27, 16], Draw::Constant(0.0)),
+            ("image_encoder.neck.0.weight", &[8, 32, 1, 1], Draw::Normal { std: 0.25 }),
+            ("image_encoder.neck.1.weight", &[8], Draw::Constant(1.0)),
+            ("prompt_encoder.no_mask_embed.weight", &[1, 8], Draw::Normal { std: 1.0 }),
+            ("prompt_encoder.mask_downscaling.4.bias", &[8], Draw::Constant(0.0)),
+            ("mask_decoder.transformer.norm_final_attn.weight", &[8], Draw::Constant(1.0)),
+            ("mask_decoder.iou_prediction_head.layers.0.weight", &[4, 16], Draw::Uniform { bound: 0.25 }),
+        ];
+        for (key, shape, expected) in cases {
+            assert_eq!(draw_for(key, shape), expected, "{key}");
+        }
+    }
+
+    #[test]
+    fn depends_on_the_seed_and_on_nothing_else() {
+        let mut config = SamConfig::published(Variant::VitB);
+        config.image_encoder = crate::ImageEncoderConfig {
+            image_size: 32,
+            patch_size: 8,
+            embed_dim: 16,
+            depth: 2,
+            num_heads: 2,
+            mlp_dim: 32,
+            window_size: 2,
+            global_attn_indexes: vec![1],
+            ..config.image_encoder
+        };
+        let weights = |seed| {
+            let sam = initialise(config.init(&Device::flex()).expect("sizes fit"), seed);
+            sam.mask_decoder.iou_token.weight.val().into_data()
+        };
+        assert_eq!(weights(7), weights(7));
+        assert_ne!(weights(7), weights(8));
+    }
+}

@@ -1,0 +1,198 @@
+//! Tokens and image embedding to masks and their predicted quality (arXiv 2304.02643 §A and figure 14;
+//! `segment_anything/modeling/mask_decoder.py`).
+//!
+//! Objects are the batch axis: each names its image, so images with different numbers of objects share one call. (The
+//! reference repeats the embedding of a single image.) Only the masks that are asked for are formed.
+//!
+//! Shapes: `O` objects, `N` sparse prompt tokens, `G` grid side, `C` width, `M` masks.
+
+use burn::module::Initializer;
+use burn::module::Module;
+use burn::nn::{Embedding, EmbeddingConfig};
+use burn::tensor::activation::gelu;
+use burn::tensor::{Bool, Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::layer_norm_2d::LayerNorm2d;
+use crate::mlp::Mlp;
+use crate::patch_conv::PatchConvTranspose;
+use crate::prompt_encoder::PromptEmbeddings;
+use crate::two_way_transformer::{TwoWayTransformer, TwoWayTransformerConfig};
+
+/// Sizes of a mask decoder.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MaskDecoderConfig {
+    /// Width, equal to the image encoder's `out_chans`; a multiple of 8.
+    pub transformer_dim: usize,
+    /// Two-way blocks: 2, and 3 in the paper's data engine.
+    pub depth: usize,
+    /// Heads of every attention.
+    pub num_heads: usize,
+    /// Hidden width of the token MLP.
+    pub mlp_dim: usize,
+    /// Inner width of the attention between tokens and image.
+    pub cross_dim: usize,
+    /// Masks for an ambiguous prompt; one more is for an unambiguous one.
+    pub num_multimask_outputs: usize,
+    /// Layers of the IoU head.
+    pub iou_head_depth: usize,
+    /// Hidden width of the IoU head.
+    pub iou_head_hidden_dim: usize,
+    /// Dropout of the transformer's residual branches in training (paper: 0.1).
+    #[serde(default)]
+    pub dropout: f64,
+}
+
+/// Channels after the two upscaling steps are an eighth of the width.
+const UPSCALED_FRACTION: usize = 8;
+
+/// Layers of a hyper-network.
+const HYPERNETWORK_DEPTH: usize = 3;
+
+impl MaskDecoderConfig {
+    /// Parameters at zero, to be filled by a checkpoint or by [`crate::init`].
+    pub fn init(&self, device: &Device) -> MaskDecoder {
+        let dim = self.transformer_dim;
+        let masks = self.num_multimask_outputs + 1;
+        let tokens = |count| EmbeddingConfig::new(count, dim).with_initializer(Initializer::Zeros).init(device);
+        MaskDecoder {
+            transformer: TwoWayTransformerConfig {
+                depth: self.depth,
+                dim,
+                num_heads: self.num_heads,
+                mlp_dim: self.mlp_dim,
+                cross_dim: self.cross_dim,
+                dropout: self.dropout,
+            }
+            .init(device),
+            iou_token: tokens(1),
+            mask_tokens: tokens(masks),
+            output_upscaling: OutputUpscaling {
+                conv1: PatchConvTranspose::new(dim, dim / 4, 2, device),
+                norm1: LayerNorm2d::new(dim / 4, device),
+                conv2: PatchConvTranspose::new(dim / 4, dim / UPSCALED_FRACTION, 2, device),
+            },
+            output_hypernetworks_mlps: (0..masks)
+                .map(|_| Mlp::new(dim, dim, dim / UPSCALED_FRACTION, HYPERNETWORK_DEPTH, device))
+                .collect(),
+            iou_prediction_head: Mlp::new(dim, self.iou_head_hidden_dim, masks, self.iou_head_depth, device),
+        }
+    }
+}
+
+/// Which of the decoder's masks to form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MaskOutput {
+    /// Mask 0, for prompts that leave no doubt (`multimask_output=False`).
+    Single,
+    /// Masks 1 and up, for a prompt that may mean several things (`multimask_output=True`).
+    Multi,
+    /// All of them, the single one first.
+    All,
+}
+
+/// Masks of the decoder's size with their predicted quality.
+#[derive(Clone, Debug)]
+pub struct DecodedMasks {
+    /// `[O, M, 4G, 4G]`, a mask where above zero.
+    pub low_res_logits: Tensor<4>,
+    /// `[O, M]`, the decoder's own estimate of each mask's IoU; not bounded.
+    pub iou_predictions: Tensor<2>,
+}
+
+/// Embeddings in, masks out.
+#[derive(Module, Debug)]
+pub struct MaskDecoder {
+    /// Tokens and image attend to each other.
+    pub transformer: TwoWayTransformer,
+    /// The token that the IoU head reads.
+    pub iou_token: Embedding,
+    /// A token per mask.
+    pub mask_tokens: Embedding,
+    /// Image side to four times the grid.
+    pub output_upscaling: OutputUpscaling,
+    /// Mask token to the weights over the upscaled channels.
+    pub output_hypernetworks_mlps: Vec<Mlp>,
+    /// IoU token to a quality per mask.
+    pub iou_prediction_head: Mlp,
+}
+
+impl MaskDecoder {
+    /// # Shapes
+    /// - `image_embeddings_bhwc`: `[O, G, G, C]`, one per object
+    /// - `image_positions`: `[1, G, G, C]`
+    pub fn forward(
+        &self,
+        image_embeddings_bhwc: Tensor<4>,
+        image_positions: Tensor<4>,
+        prompts: PromptEmbeddings,
+        output: MaskOutput,
+    ) -> DecodedMasks {
+        let [objects, height, width, channels] = image_embeddings_bhwc.dims();
+        let image = (image_embeddings_bhwc + prompts.dense_bhwc).reshape([objects, height * width, channels]);
+        let positions = image_positions.reshape([1, height * width, channels]);
+        let (tokens, absent) = self.tokens(objects, prompts.sparse, prompts.absent);
+        let (tokens, image) = self.transformer.forward(image, positions, tokens, absent);
+
+        let mask_count = self.output_hypernetworks_mlps.len();
+        let wanted = match output {
+            MaskOutput::Single => 0..1,
+            MaskOutput::Multi => 1..mask_count,
+            MaskOutput::All => 0..mask_count,
+        };
+        let upscaled = self.output_upscaling.forward(image.reshape([objects, height, width, channels]));
+        let [_, up_height, up_width, up_channels] = upscaled.dims();
+        let weights = wanted
+            .clone()
+            .map(|mask| self.output_hypernetworks_mlps[mask].forward(tokens.clone().narrow(1, 1 + mask, 1)))
+            .collect();
+        let weights = Tensor::cat(weights, 1); // [O, M, C / 8]
+        let upscaled = upscaled.reshape([objects, up_height * up_width, up_channels]);
+        let low_res_logits =
+            weights.matmul(upscaled.swap_dims(1, 2)).reshape([objects, wanted.len(), up_height, up_width]);
+
+        let iou_token = tokens.narrow(1, 0, 1).reshape([objects, channels]);
+        let iou_predictions = self.iou_prediction_head.forward(iou_token).narrow(1, wanted.start, wanted.len());
+        DecodedMasks { low_res_logits, iou_predictions }
+    }
+
+    /// IoU token, mask tokens, prompt tokens, and which of them an object lacks.
+    fn tokens(
+        &self,
+        objects: usize,
+        sparse: Option<Tensor<3>>,
+        absent: Option<Tensor<2, Bool>>,
+    ) -> (Tensor<3>, Option<Tensor<2, Bool>>) {
+        let own = Tensor::cat(vec![self.iou_token.weight.val(), self.mask_tokens.weight.val()], 0);
+        let [count, channels] = own.dims();
+        let own = own.reshape([1, count, channels]).expand([objects, count, channels]);
+        let Some(sparse) = sparse else { return (own, None) };
+        let absent = absent.map(|absent| {
+            let never = Tensor::<2>::zeros([objects, count], &absent.device()).greater_elem(0.5);
+            Tensor::cat(vec![never, absent], 1)
+        });
+        (Tensor::cat(vec![own, sparse], 1), absent)
+    }
+}
+
+/// Two transposed convolutions, each doubling the side.
+#[derive(Module, Debug)]
+pub struct OutputUpscaling {
+    /// `C` to `C / 4` channels.
+    pub conv1: PatchConvTranspose,
+    /// After `conv1`.
+    pub norm1: LayerNorm2d,
+    /// `C / 4` to `C / 8` channels.
+    pub conv2: PatchConvTranspose,
+}
+
+impl OutputUpscaling {
+    /// # Shapes
+    /// - `x`: `[O, G, G, C]`
+    /// - returns `[O, 4G, 4G, C / 8]`
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let x = gelu(self.norm1.forward(self.conv1.forward(x)));
+        gelu(self.conv2.forward(x))
+    }
+}

@@ -1,0 +1,343 @@
+//! Points, boxes and masks to embeddings (arXiv 2304.02643 §A; `segment_anything/modeling/prompt_encoder.py`).
+//!
+//! Differs from the reference in one thing: the objects of a call may have different prompts. What one object lacks is
+//! marked [`PointLabel::Absent`] and hidden from attention, so each object gets what it would get alone.
+//!
+//! Shapes: `O` objects, `N` sparse tokens of the longest prompt, `C` embedding width, `G` grid side of the embedding.
+
+use burn::module::{Initializer, Module, Param};
+use burn::nn::{Embedding, EmbeddingConfig};
+use burn::tensor::activation::gelu;
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+
+use crate::layer_norm_2d::LayerNorm2d;
+use crate::patch_conv::PatchConv;
+
+/// Sides of a mask prompt per side of the embedding grid: 256 for 64.
+pub const MASK_PROMPT_PER_GRID: usize = 4;
+
+/// What a sparse token means. The numbers are those of the reference and of its ONNX export.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PointLabel {
+    /// No token at all: the object's prompt is shorter than the longest one.
+    Absent = -2,
+    /// The token that the reference appends when there are points but no box.
+    NotAPoint = -1,
+    /// A point on the background.
+    Negative = 0,
+    /// A point on the object.
+    Positive = 1,
+    /// Upper left corner of a box.
+    BoxTopLeft = 2,
+    /// Lower right corner of a box.
+    BoxBottomRight = 3,
+}
+
+/// The prompt of one object, in the model's frame (pixels of the padded `S x S` input).
+#[derive(Clone, Debug, Default)]
+pub struct ObjectPrompt {
+    /// Clicks: position and whether it is on the object.
+    pub points_xy_px: Vec<([f32; 2], bool)>,
+    /// Upper left and lower right corner.
+    pub box_xyxy_px: Option<[f32; 4]>,
+    /// Logits of a previous mask, row-major, `4G x 4G`.
+    pub mask_logits: Option<Vec<f32>>,
+}
+
+/// The prompts of all objects of a call.
+#[derive(Clone, Debug)]
+pub struct Prompts {
+    /// Points and box corners; `None` when no object has any.
+    pub sparse: Option<SparsePrompts>,
+    /// Mask prompts; `None` when no object has one.
+    pub masks: Option<MaskPrompts>,
+    /// `O`.
+    pub objects: usize,
+}
+
+/// Points and box corners of all objects.
+#[derive(Clone, Debug)]
+pub struct SparsePrompts {
+    /// `[O, N, 2]`, x then y, pixels of the model's frame; the half-pixel shift is added inside.
+    pub coords_xy_px: Tensor<3>,
+    /// `[O, N]`, codes of [`PointLabel`].
+    pub labels: Tensor<2, Int>,
+    /// Whether any label is [`PointLabel::Absent`]; without, attention needs no mask.
+    pub ragged: bool,
+}
+
+/// Mask logits of all objects.
+#[derive(Clone, Debug)]
+pub struct MaskPrompts {
+    /// `[O, 1, 4G, 4G]`; what an object without a mask holds is ignored.
+    pub logits: Tensor<4>,
+    /// `[O]`, which objects have one; `None` when all do.
+    pub present: Option<Tensor<1, Bool>>,
+}
+
+impl Prompts {
+    /// Gathers prompts from the host, in the reference's order: points, the padding token if there are points but no
+    /// box, box corners.
+    ///
+    /// # Panics
+    /// When `objects` is empty or a mask does not have `mask_side * mask_side` logits.
+    pub fn from_objects(objects: &[ObjectPrompt], mask_side: usize, device: &Device) -> Self {
+        assert!(!objects.is_empty(), "at least one object must be prompted");
+        let tokens: Vec<Vec<([f32; 2], PointLabel)>> = objects.iter().map(sparse_tokens).collect();
+        let longest = tokens.iter().map(Vec::len).max().unwrap_or(0);
+        let sparse = (longest > 0).then(|| {
+            let padded = || {
+                tokens.iter().flat_map(|tokens| {
+                    let missing = longest - tokens.len();
+                    tokens.iter().copied().chain(std::iter::repeat_n(([0.0; 2], PointLabel::Absent), missing))
+                })
+            };
+            let coords: Vec<f32> = padded().flat_map(|(xy, _)| xy).collect();
+            let labels: Vec<i64> = padded().map(|(_, label)| label as i64).collect();
+            SparsePrompts {
+                coords_xy_px: Tensor::from_data(TensorData::new(coords, [objects.len(), longest, 2]), device),
+                labels: Tensor::from_data(TensorData::new(labels, [objects.len(), longest]), device),
+                ragged: tokens.iter().any(|tokens| tokens.len() < longest),
+            }
+        });
+        Self { sparse, masks: mask_prompts(objects, mask_side, device), objects: objects.len() }
+    }
+}
+
+fn sparse_tokens(object: &ObjectPrompt) -> Vec<([f32; 2], PointLabel)> {
+    let label = |positive| if positive { PointLabel::Positive } else { PointLabel::Negative };
+    let mut tokens: Vec<_> = object.points_xy_px.iter().map(|&(xy, positive)| (xy, label(positive))).collect();
+    match object.box_xyxy_px {
+        Some([x0, y0, x1, y1]) => {
+            tokens.extend([([x0, y0], PointLabel::BoxTopLeft), ([x1, y1], PointLabel::BoxBottomRight)]);
+        }
+        None if !tokens.is_empty() => tokens.push(([0.0; 2], PointLabel::NotAPoint)),
+        None => {}
+    }
+    tokens
+}
+
+fn mask_prompts(objects: &[ObjectPrompt], mask_side: usize, device: &Device) -> Option<MaskPrompts> {
+    let have = objects.iter().filter(|object| object.mask_logits.is_some()).count();
+    if have == 0 {
+        return None;
+    }
+    let mut logits = Vec::with_capacity(objects.len() * mask_side * mask_side);
+    for object in objects {
+        match &object.mask_logits {
+            Some(mask) => {
+                assert_eq!(mask.len(), mask_side * mask_side, "a mask prompt must be {mask_side}x{mask_side}");
+                logits.extend_from_slice(mask);
+            }
+            None => logits.resize(logits.len() + mask_side * mask_side, 0.0),
+        }
+    }
+    let present = (have < objects.len()).then(|| {
+        let present: Vec<bool> = objects.iter().map(|object| object.mask_logits.is_some()).collect();
+        Tensor::from_data(TensorData::new(present, [objects.len()]), device)
+    });
+    let logits = Tensor::from_data(TensorData::new(logits, [objects.len(), 1, mask_side, mask_side]), device);
+    Some(MaskPrompts { logits, present })
+}
+
+/// Sizes of a prompt encoder; the rest follows from the image encoder.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PromptEncoderConfig {
+    /// Width of the embeddings, equal to the image encoder's `out_chans`.
+    pub embed_dim: usize,
+    /// Channels in the middle of the mask prompt's convolutions; a multiple of 4.
+    pub mask_in_chans: usize,
+}
+
+impl PromptEncoderConfig {
+    /// Parameters at zero, to be filled by a checkpoint or by [`crate::init`].
+    pub fn init(&self, image_size: usize, grid_size: usize, device: &Device) -> PromptEncoder {
+        let Self { embed_dim, mask_in_chans } = *self;
+        let token = || EmbeddingConfig::new(1, embed_dim).with_initializer(Initializer::Zeros).init(device);
+        let gaussian = Initializer::Zeros.init([2, embed_dim / 2], device).set_require_grad(false);
+        PromptEncoder {
+            pe_layer: PositionEmbeddingRandom { positional_encoding_gaussian_matrix: gaussian },
+            point_embeddings: (0..4).map(|_| token()).collect(),
+            not_a_point_embed: token(),
+            mask_downscaling: MaskDownscaling {
+                conv1: PatchConv::new(1, mask_in_chans / 4, 2, true, device),
+                norm1: LayerNorm2d::new(mask_in_chans / 4, device),
+                conv2: PatchConv::new(mask_in_chans / 4, mask_in_chans, 2, true, device),
+                norm2: LayerNorm2d::new(mask_in_chans, device),
+                conv3: PatchConv::new(mask_in_chans, embed_dim, 1, true, device),
+            },
+            no_mask_embed: token(),
+            image_size,
+            grid_size,
+        }
+    }
+}
+
+/// Prompts in, sparse and dense embeddings out.
+#[derive(Module, Debug)]
+pub struct PromptEncoder {
+    /// Positions to vectors.
+    pub pe_layer: PositionEmbeddingRandom,
+    /// For negative and positive points and the two box corners, in the order of [`PointLabel`].
+    pub point_embeddings: Vec<Embedding>,
+    /// For [`PointLabel::NotAPoint`].
+    pub not_a_point_embed: Embedding,
+    /// Mask logits to the embedding grid.
+    pub mask_downscaling: MaskDownscaling,
+    /// In place of a mask prompt.
+    pub no_mask_embed: Embedding,
+    image_size: usize,
+    grid_size: usize,
+}
+
+/// What the mask decoder takes from the prompts.
+#[derive(Clone, Debug)]
+pub struct PromptEmbeddings {
+    /// `[O, N, C]`; `None` when there are no points and boxes at all.
+    pub sparse: Option<Tensor<3>>,
+    /// `[O, N]`, `true` where an object has no such token; `None` when all have.
+    pub absent: Option<Tensor<2, Bool>>,
+    /// `[O, G, G, C]`, or `[1, 1, 1, C]` when no object has a mask prompt.
+    pub dense_bhwc: Tensor<4>,
+}
+
+impl PromptEncoder {
+    /// Embeds the prompts of all objects.
+    pub fn forward(&self, prompts: &Prompts) -> PromptEmbeddings {
+        let absent = prompts
+            .sparse
+            .as_ref()
+            .filter(|sparse| sparse.ragged)
+            .map(|sparse| sparse.labels.clone().equal_elem(PointLabel::Absent as i64));
+        PromptEmbeddings {
+            sparse: prompts.sparse.as_ref().map(|sparse| self.embed_sparse(sparse)),
+            absent,
+            dense_bhwc: self.embed_masks(prompts),
+        }
+    }
+
+    /// Positions of the embedding grid's cell centres.
+    ///
+    /// # Shapes
+    /// - returns `[1, G, G, C]`
+    pub fn dense_positions(&self) -> Tensor<4> {
+        let grid = self.grid_size;
+        let centre = |index: usize| (index as f32 + 0.5) / grid as f32;
+        let coords: Vec<f32> = (0..grid * grid).flat_map(|cell| [centre(cell % grid), centre(cell / grid)]).collect();
+        let device = self.no_mask_embed.weight.val().device();
+        let coords = Tensor::from_data(TensorData::new(coords, [1, grid * grid, 2]), &device);
+        let encoded = self.pe_layer.encode(coords);
+        let channels = encoded.dims()[2];
+        encoded.reshape([1, grid, grid, channels])
+    }
+
+    fn embed_sparse(&self, sparse: &SparsePrompts) -> Tensor<3> {
+        let [objects, tokens, _] = sparse.coords_xy_px.dims();
+        // A pixel's coordinate is its corner; its centre is half a pixel further.
+        let centres = (sparse.coords_xy_px.clone() + 0.5) / self.image_size as f64;
+        let positions = self.pe_layer.encode(centres); // [O, N, C]
+        let channels = positions.dims()[2];
+        let without_position = sparse.labels.clone().lower_elem(0).unsqueeze_dim::<3>(2);
+        let positions = positions.mask_fill(without_position.expand([objects, tokens, channels]), 0.0);
+
+        let mut table: Vec<Tensor<2>> = self.point_embeddings.iter().map(|token| token.weight.val()).collect();
+        table.push(self.not_a_point_embed.weight.val());
+        let not_a_point = (table.len() - 1) as i64;
+        // Negative labels are the padding token; what an absent token holds does not matter, nothing reads it.
+        let is_padding = sparse.labels.clone().lower_elem(0);
+        let row = sparse.labels.clone().mask_fill(is_padding, not_a_point).reshape([objects * tokens]);
+        let kinds = Tensor::cat(table, 0).select(0, row).reshape([objects, tokens, channels]);
+        positions + kinds
+    }
+
+    fn embed_masks(&self, prompts: &Prompts) -> Tensor<4> {
+        let no_mask = self.no_mask_embed.weight.val();
+        let channels = no_mask.dims()[1];
+        let no_mask = no_mask.reshape([1, 1, 1, channels]);
+        let Some(masks) = &prompts.masks else { return no_mask };
+        let [objects, _, height, width] = masks.logits.dims();
+        let embedded = self.mask_downscaling.forward(masks.logits.clone().reshape([objects, height, width, 1]));
+        match &masks.present {
+            None => embedded,
+            Some(present) => {
+                let shape = embedded.dims();
+                let absent = present.clone().bool_not().reshape([objects, 1, 1, 1]).expand(shape);
+                embedded.mask_where(absent, no_mask.expand(shape))
+            }
+        }
+    }
+}
+
+/// Random Fourier features of positions (arXiv 2006.10739).
+#[derive(Module, Debug)]
+pub struct PositionEmbeddingRandom {
+    /// `[2, C / 2]`, first row for x; saved with the weights and never trained.
+    pub positional_encoding_gaussian_matrix: Param<Tensor<2>>,
+}
+
+impl PositionEmbeddingRandom {
+    /// # Shapes
+    /// - `coords_unit`: `[B, N, 2]`, x then y, 0 to 1 over the model's frame
+    /// - returns `[B, N, C]`
+    pub fn encode(&self, coords_unit: Tensor<3>) -> Tensor<3> {
+        let frequencies = self.positional_encoding_gaussian_matrix.val().unsqueeze::<3>();
+        let projected = (coords_unit * 2.0 - 1.0).matmul(frequencies) * (2.0 * std::f64::consts::PI);
+        Tensor::cat(vec![projected.clone().sin(), projected.cos()], 2)
+    }
+}
+
+/// Mask logits to the embedding grid: two strided convolutions and a projection, GELU between.
+#[derive(Module, Debug)]
+pub struct MaskDownscaling {
+    /// 1 to `mask_in_chans / 4` channels, half the side.
+    pub conv1: PatchConv,
+    /// After `conv1`.
+    pub norm1: LayerNorm2d,
+    /// To `mask_in_chans` channels, a quarter of the side.
+    pub conv2: PatchConv,
+    /// After `conv2`.
+    pub norm2: LayerNorm2d,
+    /// To the embedding width.
+    pub conv3: PatchConv,
+}
+
+impl MaskDownscaling {
+    /// # Shapes
+    /// - `logits_bhwc`: `[O, 4G, 4G, 1]`
+    /// - returns `[O, G, G, C]`
+    pub fn forward(&self, logits_bhwc: Tensor<4>) -> Tensor<4> {
+        let x = gelu(self.norm1.forward(self.conv1.forward(logits_bhwc)));
+        let x = gelu(self.norm2.forward(self.conv2.forward(x)));
+        self.conv3.forward(x)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_follow_the_reference_order() {
+        let mut object = ObjectPrompt { points_xy_px: vec![([1.0, 2.0], true)], ..Default::default() };
+        let labels = |object: &ObjectPrompt| sparse_tokens(object).iter().map(|t| t.1).collect::<Vec<_>>();
+        assert_eq!(labels(&object), [PointLabel::Positive, PointLabel::NotAPoint]);
+        object.box_xyxy_px = Some([0.0, 0.0, 4.0, 4.0]);
+        assert_eq!(labels(&object), [PointLabel::Positive, PointLabel::BoxTopLeft, PointLabel::BoxBottomRight]);
+        assert!(labels(&ObjectPrompt::default()).is_empty());
+    }
+
+    #[test]
+    fn only_unequal_prompts_are_ragged() {
+        let point = ObjectPrompt { points_xy_px: vec![([1.0, 2.0], true)], ..Default::default() };
+        let boxed = ObjectPrompt { box_xyxy_px: Some([0.0, 0.0, 4.0, 4.0]), ..Default::default() };
+        let both = ObjectPrompt { points_xy_px: point.points_xy_px.clone(), ..boxed.clone() };
+        let ragged = |objects: &[ObjectPrompt]| {
+            Prompts::from_objects(objects, 8, &Device::flex()).sparse.map(|sparse| sparse.ragged)
+        };
+        assert_eq!(ragged(&[point.clone(), boxed.clone()]), Some(false));
+        assert_eq!(ragged(&[point, both]), Some(true));
+        assert_eq!(ragged(&[ObjectPrompt { mask_logits: Some(vec![0.0; 64]), ..Default::default() }]), None);
+    }
+}

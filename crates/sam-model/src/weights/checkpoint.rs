@@ -1,0 +1,286 @@
+//! A file that holds a segmenter: recognised, compared with the model it should fill, and loaded.
+//!
+//! Strict in both directions: each tensor of the file is used or named as dropped, each tensor of the model is filled or
+//! named as fresh. Everything else is an error that lists all of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use burn::tensor::Device;
+
+use super::error::{Mismatch, WeightsError, nearest_key};
+use super::huggingface::HuggingFaceConfig;
+use super::layout::{Layout, drop_reason};
+use super::parameters::{fill_parameters, parameter_shapes};
+use super::position_tables::{ResizedTable, resize_absolute, resize_relative};
+use super::recognise::{recognise_mae, recognise_sam};
+use super::state_dict::{StateDict, TensorInfo};
+use crate::init::initialise;
+use crate::sam::{Sam, SamConfig};
+
+/// Key of our own metadata: the sizes as JSON, of which only what tensors cannot tell is read back.
+pub const CONFIG_METADATA: &str = "sam_train.config";
+
+/// Blocks and layers beyond these are no segmenter but a damaged or hostile file.
+const MAX_DEPTH: usize = 1000;
+
+/// A recognised checkpoint.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// The file's tensors.
+    pub dict: StateDict,
+    /// How they are named.
+    pub layout: Layout,
+    /// The sizes of the model they are of. A masked autoencoder's is the segmenter it can start.
+    pub config: SamConfig,
+}
+
+/// What happened to each tensor.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LoadReport {
+    /// Tensors of the file that filled one of the model.
+    pub used: usize,
+    /// Tensors of the file that were left aside, and why.
+    pub dropped: Vec<(String, String)>,
+    /// Tensors of the model that the file does not have (official keys); filled from the seed.
+    pub fresh: Vec<String>,
+    /// Position tables that were resized.
+    pub resized: Vec<ResizedTable>,
+}
+
+impl Checkpoint {
+    /// Opens and recognises a checkpoint; reads no weights.
+    pub fn open(path: &Path) -> Result<Self, WeightsError> {
+        Self::recognise(StateDict::open(path)?)
+    }
+
+    /// Recognises an opened file.
+    pub fn recognise(dict: StateDict) -> Result<Self, WeightsError> {
+        let unknown = |dict: &StateDict, what| WeightsError::UnknownLayout { path: dict.path.clone(), what };
+        let layout = Layout::recognise(&dict.tensors).map_err(|what| unknown(&dict, what))?;
+        let official: BTreeMap<String, TensorInfo> =
+            dict.tensors.iter().filter_map(|(key, info)| Some((layout.key_to_official(key)?, info.clone()))).collect();
+        let config = match layout {
+            Layout::Mae => recognise_mae(&official, 1024),
+            Layout::Official => recognise_sam(&official, own_decoder_heads(&dict)),
+            Layout::HuggingFace => {
+                let config = HuggingFaceConfig::beside(&dict.path)?;
+                recognise_sam(&official, config.map(|config| config.decoder_heads()))
+            }
+        };
+        let config = config.map_err(|what| {
+            unknown(&dict, format!("has the keys of the {} layout, but {what}; the file is incomplete", layout.name()))
+        })?;
+        if config.image_encoder.depth > MAX_DEPTH || config.mask_decoder.depth > MAX_DEPTH {
+            return Err(unknown(&dict, format!("numbers its blocks beyond {MAX_DEPTH}; the file is damaged")));
+        }
+        config.check().map_err(|source| WeightsError::Config { path: dict.path.clone(), source })?;
+        Ok(Self { dict, layout, config })
+    }
+
+    /// Whether the file holds a whole segmenter, not only an encoder to start from.
+    pub fn is_segmenter(&self) -> bool {
+        self.layout != Layout::Mae
+    }
+
+    /// The published name and image size, or the sizes that make it a custom one.
+    pub fn description(&self) -> String {
+        describe(&self.config)
+    }
+
+    /// Loads the segmenter at its own image size.
+    ///
+    /// A masked autoencoder is an error here, as most of the result would be random: see [`Checkpoint::load_with`].
+    pub fn load(&self, device: &Device) -> Result<(Sam, LoadReport), WeightsError> {
+        if !self.is_segmenter() {
+            return Err(WeightsError::Unsupported(format!(
+                "{}: a masked autoencoder holds an encoder only, it cannot segment; start a training from it, or make a \
+                 checkpoint with a fresh decoder by `sam-train export --checkpoint {0} --fresh-seed N ..`",
+                self.dict.path.display()
+            )));
+        }
+        self.load_with(&self.config, 0, device)
+    }
+
+    /// Loads into a model of other rates or of another image size than the file's; position tables are resized. What the
+    /// file does not have because its layout has no such tensor is drawn from `seed` and reported as fresh.
+    pub fn load_with(&self, config: &SamConfig, seed: u64, device: &Device) -> Result<(Sam, LoadReport), WeightsError> {
+        let sam =
+            config.init(device).map_err(|source| WeightsError::Config { path: self.dict.path.clone(), source })?;
+        let wanted = parameter_shapes(&sam);
+        let (plan, report) = self.compare(config, &wanted)?;
+        let sam = if report.fresh.is_empty() { sam } else { initialise(sam, seed) };
+        let sam = fill_parameters(sam, |official| match plan.get(official) {
+            Some(filling) => Ok(Some(filling.read(&self.dict)?)),
+            None => Ok(None),
+        })?;
+        Ok((sam, report))
+    }
+
+    /// What loading at the file's own size would report, without reading weights.
+    pub fn report(&self) -> Result<LoadReport, WeightsError> {
+        let sam = self
+            .config
+            .init(&Device::flex())
+            .map_err(|source| WeightsError::Config { path: self.dict.path.clone(), source })?;
+        Ok(self.compare(&self.config, &parameter_shapes(&sam))?.1)
+    }
+
+    fn compare(
+        &self,
+        config: &SamConfig,
+        wanted: &[(String, Vec<usize>)],
+    ) -> Result<(BTreeMap<String, Filling>, LoadReport), WeightsError> {
+        let (mut plan, mut report, mut mismatch) = (BTreeMap::new(), LoadReport::default(), Mismatch::default());
+        let mut unused: BTreeSet<&str> = self.dict.tensors.keys().map(String::as_str).collect();
+        for (official, shape) in wanted {
+            let Some(key) = self.layout.key_from_official(official) else {
+                report.fresh.push(official.clone());
+                continue;
+            };
+            let Some(info) = self.dict.tensors.get(&key) else {
+                mismatch.missing.push((key, shape.clone(), None));
+                continue;
+            };
+            unused.remove(key.as_str());
+            match Filling::new(key.clone(), &info.shape, official, shape) {
+                Some(filling) => {
+                    if filling.is_resized() {
+                        let (from, to) = (info.shape.clone(), shape.clone());
+                        report.resized.push(ResizedTable { key: official.clone(), from, to });
+                    }
+                    plan.insert(official.clone(), filling);
+                }
+                None => mismatch.wrong_shape.push((key, shape.clone(), info.shape.clone())),
+            }
+        }
+        report.used = plan.len();
+        for key in unused {
+            match drop_reason(self.layout, key) {
+                Some(reason) => report.dropped.push((key.to_owned(), reason.to_owned())),
+                None => mismatch.extra.push((key.to_owned(), self.dict.tensors[key].shape.clone(), None)),
+            }
+        }
+        if mismatch.is_empty() {
+            return Ok((plan, report));
+        }
+        pair_nearest(&mut mismatch);
+        Err(WeightsError::Mismatch {
+            path: self.dict.path.clone(),
+            model: describe(config),
+            mismatch: Box::new(mismatch),
+        })
+    }
+}
+
+/// Names, for each missing and each extra key, the one of the other list that is most like it.
+fn pair_nearest(mismatch: &mut Mismatch) {
+    let missing: Vec<String> = mismatch.missing.iter().map(|(key, ..)| key.clone()).collect();
+    let extra: Vec<String> = mismatch.extra.iter().map(|(key, ..)| key.clone()).collect();
+    for (key, _, nearest) in &mut mismatch.missing {
+        *nearest = nearest_key(key, extra.iter().map(String::as_str));
+    }
+    for (key, _, nearest) in &mut mismatch.extra {
+        *nearest = nearest_key(key, missing.iter().map(String::as_str));
+    }
+}
+
+/// How one tensor of the model is filled.
+#[derive(Debug)]
+enum Filling {
+    AsIs {
+        key: String,
+    },
+    /// `[1, from, from, channels]` to `[1, to, to, channels]`, after `skip` leading positions (a class token).
+    Absolute {
+        key: String,
+        skip: usize,
+        from: usize,
+        to: usize,
+        channels: usize,
+    },
+    /// `[from, channels]` to `[to, channels]`.
+    Relative {
+        key: String,
+        from: usize,
+        to: usize,
+        channels: usize,
+    },
+}
+
+impl Filling {
+    /// `None` when the shapes cannot be brought together.
+    fn new(key: String, shape: &[usize], official: &str, wanted: &[usize]) -> Option<Self> {
+        if shape == wanted {
+            return Some(Filling::AsIs { key });
+        }
+        match (shape, wanted) {
+            // SAM at another image size.
+            (&[1, from, columns, channels], &[1, to, _, wanted_channels])
+                if official == "image_encoder.pos_embed" && from == columns && channels == wanted_channels =>
+            {
+                Some(Filling::Absolute { key, skip: 0, from, to, channels })
+            }
+            // A masked autoencoder's list of positions, with the class token's row first.
+            (&[1, positions, channels], &[1, to, _, wanted_channels])
+                if official == "image_encoder.pos_embed" && channels == wanted_channels =>
+            {
+                let square = |count: usize| Some(count.isqrt()).filter(|side| side * side == count && count > 0);
+                let skip = usize::from(square(positions).is_none());
+                let from = square(positions.checked_sub(skip)?)?;
+                Some(Filling::Absolute { key, skip, from, to, channels })
+            }
+            (&[from, channels], &[to, wanted_channels])
+                if official.contains(".attn.rel_pos_") && channels == wanted_channels && from > 0 =>
+            {
+                Some(Filling::Relative { key, from, to, channels })
+            }
+            _ => None,
+        }
+    }
+
+    fn is_resized(&self) -> bool {
+        match self {
+            Filling::AsIs { .. } => false,
+            Filling::Absolute { from, to, .. } | Filling::Relative { from, to, .. } => from != to,
+        }
+    }
+
+    fn read(&self, dict: &StateDict) -> Result<Vec<f32>, WeightsError> {
+        match self {
+            Filling::AsIs { key } => dict.read_f32(key),
+            Filling::Absolute { key, skip, from, to, channels } => {
+                Ok(resize_absolute(&dict.read_f32(key)?[skip * channels..], *from, *to, *channels))
+            }
+            Filling::Relative { key, from, to, channels } => {
+                Ok(resize_relative(&dict.read_f32(key)?, *from, *to, *channels))
+            }
+        }
+    }
+}
+
+fn own_decoder_heads(dict: &StateDict) -> Option<usize> {
+    let config: SamConfig = serde_json::from_str(dict.metadata.get(CONFIG_METADATA)?).ok()?;
+    Some(config.mask_decoder.num_heads)
+}
+
+/// The published name and image size, or the sizes that make it a custom one.
+pub fn describe(config: &SamConfig) -> String {
+    let encoder = &config.image_encoder;
+    match config.variant() {
+        Some(variant) => format!("{} at {} px", variant.name(), encoder.image_size),
+        None => format!(
+            "a custom SAM at {} px (width {}, depth {}, {} heads, patch {}, window {}, global blocks {:?}, decoder width \
+             {} and depth {})",
+            encoder.image_size,
+            encoder.embed_dim,
+            encoder.depth,
+            encoder.num_heads,
+            encoder.patch_size,
+            encoder.window_size,
+            encoder.global_attn_indexes,
+            config.mask_decoder.transformer_dim,
+            config.mask_decoder.depth
+        ),
+    }
+}

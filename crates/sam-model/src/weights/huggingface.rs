@@ -1,0 +1,163 @@
+//! The two JSON files of a Hugging Face `SamModel` folder.
+//!
+//! Written fields are those of `transformers.SamConfig` and `SamImageProcessor`; read is only what tensors cannot tell.
+//! The decoder's epsilon is written as 1e-5, which is what the official model computes with; the class would default to
+//! 1e-6 and shift the masks by about a hundredth.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::error::WeightsError;
+use crate::image_encoder::ENCODER_LAYER_NORM_EPS;
+use crate::layer_norm_2d::LAYER_NORM_2D_EPS;
+use crate::sam::{PIXEL_MEAN, PIXEL_STD, SamConfig};
+use crate::two_way_transformer::DECODER_LAYER_NORM_EPS;
+
+/// What is read of a `config.json`.
+#[derive(Debug, Deserialize)]
+pub struct HuggingFaceConfig {
+    #[serde(default)]
+    mask_decoder_config: MaskDecoderPart,
+}
+
+#[derive(Debug, Deserialize)]
+struct MaskDecoderPart {
+    #[serde(default = "published_heads")]
+    num_attention_heads: usize,
+}
+
+impl Default for MaskDecoderPart {
+    fn default() -> Self {
+        Self { num_attention_heads: published_heads() }
+    }
+}
+
+fn published_heads() -> usize {
+    super::recognise::PUBLISHED_DECODER_HEADS
+}
+
+impl HuggingFaceConfig {
+    /// Reads the `config.json` beside a weights file; `None` when there is none.
+    pub fn beside(weights: &Path) -> Result<Option<Self>, WeightsError> {
+        let path = weights.with_file_name("config.json");
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(WeightsError::Io { path, source }),
+        };
+        serde_json::from_str(&text).map(Some).map_err(|error| WeightsError::NotACheckpoint {
+            path,
+            reason: format!("its config.json is not that of a SamModel: {error}"),
+        })
+    }
+
+    /// Heads of every attention in the mask decoder.
+    pub fn decoder_heads(&self) -> usize {
+        self.mask_decoder_config.num_attention_heads
+    }
+}
+
+/// Checks that `transformers.SamModel` can be built with these sizes.
+pub fn check_representable(config: &SamConfig) -> Result<(), WeightsError> {
+    let (encoder, decoder) = (&config.image_encoder, &config.mask_decoder);
+    let cross_rate = decoder.transformer_dim / decoder.cross_dim.max(1);
+    if decoder.cross_dim * cross_rate != decoder.transformer_dim {
+        return Err(WeightsError::Unsupported(format!(
+            "a Hugging Face SamModel needs a decoder whose width {} is a multiple of its inner attention width {}",
+            decoder.transformer_dim, decoder.cross_dim
+        )));
+    }
+    if decoder.iou_head_depth != 3 {
+        return Err(WeightsError::Unsupported(format!(
+            "the Hugging Face key table has names for an IoU head of 3 layers, this one has {}; export to safetensors or \
+             pth",
+            decoder.iou_head_depth
+        )));
+    }
+    if encoder.embed_dim % encoder.num_heads != 0 {
+        return Err(WeightsError::Unsupported("the heads must divide the width".into()));
+    }
+    Ok(())
+}
+
+/// `config.json` of a `SamModel`.
+pub fn config_json(config: &SamConfig, dtype: &str) -> Value {
+    let (encoder, prompts, decoder) = (&config.image_encoder, &config.prompt_encoder, &config.mask_decoder);
+    json!({
+        "architectures": ["SamModel"],
+        "model_type": "sam",
+        "dtype": dtype,
+        "initializer_range": 0.02,
+        "vision_config": {
+            "model_type": "sam_vision_model",
+            "hidden_size": encoder.embed_dim,
+            "output_channels": encoder.out_chans,
+            "num_hidden_layers": encoder.depth,
+            "num_attention_heads": encoder.num_heads,
+            "num_channels": 3,
+            "image_size": encoder.image_size,
+            "patch_size": encoder.patch_size,
+            "hidden_act": "gelu",
+            "layer_norm_eps": ENCODER_LAYER_NORM_EPS,
+            "attention_dropout": 0.0,
+            "initializer_range": 1e-10,
+            "qkv_bias": true,
+            "mlp_ratio": encoder.mlp_dim as f64 / encoder.embed_dim as f64,
+            "mlp_dim": encoder.mlp_dim,
+            "use_abs_pos": true,
+            "use_rel_pos": true,
+            "window_size": encoder.window_size,
+            "global_attn_indexes": encoder.global_attn_indexes,
+            "num_pos_feats": prompts.embed_dim / 2
+        },
+        "prompt_encoder_config": {
+            "model_type": "sam_prompt_encoder",
+            "hidden_size": prompts.embed_dim,
+            "image_size": encoder.image_size,
+            "patch_size": encoder.patch_size,
+            "image_embedding_size": encoder.grid_size(),
+            "mask_input_channels": prompts.mask_in_chans,
+            "num_point_embeddings": 4,
+            "hidden_act": "gelu",
+            "layer_norm_eps": LAYER_NORM_2D_EPS
+        },
+        "mask_decoder_config": {
+            "model_type": "sam_mask_decoder",
+            "hidden_size": decoder.transformer_dim,
+            "hidden_act": "relu",
+            "mlp_dim": decoder.mlp_dim,
+            "num_hidden_layers": decoder.depth,
+            "num_attention_heads": decoder.num_heads,
+            "attention_downsample_rate": decoder.transformer_dim / decoder.cross_dim,
+            "num_multimask_outputs": decoder.num_multimask_outputs,
+            "iou_head_depth": decoder.iou_head_depth,
+            "iou_head_hidden_dim": decoder.iou_head_hidden_dim,
+            "layer_norm_eps": DECODER_LAYER_NORM_EPS
+        }
+    })
+}
+
+/// `preprocessor_config.json` of a `SamProcessor`.
+pub fn preprocessor_json(config: &SamConfig) -> Value {
+    let (image, mask) = (config.image_encoder.image_size, config.low_res_side());
+    let unit = |values: [f32; 3]| values.map(|value| (f64::from(value) / 255.0 * 1e6).round() / 1e6);
+    json!({
+        "image_processor_type": "SamImageProcessor",
+        "processor_class": "SamProcessor",
+        "do_convert_rgb": true,
+        "do_resize": true,
+        "size": {"longest_edge": image},
+        "mask_size": {"longest_edge": mask},
+        "resample": 2,
+        "do_rescale": true,
+        "rescale_factor": 1.0 / 255.0,
+        "do_normalize": true,
+        "image_mean": unit(PIXEL_MEAN),
+        "image_std": unit(PIXEL_STD),
+        "do_pad": true,
+        "pad_size": {"height": image, "width": image},
+        "mask_pad_size": {"height": mask, "width": mask}
+    })
+}

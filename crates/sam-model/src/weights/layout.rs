@@ -1,0 +1,240 @@
+//! One key table per published layout, all against the official keys.
+//!
+//! A row pairs two patterns. `*` stands for one part between dots, a final `**` for the rest of the key. Rows are tried in
+//! order. The tables hold no shapes: those come from the model.
+
+use std::collections::BTreeMap;
+
+use super::state_dict::TensorInfo;
+
+/// A published way to name a segmenter's tensors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// `segment_anything`'s state dict: ours, candle's, and what is built on them.
+    Official,
+    /// `transformers.SamModel`.
+    HuggingFace,
+    /// A masked autoencoder: an encoder to start from, not a segmenter.
+    Mae,
+}
+
+type Row = (&'static str, &'static str);
+
+/// Module path to official key: only what the reference numbers instead of names.
+pub(crate) const MODULE_TO_OFFICIAL: &[Row] = &[
+    ("image_encoder.neck.conv1.**", "image_encoder.neck.0.**"),
+    ("image_encoder.neck.norm1.**", "image_encoder.neck.1.**"),
+    ("image_encoder.neck.conv2.**", "image_encoder.neck.2.**"),
+    ("image_encoder.neck.norm2.**", "image_encoder.neck.3.**"),
+    ("prompt_encoder.mask_downscaling.conv1.**", "prompt_encoder.mask_downscaling.0.**"),
+    ("prompt_encoder.mask_downscaling.norm1.**", "prompt_encoder.mask_downscaling.1.**"),
+    ("prompt_encoder.mask_downscaling.conv2.**", "prompt_encoder.mask_downscaling.3.**"),
+    ("prompt_encoder.mask_downscaling.norm2.**", "prompt_encoder.mask_downscaling.4.**"),
+    ("prompt_encoder.mask_downscaling.conv3.**", "prompt_encoder.mask_downscaling.6.**"),
+    ("mask_decoder.output_upscaling.conv1.**", "mask_decoder.output_upscaling.0.**"),
+    ("mask_decoder.output_upscaling.norm1.**", "mask_decoder.output_upscaling.1.**"),
+    ("mask_decoder.output_upscaling.conv2.**", "mask_decoder.output_upscaling.3.**"),
+    ("**", "**"),
+];
+
+/// Official key to the key of `transformers.SamModel`.
+const OFFICIAL_TO_HUGGING_FACE: &[Row] = &[
+    ("image_encoder.pos_embed", "vision_encoder.pos_embed"),
+    ("image_encoder.patch_embed.proj.**", "vision_encoder.patch_embed.projection.**"),
+    ("image_encoder.blocks.*.norm1.**", "vision_encoder.layers.*.layer_norm1.**"),
+    ("image_encoder.blocks.*.norm2.**", "vision_encoder.layers.*.layer_norm2.**"),
+    ("image_encoder.blocks.*.attn.**", "vision_encoder.layers.*.attn.**"),
+    ("image_encoder.blocks.*.mlp.**", "vision_encoder.layers.*.mlp.**"),
+    ("image_encoder.neck.0.**", "vision_encoder.neck.conv1.**"),
+    ("image_encoder.neck.1.**", "vision_encoder.neck.layer_norm1.**"),
+    ("image_encoder.neck.2.**", "vision_encoder.neck.conv2.**"),
+    ("image_encoder.neck.3.**", "vision_encoder.neck.layer_norm2.**"),
+    ("prompt_encoder.pe_layer.positional_encoding_gaussian_matrix", "shared_image_embedding.positional_embedding"),
+    ("prompt_encoder.point_embeddings.**", "prompt_encoder.point_embed.**"),
+    ("prompt_encoder.not_a_point_embed.**", "prompt_encoder.not_a_point_embed.**"),
+    ("prompt_encoder.no_mask_embed.**", "prompt_encoder.no_mask_embed.**"),
+    ("prompt_encoder.mask_downscaling.0.**", "prompt_encoder.mask_embed.conv1.**"),
+    ("prompt_encoder.mask_downscaling.1.**", "prompt_encoder.mask_embed.layer_norm1.**"),
+    ("prompt_encoder.mask_downscaling.3.**", "prompt_encoder.mask_embed.conv2.**"),
+    ("prompt_encoder.mask_downscaling.4.**", "prompt_encoder.mask_embed.layer_norm2.**"),
+    ("prompt_encoder.mask_downscaling.6.**", "prompt_encoder.mask_embed.conv3.**"),
+    ("mask_decoder.transformer.layers.*.norm1.**", "mask_decoder.transformer.layers.*.layer_norm1.**"),
+    ("mask_decoder.transformer.layers.*.norm2.**", "mask_decoder.transformer.layers.*.layer_norm2.**"),
+    ("mask_decoder.transformer.layers.*.norm3.**", "mask_decoder.transformer.layers.*.layer_norm3.**"),
+    ("mask_decoder.transformer.layers.*.norm4.**", "mask_decoder.transformer.layers.*.layer_norm4.**"),
+    ("mask_decoder.transformer.norm_final_attn.**", "mask_decoder.transformer.layer_norm_final_attn.**"),
+    ("mask_decoder.transformer.**", "mask_decoder.transformer.**"),
+    ("mask_decoder.iou_token.**", "mask_decoder.iou_token.**"),
+    ("mask_decoder.mask_tokens.**", "mask_decoder.mask_tokens.**"),
+    ("mask_decoder.output_upscaling.0.**", "mask_decoder.upscale_conv1.**"),
+    ("mask_decoder.output_upscaling.1.**", "mask_decoder.upscale_layer_norm.**"),
+    ("mask_decoder.output_upscaling.3.**", "mask_decoder.upscale_conv2.**"),
+    ("mask_decoder.output_hypernetworks_mlps.*.layers.0.**", "mask_decoder.output_hypernetworks_mlps.*.proj_in.**"),
+    ("mask_decoder.output_hypernetworks_mlps.*.layers.1.**", "mask_decoder.output_hypernetworks_mlps.*.layers.0.**"),
+    ("mask_decoder.output_hypernetworks_mlps.*.layers.2.**", "mask_decoder.output_hypernetworks_mlps.*.proj_out.**"),
+    ("mask_decoder.iou_prediction_head.layers.0.**", "mask_decoder.iou_prediction_head.proj_in.**"),
+    ("mask_decoder.iou_prediction_head.layers.1.**", "mask_decoder.iou_prediction_head.layers.0.**"),
+    ("mask_decoder.iou_prediction_head.layers.2.**", "mask_decoder.iou_prediction_head.proj_out.**"),
+];
+
+/// Official key to the key of a masked autoencoder (timm's names); what has no row is not in such a file.
+const OFFICIAL_TO_MAE: &[Row] = &[
+    ("image_encoder.pos_embed", "pos_embed"),
+    ("image_encoder.patch_embed.**", "patch_embed.**"),
+    ("image_encoder.blocks.*.norm1.**", "blocks.*.norm1.**"),
+    ("image_encoder.blocks.*.norm2.**", "blocks.*.norm2.**"),
+    ("image_encoder.blocks.*.attn.qkv.**", "blocks.*.attn.qkv.**"),
+    ("image_encoder.blocks.*.attn.proj.**", "blocks.*.attn.proj.**"),
+    ("image_encoder.blocks.*.mlp.lin1.**", "blocks.*.mlp.fc1.**"),
+    ("image_encoder.blocks.*.mlp.lin2.**", "blocks.*.mlp.fc2.**"),
+];
+
+const SAME: &[Row] = &[("**", "**")];
+
+/// Tensors that files of a layout may hold and that no model needs, each with the reason it is dropped.
+const DROPPED: &[(&str, &str)] = &[
+    ("pixel_mean", "constant of the preprocessing"),
+    ("pixel_std", "constant of the preprocessing"),
+    ("prompt_encoder.shared_embedding.positional_embedding", "a second copy of the position frequencies"),
+];
+
+/// What only files of other models have, and what those are called.
+const FOREIGN: &[(&str, &str)] = &[
+    ("image_encoder.trunk.**", "a SAM 2 checkpoint"),
+    ("detector.**", "a SAM 3 checkpoint"),
+    ("mask_decoder.hf_token.**", "an HQ-SAM checkpoint"),
+    ("image_encoder.layers.**", "a MobileSAM checkpoint (TinyViT encoder)"),
+    ("module.image_encoder.**", "a SAM checkpoint saved from DistributedDataParallel: strip the `module.` prefix"),
+    ("sam.image_encoder.**", "a SAM checkpoint under a `sam.` prefix: strip it"),
+    ("visual.**", "a CLIP checkpoint"),
+];
+
+impl Layout {
+    /// The layout's name for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Layout::Official => "official (segment_anything)",
+            Layout::HuggingFace => "Hugging Face (transformers.SamModel)",
+            Layout::Mae => "masked autoencoder",
+        }
+    }
+
+    fn table(self) -> &'static [Row] {
+        match self {
+            Layout::Official => SAME,
+            Layout::HuggingFace => OFFICIAL_TO_HUGGING_FACE,
+            Layout::Mae => OFFICIAL_TO_MAE,
+        }
+    }
+
+    /// The layout's key of a tensor; `None` when the layout has no such tensor.
+    pub fn key_from_official(self, official: &str) -> Option<String> {
+        translate(self.table(), official)
+    }
+
+    /// The official key of a layout's tensor; `None` when the model has no such tensor.
+    pub fn key_to_official(self, key: &str) -> Option<String> {
+        self.table().iter().find_map(|(official, theirs)| rewrite(theirs, official, key))
+    }
+
+    /// Which layout a file's keys are of; otherwise what the file seems to be.
+    pub fn recognise(tensors: &BTreeMap<String, TensorInfo>) -> Result<Layout, String> {
+        let has = |key: &str| tensors.contains_key(key);
+        for (pattern, what) in FOREIGN {
+            if tensors.keys().any(|key| rewrite(pattern, "**", key).is_some()) {
+                return Err(format!("{what}, which is not read here"));
+            }
+        }
+        let starts = |prefix: &str| tensors.keys().any(|key| key.starts_with(prefix));
+        if starts("image_encoder.") || (starts("mask_decoder.") && starts("prompt_encoder.point_embeddings.")) {
+            Ok(Layout::Official)
+        } else if starts("vision_encoder.") {
+            Ok(Layout::HuggingFace)
+        } else if has("pos_embed") && has("patch_embed.proj.weight") && starts("blocks.") {
+            Ok(Layout::Mae)
+        } else {
+            let some: Vec<_> = tensors.keys().take(4).map(|key| format!("`{key}`")).collect();
+            Err(format!(
+                "holds {} tensors ({}{}) of no known layout; expected the keys of segment_anything, of \
+                 transformers.SamModel or of a masked autoencoder",
+                tensors.len(),
+                some.join(", "),
+                if tensors.len() > some.len() { ", .." } else { "" }
+            ))
+        }
+    }
+}
+
+/// Why a tensor that the model does not have may be left aside; `None` when it may not.
+pub fn drop_reason(layout: Layout, key: &str) -> Option<&'static str> {
+    if layout == Layout::Mae {
+        return Some(match key {
+            "cls_token" => "SAM has no class token",
+            _ if key.starts_with("norm.") || key.starts_with("fc_norm.") => "SAM has a neck instead of a last norm",
+            _ if key.starts_with("decoder") || key == "mask_token" => "the autoencoder's decoder",
+            _ if key.starts_with("head.") => "a classifier",
+            _ => return None,
+        });
+    }
+    DROPPED.iter().find(|(dropped, _)| *dropped == key).map(|(_, reason)| *reason)
+}
+
+/// The first row whose left side matches, rewritten to its right side.
+pub(crate) fn translate(table: &[Row], key: &str) -> Option<String> {
+    table.iter().find_map(|(from, to)| rewrite(from, to, key))
+}
+
+fn rewrite(from: &str, to: &str, key: &str) -> Option<String> {
+    let mut captured = Vec::new();
+    let mut rest = key;
+    let mut pattern = from.split('.').peekable();
+    while let Some(part) = pattern.next() {
+        if part == "**" {
+            captured.push(rest);
+            rest = "";
+            break;
+        }
+        let (head, tail) = rest.split_once('.').unwrap_or((rest, ""));
+        let ends_together = pattern.peek().is_some() || tail.is_empty();
+        if head.is_empty() || (part != "*" && part != head) || !ends_together {
+            return None;
+        }
+        if part == "*" {
+            captured.push(head);
+        }
+        rest = tail;
+    }
+    let is_whole = rest.is_empty() && captured.last().is_none_or(|last| !last.is_empty());
+    let mut captured = captured.into_iter();
+    let rewritten: Vec<&str> = to
+        .split('.')
+        .map(|part| if part.starts_with('*') { captured.next().unwrap_or_default() } else { part })
+        .collect();
+    is_whole.then(|| rewritten.join("."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_match_whole_keys_only() {
+        assert_eq!(rewrite("a.*.b.**", "x.*.y.**", "a.3.b.c.d").as_deref(), Some("x.3.y.c.d"));
+        assert_eq!(rewrite("a.b", "x", "a.b").as_deref(), Some("x"));
+        assert_eq!(rewrite("a.b", "x", "a.b.c"), None);
+        assert_eq!(rewrite("a.b.c", "x", "a.b"), None);
+        assert_eq!(rewrite("a.b.**", "x.**", "a.b"), None);
+        assert_eq!(rewrite("**", "**", "a.b").as_deref(), Some("a.b"));
+    }
+
+    #[test]
+    fn tables_are_invertible() {
+        for layout in [Layout::HuggingFace, Layout::Mae] {
+            for (official, _) in layout.table() {
+                let key = official.replace("**", "weight").replace('*', "7");
+                let there = layout.key_from_official(&key).expect("has a row");
+                assert_eq!(layout.key_to_official(&there).as_deref(), Some(key.as_str()), "via {there}");
+            }
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! Checkpoints: what the world has, read strictly; what the world reads, written safely.
+//!
+//! - [`state_dict`]: a file of named tensors, whatever its container (safetensors, `.pth`, a Hugging Face folder).
+//! - [`layout`]: one key table per published layout.
+//! - [`parameters`]: a burn module as a list of tensors under official keys, and back.
+//! - [`recognise`]: sizes of the model from the tensors.
+//! - [`checkpoint`]: file to model. Each tensor of the file is used or named as dropped, each tensor of the model is
+//!   filled or named as fresh; anything else is an error.
+//! - [`export`]: model to file, atomically, read back and compared.
+//! - [`position_tables`]: resizing position embeddings to another image size.
+
+pub mod checkpoint;
+pub mod error;
+pub mod export;
+pub mod huggingface;
+pub mod layout;
+pub mod parameters;
+pub(crate) mod pickle;
+pub mod position_tables;
+pub mod pth;
+pub mod recognise;
+pub mod state_dict;
+
+pub use checkpoint::{Checkpoint, LoadReport};
+pub use error::{Mismatch, WeightsError};
+pub use export::{ExportFormat, ExportReport, ImageSizePolicy, export, write_atomically};
+pub use layout::Layout;
+pub use parameters::ParameterPath;
+pub use position_tables::ResizedTable;
+pub use state_dict::{Dtype, StateDict, TensorInfo};

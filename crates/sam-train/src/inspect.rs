@@ -1,0 +1,73 @@
+//! `sam-train inspect`: what is this checkpoint?
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use sam_model::weights::checkpoint::CONFIG_METADATA;
+use sam_model::weights::state_dict::Container;
+use sam_model::weights::{Checkpoint, StateDict, TensorInfo};
+
+use crate::cli::InspectArguments;
+use crate::failure::{BadInput, Failure};
+
+pub(crate) fn run(arguments: &InspectArguments) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    let dict = StateDict::open(&arguments.checkpoint).bad_input()?;
+    print_file(&mut out, &dict)?;
+    if arguments.tensors {
+        print_tensors(&mut out, &dict.tensors)?;
+    }
+    let checkpoint = Checkpoint::recognise(dict).bad_input()?;
+    writeln!(out, "layout      {}", checkpoint.layout.name())?;
+    let of = if checkpoint.is_segmenter() { "" } else { "an encoder to start from: " };
+    writeln!(out, "model       {of}{}", checkpoint.description())?;
+    let report = checkpoint.report().bad_input()?;
+    writeln!(out, "used        {} tensors", report.used)?;
+    for (key, reason) in &report.dropped {
+        writeln!(out, "dropped     {key}: {reason}")?;
+    }
+    for table in &report.resized {
+        writeln!(out, "resized     {}: {:?} to {:?}", table.key, table.from, table.to)?;
+    }
+    for key in &report.fresh {
+        writeln!(out, "not in file {key}")?;
+    }
+    if report.fresh.is_empty() {
+        writeln!(out, "complete: every tensor of the model is in the file, and none is left over")?;
+    }
+    Ok(())
+}
+
+fn print_file(out: &mut impl Write, dict: &StateDict) -> Result<(), Failure> {
+    let container = match dict.container {
+        Container::Safetensors => "safetensors",
+        Container::Pth => "PyTorch .pth",
+    };
+    writeln!(out, "file        {}", dict.path.display())?;
+    writeln!(out, "container   {container}")?;
+    if let Some(wrapper) = &dict.wrapper {
+        writeln!(out, "wrapped as  {{\"{wrapper}\": ..}}")?;
+    }
+    if !dict.skipped.is_empty() {
+        writeln!(out, "no tensors  {}", dict.skipped.join(", "))?;
+    }
+    let mut types: BTreeMap<String, usize> = BTreeMap::new();
+    for info in dict.tensors.values() {
+        *types.entry(format!("{:?}", info.dtype)).or_default() += 1;
+    }
+    let types: Vec<String> = types.into_iter().map(|(dtype, count)| format!("{count} x {dtype}")).collect();
+    let elements: usize = dict.tensors.values().map(|info| info.shape.iter().product::<usize>()).sum();
+    writeln!(out, "tensors     {} ({}), {elements} values", dict.tensors.len(), types.join(", "))?;
+    for (key, value) in dict.metadata.iter().filter(|(key, _)| *key != CONFIG_METADATA) {
+        writeln!(out, "metadata    {key} = {value}")?;
+    }
+    Ok(())
+}
+
+fn print_tensors(out: &mut impl Write, tensors: &BTreeMap<String, TensorInfo>) -> Result<(), Failure> {
+    let width = tensors.keys().map(String::len).max().unwrap_or(0);
+    for (key, info) in tensors {
+        writeln!(out, "  {key:width$}  {:4}  {:?}", format!("{:?}", info.dtype), info.shape)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,32 @@
+//! `sam-train`: train, evaluate, export and try promptable segmenters.
+//!
+//! `main` maps a result to an exit code, `run` is one match over the commands, each command is one file.
+
+mod cli;
+mod export;
+mod failure;
+mod inspect;
+mod predict;
+mod timing;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Arguments, Command};
+use crate::failure::Failure;
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(arguments: Arguments) -> Result<(), Failure> {
+    match arguments.command {
+        Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Export(arguments) => export::run(&arguments),
+        Command::Predict(arguments) => predict::run(&arguments),
+    }
+}

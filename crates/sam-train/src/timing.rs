@@ -1,0 +1,12 @@
+//! How long a step took, on standard error.
+
+use std::io::Write;
+use std::time::Instant;
+
+/// Runs a step and says how long it took. Device work counts when `step` reads a result back.
+pub(crate) fn timed<T>(what: &str, step: impl FnOnce() -> T) -> T {
+    let start = Instant::now();
+    let result = step();
+    let _ = writeln!(std::io::stderr(), "{what} in {:.2} s", start.elapsed().as_secs_f64());
+    result
+}

@@ -1,0 +1,276 @@
+//! The real program in a fresh folder: what it prints, what it writes, and what it says of bad input.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use sam_image::decode_rgb;
+use sam_model::init::initialise;
+use sam_model::weights::{Dtype, ExportFormat, ImageSizePolicy, StateDict, export};
+use sam_model::{SamConfig, Variant};
+
+use crate::fixture::{cpu, path};
+
+struct Run {
+    folder: tempfile::TempDir,
+}
+
+impl Run {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().expect("a folder") }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn sam_train(&self, arguments: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_sam-train"))
+            .args(arguments)
+            .current_dir(self.folder.path())
+            .output()
+            .expect("the program starts")
+    }
+
+    fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.sam_train(arguments);
+        let (out, err) = texts(&output);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}\n{out}\n{err}");
+        out
+    }
+
+    /// Bad input: exit code 2, a message with all `parts`, no panic.
+    fn refused(&self, arguments: &[&str], parts: &[&str]) {
+        let output = self.sam_train(arguments);
+        let (out, err) = texts(&output);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}\n{out}\n{err}");
+        assert!(!err.contains("panicked"), "{err}");
+        for part in parts {
+            assert!(err.contains(part), "{arguments:?} must say `{part}`:\n{err}");
+        }
+    }
+}
+
+fn texts(output: &Output) -> (String, String) {
+    (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+fn joined<'a>(base: &[&'a str], rest: &[&'a str]) -> Vec<&'a str> {
+    [base, rest].concat()
+}
+
+fn fixture(name: &str) -> String {
+    path(name).display().to_string()
+}
+
+const PHOTO: &str = "preprocess/photo.png"; // 211 px wide, 157 px high
+
+#[test]
+fn inspect_says_what_a_checkpoint_is() {
+    let run = Run::new();
+    let text = run.ok(&["inspect", &fixture("tiny_sam.safetensors")]);
+    for part in ["official", "a custom SAM at 64 px", "202 x F32", "complete"] {
+        assert!(text.contains(part), "{text}");
+    }
+    let text = run.ok(&["inspect", &fixture("tiny_sam_wrapped_f16.pth"), "--tensors"]);
+    for part in ["{\"model\": ..}", "F16", "image_encoder.pos_embed", "[1, 8, 8, 24]"] {
+        assert!(text.contains(part), "{text}");
+    }
+    let text = run.ok(&["inspect", &fixture("tiny_hf")]);
+    assert!(text.contains("Hugging Face") && text.contains("complete"), "{text}");
+    let text = run.ok(&["inspect", &fixture("tiny_mae.pth")]);
+    for part in ["masked autoencoder", "an encoder to start from", "cls_token: SAM has no class token", "not in file"] {
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+#[test]
+fn predict_writes_masks_an_overlay_and_logits() {
+    let run = Run::new();
+    let (checkpoint, photo) = (fixture("tiny_sam.safetensors"), fixture(PHOTO));
+    let base = ["predict", "--checkpoint", &checkpoint, "--image", &photo];
+    let text = run.ok(&joined(
+        &base,
+        &[
+            "--point",
+            "100,80",
+            "--point",
+            "20,20,0",
+            "--box",
+            "40,30,160.5,140",
+            "--multimask",
+            "--out",
+            "out",
+            "--logits",
+            "first.safetensors",
+            "--save-embedding",
+            "photo.embedding",
+        ],
+    ));
+    assert_eq!(text.matches("out/mask_").count(), 3, "{text}");
+    let dict = StateDict::open(&run.path("first.safetensors")).expect("a safetensors file");
+    assert_eq!(dict.tensors["low_res_logits"].shape, [3, 32, 32]);
+    assert_eq!(dict.tensors["logits"].shape, [3, 157, 211]);
+    assert_eq!(dict.tensors["iou_predictions"].shape, [3]);
+    let logits = dict.read_f32("logits").expect("readable");
+    for (index, logits) in logits.chunks(157 * 211).enumerate() {
+        let mask = decode_rgb(&run.path(&format!("out/mask_{index}.png"))).expect("a PNG");
+        assert_eq!(mask.dimensions(), (211, 157));
+        let agree = mask.pixels().zip(logits).all(|(pixel, &logit)| pixel.0[0] == if logit > 0.0 { 255 } else { 0 });
+        assert!(agree, "mask {index} is where its logits are above zero");
+    }
+    assert_eq!(decode_rgb(&run.path("out/overlay.png")).expect("a PNG").dimensions(), (3 * 211, 157));
+
+    // A second call refines the first mask, from the kept embedding, and gives what the encoder would give.
+    let refine = ["--point", "100,80", "--mask-input", "first.safetensors"];
+    run.ok(&joined(
+        &base,
+        &[&refine[..], &["--out", "a", "--logits", "a.safetensors", "--embedding", "photo.embedding"]].concat(),
+    ));
+    run.ok(&joined(&base, &[&refine[..], &["--out", "b", "--logits", "b.safetensors"]].concat()));
+    let read = |name: &str| StateDict::open(&run.path(name)).expect("ours").read_f32("logits").expect("readable");
+    assert_eq!(read("a.safetensors"), read("b.safetensors"));
+    assert_ne!(read("a.safetensors"), logits[..157 * 211]);
+
+    // Masks of an earlier call stay unless it is said that they may go.
+    run.refused(&joined(&base, &["--point", "1,1", "--out", "out"]), &["mask_0.png", "--force"]);
+    run.ok(&joined(&base, &["--point", "1,1", "--out", "out", "--force"]));
+    assert!(!run.path("out/mask_1.png").exists(), "no mask of the earlier call stays");
+}
+
+#[test]
+fn every_layout_predicts_the_same() {
+    let run = Run::new();
+    let photo = fixture(PHOTO);
+    let mut results = Vec::new();
+    for (at, file) in ["tiny_sam.safetensors", "tiny_sam.pth", "tiny_hf"].into_iter().enumerate() {
+        let (out, logits) = (format!("out{at}"), format!("{at}.safetensors"));
+        let checkpoint = fixture(file);
+        let prompt = ["--image", &photo, "--box", "30,30,120,120", "--out", &out, "--logits", &logits];
+        run.ok(&[&["predict", "--checkpoint", &checkpoint], &prompt[..]].concat());
+        results.push(StateDict::open(&run.path(&logits)).expect("ours").read_f32("logits").expect("readable"));
+    }
+    assert!(results.windows(2).all(|pair| pair[0] == pair[1]));
+}
+
+#[test]
+fn export_writes_each_format_and_keeps_what_exists() {
+    let run = Run::new();
+    let checkpoint = fixture("tiny_sam.pth");
+    for (format, out) in [("safetensors", "a.safetensors"), ("pth", "a.pth"), ("huggingface", "hf")] {
+        let arguments = ["export", "--checkpoint", &checkpoint, "--format", format, "--out", out, "--keep-image-size"];
+        let text = run.ok(&arguments);
+        assert!(text.contains("read back and equal") && text.contains("202 tensors"), "{text}");
+        let text = run.ok(&["inspect", out]);
+        assert!(text.contains("complete") && text.contains("64 px"), "{text}");
+        run.refused(&arguments, &["exists", "--force"]);
+        run.ok(&[&arguments[..], &["--force"]].concat());
+    }
+    let text = run.ok(&["export", "--checkpoint", &checkpoint, "--format", "safetensors", "--out", "b.safetensors"]);
+    assert!(text.contains("1024 px") && text.contains("image_encoder.pos_embed: [1, 8, 8, 24] to [1, 128, 128, 24]"));
+
+    let mae = fixture("tiny_mae.pth");
+    let arguments = ["export", "--checkpoint", &mae, "--format", "safetensors", "--out", "c.safetensors"];
+    run.refused(&arguments, &["encoder only", "--fresh-seed"]);
+    let text = run.ok(&[&arguments[..], &["--fresh-seed", "1"]].concat());
+    for part in ["dropped cls_token", "fresh   mask_decoder.iou_token.weight", "read back and equal"] {
+        assert!(text.contains(part), "{text}");
+    }
+    run.refused(
+        &["export", "--checkpoint", &checkpoint, "--format", "pth", "--out", "d.pth", "--fresh-seed", "1"],
+        &["MAE"],
+    );
+}
+
+#[test]
+fn bad_checkpoints_are_refused() {
+    let run = Run::new();
+    let whole = std::fs::read(path("tiny_sam.safetensors")).expect("a committed fixture");
+    let whole_pth = std::fs::read(path("tiny_sam.pth")).expect("a committed fixture");
+    std::fs::write(run.path("cut.safetensors"), &whole[..whole.len() - 1000]).expect("written");
+    std::fs::write(run.path("cut.pth"), &whole_pth[..whole_pth.len() / 2]).expect("written");
+    std::fs::write(run.path("notes.txt"), "a list of epochs").expect("written");
+    std::fs::write(run.path("empty.pth"), "").expect("written");
+    run.refused(&["inspect", "cut.safetensors"], &["cut.safetensors", "truncated"]);
+    run.refused(&["inspect", "cut.pth"], &["cut.pth", "truncated"]);
+    run.refused(&["inspect", "notes.txt"], &["notes.txt", "not a checkpoint"]);
+    run.refused(&["inspect", "empty.pth"], &["empty.pth", "empty"]);
+    run.refused(&["inspect", "missing.pth"], &["missing.pth", "No such file"]);
+    run.refused(&["inspect", "."], &["model.safetensors"]);
+    run.refused(&["inspect", &fixture("malicious.pth")], &["malicious.pth", "system", "refused"]);
+    assert!(!Path::new("pwned").exists() && !run.path("pwned").exists(), "nothing was executed");
+    // Part of a model, and a file of other things.
+    run.refused(&["inspect", &fixture("tiny_sam_legacy.pth")], &["tiny_sam_legacy.pth"]);
+    run.refused(&["inspect", &fixture("tiny_golden.safetensors")], &["no known layout"]);
+    for (key, name) in [
+        ("image_encoder.trunk.blocks.0.attn.qkv.weight", "SAM 2"),
+        ("mask_decoder.hf_token.weight", "HQ-SAM"),
+        ("image_encoder.layers.0.blocks.0.conv1.c.weight", "MobileSAM"),
+    ] {
+        let tensors = [(key.to_owned(), (vec![2], vec![0; 8]))].into();
+        crate::weights::write_safetensors(&tensors, &run.path("foreign.safetensors"));
+        run.refused(&["inspect", "foreign.safetensors"], &[name]);
+    }
+}
+
+#[test]
+fn bad_images_and_prompts_are_refused() {
+    let run = Run::new();
+    let (checkpoint, photo) = (fixture("tiny_sam.safetensors"), fixture(PHOTO));
+    let predict = |image: &str, rest: &[&str], parts: &[&str]| {
+        let base = ["predict", "--checkpoint", &checkpoint, "--image", image, "--out", "out"];
+        run.refused(&[&base[..], rest].concat(), parts);
+        assert!(!run.path("out").exists(), "nothing is written for bad input");
+    };
+    predict(&photo, &[], &["no prompt"]);
+    predict(&photo, &["--point", "211,10"], &["211", "211 px wide and 157 px high"]);
+    predict(&photo, &["--point", "-3,10"], &["-3", "must lie in the image"]);
+    predict(&photo, &["--box", "50,10,40,60"], &["X0 < X1"]);
+    predict(&photo, &["--box", "300,200,400,300"], &["overlap"]);
+    predict(&photo, &["--point", "here"], &["here", "not a number"]);
+    predict(&photo, &["--box", "1,2,3"], &["four numbers"]);
+    predict(&photo, &["--mask-input", &checkpoint], &["low_res_logits"]);
+    predict(&photo, &["--point", "1,1", "--embedding", &checkpoint], &["not an image embedding"]);
+    predict(&photo, &["--point", "1,1", "--device", "cuda:x"], &["cuda:x"]);
+    #[cfg(not(feature = "cuda"))]
+    predict(&photo, &["--point", "1,1", "--device", "cuda"], &["not in this build", "--features cuda"]);
+
+    std::fs::write(run.path("noise.png"), [7u8; 300]).expect("written");
+    std::fs::write(run.path("cut.png"), &std::fs::read(path(PHOTO)).expect("a fixture")[..2000]).expect("written");
+    let mut no_pixels = std::fs::read(path(PHOTO)).expect("a fixture");
+    no_pixels[16..20].copy_from_slice(&[0; 4]); // the width in a PNG's header
+    std::fs::write(run.path("zero.png"), no_pixels).expect("written");
+    predict("noise.png", &["--point", "1,1"], &["noise.png"]);
+    predict("cut.png", &["--point", "1,1"], &["cut.png"]);
+    predict("zero.png", &["--point", "1,1"], &["zero.png"]);
+    predict("gone.png", &["--point", "1,1"], &["gone.png"]);
+}
+
+/// The published size, with random weights, through the program: what a user's first call costs.
+#[test]
+fn full_vit_b_at_1024_runs_end_to_end() {
+    let run = Run::new();
+    let config = SamConfig::published(Variant::VitB);
+    let sam = initialise(config.init(&cpu()).expect("published sizes fit"), 1);
+    let file = run.path("vit_b.safetensors");
+    export(&sam, &config, ExportFormat::Safetensors, Dtype::F32, ImageSizePolicy::Published, &file).expect("written");
+    drop(sam);
+    let text = run.ok(&["inspect", "vit_b.safetensors"]);
+    assert!(text.contains("vit_b at 1024 px") && text.contains("314 (314 x F32), 93735728 values"), "{text}");
+    let photo = fixture(PHOTO);
+    let base = ["predict", "--checkpoint", "vit_b.safetensors", "--image", &photo, "--point", "100,80", "--multimask"];
+    run.ok(&joined(&base, &["--out", "out", "--logits", "logits.safetensors"]));
+    let dict = StateDict::open(&run.path("logits.safetensors")).expect("a safetensors file");
+    assert_eq!(dict.tensors["low_res_logits"].shape, [3, 256, 256]);
+    let logits = dict.read_f32("logits").expect("readable");
+    assert!(logits.len() == 3 * 157 * 211 && logits.iter().all(|logit| logit.is_finite()));
+}
+
+#[test]
+fn help_is_there_for_every_command() {
+    let run = Run::new();
+    assert!(run.ok(&["--help"]).contains("predict"));
+    for command in ["inspect", "export", "predict"] {
+        assert!(run.ok(&[command, "--help"]).contains("Usage"), "{command}");
+    }
+    run.refused(&["predcit"], &["predict"]);
+}

@@ -1,0 +1,112 @@
+//! Committed fixtures (see `fixtures/README.md`) and the ways to compare with them.
+
+use std::path::PathBuf;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use sam_model::weights::{Checkpoint, StateDict};
+use sam_model::{MaskPrompts, Prompts, Sam, SparsePrompts};
+
+/// Decoder masks and full-size logits. The official package itself, run in f32, is within 6e-5 of these f64 results; sums
+/// in another order cost about as much again.
+pub(crate) const LOGITS: f32 = 1e-4;
+
+/// Modules of a few layers and values of order one: a few units in the last place of an f32 sum.
+pub(crate) const MODULE: f32 = 1e-5;
+
+pub(crate) fn path(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(name)
+}
+
+pub(crate) fn cpu() -> Device {
+    Device::flex()
+}
+
+/// A file of named reference tensors.
+pub(crate) struct Golden(StateDict);
+
+impl Golden {
+    pub(crate) fn open(name: &str) -> Self {
+        Self(StateDict::open(&path(name)).expect("a committed fixture"))
+    }
+
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.0.tensors.contains_key(key)
+    }
+
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.0.tensors.keys().map(String::as_str)
+    }
+
+    pub(crate) fn values(&self, key: &str) -> Vec<f32> {
+        assert!(self.has(key), "the fixture has no `{key}`");
+        self.0.read_f32(key).expect("a readable fixture")
+    }
+
+    pub(crate) fn bytes(&self, key: &str) -> Vec<u8> {
+        self.0.read_bytes(key).expect("a readable fixture")
+    }
+
+    pub(crate) fn shape(&self, key: &str) -> Vec<usize> {
+        self.0.tensors[key].shape.clone()
+    }
+
+    pub(crate) fn tensor<const D: usize>(&self, key: &str, device: &Device) -> Tensor<D> {
+        Tensor::from_data(TensorData::new(self.values(key), self.shape(key)), device)
+    }
+
+    /// The prompts of a case as the reference got them, in tensors.
+    pub(crate) fn prompts(&self, case: &str, device: &Device) -> Prompts {
+        let name = |part: &str| format!("case/{case}/{part}");
+        let (mut coords, mut labels): (Vec<Tensor<3>>, Vec<Tensor<2>>) = (Vec::new(), Vec::new());
+        let mut objects = 1;
+        if self.has(&name("point_coords")) {
+            let points = self.tensor::<3>(&name("point_coords"), device);
+            objects = points.dims()[0];
+            coords.push(points);
+            labels.push(self.tensor::<2>(&name("point_labels"), device));
+        }
+        if self.has(&name("boxes")) {
+            let corners = self.tensor::<2>(&name("boxes"), device);
+            objects = corners.dims()[0];
+            coords.push(corners.reshape([objects, 2, 2]));
+            labels.push(Tensor::<2>::from_data([[2.0, 3.0]], device).expand([objects, 2]));
+        } else if !coords.is_empty() {
+            coords.push(Tensor::zeros([objects, 1, 2], device));
+            labels.push(Tensor::full([objects, 1], -1.0, device));
+        }
+        let masks = self
+            .has(&name("mask_inputs"))
+            .then(|| MaskPrompts { logits: self.tensor::<4>(&name("mask_inputs"), device), present: None });
+        let sparse = (!coords.is_empty()).then(|| SparsePrompts {
+            coords_xy_px: Tensor::cat(coords, 1),
+            labels: Tensor::cat(labels, 1).int(),
+            ragged: false,
+        });
+        Prompts { sparse, masks, objects }
+    }
+}
+
+/// The tiny model of the fixtures.
+pub(crate) fn tiny(device: &Device) -> Sam {
+    let checkpoint = Checkpoint::open(&path("tiny_sam.safetensors")).expect("a committed fixture");
+    checkpoint.load(device).expect("it fits").0
+}
+
+pub(crate) fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().try_to_vec::<f32>().expect("f32")
+}
+
+/// Largest absolute difference; the lengths must be equal.
+pub(crate) fn max_abs_diff(got: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(got.len(), expected.len(), "as many values");
+    got.iter().zip(expected).fold(0.0, |max, (got, expected)| {
+        let diff = (got - expected).abs();
+        // NaN must not pass.
+        if diff > max || diff.is_nan() { diff } else { max }
+    })
+}
+
+pub(crate) fn check(what: &str, got: &[f32], expected: &[f32], tolerance: f32) {
+    let diff = max_abs_diff(got, expected);
+    assert!(diff <= tolerance, "{what}: off by {diff:e}, allowed {tolerance:e}");
+}

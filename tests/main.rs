@@ -1,0 +1,9 @@
+//! The project's one integration test binary: whole paths, against the reference's numbers and through the real program.
+//! What belongs to one function is tested in its own file.
+
+mod cli; // the real binary in a fresh folder, bad input included
+mod consumers; // other people's programs read what we write
+mod fixture; // the committed files and how to compare
+mod golden; // every output equals the official package's
+mod gradients; // so does every gradient
+mod weights; // every layout read and written, strictly

@@ -1,0 +1,273 @@
+//! Every published layout, read and written, strictly in both directions.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use sam_model::init::initialise;
+use sam_model::weights::position_tables::{resize_absolute, resize_relative};
+use sam_model::weights::{Checkpoint, Dtype, ExportFormat, ImageSizePolicy, Layout, StateDict, WeightsError, export};
+use sam_model::{SamConfig, Variant};
+
+use crate::fixture::{Golden, check, cpu, path, tiny};
+
+/// All weights of a checkpoint under official keys.
+fn official_weights(path: &Path) -> BTreeMap<String, Vec<f32>> {
+    let (sam, _) = Checkpoint::open(path).expect("a checkpoint").load(&cpu()).expect("it fits");
+    weights_of(&sam)
+}
+
+fn weights_of(sam: &sam_model::Sam) -> BTreeMap<String, Vec<f32>> {
+    sam_model::weights::parameters::named_tensors(sam)
+        .into_iter()
+        .map(|tensor| (tensor.key.clone(), tensor.values()))
+        .collect()
+}
+
+fn tiny_config() -> SamConfig {
+    Checkpoint::open(&path("tiny_sam.safetensors")).expect("a committed fixture").config
+}
+
+#[test]
+fn sizes_are_recognised_from_the_tensors() {
+    let config = tiny_config();
+    let encoder = &config.image_encoder;
+    assert_eq!((encoder.image_size, encoder.patch_size, encoder.window_size), (64, 8, 3));
+    assert_eq!((encoder.embed_dim, encoder.depth, encoder.num_heads, encoder.mlp_dim), (24, 4, 2, 96));
+    assert_eq!((encoder.out_chans, encoder.global_attn_indexes.as_slice()), (32, &[1usize, 3][..]));
+    let decoder = &config.mask_decoder;
+    assert_eq!((decoder.transformer_dim, decoder.depth, decoder.num_heads), (32, 2, 8));
+    assert_eq!((decoder.mlp_dim, decoder.cross_dim, decoder.num_multimask_outputs), (64, 16, 3));
+    for file in ["tiny_sam.pth", "tiny_sam_wrapped_f16.pth", "tiny_hf"] {
+        assert_eq!(Checkpoint::open(&path(file)).expect("a committed fixture").config, config, "{file}");
+    }
+}
+
+#[test]
+fn published_sizes_are_recognised_too() {
+    // Shapes alone, from an untouched model: 1.2 GB of weights are not needed to know a vit_l.
+    for variant in Variant::ALL {
+        let config = SamConfig::published(variant);
+        let sam = config.init(&cpu()).expect("published sizes fit");
+        let shapes = sam_model::weights::parameters::parameter_shapes(&sam);
+        let tensors = shapes
+            .into_iter()
+            .map(|(key, shape)| (key, sam_model::weights::TensorInfo { dtype: Dtype::F32, shape }))
+            .collect();
+        assert_eq!(sam_model::weights::recognise::recognise_sam(&tensors, None), Ok(config));
+    }
+}
+
+#[test]
+fn every_container_holds_the_same_weights() {
+    let expected = official_weights(&path("tiny_sam.safetensors"));
+    assert_eq!(expected.len(), 202);
+    assert_eq!(official_weights(&path("tiny_sam.pth")), expected, "pth");
+    assert_eq!(official_weights(&path("tiny_hf")), expected, "Hugging Face");
+    // f16 under `model`, beside an optimiser: rounded once, then exact.
+    let wrapped = official_weights(&path("tiny_sam_wrapped_f16.pth"));
+    for (key, values) in &expected {
+        let rounded: Vec<f32> = values.iter().map(|&value| half::f16::from_f32(value).to_f32()).collect();
+        assert_eq!(wrapped[key], rounded, "{key}");
+    }
+    // Parts of the model in rarer forms.
+    for (file, round) in
+        [("tiny_sam_bf16.safetensors", true), ("tiny_sam_legacy.pth", false), ("tiny_sam_strided.pth", false)]
+    {
+        let dict = StateDict::open(&path(file)).expect("a committed fixture");
+        assert!(dict.tensors.len() >= 17, "{file}");
+        for key in dict.tensors.keys() {
+            let expected: Vec<f32> = expected[key]
+                .iter()
+                .map(|&value| if round { half::bf16::from_f32(value).to_f32() } else { value })
+                .collect();
+            assert_eq!(dict.read_f32(key).expect("readable"), expected, "{file}: {key}");
+        }
+    }
+}
+
+#[test]
+fn what_is_written_reads_back_the_same() {
+    let (sam, config) = (tiny(&cpu()), tiny_config());
+    let expected = weights_of(&sam);
+    let folder = tempfile::tempdir().expect("a folder");
+    for (format, name) in
+        [(ExportFormat::Safetensors, "a.safetensors"), (ExportFormat::Pth, "a.pth"), (ExportFormat::HuggingFace, "a")]
+    {
+        let out = folder.path().join(name);
+        let report = export(&sam, &config, format, Dtype::F32, ImageSizePolicy::Keep, &out).expect("written");
+        assert_eq!((report.tensors, report.image_size), (202, 64));
+        assert_eq!(official_weights(&out), expected, "{name}");
+        assert_eq!(Checkpoint::open(&out).expect("ours").config, config, "{name}");
+        for dtype in [Dtype::F16, Dtype::BF16] {
+            export(&sam, &config, format, dtype, ImageSizePolicy::Keep, &out).expect("replaced");
+            let dict = Checkpoint::open(&out).expect("ours").dict;
+            assert!(dict.tensors.values().all(|info| info.dtype == dtype), "{name}");
+        }
+    }
+    let left: Vec<_> = std::fs::read_dir(folder.path()).expect("listed").collect();
+    assert_eq!(left.len(), 3, "no temporary files stay: {left:?}");
+}
+
+/// The Hugging Face folder has the keys that `save_pretrained` itself writes, and its config says the same.
+#[test]
+fn the_hugging_face_folder_is_like_the_packages_own() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("hf");
+    export(&tiny(&cpu()), &tiny_config(), ExportFormat::HuggingFace, Dtype::F32, ImageSizePolicy::Keep, &out)
+        .expect("written");
+    let (ours, theirs) = (StateDict::open(&out).expect("ours"), StateDict::open(&path("tiny_hf")).expect("theirs"));
+    assert_eq!(ours.tensors, theirs.tensors);
+    assert_eq!(ours.metadata.get("format").map(String::as_str), Some("pt"), "transformers asks for it");
+    let json = |path: &Path| -> serde_json::Value {
+        serde_json::from_str(&std::fs::read_to_string(path).expect("a file")).expect("JSON")
+    };
+    for file in ["config.json", "preprocessor_config.json"] {
+        let (ours, theirs) = (json(&out.join(file)), json(&path("tiny_hf").join(file)));
+        assert_contained(file, &ours, &theirs);
+    }
+}
+
+/// Whatever both name must be equal, and ours must name all that shapes the model.
+fn assert_contained(at: &str, ours: &serde_json::Value, theirs: &serde_json::Value) {
+    match (ours, theirs) {
+        (serde_json::Value::Object(ours), serde_json::Value::Object(theirs)) => {
+            for (key, value) in theirs {
+                match ours.get(key) {
+                    Some(ours) => assert_contained(&format!("{at}.{key}"), ours, value),
+                    // Bookkeeping of the library, and a number that SamVisionConfig keeps but never uses.
+                    None => assert!(
+                        ["transformers_version", "tie_word_embeddings", "scale"].contains(&key.as_str()),
+                        "{at}.{key} is missing"
+                    ),
+                }
+            }
+        }
+        (serde_json::Value::Number(ours), serde_json::Value::Number(theirs)) => {
+            let (ours, theirs) = (ours.as_f64().expect("finite"), theirs.as_f64().expect("finite"));
+            assert!((ours - theirs).abs() <= 1e-12, "{at}: {ours} is not {theirs}");
+        }
+        _ => assert_eq!(ours, theirs, "{at}"),
+    }
+}
+
+#[test]
+fn position_tables_are_resized_back_to_1024() {
+    let (sam, config) = (tiny(&cpu()), tiny_config());
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("a.safetensors");
+    let report = export(&sam, &config, ExportFormat::Safetensors, Dtype::F32, ImageSizePolicy::Published, &out)
+        .expect("written");
+    assert_eq!((report.image_size, report.resized.len()), (1024, 5), "positions and two global blocks");
+    let written = Checkpoint::open(&out).expect("ours");
+    assert_eq!(written.config.image_encoder.image_size, 1024);
+    assert_eq!(written.config.image_encoder.window_size, 3, "a window does not grow");
+    // And down again, into a model of the old size: what was resized is near what it was, the rest is equal.
+    let (back, report) = written.load_with(&config, 0, &cpu()).expect("resized");
+    assert_eq!(report.resized.len(), 5);
+    let (before, after) = (weights_of(&sam), weights_of(&back));
+    for (key, values) in &before {
+        if report.resized.iter().any(|table| table.key == *key) {
+            check(key, &after[key], values, 0.5);
+        } else {
+            assert_eq!(&after[key], values, "{key}");
+        }
+    }
+}
+
+#[test]
+fn tables_are_resized_as_pytorch_does() {
+    let golden = Golden::open("tiny_mae_golden.safetensors");
+    let weights = official_weights(&path("tiny_sam.safetensors"));
+    let resized = resize_absolute(&weights["image_encoder.pos_embed"], 8, 16, 24);
+    check("absolute", &resized, &golden.values("pos_embed_16"), 1e-6);
+    let resized = resize_relative(&weights["image_encoder.blocks.1.attn.rel_pos_h"], 15, 31, 12);
+    check("relative", &resized, &golden.values("rel_pos_31"), 1e-6);
+}
+
+#[test]
+fn an_autoencoder_starts_an_encoder() {
+    let checkpoint = Checkpoint::open(&path("tiny_mae.pth")).expect("a committed fixture");
+    assert_eq!((checkpoint.layout, checkpoint.is_segmenter()), (Layout::Mae, false));
+    let refused = checkpoint.load(&cpu()).expect_err("an encoder only").to_string();
+    assert!(refused.contains("encoder only"), "{refused}");
+
+    let config = tiny_config();
+    let (sam, report) = checkpoint.load_with(&config, 5, &cpu()).expect("it fits");
+    let weights = weights_of(&sam);
+    let golden = Golden::open("tiny_mae_golden.safetensors");
+    check("positions", &weights["image_encoder.pos_embed"], &golden.values("pos_embed_8x8"), 1e-6);
+    let qkv = checkpoint.dict.read_f32("blocks.2.attn.qkv.weight").expect("readable");
+    assert_eq!(weights["image_encoder.blocks.2.attn.qkv.weight"], qkv);
+    let lin1 = checkpoint.dict.read_f32("blocks.0.mlp.fc1.bias").expect("readable");
+    assert_eq!(weights["image_encoder.blocks.0.mlp.lin1.bias"], lin1);
+
+    // 12 tensors a block, patch embedding and positions; the rest of the model is fresh and drawn from the seed.
+    assert_eq!(report.used, 4 * 12 + 3);
+    assert_eq!(report.used + report.fresh.len(), 202);
+    assert!(report.fresh.iter().any(|key| key == "image_encoder.blocks.0.attn.rel_pos_h"));
+    assert!(report.dropped.iter().any(|(key, _)| key == "cls_token"));
+    let drawn = weights_of(&initialise(config.init(&cpu()).expect("fits"), 5));
+    for key in &report.fresh {
+        assert_eq!(weights[key], drawn[key], "{key}");
+    }
+}
+
+#[test]
+fn extra_missing_and_misshapen_tensors_are_all_listed() {
+    let source = StateDict::open(&path("tiny_sam.safetensors")).expect("a committed fixture");
+    let mut tensors: BTreeMap<String, (Vec<usize>, Vec<u8>)> = source
+        .tensors
+        .iter()
+        .map(|(key, info)| (key.clone(), (info.shape.clone(), source.read_bytes(key).expect("readable"))))
+        .collect();
+    let moved = tensors.remove("mask_decoder.iou_token.weight").expect("there");
+    tensors.insert("mask_decoder.iou_tokn.weight".into(), moved.clone());
+    tensors.insert("mask_decoder.iou_token.weight2".into(), moved);
+    tensors.remove("image_encoder.blocks.2.attn.proj.bias");
+    tensors.insert("image_encoder.blocks.2.norm1.weight".into(), (vec![25], vec![0; 100]));
+    // Everything that recognises the model is still there, or the error names what is not.
+    let folder = tempfile::tempdir().expect("a folder");
+    let broken = folder.path().join("broken.safetensors");
+    write_safetensors(&tensors, &broken);
+    let error = Checkpoint::open(&broken).and_then(|checkpoint| checkpoint.load(&cpu())).expect_err("broken");
+    assert!(matches!(error, WeightsError::UnknownLayout { .. }), "{error}");
+    assert!(error.to_string().contains("mask_decoder.iou_token.weight"), "{error}");
+
+    let restored = tensors["mask_decoder.iou_tokn.weight"].clone();
+    tensors.insert("mask_decoder.iou_token.weight".into(), restored);
+    write_safetensors(&tensors, &broken);
+    let error = Checkpoint::open(&broken).and_then(|checkpoint| checkpoint.load(&cpu())).expect_err("broken");
+    let WeightsError::Mismatch { mismatch, .. } = &error else { panic!("{error}") };
+    assert_eq!(mismatch.missing.len(), 1);
+    assert_eq!(mismatch.missing[0].0, "image_encoder.blocks.2.attn.proj.bias");
+    assert_eq!(mismatch.extra.len(), 2);
+    assert_eq!(mismatch.wrong_shape, [("image_encoder.blocks.2.norm1.weight".into(), vec![24], vec![25])]);
+    for part in ["iou_tokn", "[25]", "[24]", "a custom SAM at 64 px"] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
+}
+
+#[test]
+fn a_misspelt_key_is_paired_with_the_right_one() {
+    let source = StateDict::open(&path("tiny_sam.safetensors")).expect("a committed fixture");
+    let tensors = source.tensors.iter().map(|(key, info)| {
+        let bytes = source.read_bytes(key).expect("readable");
+        (key.replace("cross_attn_token_to_image.q_proj", "cross_attn_token_to_img.q_proj"), (info.shape.clone(), bytes))
+    });
+    let folder = tempfile::tempdir().expect("a folder");
+    let broken = folder.path().join("broken.safetensors");
+    write_safetensors(&tensors.collect(), &broken);
+    let error = Checkpoint::open(&broken).and_then(|checkpoint| checkpoint.load(&cpu())).expect_err("misspelt");
+    let WeightsError::Mismatch { mismatch, .. } = &error else { panic!("{error}") };
+    for (key, _, nearest) in &mismatch.missing {
+        assert_eq!(nearest.as_deref(), Some(key.replace("token_to_image", "token_to_img").as_str()));
+    }
+}
+
+pub(crate) fn write_safetensors(tensors: &BTreeMap<String, (Vec<usize>, Vec<u8>)>, path: &Path) {
+    let views = tensors.iter().map(|(key, (shape, bytes))| {
+        let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes);
+        (key.as_str(), view.expect("bytes fit the shape"))
+    });
+    safetensors::serialize_to_file(views, None, path).expect("written");
+}
