@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use sam_image::decode_rgb;
 use sam_model::init::initialise;
-use sam_model::weights::{Dtype, ExportFormat, ImageSizePolicy, StateDict, export};
+use sam_model::weights::{Dtype, ExportFormat, ExportOptions, ImageSizePolicy, StateDict, export};
 use sam_model::{SamConfig, Variant};
 
 use crate::fixture::{cpu, path};
@@ -137,6 +137,51 @@ fn predict_writes_masks_an_overlay_and_logits() {
     assert!(!run.path("out/mask_1.png").exists(), "no mask of the earlier call stays");
 }
 
+/// `| head` ends the printing, not the work.
+#[cfg(unix)]
+#[test]
+fn a_reader_that_leaves_stops_nothing() {
+    let run = Run::new();
+    let checkpoint = fixture("tiny_sam.pth");
+    let mut export = Command::new(env!("CARGO_BIN_EXE_sam-train"))
+        .args(["export", "--checkpoint", &checkpoint, "--format", "safetensors", "--out", "a.safetensors"])
+        .current_dir(run.folder.path())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    drop(export.stdout.take());
+    assert_eq!(export.wait().expect("it ends").code(), Some(0));
+    assert!(run.ok(&["inspect", "a.safetensors"]).contains("complete"));
+}
+
+#[test]
+fn nothing_is_replaced_or_lost_unasked() {
+    let run = Run::new();
+    let (checkpoint, photo) = (fixture("tiny_sam.safetensors"), fixture(PHOTO));
+    let base = ["predict", "--checkpoint", &checkpoint, "--image", &photo, "--point", "9,9", "--out", "out"];
+    run.ok(&joined(&base, &["--save-embedding", "photo.embedding"]));
+    // A call that fails takes nothing with it.
+    run.refused(&["predict", "--checkpoint", "gone.pth", "--image", &photo, "--out", "out", "--force"], &["gone.pth"]);
+    run.refused(&joined(&base[..5], &["--out", "out", "--force"]), &["no prompt"]);
+    assert!(run.path("out/mask_0.png").exists() && run.path("out/overlay.png").exists());
+    std::fs::write(run.path("precious"), "mine").expect("written");
+    for option in ["--logits", "--save-embedding"] {
+        run.refused(&joined(&base[..7], &["--out", "b", option, "precious"]), &["precious", "exists", "--force"]);
+        run.refused(&joined(&base[..7], &["--out", "b", option, "no/such/folder"]), &["no/such", "make it first"]);
+    }
+    assert_eq!(std::fs::read_to_string(run.path("precious")).expect("there"), "mine");
+    run.refused(&joined(&base[..7], &["--out", "precious", "--force"]), &["is a file"]);
+    run.refused(&["export", "--checkpoint", &checkpoint, "--format", "pth", "--out", ".", "--force"], &["is a folder"]);
+
+    // An embedding is of one picture, not of one size.
+    let other = run.path("other.png");
+    let mut picture = decode_rgb(&path(PHOTO)).expect("a fixture");
+    picture.put_pixel(3, 3, image::Rgb([1, 2, 3]));
+    sam_image::save_rgb_png(&picture, &other).expect("written");
+    let other = ["predict", "--checkpoint", &checkpoint, "--image", "other.png", "--point", "9,9", "--out", "c"];
+    run.refused(&joined(&other, &["--embedding", "photo.embedding"]), &["another picture"]);
+}
+
 #[test]
 fn every_layout_predicts_the_same() {
     let run = Run::new();
@@ -194,7 +239,7 @@ fn bad_checkpoints_are_refused() {
     run.refused(&["inspect", "cut.pth"], &["cut.pth", "truncated"]);
     run.refused(&["inspect", "notes.txt"], &["notes.txt", "not a checkpoint"]);
     run.refused(&["inspect", "empty.pth"], &["empty.pth", "empty"]);
-    run.refused(&["inspect", "missing.pth"], &["missing.pth", "No such file"]);
+    run.refused(&["inspect", "missing.pth"], &["missing.pth: No such file or directory (os error 2)\n"]);
     run.refused(&["inspect", "."], &["model.safetensors"]);
     run.refused(&["inspect", &fixture("malicious.pth")], &["malicious.pth", "system", "refused"]);
     assert!(!Path::new("pwned").exists() && !run.path("pwned").exists(), "nothing was executed");
@@ -252,7 +297,9 @@ fn full_vit_b_at_1024_runs_end_to_end() {
     let config = SamConfig::published(Variant::VitB);
     let sam = initialise(config.init(&cpu()).expect("published sizes fit"), 1);
     let file = run.path("vit_b.safetensors");
-    export(&sam, &config, ExportFormat::Safetensors, Dtype::F32, ImageSizePolicy::Published, &file).expect("written");
+    let options =
+        ExportOptions { format: ExportFormat::Safetensors, dtype: Dtype::F32, image_size: ImageSizePolicy::Published };
+    export(&sam, options, &file).expect("written");
     drop(sam);
     let text = run.ok(&["inspect", "vit_b.safetensors"]);
     assert!(text.contains("vit_b at 1024 px") && text.contains("314 (314 x F32), 93735728 values"), "{text}");

@@ -172,8 +172,7 @@ fn host_prompts(golden: &Golden, case: &str) -> Vec<ObjectPrompt> {
 #[test]
 fn the_predictor_agrees_from_pixels_to_full_size() {
     let golden = golden();
-    let checkpoint = Checkpoint::open(&path("tiny_sam.safetensors")).expect("a committed fixture");
-    let predictor = Predictor::new(&tiny(&cpu()), checkpoint.config, &cpu());
+    let predictor = Predictor::new(&tiny(&cpu()));
     for (case, image, original_hw) in
         [("point", "", [61, 81]), ("point_b", "_b", [48, 30]), ("box_point_b", "_b", [48, 30])]
     {

@@ -6,4 +6,5 @@ mod consumers; // other people's programs read what we write
 mod fixture; // the committed files and how to compare
 mod golden; // every output equals the official package's
 mod gradients; // so does every gradient
+mod training_behaviour; // drop path and dropout act while training only
 mod weights; // every layout read and written, strictly

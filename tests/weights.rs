@@ -5,7 +5,11 @@ use std::path::Path;
 
 use sam_model::init::initialise;
 use sam_model::weights::position_tables::{resize_absolute, resize_relative};
-use sam_model::weights::{Checkpoint, Dtype, ExportFormat, ImageSizePolicy, Layout, StateDict, WeightsError, export};
+use sam_model::weights::recognise::{Hints, recognise_sam};
+use sam_model::weights::{
+    Checkpoint, Dtype, ExportFormat, ExportOptions, ImageSizePolicy, Layout, LoadOptions, StateDict, WeightsError,
+    export,
+};
 use sam_model::{SamConfig, Variant};
 
 use crate::fixture::{Golden, check, cpu, path, tiny};
@@ -21,6 +25,10 @@ fn weights_of(sam: &sam_model::Sam) -> BTreeMap<String, Vec<f32>> {
         .into_iter()
         .map(|tensor| (tensor.key.clone(), tensor.values()))
         .collect()
+}
+
+fn f32_of(format: ExportFormat, image_size: ImageSizePolicy) -> ExportOptions {
+    ExportOptions { format, dtype: Dtype::F32, image_size }
 }
 
 fn tiny_config() -> SamConfig {
@@ -53,7 +61,7 @@ fn published_sizes_are_recognised_too() {
             .into_iter()
             .map(|(key, shape)| (key, sam_model::weights::TensorInfo { dtype: Dtype::F32, shape }))
             .collect();
-        assert_eq!(sam_model::weights::recognise::recognise_sam(&tensors, None), Ok(config));
+        assert_eq!(recognise_sam(&tensors, &Hints::default()), Ok(config));
     }
 }
 
@@ -94,12 +102,13 @@ fn what_is_written_reads_back_the_same() {
         [(ExportFormat::Safetensors, "a.safetensors"), (ExportFormat::Pth, "a.pth"), (ExportFormat::HuggingFace, "a")]
     {
         let out = folder.path().join(name);
-        let report = export(&sam, &config, format, Dtype::F32, ImageSizePolicy::Keep, &out).expect("written");
+        let options = f32_of(format, ImageSizePolicy::Keep);
+        let report = export(&sam, options, &out).expect("written");
         assert_eq!((report.tensors, report.image_size), (202, 64));
         assert_eq!(official_weights(&out), expected, "{name}");
         assert_eq!(Checkpoint::open(&out).expect("ours").config, config, "{name}");
         for dtype in [Dtype::F16, Dtype::BF16] {
-            export(&sam, &config, format, dtype, ImageSizePolicy::Keep, &out).expect("replaced");
+            export(&sam, ExportOptions { dtype, ..options }, &out).expect("replaced");
             let dict = Checkpoint::open(&out).expect("ours").dict;
             assert!(dict.tensors.values().all(|info| info.dtype == dtype), "{name}");
         }
@@ -113,8 +122,7 @@ fn what_is_written_reads_back_the_same() {
 fn the_hugging_face_folder_is_like_the_packages_own() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("hf");
-    export(&tiny(&cpu()), &tiny_config(), ExportFormat::HuggingFace, Dtype::F32, ImageSizePolicy::Keep, &out)
-        .expect("written");
+    export(&tiny(&cpu()), f32_of(ExportFormat::HuggingFace, ImageSizePolicy::Keep), &out).expect("written");
     let (ours, theirs) = (StateDict::open(&out).expect("ours"), StateDict::open(&path("tiny_hf")).expect("theirs"));
     assert_eq!(ours.tensors, theirs.tensors);
     assert_eq!(ours.metadata.get("format").map(String::as_str), Some("pt"), "transformers asks for it");
@@ -155,14 +163,15 @@ fn position_tables_are_resized_back_to_1024() {
     let (sam, config) = (tiny(&cpu()), tiny_config());
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("a.safetensors");
-    let report = export(&sam, &config, ExportFormat::Safetensors, Dtype::F32, ImageSizePolicy::Published, &out)
-        .expect("written");
+    let options = f32_of(ExportFormat::Safetensors, ImageSizePolicy::Published);
+    let report = export(&sam, options, &out).expect("written");
     assert_eq!((report.image_size, report.resized.len()), (1024, 5), "positions and two global blocks");
     let written = Checkpoint::open(&out).expect("ours");
     assert_eq!(written.config.image_encoder.image_size, 1024);
     assert_eq!(written.config.image_encoder.window_size, 3, "a window does not grow");
     // And down again, into a model of the old size: what was resized is near what it was, the rest is equal.
-    let (back, report) = written.load_with(&config, 0, &cpu()).expect("resized");
+    let options = LoadOptions { config, ..written.default_options() };
+    let (back, report) = written.load_with(&options, &cpu()).expect("resized");
     assert_eq!(report.resized.len(), 5);
     let (before, after) = (weights_of(&sam), weights_of(&back));
     for (key, values) in &before {
@@ -192,7 +201,8 @@ fn an_autoencoder_starts_an_encoder() {
     assert!(refused.contains("encoder only"), "{refused}");
 
     let config = tiny_config();
-    let (sam, report) = checkpoint.load_with(&config, 5, &cpu()).expect("it fits");
+    let options = LoadOptions { config: config.clone(), seed: 5, ..checkpoint.default_options() };
+    let (sam, report) = checkpoint.load_with(&options, &cpu()).expect("it fits");
     let weights = weights_of(&sam);
     let golden = Golden::open("tiny_mae_golden.safetensors");
     check("positions", &weights["image_encoder.pos_embed"], &golden.values("pos_embed_8x8"), 1e-6);
@@ -222,7 +232,7 @@ fn extra_missing_and_misshapen_tensors_are_all_listed() {
         .collect();
     let moved = tensors.remove("mask_decoder.iou_token.weight").expect("there");
     tensors.insert("mask_decoder.iou_tokn.weight".into(), moved.clone());
-    tensors.insert("mask_decoder.iou_token.weight2".into(), moved);
+    tensors.insert("mask_decoder.leftover.weight".into(), moved);
     tensors.remove("image_encoder.blocks.2.attn.proj.bias");
     tensors.insert("image_encoder.blocks.2.norm1.weight".into(), (vec![25], vec![0; 100]));
     // Everything that recognises the model is still there, or the error names what is not.
@@ -231,7 +241,10 @@ fn extra_missing_and_misshapen_tensors_are_all_listed() {
     write_safetensors(&tensors, &broken);
     let error = Checkpoint::open(&broken).and_then(|checkpoint| checkpoint.load(&cpu())).expect_err("broken");
     assert!(matches!(error, WeightsError::UnknownLayout { .. }), "{error}");
-    assert!(error.to_string().contains("mask_decoder.iou_token.weight"), "{error}");
+    // With the nearest key, which is the misspelt one.
+    for part in ["`mask_decoder.iou_token.weight`", "nearest: `mask_decoder.iou_tokn.weight` [1, 32]"] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
 
     let restored = tensors["mask_decoder.iou_tokn.weight"].clone();
     tensors.insert("mask_decoder.iou_token.weight".into(), restored);
@@ -245,6 +258,83 @@ fn extra_missing_and_misshapen_tensors_are_all_listed() {
     for part in ["iou_tokn", "[25]", "[24]", "a custom SAM at 64 px"] {
         assert!(error.to_string().contains(part), "{error}");
     }
+}
+
+/// Weights of one size into a model of another, as when somebody names the wrong variant.
+#[test]
+fn a_model_of_another_size_is_not_filled() {
+    let checkpoint = Checkpoint::open(&path("tiny_sam.safetensors")).expect("a committed fixture");
+    let mut options = checkpoint.default_options();
+    options.config.image_encoder.depth = 5;
+    options.config.image_encoder.mlp_dim = 48;
+    let error = checkpoint.load_with(&options, &cpu()).expect_err("another size");
+    let WeightsError::Mismatch { mismatch, .. } = &error else { panic!("{error}") };
+    assert_eq!(mismatch.missing.len(), 14, "a whole block is missing");
+    assert_eq!(mismatch.wrong_shape.len(), 3 * 4, "three tensors in each of four MLPs have another shape");
+}
+
+/// A window as large as the grid: the tables alone cannot tell which blocks are global, the file's metadata does.
+#[test]
+fn windows_as_large_as_the_grid_survive() {
+    let mut config = tiny_config();
+    config.image_encoder.window_size = 8;
+    config.mask_decoder.num_heads = 4;
+    let sam = initialise(config.init(&cpu()).expect("sizes fit"), 2);
+    let folder = tempfile::tempdir().expect("a folder");
+    for (format, name) in [(ExportFormat::Safetensors, "a.safetensors"), (ExportFormat::HuggingFace, "hf")] {
+        let out = folder.path().join(name);
+        export(&sam, f32_of(format, ImageSizePolicy::Keep), &out).expect("written");
+        assert_eq!(Checkpoint::open(&out).expect("ours").config, config, "{name}");
+        let big = folder.path().join(format!("big-{name}"));
+        let report = export(&sam, f32_of(format, ImageSizePolicy::Published), &big).expect("written");
+        assert_eq!(report.resized.len(), 5, "windowed tables stay as long as their window");
+        let written = Checkpoint::open(&big).expect("ours").config.image_encoder;
+        assert_eq!((written.image_size, written.window_size), (1024, 8));
+        assert_eq!(written.global_attn_indexes, [1, 3]);
+    }
+    // A .pth has no place for the number of heads, and everybody takes eight.
+    let error = export(&sam, f32_of(ExportFormat::Pth, ImageSizePolicy::Keep), &folder.path().join("a.pth"));
+    assert!(error.expect_err("four heads").to_string().contains("4 heads"));
+}
+
+#[test]
+fn weights_that_are_no_numbers_are_neither_read_nor_written() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let poison = |value: f32| {
+        let tensors = StateDict::open(&path("tiny_sam.safetensors")).expect("a committed fixture");
+        let mut tensors: BTreeMap<String, (Vec<usize>, Vec<u8>)> = tensors
+            .tensors
+            .iter()
+            .map(|(key, info)| (key.clone(), (info.shape.clone(), tensors.read_bytes(key).expect("readable"))))
+            .collect();
+        let weight = tensors.get_mut("image_encoder.neck.0.weight").expect("there");
+        weight.1[..4].copy_from_slice(&value.to_le_bytes());
+        let file = folder.path().join("poisoned.safetensors");
+        write_safetensors(&tensors, &file);
+        Checkpoint::open(&file).and_then(|checkpoint| checkpoint.load(&cpu()))
+    };
+    for value in [f32::NAN, f32::INFINITY] {
+        let error = poison(value).expect_err("no weight").to_string();
+        assert!(error.contains("image_encoder.neck.0.weight") && error.contains("poisoned"), "{error}");
+    }
+    let (sam, _) = poison(1e6).expect("large, but a number");
+    let out = folder.path().join("half.safetensors");
+    let options = ExportOptions { dtype: Dtype::F16, ..f32_of(ExportFormat::Safetensors, ImageSizePolicy::Keep) };
+    let error = export(&sam, options, &out).expect_err("too large for f16").to_string();
+    assert!(error.contains("1000000") && error.contains("bf16") && !out.exists(), "{error}");
+    export(&sam, ExportOptions { dtype: Dtype::BF16, ..options }, &out).expect("bf16 has the range");
+}
+
+#[test]
+fn parameters_take_the_type_that_is_asked_for() {
+    use burn::tensor::{DType, FloatDType};
+    let checkpoint = Checkpoint::open(&path("tiny_sam_wrapped_f16.pth")).expect("a committed fixture");
+    let dtype_of = |sam: &sam_model::Sam| sam.mask_decoder.iou_token.weight.val().dtype();
+    let (sam, _) = checkpoint.load(&cpu()).expect("it fits");
+    assert_eq!(dtype_of(&sam), DType::F32, "f32 whatever the file holds");
+    let options = LoadOptions { dtype: FloatDType::BF16, ..checkpoint.default_options() };
+    let (sam, _) = checkpoint.load_with(&options, &cpu()).expect("it fits");
+    assert_eq!(dtype_of(&sam), DType::BF16);
 }
 
 #[test]

@@ -1,14 +1,17 @@
 //! An image as the encoder sees it: computed once, kept, saved and given back.
 //!
-//! The file is a safetensors with one tensor and, as text, the image's sizes and a fingerprint of the encoder that made
-//! it: an embedding of another encoder decodes to plausible nonsense, so it is refused.
+//! The file is a safetensors with one tensor and, as text, the image's sizes and two fingerprints: of the encoder that made
+//! it and of the picture. An embedding of another encoder or another picture decodes to plausible nonsense, so both are
+//! compared before use.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
-use sam_image::ModelFrame;
-use sam_model::weights::{Dtype, StateDict, WeightsError, write_atomically};
+use sam_image::{ModelFrame, RgbImage};
+use sam_model::fingerprint::Fingerprint;
+use sam_model::weights::parameters::host_values;
+use sam_model::weights::{Dtype, StateDict, WeightsError, write_atomically, write_f32_tensors};
 
 const TENSOR: &str = "image_embedding";
 
@@ -19,8 +22,19 @@ pub struct ImageEmbedding {
     pub tensor: Tensor<4>,
     /// The image's sizes: original, resized, and the model's side.
     pub frame: ModelFrame,
-    /// Of the encoder that computed it.
-    pub fingerprint: u64,
+    /// Fingerprint of the encoder that computed it.
+    pub encoder: u64,
+    /// [`picture_fingerprint`] of the image.
+    pub picture: u64,
+}
+
+/// Tells pictures apart by their size and pixels.
+pub fn picture_fingerprint(image: &RgbImage) -> u64 {
+    let mut hash = Fingerprint::new(0);
+    hash.add_word(u64::from(image.width()));
+    hash.add_word(u64::from(image.height()));
+    hash.add_bytes(image.as_raw());
+    hash.value()
 }
 
 /// An embedding file cannot be used.
@@ -43,24 +57,17 @@ impl ImageEmbedding {
     /// Writes the embedding; what stands at `path` is replaced at once or not at all.
     pub fn save(&self, path: &Path) -> Result<(), EmbeddingError> {
         let shape = self.tensor.dims();
-        let values = self.tensor.to_data().try_to_vec::<f32>().unwrap_or_default();
-        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let values = host_values(&self.tensor);
         let pair = |size: [usize; 2]| format!("{},{}", size[0], size[1]);
         let metadata = HashMap::from([
-            ("sam_train.kind".to_owned(), TENSOR.to_owned()),
             ("original_hw".to_owned(), pair(self.frame.original_hw)),
             ("image_size".to_owned(), self.frame.side_px.to_string()),
-            ("encoder".to_owned(), format!("{:016x}", self.fingerprint)),
+            ("encoder".to_owned(), format!("{:016x}", self.encoder)),
+            ("picture".to_owned(), format!("{:016x}", self.picture)),
         ]);
-        write_atomically(path, |temporary| {
-            let unsupported = |error: safetensors::SafeTensorError| WeightsError::Io {
-                path: path.to_owned(),
-                source: std::io::Error::other(error),
-            };
-            let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.to_vec(), &bytes)
-                .map_err(unsupported)?;
-            safetensors::serialize_to_file([(TENSOR, view)], Some(metadata), temporary).map_err(unsupported)
-        })?;
+        let io = |source| WeightsError::Io { path: path.to_owned(), source };
+        let tensors: [(&str, &[usize], &[f32]); 1] = [(TENSOR, &shape, &values)];
+        write_atomically(path, io, |temporary| write_f32_tensors(temporary, &tensors, metadata).map_err(io))?;
         Ok(())
     }
 
@@ -79,11 +86,13 @@ impl ImageEmbedding {
         if original_hw.contains(&0) || side_px == 0 {
             return Err(odd("its sizes must be at least 1 px"));
         }
-        let fingerprint = text("encoder").and_then(|text| u64::from_str_radix(text, 16).ok());
-        let fingerprint = fingerprint.ok_or_else(|| odd("its metadata names no encoder"))?;
+        let fingerprint = |key: &str| text(key).and_then(|text| u64::from_str_radix(text, 16).ok());
+        let (encoder, picture) = fingerprint("encoder")
+            .zip(fingerprint("picture"))
+            .ok_or_else(|| odd("its metadata names no encoder and no picture"))?;
         let values = dict.read_f32(TENSOR)?;
         let tensor = Tensor::from_data(TensorData::new(values, shape), device);
-        Ok(Self { tensor, frame: ModelFrame::new(original_hw, side_px), fingerprint })
+        Ok(Self { tensor, frame: ModelFrame::new(original_hw, side_px), encoder, picture })
     }
 }
 

@@ -9,6 +9,6 @@ pub mod predictor;
 pub mod prompt;
 
 pub use device::{DeviceError, DeviceName};
-pub use embedding::{EmbeddingError, ImageEmbedding};
+pub use embedding::{EmbeddingError, ImageEmbedding, picture_fingerprint};
 pub use predictor::{Prediction, Predictor};
 pub use prompt::{Prompt, PromptError};

@@ -35,8 +35,11 @@ pub enum PromptError {
     /// A box whose corners are swapped, or of no area.
     #[error("box {0:?} must be X0,Y0,X1,Y1 with X0 < X1 and Y0 < Y1")]
     BoxCorners([f32; 4]),
-    /// A box that does not touch the image.
-    #[error("box {corners:?} must overlap the image, which is {width} px wide and {height} px high")]
+    /// A box that does not touch the image, or reaches further beyond it than the image is large.
+    #[error(
+        "box {corners:?} must overlap the image, which is {width} px wide and {height} px high, and reach no further \
+         beyond it than that"
+    )]
     BoxOutside {
         /// The corners.
         corners: [f32; 4],
@@ -76,7 +79,9 @@ impl Prompt {
             if !(x0 < x1 && y0 < y1 && corners.iter().all(|corner| corner.is_finite())) {
                 return Err(PromptError::BoxCorners(corners));
             }
-            if x1 <= 0.0 || y1 <= 0.0 || x0 >= width as f32 || y0 >= height as f32 {
+            let (wide, high) = (width as f32, height as f32);
+            let is_beside = x1 <= 0.0 || y1 <= 0.0 || x0 >= wide || y0 >= high;
+            if is_beside || x0 < -wide || y0 < -high || x1 > 2.0 * wide || y1 > 2.0 * high {
                 return Err(PromptError::BoxOutside { corners, width, height });
             }
         }
@@ -113,7 +118,9 @@ mod tests {
         for swapped in [boxed([9.0, 0.0, 1.0, 5.0]), boxed([1.0, 5.0, 9.0, 5.0]), boxed([f32::NAN, 0.0, 1.0, 1.0])] {
             assert!(check(swapped).contains("X0 < X1"));
         }
-        assert!(check(boxed([100.0, 0.0, 120.0, 5.0])).contains("overlap"));
+        for beside in [[100.0, 0.0, 120.0, 5.0], [-3e38, -3e38, 3e38, 3e38], [0.0, 0.0, 50.0, 101.0]] {
+            assert!(check(boxed(beside)).contains("overlap"), "{beside:?}");
+        }
         let masked = |logits| Prompt { mask_logits: Some(logits), ..Prompt::default() };
         assert!(check(masked(vec![0.0; 15])).contains("4 x 4"));
         assert!(check(masked([vec![0.0; 15], vec![f32::NAN]].concat())).contains("NaN"));

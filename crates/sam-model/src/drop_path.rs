@@ -1,5 +1,8 @@
 //! Drop path (stochastic depth, arXiv 1603.09382): in training a residual branch is left out for whole samples.
 //!
+//! What is dropped comes from the device's generator: a training loop that must be repeatable seeds it before every step
+//! (`Device::seed`) and draws nothing else from it in between.
+//!
 //! burn has none. As in timm and ViTDet the kept samples are scaled by `1 / (1 - p)`, so nothing changes at inference.
 
 use burn::module::{Flag, Module, Param};

@@ -18,6 +18,7 @@ use burn::tensor::{Tensor, TensorData};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use crate::fingerprint::Fingerprint;
 use crate::weights::ParameterPath;
 
 /// Standard deviation of ViT weights, cut at two deviations (ViTDet).
@@ -32,17 +33,23 @@ enum Draw {
     Uniform { bound: f32 },
 }
 
-/// Fills every parameter of a SAM model (or of one of its parts at the same paths) from `seed`.
+/// Fills every parameter of a SAM model from `seed`.
 pub fn initialise<M: Module>(module: M, seed: u64) -> M {
-    module.map(&mut Initialiser { path: ParameterPath::default(), seed })
+    initialise_where(module, seed, |_| true)
 }
 
-struct Initialiser {
+/// Fills the parameters whose official keys `chosen` names, each with what [`initialise`] would give it.
+pub fn initialise_where<M: Module>(module: M, seed: u64, chosen: impl Fn(&str) -> bool) -> M {
+    module.map(&mut Initialiser { path: ParameterPath::default(), seed, chosen })
+}
+
+struct Initialiser<F> {
     path: ParameterPath,
     seed: u64,
+    chosen: F,
 }
 
-impl ModuleMapper for Initialiser {
+impl<F: Fn(&str) -> bool> ModuleMapper for Initialiser<F> {
     fn enter_module(&mut self, name: &str, container_type: &str) {
         self.path.enter(name, container_type);
     }
@@ -54,6 +61,9 @@ impl ModuleMapper for Initialiser {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let shape = param.lazy_shape();
         let key = self.path.official_key();
+        if !(self.chosen)(&key) {
+            return param;
+        }
         // Drawn in the checkpoint's layout, so that the fan-in is read off the same axes for every kind of layer.
         let official_shape = self.path.official_shape(shape.as_slice());
         let draw = draw_for(&key, &official_shape);
@@ -102,11 +112,11 @@ fn fan_in(official_shape: &[usize]) -> usize {
     official_shape[1..].iter().product::<usize>().max(1)
 }
 
-/// FNV-1a of the key, mixed with the seed: stable over versions of this program and of Rust.
+/// Mixes the seed and the key; stable over versions of this program and of Rust.
 fn seed_of(seed: u64, key: &str) -> u64 {
-    key.bytes().fold(0xcbf2_9ce4_8422_2325 ^ seed.wrapping_mul(0x9e37_79b9_7f4a_7c15), |hash, byte| {
-        (hash ^ byte as u64).wrapping_mul(0x0000_0100_0000_01b3)
-    })
+    let mut hash = Fingerprint::new(seed);
+    hash.add_bytes(key.as_bytes());
+    hash.value()
 }
 
 fn draw_values(draw: Draw, count: usize, seed: u64) -> Vec<f32> {

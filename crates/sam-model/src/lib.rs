@@ -5,6 +5,7 @@
 
 pub mod attention;
 pub mod drop_path;
+pub mod fingerprint;
 pub mod image_encoder;
 pub mod init;
 pub mod layer_norm_2d;
@@ -19,6 +20,6 @@ pub mod weights;
 pub use image_encoder::{ImageEncoder, ImageEncoderConfig};
 pub use mask_decoder::{DecodedMasks, MaskDecoder, MaskDecoderConfig, MaskOutput};
 pub use prompt_encoder::{
-    MaskPrompts, ObjectPrompt, PointLabel, PromptEncoder, PromptEncoderConfig, Prompts, SparsePrompts,
+    MaskPrompts, ObjectPrompt, PromptEncoder, PromptEncoderConfig, Prompts, SparsePrompts, TokenKind,
 };
 pub use sam::{MASK_THRESHOLD, PIXEL_MEAN, PIXEL_STD, Sam, SamConfig, SamConfigError, Variant};

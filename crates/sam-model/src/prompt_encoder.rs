@@ -1,7 +1,7 @@
 //! Points, boxes and masks to embeddings (arXiv 2304.02643 §A; `segment_anything/modeling/prompt_encoder.py`).
 //!
 //! Differs from the reference in one thing: the objects of a call may have different prompts. What one object lacks is
-//! marked [`PointLabel::Absent`] and hidden from attention, so each object gets what it would get alone.
+//! marked [`TokenKind::Absent`] and hidden from attention, so each object gets what it would get alone.
 //!
 //! Shapes: `O` objects, `N` sparse tokens of the longest prompt, `C` embedding width, `G` grid side of the embedding.
 
@@ -19,7 +19,7 @@ pub const MASK_PROMPT_PER_GRID: usize = 4;
 
 /// What a sparse token means. The numbers are those of the reference and of its ONNX export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PointLabel {
+pub enum TokenKind {
     /// No token at all: the object's prompt is shorter than the longest one.
     Absent = -2,
     /// The token that the reference appends when there are points but no box.
@@ -61,9 +61,9 @@ pub struct Prompts {
 pub struct SparsePrompts {
     /// `[O, N, 2]`, x then y, pixels of the model's frame; the half-pixel shift is added inside.
     pub coords_xy_px: Tensor<3>,
-    /// `[O, N]`, codes of [`PointLabel`].
+    /// `[O, N]`, codes of [`TokenKind`].
     pub labels: Tensor<2, Int>,
-    /// Whether any label is [`PointLabel::Absent`]; without, attention needs no mask.
+    /// Whether any label is [`TokenKind::Absent`]; without, attention needs no mask.
     pub ragged: bool,
 }
 
@@ -84,13 +84,13 @@ impl Prompts {
     /// When `objects` is empty or a mask does not have `mask_side * mask_side` logits.
     pub fn from_objects(objects: &[ObjectPrompt], mask_side: usize, device: &Device) -> Self {
         assert!(!objects.is_empty(), "at least one object must be prompted");
-        let tokens: Vec<Vec<([f32; 2], PointLabel)>> = objects.iter().map(sparse_tokens).collect();
+        let tokens: Vec<Vec<([f32; 2], TokenKind)>> = objects.iter().map(sparse_tokens).collect();
         let longest = tokens.iter().map(Vec::len).max().unwrap_or(0);
         let sparse = (longest > 0).then(|| {
             let padded = || {
                 tokens.iter().flat_map(|tokens| {
                     let missing = longest - tokens.len();
-                    tokens.iter().copied().chain(std::iter::repeat_n(([0.0; 2], PointLabel::Absent), missing))
+                    tokens.iter().copied().chain(std::iter::repeat_n(([0.0; 2], TokenKind::Absent), missing))
                 })
             };
             let coords: Vec<f32> = padded().flat_map(|(xy, _)| xy).collect();
@@ -105,14 +105,14 @@ impl Prompts {
     }
 }
 
-fn sparse_tokens(object: &ObjectPrompt) -> Vec<([f32; 2], PointLabel)> {
-    let label = |positive| if positive { PointLabel::Positive } else { PointLabel::Negative };
+fn sparse_tokens(object: &ObjectPrompt) -> Vec<([f32; 2], TokenKind)> {
+    let label = |positive| if positive { TokenKind::Positive } else { TokenKind::Negative };
     let mut tokens: Vec<_> = object.points_xy_px.iter().map(|&(xy, positive)| (xy, label(positive))).collect();
     match object.box_xyxy_px {
         Some([x0, y0, x1, y1]) => {
-            tokens.extend([([x0, y0], PointLabel::BoxTopLeft), ([x1, y1], PointLabel::BoxBottomRight)]);
+            tokens.extend([([x0, y0], TokenKind::BoxTopLeft), ([x1, y1], TokenKind::BoxBottomRight)]);
         }
-        None if !tokens.is_empty() => tokens.push(([0.0; 2], PointLabel::NotAPoint)),
+        None if !tokens.is_empty() => tokens.push(([0.0; 2], TokenKind::NotAPoint)),
         None => {}
     }
     tokens
@@ -180,9 +180,9 @@ impl PromptEncoderConfig {
 pub struct PromptEncoder {
     /// Positions to vectors.
     pub pe_layer: PositionEmbeddingRandom,
-    /// For negative and positive points and the two box corners, in the order of [`PointLabel`].
+    /// For negative and positive points and the two box corners, in the order of [`TokenKind`].
     pub point_embeddings: Vec<Embedding>,
-    /// For [`PointLabel::NotAPoint`].
+    /// For [`TokenKind::NotAPoint`].
     pub not_a_point_embed: Embedding,
     /// Mask logits to the embedding grid.
     pub mask_downscaling: MaskDownscaling,
@@ -210,7 +210,7 @@ impl PromptEncoder {
             .sparse
             .as_ref()
             .filter(|sparse| sparse.ragged)
-            .map(|sparse| sparse.labels.clone().equal_elem(PointLabel::Absent as i64));
+            .map(|sparse| sparse.labels.clone().equal_elem(TokenKind::Absent as i64));
         PromptEmbeddings {
             sparse: prompts.sparse.as_ref().map(|sparse| self.embed_sparse(sparse)),
             absent,
@@ -322,9 +322,9 @@ mod tests {
     fn tokens_follow_the_reference_order() {
         let mut object = ObjectPrompt { points_xy_px: vec![([1.0, 2.0], true)], ..Default::default() };
         let labels = |object: &ObjectPrompt| sparse_tokens(object).iter().map(|t| t.1).collect::<Vec<_>>();
-        assert_eq!(labels(&object), [PointLabel::Positive, PointLabel::NotAPoint]);
+        assert_eq!(labels(&object), [TokenKind::Positive, TokenKind::NotAPoint]);
         object.box_xyxy_px = Some([0.0, 0.0, 4.0, 4.0]);
-        assert_eq!(labels(&object), [PointLabel::Positive, PointLabel::BoxTopLeft, PointLabel::BoxBottomRight]);
+        assert_eq!(labels(&object), [TokenKind::Positive, TokenKind::BoxTopLeft, TokenKind::BoxBottomRight]);
         assert!(labels(&ObjectPrompt::default()).is_empty());
     }
 

@@ -61,6 +61,11 @@ pub struct SamConfig {
     pub mask_decoder: MaskDecoderConfig,
 }
 
+/// Sizes beyond these belong to no model but to a damaged or hostile file; the published ones are far below.
+const MAX_WIDTH: usize = 1 << 16;
+const MAX_DEPTH: usize = 1000;
+const MAX_IMAGE_SIZE: usize = 1 << 15;
+
 /// A configuration whose sizes do not fit together.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("model sizes do not fit together: {}", problems.join("; "))]
@@ -130,6 +135,24 @@ impl SamConfig {
                 problems.push(problem);
             }
         };
+        for (name, size, limit) in [
+            ("image_size", encoder.image_size, MAX_IMAGE_SIZE),
+            ("patch_size", encoder.patch_size, MAX_IMAGE_SIZE),
+            ("window_size", encoder.window_size, MAX_IMAGE_SIZE),
+            ("embed_dim", encoder.embed_dim, MAX_WIDTH),
+            ("the encoder's mlp_dim", encoder.mlp_dim, MAX_WIDTH),
+            ("out_chans", encoder.out_chans, MAX_WIDTH),
+            ("mask_in_chans", prompts.mask_in_chans, MAX_WIDTH),
+            ("the decoder's mlp_dim", decoder.mlp_dim, MAX_WIDTH),
+            ("cross_dim", decoder.cross_dim, MAX_WIDTH),
+            ("iou_head_hidden_dim", decoder.iou_head_hidden_dim, MAX_WIDTH),
+            ("the encoder's depth", encoder.depth, MAX_DEPTH),
+            ("the decoder's depth", decoder.depth, MAX_DEPTH),
+            ("num_multimask_outputs", decoder.num_multimask_outputs, MAX_DEPTH),
+            ("iou_head_depth", decoder.iou_head_depth, MAX_DEPTH),
+        ] {
+            require(size <= limit, format!("{name} must be at most {limit}, got {size}"));
+        }
         let divides = |divisor: usize, value: usize| divisor > 0 && value > 0 && value.is_multiple_of(divisor);
         require(
             divides(encoder.patch_size, encoder.image_size),
@@ -198,7 +221,7 @@ impl SamConfig {
             image_encoder: encoder.init(device),
             prompt_encoder: self.prompt_encoder.init(encoder.image_size, encoder.grid_size(), device),
             mask_decoder: self.mask_decoder.init(device),
-            image_size: encoder.image_size,
+            config: self.clone(),
         })
     }
 }
@@ -212,13 +235,24 @@ pub struct Sam {
     pub prompt_encoder: PromptEncoder,
     /// Embeddings to masks.
     pub mask_decoder: MaskDecoder,
-    image_size: usize,
+    #[module(skip)]
+    config: SamConfig,
 }
 
 impl Sam {
+    /// The sizes it was made with.
+    pub fn config(&self) -> &SamConfig {
+        &self.config
+    }
+
     /// Side of the square input in pixels.
     pub fn image_size(&self) -> usize {
-        self.image_size
+        self.config.image_encoder.image_size
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> Device {
+        self.prompt_encoder.no_mask_embed.weight.lazy_device()
     }
 
     /// Normalises an image that already has its size in the model's frame and pads it at the right and bottom; the
@@ -255,9 +289,9 @@ impl Sam {
         let [_, channels, height, width] = images.dims();
         assert_eq!(
             [channels, height, width],
-            [3, self.image_size, self.image_size],
+            [3, self.image_size(), self.image_size()],
             "this model takes 3 x {0} x {0} px images",
-            self.image_size
+            self.image_size()
         );
         self.image_encoder.forward(images)
     }

@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use sam_data::{ConvertTo, OnBad, SourceOptions, Void};
 use sam_infer::DeviceName;
 use sam_model::weights::{Dtype, ExportFormat};
+use serde::de::DeserializeOwned;
 
 /// Train, evaluate, export and try promptable segmenters (Segment Anything).
 #[derive(Debug, Parser)]
@@ -22,6 +24,238 @@ pub(crate) enum Command {
     Export(ExportArguments),
     /// Segment an image from points, a box or an earlier mask
     Predict(PredictArguments),
+    /// Look at a data set, convert it, split it, or make one
+    #[command(subcommand)]
+    Data(DataCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DataCommand {
+    /// Say what is in a data set and everything that is wrong with it; exit code 2 on errors
+    Check(CheckArguments),
+    /// Draw contact sheets: images with masks and boxes, and what augmentation makes of them
+    Preview(PreviewArguments),
+    /// Write a data set in another format, and say what that format cannot hold
+    Convert(ConvertArguments),
+    /// Decide which images train, validate and test; added files never move others
+    Split(SplitArguments),
+    /// Make small synthetic scenes with exact masks, the same ones for the same seed
+    Synth(SynthArguments),
+}
+
+/// How to read a data set; what is not given is found out.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "How to read the data set")]
+pub(crate) struct SourceArguments {
+    /// coco, label_images, sa1b, yolo_seg or labelme
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<String>,
+    /// Folder of the images when it is not beside the annotations
+    #[arg(long, value_name = "DIR")]
+    images: Option<PathBuf>,
+    /// Only this part of a data set that comes split: train, val or test
+    #[arg(long, value_name = "PART")]
+    part: Option<String>,
+    /// COCO: what crowd means: auto, ignore, instances or drop
+    #[arg(long, value_name = "POLICY", default_value = "auto")]
+    crowd: String,
+    /// Label images: auto, instance, semantic or binary
+    #[arg(long, value_name = "KIND", default_value = "auto")]
+    labels: String,
+    /// Label images: the id that does not count: auto, none or a number
+    #[arg(long, value_name = "ID", default_value = "auto")]
+    void: String,
+    /// Images of more than 8 bits: as_is, percentile, min_max or {"window":{"level":L,"width":W}}
+    #[arg(long, value_name = "RULE", default_value = "as_is")]
+    intensity: String,
+    /// Leave bad objects and images out and count them, instead of stopping
+    #[arg(long)]
+    drop_bad: bool,
+}
+
+impl SourceArguments {
+    /// As the data crate takes them; the names are those of a config file.
+    pub(crate) fn options(&self) -> anyhow::Result<SourceOptions> {
+        let void = match self.void.parse::<u32>() {
+            Ok(id) => Void::Id(id),
+            Err(_) => named("--void", &self.void)?,
+        };
+        Ok(SourceOptions {
+            format: self.format.as_deref().map(|format| named("--format", format)).transpose()?,
+            images: self.images.clone(),
+            split: self.part.clone(),
+            crowd: named("--crowd", &self.crowd)?,
+            labels: named("--labels", &self.labels)?,
+            void,
+            intensity: named("--intensity", &self.intensity)?,
+            bad: if self.drop_bad { OnBad::Drop } else { OnBad::Refuse },
+            ..SourceOptions::default()
+        })
+    }
+}
+
+/// A value by the name that it has in a config file.
+fn named<T: DeserializeOwned>(option: &str, text: &str) -> anyhow::Result<T> {
+    let value = serde_json::from_str(text)
+        .ok()
+        .filter(serde_json::Value::is_object)
+        .unwrap_or_else(|| serde_json::Value::String(text.to_owned()));
+    serde_json::from_value(value).map_err(|error| anyhow::anyhow!("{option} {text}: {error}"))
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArguments {
+    /// Folder, COCO .json, YOLO data.yaml or SA-1B .tar
+    #[arg(value_name = "PATH")]
+    pub(crate) path: PathBuf,
+    /// Also write the report for programs
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Replace FILE if it exists
+    #[arg(long)]
+    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) source: SourceArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PreviewArguments {
+    /// Folder, COCO .json, YOLO data.yaml or SA-1B .tar
+    #[arg(value_name = "PATH")]
+    pub(crate) path: PathBuf,
+    /// Folder for the sheets
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// How many images, spread over the data set
+    #[arg(long, default_value_t = 12)]
+    pub(crate) count: usize,
+    /// How many augmented views of each
+    #[arg(long, default_value_t = 3)]
+    pub(crate) views: usize,
+    /// Side of a picture in pixels
+    #[arg(long, default_value_t = 256)]
+    pub(crate) cell: usize,
+    /// Of the augmentation
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Replace sheets of an earlier call
+    #[arg(long)]
+    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) source: SourceArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConvertArguments {
+    /// Folder, COCO .json, YOLO data.yaml or SA-1B .tar
+    #[arg(value_name = "PATH")]
+    pub(crate) path: PathBuf,
+    /// Format to write
+    #[arg(long)]
+    pub(crate) to: ConvertFormat,
+    /// New or empty folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) source: SourceArguments,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum ConvertFormat {
+    /// COCO instances, masks as compressed RLE
+    Coco,
+    /// A JSON file beside each image
+    Sa1b,
+    /// 16-bit PNGs of instance ids
+    Labels,
+}
+
+impl From<ConvertFormat> for ConvertTo {
+    fn from(format: ConvertFormat) -> Self {
+        match format {
+            ConvertFormat::Coco => ConvertTo::Coco,
+            ConvertFormat::Sa1b => ConvertTo::Sa1b,
+            ConvertFormat::Labels => ConvertTo::Labels,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SplitArguments {
+    /// Folder, COCO .json, YOLO data.yaml or SA-1B .tar
+    #[arg(value_name = "PATH")]
+    pub(crate) path: PathBuf,
+    /// JSON file with the names of each part
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// Share for validation
+    #[arg(long, default_value_t = 0.1)]
+    pub(crate) val: f64,
+    /// Share for testing
+    #[arg(long, default_value_t = 0.0)]
+    pub(crate) test: f64,
+    /// Another seed is another split
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Take the split that the data set comes with
+    #[arg(long)]
+    pub(crate) given: bool,
+    /// Keep images together whose names agree in what this pattern captures, such as `patient-(\\d+)`
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) group_regex: Option<String>,
+    /// Keep images together whose names agree up to this text, such as `_`
+    #[arg(long, value_name = "TEXT", conflicts_with = "group_regex")]
+    pub(crate) group_prefix: Option<String>,
+    /// Keep the images of a folder together
+    #[arg(long, conflicts_with_all = ["group_regex", "group_prefix"])]
+    pub(crate) group_folder: bool,
+    /// Replace FILE if it exists
+    #[arg(long)]
+    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) source: SourceArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SynthArguments {
+    /// New or empty folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// What to write
+    #[arg(long, default_value = "coco")]
+    pub(crate) format: SynthFormat,
+    /// Scenes to train on
+    #[arg(long, default_value_t = 24)]
+    pub(crate) train: usize,
+    /// Scenes to validate on
+    #[arg(long, default_value_t = 12)]
+    pub(crate) val: usize,
+    /// Scenes of different seeds have nothing in common
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Number of the first scene, to make more of a seed later
+    #[arg(long, default_value_t = 0)]
+    pub(crate) first: u64,
+    /// Smallest height and width in pixels
+    #[arg(long, default_value_t = 128)]
+    pub(crate) min_side: usize,
+    /// Largest height and width in pixels
+    #[arg(long, default_value_t = 192)]
+    pub(crate) max_side: usize,
+    /// Noise in grey levels; less makes smaller files
+    #[arg(long, default_value_t = 5.0)]
+    pub(crate) noise: f64,
+    /// Write into a folder that is not empty
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum SynthFormat {
+    /// PNG images and a COCO file per split
+    Coco,
+    /// JPEG images with a JSON file beside each
+    Sa1b,
 }
 
 #[derive(Debug, Args)]
@@ -94,7 +328,7 @@ pub(crate) struct PredictArguments {
     /// Where to compute: cpu, cuda, cuda:N or vulkan
     #[arg(long, default_value = "cpu")]
     pub(crate) device: DeviceName,
-    /// Replace the masks of an earlier call in DIR
+    /// Replace the masks of an earlier call in DIR, and files that exist
     #[arg(long)]
     pub(crate) force: bool,
 }

@@ -3,37 +3,41 @@
 use std::io::Write;
 
 use sam_infer::DeviceName;
-use sam_model::weights::{Checkpoint, ImageSizePolicy, LoadReport, export};
+use sam_model::weights::{Checkpoint, ExportOptions, ImageSizePolicy, LoadOptions, LoadReport, WeightsError, export};
 
-use crate::cli::ExportArguments;
+use crate::cli::{ExportArguments, FormatArgument};
 use crate::failure::{BadInput, Failure};
+use crate::output::output;
+use crate::target::{Target, check_target};
 
 pub(crate) fn run(arguments: &ExportArguments) -> Result<(), Failure> {
+    let target = match arguments.format {
+        FormatArgument::Huggingface => Target::Folder,
+        FormatArgument::Safetensors | FormatArgument::Pth => Target::File,
+    };
+    check_target(&arguments.out, "--out", target, arguments.force).bad_input()?;
     let checkpoint = Checkpoint::open(&arguments.checkpoint).bad_input()?;
-    if arguments.out.exists() && !arguments.force {
-        return Err(anyhow::anyhow!(
-            "{} exists; give another --out, or --force to replace it",
-            arguments.out.display()
-        ))
-        .bad_input();
-    }
     let device = DeviceName::Cpu.open().bad_input()?;
     let loaded = match arguments.fresh_seed {
         Some(_) if checkpoint.is_segmenter() => {
             Err(anyhow::anyhow!("--fresh-seed is for an MAE checkpoint; this one is complete and has nothing to draw"))
                 .bad_input()?
         }
-        Some(seed) => checkpoint.load_with(&checkpoint.config, seed, &device),
+        Some(seed) => checkpoint.load_with(&LoadOptions { seed, ..checkpoint.default_options() }, &device),
         None => checkpoint.load(&device),
     };
     let (sam, report) = loaded.bad_input()?;
-    let mut out = std::io::stdout().lock();
+    let mut out = output();
     writeln!(out, "read    {} ({})", arguments.checkpoint.display(), checkpoint.description())?;
     print_load_report(&mut out, &report)?;
 
-    let policy = if arguments.keep_image_size { ImageSizePolicy::Keep } else { ImageSizePolicy::Published };
-    let written =
-        export(&sam, &checkpoint.config, arguments.format.into(), arguments.dtype.into(), policy, &arguments.out)?;
+    let image_size = if arguments.keep_image_size { ImageSizePolicy::Keep } else { ImageSizePolicy::Published };
+    let options = ExportOptions { format: arguments.format.into(), dtype: arguments.dtype.into(), image_size };
+    let written = match export(&sam, options, &arguments.out) {
+        // What was asked for cannot be said in this format or type: another choice mends it.
+        Err(error @ (WeightsError::Unsupported(_) | WeightsError::NotFinite { .. })) => Err(error).bad_input()?,
+        written => written?,
+    };
     for table in &written.resized {
         writeln!(out, "resized {}: {:?} to {:?}", table.key, table.from, table.to)?;
     }
@@ -58,6 +62,9 @@ pub(crate) fn print_load_report(out: &mut impl Write, report: &LoadReport) -> Re
     }
     for key in &report.fresh {
         writeln!(out, "fresh   {key}")?;
+    }
+    for assumption in &report.assumed {
+        writeln!(out, "assumed {assumption}")?;
     }
     Ok(())
 }

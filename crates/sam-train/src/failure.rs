@@ -19,14 +19,15 @@ impl Failure {
             Failure::Input(error) => (error, 2),
             Failure::Run(error) => (error, 1),
         };
-        // A reader that closed the pipe (`| head`) has seen enough.
-        let is_closed_pipe = |cause: &(dyn std::error::Error + 'static)| {
-            cause.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
-        };
-        if error.chain().any(is_closed_pipe) {
-            return ExitCode::SUCCESS;
+        // Messages of libraries often end with their cause; it is not said twice.
+        let mut message = String::new();
+        for cause in error.chain().map(|cause| cause.to_string()) {
+            if !message.contains(&cause) {
+                let separator = if message.is_empty() { "" } else { ": " };
+                message = format!("{message}{separator}{cause}");
+            }
         }
-        let _ = writeln!(std::io::stderr(), "error: {error:#}");
+        let _ = writeln!(std::io::stderr(), "error: {message}");
         ExitCode::from(code)
     }
 }

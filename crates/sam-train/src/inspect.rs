@@ -9,9 +9,10 @@ use sam_model::weights::{Checkpoint, StateDict, TensorInfo};
 
 use crate::cli::InspectArguments;
 use crate::failure::{BadInput, Failure};
+use crate::output::output;
 
 pub(crate) fn run(arguments: &InspectArguments) -> Result<(), Failure> {
-    let mut out = std::io::stdout().lock();
+    let mut out = output();
     let dict = StateDict::open(&arguments.checkpoint).bad_input()?;
     print_file(&mut out, &dict)?;
     if arguments.tensors {
@@ -32,8 +33,13 @@ pub(crate) fn run(arguments: &InspectArguments) -> Result<(), Failure> {
     for key in &report.fresh {
         writeln!(out, "not in file {key}")?;
     }
-    if report.fresh.is_empty() {
-        writeln!(out, "complete: every tensor of the model is in the file, and none is left over")?;
+    for assumption in &report.assumed {
+        writeln!(out, "assumed     {assumption}")?;
+    }
+    match (report.fresh.len(), report.dropped.len()) {
+        (0, 0) => writeln!(out, "complete: every tensor of the model is in the file, and none is left over")?,
+        (0, dropped) => writeln!(out, "complete: every tensor of the model is in the file; {dropped} are not needed")?,
+        (fresh, _) => writeln!(out, "incomplete: {fresh} tensors of the model are not in the file")?,
     }
     Ok(())
 }

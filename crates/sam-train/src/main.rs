@@ -3,10 +3,14 @@
 //! `main` maps a result to an exit code, `run` is one match over the commands, each command is one file.
 
 mod cli;
+mod data;
 mod export;
 mod failure;
 mod inspect;
+mod output;
 mod predict;
+mod progress;
+mod target;
 mod timing;
 
 use std::process::ExitCode;
@@ -28,5 +32,6 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),
         Command::Predict(arguments) => predict::run(&arguments),
+        Command::Data(command) => data::run(&command),
     }
 }

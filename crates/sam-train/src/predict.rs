@@ -5,35 +5,38 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
-use burn::tensor::Tensor;
-use sam_image::{Mask, Overlay, PointLabel, RgbImage, decode_rgb, overlay, save_mask_png, save_rgb_png};
-use sam_infer::{ImageEmbedding, Prediction, Predictor, Prompt};
+use sam_image::{Mask, ModelFrame, Overlay, PointLabel, RgbImage, decode_rgb, overlay, save_mask_png, save_rgb_png};
+use sam_infer::{ImageEmbedding, Prediction, Predictor, Prompt, picture_fingerprint};
 use sam_model::MaskOutput;
-use sam_model::weights::{Dtype, StateDict, write_atomically};
+use sam_model::weights::parameters::host_values;
+use sam_model::weights::{StateDict, write_atomically, write_f32_tensors};
 
 use crate::cli::PredictArguments;
 use crate::export::print_load_report;
 use crate::failure::{BadInput, Failure};
+use crate::output::output;
+use crate::target::{Target, check_target};
 use crate::timing::timed;
 
 pub(crate) fn run(arguments: &PredictArguments) -> Result<(), Failure> {
+    check_targets(arguments).bad_input()?;
     let image = decode_rgb(&arguments.image).bad_input()?;
-    clear_earlier_masks(&arguments.out, arguments.force).bad_input()?;
     let device = arguments.device.open().bad_input()?;
     let loaded = timed("loaded", || Predictor::from_checkpoint(&arguments.checkpoint, &device));
     let (predictor, report) = loaded.bad_input()?;
     print_load_report(&mut std::io::stderr(), &report)?;
 
     // The prompt is checked before the encoder takes its time.
-    let prompt = read_prompt(arguments, predictor.config().low_res_side()).bad_input()?;
-    let side = predictor.config().image_encoder.image_size;
+    let side = predictor.config().low_res_side();
+    let prompt = read_prompt(arguments, side).bad_input()?;
     let size_hw = [image.height() as usize, image.width() as usize];
-    prompt.to_model(&sam_image::ModelFrame::new(size_hw, side), predictor.config().low_res_side()).bad_input()?;
+    let frame = ModelFrame::new(size_hw, predictor.config().image_encoder.image_size);
+    prompt.to_model(&frame, side).bad_input()?;
 
     let embedding = match &arguments.embedding {
         Some(path) => {
             let embedding = ImageEmbedding::load(path, &device).bad_input()?;
-            check_embedding(&predictor, &embedding, size_hw, path).bad_input()?;
+            check_embedding(&predictor, &embedding, &image, path).bad_input()?;
             embedding
         }
         None => timed("encoded", || {
@@ -53,12 +56,32 @@ pub(crate) fn run(arguments: &PredictArguments) -> Result<(), Failure> {
         Ok::<_, sam_infer::PromptError>((prediction, masks))
     })
     .bad_input()?;
-
+    if let Some(score) = prediction.iou_predictions.iter().find(|score| !score.is_finite()) {
+        Err(anyhow!("{}: the model answers with a score of {score}", arguments.checkpoint.display()))?;
+    }
     write_pictures(&arguments.out, &image, &prompt, &masks)?;
     if let Some(path) = &arguments.logits {
         write_logits(&prediction, path)?;
     }
     print_scores(&arguments.out, &prediction, &masks)
+}
+
+/// What would be replaced, and whether it may be, before anything is read or computed.
+fn check_targets(arguments: &PredictArguments) -> anyhow::Result<()> {
+    let files = [("--logits", &arguments.logits), ("--save-embedding", &arguments.save_embedding)];
+    for (option, path) in files {
+        if let Some(path) = path {
+            check_target(path, option, Target::File, arguments.force)?;
+        }
+    }
+    let earlier = earlier_pictures(&arguments.out)?;
+    match earlier.first() {
+        // An existing folder is fine as long as it holds no masks.
+        None if arguments.out.is_dir() => Ok(()),
+        None => check_target(&arguments.out, "--out", Target::Folder, arguments.force),
+        Some(_) if arguments.force => Ok(()),
+        Some(path) => bail!("{} is of an earlier call; give another --out, or --force to replace it", path.display()),
+    }
 }
 
 fn read_prompt(arguments: &PredictArguments, low_res_side: usize) -> anyhow::Result<Prompt> {
@@ -99,44 +122,69 @@ fn read_mask_input(path: &Path, low_res_side: usize) -> anyhow::Result<Vec<f32>>
 fn check_embedding(
     predictor: &Predictor,
     embedding: &ImageEmbedding,
-    size_hw: [usize; 2],
+    image: &RgbImage,
     path: &Path,
 ) -> anyhow::Result<()> {
     if !predictor.made(embedding) {
         bail!("{}: the embedding was made by another checkpoint; make it anew with --save-embedding", path.display());
     }
-    if embedding.frame.original_hw != size_hw {
-        bail!(
-            "{}: the embedding is of an image of {:?} (height, width), this one has {size_hw:?}",
-            path.display(),
-            embedding.frame.original_hw
-        );
+    if embedding.picture != picture_fingerprint(image) {
+        bail!("{}: the embedding is of another picture; make it anew with --save-embedding", path.display());
     }
     Ok(())
 }
 
-fn mask_path(folder: &Path, index: usize) -> PathBuf {
-    folder.join(format!("mask_{index}.png"))
+const OVERLAY: &str = "overlay.png";
+
+fn mask_name(index: usize) -> String {
+    format!("mask_{index}.png")
 }
 
-/// Masks of an earlier call would mix with the new ones.
-fn clear_earlier_masks(folder: &Path, force: bool) -> anyhow::Result<()> {
-    let earlier = (0..).map(|index| mask_path(folder, index)).take_while(|path| path.exists());
-    for path in earlier {
-        if !force {
-            bail!("{} is of an earlier call; give another --out, or --force to replace it", path.display());
+/// Pictures that an earlier call left: they would mix with the new ones.
+fn earlier_pictures(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let is_ours = |name: &str| {
+        let number = name.strip_prefix("mask_").and_then(|rest| rest.strip_suffix(".png"));
+        name == OVERLAY || number.is_some_and(|number| number.parse::<usize>().is_ok())
+    };
+    let mut pictures = Vec::new();
+    for entry in std::fs::read_dir(folder).with_context(|| format!("listing {}", folder.display()))? {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(is_ours) {
+            pictures.push(entry.path());
         }
-        std::fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
     }
-    Ok(())
+    pictures.sort();
+    Ok(pictures)
 }
 
-/// A PNG per mask, and one picture with a panel per mask.
+/// A PNG per mask, and one picture with a panel per mask. What an earlier call left goes only now that there is better.
 fn write_pictures(folder: &Path, image: &RgbImage, prompt: &Prompt, masks: &[Mask]) -> anyhow::Result<()> {
     std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    let write = |name: &str, save: &dyn Fn(&Path) -> Result<(), sam_image::ImageError>| -> anyhow::Result<()> {
+        let path = folder.join(name);
+        let io = |error| anyhow!("{}: {error}", path.display());
+        write_atomically(&path, io, |temporary| Ok(save(temporary)?))?;
+        Ok(())
+    };
     for (index, mask) in masks.iter().enumerate() {
-        save_mask_png(mask, &mask_path(folder, index))?;
+        write(&mask_name(index), &|path| save_mask_png(mask, path))?;
     }
+    let panels = panels(image, prompt, masks);
+    write(OVERLAY, &|path| save_rgb_png(&panels, path))?;
+    let written: Vec<PathBuf> = (0..masks.len()).map(|index| folder.join(mask_name(index))).collect();
+    for path in earlier_pictures(folder)? {
+        if !written.contains(&path) && !path.ends_with(OVERLAY) {
+            std::fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// The image once per mask, side by side, each with its mask and the prompt.
+fn panels(image: &RgbImage, prompt: &Prompt, masks: &[Mask]) -> RgbImage {
     let label = |positive| if positive { PointLabel::Positive } else { PointLabel::Negative };
     let points: Vec<_> = prompt.points_xy_px.iter().map(|&(xy, positive)| (xy, label(positive))).collect();
     let boxes: Vec<[f32; 4]> = prompt.box_xyxy_px.into_iter().collect();
@@ -149,52 +197,33 @@ fn write_pictures(folder: &Path, image: &RgbImage, prompt: &Prompt, masks: &[Mas
             panels.put_pixel(x + index as u32 * width, y, *pixel);
         }
     }
-    save_rgb_png(&panels, &folder.join("overlay.png"))?;
-    Ok(())
+    panels
 }
 
 fn write_logits(prediction: &Prediction, path: &Path) -> anyhow::Result<()> {
-    let tensor = |tensor: Tensor<3>| -> anyhow::Result<(Vec<usize>, Vec<u8>)> {
-        let shape = tensor.dims().to_vec();
-        Ok((shape, bytes_of(&tensor.into_data().try_to_vec::<f32>()?)))
-    };
+    let full_size = prediction.full_size_logits();
+    let (low_res_shape, shape) = (prediction.low_res_logits.dims(), full_size.dims());
+    let (low_res, full_size) = (host_values(&prediction.low_res_logits), host_values(&full_size));
     let scores = &prediction.iou_predictions;
-    let parts = [
-        ("low_res_logits", tensor(prediction.low_res_logits.clone())?),
-        ("logits", tensor(prediction.full_size_logits())?),
-        ("iou_predictions", (vec![scores.len()], bytes_of(scores))),
+    let tensors: [(&str, &[usize], &[f32]); 3] = [
+        ("low_res_logits", &low_res_shape, &low_res),
+        ("logits", &shape, &full_size),
+        ("iou_predictions", &[scores.len()], scores),
     ];
-    write_atomically(path, |temporary| {
-        let failed = |error: safetensors::SafeTensorError| sam_model::weights::WeightsError::Io {
-            path: path.to_owned(),
-            source: std::io::Error::other(error),
-        };
-        let views = parts
-            .iter()
-            .map(|(name, (shape, bytes))| {
-                let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes);
-                Ok((*name, view.map_err(failed)?))
-            })
-            .collect::<Result<Vec<_>, sam_model::weights::WeightsError>>()?;
-        safetensors::serialize_to_file(views, None::<HashMap<String, String>>, temporary).map_err(failed)
-    })?;
+    let io = |error| anyhow!("{}: {error}", path.display());
+    write_atomically(path, io, |temporary| write_f32_tensors(temporary, &tensors, HashMap::new()).map_err(io))?;
     Ok(())
 }
 
-fn bytes_of(values: &[f32]) -> Vec<u8> {
-    debug_assert_eq!(Dtype::F32.size(), 4);
-    values.iter().flat_map(|value| value.to_le_bytes()).collect()
-}
-
 fn print_scores(folder: &Path, prediction: &Prediction, masks: &[Mask]) -> Result<(), Failure> {
-    let mut out = std::io::stdout().lock();
+    let mut out = output();
     writeln!(out, "mask  predicted_iou  area_px   area  file")?;
     for (index, (mask, score)) in masks.iter().zip(&prediction.iou_predictions).enumerate() {
         let area = mask.area_px();
         let share = 100.0 * area as f64 / mask.pixels().len() as f64;
-        let file = mask_path(folder, index);
+        let file = folder.join(mask_name(index));
         writeln!(out, "{index:4}  {score:13.4}  {area:7}  {share:4.1}%  {}", file.display())?;
     }
-    writeln!(out, "look at {}", folder.join("overlay.png").display())?;
+    writeln!(out, "look at {}", folder.join(OVERLAY).display())?;
     Ok(())
 }

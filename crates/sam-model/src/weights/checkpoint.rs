@@ -6,23 +6,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, FloatDType};
 
 use super::error::{Mismatch, WeightsError, nearest_key};
-use super::huggingface::HuggingFaceConfig;
+use super::huggingface::hints_beside;
 use super::layout::{Layout, drop_reason};
 use super::parameters::{fill_parameters, parameter_shapes};
 use super::position_tables::{ResizedTable, resize_absolute, resize_relative};
-use super::recognise::{recognise_mae, recognise_sam};
-use super::state_dict::{StateDict, TensorInfo};
-use crate::init::initialise;
+use super::recognise::{Hints, Unrecognised, assumed_heads, recognise_mae, recognise_sam};
+use super::state_dict::{Dtype, StateDict, TensorInfo};
+use crate::init::initialise_where;
 use crate::sam::{Sam, SamConfig};
 
 /// Key of our own metadata: the sizes as JSON, of which only what tensors cannot tell is read back.
 pub const CONFIG_METADATA: &str = "sam_train.config";
 
-/// Blocks and layers beyond these are no segmenter but a damaged or hostile file.
-const MAX_DEPTH: usize = 1000;
+/// Image size at which a masked autoencoder's encoder starts a segmenter.
+const START_IMAGE_SIZE: usize = 1024;
 
 /// A recognised checkpoint.
 #[derive(Debug)]
@@ -33,6 +33,18 @@ pub struct Checkpoint {
     pub layout: Layout,
     /// The sizes of the model they are of. A masked autoencoder's is the segmenter it can start.
     pub config: SamConfig,
+    assumptions: Vec<String>,
+}
+
+/// How to load.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// Sizes of the model to fill: the file's own, or with other rates for training or another image size.
+    pub config: SamConfig,
+    /// What the file's layout does not have is drawn from this.
+    pub seed: u64,
+    /// Type of the parameters on the device; f32 whatever the file holds, unless asked otherwise.
+    pub dtype: FloatDType,
 }
 
 /// What happened to each tensor.
@@ -46,6 +58,8 @@ pub struct LoadReport {
     pub fresh: Vec<String>,
     /// Position tables that were resized.
     pub resized: Vec<ResizedTable>,
+    /// What neither the tensors nor the file's metadata tell, a sentence each.
+    pub assumed: Vec<String>,
 }
 
 impl Checkpoint {
@@ -56,26 +70,23 @@ impl Checkpoint {
 
     /// Recognises an opened file.
     pub fn recognise(dict: StateDict) -> Result<Self, WeightsError> {
-        let unknown = |dict: &StateDict, what| WeightsError::UnknownLayout { path: dict.path.clone(), what };
-        let layout = Layout::recognise(&dict.tensors).map_err(|what| unknown(&dict, what))?;
+        let unknown = |what| WeightsError::UnknownLayout { path: dict.path.clone(), what };
+        let layout = Layout::recognise(&dict.tensors).map_err(unknown)?;
         let official: BTreeMap<String, TensorInfo> =
             dict.tensors.iter().filter_map(|(key, info)| Some((layout.key_to_official(key)?, info.clone()))).collect();
-        let config = match layout {
-            Layout::Mae => recognise_mae(&official, 1024),
-            Layout::Official => recognise_sam(&official, own_decoder_heads(&dict)),
-            Layout::HuggingFace => {
-                let config = HuggingFaceConfig::beside(&dict.path)?;
-                recognise_sam(&official, config.map(|config| config.decoder_heads()))
-            }
+        let hints = match layout {
+            Layout::HuggingFace => hints_beside(&dict.path)?,
+            Layout::Official | Layout::Mae => own_hints(&dict)?,
         };
-        let config = config.map_err(|what| {
-            unknown(&dict, format!("has the keys of the {} layout, but {what}; the file is incomplete", layout.name()))
-        })?;
-        if config.image_encoder.depth > MAX_DEPTH || config.mask_decoder.depth > MAX_DEPTH {
-            return Err(unknown(&dict, format!("numbers its blocks beyond {MAX_DEPTH}; the file is damaged")));
-        }
+        let config = match layout {
+            Layout::Mae => recognise_mae(&official, &hints, START_IMAGE_SIZE),
+            Layout::Official | Layout::HuggingFace => recognise_sam(&official, &hints),
+        };
+        let config = config.map_err(|problem| unknown(explain(&dict, layout, problem)))?;
         config.check().map_err(|source| WeightsError::Config { path: dict.path.clone(), source })?;
-        Ok(Self { dict, layout, config })
+        let heads = assumed_heads(&config, &hints).filter(|_| layout == Layout::Mae);
+        let assume = |heads| format!("{heads} attention heads: an MAE checkpoint of this width does not tell how many");
+        Ok(Self { dict, layout, config, assumptions: heads.map(assume).into_iter().collect() })
     }
 
     /// Whether the file holds a whole segmenter, not only an encoder to start from.
@@ -86,6 +97,11 @@ impl Checkpoint {
     /// The published name and image size, or the sizes that make it a custom one.
     pub fn description(&self) -> String {
         describe(&self.config)
+    }
+
+    /// The file's own sizes, f32, seed 0.
+    pub fn default_options(&self) -> LoadOptions {
+        LoadOptions { config: self.config.clone(), seed: 0, dtype: FloatDType::F32 }
     }
 
     /// Loads the segmenter at its own image size.
@@ -99,19 +115,29 @@ impl Checkpoint {
                 self.dict.path.display()
             )));
         }
-        self.load_with(&self.config, 0, device)
+        self.load_with(&self.default_options(), device)
     }
 
     /// Loads into a model of other rates or of another image size than the file's; position tables are resized. What the
-    /// file does not have because its layout has no such tensor is drawn from `seed` and reported as fresh.
-    pub fn load_with(&self, config: &SamConfig, seed: u64, device: &Device) -> Result<(Sam, LoadReport), WeightsError> {
-        let sam =
-            config.init(device).map_err(|source| WeightsError::Config { path: self.dict.path.clone(), source })?;
-        let wanted = parameter_shapes(&sam);
-        let (plan, report) = self.compare(config, &wanted)?;
-        let sam = if report.fresh.is_empty() { sam } else { initialise(sam, seed) };
-        let sam = fill_parameters(sam, |official| match plan.get(official) {
-            Some(filling) => Ok(Some(filling.read(&self.dict)?)),
+    /// file does not have because its layout has no such tensor is drawn from the seed and reported as fresh.
+    pub fn load_with(&self, options: &LoadOptions, device: &Device) -> Result<(Sam, LoadReport), WeightsError> {
+        let sam = self.empty_model(&options.config, device)?;
+        let (plan, report) = self.compare(&options.config, &parameter_shapes(&sam))?;
+        let fresh: BTreeSet<&str> = report.fresh.iter().map(String::as_str).collect();
+        let sam = initialise_where(sam, options.seed, |key| fresh.contains(key));
+        let sam = fill_parameters(sam, options.dtype, |official| match plan.get(official) {
+            Some(filling) => {
+                let values = filling.read(&self.dict)?;
+                match values.iter().find(|value| !value.is_finite()) {
+                    Some(&value) => Err(WeightsError::NotFinite {
+                        path: self.dict.path.clone(),
+                        key: filling.key().to_owned(),
+                        value,
+                        hint: "; the training that wrote it has diverged",
+                    }),
+                    None => Ok(Some(values)),
+                }
+            }
             None => Ok(None),
         })?;
         Ok((sam, report))
@@ -119,11 +145,12 @@ impl Checkpoint {
 
     /// What loading at the file's own size would report, without reading weights.
     pub fn report(&self) -> Result<LoadReport, WeightsError> {
-        let sam = self
-            .config
-            .init(&Device::flex())
-            .map_err(|source| WeightsError::Config { path: self.dict.path.clone(), source })?;
+        let sam = self.empty_model(&self.config, &Device::flex())?;
         Ok(self.compare(&self.config, &parameter_shapes(&sam))?.1)
+    }
+
+    fn empty_model(&self, config: &SamConfig, device: &Device) -> Result<Sam, WeightsError> {
+        config.init(device).map_err(|source| WeightsError::Config { path: self.dict.path.clone(), source })
     }
 
     fn compare(
@@ -131,7 +158,8 @@ impl Checkpoint {
         config: &SamConfig,
         wanted: &[(String, Vec<usize>)],
     ) -> Result<(BTreeMap<String, Filling>, LoadReport), WeightsError> {
-        let (mut plan, mut report, mut mismatch) = (BTreeMap::new(), LoadReport::default(), Mismatch::default());
+        let (mut plan, mut mismatch) = (BTreeMap::new(), Mismatch::default());
+        let mut report = LoadReport { assumed: self.assumptions.clone(), ..LoadReport::default() };
         let mut unused: BTreeSet<&str> = self.dict.tensors.keys().map(String::as_str).collect();
         for (official, shape) in wanted {
             let Some(key) = self.layout.key_from_official(official) else {
@@ -143,6 +171,9 @@ impl Checkpoint {
                 continue;
             };
             unused.remove(key.as_str());
+            if !matches!(info.dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+                return Err(WeightsError::NotAFloat { path: self.dict.path.clone(), key, dtype: info.dtype });
+            }
             match Filling::new(key.clone(), &info.shape, official, shape) {
                 Some(filling) => {
                     if filling.is_resized() {
@@ -239,6 +270,13 @@ impl Filling {
         }
     }
 
+    /// Of the tensor in the file.
+    fn key(&self) -> &str {
+        match self {
+            Filling::AsIs { key } | Filling::Absolute { key, .. } | Filling::Relative { key, .. } => key,
+        }
+    }
+
     fn is_resized(&self) -> bool {
         match self {
             Filling::AsIs { .. } => false,
@@ -259,9 +297,32 @@ impl Filling {
     }
 }
 
-fn own_decoder_heads(dict: &StateDict) -> Option<usize> {
-    let config: SamConfig = serde_json::from_str(dict.metadata.get(CONFIG_METADATA)?).ok()?;
-    Some(config.mask_decoder.num_heads)
+/// What our own metadata says beyond the tensors. Fields that a later version adds do not matter.
+fn own_hints(dict: &StateDict) -> Result<Hints, WeightsError> {
+    let Some(text) = dict.metadata.get(CONFIG_METADATA) else { return Ok(Hints::default()) };
+    match serde_json::from_str(text) {
+        Ok(config) => Ok(Hints::from_json(&config, "image_encoder", ["mask_decoder", "num_heads"])),
+        Err(error) => Err(WeightsError::NotACheckpoint {
+            path: dict.path.clone(),
+            reason: format!("its metadata `{CONFIG_METADATA}` is damaged: {error}"),
+        }),
+    }
+}
+
+/// Why a file of a known layout holds no segmenter, in the file's own keys.
+fn explain(dict: &StateDict, layout: Layout, problem: Unrecognised) -> String {
+    let in_file = |official: String| layout.key_from_official(&official).unwrap_or(official);
+    let what = match problem {
+        Unrecognised::Missing(official) => {
+            let key = in_file(official);
+            let nearest = nearest_key(&key, dict.tensors.keys().map(String::as_str));
+            let nearest = nearest.map(|near| format!(" (nearest: `{near}` {:?})", dict.tensors[&near].shape));
+            format!("there is no tensor `{key}`{}", nearest.unwrap_or_default())
+        }
+        Unrecognised::Odd(official, problem) => format!("`{}` {problem}", in_file(official)),
+        Unrecognised::Other(problem) => problem,
+    };
+    format!("has keys of the {} layout, but {what}", layout.name())
 }
 
 /// The published name and image size, or the sizes that make it a custom one.

@@ -81,6 +81,18 @@ pub enum WeightsError {
         /// Its type.
         dtype: Dtype,
     },
+    /// A weight that is no number, or infinite, or too large for the type asked for.
+    #[error("{}: tensor `{key}` holds {value}, which is no weight{hint}", path.display())]
+    NotFinite {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        key: String,
+        /// The first such value.
+        value: f32,
+        /// What may help.
+        hint: &'static str,
+    },
     /// A written file did not read back as it was meant.
     #[error("{}: written, but tensor `{key}` read back differs; the disk or its driver is at fault", path.display())]
     ReadBack {

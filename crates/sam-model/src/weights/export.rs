@@ -1,21 +1,24 @@
 //! A segmenter to files that other people's programs load.
 //!
 //! Atomic: everything goes to a temporary name in the same folder, is synced, read back and compared with the model, and
-//! only then takes its final name. A crash leaves the old file or the new one, never half of one.
+//! only then takes its final name. A crash leaves the old file or the new one, never half of one. A new Hugging Face folder
+//! appears as a whole; in one that exists the three files are replaced one by one, the weights last.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use super::atomic::{write_atomically, write_folder_atomically};
 use super::checkpoint::CONFIG_METADATA;
 use super::error::WeightsError;
 use super::huggingface;
 use super::layout::Layout;
 use super::parameters::{NamedTensor, named_tensors};
 use super::position_tables::{ResizedTable, resize_absolute, resize_relative};
-use super::pth::{self, PthEntry};
-use super::state_dict::{Dtype, StateDict, bytes_from_floats};
+use super::pth_writer::{self, PthEntry};
+use super::recognise::PUBLISHED_DECODER_HEADS;
+use super::safetensors_writer::{TensorHeader, write_tensors};
+use super::state_dict::{Dtype, StateDict, bytes_from_floats, floats_from_bytes};
 use crate::sam::{Sam, SamConfig};
 
 /// Side of the images that every published model and most consumers expect.
@@ -56,58 +59,55 @@ pub struct ExportReport {
     pub image_size: usize,
 }
 
+/// How to write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExportOptions {
+    /// What to write.
+    pub format: ExportFormat,
+    /// F32, F16 or BF16.
+    pub dtype: Dtype,
+    /// What to do with a model of another image size than 1024 px.
+    pub image_size: ImageSizePolicy,
+}
+
 /// Writes `sam` to `path` (a file, or a folder for [`ExportFormat::HuggingFace`]), replacing what is there.
-pub fn export(
-    sam: &Sam,
-    config: &SamConfig,
-    format: ExportFormat,
-    dtype: Dtype,
-    policy: ImageSizePolicy,
-    path: &Path,
-) -> Result<ExportReport, WeightsError> {
+pub fn export(sam: &Sam, options: ExportOptions, path: &Path) -> Result<ExportReport, WeightsError> {
+    let ExportOptions { format, dtype, image_size } = options;
     if !matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
         return Err(WeightsError::Unsupported(format!("weights are written as F32, F16 or BF16, not as {dtype:?}")));
     }
-    let mut config = config.clone();
+    let mut config = sam.config().clone();
     let mut tensors = named_tensors(sam);
     let mut resized = Vec::new();
-    let keeps = policy == ImageSizePolicy::Keep || config.image_encoder.image_size == PUBLISHED_IMAGE_SIZE;
-    if !keeps {
+    if image_size == ImageSizePolicy::Published && config.image_encoder.image_size != PUBLISHED_IMAGE_SIZE {
         resized = resize_tables(&mut tensors, &mut config)?;
     }
+    check_representable(&config, format)?;
     let layout = match format {
-        ExportFormat::HuggingFace => {
-            huggingface::check_representable(&config)?;
-            Layout::HuggingFace
-        }
+        ExportFormat::HuggingFace => Layout::HuggingFace,
         ExportFormat::Safetensors | ExportFormat::Pth => Layout::Official,
     };
     let tensors: Vec<Written> =
-        tensors.into_iter().map(|tensor| Written::new(tensor, layout, dtype)).collect::<Result<_, _>>()?;
-
-    let weights_path = match format {
+        tensors.into_iter().map(|tensor| Written::new(tensor, layout, dtype, path)).collect::<Result<_, _>>()?;
+    let bytes = match format {
+        ExportFormat::Safetensors => {
+            write_weights(&tensors, path, |temporary| write_safetensors(&tensors, &config, temporary))?
+        }
+        ExportFormat::Pth => write_weights(&tensors, path, |temporary| write_pth(&tensors, temporary))?,
+        ExportFormat::HuggingFace if path.exists() => write_hugging_face(&tensors, &config, dtype, path)?,
         ExportFormat::HuggingFace => {
-            std::fs::create_dir_all(path).map_err(|source| io(path, source))?;
-            path.join("model.safetensors")
+            let mut bytes = 0;
+            write_folder_atomically(
+                path,
+                |source| io(path, source),
+                |temporary| {
+                    bytes = write_hugging_face(&tensors, &config, dtype, temporary)?;
+                    Ok(())
+                },
+            )?;
+            bytes
         }
-        ExportFormat::Safetensors | ExportFormat::Pth => path.to_owned(),
     };
-    let bytes = write_atomically(&weights_path, |temporary| {
-        match format {
-            ExportFormat::Pth => write_pth(&tensors, temporary)?,
-            ExportFormat::Safetensors | ExportFormat::HuggingFace => write_safetensors(&tensors, &config, temporary)?,
-        }
-        compare(&tensors, temporary, &weights_path)
-    })?;
-    if format == ExportFormat::HuggingFace {
-        let name = match dtype {
-            Dtype::F16 => "float16",
-            Dtype::BF16 => "bfloat16",
-            _ => "float32",
-        };
-        write_json(&path.join("config.json"), &huggingface::config_json(&config, name))?;
-        write_json(&path.join("preprocessor_config.json"), &huggingface::preprocessor_json(&config))?;
-    }
     Ok(ExportReport {
         path: path.to_owned(),
         tensors: tensors.len(),
@@ -117,29 +117,51 @@ pub fn export(
     })
 }
 
-/// Runs `write` on a temporary name beside `path`, syncs the result to the disk and gives it its final name. Returns the
-/// file's size. On any failure what stood at `path` stands there still.
-pub fn write_atomically(
+/// Refuses what a format cannot say: it would load as another model.
+fn check_representable(config: &SamConfig, format: ExportFormat) -> Result<(), WeightsError> {
+    match format {
+        ExportFormat::Safetensors => Ok(()),
+        ExportFormat::HuggingFace => huggingface::check_representable(config),
+        ExportFormat::Pth if config.mask_decoder.num_heads == PUBLISHED_DECODER_HEADS => Ok(()),
+        ExportFormat::Pth => Err(WeightsError::Unsupported(format!(
+            "a .pth cannot say that the decoder has {} heads, and whoever loads it takes {PUBLISHED_DECODER_HEADS}; export \
+             to safetensors or huggingface",
+            config.mask_decoder.num_heads
+        ))),
+    }
+}
+
+fn write_weights(
+    tensors: &[Written],
     path: &Path,
     write: impl FnOnce(&Path) -> Result<(), WeightsError>,
 ) -> Result<u64, WeightsError> {
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
+    write_atomically(
+        path,
+        |source| io(path, source),
+        |temporary| {
+            write(temporary)?;
+            compare(tensors, temporary, path)
+        },
+    )
+}
+
+/// The three files of a folder, the weights last: without them nothing loads.
+fn write_hugging_face(
+    tensors: &[Written],
+    config: &SamConfig,
+    dtype: Dtype,
+    folder: &Path,
+) -> Result<u64, WeightsError> {
+    let name = match dtype {
+        Dtype::F16 => "float16",
+        Dtype::BF16 => "bfloat16",
+        _ => "float32",
     };
-    let temporary =
-        tempfile::Builder::new().prefix(".writing-").tempdir_in(folder).map_err(|source| io(path, source))?;
-    let inside = temporary.path().join(path.file_name().unwrap_or_else(|| "file".as_ref()));
-    write(&inside)?;
-    let file = File::open(&inside).map_err(|source| io(path, source))?;
-    file.sync_all().map_err(|source| io(path, source))?;
-    let bytes = file.metadata().map_err(|source| io(path, source))?.len();
-    std::fs::rename(&inside, path).map_err(|source| io(path, source))?;
-    // The rename itself is durable once the folder is synced; where a folder cannot be opened, the system does it alone.
-    if let Ok(folder) = File::open(folder) {
-        let _ = folder.sync_all();
-    }
-    Ok(bytes)
+    write_json(&folder.join("config.json"), &huggingface::config_json(config, name))?;
+    write_json(&folder.join("preprocessor_config.json"), &huggingface::preprocessor_json(config))?;
+    let path = folder.join("model.safetensors");
+    write_weights(tensors, &path, |temporary| write_safetensors(tensors, config, temporary))
 }
 
 fn io(path: &Path, source: std::io::Error) -> WeightsError {
@@ -155,7 +177,6 @@ fn resize_tables(tensors: &mut [NamedTensor], config: &mut SamConfig) -> Result<
              the image size (--keep-image-size)"
         )));
     }
-    let grid = config.image_encoder.grid_size();
     config.image_encoder.image_size = PUBLISHED_IMAGE_SIZE;
     let to_grid = config.image_encoder.grid_size();
     let mut resized = Vec::new();
@@ -166,8 +187,7 @@ fn resize_tables(tensors: &mut [NamedTensor], config: &mut SamConfig) -> Result<
                 let values = resize_absolute(&tensor.values(), rows, to_grid, channels);
                 (vec![1, to_grid, to_grid, channels], values)
             }
-            // Tables of windowed blocks are shorter than the grid's and stay.
-            [length, channels] if tensor.key.contains(".attn.rel_pos_") && length == 2 * grid - 1 => {
+            [length, channels] if is_global_table(&tensor.key, &config.image_encoder.global_attn_indexes) => {
                 let to = 2 * to_grid - 1;
                 (vec![to, channels], resize_relative(&tensor.values(), length, to, channels))
             }
@@ -179,80 +199,71 @@ fn resize_tables(tensors: &mut [NamedTensor], config: &mut SamConfig) -> Result<
     Ok(resized)
 }
 
+/// Whether a key is a relative position table of a block that attends over the whole image; a window does not grow.
+fn is_global_table(key: &str, global_attn_indexes: &[usize]) -> bool {
+    let block = key.strip_prefix("image_encoder.blocks.").and_then(|rest| rest.split_once(".attn.rel_pos_"));
+    let block = block.and_then(|(block, _)| block.parse::<usize>().ok());
+    block.is_some_and(|block| global_attn_indexes.contains(&block))
+}
+
 /// A tensor on its way into a file.
 struct Written {
-    key: String,
-    dtype: Dtype,
+    header: TensorHeader,
     tensor: NamedTensor,
 }
 
 impl Written {
-    fn new(tensor: NamedTensor, layout: Layout, dtype: Dtype) -> Result<Self, WeightsError> {
+    /// Refuses what would not come back: values that are no numbers, or too large for the type.
+    fn new(tensor: NamedTensor, layout: Layout, dtype: Dtype, path: &Path) -> Result<Self, WeightsError> {
         let key = layout.key_from_official(&tensor.key).ok_or_else(|| {
             WeightsError::Unsupported(format!("the {} layout has no tensor for `{}`", layout.name(), tensor.key))
         })?;
-        Ok(Self { key, dtype, tensor })
-    }
-
-    fn bytes(&self) -> Vec<u8> {
-        bytes_from_floats(self.dtype, &self.tensor.values())
-    }
-}
-
-impl safetensors::View for &Written {
-    fn dtype(&self) -> safetensors::Dtype {
-        match self.dtype {
-            Dtype::F16 => safetensors::Dtype::F16,
-            Dtype::BF16 => safetensors::Dtype::BF16,
-            _ => safetensors::Dtype::F32,
+        let written = Self { header: TensorHeader { key, dtype, shape: tensor.shape.clone() }, tensor };
+        let values = written.tensor.values();
+        let stored = floats_from_bytes(dtype, &bytes_from_floats(dtype, &values)).unwrap_or_default();
+        let lost = values.iter().zip(&stored).find(|(_, stored)| !stored.is_finite());
+        match lost {
+            Some((&value, _)) => Err(WeightsError::NotFinite {
+                path: path.to_owned(),
+                key: written.header.key,
+                value,
+                hint: if value.is_finite() { " in this type; export as bf16 or f32" } else { "" },
+            }),
+            None => Ok(written),
         }
     }
 
-    fn shape(&self) -> &[usize] {
-        &self.tensor.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Owned(self.bytes())
-    }
-
-    fn data_len(&self) -> usize {
-        self.tensor.shape.iter().product::<usize>() * self.dtype.size()
+    fn bytes(&self) -> Vec<u8> {
+        bytes_from_floats(self.header.dtype, &self.tensor.values())
     }
 }
 
 fn write_safetensors(tensors: &[Written], config: &SamConfig, path: &Path) -> Result<(), WeightsError> {
     // "format" is what transformers asks for before it reads anything else.
-    let mut metadata = HashMap::from([
+    let metadata = HashMap::from([
         ("format".to_owned(), "pt".to_owned()),
         ("producer".to_owned(), format!("sam-train {}", env!("CARGO_PKG_VERSION"))),
+        (CONFIG_METADATA.to_owned(), serde_json::json!(config).to_string()),
     ]);
-    if let Ok(config) = serde_json::to_string(config) {
-        metadata.insert(CONFIG_METADATA.to_owned(), config);
-    }
-    let views = tensors.iter().map(|tensor| (tensor.key.clone(), tensor));
-    safetensors::serialize_to_file(views, Some(metadata), path).map_err(|error| match error {
-        safetensors::SafeTensorError::IoError(source) => io(path, source),
-        other => WeightsError::Unsupported(format!("{}: {other}", path.display())),
-    })
+    let headers: Vec<TensorHeader> = tensors.iter().map(|tensor| tensor.header.clone()).collect();
+    write_tensors(path, &headers, metadata, |at| tensors[at].bytes()).map_err(|source| io(path, source))
 }
 
 fn write_pth(tensors: &[Written], path: &Path) -> Result<(), WeightsError> {
     let mut file = File::create(path).map_err(|source| io(path, source))?;
     let entries: Vec<_> = tensors
         .iter()
-        .map(|tensor| PthEntry { name: &tensor.key, dtype: tensor.dtype, shape: &tensor.tensor.shape })
+        .map(|tensor| PthEntry { name: &tensor.header.key, dtype: tensor.header.dtype, shape: &tensor.header.shape })
         .collect();
     let mut remaining = tensors.iter();
-    pth::write_pth(path, &mut file, &entries, |_| {
+    pth_writer::write_pth(path, &mut file, &entries, |_| {
         Ok::<_, WeightsError>(remaining.next().map(Written::bytes).unwrap_or_default())
     })
 }
 
 fn write_json(path: &Path, value: &serde_json::Value) -> Result<(), WeightsError> {
-    write_atomically(path, |temporary| {
-        std::fs::write(temporary, format!("{value:#}\n")).map_err(|source| io(path, source))
-    })?;
+    let io = |source| io(path, source);
+    write_atomically(path, io, |temporary| std::fs::write(temporary, format!("{value:#}\n")).map_err(io))?;
     Ok(())
 }
 
@@ -260,13 +271,16 @@ fn write_json(path: &Path, value: &serde_json::Value) -> Result<(), WeightsError
 fn compare(tensors: &[Written], written: &Path, final_path: &Path) -> Result<(), WeightsError> {
     let dict = StateDict::open(written)?;
     let differs = |key: &str| WeightsError::ReadBack { path: final_path.to_owned(), key: key.to_owned() };
-    let expected: BTreeMap<&str, &Written> = tensors.iter().map(|tensor| (tensor.key.as_str(), tensor)).collect();
+    let expected: BTreeMap<&str, &Written> =
+        tensors.iter().map(|tensor| (tensor.header.key.as_str(), tensor)).collect();
     if let Some(key) = dict.tensors.keys().find(|key| !expected.contains_key(key.as_str())) {
         return Err(differs(key));
     }
     for (key, tensor) in expected {
-        let same =
-            dict.tensors.get(key).is_some_and(|info| info.dtype == tensor.dtype && info.shape == tensor.tensor.shape);
+        let same = dict
+            .tensors
+            .get(key)
+            .is_some_and(|info| info.dtype == tensor.header.dtype && info.shape == tensor.header.shape);
         if !same || dict.read_bytes(key)? != tensor.bytes() {
             return Err(differs(key));
         }

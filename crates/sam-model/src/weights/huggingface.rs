@@ -2,60 +2,33 @@
 //!
 //! Written fields are those of `transformers.SamConfig` and `SamImageProcessor`; read is only what tensors cannot tell.
 //! The decoder's epsilon is written as 1e-5, which is what the official model computes with; the class would default to
-//! 1e-6 and shift the masks by about a hundredth.
+//! 1e-6 and shift the masks by about a hundredth. It is not read: converted official weights carry that default, and are
+//! computed here as they were trained.
 
 use std::path::Path;
 
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::error::WeightsError;
+use super::recognise::Hints;
 use crate::image_encoder::ENCODER_LAYER_NORM_EPS;
 use crate::layer_norm_2d::LAYER_NORM_2D_EPS;
 use crate::sam::{PIXEL_MEAN, PIXEL_STD, SamConfig};
 use crate::two_way_transformer::DECODER_LAYER_NORM_EPS;
 
-/// What is read of a `config.json`.
-#[derive(Debug, Deserialize)]
-pub struct HuggingFaceConfig {
-    #[serde(default)]
-    mask_decoder_config: MaskDecoderPart,
-}
-
-#[derive(Debug, Deserialize)]
-struct MaskDecoderPart {
-    #[serde(default = "published_heads")]
-    num_attention_heads: usize,
-}
-
-impl Default for MaskDecoderPart {
-    fn default() -> Self {
-        Self { num_attention_heads: published_heads() }
-    }
-}
-
-fn published_heads() -> usize {
-    super::recognise::PUBLISHED_DECODER_HEADS
-}
-
-impl HuggingFaceConfig {
-    /// Reads the `config.json` beside a weights file; `None` when there is none.
-    pub fn beside(weights: &Path) -> Result<Option<Self>, WeightsError> {
-        let path = weights.with_file_name("config.json");
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(WeightsError::Io { path, source }),
-        };
-        serde_json::from_str(&text).map(Some).map_err(|error| WeightsError::NotACheckpoint {
-            path,
-            reason: format!("its config.json is not that of a SamModel: {error}"),
-        })
-    }
-
-    /// Heads of every attention in the mask decoder.
-    pub fn decoder_heads(&self) -> usize {
-        self.mask_decoder_config.num_attention_heads
+/// Reads what tensors cannot tell from the `config.json` beside a weights file; nothing when there is none.
+pub fn hints_beside(weights: &Path) -> Result<Hints, WeightsError> {
+    let path = weights.with_file_name("config.json");
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Hints::default()),
+        Err(source) => return Err(WeightsError::Io { path, source }),
+    };
+    match serde_json::from_str::<Value>(&text) {
+        Ok(config) => Ok(Hints::from_json(&config, "vision_config", ["mask_decoder_config", "num_attention_heads"])),
+        Err(error) => {
+            Err(WeightsError::NotACheckpoint { path, reason: format!("its config.json is damaged: {error}") })
+        }
     }
 }
 

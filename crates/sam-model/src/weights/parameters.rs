@@ -4,7 +4,7 @@
 //! `[out, in]`, `weight` and `bias`. The difference ends in this file: everything outside sees PyTorch's names and shapes.
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{DType, FloatDType, Tensor, TensorData};
 
 use super::error::WeightsError;
 use super::layout::{MODULE_TO_OFFICIAL, translate};
@@ -66,6 +66,14 @@ impl ParameterPath {
     }
 }
 
+/// Values of a tensor as f32, whatever float type the device holds.
+///
+/// # Panics
+/// When the device fails while reading; there is no going on without its answer.
+pub fn host_values<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
+    tensor.to_data().convert::<f32>().try_to_vec::<f32>().expect("f32 data holds f32 values")
+}
+
 fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     let mut transposed = vec![0f32; values.len()];
     for (row, line) in values.chunks_exact(columns).enumerate() {
@@ -111,14 +119,15 @@ pub fn named_tensors<M: Module>(module: &M) -> Vec<NamedTensor> {
     collector.tensors
 }
 
-/// Fills the parameters for which `read` has values; the others stay as they are.
+/// Fills the parameters for which `read` has values, as `dtype` on their device; the others stay as they are.
 ///
 /// `read` gets a key and returns values in a checkpoint's order; the shapes must have been compared before.
 pub fn fill_parameters<M: Module>(
     module: M,
+    dtype: FloatDType,
     read: impl FnMut(&str) -> Result<Option<Vec<f32>>, WeightsError>,
 ) -> Result<M, WeightsError> {
-    let mut filler = Filler { path: ParameterPath::default(), read, error: None };
+    let mut filler = Filler { path: ParameterPath::default(), dtype, read, error: None };
     let module = module.map(&mut filler);
     match filler.error {
         Some(error) => Err(error),
@@ -164,10 +173,7 @@ impl ModuleVisitor for Collector {
         let tensor = param.val();
         let shape = tensor.dims();
         let path = self.path.clone();
-        let values = move || {
-            let values = tensor.to_data().convert::<f32>().try_to_vec::<f32>().unwrap_or_default();
-            path.to_official(values, &shape)
-        };
+        let values = move || path.to_official(host_values(&tensor), &shape);
         self.tensors.push(NamedTensor {
             key: self.path.official_key(),
             shape: self.path.official_shape(&shape),
@@ -178,6 +184,7 @@ impl ModuleVisitor for Collector {
 
 struct Filler<F> {
     path: ParameterPath,
+    dtype: FloatDType,
     read: F,
     error: Option<WeightsError>,
 }
@@ -200,7 +207,8 @@ impl<F: FnMut(&str) -> Result<Option<Vec<f32>>, WeightsError>> ModuleMapper for 
             Ok(Some(values)) => {
                 let official_shape = self.path.official_shape(shape.as_slice());
                 let values = self.path.from_official(values, &official_shape);
-                let tensor = Tensor::from_data(TensorData::new(values, shape), &param.lazy_device());
+                let data = TensorData::new(values, shape);
+                let tensor = Tensor::from_data(data, (&param.lazy_device(), DType::from(self.dtype)));
                 let id = param.id;
                 param.transform_for_load(tensor, id)
             }

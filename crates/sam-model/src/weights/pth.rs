@@ -1,72 +1,31 @@
-//! PyTorch checkpoints, `.pth` and `.pt`: the state dict in one is listed, read tensor by tensor, and written.
+//! PyTorch checkpoints, `.pth` and `.pt`: the state dict in one is listed, and read tensor by tensor.
 //!
-//! Two containers, both read: the zip that `torch.save` writes since 1.6 (`<root>/data.pkl`, one stored member
-//! `<root>/data/<key>` per storage), and the stream before it (five pickles, then the storages one behind the other).
-//! The layouts follow `torch/serialization.py` and `caffe2/serialize/inline_container.cc`
-//! (<https://github.com/pytorch/pytorch/blob/v2.11.0/torch/serialization.py>), the meaning of the pickled calls
-//! `torch/_utils.py`. What differs: nothing in a pickle is run (see `pickle.rs`), only one dict is read and the
-//! rest is reported by name, checksums are not verified (PyTorch lets writers leave them out), and complex, sparse,
-//! quantised, big-endian and TorchScript files are errors.
-//!
-//! Only the zip is written, byte for byte the same for the same tensors, each at a multiple of 64 bytes as PyTorch
-//! places them, so `torch.load(path, weights_only=True, mmap=True)` takes it.
+//! `pth_container.rs` opens the file, `pickle.rs` reads the pickle in it, and `pth_writer.rs` writes checkpoints. The
+//! meaning of the pickled calls follows `torch/_utils.py`
+//! (<https://github.com/pytorch/pytorch/blob/v2.11.0/torch/_utils.py>). What differs: nothing in a pickle is run, only
+//! one dict is read and the rest is reported by name, and complex, sparse and quantised tensors are errors.
 
-use std::collections::{BTreeMap, HashMap, hash_map::Entry};
+use std::collections::{HashMap, hash_map::Entry};
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use zip::result::ZipError;
-use zip::{CompressionMethod, ZipArchive, ZipWriter, write::SimpleFileOptions};
 
-use super::pickle::{Id, Pickle, PickleError, Value};
+use super::pickle::{Id, Pickle, Value};
+use super::pth_container::{Source, Span, Storage, natural};
 use super::state_dict::Dtype;
 
 /// Keys under which training scripts keep the state dict, in the order tried.
 const WRAPPERS: [&str; 7] = ["model", "state_dict", "model_state_dict", "module", "model_state", "net", "params"];
 
-/// Bound on a pickle; that of a ViT-H checkpoint with its optimiser has 0.2 MB.
-const MAX_PICKLE_BYTES: u64 = 64 << 20;
-
 /// Bound on a tensor that is larger than its storage (`expand`), which would let a tiny file ask for any memory.
 const MAX_EXPANDED_BYTES: u64 = 64 << 20;
 
-/// Bounds on the axes of a tensor, and on the key of a storage (a number of up to 20 digits). A memo lets a pickle say
-/// one long thing many times, so what is copied out of it has a bound.
+/// Bound on the axes of a tensor. A memo lets a pickle say one long thing many times, so what is copied out of it has a
+/// bound.
 const MAX_RANK: usize = 64;
-const MAX_KEY_BYTES: usize = 64;
-
-/// `torch.serialization.MAGIC_NUMBER` and `PROTOCOL_VERSION`, which open a stream.
-const STREAM_MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
-const STREAM_PROTOCOL: i64 = 1001;
-
-const BIG_ENDIAN: &str = "the file of a big-endian machine: `torch.save` it on a little-endian one";
-
-/// `kFieldAlignment` of `inline_container.h`: where storages begin, for vector loads out of a memory map.
-const ALIGNMENT: u16 = 64;
-
-/// Storage classes of `torch`, bytes per element, and our name for the element where it has one.
-const STORAGES: [(&str, u64, Option<Dtype>); 18] = [
-    ("DoubleStorage", 8, Some(Dtype::F64)),
-    ("FloatStorage", 4, Some(Dtype::F32)),
-    ("HalfStorage", 2, Some(Dtype::F16)),
-    ("BFloat16Storage", 2, Some(Dtype::BF16)),
-    ("LongStorage", 8, Some(Dtype::I64)),
-    ("IntStorage", 4, Some(Dtype::I32)),
-    ("ShortStorage", 2, Some(Dtype::I16)),
-    ("CharStorage", 1, Some(Dtype::I8)),
-    ("ByteStorage", 1, Some(Dtype::U8)),
-    ("BoolStorage", 1, Some(Dtype::Bool)),
-    ("ComplexDoubleStorage", 16, None),
-    ("ComplexFloatStorage", 8, None),
-    ("QInt8Storage", 1, None),
-    ("QUInt8Storage", 1, None),
-    ("QInt32Storage", 4, None),
-    ("QUInt4x2Storage", 1, None),
-    ("QUInt2x4Storage", 1, None),
-    ("UntypedStorage", 1, None),
-];
 
 /// The state dict of a checkpoint: where everything lies, nothing loaded.
 #[derive(Debug)]
@@ -90,15 +49,7 @@ pub(crate) struct PthTensor {
     /// In elements; `None` for row-major without gaps.
     strides: Option<Vec<u64>>,
     /// What of the file to read.
-    span: Span,
-}
-
-/// One tensor to write, without its values.
-#[derive(Clone, Debug)]
-pub(crate) struct PthEntry<'a> {
-    pub(crate) name: &'a str,
-    pub(crate) dtype: Dtype,
-    pub(crate) shape: &'a [usize],
+    pub(crate) span: Span,
 }
 
 /// Why a checkpoint cannot be read or written.
@@ -174,193 +125,6 @@ impl PthIndex {
     }
 }
 
-/// Writes a checkpoint that holds one dict, name to tensor. `bytes_of` is asked for the values of each entry in turn
-/// (row-major, little endian), so one tensor is in memory at a time. `path` is only for messages.
-pub(crate) fn write_pth<E: From<PthError>>(
-    path: &Path,
-    file: impl Write + Seek,
-    entries: &[PthEntry],
-    mut bytes_of: impl FnMut(&PthEntry) -> Result<Vec<u8>, E>,
-) -> Result<(), E> {
-    let mut zip = ZipWriter::new(file);
-    let mut member = |name: &str, bytes: &[u8]| -> Result<(), ZipError> {
-        let options = SimpleFileOptions::default()
-            .compression_method(CompressionMethod::Stored)
-            .last_modified_time(zip::DateTime::default())
-            .large_file(bytes.len() as u64 >= u64::from(u32::MAX))
-            .with_alignment(ALIGNMENT);
-        zip.start_file(format!("archive/{name}"), options)?;
-        Ok(zip.write_all(bytes)?)
-    };
-    let failed = |source| PthError::Write { path: path.into(), source };
-    member("data.pkl", &pickle_of(entries)).map_err(failed)?;
-    member("byteorder", b"little").map_err(failed)?;
-    for (key, entry) in entries.iter().enumerate() {
-        let bytes = bytes_of(entry)?;
-        let expected = entry.shape.iter().product::<usize>() * entry.dtype.size();
-        assert_eq!(bytes.len(), expected, "bytes of `{}`, {:?}", entry.name, entry.shape);
-        member(&format!("data/{key}"), &bytes).map_err(failed)?;
-    }
-    member("version", b"3\n").map_err(failed)?;
-    zip.finish().map_err(failed)?;
-    Ok(())
-}
-
-/// A piece of the file.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Span {
-    start: u64,
-    bytes: u64,
-}
-
-impl Span {
-    fn new(start: u64, bytes: u64) -> Self {
-        Self { start, bytes }
-    }
-}
-
-/// Either container, opened: the pickle, and the storages by key.
-struct Contents {
-    pickle: Vec<u8>,
-    storages: HashMap<String, Span>,
-}
-
-/// The file, and what errors must say of it.
-struct Source<'a> {
-    path: &'a Path,
-    file: &'a File,
-    file_bytes: u64,
-}
-
-impl Source<'_> {
-    fn open_zip(&self) -> Result<Contents, PthError> {
-        let unzip = |source| PthError::Unzip { path: self.path.into(), got: self.file_bytes, source };
-        let mut archive = ZipArchive::new(BufReader::new(self.file)).map_err(unzip)?;
-        let mut members = BTreeMap::new();
-        for index in 0..archive.len() {
-            let member = archive.by_index_raw(index).map_err(unzip)?;
-            // PyTorch's names are UTF-8 without the flag that says so.
-            let name = String::from_utf8_lossy(member.name_raw()).into_owned();
-            let plain = member.compression() == CompressionMethod::Stored && !member.encrypted();
-            let span = Span::new(member.data_start().unwrap_or(u64::MAX), member.size());
-            members.insert(name, (plain, span));
-        }
-        let roots = members.keys().filter_map(|name| name.strip_suffix("data.pkl"));
-        let roots = roots.filter(|root| root.is_empty() || root.ends_with('/'));
-        let Some(root) = roots.min_by_key(|root| root.len()) else {
-            return Err(self.not_a_checkpoint("a zip without `data.pkl`"));
-        };
-        let find = |name: &str| match members.get_key_value(&format!("{root}{name}")) {
-            None => Ok(None),
-            Some((_, (true, span))) => self.inside(*span).map(Some),
-            Some((member, _)) => Err(self.not_a_checkpoint(format!(
-                "a zip whose member `{member}` is compressed or encrypted: `torch.save` it again"
-            ))),
-        };
-        if find("constants.pkl")?.is_some() {
-            return Err(self.not_a_checkpoint("a TorchScript program; save its `state_dict()`"));
-        }
-        if let Some(span) = find("byteorder")?
-            && self.read(Span::new(span.start, span.bytes.min(6)))? != b"little"
-        {
-            return Err(self.not_a_checkpoint(BIG_ENDIAN));
-        }
-        let pickle = match find("data.pkl")? {
-            Some(span) if span.bytes <= MAX_PICKLE_BYTES => self.read(span)?,
-            _ => return Err(self.not_a_checkpoint("a pickle larger than that of any checkpoint")),
-        };
-        let mut storages = HashMap::new();
-        let folder = format!("{root}data/");
-        for key in members.keys().filter_map(|name| name.strip_prefix(&folder)) {
-            if let Some(span) = find(&format!("data/{key}"))? {
-                storages.insert(key.to_owned(), span);
-            }
-        }
-        Ok(Contents { pickle, storages })
-    }
-
-    /// The format before PyTorch 1.6: pickles of a magic number, a version, the machine, the object and the keys of its
-    /// storages; then each storage as a count of elements and the elements.
-    fn open_stream(&self) -> Result<Contents, PthError> {
-        let head = self.read(Span::new(0, self.file_bytes.min(MAX_PICKLE_BYTES)))?;
-        let mut at = 0;
-        let mut next = || {
-            let pickle = self.unpickle(&head, at)?;
-            let begin = at;
-            at += pickle.byte_len;
-            Ok::<_, PthError>((pickle, begin))
-        };
-        if next()?.0.root() != &Value::Long(&STREAM_MAGIC) || next()?.0.root() != &Value::Int(STREAM_PROTOCOL) {
-            return Err(self.not_a_checkpoint("a pickle that `torch.save` did not write"));
-        }
-        let (machine, _) = next()?;
-        let big_endian = |(key, value): &(Id, Id)| {
-            machine.str(*key) == Some("little_endian") && machine.get(*value) == &Value::Bool(false)
-        };
-        if matches!(machine.root(), Value::Dict(pairs) if pairs.iter().any(big_endian)) {
-            return Err(self.not_a_checkpoint(BIG_ENDIAN));
-        }
-        let ((object, object_at), (keys, keys_at)) = (next()?, next()?);
-        let stored: HashMap<_, _> = object
-            .values()
-            .iter()
-            .filter_map(|value| Storage::of(&object, value))
-            .map(|storage| (storage.key, storage.element_bytes))
-            .collect();
-        let Value::List(keys_in_order) = keys.root() else {
-            return Err(self.malformed(keys_at, "the list of storages is not a list"));
-        };
-        let mut start = at as u64;
-        let mut storages = HashMap::new();
-        for key in keys_in_order {
-            let Some((key, element_bytes)) = keys.str(*key).and_then(|key| stored.get_key_value(key)) else {
-                return Err(self.malformed(keys_at, "the list of storages names one that nothing uses"));
-            };
-            let count = self.read(self.inside(Span::new(start, 8))?)?;
-            let count = count.iter().rev().fold(0, |count, byte| count << 8 | u64::from(*byte));
-            let bytes = count.saturating_mul(*element_bytes);
-            let span = self.inside(Span::new(start + 8, bytes))?;
-            start = span.start + span.bytes;
-            storages.insert((*key).to_owned(), span);
-        }
-        Ok(Contents { pickle: head[object_at..keys_at].to_vec(), storages })
-    }
-
-    fn unpickle<'p>(&self, bytes: &'p [u8], begin: usize) -> Result<Pickle<'p>, PthError> {
-        Pickle::read(&bytes[begin..]).map_err(|error| match error {
-            PickleError::Malformed { at, problem } => self.malformed(begin + at, problem),
-            PickleError::Code { global } => PthError::CodeInPickle { path: self.path.into(), global },
-        })
-    }
-
-    /// `span`, if the file is long enough for it.
-    fn inside(&self, span: Span) -> Result<Span, PthError> {
-        let expected = span.start.saturating_add(span.bytes);
-        if expected <= self.file_bytes {
-            return Ok(span);
-        }
-        Err(PthError::Truncated { path: self.path.into(), expected, got: self.file_bytes })
-    }
-
-    fn read(&self, span: Span) -> Result<Vec<u8>, PthError> {
-        let mut bytes = vec![0; span.bytes as usize];
-        let mut file = self.file;
-        file.seek(SeekFrom::Start(span.start))
-            .and_then(|_| file.read_exact(&mut bytes))
-            .map_err(|source| PthError::Io { path: self.path.into(), action: "read", source })?;
-        Ok(bytes)
-    }
-
-    fn malformed(&self, at: usize, problem: &'static str) -> PthError {
-        let path = self.path.into();
-        PthError::Pickle { path, at, problem }
-    }
-
-    fn not_a_checkpoint(&self, got: impl Into<String>) -> PthError {
-        PthError::NotACheckpoint { path: self.path.into(), got: got.into() }
-    }
-}
-
 /// The items of a pickled dict.
 type Pairs = [(Id, Id)];
 
@@ -370,16 +134,19 @@ fn find_state_dict<'a>(pickle: &'a Pickle) -> Result<(Option<String>, &'a Pairs)
         return Err(format!("a {}", kind(pickle, pickle.root())));
     };
     let all = entries(pickle, top);
-    for wrapper in WRAPPERS {
-        if let Some((_, id)) = all.iter().find(|(key, _)| key == wrapper)
-            && let Value::Dict(dict) = pickle.get(*id)
-            && tensor_count(pickle, dict) > 0
-        {
-            return Ok((Some(wrapper.into()), dict));
+    // The one with the most tensors: an optimiser or a few parameters may lie under another of these keys.
+    let wrapped = WRAPPERS.iter().filter_map(|wrapper| {
+        let (_, id) = all.iter().find(|(key, _)| key == wrapper)?;
+        match pickle.get(*id) {
+            Value::Dict(dict) => Some((Some((*wrapper).to_owned()), dict.as_slice())),
+            _ => None,
         }
-    }
-    if tensor_count(pickle, top) > 0 {
-        return Ok((None, top));
+    });
+    // Of equals the first of the wrappers, before the flat top.
+    let candidates = wrapped.chain([(None, top.as_slice())]).map(|found| (tensor_count(pickle, found.1), found));
+    let best = candidates.reduce(|best, other| if other.0 > best.0 { other } else { best });
+    if let Some((1.., found)) = best {
+        return Ok(found);
     }
     let keys = all.iter().take(20);
     let keys = keys.map(|(key, id)| format!("`{key}` (a {})", kind(pickle, pickle.get(*id))));
@@ -447,52 +214,6 @@ fn rebuild_call<'a>(pickle: &'a Pickle, mut id: Id) -> Option<(&'a str, &'a [Id]
         }
     }
     None
-}
-
-/// What a persistent id says of a storage.
-struct Storage<'p> {
-    key: &'p str,
-    class: &'p str,
-    element_bytes: u64,
-    dtype: Option<Dtype>,
-    /// The elements of it that are meant: all, unless it is a view of another one (only in streams).
-    begin: u64,
-    len: u64,
-}
-
-impl<'p> Storage<'p> {
-    /// From `('storage', class, key, location, len)`, in streams with `None` or `(key of the view, begin, len)` behind.
-    fn of(pickle: &Pickle<'p>, value: &Value<'p>) -> Option<Self> {
-        let Value::Persistent(reference) = value else {
-            return None;
-        };
-        let [tag, class, key, _location, len, view @ ..] = pickle.items(*reference)? else {
-            return None;
-        };
-        let (_, class) = pickle.global(*class)?;
-        let &(_, element_bytes, dtype) = STORAGES.iter().find(|(name, ..)| *name == class)?;
-        if pickle.str(*tag)? != "storage" {
-            return None;
-        }
-        let (mut begin, mut len) = (0, natural(pickle, *len)?);
-        if let [view] = view
-            && let Some([_, view_begin, view_len]) = pickle.items(*view)
-        {
-            (begin, len) = (natural(pickle, *view_begin)?, natural(pickle, *view_len)?);
-        }
-        Some(Self {
-            key: pickle.str(*key).filter(|key| key.len() <= MAX_KEY_BYTES)?,
-            class,
-            element_bytes,
-            dtype,
-            begin,
-            len,
-        })
-    }
-}
-
-fn natural(pickle: &Pickle, id: Id) -> Option<u64> {
-    u64::try_from(pickle.int(id)?).ok()
 }
 
 fn naturals(pickle: &Pickle, id: Id) -> Option<Vec<u64>> {
@@ -606,155 +327,9 @@ fn gather(bytes: &[u8], shape: &[usize], strides: &[u64], size: usize) -> Vec<u8
     }
 }
 
-/// The pickle of an `OrderedDict` of tensors, tensor `i` over the whole of storage `i`. No memo: it is optional.
-fn pickle_of(entries: &[PthEntry]) -> Vec<u8> {
-    let mut out = b"\x80\x02ccollections\nOrderedDict\n)R(".to_vec();
-    for (key, entry) in entries.iter().enumerate() {
-        let class = STORAGES.iter().find(|(.., dtype)| *dtype == Some(entry.dtype));
-        let (class, ..) = class.expect("every dtype has a storage class");
-        let mut strides = vec![1; entry.shape.len()];
-        for axis in (1..strides.len()).rev() {
-            strides[axis - 1] = strides[axis] * entry.shape[axis].max(1);
-        }
-        push_text(&mut out, entry.name);
-        out.extend(b"ctorch._utils\n_rebuild_tensor_v2\n((");
-        push_text(&mut out, "storage");
-        out.extend(format!("ctorch\n{class}\n").bytes());
-        push_text(&mut out, &key.to_string());
-        push_text(&mut out, "cpu");
-        push_ints(&mut out, &[entry.shape.iter().product()]);
-        out.extend(b"tQK\0("); // BINPERSID of that tuple, and offset 0.
-        push_ints(&mut out, entry.shape);
-        out.extend(b"t(");
-        push_ints(&mut out, &strides);
-        out.extend(b"t\x89ccollections\nOrderedDict\n)RtR"); // No gradient, no hooks.
-    }
-    out.extend(b"u.");
-    out
-}
-
-/// BINUNICODE
-fn push_text(out: &mut Vec<u8>, text: &str) {
-    out.push(b'X');
-    out.extend((text.len() as u32).to_le_bytes());
-    out.extend(text.bytes());
-}
-
-/// BININT, or LONG1 for what does not fit in it.
-fn push_ints(out: &mut Vec<u8>, ints: &[usize]) {
-    for int in ints {
-        match i32::try_from(*int) {
-            Ok(int) => {
-                out.push(b'J');
-                out.extend(int.to_le_bytes());
-            }
-            Err(_) => {
-                out.extend(b"\x8a\x08");
-                out.extend((*int as u64).to_le_bytes());
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use std::io::Cursor;
-
-    /// Bytes of a checkpoint in a file, opened.
-    fn open(bytes: &[u8]) -> Result<PthIndex, PthError> {
-        let file = tempfile::NamedTempFile::new().expect("a file");
-        std::fs::write(file.path(), bytes).expect("written");
-        PthIndex::open(file.path())
-    }
-
-    fn refusal(bytes: &[u8]) -> String {
-        open(bytes).expect_err("must be refused").to_string()
-    }
-
-    /// The zip of a pickle and its storages.
-    fn zip_of(pickle: &[u8], storages: &[&[u8]]) -> Vec<u8> {
-        let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
-        let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
-        let mut member = |name: String, bytes: &[u8]| {
-            zip.start_file(name, options).expect("started");
-            zip.write_all(bytes).expect("written");
-        };
-        member("x/data.pkl".into(), pickle);
-        for (key, bytes) in storages.iter().enumerate() {
-            member(format!("x/data/{key}"), bytes);
-        }
-        zip.finish().expect("finished").into_inner()
-    }
-
-    /// The same as before PyTorch 1.6.
-    fn stream_of(pickle: &[u8], storages: &[(usize, &[u8])]) -> Vec<u8> {
-        let mut bytes = [b"\x80\x02\x8a\x0a", STREAM_MAGIC.as_slice(), b".M\xe9\x03."].concat();
-        bytes.extend(b"}(X\x0d\0\0\0little_endian\x88u.");
-        bytes.extend(pickle);
-        bytes.extend(b"](");
-        (0..storages.len()).for_each(|key| push_text(&mut bytes, &key.to_string()));
-        bytes.extend(b"e.");
-        for (count, storage) in storages {
-            bytes.extend((*count as u64).to_le_bytes());
-            bytes.extend(*storage);
-        }
-        bytes
-    }
-
-    /// A dict entry: a view of storage 0, of `len` bytes; `view` is a sixth item of the persistent id.
-    fn entry(name: &str, len: usize, offset: usize, axes: [&[usize]; 2], view: &[u8]) -> Vec<u8> {
-        let mut out = Vec::new();
-        push_text(&mut out, name);
-        out.extend(b"ctorch._utils\n_rebuild_tensor\n((");
-        push_text(&mut out, "storage");
-        out.extend(b"ctorch\nByteStorage\nX\x01\0\0\x000X\x06\0\0\0cuda:0");
-        push_ints(&mut out, &[len]);
-        out.extend(view);
-        out.extend(b"tQ");
-        push_ints(&mut out, &[offset]);
-        for axis in axes {
-            out.push(b'(');
-            push_ints(&mut out, axis);
-            out.push(b't');
-        }
-        out.extend(b"tR");
-        out
-    }
-
-    fn dict(entries: &[Vec<u8>]) -> Vec<u8> {
-        [b"\x80\x02}(", entries.concat().as_slice(), b"u."].concat()
-    }
-
-    fn sample() -> (Vec<PthEntry<'static>>, Vec<u8>) {
-        let entries = vec![
-            PthEntry { name: "scalar", dtype: Dtype::F32, shape: &[] },
-            PthEntry { name: "empty", dtype: Dtype::BF16, shape: &[0, 3] },
-            PthEntry { name: "encoder.é.weight", dtype: Dtype::F16, shape: &[2, 3] },
-            PthEntry { name: "ids", dtype: Dtype::I64, shape: &[2, 1] },
-        ];
-        let mut file = Cursor::new(Vec::new());
-        write_pth::<PthError>(Path::new("x"), &mut file, &entries, |entry| Ok(values(entry))).expect("written");
-        (entries, file.into_inner())
-    }
-
-    fn values(entry: &PthEntry) -> Vec<u8> {
-        let len = entry.shape.iter().product::<usize>() * entry.dtype.size();
-        (0..len).map(|byte| byte as u8 ^ entry.name.len() as u8).collect()
-    }
-
-    #[test]
-    fn what_is_written_is_read() {
-        let (entries, bytes) = sample();
-        assert_eq!(bytes, sample().1, "the same tensors are the same file");
-        let index = open(&bytes).expect("valid");
-        assert_eq!((index.wrapper.as_deref(), index.tensors.len()), (None, entries.len()));
-        for (entry, tensor) in entries.iter().zip(&index.tensors) {
-            assert_eq!((entry.name, entry.dtype, entry.shape), (&*tensor.name, tensor.dtype, &*tensor.shape));
-            assert_eq!(tensor.span.start % u64::from(ALIGNMENT), 0);
-            assert_eq!(index.read(tensor).expect("read"), values(entry));
-        }
-    }
+    use crate::weights::pth_samples::{dict, entry, open, refusal, sample, zip_of};
 
     #[test]
     fn views_of_one_storage_become_tensors_of_their_own() {
@@ -771,21 +346,6 @@ mod tests {
         assert_eq!(read(2), [5, 5, 5, 5]);
         assert_eq!(read(3), [4, 5]);
         assert_eq!((index.tensors[3].span.bytes, &index.tensors[3].strides), (2, &None));
-    }
-
-    #[test]
-    fn streams_are_read_with_their_views() {
-        let view = b"(X\x01\0\0\x009K\x02K\x03t";
-        let pickle = dict(&[entry("whole", 6, 0, [&[2, 3], &[3, 1]], b"N"), entry("view", 6, 1, [&[2], &[1]], view)]);
-        let bytes = stream_of(&pickle, &[(6, &[0, 1, 2, 3, 4, 5])]);
-        let index = open(&bytes).expect("valid");
-        assert_eq!(index.read(&index.tensors[0]).expect("read"), [0, 1, 2, 3, 4, 5]);
-        assert_eq!(index.read(&index.tensors[1]).expect("read"), [3, 4]);
-        assert!(refusal(&bytes[..bytes.len() - 1]).contains("truncated"));
-        assert!(refusal(&bytes[..60]).contains("truncated"));
-        let swapped = bytes.iter().map(|byte| if *byte == 0x88 { 0x89 } else { *byte });
-        assert!(refusal(&swapped.collect::<Vec<_>>()).contains("big-endian"));
-        assert!(refusal(b"\x80\x02}.").contains("did not write"));
     }
 
     #[test]
@@ -839,24 +399,5 @@ mod tests {
         assert!(one(&[1 << 40], &[0], 0, 1).contains("contiguous"));
         let lost = zip_of(&dict(&[entry("w", 1, 0, [&[1], &[1]], b"")]), &[]);
         assert!(refusal(&lost).contains("storage `0`, which the file lacks"));
-    }
-
-    /// Damage at every byte is an error or other values, never a panic or a long wait.
-    #[test]
-    fn damage_is_survived() {
-        let pickle = dict(&[entry("w", 6, 0, [&[3, 2], &[1, 3]], b"")]);
-        let stream = stream_of(&pickle, &[(6, &[0, 1, 2, 3, 4, 5])]);
-        for bytes in [zip_of(&pickle, &[&[0, 1, 2, 3, 4, 5]]), stream] {
-            for at in 0..bytes.len() {
-                let mut damaged = bytes.clone();
-                for value in [0, 0xff, bytes[at] ^ 1, bytes[at].wrapping_add(16)] {
-                    damaged[at] = value;
-                    if let Ok(index) = open(&damaged) {
-                        index.tensors.iter().for_each(|tensor| drop(index.read(tensor)));
-                    }
-                }
-                drop(open(&bytes[..at]));
-            }
-        }
     }
 }

@@ -1,9 +1,12 @@
 //! The sizes of a model from its tensors: nobody is asked for a variant or an image size.
 //!
-//! Only one number leaves no trace in the tensors, the decoder's heads: it comes from the file's own metadata or from a
-//! Hugging Face `config.json`, and is 8 otherwise, as in every published model.
+//! Two things leave no trace in the tensors, or an ambiguous one: the decoder's heads, and which blocks are global when
+//! windows are as large as the grid. They are read from the file's own metadata or from a Hugging Face `config.json`
+//! ([`Hints`]); otherwise they are what every published model of that width and depth has.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
 
 use super::state_dict::TensorInfo;
 use crate::image_encoder::ImageEncoderConfig;
@@ -14,47 +17,86 @@ use crate::sam::{SamConfig, Variant};
 /// Heads of the mask decoder in every published model.
 pub const PUBLISHED_DECODER_HEADS: usize = 8;
 
-/// Reads the sizes off tensors under official keys. The error is a sentence about the tensor that is missing or odd.
-pub fn recognise_sam(
-    tensors: &BTreeMap<String, TensorInfo>,
-    decoder_heads: Option<usize>,
-) -> Result<SamConfig, String> {
+/// Blocks and layers beyond these are no segmenter but a damaged or hostile file.
+const MAX_COUNT: usize = 1000;
+
+/// What a file says of itself beside its tensors.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hints {
+    /// Heads of every attention in the mask decoder.
+    pub decoder_heads: Option<usize>,
+    /// Side of a window.
+    pub window_size: Option<usize>,
+    /// Blocks that attend over the whole image.
+    pub global_attn_indexes: Option<Vec<usize>>,
+    /// Heads of the image encoder, for layouts without relative position tables.
+    pub encoder_heads: Option<usize>,
+}
+
+impl Hints {
+    /// Reads a configuration in JSON whose two parts have these names; what it lacks stays open.
+    pub fn from_json(config: &Value, encoder: &str, decoder: [&str; 2]) -> Self {
+        let number = |value: &Value| value.as_u64().and_then(|number| usize::try_from(number).ok());
+        let encoder = &config[encoder];
+        let indexes = encoder["global_attn_indexes"].as_array();
+        Self {
+            decoder_heads: number(&config[decoder[0]][decoder[1]]),
+            window_size: number(&encoder["window_size"]),
+            global_attn_indexes: indexes.and_then(|indexes| indexes.iter().map(number).collect()),
+            encoder_heads: None,
+        }
+    }
+}
+
+/// Why tensors are of no segmenter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unrecognised {
+    /// There is no tensor of this official key.
+    Missing(String),
+    /// The tensor of this official key is not as it must be: a sentence that goes on after the key.
+    Odd(String, String),
+    /// Something else: a whole sentence.
+    Other(String),
+}
+
+/// Reads the sizes off tensors under official keys.
+pub fn recognise_sam(tensors: &BTreeMap<String, TensorInfo>, hints: &Hints) -> Result<SamConfig, Unrecognised> {
     let tensors = Shapes { tensors };
-    let config = SamConfig {
-        image_encoder: recognise_encoder(&tensors)?,
+    Ok(SamConfig {
+        image_encoder: recognise_encoder(&tensors, hints)?,
         prompt_encoder: PromptEncoderConfig {
             embed_dim: tensors.axis("prompt_encoder.no_mask_embed.weight", 1)?,
             mask_in_chans: tensors.axis("prompt_encoder.mask_downscaling.3.weight", 0)?,
         },
-        mask_decoder: recognise_decoder(&tensors, decoder_heads.unwrap_or(PUBLISHED_DECODER_HEADS))?,
-    };
-    Ok(config)
+        mask_decoder: recognise_decoder(&tensors, hints.decoder_heads.unwrap_or(PUBLISHED_DECODER_HEADS))?,
+    })
 }
 
-fn recognise_encoder(tensors: &Shapes<'_>) -> Result<ImageEncoderConfig, String> {
+fn recognise_encoder(tensors: &Shapes<'_>, hints: &Hints) -> Result<ImageEncoderConfig, Unrecognised> {
     let patch = tensors.shape::<4>("image_encoder.patch_embed.proj.weight")?;
-    let [_, rows, columns, _] = tensors.shape::<4>("image_encoder.pos_embed")?;
+    let positions = "image_encoder.pos_embed";
+    let [_, rows, columns, _] = tensors.shape::<4>(positions)?;
     if rows != columns {
-        return Err(format!("`image_encoder.pos_embed` must be square, got {rows} x {columns}"));
+        return Err(Unrecognised::Odd(positions.into(), format!("must be square, got {rows} x {columns}")));
     }
-    let depth = tensors.count("image_encoder.blocks.");
+    let depth = tensors.count("image_encoder.blocks.")?;
     let (embed_dim, patch_size) = (patch[0], patch[3]);
-    let mut tables = Vec::with_capacity(depth);
+    let mut lengths = Vec::with_capacity(depth);
+    let mut head_dim = embed_dim;
     for block in 0..depth {
-        tables.push(tensors.shape::<2>(&format!("image_encoder.blocks.{block}.attn.rel_pos_h"))?);
+        let key = format!("image_encoder.blocks.{block}.attn.rel_pos_h");
+        let [length, channels] = tensors.shape::<2>(&key)?;
+        if channels == 0 || !embed_dim.is_multiple_of(channels) || length % 2 == 0 {
+            let problem = format!("must be of odd length and divide the width {embed_dim}, got {length} x {channels}");
+            return Err(Unrecognised::Odd(key, problem));
+        }
+        head_dim = channels;
+        lengths.push(length);
     }
-    let Some([_, head_dim]) = tables.first().copied() else {
-        return Err("there is no `image_encoder.blocks.0`".into());
-    };
-    if head_dim == 0 || embed_dim % head_dim != 0 {
-        return Err(format!("heads of {head_dim} channels do not divide the width {embed_dim}"));
+    if lengths.is_empty() {
+        return Err(Unrecognised::Missing("image_encoder.blocks.0.attn.rel_pos_h".into()));
     }
-    // Tables of windowed blocks are as long as a window needs; the longer ones belong to global blocks. With one length
-    // only, the blocks attend over the whole grid.
-    let shortest = tables.iter().map(|table| table[0]).min().unwrap_or(0);
-    let longest = tables.iter().map(|table| table[0]).max().unwrap_or(0);
-    let side = |length: usize| length.div_ceil(2);
-    let is_global = |length: usize| length > shortest || (shortest == longest && side(length) >= rows);
+    let (window_size, global_attn_indexes) = windows(&lengths, rows, embed_dim, hints)?;
     Ok(ImageEncoderConfig {
         image_size: rows * patch_size,
         patch_size,
@@ -63,60 +105,118 @@ fn recognise_encoder(tensors: &Shapes<'_>) -> Result<ImageEncoderConfig, String>
         num_heads: embed_dim / head_dim,
         mlp_dim: tensors.axis("image_encoder.blocks.0.mlp.lin1.weight", 0)?,
         out_chans: tensors.axis("image_encoder.neck.0.weight", 0)?,
-        window_size: side(shortest),
-        global_attn_indexes: (0..depth).filter(|&block| is_global(tables[block][0])).collect(),
+        window_size,
+        global_attn_indexes,
         drop_path_rate: 0.0,
     })
 }
 
-fn recognise_decoder(tensors: &Shapes<'_>, num_heads: usize) -> Result<MaskDecoderConfig, String> {
+/// Which blocks are windowed, from the lengths of their position tables: `2 * window - 1` or `2 * grid - 1`.
+fn windows(
+    lengths: &[usize],
+    grid: usize,
+    embed_dim: usize,
+    hints: &Hints,
+) -> Result<(usize, Vec<usize>), Unrecognised> {
+    let depth = lengths.len();
+    let fits = |window: usize, global: &[usize]| {
+        let windowed = |block: &usize| !global.contains(block);
+        global.iter().all(|&block| block < depth) && (0..depth).filter(windowed).all(|at| lengths[at] + 1 == 2 * window)
+    };
+    // What the file says of itself, and then what the published models have, where the tables agree with it.
+    let said = hints.window_size.zip(hints.global_attn_indexes.clone());
+    let known = published_of(embed_dim, depth).map(|config| config.image_encoder);
+    let known = known.map(|encoder| (encoder.window_size, encoder.global_attn_indexes));
+    for (window, global) in said.into_iter().chain(known) {
+        if fits(window, &global) {
+            return Ok((window, global));
+        }
+    }
+    let with_length = |wanted: usize| (0..depth).filter(|&block| lengths[block] == wanted).collect::<Vec<_>>();
+    let distinct: BTreeSet<usize> = lengths.iter().copied().collect();
+    match distinct.into_iter().collect::<Vec<_>>()[..] {
+        // All over the whole grid; windows of that size would compute the same.
+        [length] if length + 1 == 2 * grid => Ok((length.div_ceil(2), (0..depth).collect())),
+        [length] => Ok((length.div_ceil(2), Vec::new())),
+        [short, long] => {
+            // Where neither is the grid's, the longer belongs to the whole image: it was left at another size.
+            let global = if short + 1 == 2 * grid { short } else { long };
+            Ok(((short + long - global).div_ceil(2), with_length(global)))
+        }
+        ref lengths => Err(Unrecognised::Other(format!(
+            "the relative position tables have {} lengths ({lengths:?}); a segmenter has one for windows and one for the \
+             whole image",
+            lengths.len()
+        ))),
+    }
+}
+
+fn recognise_decoder(tensors: &Shapes<'_>, num_heads: usize) -> Result<MaskDecoderConfig, Unrecognised> {
     let mask_tokens = tensors.axis("mask_decoder.mask_tokens.weight", 0)?;
     Ok(MaskDecoderConfig {
         transformer_dim: tensors.axis("mask_decoder.iou_token.weight", 1)?,
-        depth: tensors.count("mask_decoder.transformer.layers."),
+        depth: tensors.count("mask_decoder.transformer.layers.")?,
         num_heads,
         mlp_dim: tensors.axis("mask_decoder.transformer.layers.0.mlp.lin1.weight", 0)?,
         cross_dim: tensors.axis("mask_decoder.transformer.final_attn_token_to_image.q_proj.weight", 0)?,
         num_multimask_outputs: mask_tokens.saturating_sub(1),
-        iou_head_depth: tensors.count("mask_decoder.iou_prediction_head.layers."),
+        iou_head_depth: tensors.count("mask_decoder.iou_prediction_head.layers.")?,
         iou_head_hidden_dim: tensors.axis("mask_decoder.iou_prediction_head.layers.0.weight", 0)?,
         dropout: 0.0,
     })
 }
 
 /// The SAM that a masked autoencoder's encoder (tensors under official keys) is made for: the published size of its
-/// width, at `image_size`, or a small one with four global blocks when the width is not a published one.
-pub fn recognise_mae(tensors: &BTreeMap<String, TensorInfo>, image_size: usize) -> Result<SamConfig, String> {
+/// width, at `image_size`, or one with four global blocks when the width and depth are not published ones. Its heads leave
+/// no trace in the tensors; where no hint names them they are assumed, which [`assumed_heads`] says.
+pub fn recognise_mae(
+    tensors: &BTreeMap<String, TensorInfo>,
+    hints: &Hints,
+    image_size: usize,
+) -> Result<SamConfig, Unrecognised> {
     let tensors = Shapes { tensors };
-    let patch = tensors.shape::<4>("image_encoder.patch_embed.proj.weight")?;
+    let patch_key = "image_encoder.patch_embed.proj.weight";
+    let patch = tensors.shape::<4>(patch_key)?;
     let (embed_dim, patch_size) = (patch[0], patch[3]);
-    let depth = tensors.count("image_encoder.blocks.");
-    let published = Variant::ALL.map(SamConfig::published).into_iter().find(|config| {
-        let encoder = &config.image_encoder;
-        (encoder.embed_dim, encoder.depth) == (embed_dim, depth)
-    });
-    let mut config = published.unwrap_or_else(|| {
+    let depth = tensors.count("image_encoder.blocks.")?;
+    if embed_dim == 1280 && patch_size == 14 {
+        let problem = "has patches of 14 px (an MAE ViT-H), SAM's has 16; pre-train with patch 16 or convert the file";
+        return Err(Unrecognised::Odd(patch_key.into(), problem.into()));
+    }
+    let mut config = published_of(embed_dim, depth).unwrap_or_else(|| {
         let mut config = SamConfig::published(Variant::VitB);
-        let quarters = |quarter: usize| (quarter * depth / 4).max(1) - 1;
-        let mut global: Vec<usize> = (1..=4).map(quarters).collect();
+        let mut global: Vec<usize> = (1..=4).map(|quarter: usize| (quarter * depth / 4).max(1) - 1).collect();
         global.dedup();
         config.image_encoder.global_attn_indexes = global;
-        // The head width of ViT-B and ViT-L; narrower ones have one head per 16 channels or a single one.
-        let head_dim = [64, 16, embed_dim].into_iter().find(|head| embed_dim % head == 0).unwrap_or(embed_dim);
-        config.image_encoder.num_heads = embed_dim / head_dim;
+        config.image_encoder.num_heads = default_heads(embed_dim);
         config
     });
     let encoder = &mut config.image_encoder;
-    if embed_dim == 1280 && patch_size == 14 {
-        return Err(
-            "an MAE ViT-H has patches of 14 px, SAM's has 16; pre-train with patch 16 or use a file converted to it"
-                .into(),
-        );
-    }
     (encoder.embed_dim, encoder.depth, encoder.patch_size) = (embed_dim, depth, patch_size);
+    encoder.num_heads = hints.encoder_heads.unwrap_or(encoder.num_heads);
     encoder.mlp_dim = tensors.axis("image_encoder.blocks.0.mlp.lin1.weight", 0)?;
     encoder.image_size = image_size;
     Ok(config)
+}
+
+/// The heads of a masked autoencoder's encoder where they had to be assumed: neither published nor told.
+pub fn assumed_heads(config: &SamConfig, hints: &Hints) -> Option<usize> {
+    let encoder = &config.image_encoder;
+    let is_known = hints.encoder_heads.is_some() || published_of(encoder.embed_dim, encoder.depth).is_some();
+    (!is_known).then_some(encoder.num_heads)
+}
+
+fn published_of(embed_dim: usize, depth: usize) -> Option<SamConfig> {
+    Variant::ALL.map(SamConfig::published).into_iter().find(|config| {
+        let encoder = &config.image_encoder;
+        (encoder.embed_dim, encoder.depth) == (embed_dim, depth)
+    })
+}
+
+/// 64 channels a head, as ViT-B and ViT-L have, or 16 in narrow models, or a single head.
+fn default_heads(embed_dim: usize) -> usize {
+    let head_dim = [64, 16].into_iter().find(|head| embed_dim.is_multiple_of(*head) && embed_dim > *head);
+    embed_dim / head_dim.unwrap_or(embed_dim).max(1)
 }
 
 struct Shapes<'a> {
@@ -124,20 +224,74 @@ struct Shapes<'a> {
 }
 
 impl Shapes<'_> {
-    fn shape<const D: usize>(&self, key: &str) -> Result<[usize; D], String> {
-        let info = self.tensors.get(key).ok_or_else(|| format!("there is no `{key}`"))?;
-        <[usize; D]>::try_from(info.shape.as_slice())
-            .map_err(|_| format!("`{key}` must have {D} axes, got {:?}", info.shape))
+    fn get(&self, key: &str) -> Result<&[usize], Unrecognised> {
+        let info = self.tensors.get(key).ok_or_else(|| Unrecognised::Missing(key.into()))?;
+        Ok(&info.shape)
     }
 
-    fn axis(&self, key: &str, axis: usize) -> Result<usize, String> {
-        let info = self.tensors.get(key).ok_or_else(|| format!("there is no `{key}`"))?;
-        info.shape.get(axis).copied().ok_or_else(|| format!("`{key}` has too few axes: {:?}", info.shape))
+    fn shape<const D: usize>(&self, key: &str) -> Result<[usize; D], Unrecognised> {
+        let shape = self.get(key)?;
+        let odd = |_| Unrecognised::Odd(key.into(), format!("must have {D} axes, got {shape:?}"));
+        shape.try_into().map_err(odd)
+    }
+
+    fn axis(&self, key: &str, axis: usize) -> Result<usize, Unrecognised> {
+        let shape = self.get(key)?;
+        let odd = || Unrecognised::Odd(key.into(), format!("has too few axes: {shape:?}"));
+        shape.get(axis).copied().ok_or_else(odd)
     }
 
     /// One more than the highest index after `prefix`.
-    fn count(&self, prefix: &str) -> usize {
+    fn count(&self, prefix: &str) -> Result<usize, Unrecognised> {
         let index = |key: &String| key.strip_prefix(prefix)?.split('.').next()?.parse::<usize>().ok();
-        self.tensors.keys().filter_map(index).max().map_or(0, |highest| highest.saturating_add(1))
+        match self.tensors.keys().filter_map(index).max() {
+            Some(highest) if highest >= MAX_COUNT => Err(Unrecognised::Other(format!(
+                "`{prefix}{highest}` is beyond {MAX_COUNT} layers; the file is damaged"
+            ))),
+            highest => Ok(highest.map_or(0, |highest| highest + 1)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Windows of 14 on grids below, at and above that size; blocks 1 and 3 are global.
+    #[test]
+    fn windows_are_told_from_global_blocks_whatever_the_grid() {
+        for grid in [8, 10, 14, 32, 64] {
+            let global = 2 * grid - 1;
+            let lengths = [27, global, 27, global];
+            let told = Hints { window_size: Some(14), global_attn_indexes: Some(vec![1, 3]), ..Hints::default() };
+            assert_eq!(windows(&lengths, grid, 24, &told), Ok((14, vec![1, 3])), "grid {grid}, told");
+            let found = windows(&lengths, grid, 24, &Hints::default());
+            // With windows as large as the grid the tables cannot tell, and windowed is the same as global.
+            let expected = if grid == 14 { (14, vec![0, 1, 2, 3]) } else { (14, vec![1, 3]) };
+            assert_eq!(found, Ok(expected), "grid {grid}");
+        }
+        // A hint that the tables contradict is not believed.
+        let wrong = Hints { window_size: Some(9), global_attn_indexes: Some(vec![0]), ..Hints::default() };
+        assert_eq!(windows(&[27, 127, 27, 127], 64, 24, &wrong), Ok((14, vec![1, 3])));
+        assert!(windows(&[27, 127, 31, 127], 64, 24, &Hints::default()).is_err());
+    }
+
+    #[test]
+    fn a_published_model_is_recognised_below_its_window() {
+        for grid in [10, 14, 20, 64] {
+            let lengths: Vec<usize> =
+                (0..12).map(|block| if [2, 5, 8, 11].contains(&block) { 2 * grid - 1 } else { 27 }).collect();
+            assert_eq!(windows(&lengths, grid, 768, &Hints::default()), Ok((14, vec![2, 5, 8, 11])), "grid {grid}");
+        }
+    }
+
+    #[test]
+    fn absurd_counts_are_refused_before_anything_is_allocated() {
+        for key in ["image_encoder.blocks.18446744073709551615.x", "image_encoder.blocks.4000000000.x"] {
+            let info = TensorInfo { dtype: super::super::Dtype::F32, shape: vec![1] };
+            let tensors = BTreeMap::from([(key.to_owned(), info)]);
+            let counted = Shapes { tensors: &tensors }.count("image_encoder.blocks.");
+            assert!(matches!(counted, Err(Unrecognised::Other(_))), "{key}: {counted:?}");
+        }
     }
 }

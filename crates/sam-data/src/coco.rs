@@ -1,0 +1,380 @@
+//! COCO instances, LVIS, and the layout of Roboflow's exports.
+//!
+//! Source: <https://cocodataset.org/#format-data> and pycocotools' `annToRLE`. A `segmentation` is told by its JSON type: a
+//! list is polygons whose union is one object, a dict holds run lengths as numbers or as a compressed string.
+//!
+//! Different from pycocotools: run lengths must fill the image; a missing class, image or file is reported and not skipped;
+//! `area` and `bbox` of the file are not read, as many tools write other numbers there.
+//!
+//! **Crowd.** Officially `iscrowd = 1` marks a region of many objects. CVAT and others set it on every mask that is stored as
+//! run lengths. But in the official files, too, exactly the run lengths are crowd, so that alone tells nothing. `auto` takes
+//! crowd for instances when all run lengths are crowd and either every annotation is, or more than a tenth are (officially 1.2 %)
+//! and one image has two of one class (officially they are one region). It says what it decided.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use crate::coco_index::{AnnotationRow, CocoIndex, NO_CATEGORY};
+use crate::error::DataError;
+use crate::finding::{Finding, ProblemKind};
+use crate::layout::{self, Folder, ROBOFLOW_JSON};
+use crate::place::{FilePlace, ImageHeader, read_open_range};
+use crate::sample::ObjectMask;
+use crate::segmentation::{SegmentationKind, segmentation_mask};
+use crate::source::{Annotated, FormatReader, Listing};
+use crate::source_options::{Crowd, Format, SourceOptions};
+
+/// Share of crowd annotations above which "one region per class and image" is looked at; the official files have 1.2 %.
+const CROWD_SHARE: f64 = 0.1;
+
+/// One or more COCO files as one data set.
+#[derive(Debug)]
+pub(crate) struct Coco {
+    files: Vec<CocoFile>,
+    /// Where the images of each file start in the numbering.
+    starts: Vec<usize>,
+    classes: Vec<String>,
+    crowd: Crowd,
+}
+
+#[derive(Debug)]
+struct CocoFile {
+    index: CocoIndex,
+    split: Option<String>,
+    /// Folders in which images are looked for, the likeliest first.
+    folders: Vec<PathBuf>,
+    /// Class of each category, over all files.
+    class_of: Vec<usize>,
+    /// In front of names, so that two parts may have files of one name.
+    prefix: String,
+}
+
+impl Coco {
+    pub(crate) fn open(path: &Path, options: &SourceOptions, listing: &mut Listing) -> Result<Self, DataError> {
+        let mut parts = annotation_files(path)?;
+        if let Some(wanted) = &options.split {
+            let given: Vec<_> = parts.iter().filter_map(|(_, split)| split.clone()).collect();
+            parts.retain(|(_, split)| split.as_ref() == Some(wanted));
+            if parts.is_empty() {
+                return Err(DataError::Option {
+                    key: "split",
+                    expected: format!("one of the parts that {} comes with ({})", path.display(), given.join(", ")),
+                    got: wanted.clone(),
+                });
+            }
+        }
+        let is_one = parts.len() == 1;
+        let mut files = Vec::new();
+        let mut classes: Vec<String> = Vec::new();
+        for (json, split) in parts {
+            let index = CocoIndex::read(&json, &mut listing.findings)?;
+            let class_of = index
+                .categories
+                .iter()
+                .map(|name| {
+                    classes.iter().position(|class| class == name).unwrap_or_else(|| {
+                        classes.push(name.clone());
+                        classes.len() - 1
+                    })
+                })
+                .collect();
+            let folders = image_folders(path, &json, split.as_deref(), options)?;
+            let prefix = match &split {
+                Some(split) if !is_one => format!("{split}/"),
+                _ => String::new(),
+            };
+            let file = CocoFile { index, split, folders, class_of, prefix };
+            file.check_ids(&mut listing.findings);
+            files.push(file);
+        }
+        let mut starts = vec![0];
+        for file in &files {
+            starts.push(starts[starts.len() - 1] + file.index.images.len());
+        }
+        refuse_without_masks(path, &files)?;
+        let crowd = match options.crowd {
+            Crowd::Auto => crowd_of(&files, listing),
+            given => given,
+        };
+        Ok(Self { files, starts, classes, crowd })
+    }
+
+    /// The file and its own number of image `index`.
+    fn locate(&self, index: usize) -> (&CocoFile, usize) {
+        assert!(index < self.len(), "image {index} of {}", self.len());
+        let file = self.starts.partition_point(|&start| start <= index) - 1;
+        (&self.files[file], index - self.starts[file])
+    }
+}
+
+impl FormatReader for Coco {
+    fn len(&self) -> usize {
+        self.starts[self.starts.len() - 1]
+    }
+
+    fn name(&self, index: usize) -> String {
+        let (file, image) = self.locate(index);
+        format!("{}{}", file.prefix, file.index.names.get(image))
+    }
+
+    fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    fn given_split(&self, index: usize) -> Option<&str> {
+        self.locate(index).0.split.as_deref()
+    }
+
+    fn is_one_numbering(&self) -> bool {
+        self.files.len() == 1
+    }
+
+    fn image_place(&self, index: usize) -> Result<FilePlace, Finding> {
+        let (file, image) = self.locate(index);
+        file.image_path(file.index.names.get(image)).map(FilePlace::Path)
+    }
+
+    fn read(&self, index: usize, header: &ImageHeader) -> Result<Annotated, DataError> {
+        let (file, image) = self.locate(index);
+        let declared_hw = file.index.images[image].size_hw.map(|side| side as usize);
+        let frame_hw = if declared_hw == [0, 0] { header.upright_hw() } else { declared_hw };
+        let mut annotated = Annotated::new(frame_hw);
+        let rows = file.index.annotations_of(image);
+        let json = &file.index.path;
+        let mut open = File::open(json).map_err(|error| DataError::io(json, error))?;
+        for row in rows {
+            let place = file.index.place_of(row);
+            if row.kind == SegmentationKind::None {
+                annotated.findings.push(Finding::new(ProblemKind::NoMask, place, "it has no segmentation"));
+                continue;
+            }
+            if row.is_crowd && self.crowd == Crowd::Drop {
+                annotated.findings.push(Finding::new(ProblemKind::CrowdLeftOut, place, "it is marked iscrowd = 1"));
+                continue;
+            }
+            let text = read_open_range(&mut open, json, row.at, u64::from(row.len))?;
+            let Some(mask) = segmentation_mask(frame_hw, row.kind, &text, &place, &mut annotated.findings) else {
+                continue;
+            };
+            if row.is_crowd && self.crowd == Crowd::Ignore {
+                annotated.ignore.push(mask);
+            } else {
+                annotated.objects.push(ObjectMask {
+                    mask,
+                    class: (row.category != NO_CATEGORY).then(|| file.class_of[row.category as usize]),
+                    id: row.id,
+                });
+            }
+        }
+        Ok(annotated)
+    }
+}
+
+impl CocoFile {
+    /// The first place where the file exists. Exporters write names, relative paths and absolute ones.
+    fn image_path(&self, name: &str) -> Result<PathBuf, Finding> {
+        let base = name.rsplit('/').next().unwrap_or(name);
+        for folder in &self.folders {
+            for name in [name, base] {
+                let path = folder.join(name);
+                if path.is_file() {
+                    return Ok(path);
+                }
+            }
+        }
+        let mut detail = format!(
+            "it is in none of {}",
+            self.folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(", ")
+        );
+        let below = name.rsplit_once('/').map_or("", |(below, _)| below);
+        let places = self.folders.iter().flat_map(|folder| [folder.join(below), folder.clone()]);
+        if let Some(near) = places.into_iter().find_map(|folder| same_stem(&folder, base)) {
+            detail.push_str(&format!("; did you mean {}?", near.display()));
+        }
+        Err(Finding::new(ProblemKind::ImageMissing, name, detail))
+    }
+
+    /// Images listed twice by name, and annotations of one id.
+    fn check_ids(&self, findings: &mut Vec<Finding>) {
+        let mut names = HashSet::with_capacity(self.index.images.len());
+        for image in 0..self.index.images.len() {
+            let name = self.index.names.get(image);
+            if !names.insert(name) {
+                findings.push(Finding::new(
+                    ProblemKind::ImageListedTwice,
+                    format!("{}, {name}", self.index.path.display()),
+                    "its file_name is listed twice",
+                ));
+            }
+        }
+        let mut ids: Vec<u64> = self.index.annotations.iter().map(|row| row.id).collect();
+        ids.sort_unstable();
+        for pair in ids.windows(2).filter(|pair| pair[0] == pair[1]) {
+            findings.push(Finding::new(
+                ProblemKind::AnnotationIdTwice,
+                format!("{}, annotation {}", self.index.path.display(), pair[0]),
+                "its id is used twice",
+            ));
+        }
+    }
+}
+
+/// The annotation files of a data set, with the part of the split that each is.
+fn annotation_files(path: &Path) -> Result<Vec<(PathBuf, Option<String>)>, DataError> {
+    if path.is_file() {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        return Ok(vec![(path.to_path_buf(), layout::split_name(&name).map(str::to_owned))]);
+    }
+    let folder = Folder::list(path)?;
+    let mut parts = Vec::new();
+    for child in &folder.folders {
+        let file = path.join(child).join(ROBOFLOW_JSON);
+        if file.is_file() {
+            parts.push((file, Some(layout::split_name(child).unwrap_or(child).to_owned())));
+        }
+    }
+    if !parts.is_empty() {
+        return Ok(parts);
+    }
+    let mut files = Vec::new();
+    for below in std::iter::once("").chain(folder.folders.iter().map(String::as_str)) {
+        let at = path.join(below);
+        for name in Folder::list(&at)?.with_extension("json") {
+            if layout::file_format(&at.join(name))? == Some(Format::Coco) {
+                files.push((below.to_owned(), name.to_owned()));
+            }
+        }
+    }
+    // Official downloads have captions and keypoints of the same images beside the instances.
+    if files.iter().any(|(_, name)| name.starts_with("instances")) {
+        files.retain(|(_, name)| name.starts_with("instances"));
+    }
+    let is_single = files.len() == 1;
+    let mut seen = HashMap::new();
+    for (below, name) in files {
+        let split = layout::split_name(&name).or_else(|| layout::split_name(&below)).map(str::to_owned);
+        if !is_single && let Some(other) = seen.insert(split.clone(), name.clone()) {
+            return Err(DataError::Content {
+                path: path.to_path_buf(),
+                what: "annotations".to_owned(),
+                expected: "one COCO file, or one for each of train, val and test".to_owned(),
+                got: format!("{other} and {name}"),
+                fix: "give the path of one of them".to_owned(),
+            });
+        }
+        parts.push((path.join(below).join(name), split));
+    }
+    if parts.is_empty() {
+        return Err(DataError::Content {
+            path: path.to_path_buf(),
+            what: "a COCO data set".to_owned(),
+            expected: format!(
+                "a .json with \"images\" and \"annotations\", or {ROBOFLOW_JSON} in train, valid or test"
+            ),
+            got: "neither".to_owned(),
+            fix: "give the path of the .json".to_owned(),
+        });
+    }
+    Ok(parts)
+}
+
+/// Where exporters put images relative to their annotations.
+fn image_folders(
+    root: &Path,
+    json: &Path,
+    split: Option<&str>,
+    options: &SourceOptions,
+) -> Result<Vec<PathBuf>, DataError> {
+    let beside = json.parent().unwrap_or(Path::new("")).to_path_buf();
+    let base = if root.is_file() { beside.clone() } else { root.to_path_buf() };
+    if let Some(images) = &options.images {
+        let folder = base.join(images);
+        if !folder.is_dir() {
+            return Err(DataError::Option {
+                key: "images",
+                expected: "a folder".to_owned(),
+                got: folder.display().to_string(),
+            });
+        }
+        return Ok(vec![folder]);
+    }
+    let mut folders = vec![beside.clone()];
+    let mut around = vec![beside.clone(), base];
+    around.extend(beside.parent().map(Path::to_path_buf));
+    for at in around {
+        let Ok(listing) = Folder::list(&at) else {
+            continue;
+        };
+        // Datumaro and CVAT name a part freely: instances_NAME.json with images/NAME.
+        let stem = json.file_stem().unwrap_or_default().to_string_lossy();
+        let of_split = |name: &String| {
+            split.is_some() && layout::split_name(name) == split || stem.strip_prefix("instances_") == Some(name)
+        };
+        for images in ["images", "JPEGImages", "data", "imgs"] {
+            let folder = at.join(images);
+            if let Ok(below) = Folder::list(&folder) {
+                folders.extend(below.folders.iter().filter(|name| of_split(name)).map(|name| folder.join(name)));
+                folders.push(folder);
+            }
+        }
+        folders.extend(listing.folders.iter().filter(|name| of_split(name)).map(|name| at.join(name)));
+        folders.push(at);
+    }
+    let mut seen = HashSet::new();
+    folders.retain(|folder| seen.insert(folder.clone()));
+    Ok(folders)
+}
+
+/// A file of the same stem in another spelling.
+fn same_stem(folder: &Path, name: &str) -> Option<PathBuf> {
+    let wanted = layout::stem(name).to_lowercase();
+    let listing = Folder::list(folder).ok()?;
+    let near =
+        listing.files.iter().find(|file| layout::is_image(file) && layout::stem(file).to_lowercase() == wanted)?;
+    Some(folder.join(near))
+}
+
+fn refuse_without_masks(path: &Path, files: &[CocoFile]) -> Result<(), DataError> {
+    let rows = || files.iter().flat_map(|file| &file.index.annotations);
+    if rows().next().is_some() && rows().all(|row| row.kind == SegmentationKind::None) {
+        return Err(DataError::Content {
+            path: path.to_path_buf(),
+            what: "annotations".to_owned(),
+            expected: "with a segmentation".to_owned(),
+            got: "boxes only".to_owned(),
+            fix: ProblemKind::NoMask.fix().to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// See the module's words on crowd.
+fn crowd_of(files: &[CocoFile], listing: &mut Listing) -> Crowd {
+    let rows =
+        || files.iter().enumerate().flat_map(|(at, file)| file.index.annotations.iter().map(move |row| (at, row)));
+    let n_crowd = rows().filter(|(_, row)| row.is_crowd).count();
+    let n_all = rows().filter(|(_, row)| row.kind != SegmentationKind::None).count();
+    if n_crowd == 0 {
+        return Crowd::Ignore;
+    }
+    let all_rle_crowd = rows().all(|(_, row)| row.kind != SegmentationKind::Rle || row.is_crowd);
+    let is_pair = |(at, row): (usize, &AnnotationRow)| row.is_crowd.then_some((at, row.image, row.category));
+    let mut pairs = HashSet::new();
+    let has_two_of_a_class = rows().filter_map(is_pair).any(|pair| !pairs.insert(pair));
+    let is_all = n_crowd == n_all;
+    let is_much = n_crowd as f64 > CROWD_SHARE * n_all as f64;
+    let sign = format!("{n_crowd} of {n_all} annotations are marked iscrowd = 1");
+    if all_rle_crowd && (is_all || is_much && has_two_of_a_class) {
+        listing.notes.push(format!(
+            "{sign}, all run-length masks among them: taken for objects (crowd = \"ignore\" makes them ignore regions)"
+        ));
+        if is_all {
+            let place = files.first().map_or(String::new(), |file| file.index.path.display().to_string());
+            listing.findings.push(Finding::new(ProblemKind::AllCrowd, place, sign));
+        }
+        return Crowd::Instances;
+    }
+    listing.notes.push(format!("{sign}: taken for ignore regions (crowd = \"instances\" makes them objects)"));
+    Crowd::Ignore
+}

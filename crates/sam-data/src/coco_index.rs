@@ -1,0 +1,383 @@
+//! Where everything lies in a COCO file: images, classes, and for every annotation the place of its `segmentation`.
+//!
+//! One pass, one window of the file in memory. An annotation costs 32 bytes; its polygons stay in the file and are parsed when
+//! a sample needs them, so a million annotations open in seconds and in tens of megabytes, and coordinates keep all digits.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::error::DataError;
+use crate::finding::{Finding, ProblemKind};
+use crate::json_cursor::{JsonCursor, Span};
+use crate::names::Names;
+use crate::segmentation::SegmentationKind;
+
+/// One `.json` file, indexed.
+#[derive(Debug)]
+pub(crate) struct CocoIndex {
+    pub(crate) path: PathBuf,
+    pub(crate) names: Names,
+    pub(crate) images: Vec<ImageRow>,
+    /// Sorted by image; those of image `i` are `first[i]..first[i + 1]`.
+    pub(crate) annotations: Vec<AnnotationRow>,
+    pub(crate) first: Vec<u32>,
+    /// Names of classes in the order of the file.
+    pub(crate) categories: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ImageRow {
+    /// 0 x 0 when the file does not say.
+    pub(crate) size_hw: [u32; 2],
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AnnotationRow {
+    pub(crate) id: u64,
+    pub(crate) at: u64,
+    pub(crate) len: u32,
+    pub(crate) image: u32,
+    /// Index into the categories.
+    pub(crate) category: u32,
+    pub(crate) kind: SegmentationKind,
+    pub(crate) is_crowd: bool,
+}
+
+/// No class, or one that is not listed.
+pub(crate) const NO_CATEGORY: u32 = u32::MAX;
+
+#[derive(Deserialize)]
+struct ImageJson {
+    id: Id,
+    #[serde(default)]
+    file_name: Option<String>,
+    #[serde(default)]
+    coco_url: Option<String>,
+    #[serde(default)]
+    height: Option<f64>,
+    #[serde(default)]
+    width: Option<f64>,
+}
+
+#[derive(Deserialize)]
+struct CategoryJson {
+    id: Id,
+    name: String,
+}
+
+/// Ids are numbers by the format, and text in some exports.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Id {
+    Number(i64),
+    Text(String),
+}
+
+impl<'de> Deserialize<'de> for Id {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = serde_json::Value::deserialize(deserializer)?;
+        Self::of(&value)
+            .ok_or_else(|| serde::de::Error::custom(format!("an id must be a whole number or text, got {value}")))
+    }
+}
+
+impl Id {
+    fn of(value: &serde_json::Value) -> Option<Self> {
+        match value {
+            serde_json::Value::String(text) => Some(Self::Text(text.clone())),
+            // pandas writes 17.0.
+            serde_json::Value::Number(number) => number
+                .as_i64()
+                .or_else(|| number.as_f64().filter(|x| x.fract() == 0.0 && x.abs() < 9e15).map(|x| x as i64))
+                .map(Self::Number),
+            _ => None,
+        }
+    }
+
+    /// Most ids are digits, and most of the time of opening goes into them.
+    fn parse(raw: &[u8]) -> Option<Self> {
+        match std::str::from_utf8(raw).ok()?.parse::<i64>() {
+            Ok(number) => Some(Self::Number(number)),
+            Err(_) => Self::of(&serde_json::from_slice(raw).ok()?),
+        }
+    }
+}
+
+impl std::fmt::Display for Id {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(f),
+            Self::Text(text) => text.fmt(f),
+        }
+    }
+}
+
+/// What is known of an annotation before all images and classes are.
+struct Pending {
+    row: AnnotationRow,
+    image_key: u32,
+    category_key: u32,
+}
+
+/// Ids to small numbers in the order they are met.
+#[derive(Default)]
+struct Keys {
+    keys: HashMap<Id, u32>,
+}
+
+impl Keys {
+    fn key(&mut self, id: Id) -> u32 {
+        let next = self.keys.len() as u32;
+        *self.keys.entry(id).or_insert(next)
+    }
+}
+
+impl CocoIndex {
+    /// Indexes a file. `findings` gets what is wrong with single entries.
+    pub(crate) fn read(path: &Path, findings: &mut Vec<Finding>) -> Result<Self, DataError> {
+        let file = File::open(path).map_err(|error| DataError::io(path, error))?;
+        let mut cursor = JsonCursor::new(file, path)?;
+        let mut scan = Scan::new(path);
+        let mut key = Vec::new();
+        cursor.enter(b'{')?;
+        while cursor.next_key(&mut key)? {
+            match (key.as_slice(), cursor.peek()?) {
+                (b"images", Some(b'[')) => scan.images(&mut cursor, findings)?,
+                (b"annotations", Some(b'[')) => scan.annotations(&mut cursor, findings)?,
+                (b"categories", Some(b'[')) => scan.categories(&mut cursor)?,
+                _ => {
+                    cursor.skip()?;
+                }
+            }
+        }
+        scan.finish(findings)
+    }
+
+    pub(crate) fn annotations_of(&self, image: usize) -> &[AnnotationRow] {
+        &self.annotations[self.first[image] as usize..self.first[image + 1] as usize]
+    }
+
+    /// For messages: `instances.json, annotation 17`.
+    pub(crate) fn place_of(&self, annotation: &AnnotationRow) -> String {
+        format!("{}, annotation {}", self.path.display(), annotation.id)
+    }
+}
+
+struct Scan {
+    path: PathBuf,
+    names: Names,
+    images: Vec<ImageRow>,
+    pending: Vec<Pending>,
+    categories: Vec<String>,
+    has_categories: bool,
+    image_keys: Keys,
+    /// Image by key; none for an id that only annotations have.
+    image_by_key: Vec<u32>,
+    category_keys: Keys,
+    category_by_key: Vec<u32>,
+}
+
+impl Scan {
+    fn new(path: &Path) -> Self {
+        Self {
+            path: path.to_path_buf(),
+            names: Names::default(),
+            images: Vec::new(),
+            pending: Vec::new(),
+            categories: Vec::new(),
+            has_categories: false,
+            image_keys: Keys::default(),
+            image_by_key: Vec::new(),
+            category_keys: Keys::default(),
+            category_by_key: Vec::new(),
+        }
+    }
+
+    fn json_error(&self, source: serde_json::Error) -> DataError {
+        DataError::Json { path: self.path.clone(), what: "COCO", source }
+    }
+
+    fn images(&mut self, cursor: &mut JsonCursor<File>, findings: &mut Vec<Finding>) -> Result<(), DataError> {
+        let mut raw = Vec::new();
+        cursor.enter(b'[')?;
+        while cursor.next_item()? {
+            cursor.take_raw(&mut raw)?;
+            let image: ImageJson = serde_json::from_slice(&raw).map_err(|error| self.json_error(error))?;
+            let place = || format!("{}, image {}", self.path.display(), image.id);
+            let name = image
+                .file_name
+                .filter(|name| !name.is_empty())
+                .or_else(|| image.coco_url.as_deref().and_then(name_of_url));
+            let Some(name) = name else {
+                findings.push(Finding::new(
+                    ProblemKind::ImageMissing,
+                    place(),
+                    "neither file_name nor coco_url is given",
+                ));
+                continue;
+            };
+            let key = self.image_keys.key(image.id.clone());
+            set_key(&mut self.image_by_key, key, |at| {
+                if *at != u32::MAX {
+                    findings.push(Finding::new(ProblemKind::ImageListedTwice, place(), "its id is listed twice"));
+                }
+                *at = self.images.len() as u32;
+            });
+            let side =
+                |side: Option<f64>| side.filter(|&x| x >= 1.0 && x <= f64::from(u32::MAX)).map_or(0, |x| x as u32);
+            let size_hw = [side(image.height), side(image.width)];
+            self.images.push(ImageRow { size_hw: if size_hw.contains(&0) { [0, 0] } else { size_hw } });
+            self.names.push(&name.replace('\\', "/"));
+        }
+        Ok(())
+    }
+
+    fn categories(&mut self, cursor: &mut JsonCursor<File>) -> Result<(), DataError> {
+        let mut raw = Vec::new();
+        cursor.enter(b'[')?;
+        while cursor.next_item()? {
+            cursor.take_raw(&mut raw)?;
+            let category: CategoryJson = serde_json::from_slice(&raw).map_err(|error| self.json_error(error))?;
+            let key = self.category_keys.key(category.id);
+            set_key(&mut self.category_by_key, key, |at| *at = self.categories.len() as u32);
+            self.categories.push(category.name);
+            self.has_categories = true;
+        }
+        Ok(())
+    }
+
+    fn annotations(&mut self, cursor: &mut JsonCursor<File>, findings: &mut Vec<Finding>) -> Result<(), DataError> {
+        let (mut key, mut raw) = (Vec::new(), Vec::new());
+        cursor.enter(b'[')?;
+        while cursor.next_item()? {
+            let mut id = None;
+            let mut image = None;
+            let mut category = None;
+            let mut is_crowd = false;
+            let mut segmentation = (SegmentationKind::None, Span { at: 0, len: 0 });
+            cursor.enter(b'{')?;
+            while cursor.next_key(&mut key)? {
+                match key.as_slice() {
+                    b"id" => {
+                        cursor.take_raw(&mut raw)?;
+                        id = Id::parse(&raw);
+                    }
+                    b"image_id" => {
+                        cursor.take_raw(&mut raw)?;
+                        image = Id::parse(&raw);
+                    }
+                    b"category_id" => {
+                        cursor.take_raw(&mut raw)?;
+                        category = Id::parse(&raw);
+                    }
+                    b"iscrowd" => {
+                        cursor.take_raw(&mut raw)?;
+                        is_crowd = matches!(raw.as_slice(), b"1" | b"true" | b"1.0");
+                    }
+                    b"segmentation" => {
+                        let kind = match cursor.peek()? {
+                            Some(b'[') => SegmentationKind::Polygons,
+                            Some(b'{') => SegmentationKind::Rle,
+                            _ => SegmentationKind::None,
+                        };
+                        segmentation = (kind, cursor.skip()?);
+                    }
+                    _ => {
+                        cursor.skip()?;
+                    }
+                }
+            }
+            let ordinal = self.pending.len() as u64 + 1;
+            let id = match id {
+                Some(Id::Number(id)) if id >= 0 => id as u64,
+                _ => ordinal,
+            };
+            let Some(image) = image else {
+                findings.push(Finding::new(
+                    ProblemKind::AnnotationOrphan,
+                    format!("{}, annotation {id}", self.path.display()),
+                    "it has no image_id",
+                ));
+                continue;
+            };
+            let (kind, span) = segmentation;
+            // "[]" is what box-only tools write.
+            let kind = if span.len <= 2 { SegmentationKind::None } else { kind };
+            self.pending.push(Pending {
+                row: AnnotationRow {
+                    id,
+                    at: span.at,
+                    len: u32::try_from(span.len).unwrap_or(u32::MAX),
+                    image: 0,
+                    category: NO_CATEGORY,
+                    kind,
+                    is_crowd,
+                },
+                image_key: self.image_keys.key(image),
+                category_key: category.map_or(u32::MAX, |category| self.category_keys.key(category)),
+            });
+        }
+        Ok(())
+    }
+
+    fn finish(self, findings: &mut Vec<Finding>) -> Result<CocoIndex, DataError> {
+        let n_images = self.images.len();
+        let mut first = vec![0u32; n_images + 1];
+        let mut rows = Vec::with_capacity(self.pending.len());
+        for Pending { mut row, image_key, category_key } in self.pending {
+            let place = || format!("{}, annotation {}", self.path.display(), row.id);
+            let Some(&image) = self.image_by_key.get(image_key as usize).filter(|&&image| image != u32::MAX) else {
+                findings.push(Finding::new(
+                    ProblemKind::AnnotationOrphan,
+                    place(),
+                    "its image_id is not listed under \"images\"",
+                ));
+                continue;
+            };
+            if category_key != u32::MAX && self.has_categories {
+                row.category = self.category_by_key.get(category_key as usize).copied().unwrap_or(NO_CATEGORY);
+                if row.category == NO_CATEGORY {
+                    findings.push(Finding::new(
+                        ProblemKind::CategoryUnknown,
+                        place(),
+                        "its category_id is not listed under \"categories\"",
+                    ));
+                    continue;
+                }
+            }
+            row.image = image;
+            first[image as usize + 1] += 1;
+            rows.push(row);
+        }
+        for image in 0..n_images {
+            first[image + 1] += first[image];
+        }
+        // Stable, so that objects keep the order of the file.
+        rows.sort_by_key(|row| row.image);
+        Ok(CocoIndex {
+            path: self.path,
+            names: self.names,
+            images: self.images,
+            annotations: rows,
+            first,
+            categories: self.categories,
+        })
+    }
+}
+
+fn set_key(by_key: &mut Vec<u32>, key: u32, set: impl FnOnce(&mut u32)) {
+    let key = key as usize;
+    if by_key.len() <= key {
+        by_key.resize(key + 1, u32::MAX);
+    }
+    set(&mut by_key[key]);
+}
+
+/// LVIS mixes the folders train2017 and val2017 and names files by URL only.
+fn name_of_url(url: &str) -> Option<String> {
+    let mut parts = url.rsplit('/');
+    let (file, folder) = (parts.next()?, parts.next()?);
+    (!file.is_empty() && !folder.is_empty()).then(|| format!("{folder}/{file}"))
+}

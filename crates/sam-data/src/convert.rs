@@ -1,0 +1,254 @@
+//! A data set in another format: COCO, SA-1B, or label images.
+//!
+//! Masks are written as run lengths wherever the format has them, so holes and parts survive. What a format cannot hold is said in
+//! [`ConvertReport::notes`], with how much of it there was. Image files are copied byte for byte; one with EXIF rotation is written
+//! upright as PNG, because readers disagree about such files. The whole output is made beside the target and renamed at the end: it
+//! is there complete or not at all.
+
+mod coco_writer;
+mod labels_writer;
+mod sa1b_writer;
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use image::metadata::Orientation;
+use rayon::prelude::*;
+use sam_image::RgbImage;
+use serde::{Deserialize, Serialize};
+
+use crate::error::DataError;
+use crate::intensity::decode_image;
+use crate::layout;
+use crate::place::ImageHeader;
+use crate::source::{ImageObjects, Source};
+
+/// Images that are worked on at a time; their annotations are in memory together.
+const BATCH: usize = 64;
+
+/// The format to write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConvertTo {
+    /// COCO instances with compressed run lengths; one file per part of the split.
+    Coco,
+    /// A JSON file beside each image.
+    Sa1b,
+    /// 16-bit PNGs of instance ids.
+    Labels,
+}
+
+/// What was written, and what was not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConvertReport {
+    /// How many images.
+    pub images: u64,
+    /// How many objects.
+    pub objects: u64,
+    /// What the format could not hold or what changed, one sentence each; empty when nothing was lost.
+    pub notes: Vec<String>,
+}
+
+/// Writes a data set in another format into a new folder. `progress` is called with images done and images in all.
+///
+/// # Errors
+///
+/// When the folder exists and is not empty, a sample cannot be read, or something cannot be written.
+pub fn convert(
+    source: &Source,
+    out: &Path,
+    to: ConvertTo,
+    progress: &(dyn Fn(usize, usize) + Sync),
+) -> Result<ConvertReport, DataError> {
+    let io = |error| DataError::io(out, error);
+    if out.exists() && (!out.is_dir() || std::fs::read_dir(out).map_err(io)?.next().is_some()) {
+        return Err(DataError::Option {
+            key: "out",
+            expected: "a folder that is new or empty".to_owned(),
+            got: out.display().to_string(),
+        });
+    }
+    let parent = match out.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    std::fs::create_dir_all(parent).map_err(io)?;
+    let unfinished = tempfile::Builder::new().prefix(".converting-").tempdir_in(parent).map_err(io)?;
+    let names = output_names(source)?;
+    let mut writer = match to {
+        ConvertTo::Coco => Writer::Coco(coco_writer::CocoWriter::new(source, unfinished.path())?),
+        ConvertTo::Sa1b => Writer::Sa1b(sa1b_writer::Sa1bWriter::default()),
+        ConvertTo::Labels => Writer::Labels(labels_writer::LabelsWriter::default()),
+    };
+    let mut report = ConvertReport::default();
+    let mut n_upright = 0;
+    for start in (0..source.len()).step_by(BATCH) {
+        let batch: Vec<Written> = (start..source.len().min(start + BATCH))
+            .into_par_iter()
+            .map(|index| write_one(source, index, &names[index], to, unfinished.path()))
+            .collect::<Result<_, _>>()?;
+        for written in batch {
+            report.images += 1;
+            report.objects += written.annotations.objects.len() as u64;
+            n_upright += usize::from(written.is_upright_copy);
+            writer.add(source, &written)?;
+            progress(report.images as usize, source.len());
+        }
+    }
+    report.notes = writer.finish(source)?;
+    if n_upright > 0 {
+        report.notes.push(format!("{n_upright} images with EXIF rotation were written upright, as PNG"));
+    }
+    let dropped: u64 = source.tally().iter().filter(|(kind, _)| kind.leaves_out()).map(|(_, count)| count).sum();
+    let filtered = source.filtered();
+    if dropped + filtered.too_large + filtered.too_small > 0 {
+        report.notes.push(format!(
+            "{} annotations were left out while reading; `data check` lists them",
+            dropped + filtered.too_large + filtered.too_small
+        ));
+    }
+    if out.exists() {
+        std::fs::remove_dir(out).map_err(io)?;
+    }
+    let finished = unfinished.keep();
+    open_to_all(&finished).map_err(io)?;
+    std::fs::rename(&finished, out).map_err(io)?;
+    Ok(report)
+}
+
+/// A temporary folder is private; a data set is not.
+#[cfg(unix)]
+fn open_to_all(folder: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755))
+}
+
+#[cfg(not(unix))]
+fn open_to_all(_folder: &Path) -> std::io::Result<()> {
+    Ok(())
+}
+
+enum Writer {
+    Coco(coco_writer::CocoWriter),
+    Sa1b(sa1b_writer::Sa1bWriter),
+    Labels(labels_writer::LabelsWriter),
+}
+
+impl Writer {
+    fn add(&mut self, source: &Source, written: &Written) -> Result<(), DataError> {
+        match self {
+            Self::Coco(writer) => writer.add(source, written),
+            Self::Sa1b(writer) => {
+                writer.add(written);
+                Ok(())
+            }
+            Self::Labels(writer) => {
+                writer.add(written);
+                Ok(())
+            }
+        }
+    }
+
+    fn finish(self, source: &Source) -> Result<Vec<String>, DataError> {
+        match self {
+            Self::Coco(writer) => writer.finish(source),
+            Self::Sa1b(writer) => Ok(writer.notes()),
+            Self::Labels(writer) => Ok(writer.notes()),
+        }
+    }
+}
+
+/// An image whose own files are written.
+struct Written {
+    index: usize,
+    /// The file name relative to its folder of images.
+    name: String,
+    annotations: ImageObjects,
+    is_upright_copy: bool,
+    overlaps: labels_writer::Overlaps,
+}
+
+fn write_one(source: &Source, index: usize, name: &str, to: ConvertTo, out: &Path) -> Result<Written, DataError> {
+    let annotations = source.objects(index)?;
+    let place = source.image_place(index)?;
+    let bytes = place.read()?;
+    let shown = place.name();
+    let header = ImageHeader::read(std::io::Cursor::new(&bytes), &shown)?;
+    let is_upright_copy = header.orientation != Orientation::NoTransforms;
+    let name = if is_upright_copy { format!("{}.png", layout::stem(name)) } else { name.to_owned() };
+    let folder = match to {
+        ConvertTo::Coco => source.given_split(index).unwrap_or("images").to_owned(),
+        // SA-1B has images and JSON files side by side.
+        ConvertTo::Sa1b => source.given_split(index).unwrap_or("").to_owned(),
+        ConvertTo::Labels => match source.given_split(index) {
+            Some(split) => format!("{split}/images"),
+            None => "images".to_owned(),
+        },
+    };
+    let path = out.join(folder).join(&name);
+    make_folder_of(&path)?;
+    if is_upright_copy {
+        let options = source.options();
+        let image = decode_image(&bytes, &shown, &header, options.intensity, options.channels.as_deref())?;
+        save_png(&image, &path)?;
+    } else {
+        std::fs::write(&path, &bytes).map_err(|error| DataError::io(&path, error))?;
+    }
+    let mut overlaps = labels_writer::Overlaps::default();
+    match to {
+        ConvertTo::Coco => {}
+        ConvertTo::Sa1b => sa1b_writer::write_json(&path, &name, index, &annotations)?,
+        ConvertTo::Labels => {
+            let masks = match source.given_split(index) {
+                Some(split) => format!("{split}/masks"),
+                None => "masks".to_owned(),
+            };
+            let path = out.join(masks).join(format!("{}.png", layout::stem(&name)));
+            make_folder_of(&path)?;
+            overlaps = labels_writer::write_labels(&path, &annotations)?;
+        }
+    }
+    Ok(Written { index, name, annotations, is_upright_copy, overlaps })
+}
+
+/// Names without the part in front, safe to join, and of different stems.
+fn output_names(source: &Source) -> Result<Vec<String>, DataError> {
+    let mut stems = HashSet::with_capacity(source.len());
+    let mut names = Vec::with_capacity(source.len());
+    for index in 0..source.len() {
+        let name = source.name(index);
+        let split = source.given_split(index);
+        // Data sets name the part `train`, `valid` or `val2017`; it comes back as a folder of its own.
+        let own = match name.split_once('/') {
+            Some((top, rest)) if split.is_some() && layout::split_name(top) == split => rest,
+            _ => &name,
+        };
+        let safe: PathBuf =
+            Path::new(own).components().filter(|part| matches!(part, std::path::Component::Normal(_))).collect();
+        let safe = safe.to_string_lossy().replace('\\', "/");
+        if !stems.insert((split.map(str::to_owned), layout::stem(&safe).to_owned())) {
+            return Err(DataError::Content {
+                path: source.root().to_path_buf(),
+                what: "image names".to_owned(),
+                expected: "of different stems".to_owned(),
+                got: format!("{safe} twice"),
+                fix: "rename one of the images".to_owned(),
+            });
+        }
+        names.push(safe);
+    }
+    Ok(names)
+}
+
+fn make_folder_of(path: &Path) -> Result<(), DataError> {
+    match path.parent() {
+        Some(folder) => std::fs::create_dir_all(folder).map_err(|error| DataError::io(folder, error)),
+        None => Ok(()),
+    }
+}
+
+fn save_png(image: &RgbImage, path: &Path) -> Result<(), DataError> {
+    image
+        .save_with_format(path, image::ImageFormat::Png)
+        .map_err(|source| DataError::Encode { path: path.to_path_buf(), source: Box::new(source) })
+}

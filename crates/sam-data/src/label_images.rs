@@ -1,0 +1,304 @@
+//! Images with label images: instance ids, class maps, binary masks, and VOC's palettes.
+//!
+//! Sources: the VOC devkit (`SegmentationObject`: palette indices, 0 background, 1..N objects, 255 void), MedSAM, sam-hq and
+//! micro-sam for what people have. Different from RITM's reader: palettes are read as indices, so void is 255 and not the grey
+//! 220 of its colour. Images and labels are paired by stem.
+//!
+//! Without being told, ids are instances when the files are palettes or deeper than 8 bits or have several ids, and binary when
+//! only one value occurs beside 0 in all files that are looked at. It says what it decided.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::DataError;
+use crate::finding::{Finding, ProblemKind};
+use crate::label_map::LabelMap;
+use crate::layout;
+use crate::pairing::{PairRule, Pairs, Unlabelled, folders_of};
+use crate::place::{FilePlace, ImageHeader};
+use crate::sample::ObjectMask;
+use crate::source::{Annotated, FormatReader, Listing};
+use crate::source_options::{LabelKind, SourceOptions, Void};
+
+/// VOC's id of pixels that do not count.
+const VOC_VOID: u32 = 255;
+/// How many label files are looked at to tell their kind, spread over the data set.
+const LOOKED_AT: usize = 16;
+/// An object in more parts than this, none of them the main one, is probably a class.
+const SCATTERED_PARTS: usize = 8;
+
+/// VOC's classes, index 1 first: VOCdevkit's `VOCinit.m`.
+const VOC_CLASSES: [&str; 20] = [
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+];
+
+/// Folders of images and label images.
+#[derive(Debug)]
+pub(crate) struct LabelImages {
+    pairs: Pairs,
+    kind: LabelKind,
+    void: Option<u32>,
+    classes: Vec<String>,
+    /// VOC has the classes of its objects in a second folder.
+    class_folder: Option<PathBuf>,
+}
+
+impl LabelImages {
+    pub(crate) fn open(path: &Path, options: &SourceOptions, listing: &mut Listing) -> Result<Self, DataError> {
+        let folders = folders_of(path, options.images.as_deref())?;
+        let voc_folder =
+            |name: &str| folders.len() == 1 && folders[0].labels.file_name().is_some_and(|folder| folder == name);
+        let (is_voc_objects, is_voc_classes) = (voc_folder("SegmentationObject"), voc_folder("SegmentationClass"));
+        let is_voc = is_voc_objects || is_voc_classes;
+        let rule = PairRule {
+            is_label: &layout::is_image,
+            unlabelled: if is_voc { Unlabelled::LeftOut } else { Unlabelled::Wrong },
+            allow_suffix: true,
+            split: if is_voc { None } else { options.split.as_deref() },
+        };
+        let mut pairs = Pairs::find(folders, &rule, &mut listing.findings)?;
+        if is_voc {
+            read_voc_lists(path, &mut pairs)?;
+            if let Some(split) = &options.split {
+                pairs.retain_split(split);
+            }
+        }
+        if pairs.n_unlabelled() > 0 {
+            listing
+                .notes
+                .push(format!("{} images have no label image and are left out, as in VOC", pairs.n_unlabelled()));
+        }
+        let look = Look::at(&pairs)?;
+        let kind = match options.labels {
+            LabelKind::Auto if is_voc_classes => LabelKind::Semantic,
+            LabelKind::Auto => look.kind(listing),
+            given => given,
+        };
+        let void = match options.void {
+            Void::Id(id) => Some(id),
+            Void::None => None,
+            // An 8-bit class map has 255 classes at most and by custom 255 is none of them.
+            Void::Auto => {
+                (is_voc || look.is_palette || kind == LabelKind::Semantic && look.is_narrow).then_some(VOC_VOID)
+            }
+        };
+        let class_folder = is_voc_objects.then(|| path.join("SegmentationClass")).filter(|folder| folder.is_dir());
+        let classes = if !options.classes.is_empty() {
+            options.classes.clone()
+        } else if is_voc_classes || class_folder.is_some() {
+            VOC_CLASSES.map(str::to_owned).to_vec()
+        } else if kind == LabelKind::Semantic {
+            (1..VOC_VOID).map(|id| format!("id {id}")).collect()
+        } else {
+            Vec::new()
+        };
+        Ok(Self { pairs, kind, void, classes, class_folder })
+    }
+
+    fn class_of(&self, id: u32) -> Option<usize> {
+        (id as usize).checked_sub(1).filter(|&class| class < self.classes.len())
+    }
+
+    /// The class map beside VOC's objects, when this image has one of the right size.
+    fn class_map(&self, label_path: &Path, size_hw: [usize; 2]) -> Result<Option<LabelMap>, DataError> {
+        let Some(folder) = &self.class_folder else {
+            return Ok(None);
+        };
+        let path = folder.join(label_path.file_name().unwrap_or_default());
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let bytes = std::fs::read(&path).map_err(|error| DataError::io(&path, error))?;
+        let map = LabelMap::read(&bytes, &path.display().to_string())?;
+        Ok((map.size_hw == size_hw).then_some(map))
+    }
+}
+
+impl FormatReader for LabelImages {
+    fn len(&self) -> usize {
+        self.pairs.len()
+    }
+
+    fn name(&self, index: usize) -> String {
+        self.pairs.name(index)
+    }
+
+    fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    fn given_split(&self, index: usize) -> Option<&str> {
+        self.pairs.split(index)
+    }
+
+    fn image_place(&self, index: usize) -> Result<FilePlace, Finding> {
+        Ok(FilePlace::Path(self.pairs.image_path(index)))
+    }
+
+    fn read(&self, index: usize, header: &ImageHeader) -> Result<Annotated, DataError> {
+        let Some(path) = self.pairs.label_path(index) else {
+            return Ok(Annotated::new(header.upright_hw()));
+        };
+        let place = path.display().to_string();
+        let bytes = std::fs::read(&path).map_err(|error| DataError::io(&path, error))?;
+        let mut map = match LabelMap::read(&bytes, &place) {
+            Ok(map) => map,
+            Err(error) => {
+                let mut annotated = Annotated::new(header.upright_hw());
+                let is_colours = matches!(&error, DataError::Content { what, .. } if what == "a label image");
+                let kind = if is_colours { ProblemKind::LabelNotIds } else { ProblemKind::LabelUnreadable };
+                annotated.findings.push(Finding::new(kind, place, error.to_string()));
+                return Ok(annotated);
+            }
+        };
+        let mut annotated = Annotated::new(map.size_hw);
+        if self.kind == LabelKind::Binary {
+            for id in &mut map.ids {
+                *id = if Some(*id) == self.void { *id } else { u32::from(*id != 0) };
+            }
+        }
+        let masks = match self.kind {
+            LabelKind::Semantic | LabelKind::Binary => map.components(&place),
+            LabelKind::Instance | LabelKind::Auto => map.masks(&place),
+        };
+        let masks = match masks {
+            Ok(masks) => masks,
+            Err(error) => {
+                annotated.findings.push(Finding::new(ProblemKind::LabelNotIds, place, error.to_string()));
+                return Ok(annotated);
+            }
+        };
+        let class_map = self.class_map(&path, map.size_hw)?;
+        for (id, mask) in masks {
+            if Some(id) == self.void {
+                annotated.ignore.push(mask);
+                continue;
+            }
+            let (class, number) = match self.kind {
+                LabelKind::Semantic => (self.class_of(id), annotated.objects.len() as u64 + 1),
+                LabelKind::Binary => (None, annotated.objects.len() as u64 + 1),
+                _ => {
+                    let class = class_map.as_ref().and_then(|map| map.majority(&mask.to_mask(), self.void));
+                    (class.and_then(|class| self.class_of(class)), u64::from(id))
+                }
+            };
+            annotated.objects.push(ObjectMask { mask, class, id: number });
+        }
+        if self.kind == LabelKind::Instance {
+            note_scattered(&annotated.objects, &place, &mut annotated.findings);
+        }
+        Ok(annotated)
+    }
+}
+
+/// Ids whose parts lie apart with no main one are classes more often than objects.
+fn note_scattered(objects: &[ObjectMask], place: &str, findings: &mut Vec<Finding>) {
+    for object in objects {
+        // Runs are a cheap bound: an object has at least as many as parts.
+        if object.mask.counts().len() / 2 <= SCATTERED_PARTS {
+            continue;
+        }
+        let components = sam_image::Components::new(&object.mask.to_mask(), sam_image::Connectivity::Eight);
+        let largest = components.areas_px().iter().max().copied().unwrap_or(0);
+        if components.len() > SCATTERED_PARTS && largest * 2 < object.mask.area_px() {
+            let detail = format!(
+                "it is in {} parts, the largest of {largest} of {} px",
+                components.len(),
+                object.mask.area_px()
+            );
+            findings.push(Finding::new(ProblemKind::InstanceScattered, format!("{place}, id {}", object.id), detail));
+        }
+    }
+}
+
+/// What the first label files show.
+struct Look {
+    is_palette: bool,
+    is_narrow: bool,
+    /// Distinct values beside 0, over all files looked at, when few.
+    values: Vec<u32>,
+    /// Whether every file has one value at most beside 0.
+    is_binary: bool,
+    example: String,
+}
+
+impl Look {
+    fn at(pairs: &Pairs) -> Result<Self, DataError> {
+        let mut look =
+            Self { is_palette: false, is_narrow: true, values: Vec::new(), is_binary: true, example: String::new() };
+        let step = pairs.len().div_ceil(LOOKED_AT).max(1);
+        for index in (0..pairs.len()).step_by(step) {
+            let Some(path) = pairs.label_path(index) else {
+                continue;
+            };
+            let bytes = std::fs::read(&path).map_err(|error| DataError::io(&path, error))?;
+            // What cannot be read is reported with its sample.
+            let Ok(map) = LabelMap::read(&bytes, &path.display().to_string()) else {
+                continue;
+            };
+            if look.example.is_empty() {
+                look.example = path.display().to_string();
+            }
+            look.is_palette |= map.is_palette;
+            look.is_narrow &= map.is_narrow;
+            let values: Vec<u32> = map.distinct().into_iter().filter(|&id| id != 0).collect();
+            look.is_binary &= values.len() <= 1;
+            look.values.extend(values);
+            look.values.sort_unstable();
+            look.values.dedup();
+        }
+        Ok(look)
+    }
+
+    fn kind(&self, listing: &mut Listing) -> LabelKind {
+        // Instances numbered from 1 may be one per image; 255 as the only value never is a number.
+        let is_mask = self.is_binary && self.values.len() == 1 && !self.is_palette && self.is_narrow;
+        if is_mask {
+            listing.notes.push(format!(
+                "label images have only the values 0 and {}: read as binary masks, each 8-connected component an object (labels = \"instance\" or \"semantic\" reads them otherwise)",
+                self.values[0]
+            ));
+            return LabelKind::Binary;
+        }
+        listing.notes.push(format!(
+            "label images are read as instance ids, {} (labels = \"semantic\" or \"binary\" reads them otherwise)",
+            if self.is_palette { "by palette index, 255 is void" } else { "0 is background" }
+        ));
+        LabelKind::Instance
+    }
+}
+
+/// `ImageSets/Segmentation/train.txt` and `val.txt`.
+fn read_voc_lists(root: &Path, pairs: &mut Pairs) -> Result<(), DataError> {
+    let mut split_of = std::collections::HashMap::new();
+    for split in ["train", "val", "test"] {
+        let path = root.join("ImageSets/Segmentation").join(format!("{split}.txt"));
+        if !path.is_file() {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).map_err(|error| DataError::io(&path, error))?;
+        for stem in text.split_whitespace() {
+            split_of.insert(stem.to_owned(), split);
+        }
+    }
+    pairs.set_splits(|image| split_of.get(layout::stem(image)).copied());
+    Ok(())
+}

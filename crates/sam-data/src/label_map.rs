@@ -1,0 +1,203 @@
+//! A label image as ids, and its ids as masks.
+//!
+//! Palette PNGs give their **indices** (VOC, DAVIS), 16- and 32-bit ids keep their value. Colours that are no grey, fractions,
+//! and lossy files are refused: no rule turns them back into ids.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use sam_image::{Components, Connectivity, ImageError, Mask, Rle};
+
+use crate::error::DataError;
+use crate::raster::{Meaning, Raster, Samples};
+
+/// More objects in one image than any annotator draws; a photograph read as labels has a million.
+const MAX_IDS: usize = 100_000;
+
+/// One id per pixel, row-major.
+#[derive(Debug)]
+pub(crate) struct LabelMap {
+    pub(crate) size_hw: [usize; 2],
+    pub(crate) ids: Vec<u32>,
+    /// Whether the ids are indices into a palette of at most 256 colours.
+    pub(crate) is_palette: bool,
+    /// Whether they were stored in 8 bits or fewer.
+    pub(crate) is_narrow: bool,
+}
+
+impl LabelMap {
+    /// Reads a PNG or TIFF; `name` is for messages.
+    pub(crate) fn read(bytes: &[u8], name: &str) -> Result<Self, DataError> {
+        let raster = Raster::read(bytes, name)?;
+        let not_ids = |got: &str| DataError::Content {
+            path: PathBuf::from(name),
+            what: "a label image".to_owned(),
+            expected: "one channel of whole numbers from 0 on".to_owned(),
+            got: got.to_owned(),
+            fix: "save ids as 8- or 16-bit grey or as a palette PNG".to_owned(),
+        };
+        let is_narrow = !raster.is_deep();
+        let values: Vec<u32> = match &raster.samples {
+            Samples::U8(v) => v.iter().map(|&x| u32::from(x)).collect(),
+            Samples::U16(v) => v.iter().map(|&x| u32::from(x)).collect(),
+            Samples::U32(v) => v.clone(),
+            Samples::I32(v) => {
+                let ids = v.iter().map(|&x| u32::try_from(x)).collect::<Result<_, _>>();
+                ids.map_err(|_| not_ids("negative numbers"))?
+            }
+            Samples::F32(v) => {
+                /// The integers that a float holds exactly.
+                const EXACT: f32 = 16_777_216.0;
+                if let Some(x) = v.iter().find(|&&x| !(0.0..=EXACT).contains(&x) || x.fract() != 0.0) {
+                    return Err(not_ids(&format!("the float {x}")));
+                }
+                v.iter().map(|&x| x as u32).collect()
+            }
+        };
+        let ids = match (raster.n_channels, raster.meaning) {
+            (1, _) => values,
+            (n @ 2, Meaning::Grey) | (n @ (3 | 4), Meaning::Rgb) => {
+                let n_colours = if n == 2 { 1 } else { 3 };
+                let is_grey = |p: &[u32]| p[..n_colours].iter().all(|&x| x == p[0]);
+                if let Some(p) = values.chunks_exact(n).find(|p| !is_grey(p)) {
+                    return Err(not_ids(&format!("colours, such as {:?}", &p[..n_colours])));
+                }
+                values.chunks_exact(n).map(|p| p[0]).collect()
+            }
+            (n, _) => return Err(not_ids(&format!("{n} channels"))),
+        };
+        Ok(Self { size_hw: raster.size_hw, ids, is_palette: raster.meaning == Meaning::Palette, is_narrow })
+    }
+
+    /// The distinct ids, rising.
+    pub(crate) fn distinct(&self) -> Vec<u32> {
+        let mut distinct = Vec::new();
+        let mut is_seen = [false; 256];
+        let mut last = None;
+        for &id in &self.ids {
+            if Some(id) == last {
+                continue;
+            }
+            last = Some(id);
+            match is_seen.get_mut(id as usize) {
+                Some(seen) => *seen = true,
+                None => distinct.push(id),
+            }
+            if distinct.len() > 1 << 16 {
+                distinct.sort_unstable();
+                distinct.dedup();
+                if distinct.len() > MAX_IDS {
+                    break;
+                }
+            }
+        }
+        distinct.extend((0..256u32).filter(|&id| is_seen[id as usize]));
+        distinct.sort_unstable();
+        distinct.dedup();
+        distinct
+    }
+
+    /// The mask of every id but 0, by rising id.
+    pub(crate) fn masks(&self, name: &str) -> Result<Vec<(u32, Rle)>, DataError> {
+        let [height, width] = self.size_hw;
+        // Ends of runs in column-major order, per id: start, end, start, end.
+        let mut runs: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+        let mut last = 0;
+        for column in 0..width {
+            for row in 0..height {
+                let id = self.ids[row * width + column];
+                if id == last {
+                    continue;
+                }
+                let at = (column * height + row) as u32;
+                if last != 0 {
+                    runs.entry(last).or_default().push(at);
+                }
+                if id != 0 {
+                    runs.entry(id).or_default().push(at);
+                    if runs.len() > MAX_IDS {
+                        return Err(DataError::Content {
+                            path: PathBuf::from(name),
+                            what: "a label image".to_owned(),
+                            expected: format!("at most {MAX_IDS} ids"),
+                            got: "more".to_owned(),
+                            fix: "is it the image and not its labels?".to_owned(),
+                        });
+                    }
+                }
+                last = id;
+            }
+        }
+        let n_pixels = (height * width) as u32;
+        runs.into_iter()
+            .map(|(id, mut ends)| {
+                if ends.len() % 2 == 1 {
+                    ends.push(n_pixels);
+                }
+                Ok((id, rle_from_ends(self.size_hw, &ends)?))
+            })
+            .collect()
+    }
+
+    /// The 8-connected components of every id but 0, as new ids from 1 on, with the id each came from.
+    pub(crate) fn components(&self, name: &str) -> Result<Vec<(u32, Rle)>, DataError> {
+        let mut all = Vec::new();
+        for (id, mask) in self.masks(name)? {
+            let components = Components::new(&mask.to_mask(), Connectivity::Eight);
+            let labels = Self { size_hw: self.size_hw, ids: components.labels(), is_palette: false, is_narrow: false };
+            all.extend(labels.masks(name)?.into_iter().map(|(_, part)| (id, part)));
+        }
+        Ok(all)
+    }
+
+    /// The id that most pixels of a mask have here; for the class of a VOC instance. 0 and `void` do not vote.
+    pub(crate) fn majority(&self, mask: &Mask, void: Option<u32>) -> Option<u32> {
+        let mut votes: BTreeMap<u32, usize> = BTreeMap::new();
+        for (&id, &is_set) in self.ids.iter().zip(mask.pixels()) {
+            if is_set && id != 0 && Some(id) != void {
+                *votes.entry(id).or_default() += 1;
+            }
+        }
+        votes.into_iter().max_by_key(|&(id, n)| (n, std::cmp::Reverse(id))).map(|(id, _)| id)
+    }
+}
+
+fn rle_from_ends(size_hw: [usize; 2], ends: &[u32]) -> Result<Rle, ImageError> {
+    let n_pixels = (size_hw[0] * size_hw[1]) as u32;
+    let mut counts = Vec::with_capacity(ends.len() + 1);
+    let mut last = 0;
+    for &end in ends {
+        counts.push(end - last);
+        last = end;
+    }
+    counts.push(n_pixels - last);
+    Rle::new(size_hw, &counts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(size_hw: [usize; 2], ids: &[u32]) -> LabelMap {
+        LabelMap { size_hw, ids: ids.to_vec(), is_palette: false, is_narrow: true }
+    }
+
+    #[test]
+    fn every_id_becomes_its_mask() {
+        let labels = map([3, 4], &[0, 1, 1, 70_000, 0, 1, 255, 70_000, 255, 0, 255, 70_000]);
+        assert_eq!(labels.distinct(), [0, 1, 255, 70_000]);
+        for (id, rle) in labels.masks("t").expect("masks") {
+            let expected: Vec<bool> = labels.ids.iter().map(|&x| x == id).collect();
+            assert_eq!(rle.to_mask().pixels(), expected, "id {id}");
+        }
+        assert_eq!(labels.masks("t").expect("masks").len(), 3);
+    }
+
+    #[test]
+    fn diagonal_neighbours_are_one_component() {
+        let labels = map([3, 4], &[2, 0, 0, 1, 0, 2, 0, 0, 0, 0, 0, 1]);
+        let areas: Vec<_> =
+            labels.components("t").expect("components").iter().map(|(id, m)| (*id, m.area_px())).collect();
+        assert_eq!(areas, [(1, 1), (1, 1), (2, 2)]);
+    }
+}

@@ -1,0 +1,349 @@
+//! Labelme: a JSON file per image with drawn shapes.
+//!
+//! Source: labelme's `LabelFile` and its `labelme2coco.py`: shapes that share label and `group_id` are one object, others are
+//! objects of their own. Polygons, rectangles (two corners), circles (centre and a point of the edge) and masks (a corner pair and
+//! a PNG) have an area; points and lines have none and are left out and counted. `__ignore__` becomes an ignore region,
+//! `_background_` is no object, as in labelme's own converters.
+//!
+//! Different from labelme2coco: circles and polygons are drawn by COCO's rule and not by PIL's. When the image file is gone, the
+//! copy inside the JSON is used. Labelme turns images upright before drawing, so sizes are those of the upright image.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use sam_image::{Mask, Rle};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use crate::error::DataError;
+use crate::finding::{Finding, ProblemKind};
+use crate::layout;
+use crate::names::Names;
+use crate::place::{FilePlace, ImageHeader};
+use crate::raster::Raster;
+use crate::sample::ObjectMask;
+use crate::segmentation::polygon_mask;
+use crate::source::{Annotated, FormatReader, Listing};
+use crate::source_options::SourceOptions;
+
+/// Corners of the polygon that a circle becomes; at a radius of 500 px it is less than a fifth of a pixel off.
+const CIRCLE_CORNERS: usize = 128;
+const IGNORE: &str = "__ignore__";
+const BACKGROUND: &str = "_background_";
+
+/// A folder of JSON files.
+#[derive(Debug)]
+pub(crate) struct Labelme {
+    root: PathBuf,
+    jsons: Names,
+    /// As the JSON names it, relative to the JSON.
+    images: Names,
+    splits: Vec<Option<&'static str>>,
+    classes: Vec<String>,
+    images_folder: Option<PathBuf>,
+}
+
+/// What opening needs of a file; the rest is passed over.
+#[derive(Deserialize)]
+struct HeadJson {
+    #[serde(rename = "imagePath", default)]
+    image_path: Option<String>,
+    shapes: Vec<LabelJson>,
+}
+
+#[derive(Deserialize)]
+struct LabelJson {
+    label: String,
+}
+
+#[derive(Deserialize)]
+struct FileJson {
+    #[serde(rename = "imageHeight", default)]
+    image_height: Option<usize>,
+    #[serde(rename = "imageWidth", default)]
+    image_width: Option<usize>,
+    shapes: Vec<ShapeJson>,
+    #[serde(rename = "imageData", default)]
+    _image_data: IgnoredAny,
+}
+
+#[derive(Deserialize)]
+struct ImageDataJson {
+    #[serde(rename = "imageData", default)]
+    image_data: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct ShapeJson {
+    label: String,
+    points: Vec<[f64; 2]>,
+    #[serde(default)]
+    group_id: Option<i64>,
+    #[serde(default)]
+    shape_type: Option<String>,
+    #[serde(default)]
+    mask: Option<String>,
+}
+
+impl Labelme {
+    pub(crate) fn open(path: &Path, options: &SourceOptions, listing: &mut Listing) -> Result<Self, DataError> {
+        let root =
+            if path.is_file() { path.parent().unwrap_or(Path::new("")).to_path_buf() } else { path.to_path_buf() };
+        let files = if path.is_file() {
+            vec![path.file_name().unwrap_or_default().to_string_lossy().into_owned()]
+        } else {
+            layout::list_files(&root)?
+        };
+        let mut all = Self {
+            images_folder: options.images.as_ref().map(|images| root.join(images)),
+            root,
+            jsons: Names::default(),
+            images: Names::default(),
+            splits: Vec::new(),
+            classes: Vec::new(),
+        };
+        let mut classes = BTreeSet::new();
+        let mut stems = BTreeSet::new();
+        for name in files.iter().filter(|name| layout::has_extension(name, "json")) {
+            let split = name.split_once('/').and_then(|(top, _)| layout::split_name(top));
+            if options.split.is_some() && options.split.as_deref() != split {
+                continue;
+            }
+            let at = all.root.join(name);
+            let bytes = std::fs::read(&at).map_err(|error| DataError::io(&at, error))?;
+            let head: HeadJson = match serde_json::from_slice(&bytes) {
+                Ok(head) => head,
+                Err(error) => {
+                    listing.findings.push(Finding::new(
+                        ProblemKind::LabelUnreadable,
+                        at.display().to_string(),
+                        format!("must be a Labelme file: {error}"),
+                    ));
+                    continue;
+                }
+            };
+            stems.insert(layout::stem(name).to_owned());
+            classes.extend(head.shapes.into_iter().map(|shape| shape.label));
+            all.jsons.push(name);
+            let image = head.image_path.unwrap_or_default().replace('\\', "/");
+            stems.insert(layout::stem(&beside(name, &image)).to_owned());
+            all.images.push(&image);
+            all.splits.push(split);
+        }
+        for image in files.iter().filter(|name| layout::is_image(name)) {
+            let is_other_part = options.split.is_some()
+                && image.split_once('/').and_then(|(top, _)| layout::split_name(top)) != options.split.as_deref();
+            if all.images_folder.is_none()
+                && !is_other_part
+                && !stems.contains(layout::stem(image))
+                && !is_in_image_folder(image, &stems)
+            {
+                listing.findings.push(Finding::new(
+                    ProblemKind::ImageUnpaired,
+                    all.root.join(image).display().to_string(),
+                    "no .json of its stem",
+                ));
+            }
+        }
+        classes.remove(IGNORE);
+        classes.remove(BACKGROUND);
+        all.classes = classes.into_iter().collect();
+        Ok(all)
+    }
+
+    fn json_path(&self, index: usize) -> PathBuf {
+        self.root.join(self.jsons.get(index))
+    }
+}
+
+/// Images in a folder of their own whose JSON files lie in another have the same file stem.
+fn is_in_image_folder(image: &str, stems: &BTreeSet<String>) -> bool {
+    let file = |path: &str| path.rsplit('/').next().unwrap_or(path).to_owned();
+    let wanted = file(layout::stem(image));
+    stems.iter().any(|stem| file(stem) == wanted)
+}
+
+/// A path of the JSON, relative to the data set.
+fn beside(json: &str, image: &str) -> String {
+    match json.rsplit_once('/') {
+        Some((folder, _)) => format!("{folder}/{image}"),
+        None => image.to_owned(),
+    }
+}
+
+impl FormatReader for Labelme {
+    fn len(&self) -> usize {
+        self.jsons.len()
+    }
+
+    /// Of the JSON's place and the image's extension, because several files may name one image.
+    fn name(&self, index: usize) -> String {
+        let extension = self.images.get(index).rsplit_once('.').map_or("png", |(_, extension)| extension);
+        format!("{}.{extension}", layout::stem(self.jsons.get(index)))
+    }
+
+    fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    fn given_split(&self, index: usize) -> Option<&str> {
+        self.splits[index]
+    }
+
+    fn image_place(&self, index: usize) -> Result<FilePlace, Finding> {
+        let json = self.json_path(index);
+        let image = self.images.get(index);
+        let file = image.rsplit('/').next().unwrap_or(image);
+        let folder = json.parent().unwrap_or(Path::new("")).to_path_buf();
+        let mut tried = vec![folder.join(image), folder.join(file), self.root.join("images").join(file)];
+        if let Some(images) = &self.images_folder {
+            tried.insert(0, images.join(file));
+        }
+        if let Some(path) = tried.iter().find(|path| !image.is_empty() && path.is_file()) {
+            return Ok(FilePlace::Path(path.clone()));
+        }
+        let missing = |detail: String| Finding::new(ProblemKind::ImageMissing, json.display().to_string(), detail);
+        let data = std::fs::read(&json)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice::<ImageDataJson>(&bytes).ok())
+            .and_then(|json| json.image_data);
+        let Some(data) = data else {
+            return Err(missing(format!("imagePath {image} does not exist and imageData is null")));
+        };
+        let bytes = decode_base64(&data).map_err(|error| {
+            missing(format!("imagePath {image} does not exist and imageData is no base64: {error}"))
+        })?;
+        Ok(FilePlace::Memory { name: format!("{}:imageData", json.display()), bytes })
+    }
+
+    fn read(&self, index: usize, header: &ImageHeader) -> Result<Annotated, DataError> {
+        let path = self.json_path(index);
+        let bytes = std::fs::read(&path).map_err(|error| DataError::io(&path, error))?;
+        Ok(read_json(&bytes, &path.display().to_string(), header.upright_hw(), &self.classes))
+    }
+}
+
+/// The objects of one file.
+fn read_json(bytes: &[u8], name: &str, image_hw: [usize; 2], classes: &[String]) -> Annotated {
+    let file: FileJson = match serde_json::from_slice(bytes) {
+        Ok(file) => file,
+        Err(error) => {
+            let mut annotated = Annotated::new(image_hw);
+            annotated.findings.push(Finding::new(
+                ProblemKind::LabelUnreadable,
+                name,
+                format!("must be a Labelme file: {error}"),
+            ));
+            return annotated;
+        }
+    };
+    let frame_hw = match (file.image_height, file.image_width) {
+        (Some(height), Some(width)) => [height, width],
+        _ => image_hw,
+    };
+    let mut annotated = Annotated::new(frame_hw);
+    if frame_hw != image_hw && frame_hw != [image_hw[1], image_hw[0]] {
+        // Reported by whoever compares the frames; a declared size must not be drawn on before that.
+        return annotated;
+    }
+    // By group, or by number for shapes without one; the order of the file is kept.
+    let mut objects: BTreeMap<usize, (Vec<Rle>, String)> = BTreeMap::new();
+    let mut group_at: BTreeMap<(String, i64), usize> = BTreeMap::new();
+    for (ordinal, shape) in file.shapes.into_iter().enumerate() {
+        let place = format!("{name}, shape {} ({})", ordinal + 1, shape.label);
+        if shape.label == BACKGROUND {
+            continue;
+        }
+        match shape_mask(&shape, frame_hw, &place, &mut annotated.findings) {
+            Ok(mask) if shape.label == IGNORE => annotated.ignore.push(mask),
+            Ok(mask) => {
+                let at = match shape.group_id {
+                    Some(group) => *group_at.entry((shape.label.clone(), group)).or_insert(ordinal),
+                    None => ordinal,
+                };
+                objects.entry(at).or_insert_with(|| (Vec::new(), shape.label)).0.push(mask);
+            }
+            Err((kind, detail)) => annotated.findings.push(Finding::new(kind, place, detail)),
+        }
+    }
+    for (ordinal, (parts, label)) in objects {
+        match Rle::union(&parts) {
+            Ok(mask) => annotated.objects.push(ObjectMask {
+                mask,
+                class: classes.iter().position(|class| *class == label),
+                id: ordinal as u64 + 1,
+            }),
+            Err(error) => {
+                annotated.findings.push(Finding::new(ProblemKind::AnnotationUnreadable, name, error.to_string()))
+            }
+        }
+    }
+    annotated
+}
+
+fn shape_mask(
+    shape: &ShapeJson,
+    size_hw: [usize; 2],
+    place: &str,
+    findings: &mut Vec<Finding>,
+) -> Result<Rle, (ProblemKind, String)> {
+    let kind = shape.shape_type.as_deref().unwrap_or("polygon");
+    let wrong_points = |n: usize| {
+        (ProblemKind::AnnotationUnreadable, format!("a {kind} must have {n} points, got {}", shape.points.len()))
+    };
+    let flat: Vec<f64> = match (kind, shape.points.as_slice()) {
+        ("polygon" | "oriented_rectangle", points) => points.concat(),
+        ("rectangle", &[[x0, y0], [x1, y1]]) => vec![x0, y0, x1, y0, x1, y1, x0, y1],
+        ("rectangle", _) => return Err(wrong_points(2)),
+        ("circle", &[[x, y], [edge_x, edge_y]]) => {
+            let radius = (edge_x - x).hypot(edge_y - y);
+            let corner = |at: usize| {
+                let angle = at as f64 / CIRCLE_CORNERS as f64 * std::f64::consts::TAU;
+                [x + radius * angle.cos(), y + radius * angle.sin()]
+            };
+            (0..CIRCLE_CORNERS).flat_map(corner).collect()
+        }
+        ("circle", _) => return Err(wrong_points(2)),
+        ("mask", &[corner, _]) => return pasted_mask(shape, corner, size_hw),
+        ("mask", _) => return Err(wrong_points(2)),
+        _ => return Err((ProblemKind::NoMask, format!("a {kind} has no area"))),
+    };
+    polygon_mask(size_hw, &[flat], place, findings)
+}
+
+/// A PNG of the box whose first corner is given.
+fn pasted_mask(shape: &ShapeJson, [x, y]: [f64; 2], size_hw: [usize; 2]) -> Result<Rle, (ProblemKind, String)> {
+    let wrong = |detail: String| (ProblemKind::AnnotationUnreadable, detail);
+    let text = shape.mask.as_deref().ok_or_else(|| wrong("a mask shape must have a mask".to_owned()))?;
+    let bytes = decode_base64(text).map_err(|error| wrong(format!("a mask must be base64: {error}")))?;
+    let raster = Raster::read(&bytes, "the shape's mask").map_err(|error| wrong(error.to_string()))?;
+    let [height, width] = raster.size_hw;
+    let in_range = |corner: f64| (0.0..1e6).contains(&corner);
+    if !in_range(x) || !in_range(y) || raster.n_channels != 1 {
+        return Err(wrong(format!(
+            "a mask must be one channel with a corner inside the image, got {} at {x}, {y}",
+            raster.n_channels
+        )));
+    }
+    // Labelme truncates the corner, and so does numpy's slice.
+    let (left, top) = (x as usize, y as usize);
+    if left + width > size_hw[1] || top + height > size_hw[0] {
+        return Err(wrong(format!(
+            "a mask of {height} x {width} at {left}, {top} must lie in the image of {} x {}",
+            size_hw[0], size_hw[1]
+        )));
+    }
+    let mut mask = Mask::empty(size_hw);
+    for row in 0..height {
+        for column in 0..width {
+            mask.pixels_mut()[(top + row) * size_hw[1] + left + column] = raster.sample(row * width + column) != 0.0;
+        }
+    }
+    Ok(Rle::from_mask(&mask))
+}
+
+fn decode_base64(text: &str) -> Result<Vec<u8>, base64::DecodeError> {
+    let text: String = text.split_ascii_whitespace().collect();
+    base64::engine::general_purpose::STANDARD.decode(text)
+}

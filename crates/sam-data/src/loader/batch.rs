@@ -1,0 +1,234 @@
+//! What the loader delivers: one step's images and objects in host memory, still 8 bits.
+//!
+//! `B` images, `O` objects of all of them, `S` the model's side, `M` the side of the masks. Objects are flat and carry the
+//! index of their image, so images may have any number of them. Images are padded with 0 right and below; the
+//! reference pads *after* normalisation, so whoever normalises must zero what lies outside `view.resized_hw`.
+
+use sam_image::Rle;
+
+use crate::loader::failure::LoaderError;
+use crate::loader::options::{LoaderOptions, Order};
+use crate::loader::prepare::PreparedImage;
+use crate::transforms::{MaskSampler, View};
+
+/// One step of training or validation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    /// Which step this is.
+    pub step: u64,
+    /// `S`.
+    pub side_px: usize,
+    /// `M`.
+    pub mask_side_px: usize,
+    /// RGB, `[B, S, S, 3]`, padded with 0.
+    pub pixels: Vec<u8>,
+    /// `[B]`.
+    pub images: Vec<BatchImage>,
+    /// 0 or 1, `[O, M, M]`.
+    pub object_masks: Vec<u8>,
+    /// `[O]`, by image.
+    pub objects: Vec<BatchObject>,
+    /// 1 where neither loss nor metric may look, `[B, M, M]`; padding is not marked. `None` when no image has such pixels.
+    pub ignore_masks: Option<Vec<u8>>,
+    /// What was left out on the way.
+    pub drops: Drops,
+}
+
+/// One image of a batch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BatchImage {
+    /// Name within the data set.
+    pub name: String,
+    /// Index in the data set.
+    pub sample_index: usize,
+    /// Which draw of the run this is; random decisions about the image are keyed by it.
+    pub draw: u64,
+    /// What is seen of the original, and the way back.
+    pub view: View,
+}
+
+/// One object of a batch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BatchObject {
+    /// Which of the batch's images it is on.
+    pub image_index: usize,
+    /// The data set's id of the object.
+    pub id: u64,
+    /// Class, where the data set has classes.
+    pub class: Option<usize>,
+    /// The mask in original pixels.
+    pub mask: Rle,
+}
+
+/// What did not make it into a batch. Sums over batches are the run's.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Drops {
+    /// Objects of which the view shows nothing (cropped away, or thinner than the grid of the mask).
+    pub n_erased: u64,
+    /// Objects of which the view shows less than `visible_px_min`.
+    pub n_too_small: u64,
+    /// Objects above `image_share_max`.
+    pub n_too_large: u64,
+    /// Objects not chosen because of the caps.
+    pub n_over_cap: u64,
+    /// Views drawn again because they showed no object.
+    pub n_views_redrawn: u64,
+    /// Samples without any usable object: replaced in [`Order::ShuffledEpochs`], kept in [`Order::InOrderOnce`].
+    pub n_without_objects: u64,
+    /// Samples that could not be read, with the reason.
+    pub skipped: Vec<SkippedSample>,
+}
+
+/// A sample that could not be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SkippedSample {
+    /// Index in the data set.
+    pub sample_index: usize,
+    /// The draw that asked for it.
+    pub draw: u64,
+    /// The source's message, which names the file.
+    pub reason: String,
+}
+
+impl Drops {
+    pub(crate) fn add_counts(&mut self, other: &Self) {
+        self.n_erased += other.n_erased;
+        self.n_too_small += other.n_too_small;
+        self.n_too_large += other.n_too_large;
+        self.n_over_cap += other.n_over_cap;
+        self.n_views_redrawn += other.n_views_redrawn;
+        self.n_without_objects += other.n_without_objects;
+    }
+}
+
+impl Batch {
+    /// The pixels of one object's mask, `[M, M]`.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such object.
+    #[must_use]
+    pub fn object_mask(&self, object: usize) -> &[u8] {
+        let n = self.mask_side_px * self.mask_side_px;
+        &self.object_masks[object * n..][..n]
+    }
+
+    /// Puts the prepared images of a step together, in the order of their draws; the first error wins.
+    pub(crate) fn assemble(
+        options: &LoaderOptions,
+        step: u64,
+        prepared: Vec<Result<PreparedImage, LoaderError>>,
+    ) -> Result<Self, LoaderError> {
+        let mut prepared = prepared.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let mut drops = Drops::default();
+        let n_candidates: Vec<usize> = prepared.iter().map(|p| p.candidates.len()).collect();
+        let n_chosen = fair_shares(&n_candidates, options.objects);
+        for (image, &n) in prepared.iter_mut().zip(&n_chosen) {
+            drops.add_counts(&image.drops);
+            drops.n_over_cap += (image.candidates.len() - n) as u64;
+            drops.skipped.append(&mut image.drops.skipped);
+            // Candidates are in random order; the chosen ones go back to the data set's.
+            image.candidates.truncate(n);
+            image.candidates.sort_unstable_by_key(|c| c.place);
+        }
+        // In validation, a sample that could not be read leaves a gap.
+        if options.order == Order::InOrderOnce {
+            prepared.retain(|image| image.pixels.is_some());
+        }
+        Ok(Self::fill(options, step, prepared, drops))
+    }
+
+    fn fill(options: &LoaderOptions, step: u64, prepared: Vec<PreparedImage>, drops: Drops) -> Self {
+        let (side_px, mask_side_px) = (options.side_px, options.mask_side_px);
+        let (image_bytes, mask_bytes) = (side_px * side_px * 3, mask_side_px * mask_side_px);
+        let n_objects: usize = prepared.iter().map(|image| image.candidates.len()).sum();
+        let any_ignore = prepared.iter().any(|image| image.ignore.is_some());
+        let mut batch = Self {
+            step,
+            side_px,
+            mask_side_px,
+            pixels: vec![0; prepared.len() * image_bytes],
+            images: Vec::with_capacity(prepared.len()),
+            object_masks: vec![0; n_objects * mask_bytes],
+            objects: Vec::with_capacity(n_objects),
+            ignore_masks: any_ignore.then(|| vec![0; prepared.len() * mask_bytes]),
+            drops,
+        };
+        let mut masks = batch.object_masks.chunks_exact_mut(mask_bytes);
+        for (image_index, image) in prepared.into_iter().enumerate() {
+            if let Some(pixels) = &image.pixels {
+                let row_bytes = pixels.width() as usize * 3;
+                let rows = batch.pixels[image_index * image_bytes..].chunks_exact_mut(side_px * 3);
+                for (padded, row) in rows.zip(pixels.as_raw().chunks_exact(row_bytes)) {
+                    padded[..row_bytes].copy_from_slice(row);
+                }
+            }
+            let sampler = MaskSampler::new(&image.view, mask_side_px);
+            if let (Some(all), Some(ignore)) = (&mut batch.ignore_masks, &image.ignore) {
+                sampler.paint(ignore, &mut all[image_index * mask_bytes..][..mask_bytes]);
+            }
+            for (candidate, pixels) in image.candidates.into_iter().zip(masks.by_ref()) {
+                sampler.paint(&candidate.object.mask, pixels);
+                batch.objects.push(BatchObject {
+                    image_index,
+                    id: candidate.object.id,
+                    class: candidate.object.class,
+                    mask: candidate.object.mask,
+                });
+            }
+            batch.images.push(BatchImage {
+                name: image.name,
+                sample_index: image.sample_index,
+                draw: image.draw,
+                view: image.view,
+            });
+        }
+        batch
+    }
+}
+
+/// How many objects each image gives: its own up to the cap, then the largest shares are lowered to one common level
+/// until the batch's cap holds; what the level leaves over goes to the first images that can use it.
+fn fair_shares(n_candidates: &[usize], limits: crate::loader::ObjectLimits) -> Vec<usize> {
+    let wanted: Vec<usize> = n_candidates.iter().map(|&n| n.min(limits.per_image_max)).collect();
+    let total: usize = wanted.iter().sum();
+    if total <= limits.per_batch_max {
+        return wanted;
+    }
+    let at_level = |level: usize| wanted.iter().map(|&n| n.min(level)).sum::<usize>();
+    let mut level = 0;
+    while at_level(level + 1) <= limits.per_batch_max {
+        level += 1;
+    }
+    let mut left_over = limits.per_batch_max - at_level(level);
+    wanted
+        .iter()
+        .map(|&n| {
+            let extra = usize::from(n > level && left_over > 0);
+            left_over -= extra;
+            n.min(level) + extra
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::loader::ObjectLimits;
+
+    #[test]
+    fn shares_are_fair_and_use_the_cap() {
+        let check = |n_candidates: &[usize], per_image_max, per_batch_max, expected: &[usize]| {
+            let limits = ObjectLimits { per_image_max, per_batch_max, ..ObjectLimits::default() };
+            assert_eq!(fair_shares(n_candidates, limits), expected);
+        };
+        check(&[3, 100, 100], 64, 64, &[3, 31, 30]);
+        check(&[3, 2], 64, 64, &[3, 2]);
+        check(&[100], 25, 64, &[25]);
+        check(&[5, 5, 5, 5], 64, 3, &[1, 1, 1, 0]);
+        check(&[0, 9, 0], 64, 4, &[0, 4, 0]);
+        check(&[], 64, 64, &[]);
+        check(&[7, 8], usize::MAX, usize::MAX, &[7, 8]);
+        check(&[7, 8], 64, 0, &[0, 0]);
+    }
+}

@@ -1,0 +1,194 @@
+//! One draw: from its number to an image with the objects that may be used. A pure function of (samples, options, draw).
+//!
+//! Nothing here knows of threads or of the other images in the batch. Keys are draws and not (step, place), so that two
+//! batches of one image hold what one batch of two images holds.
+
+use image::RgbImage;
+use sam_image::Rle;
+
+use crate::loader::batch::{Drops, SkippedSample};
+use crate::loader::failure::LoaderError;
+use crate::loader::options::{ErrorPolicy, LoaderOptions, Order, Samples};
+use crate::random::{Purpose, RandomStream};
+use crate::sample::{ObjectMask, Sample};
+use crate::transforms::{MaskSampler, View};
+
+/// How often a view that shows no object is drawn again before the whole image is taken.
+const N_VIEW_ATTEMPTS: u64 = 8;
+
+/// How many samples stand in for one another before the data set is taken to be broken.
+const N_SUBSTITUTES: u64 = 32;
+
+/// An image of a batch before the batch's caps are known.
+#[derive(Debug)]
+pub(crate) struct PreparedImage {
+    pub(crate) name: String,
+    pub(crate) sample_index: usize,
+    pub(crate) draw: u64,
+    pub(crate) view: View,
+    /// As seen, without padding; `None` only for a sample skipped in validation.
+    pub(crate) pixels: Option<RgbImage>,
+    /// In random order.
+    pub(crate) candidates: Vec<Candidate>,
+    pub(crate) ignore: Option<Rle>,
+    pub(crate) drops: Drops,
+}
+
+/// An object that may be used.
+#[derive(Debug)]
+pub(crate) struct Candidate {
+    /// Where it was in the sample's list.
+    pub(crate) place: usize,
+    pub(crate) object: ObjectMask,
+}
+
+/// The image of a draw, or of its substitute.
+pub(crate) fn prepare(samples: &dyn Samples, options: &LoaderOptions, draw: u64) -> Result<PreparedImage, LoaderError> {
+    let step = draw / options.n_images.get() as u64;
+    let n_samples = samples.n_samples();
+    let Some(first_index) = options.order.index_of(draw, n_samples, options.seed) else {
+        return Err(LoaderError::NoSamples);
+    };
+    let mut drops = Drops::default();
+    let mut last_reason = String::new();
+    for attempt in 0..N_SUBSTITUTES {
+        let sample_index = match attempt {
+            0 => first_index,
+            _ => RandomStream::new(options.seed, Purpose::Substitute, &[draw, attempt]).index(n_samples),
+        };
+        let sample = match read_checked(samples, step, sample_index) {
+            Ok(sample) => sample,
+            Err(error) if options.on_error == ErrorPolicy::Stop => return Err(error),
+            Err(error) => {
+                last_reason = error.to_string();
+                drops.skipped.push(SkippedSample { sample_index, draw, reason: last_reason.clone() });
+                if options.order == Order::InOrderOnce {
+                    return Ok(gap(sample_index, draw, drops));
+                }
+                continue;
+            }
+        };
+        let name = sample.name.clone();
+        let image = transform(options, draw, sample_index, sample, &mut drops);
+        if image.candidates.is_empty() {
+            drops.n_without_objects += 1;
+            if options.order == Order::ShuffledEpochs {
+                last_reason = format!("{name} has no usable object");
+                continue;
+            }
+        }
+        return Ok(PreparedImage { drops, ..image });
+    }
+    Err(LoaderError::NothingUsable { step, n_tried: N_SUBSTITUTES, n_unreadable: drops.skipped.len(), last_reason })
+}
+
+/// The place of a sample that validation could not read.
+fn gap(sample_index: usize, draw: u64, drops: Drops) -> PreparedImage {
+    PreparedImage {
+        name: String::new(),
+        sample_index,
+        draw,
+        view: View::whole([1, 1], 1),
+        pixels: None,
+        candidates: Vec::new(),
+        ignore: None,
+        drops,
+    }
+}
+
+fn read_checked(samples: &dyn Samples, step: u64, sample_index: usize) -> Result<Sample, LoaderError> {
+    let sample = samples.sample(sample_index).map_err(|source| LoaderError::Sample { step, sample_index, source })?;
+    let image_hw = size_hw(&sample.image);
+    let masks = sample.objects.iter().map(|object| &object.mask);
+    match masks.chain(&sample.ignore).find(|mask| mask.size_hw() != image_hw) {
+        None => Ok(sample),
+        Some(mask) => {
+            Err(LoaderError::MaskSize { step, sample_index, image_hw, mask_hw: mask.size_hw(), name: sample.name })
+        }
+    }
+}
+
+fn size_hw(image: &RgbImage) -> [usize; 2] {
+    [image.height() as usize, image.width() as usize]
+}
+
+fn transform(
+    options: &LoaderOptions,
+    draw: u64,
+    sample_index: usize,
+    sample: Sample,
+    drops: &mut Drops,
+) -> PreparedImage {
+    let keys = [draw, sample_index as u64];
+    let original_hw = size_hw(&sample.image);
+    let largest_px = options.objects.image_share_max * (original_hw[0] * original_hw[1]) as f64;
+    let n_all = sample.objects.len();
+    let mut candidates: Vec<Candidate> = sample
+        .objects
+        .into_iter()
+        .enumerate()
+        .map(|(place, object)| Candidate { place, object })
+        .filter(|candidate| candidate.object.mask.area_px() as f64 <= largest_px)
+        .collect();
+    drops.n_too_large += (n_all - candidates.len()) as u64;
+
+    let (view, visible_px) = view_with_objects(options, keys, original_hw, &candidates, drops);
+    let mut visible = visible_px.iter();
+    candidates.retain(|_| match visible.next() {
+        Some(0) | None => {
+            drops.n_erased += 1;
+            false
+        }
+        Some(&px) if px < options.objects.visible_px_min => {
+            drops.n_too_small += 1;
+            false
+        }
+        Some(_) => true,
+    });
+    RandomStream::new(options.seed, Purpose::Objects, &keys).shuffle(&mut candidates);
+
+    let mut pixels = view.render(&sample.image);
+    if let Some(colour) = options.augmentation.colour {
+        let mut stream = RandomStream::new(options.seed, Purpose::Colour, &keys);
+        colour.apply(&mut pixels, &mut stream);
+    }
+    PreparedImage {
+        name: sample.name,
+        sample_index,
+        draw,
+        view,
+        pixels: Some(pixels),
+        candidates,
+        ignore: sample.ignore,
+        drops: Drops::default(),
+    }
+}
+
+/// The first drawn view that shows a usable object, else the whole image; and how much of each object it shows.
+fn view_with_objects(
+    options: &LoaderOptions,
+    keys: [u64; 2],
+    original_hw: [usize; 2],
+    candidates: &[Candidate],
+    drops: &mut Drops,
+) -> (View, Vec<usize>) {
+    let visible_px = |view: &View| -> Vec<usize> {
+        let sampler = MaskSampler::new(view, options.mask_side_px);
+        let masks = candidates.iter().map(|candidate| &candidate.object.mask);
+        masks.map(|mask| sampler.visible_px(mask)).collect()
+    };
+    for attempt in 0..N_VIEW_ATTEMPTS {
+        let keys = [keys[0], keys[1], attempt];
+        let mut stream = RandomStream::new(options.seed, Purpose::View, &keys);
+        let view = options.augmentation.draw_view(original_hw, options.side_px, &mut stream);
+        let visible = visible_px(&view);
+        let enough = options.objects.visible_px_min.max(1);
+        if visible.iter().any(|&px| px >= enough) || candidates.is_empty() || !options.augmentation.can_hide_objects() {
+            return (view, visible);
+        }
+        drops.n_views_redrawn += 1;
+    }
+    let view = View::whole(original_hw, options.side_px);
+    let visible = visible_px(&view);
+    (view, visible)
+}

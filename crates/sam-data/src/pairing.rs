@@ -1,0 +1,236 @@
+//! Which label file belongs to which image: by stem, never by sort order.
+//!
+//! Two sorted lists of unequal length pair wrongly from the first gap on, and nobody notices. Here a file without its
+//! counterpart is a finding, and so are two label files of one stem.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::error::DataError;
+use crate::finding::{Finding, ProblemKind};
+use crate::layout::{self, FolderPair};
+use crate::names::Names;
+
+/// Images with their label files.
+#[derive(Debug, Default)]
+pub(crate) struct Pairs {
+    /// Relative paths of images, of labels (empty where an image has none), and the folders that they are relative to.
+    images: Names,
+    labels: Names,
+    folder: Vec<u16>,
+    splits: Vec<Option<&'static str>>,
+    folders: Vec<FolderPair>,
+    n_unlabelled: usize,
+}
+
+/// Whether an image must have labels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unlabelled {
+    /// It is a finding, and the image is left out.
+    Wrong,
+    /// It shows nothing; it stays, without objects.
+    Background,
+    /// It is not part of the data set: VOC has labels for a sixth of its images.
+    LeftOut,
+}
+
+/// What to pair.
+pub(crate) struct PairRule<'a> {
+    /// Whether a relative path is a label file.
+    pub(crate) is_label: &'a dyn Fn(&str) -> bool,
+    pub(crate) unlabelled: Unlabelled,
+    /// Whether label stems may have `_mask` and the like appended.
+    pub(crate) allow_suffix: bool,
+    /// Only this part.
+    pub(crate) split: Option<&'a str>,
+}
+
+impl Pairs {
+    pub(crate) fn find(
+        folders: Vec<FolderPair>,
+        rule: &PairRule<'_>,
+        findings: &mut Vec<Finding>,
+    ) -> Result<Self, DataError> {
+        let mut pairs = Self::default();
+        for folder in folders {
+            pairs.add_folder(folder, rule, findings)?;
+        }
+        Ok(pairs)
+    }
+
+    fn add_folder(
+        &mut self,
+        pair: FolderPair,
+        rule: &PairRule<'_>,
+        findings: &mut Vec<Finding>,
+    ) -> Result<(), DataError> {
+        let is_shared = pair.images == pair.labels;
+        let label_files = layout::list_files(&pair.labels)?;
+        let image_files = if is_shared { label_files.clone() } else { layout::list_files(&pair.images)? };
+        let stems_of_images: std::collections::HashSet<&str> =
+            image_files.iter().filter(|name| layout::is_image(name)).map(|name| layout::stem(name)).collect();
+        // Beside images, only a suffix or another kind of file tells a label.
+        let label_stem = |name: &str| -> Option<String> {
+            if !(rule.is_label)(name) {
+                return None;
+            }
+            let stem = layout::stem(name);
+            let unsuffixed = layout::unsuffixed_stem(name).filter(|_| rule.allow_suffix);
+            if is_shared && layout::is_image(name) {
+                return unsuffixed.map(str::to_owned);
+            }
+            let suffixed = unsuffixed.filter(|rest| stems_of_images.contains(rest));
+            if stems_of_images.contains(stem) {
+                Some(stem.to_owned())
+            } else {
+                Some(suffixed.unwrap_or(stem).to_owned())
+            }
+        };
+        let mut labels: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+        for name in &label_files {
+            if let Some(stem) = label_stem(name) {
+                labels.entry(stem).or_default().push(name);
+            }
+        }
+        let is_label_too = |name: &str| is_shared && label_stem(name).is_some();
+        let number = self.folders.len() as u16;
+        let mut last: Option<(&str, &str)> = None;
+        for image in image_files.iter().filter(|name| layout::is_image(name) && !is_label_too(name)) {
+            let place = || pair.images.join(image).display().to_string();
+            let stem = layout::stem(image);
+            if let Some((_, other)) = last.filter(|(last_stem, _)| *last_stem == stem) {
+                findings.push(Finding::new(
+                    ProblemKind::ImageListedTwice,
+                    place(),
+                    format!("{other} has the same stem, so their labels cannot be told apart"),
+                ));
+                continue;
+            }
+            last = Some((stem, image));
+            let split = pair
+                .split
+                .as_deref()
+                .and_then(layout::split_name)
+                .or_else(|| image.split_once('/').and_then(|(top, _)| layout::split_name(top)));
+            if rule.split.is_some() && rule.split != split {
+                labels.remove(stem);
+                continue;
+            }
+            let found = labels.remove(stem).unwrap_or_default();
+            match (found.as_slice(), rule.unlabelled) {
+                ([], Unlabelled::LeftOut) => {
+                    self.n_unlabelled += 1;
+                    continue;
+                }
+                ([], Unlabelled::Background) => self.n_unlabelled += 1,
+                ([], Unlabelled::Wrong) => {
+                    let detail = format!("no label of stem {stem} in {}", pair.labels.display());
+                    findings.push(Finding::new(ProblemKind::ImageUnpaired, place(), detail));
+                    continue;
+                }
+                ([_, other, ..], _) => {
+                    let detail = format!("{} and {other} both are its labels", found[0]);
+                    findings.push(Finding::new(ProblemKind::LabelsPerImage, place(), detail));
+                    continue;
+                }
+                _ => {}
+            }
+            self.images.push(image);
+            self.labels.push(found.first().copied().unwrap_or(""));
+            self.folder.push(number);
+            self.splits.push(split);
+        }
+        for name in labels.into_values().flatten() {
+            if rule.split.is_some()
+                && name.split_once('/').is_some_and(|(top, _)| layout::split_name(top) != rule.split)
+            {
+                continue;
+            }
+            let detail = format!("no image of stem {} in {}", layout::stem(name), pair.images.display());
+            findings.push(Finding::new(
+                ProblemKind::LabelUnpaired,
+                pair.labels.join(name).display().to_string(),
+                detail,
+            ));
+        }
+        self.folders.push(pair);
+        Ok(())
+    }
+
+    /// Images without labels that are no finding.
+    pub(crate) fn n_unlabelled(&self) -> usize {
+        self.n_unlabelled
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.images.len()
+    }
+
+    /// The image's path relative to its folder, with the split in front where two folders are read.
+    pub(crate) fn name(&self, index: usize) -> String {
+        let image = self.images.get(index);
+        match &self.folders[usize::from(self.folder[index])].split {
+            Some(split) if self.folders.len() > 1 => format!("{split}/{image}"),
+            _ => image.to_owned(),
+        }
+    }
+
+    pub(crate) fn image_path(&self, index: usize) -> PathBuf {
+        self.folders[usize::from(self.folder[index])].images.join(self.images.get(index))
+    }
+
+    /// `None` for an image without labels.
+    pub(crate) fn label_path(&self, index: usize) -> Option<PathBuf> {
+        let label = self.labels.get(index);
+        (!label.is_empty()).then(|| self.folders[usize::from(self.folder[index])].labels.join(label))
+    }
+
+    pub(crate) fn split(&self, index: usize) -> Option<&'static str> {
+        self.splits[index]
+    }
+
+    /// Gives the parts from outside, such as a list file.
+    pub(crate) fn set_splits(&mut self, split_of: impl Fn(&str) -> Option<&'static str>) {
+        for index in 0..self.len() {
+            self.splits[index] = split_of(self.images.get(index));
+        }
+    }
+
+    /// Keeps only the images of one part.
+    pub(crate) fn retain_split(&mut self, wanted: &str) {
+        let kept: Vec<usize> = (0..self.len()).filter(|&index| self.splits[index] == Some(wanted)).collect();
+        self.images = kept.iter().map(|&index| self.images.get(index).to_owned()).collect();
+        self.labels = kept.iter().map(|&index| self.labels.get(index).to_owned()).collect();
+        self.folder = kept.iter().map(|&index| self.folder[index]).collect();
+        self.splits = kept.iter().map(|&index| self.splits[index]).collect();
+    }
+}
+
+/// The folders of a data set, or what the options name.
+pub(crate) fn folders_of(root: &Path, images: Option<&Path>) -> Result<Vec<FolderPair>, DataError> {
+    let Some(images) = images else {
+        let found = layout::folder_pairs(root)?;
+        if !found.is_empty() {
+            return Ok(found);
+        }
+        return Ok(vec![FolderPair { images: root.to_path_buf(), labels: root.to_path_buf(), split: None }]);
+    };
+    let folder = root.join(images);
+    if !folder.is_dir() {
+        return Err(DataError::Option {
+            key: "images",
+            expected: "a folder".to_owned(),
+            got: folder.display().to_string(),
+        });
+    }
+    // With the images named, the labels are the other folder, or the data set itself.
+    let listing = layout::Folder::list(root)?;
+    let labels = layout::LABEL_FOLDERS
+        .iter()
+        .find_map(|wanted| listing.folders.iter().find(|name| name.to_lowercase() == *wanted));
+    Ok(vec![FolderPair {
+        images: folder,
+        labels: labels.map_or_else(|| root.to_path_buf(), |name| root.join(name)),
+        split: None,
+    }])
+}

@@ -1,0 +1,343 @@
+//! PNG and TIFF files as the numbers that are stored: palette indices, 16-bit ids, floats, many channels.
+//!
+//! An image library turns these into colours; label images and microscopy must not be. Every kind of sample is kept at
+//! full width. Of a TIFF with several pictures, reduced copies (`NewSubfileType` bit 0) are passed over; a stack of pages is
+//! refused, because taking its first page in silence loses the rest.
+
+use std::io::{BufRead, Cursor, Seek};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+
+use image::metadata::Orientation;
+use sam_image::decode::MAX_PIXELS;
+use tiff::ColorType;
+use tiff::decoder::{Decoder, DecodingResult, Limits};
+use tiff::tags::Tag;
+
+use crate::error::DataError;
+use crate::place::ImageHeader;
+
+/// Largest raster in bytes; a declared size beyond it is refused before anything is allocated.
+const MAX_RASTER_BYTES: usize = 2 << 30;
+/// Deflate packs at most 1032 bytes into one; a PNG that declares more than its file can hold is cut off or hostile.
+const MAX_DEFLATE_RATIO: usize = 1032;
+
+/// Samples of one kind, pixel after pixel, channels interleaved.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Samples {
+    U8(Vec<u8>),
+    U16(Vec<u16>),
+    U32(Vec<u32>),
+    I32(Vec<i32>),
+    F32(Vec<f32>),
+}
+
+/// What the samples mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Meaning {
+    /// Indices into a table of colours.
+    Palette,
+    /// Grey, with or without alpha.
+    Grey,
+    /// Red, green and blue, with or without alpha.
+    Rgb,
+    /// Channels without a colour, or a colour space that is not read here.
+    Other,
+}
+
+/// An image file as stored.
+#[derive(Debug)]
+pub(crate) struct Raster {
+    pub(crate) size_hw: [usize; 2],
+    pub(crate) n_channels: usize,
+    pub(crate) samples: Samples,
+    pub(crate) meaning: Meaning,
+}
+
+/// The formats whose stored numbers can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RasterFormat {
+    Png,
+    Tiff,
+}
+
+impl RasterFormat {
+    /// By content.
+    pub(crate) fn of(bytes: &[u8]) -> Option<Self> {
+        const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
+        if bytes.starts_with(PNG) {
+            Some(Self::Png)
+        } else if [b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"].iter().any(|magic| bytes.starts_with(*magic)) {
+            Some(Self::Tiff)
+        } else {
+            None
+        }
+    }
+}
+
+impl Raster {
+    /// Reads a PNG or TIFF; `name` is for messages.
+    pub(crate) fn read(bytes: &[u8], name: &str) -> Result<Self, DataError> {
+        let read = || match RasterFormat::of(bytes) {
+            Some(RasterFormat::Png) => read_png(bytes, name),
+            Some(RasterFormat::Tiff) => read_tiff(bytes, name),
+            None => Err(wrong(
+                name,
+                "a PNG or TIFF with one number per pixel",
+                &describe_head(bytes),
+                "save it losslessly, as PNG or TIFF",
+            )),
+        };
+        // Decoders parse hostile bytes and have panicked before.
+        catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
+            Err(wrong(name, "a readable PNG or TIFF", "bytes on which the decoder panics", "export it again"))
+        })
+    }
+
+    /// Bits per sample above which an 8-bit picture loses something.
+    pub(crate) fn is_deep(&self) -> bool {
+        !matches!(self.samples, Samples::U8(_))
+    }
+
+    /// Number `index` of the samples.
+    pub(crate) fn sample(&self, index: usize) -> f64 {
+        match &self.samples {
+            Samples::U8(v) => f64::from(v[index]),
+            Samples::U16(v) => f64::from(v[index]),
+            Samples::U32(v) => f64::from(v[index]),
+            Samples::I32(v) => f64::from(v[index]),
+            Samples::F32(v) => f64::from(v[index]),
+        }
+    }
+}
+
+/// Size and orientation of a TIFF without its pixels.
+pub(crate) fn tiff_header(reader: impl BufRead + Seek, name: &str) -> Result<ImageHeader, DataError> {
+    let read = move || {
+        let mut decoder = Decoder::new(reader).map_err(|e| damaged(name, &e))?;
+        let size_hw = tiff_size(&mut decoder, name)?;
+        let orientation = decoder.find_tag_unsigned::<u8>(Tag::Orientation).unwrap_or(None);
+        Ok(ImageHeader {
+            stored_hw: size_hw,
+            orientation: orientation.and_then(Orientation::from_exif).unwrap_or(Orientation::NoTransforms),
+        })
+    };
+    catch_unwind(AssertUnwindSafe(read))
+        .unwrap_or_else(|_| Err(wrong(name, "a readable TIFF", "bytes on which the decoder panics", "export it again")))
+}
+
+fn tiff_size<R: std::io::Read + Seek>(decoder: &mut Decoder<R>, name: &str) -> Result<[usize; 2], DataError> {
+    let (width, height) = decoder.dimensions().map_err(|e| damaged(name, &e))?;
+    checked_size(height, width, name)
+}
+
+fn checked_size(height: u32, width: u32, name: &str) -> Result<[usize; 2], DataError> {
+    let n_pixels = u64::from(height) * u64::from(width);
+    if n_pixels == 0 || n_pixels > MAX_PIXELS {
+        return Err(wrong(
+            name,
+            &format!("1 to {MAX_PIXELS} pixels large"),
+            &format!("{height} x {width} (height x width)"),
+            "cut it into tiles, or export it again",
+        ));
+    }
+    Ok([height as usize, width as usize])
+}
+
+fn read_tiff(bytes: &[u8], name: &str) -> Result<Raster, DataError> {
+    let mut limits = Limits::default();
+    limits.decoding_buffer_size = MAX_RASTER_BYTES;
+    limits.intermediate_buffer_size = MAX_RASTER_BYTES;
+    let mut decoder = Decoder::new(Cursor::new(bytes)).map_err(|e| damaged(name, &e))?.with_limits(limits);
+    let size_hw = tiff_size(&mut decoder, name)?;
+    let colour = decoder.colortype().map_err(|e| damaged(name, &e))?;
+    let n_channels = usize::from(colour.num_samples());
+    let mut result = DecodingResult::U8(Vec::new());
+    let layout = decoder.read_image_to_buffer(&mut result).map_err(|e| damaged(name, &e))?;
+    let is_planar = layout.planes > 1;
+    if result.as_buffer(0).as_bytes().len() < layout.complete_len {
+        return Err(wrong(
+            name,
+            "small enough to be read whole",
+            "planes beyond the limit of memory",
+            "cut it into tiles",
+        ));
+    }
+    let n_pages = 1 + further_pages(&mut decoder);
+    if n_pages > 1 {
+        return Err(wrong(
+            name,
+            "one picture",
+            &format!("a stack of {n_pages} pages"),
+            "save each slice or time point as its own file",
+        ));
+    }
+    let bits = colour.bit_depth();
+    let samples = match result {
+        DecodingResult::U8(v) if bits < 8 => Samples::U8(unpack(&v, size_hw, n_channels, bits, name)?),
+        DecodingResult::U8(v) => Samples::U8(v),
+        DecodingResult::U16(v) => Samples::U16(v),
+        DecodingResult::U32(v) => Samples::U32(v),
+        DecodingResult::U64(v) => Samples::U32(narrowed(&v, name)?),
+        DecodingResult::I8(v) => Samples::I32(v.into_iter().map(i32::from).collect()),
+        DecodingResult::I16(v) => Samples::I32(v.into_iter().map(i32::from).collect()),
+        DecodingResult::I32(v) => Samples::I32(v),
+        DecodingResult::I64(v) => Samples::I32(narrowed(&v, name)?),
+        DecodingResult::F16(v) => Samples::F32(v.into_iter().map(f32::from).collect()),
+        DecodingResult::F32(v) => Samples::F32(v),
+        DecodingResult::F64(v) => Samples::F32(v.into_iter().map(|x| x as f32).collect()),
+    };
+    let mut raster = Raster {
+        size_hw,
+        n_channels,
+        samples,
+        meaning: match colour {
+            ColorType::Palette(_) => Meaning::Palette,
+            ColorType::Gray(_) | ColorType::GrayA(_) => Meaning::Grey,
+            ColorType::RGB(_) | ColorType::RGBA(_) => Meaning::Rgb,
+            _ => Meaning::Other,
+        },
+    };
+    if is_planar {
+        raster.samples = match raster.samples {
+            Samples::U8(v) => Samples::U8(interleaved(&v, n_channels)),
+            Samples::U16(v) => Samples::U16(interleaved(&v, n_channels)),
+            Samples::U32(v) => Samples::U32(interleaved(&v, n_channels)),
+            Samples::I32(v) => Samples::I32(interleaved(&v, n_channels)),
+            Samples::F32(v) => Samples::F32(interleaved(&v, n_channels)),
+        };
+    }
+    complete(raster, name)
+}
+
+fn read_png(bytes: &[u8], name: &str) -> Result<Raster, DataError> {
+    let mut decoder = png::Decoder::new_with_limits(Cursor::new(bytes), png::Limits { bytes: MAX_RASTER_BYTES });
+    decoder.set_transformations(png::Transformations::IDENTITY);
+    decoder.set_ignore_text_chunk(true);
+    let mut reader = decoder.read_info().map_err(|e| damaged(name, &e))?;
+    let size_hw = checked_size(reader.info().height, reader.info().width, name)?;
+    let holds = bytes.len().saturating_mul(MAX_DEFLATE_RATIO).min(MAX_RASTER_BYTES);
+    let n_bytes = reader.output_buffer_size().filter(|&n| n <= holds).ok_or_else(|| {
+        let got = format!("{} x {} pixels in {} bytes", size_hw[0], size_hw[1], bytes.len());
+        wrong(name, "as large as its file can hold", &got, "fetch it again, or cut it into tiles")
+    })?;
+    let mut packed = vec![0; n_bytes];
+    let frame = reader.next_frame(&mut packed).map_err(|e| damaged(name, &e))?;
+    packed.truncate(frame.buffer_size());
+    let n_channels = frame.color_type.samples();
+    let samples = match frame.bit_depth {
+        png::BitDepth::Eight => Samples::U8(packed),
+        png::BitDepth::Sixteen => {
+            Samples::U16(packed.chunks_exact(2).map(|b| u16::from_be_bytes([b[0], b[1]])).collect())
+        }
+        few => Samples::U8(unpack(&packed, size_hw, n_channels, few as u8, name)?),
+    };
+    let meaning = match frame.color_type {
+        png::ColorType::Indexed => Meaning::Palette,
+        png::ColorType::Grayscale | png::ColorType::GrayscaleAlpha => Meaning::Grey,
+        png::ColorType::Rgb | png::ColorType::Rgba => Meaning::Rgb,
+    };
+    complete(Raster { size_hw, n_channels, samples, meaning }, name)
+}
+
+/// Pages after the first that are pictures of their own.
+fn further_pages<R: std::io::Read + Seek>(decoder: &mut Decoder<R>) -> usize {
+    /// More pages than any stack has; a cycle of directories must end.
+    const MAX_PAGES: usize = 100_000;
+    let mut n = 0;
+    let mut visited = 0;
+    while decoder.more_images() && visited < MAX_PAGES {
+        if decoder.next_image().is_err() {
+            break;
+        }
+        visited += 1;
+        let subfile = decoder.find_tag_unsigned::<u32>(Tag::NewSubfileType).unwrap_or(None);
+        if subfile.unwrap_or(0) & 1 == 0 {
+            n += 1;
+        }
+    }
+    n
+}
+
+/// Samples of 1, 2 or 4 bits, rows padded to whole bytes.
+fn unpack(
+    packed: &[u8],
+    [height, width]: [usize; 2],
+    n_channels: usize,
+    bits: u8,
+    name: &str,
+) -> Result<Vec<u8>, DataError> {
+    let per_row = width * n_channels;
+    let row_bytes = (per_row * usize::from(bits)).div_ceil(8);
+    if !matches!(bits, 1 | 2 | 4) || packed.len() < row_bytes * height {
+        return Err(wrong(
+            name,
+            "of 1, 2, 4, 8, 16 or 32 bits per sample",
+            &format!("{bits} bits in {} bytes", packed.len()),
+            "save it as 8-bit",
+        ));
+    }
+    let per_byte = 8 / usize::from(bits);
+    let mask = (1u16 << bits) as u8 - 1;
+    let mut samples = Vec::with_capacity(height * per_row);
+    for row in packed.chunks_exact(row_bytes).take(height) {
+        for at in 0..per_row {
+            let shift = 8 - usize::from(bits) * (at % per_byte + 1);
+            samples.push(row[at / per_byte] >> shift & mask);
+        }
+    }
+    Ok(samples)
+}
+
+fn interleaved<T: Copy>(planes: &[T], n_channels: usize) -> Vec<T> {
+    let n_pixels = planes.len() / n_channels.max(1);
+    (0..n_pixels).flat_map(|pixel| (0..n_channels).map(move |channel| planes[channel * n_pixels + pixel])).collect()
+}
+
+fn narrowed<A: Copy + std::fmt::Display, B: TryFrom<A>>(wide: &[A], name: &str) -> Result<Vec<B>, DataError> {
+    wide.iter()
+        .map(|&value| {
+            B::try_from(value)
+                .map_err(|_| wrong(name, "of numbers that fit 32 bits", &value.to_string(), "renumber its ids"))
+        })
+        .collect()
+}
+
+/// A decoder that gives fewer samples than it declared would make every index below a panic.
+fn complete(raster: Raster, name: &str) -> Result<Raster, DataError> {
+    let got = match &raster.samples {
+        Samples::U8(v) => v.len(),
+        Samples::U16(v) => v.len(),
+        Samples::U32(v) => v.len(),
+        Samples::I32(v) => v.len(),
+        Samples::F32(v) => v.len(),
+    };
+    let [height, width] = raster.size_hw;
+    let expected = height * width * raster.n_channels;
+    if got == expected {
+        return Ok(raster);
+    }
+    Err(wrong(name, &format!("of {expected} samples"), &got.to_string(), "export it again"))
+}
+
+fn damaged(name: &str, error: &dyn std::fmt::Display) -> DataError {
+    wrong(name, "readable", &error.to_string(), "export it again")
+}
+
+fn wrong(name: &str, expected: &str, got: &str, fix: &str) -> DataError {
+    DataError::Content {
+        path: PathBuf::from(name),
+        what: "the image".to_owned(),
+        expected: expected.to_owned(),
+        got: got.to_owned(),
+        fix: fix.to_owned(),
+    }
+}
+
+fn describe_head(bytes: &[u8]) -> String {
+    match image::guess_format(bytes) {
+        Ok(format) => format!("{format:?}").to_uppercase(),
+        Err(_) if bytes.is_empty() => "an empty file".to_owned(),
+        Err(_) => "bytes of no known image format".to_owned(),
+    }
+}

@@ -1,0 +1,413 @@
+//! SA-1B: a JSON file beside each image, in folders or inside `.tar` shards that are read in place.
+//!
+//! Source: the data set's README and `scripts/amg.py` of segment_anything. Two kinds of file: the dict with `image` and
+//! `annotations`, and the bare list that `amg.py --convert-to-rle` writes (no `image`, no ids). There are no classes.
+//!
+//! Different from the reference: boxes of the file are not read (they come from inclusive indices and are one pixel short);
+//! run lengths must fill the image.
+//!
+//! Eleven million images are listed once: a stem costs its letters and eight bytes, a member of a shard 28 bytes more. Only the
+//! listing of one folder or shard is held beside that.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::error::DataError;
+use crate::finding::{Finding, ProblemKind};
+use crate::layout::{self, Folder};
+use crate::names::Names;
+use crate::place::{FilePlace, ImageHeader};
+use crate::sample::ObjectMask;
+use crate::segmentation::{SegmentationKind, segmentation_mask};
+use crate::source::{Annotated, FormatReader, Listing};
+use crate::source_options::SourceOptions;
+
+/// The largest annotation file; SA-1B's have 30 kB.
+const MAX_JSON_BYTES: u64 = 1 << 30;
+
+/// All shards.
+#[derive(Debug, Default)]
+pub(crate) struct Sa1b {
+    shards: Vec<Shard>,
+    /// Index of the first image of each shard.
+    starts: Vec<usize>,
+    /// Names of images within their shard.
+    names: Names,
+    /// Places of members; empty for folders.
+    members: Vec<Member>,
+}
+
+#[derive(Debug)]
+struct Shard {
+    /// The folder of images, or the archive.
+    path: PathBuf,
+    /// Where the JSON files are, when not beside the images.
+    jsons: Option<PathBuf>,
+    /// What names start with.
+    prefix: String,
+    split: Option<&'static str>,
+    /// Where its members start, for an archive.
+    first_member: Option<usize>,
+}
+
+/// An image and its JSON inside an archive.
+#[derive(Clone, Copy, Debug)]
+struct Member {
+    image_at: u64,
+    json_at: u64,
+    image_len: u32,
+    json_len: u32,
+}
+
+/// One file of an archive or folder: stem, name, place.
+struct Entry {
+    name: String,
+    at: u64,
+    len: u64,
+}
+
+#[derive(Deserialize)]
+struct DictJson<'a> {
+    image: ImageJson,
+    #[serde(borrow)]
+    annotations: Vec<AnnotationJson<'a>>,
+}
+
+#[derive(Deserialize)]
+struct ImageJson {
+    height: usize,
+    width: usize,
+}
+
+#[derive(Deserialize)]
+struct AnnotationJson<'a> {
+    #[serde(default)]
+    id: Option<u64>,
+    #[serde(borrow)]
+    segmentation: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+struct SizeJson {
+    size: [usize; 2],
+}
+
+impl Sa1b {
+    pub(crate) fn open(path: &Path, options: &SourceOptions, listing: &mut Listing) -> Result<Self, DataError> {
+        let mut all = Self::default();
+        if path.is_file() && layout::has_extension(&path.to_string_lossy(), "tar") {
+            all.add_archive(path, String::new(), None, listing)?;
+        } else if path.is_file() {
+            // A single JSON stands for its folder.
+            all.add_folder(path.parent().unwrap_or(Path::new("")), None, String::new(), None, listing)?;
+        } else if let pairs = layout::folder_pairs(path)?
+            && !pairs.is_empty()
+        {
+            let is_one = pairs.len() == 1;
+            for pair in pairs {
+                let split = pair.split.as_deref().and_then(layout::split_name);
+                if options.split.is_none() || options.split.as_deref() == split {
+                    let prefix = split.filter(|_| !is_one).map_or(String::new(), |split| format!("{split}/"));
+                    all.add_folder(&pair.images, Some(pair.labels), prefix, split, listing)?;
+                }
+            }
+        } else {
+            all.add_tree(path, "", options, listing, 3)?;
+        }
+        all.starts.push(all.names.len());
+        Ok(all)
+    }
+
+    /// Folders of pairs and archives, below one another.
+    fn add_tree(
+        &mut self,
+        root: &Path,
+        below: &str,
+        options: &SourceOptions,
+        listing: &mut Listing,
+        depth: usize,
+    ) -> Result<(), DataError> {
+        let at = root.join(below);
+        let folder = Folder::list(&at)?;
+        let split = below.split('/').find_map(layout::split_name);
+        let is_wanted = options.split.is_none() || options.split.as_deref() == split;
+        let prefix = if below.is_empty() { String::new() } else { format!("{below}/") };
+        if is_wanted && folder.with_extension("json").next().is_some() {
+            self.add_listed(&at, None, prefix.clone(), split, &folder.files, &folder.files, listing);
+        }
+        for tar in folder.with_extension("tar") {
+            let split = split.or_else(|| layout::split_name(tar));
+            if options.split.is_none() || options.split.as_deref() == split {
+                self.add_archive(&at.join(tar), format!("{prefix}{}/", layout::stem(tar)), split, listing)?;
+            }
+        }
+        let folders = folder.folders;
+        drop(folder.files);
+        for child in folders {
+            if depth > 0 {
+                self.add_tree(root, &format!("{prefix}{child}"), options, listing, depth - 1)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn add_folder(
+        &mut self,
+        images: &Path,
+        jsons: Option<PathBuf>,
+        prefix: String,
+        split: Option<&'static str>,
+        listing: &mut Listing,
+    ) -> Result<(), DataError> {
+        let image_files = layout::list_files(images)?;
+        let json_files = match &jsons {
+            Some(folder) => layout::list_files(folder)?,
+            None => image_files.clone(),
+        };
+        self.add_listed(images, jsons, prefix, split, &image_files, &json_files, listing);
+        Ok(())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one private call with what was just listed")]
+    fn add_listed(
+        &mut self,
+        images: &Path,
+        jsons: Option<PathBuf>,
+        prefix: String,
+        split: Option<&'static str>,
+        image_files: &[String],
+        json_files: &[String],
+        listing: &mut Listing,
+    ) {
+        let entry = |name: &String| Entry { name: name.clone(), at: 0, len: 0 };
+        let image_entries = image_files.iter().filter(|name| layout::is_image(name)).map(entry).collect();
+        let json_entries = json_files.iter().filter(|name| layout::has_extension(name, "json")).map(entry).collect();
+        let shown = images.display().to_string();
+        self.starts.push(self.names.len());
+        self.shards.push(Shard { path: images.to_path_buf(), jsons, prefix, split, first_member: None });
+        for (image, _) in paired(image_entries, json_entries, &shown, &mut listing.findings) {
+            self.names.push(&image.name);
+        }
+    }
+
+    /// Reads the headers of an archive once; its contents stay where they are.
+    fn add_archive(
+        &mut self,
+        path: &Path,
+        prefix: String,
+        split: Option<&'static str>,
+        listing: &mut Listing,
+    ) -> Result<(), DataError> {
+        let io = |error| DataError::io(path, error);
+        let file = File::open(path).map_err(io)?;
+        let file_len = file.metadata().map_err(io)?.len();
+        let mut archive = tar::Archive::new(std::io::BufReader::new(file));
+        let (mut images, mut jsons) = (Vec::new(), Vec::new());
+        let mut end = 0;
+        for member in archive.entries_with_seek().map_err(io)? {
+            let member = member.map_err(|error| damaged(path, &error))?;
+            let kind = member.header().entry_type();
+            let (at, len) = (member.raw_file_position(), member.size());
+            end = at + len;
+            if !kind.is_file() && !kind.is_contiguous() {
+                continue;
+            }
+            let name = String::from_utf8_lossy(&member.path_bytes()).trim_start_matches("./").to_owned();
+            let is_hidden = name.rsplit('/').next().is_some_and(|name| name.starts_with('.'));
+            if is_hidden {
+                continue;
+            }
+            let entry = Entry { name, at, len };
+            if layout::is_image(&entry.name) {
+                images.push(entry);
+            } else if layout::has_extension(&entry.name, "json") {
+                jsons.push(entry);
+            }
+        }
+        if end > file_len {
+            return Err(damaged(path, &format!("members up to byte {end} in a file of {file_len} bytes")));
+        }
+        if images.is_empty() {
+            return Err(DataError::Content {
+                path: path.to_path_buf(),
+                what: "an SA-1B shard".to_owned(),
+                expected: "a plain .tar of images with a .json each".to_owned(),
+                got: "no image".to_owned(),
+                fix: "unpack .gz first: compressed archives cannot be read in place".to_owned(),
+            });
+        }
+        images.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        jsons.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        self.starts.push(self.names.len());
+        self.shards.push(Shard {
+            path: path.to_path_buf(),
+            jsons: None,
+            prefix,
+            split,
+            first_member: Some(self.members.len()),
+        });
+        let shown = path.display().to_string();
+        for (image, json) in paired(images, jsons, &shown, &mut listing.findings) {
+            let len = |entry: &Entry| {
+                u32::try_from(entry.len).map_err(|_| damaged(path, &format!("{} of {} bytes", entry.name, entry.len)))
+            };
+            self.members.push(Member {
+                image_at: image.at,
+                json_at: json.at,
+                image_len: len(&image)?,
+                json_len: len(&json)?,
+            });
+            self.names.push(&image.name);
+        }
+        Ok(())
+    }
+
+    fn locate(&self, index: usize) -> (&Shard, usize) {
+        assert!(index < self.len(), "image {index} of {}", self.len());
+        let shard = self.starts.partition_point(|&start| start <= index) - 1;
+        (&self.shards[shard], index - self.starts[shard])
+    }
+
+    fn json_place(&self, index: usize) -> FilePlace {
+        let (shard, at) = self.locate(index);
+        let name = format!("{}.json", layout::stem(self.names.get(index)));
+        match shard.first_member {
+            Some(first) => {
+                let member = self.members[first + at];
+                FilePlace::Within {
+                    archive: shard.path.clone(),
+                    member: name,
+                    at: member.json_at,
+                    len: u64::from(member.json_len),
+                }
+            }
+            None => FilePlace::Path(shard.jsons.as_ref().unwrap_or(&shard.path).join(name)),
+        }
+    }
+}
+
+impl FormatReader for Sa1b {
+    fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    fn name(&self, index: usize) -> String {
+        format!("{}{}", self.locate(index).0.prefix, self.names.get(index))
+    }
+
+    fn classes(&self) -> &[String] {
+        &[]
+    }
+
+    fn given_split(&self, index: usize) -> Option<&str> {
+        self.locate(index).0.split
+    }
+
+    fn image_place(&self, index: usize) -> Result<FilePlace, Finding> {
+        let (shard, at) = self.locate(index);
+        let name = self.names.get(index);
+        Ok(match shard.first_member {
+            Some(first) => {
+                let member = self.members[first + at];
+                FilePlace::Within {
+                    archive: shard.path.clone(),
+                    member: name.to_owned(),
+                    at: member.image_at,
+                    len: u64::from(member.image_len),
+                }
+            }
+            None => FilePlace::Path(shard.path.join(name)),
+        })
+    }
+
+    fn read(&self, index: usize, header: &ImageHeader) -> Result<Annotated, DataError> {
+        let place = self.json_place(index);
+        if let FilePlace::Path(path) = &place {
+            let len = std::fs::metadata(path).map_err(|error| DataError::io(path, error))?.len();
+            if len > MAX_JSON_BYTES {
+                return Err(damaged(path, &format!("{len} bytes")));
+            }
+        }
+        Ok(read_json(&place.read()?, &place.name(), header.upright_hw()))
+    }
+}
+
+/// The objects of one JSON file of either kind.
+fn read_json(bytes: &[u8], name: &str, image_hw: [usize; 2]) -> Annotated {
+    let is_list = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
+    let parsed = if is_list {
+        serde_json::from_slice::<Vec<AnnotationJson<'_>>>(bytes).map(|annotations| (None, annotations))
+    } else {
+        serde_json::from_slice::<DictJson<'_>>(bytes)
+            .map(|dict| (Some([dict.image.height, dict.image.width]), dict.annotations))
+    };
+    let (declared_hw, annotations) = match parsed {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            let mut annotated = Annotated::new(image_hw);
+            let detail =
+                format!("must be SA-1B's dict with image and annotations, or a bare list of annotations: {error}");
+            annotated.findings.push(Finding::new(ProblemKind::LabelUnreadable, name, detail));
+            return annotated;
+        }
+    };
+    // A bare list has the size in each mask only.
+    let first_hw = || {
+        annotations
+            .iter()
+            .find_map(|a| serde_json::from_str::<SizeJson>(a.segmentation.get()).ok())
+            .map(|json| json.size)
+    };
+    let mut annotated = Annotated::new(declared_hw.or_else(first_hw).unwrap_or(image_hw));
+    for (ordinal, annotation) in annotations.iter().enumerate() {
+        let id = annotation.id.unwrap_or(ordinal as u64 + 1);
+        let place = format!("{name}, annotation {id}");
+        let text = annotation.segmentation.get().as_bytes();
+        let kind = if text.first() == Some(&b'[') { SegmentationKind::Polygons } else { SegmentationKind::Rle };
+        if let Some(mask) = segmentation_mask(annotated.frame_hw, kind, text, &place, &mut annotated.findings) {
+            annotated.objects.push(ObjectMask { mask, class: None, id });
+        }
+    }
+    annotated
+}
+
+/// Images with the JSON of their stem; both lists are sorted by name.
+fn paired(images: Vec<Entry>, jsons: Vec<Entry>, shown: &str, findings: &mut Vec<Finding>) -> Vec<(Entry, Entry)> {
+    let mut jsons: std::collections::BTreeMap<String, Entry> =
+        jsons.into_iter().map(|json| (layout::stem(&json.name).to_owned(), json)).collect();
+    let mut pairs: Vec<(Entry, Entry)> = Vec::with_capacity(images.len());
+    for image in images {
+        match jsons.remove(layout::stem(&image.name)) {
+            Some(json) => pairs.push((image, json)),
+            None if pairs.last().is_some_and(|(last, _)| layout::stem(&last.name) == layout::stem(&image.name)) => {
+                let place = format!("{shown}, {}", image.name);
+                findings.push(Finding::new(ProblemKind::ImageListedTwice, place, "another image has the same stem"));
+            }
+            None => {
+                let detail = format!("no {}.json beside it", layout::stem(&image.name));
+                findings.push(Finding::new(ProblemKind::ImageUnpaired, format!("{shown}, {}", image.name), detail));
+            }
+        }
+    }
+    for json in jsons.into_values() {
+        findings.push(Finding::new(
+            ProblemKind::LabelUnpaired,
+            format!("{shown}, {}", json.name),
+            "no image of its stem beside it",
+        ));
+    }
+    pairs
+}
+
+fn damaged(path: &Path, got: &dyn std::fmt::Display) -> DataError {
+    DataError::Content {
+        path: path.to_path_buf(),
+        what: "an SA-1B file".to_owned(),
+        expected: "a whole .tar of images and .json files".to_owned(),
+        got: got.to_string(),
+        fix: "download it again".to_owned(),
+    }
+}

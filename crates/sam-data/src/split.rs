@@ -1,0 +1,301 @@
+//! Which images are for training, validation and testing.
+//!
+//! A part is given by the data set, or follows from a hash of the image's group and the seed. The hash knows nothing of other
+//! images, so files that are added later never move the others, and a larger share only adds to a part. Groups stay together:
+//! slices of one patient, frames of one video. Splits are by image, never by patch.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::DataError;
+use crate::output_file::write_atomically;
+use crate::source::Source;
+
+/// What must stay together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GroupKey {
+    /// Each image is its own group.
+    #[default]
+    Image,
+    /// Images of one folder.
+    Folder,
+    /// Images whose file names are the same up to this text: `_` keeps `patient7_slice1.png` and `patient7_slice2.png` together.
+    Prefix(String),
+    /// Images for which this pattern captures the same text (its first group, or all of it).
+    Regex(String),
+}
+
+/// A split by shares.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SplitRule {
+    /// Share of groups for validation.
+    pub val: f64,
+    /// Share of groups for testing; may be 0.
+    pub test: f64,
+    /// Another seed is another split.
+    pub seed: u64,
+    /// What must stay together.
+    pub group: GroupKey,
+}
+
+impl Default for SplitRule {
+    fn default() -> Self {
+        Self { val: 0.1, test: 0.0, seed: 0, group: GroupKey::Image }
+    }
+}
+
+/// Indices into a source, rising.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Split {
+    /// For training.
+    pub train: Vec<usize>,
+    /// For choosing among checkpoints.
+    pub val: Vec<usize>,
+    /// For the final figure.
+    pub test: Vec<usize>,
+}
+
+/// A split by name, as it is saved.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SplitFile {
+    train: Vec<String>,
+    val: Vec<String>,
+    #[serde(default)]
+    test: Vec<String>,
+}
+
+impl Split {
+    /// The split that the data set comes with.
+    ///
+    /// # Errors
+    ///
+    /// When an image is in no part, or there is nothing to train on.
+    pub fn given(source: &Source) -> Result<Self, DataError> {
+        let mut split = Self::default();
+        for index in 0..source.len() {
+            match source.given_split(index) {
+                Some("train") => split.train.push(index),
+                Some("val") => split.val.push(index),
+                Some("test") => split.test.push(index),
+                other => {
+                    return Err(DataError::Content {
+                        path: source.root().to_path_buf(),
+                        what: format!("the part of {}", source.name(index)),
+                        expected: "train, val or test".to_owned(),
+                        got: other.unwrap_or("none").to_owned(),
+                        fix: "split by share, or put images into folders train, val and test".to_owned(),
+                    });
+                }
+            }
+        }
+        split.not_empty("train", &split.train, source.len(), source.len())?;
+        Ok(split)
+    }
+
+    /// A split by shares.
+    ///
+    /// # Errors
+    ///
+    /// When the rule makes no sense, a name has no group, or a part that should have images has none.
+    pub fn by_rule(source: &Source, rule: &SplitRule) -> Result<Self, DataError> {
+        let names: Vec<String> = (0..source.len()).map(|index| source.name(index)).collect();
+        Self::of_names(&names, rule)
+    }
+
+    fn of_names(names: &[String], rule: &SplitRule) -> Result<Self, DataError> {
+        let is_share = |share: f64| (0.0..1.0).contains(&share);
+        if !is_share(rule.val) || !is_share(rule.test) || rule.val + rule.test >= 1.0 {
+            return Err(DataError::Option {
+                key: "split.val and split.test",
+                expected: "from 0 to below 1 together".to_owned(),
+                got: format!("{} and {}", rule.val, rule.test),
+            });
+        }
+        let pattern = match &rule.group {
+            GroupKey::Regex(pattern) => Some(regex_lite::Regex::new(pattern).map_err(|error| DataError::Option {
+                key: "split.group.regex",
+                expected: format!("a regular expression ({error})"),
+                got: pattern.clone(),
+            })?),
+            _ => None,
+        };
+        let mut split = Self::default();
+        let mut groups = BTreeSet::new();
+        for (index, name) in names.iter().enumerate() {
+            let group = group_of(name, &rule.group, pattern.as_ref())?;
+            let hash = hash(rule.seed, group);
+            groups.insert(hash);
+            // 53 bits are what an f64 holds.
+            let share = (hash >> 11) as f64 / (1u64 << 53) as f64;
+            if share < rule.test {
+                split.test.push(index);
+            } else if share < rule.test + rule.val {
+                split.val.push(index);
+            } else {
+                split.train.push(index);
+            }
+        }
+        split.not_empty("train", &split.train, names.len(), groups.len())?;
+        if rule.val > 0.0 {
+            split.not_empty("val", &split.val, names.len(), groups.len())?;
+        }
+        if rule.test > 0.0 {
+            split.not_empty("test", &split.test, names.len(), groups.len())?;
+        }
+        Ok(split)
+    }
+
+    fn not_empty(&self, part: &str, indices: &[usize], n_images: usize, n_groups: usize) -> Result<(), DataError> {
+        if indices.is_empty() {
+            return Err(DataError::EmptySplit { part: part.to_owned(), n_images, n_groups });
+        }
+        Ok(())
+    }
+
+    /// Saves the names of each part as JSON.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be written.
+    pub fn save(&self, source: &Source, path: &Path) -> Result<(), DataError> {
+        let names = |indices: &[usize]| indices.iter().map(|&index| source.name(index)).collect();
+        let file = SplitFile { train: names(&self.train), val: names(&self.val), test: names(&self.test) };
+        let text = serde_json::to_vec_pretty(&file).map_err(|source| DataError::Json {
+            path: path.to_path_buf(),
+            what: "split",
+            source,
+        })?;
+        write_atomically(path, &text)
+    }
+
+    /// Reads what [`Split::save`] wrote. Images that are in no part are for training, so that added files find a place.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read, or names an image that the source has not.
+    pub fn load(source: &Source, path: &Path) -> Result<Self, DataError> {
+        let bytes = std::fs::read(path).map_err(|error| DataError::io(path, error))?;
+        let file: SplitFile = serde_json::from_slice(&bytes).map_err(|source| DataError::Json {
+            path: path.to_path_buf(),
+            what: "split",
+            source,
+        })?;
+        let mut index_of: HashMap<String, usize> = (0..source.len()).map(|index| (source.name(index), index)).collect();
+        let mut split = Self::default();
+        for (names, indices) in
+            [(file.train, &mut split.train), (file.val, &mut split.val), (file.test, &mut split.test)]
+        {
+            for name in names {
+                let Some(index) = index_of.remove(&name) else {
+                    return Err(DataError::Content {
+                        path: path.to_path_buf(),
+                        what: "each name".to_owned(),
+                        expected: format!("an image of {}, once", source.root().display()),
+                        got: name,
+                        fix: "split again, or restore the image".to_owned(),
+                    });
+                };
+                indices.push(index);
+            }
+        }
+        split.train.extend(index_of.into_values());
+        for indices in [&mut split.train, &mut split.val, &mut split.test] {
+            indices.sort_unstable();
+        }
+        Ok(split)
+    }
+}
+
+fn group_of<'a>(name: &'a str, key: &GroupKey, pattern: Option<&regex_lite::Regex>) -> Result<&'a str, DataError> {
+    let no_group = |expected: String| DataError::Option { key: "split.group", expected, got: name.to_owned() };
+    let (folder, file) = name.rsplit_once('/').unwrap_or(("", name));
+    match (key, pattern) {
+        (GroupKey::Image, _) => Ok(name),
+        (GroupKey::Folder, _) => Ok(folder),
+        (GroupKey::Prefix(end), _) => match file.find(end.as_str()) {
+            Some(at) if !end.is_empty() => Ok(&name[..name.len() - file.len() + at]),
+            _ => Err(no_group(format!("a text that every file name has, got {end:?} which is not in this name"))),
+        },
+        (GroupKey::Regex(_), Some(pattern)) => {
+            let captures =
+                pattern.captures(name).ok_or_else(|| no_group("a pattern that matches every name".to_owned()))?;
+            let group = captures.get(1).or_else(|| captures.get(0));
+            Ok(group.map_or(name, |group| group.as_str()))
+        }
+        (GroupKey::Regex(_), None) => unreachable!("the pattern was compiled before"),
+    }
+}
+
+/// FNV-1a of the text, mixed with the seed by the finaliser of splitmix64. Written out here because saved splits depend on it:
+/// it must never change with a library.
+fn hash(seed: u64, text: &str) -> u64 {
+    let fnv = text
+        .bytes()
+        .fold(0xCBF2_9CE4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3));
+    let mut mixed = fnv ^ seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    mixed ^ (mixed >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(n: usize) -> Vec<String> {
+        (0..n).map(|at| format!("s{}/p{}_{at}.png", at % 7, at / 10)).collect()
+    }
+
+    #[test]
+    fn shares_are_kept_and_added_files_move_nothing() {
+        let rule = SplitRule { val: 0.2, test: 0.1, ..SplitRule::default() };
+        let small = Split::of_names(&names(1000), &rule).expect("splits");
+        let large = Split::of_names(&names(2000), &rule).expect("splits");
+        // Three standard deviations of a binomial.
+        assert!(small.val.len().abs_diff(200) < 40 && small.test.len().abs_diff(100) < 30, "{}", small.val.len());
+        assert!(small.val.iter().all(|index| large.val.contains(index)));
+        assert!(small.test.iter().all(|index| large.test.contains(index)));
+        let other = Split::of_names(&names(1000), &SplitRule { seed: 1, ..rule }).expect("splits");
+        assert_ne!(small, other);
+    }
+
+    #[test]
+    fn the_hash_is_for_ever() {
+        assert_eq!([hash(0, "a.png"), hash(7, "a.png")], HASHES_OF_A_PNG);
+    }
+    /// Computed by a few lines of Python; another value means that every saved split would change.
+    const HASHES_OF_A_PNG: [u64; 2] = [15_056_803_862_227_643_222, 18_016_195_467_190_585_591];
+
+    #[test]
+    fn groups_stay_together() {
+        let all = names(400);
+        let prefix = GroupKey::Prefix("_".to_owned());
+        let regex = GroupKey::Regex(r"/p(\d+)_".to_owned());
+        for (group, key) in [
+            (GroupKey::Folder, (|n| n.split('/').next().unwrap_or("")) as fn(&str) -> &str),
+            (prefix, |n| n.split('_').next().unwrap_or("")),
+            (regex, |n| n.split(['/', '_']).nth(1).unwrap_or("")),
+        ] {
+            let rule = SplitRule { val: 0.4, test: 0.0, seed: 3, group };
+            let split = Split::of_names(&all, &rule).expect("splits");
+            let keys = |indices: &[usize]| indices.iter().map(|&i| key(&all[i]).to_owned()).collect::<BTreeSet<_>>();
+            assert!(keys(&split.train).is_disjoint(&keys(&split.val)), "{:?}", rule.group);
+        }
+        let rule = SplitRule { group: GroupKey::Regex("x(".to_owned()), ..SplitRule::default() };
+        assert!(Split::of_names(&all, &rule).is_err());
+        let rule = SplitRule { group: GroupKey::Prefix("#".to_owned()), ..SplitRule::default() };
+        assert!(Split::of_names(&all, &rule).is_err());
+    }
+
+    #[test]
+    fn an_empty_part_is_an_error() {
+        let rule = SplitRule { val: 0.01, ..SplitRule::default() };
+        let message = Split::of_names(&names(3), &rule).expect_err("refused").to_string();
+        assert!(message.contains("the val part") && message.contains("3 images in 3 groups"), "{message}");
+    }
+}

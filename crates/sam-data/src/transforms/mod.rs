@@ -1,0 +1,218 @@
+//! What augmentation does to an image and its masks, and the way back.
+//!
+//! A random draw from [`Augmentation`] gives a [`View`]: which part of the original is seen, at which scale, mirrored or
+//! not. The view is one affine map with an exact inverse, so image, masks, points and boxes all follow the same geometry
+//! ([`MaskSampler`] for masks), and predictions find their way back. [`ColourJitter`] then changes colours in place.
+//!
+//! Frames: *original* pixels are those of the decoded, upright image; *model* pixels those of the square of `side_px`, in
+//! which the image sits in the **top-left corner** whatever the augmentation, as it does at inference. Coordinates are
+//! continuous: pixel `i` covers `[i, i + 1)` and its centre is `i + 0.5`.
+//!
+//! Large-scale jitter is that of ViTDet (Ghiasi et al. 2021, "Simple copy-paste", §3; detectron2's `ResizeScale` with
+//! `FixedSizeCrop`): a scale `s` uniform in 0.1-2.0; below 1 the image is shrunk and the rest is padding, above 1 a window
+//! of 1/s of the longer side is seen. Different from detectron2: the window is cut on whole original pixels before the
+//! resize, which is the same picture for a fraction of the work.
+
+mod colour;
+mod mask_sampler;
+mod view;
+
+pub use colour::ColourJitter;
+pub use mask_sampler::MaskSampler;
+pub use view::{Affine, View};
+
+use sam_image::ModelFrame;
+
+use crate::random::RandomStream;
+
+/// Which random changes are made. All off by default, as in the paper's training on SA-1B (appendix A).
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Augmentation {
+    /// Chance of mirroring left and right, 0.5 in most recipes.
+    pub horizontal_flip_chance: f64,
+    /// Chance of mirroring top and bottom; for microscopy and pictures from above.
+    pub vertical_flip_chance: f64,
+    /// Large-scale jitter, 0.1-2.0 in the paper when training on manual annotations.
+    pub scale_jitter: Option<ScaleJitter>,
+    /// A random window of the image, before the jitter.
+    pub crop: Option<RandomCrop>,
+    /// Brightness, contrast, saturation.
+    pub colour: Option<ColourJitter>,
+}
+
+/// A scale relative to "the longer side fills the model's square".
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ScaleJitter {
+    /// The smallest scale, above 0.
+    pub scale_min: f64,
+    /// The largest scale.
+    pub scale_max: f64,
+}
+
+impl Default for ScaleJitter {
+    /// The range of ViTDet and SAM.
+    fn default() -> Self {
+        Self { scale_min: 0.1, scale_max: 2.0 }
+    }
+}
+
+/// A window with both sides a random share of the image's, at a random place.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RandomCrop {
+    /// The smallest share of each side, above 0.
+    pub side_share_min: f64,
+    /// The largest share of each side, at most 1.
+    pub side_share_max: f64,
+}
+
+impl Default for RandomCrop {
+    fn default() -> Self {
+        Self { side_share_min: 0.5, side_share_max: 1.0 }
+    }
+}
+
+impl Augmentation {
+    /// Whether another draw can show another part of the image.
+    #[must_use]
+    pub fn can_hide_objects(&self) -> bool {
+        self.crop.is_some() || self.scale_jitter.is_some()
+    }
+
+    /// A random view of an image of `original_hw` for a model of `side_px`.
+    ///
+    /// The stream is always asked for the same number of values in the same order, so turning one part on does not change
+    /// what the others draw.
+    ///
+    /// # Panics
+    ///
+    /// When a size is zero, or a range of the options is empty.
+    #[must_use]
+    pub fn draw_view(&self, original_hw: [usize; 2], side_px: usize, stream: &mut RandomStream) -> View {
+        let mirrored_x = stream.chance(self.horizontal_flip_chance);
+        let mirrored_y = stream.chance(self.vertical_flip_chance);
+        let places: [f64; 6] = std::array::from_fn(|_| stream.unit());
+
+        let mut window = Window::whole(original_hw);
+        if let Some(crop) = self.crop {
+            let share = between(crop.side_share_min, crop.side_share_max, places[0]);
+            let sides_hw = original_hw.map(|side| side as f64 * share);
+            window = window.shrunk_to(sides_hw, [places[1], places[2]]);
+        }
+        let mut content_side_px = side_px;
+        if let Some(jitter) = self.scale_jitter {
+            let scale = between(jitter.scale_min, jitter.scale_max, places[3]);
+            if scale > 1.0 {
+                let seen = window.size_hw[0].max(window.size_hw[1]) as f64 / scale;
+                window = window.shrunk_to([seen, seen], [places[4], places[5]]);
+            } else {
+                content_side_px = ((side_px as f64 * scale).round() as usize).max(1);
+            }
+        }
+        View {
+            original_hw,
+            crop_origin_yx: window.origin_yx,
+            crop_hw: window.size_hw,
+            resized_hw: ModelFrame::new(window.size_hw, content_side_px).resized_hw,
+            side_px,
+            mirrored_x,
+            mirrored_y,
+        }
+    }
+}
+
+fn between(low: f64, high: f64, unit: f64) -> f64 {
+    assert!(low > 0.0 && low <= high, "a range of scales must be above 0 and not empty, got {low}-{high}");
+    low + (high - low) * unit
+}
+
+/// A rectangle of whole original pixels.
+struct Window {
+    origin_yx: [usize; 2],
+    size_hw: [usize; 2],
+}
+
+impl Window {
+    fn whole(size_hw: [usize; 2]) -> Self {
+        Self { origin_yx: [0, 0], size_hw }
+    }
+
+    /// The window inside this one of about the given sides; `places` in [0, 1) say where, over all possible origins.
+    fn shrunk_to(&self, sides_hw: [f64; 2], places: [f64; 2]) -> Self {
+        let mut shrunk = Self::whole(self.size_hw);
+        for axis in 0..2 {
+            let size = (sides_hw[axis].round() as usize).clamp(1, self.size_hw[axis]);
+            let n_origins = self.size_hw[axis] - size + 1;
+            let offset = ((places[axis] * n_origins as f64) as usize).min(n_origins - 1);
+            shrunk.origin_yx[axis] = self.origin_yx[axis] + offset;
+            shrunk.size_hw[axis] = size;
+        }
+        shrunk
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Purpose;
+
+    fn everything() -> Augmentation {
+        Augmentation {
+            horizontal_flip_chance: 0.5,
+            vertical_flip_chance: 0.25,
+            scale_jitter: Some(ScaleJitter::default()),
+            crop: Some(RandomCrop::default()),
+            colour: Some(ColourJitter::default()),
+        }
+    }
+
+    #[test]
+    fn views_stay_inside_and_cover_the_range() {
+        let (mut n_mirrored_x, mut n_mirrored_y, mut n_shrunk) = (0, 0, 0);
+        let (mut smallest, mut largest) = (f64::MAX, 0.0f64);
+        for draw in 0..4000 {
+            let original_hw = [[480, 640], [33, 900], [1, 1], [700, 20]][draw as usize % 4];
+            let mut stream = RandomStream::new(0, Purpose::View, &[draw]);
+            let view = everything().draw_view(original_hw, 256, &mut stream);
+            for (axis, &original) in original_hw.iter().enumerate() {
+                assert!(view.crop_hw[axis] >= 1 && view.resized_hw[axis] >= 1);
+                assert!(view.crop_origin_yx[axis] + view.crop_hw[axis] <= original);
+                assert!(view.resized_hw[axis] <= 256);
+            }
+            n_mirrored_x += usize::from(view.mirrored_x);
+            n_mirrored_y += usize::from(view.mirrored_y);
+            let longest = view.resized_hw[0].max(view.resized_hw[1]);
+            n_shrunk += usize::from(longest < 256);
+            if draw % 4 == 0 {
+                let scale = longest as f64 / view.crop_hw[0].max(view.crop_hw[1]) as f64 * 2.5;
+                (smallest, largest) = (smallest.min(scale), largest.max(scale));
+            }
+        }
+        assert!((1850..2150).contains(&n_mirrored_x), "{n_mirrored_x}");
+        assert!((880..1120).contains(&n_mirrored_y), "{n_mirrored_y}");
+        // Scales below 1 are 0.9 / 1.9 of the range.
+        assert!((1750..2050).contains(&n_shrunk), "{n_shrunk}");
+        // 640 px to 256 is a factor of 0.4; the crop enlarges by up to 2 and the jitter by 0.1 to 2.
+        assert!(smallest < 0.2 && largest > 3.0 && largest <= 4.1, "{smallest} {largest}");
+    }
+
+    #[test]
+    fn one_part_does_not_change_the_draws_of_another() {
+        for draw in 0..200 {
+            let stream = RandomStream::new(4, Purpose::View, &[draw]);
+            let all = everything().draw_view([300, 400], 256, &mut stream.clone());
+            let flips_only = Augmentation { crop: None, scale_jitter: None, ..everything() }.draw_view(
+                [300, 400],
+                256,
+                &mut stream.clone(),
+            );
+            assert_eq!([all.mirrored_x, all.mirrored_y], [flips_only.mirrored_x, flips_only.mirrored_y]);
+        }
+    }
+
+    #[test]
+    fn nothing_on_is_the_preprocessing_of_inference() {
+        let view = Augmentation::default().draw_view([333, 500], 1024, &mut RandomStream::new(0, Purpose::View, &[]));
+        assert_eq!(view, View::whole([333, 500], 1024));
+        assert!(!Augmentation::default().can_hide_objects());
+    }
+}

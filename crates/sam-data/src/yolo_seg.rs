@@ -1,0 +1,396 @@
+//! YOLO segmentation: one `.txt` per image, one line per object, coordinates as shares of the image's size.
+//!
+//! Source: Ultralytics' `verify_image_label` and `img2label_paths` (the label path is the image path with the last `/images/`
+//! replaced by `/labels/`). A line is `class x1 y1 x2 y2 ...` of at least three points; one polygon, so holes and parts are joined
+//! by thin bridges if at all. A missing or empty file is a background image. Sizes are of the upright image, as there.
+//!
+//! Different from Ultralytics, which clips in silence and drops images with a bad line: up to 1 % outside is clipped, more is a
+//! finding; a line of four numbers is a box, which is no mask, and is left out and counted.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::error::DataError;
+use crate::finding::{Finding, ProblemKind};
+use crate::layout::{self, FolderPair};
+use crate::pairing::{PairRule, Pairs, Unlabelled, folders_of};
+use crate::place::{FilePlace, ImageHeader};
+use crate::sample::ObjectMask;
+use crate::segmentation::polygon_mask;
+use crate::source::{Annotated, FormatReader, Listing};
+use crate::source_options::SourceOptions;
+
+/// How far outside a coordinate may be, as a share of the side; exporters round.
+const TOLERANCE: f64 = 0.01;
+
+/// Folders of images and `.txt` labels.
+#[derive(Debug)]
+pub(crate) struct YoloSeg {
+    pairs: Pairs,
+    /// Lists of image files (`train.txt`) instead of folders.
+    listed: Vec<ListedImage>,
+    classes: Vec<String>,
+}
+
+#[derive(Debug)]
+struct ListedImage {
+    name: String,
+    image: PathBuf,
+    split: &'static str,
+}
+
+#[derive(Deserialize)]
+struct DataYaml {
+    #[serde(default)]
+    path: Option<String>,
+    #[serde(default)]
+    train: Option<Paths>,
+    #[serde(default, alias = "valid")]
+    val: Option<Paths>,
+    #[serde(default)]
+    test: Option<Paths>,
+    #[serde(default)]
+    names: Option<Names>,
+    #[serde(default)]
+    nc: Option<usize>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Paths {
+    One(String),
+    Many(Vec<String>),
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Names {
+    List(Vec<String>),
+    Dict(std::collections::BTreeMap<usize, String>),
+}
+
+impl YoloSeg {
+    pub(crate) fn open(path: &Path, options: &SourceOptions, listing: &mut Listing) -> Result<Self, DataError> {
+        let yaml = if path.is_file() { Some(path.to_path_buf()) } else { layout::data_yaml(path)? };
+        let mut folders = Vec::new();
+        let mut listed = Vec::new();
+        let mut classes = Vec::new();
+        match yaml {
+            Some(yaml) => {
+                let data = read_yaml(&yaml)?;
+                let base = yaml.parent().unwrap_or(Path::new("")).to_path_buf();
+                for (split, paths) in [("train", &data.train), ("val", &data.val), ("test", &data.test)] {
+                    let paths = match paths {
+                        None => continue,
+                        Some(Paths::One(path)) => std::slice::from_ref(path),
+                        Some(Paths::Many(paths)) => paths.as_slice(),
+                    };
+                    if options.split.as_deref().is_some_and(|wanted| wanted != split) {
+                        continue;
+                    }
+                    for part in paths.iter().filter(|part| !part.is_empty()) {
+                        let at = resolve(&base, data.path.as_deref(), part, &yaml, split)?;
+                        if at.is_file() {
+                            listed.extend(read_list(&at, &base, split)?);
+                        } else {
+                            folders.push(FolderPair {
+                                labels: label_folder(&at),
+                                images: at,
+                                split: Some(split.to_owned()),
+                            });
+                        }
+                    }
+                }
+                classes = class_names(&data, &yaml)?;
+            }
+            None => folders.extend(folders_of(path, options.images.as_deref())?),
+        }
+        for pair in &mut folders {
+            // No label of a part at all: all of it is background, or the folder is misnamed.
+            if !pair.labels.is_dir() {
+                listing.findings.push(Finding::new(
+                    ProblemKind::ImageUnpaired,
+                    pair.images.display().to_string(),
+                    format!("its labels must be in {}, got no such folder", pair.labels.display()),
+                ));
+                pair.labels = pair.images.clone();
+            }
+        }
+        let is_label = |name: &str| {
+            layout::has_extension(name, "txt") && !matches!(layout::stem(name), "classes" | "train" | "val" | "test")
+        };
+        let rule = PairRule {
+            is_label: &is_label,
+            unlabelled: Unlabelled::Background,
+            allow_suffix: false,
+            split: options.split.as_deref(),
+        };
+        let pairs = Pairs::find(folders, &rule, &mut listing.findings)?;
+        if pairs.n_unlabelled() > 0 {
+            listing.notes.push(format!("{} images have no label file: taken for background", pairs.n_unlabelled()));
+        }
+        if classes.is_empty() && path.is_dir() {
+            classes = classes_txt(path)?;
+        }
+        Ok(Self { pairs, listed, classes })
+    }
+
+    fn image_path(&self, index: usize) -> PathBuf {
+        match index.checked_sub(self.pairs.len()) {
+            Some(listed) => self.listed[listed].image.clone(),
+            None => self.pairs.image_path(index),
+        }
+    }
+
+    fn label_path(&self, index: usize) -> Option<PathBuf> {
+        match index.checked_sub(self.pairs.len()) {
+            Some(listed) => Some(label_path(&self.listed[listed].image)).filter(|path| path.is_file()),
+            None => self.pairs.label_path(index),
+        }
+    }
+}
+
+impl FormatReader for YoloSeg {
+    fn len(&self) -> usize {
+        self.pairs.len() + self.listed.len()
+    }
+
+    fn name(&self, index: usize) -> String {
+        match index.checked_sub(self.pairs.len()) {
+            Some(listed) => self.listed[listed].name.clone(),
+            None => self.pairs.name(index),
+        }
+    }
+
+    fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    fn given_split(&self, index: usize) -> Option<&str> {
+        match index.checked_sub(self.pairs.len()) {
+            Some(listed) => Some(self.listed[listed].split),
+            None => self.pairs.split(index),
+        }
+    }
+
+    fn image_place(&self, index: usize) -> Result<FilePlace, Finding> {
+        let path = self.image_path(index);
+        if path.is_file() {
+            return Ok(FilePlace::Path(path));
+        }
+        Err(Finding::new(ProblemKind::ImageMissing, self.name(index), format!("there is no {}", path.display())))
+    }
+
+    fn read(&self, index: usize, header: &ImageHeader) -> Result<Annotated, DataError> {
+        let Some(path) = self.label_path(index) else {
+            return Ok(Annotated::new(header.upright_hw()));
+        };
+        let bytes = std::fs::read(&path).map_err(|error| DataError::io(&path, error))?;
+        Ok(read_lines(
+            &String::from_utf8_lossy(&bytes),
+            &path.display().to_string(),
+            header.upright_hw(),
+            self.classes.len(),
+        ))
+    }
+}
+
+/// The objects of one label file.
+fn read_lines(text: &str, name: &str, size_hw: [usize; 2], n_classes: usize) -> Annotated {
+    let mut annotated = Annotated::new(size_hw);
+    for (at, line) in text.lines().enumerate() {
+        let line = line.trim_start_matches('\u{feff}').trim();
+        if line.is_empty() {
+            continue;
+        }
+        let place = format!("{name}, line {}", at + 1);
+        match read_line(line, size_hw, n_classes, &place, &mut annotated.findings) {
+            Ok((mask, class)) => annotated.objects.push(ObjectMask { mask, class: Some(class), id: at as u64 + 1 }),
+            Err((kind, detail)) => annotated.findings.push(Finding::new(kind, place, detail)),
+        }
+    }
+    annotated
+}
+
+fn read_line(
+    line: &str,
+    size_hw: [usize; 2],
+    n_classes: usize,
+    place: &str,
+    findings: &mut Vec<Finding>,
+) -> Result<(sam_image::Rle, usize), (ProblemKind, String)> {
+    let unreadable = |detail: String| (ProblemKind::AnnotationUnreadable, detail);
+    let numbers: Vec<f64> = line
+        .split_ascii_whitespace()
+        .map(|word| word.parse().map_err(|_| unreadable(format!("must be numbers, got {word}"))))
+        .collect::<Result<_, _>>()?;
+    let Some((&class, shares)) = numbers.split_first() else {
+        return Err(unreadable("must have a class and coordinates, got nothing".to_owned()));
+    };
+    if class < 0.0 || class.fract() != 0.0 || class > f64::from(u32::MAX) {
+        return Err(unreadable(format!("must start with a class number, got {class}")));
+    }
+    if n_classes > 0 && class >= n_classes as f64 {
+        return Err((ProblemKind::CategoryUnknown, format!("class must be below {n_classes}, got {class}")));
+    }
+    if shares.len() == 4 {
+        return Err((ProblemKind::NoMask, "four numbers are a box, no outline".to_owned()));
+    }
+    if !shares.len().is_multiple_of(2) {
+        return Err(unreadable(format!("must have an even number of coordinates, got {}", shares.len())));
+    }
+    if let Some(bad) = shares.iter().find(|share| !share.is_finite()) {
+        return Err((ProblemKind::PolygonNotFinite, format!("coordinates must be numbers, got {bad}")));
+    }
+    if let Some(far) = shares.iter().find(|&&share| !(-TOLERANCE..=1.0 + TOLERANCE).contains(&share)) {
+        findings.push(Finding::new(
+            ProblemKind::PolygonOutside,
+            place,
+            format!("coordinates must be shares from 0 to 1, got {far}{}", if *far > 2.0 { " (pixels?)" } else { "" }),
+        ));
+        // Far outside is another unit, and cutting it off would leave a wrong mask.
+        if far.abs() > 2.0 {
+            return Err(unreadable(format!("coordinates must be shares from 0 to 1, got {far}")));
+        }
+    }
+    let scale = [size_hw[1] as f64, size_hw[0] as f64];
+    let flat = shares.iter().enumerate().map(|(at, share)| share.clamp(0.0, 1.0) * scale[at % 2]).collect();
+    Ok((polygon_mask(size_hw, &[flat], place, findings)?, class as usize))
+}
+
+fn read_yaml(path: &Path) -> Result<DataYaml, DataError> {
+    let text = std::fs::read_to_string(path).map_err(|error| DataError::io(path, error))?;
+    serde_saphyr::from_str(&text)
+        .map_err(|source| DataError::Yaml { path: path.to_path_buf(), source: Box::new(source) })
+}
+
+fn class_names(data: &DataYaml, yaml: &Path) -> Result<Vec<String>, DataError> {
+    let names: Vec<String> = match &data.names {
+        None => (0..data.nc.unwrap_or(0).min(1 << 16)).map(|class| format!("class {class}")).collect(),
+        Some(Names::List(names)) => names.clone(),
+        Some(Names::Dict(names)) => {
+            let n = names.keys().last().map_or(0, |last| last + 1).min(1 << 16);
+            (0..n).map(|class| names.get(&class).cloned().unwrap_or_else(|| format!("class {class}"))).collect()
+        }
+    };
+    match data.nc {
+        Some(nc) if nc != names.len() => Err(DataError::Content {
+            path: yaml.to_path_buf(),
+            what: "nc".to_owned(),
+            expected: format!("the number of names, {}", names.len()),
+            got: nc.to_string(),
+            fix: "correct nc or names".to_owned(),
+        }),
+        _ => Ok(names),
+    }
+}
+
+/// `classes.txt`, as annotators write it beside the labels.
+fn classes_txt(root: &Path) -> Result<Vec<String>, DataError> {
+    for at in [root.to_path_buf(), root.join("labels")] {
+        let path = at.join("classes.txt");
+        if path.is_file() {
+            let text = std::fs::read_to_string(&path).map_err(|error| DataError::io(&path, error))?;
+            return Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect());
+        }
+    }
+    Ok(Vec::new())
+}
+
+/// A path of `data.yaml`. Ultralytics takes it relative to `path`, which is relative to its own data folder; Roboflow writes
+/// `../train/images` and means `train/images`.
+fn resolve(base: &Path, path: Option<&str>, part: &str, yaml: &Path, split: &str) -> Result<PathBuf, DataError> {
+    let part = part.replace('\\', "/");
+    let inner = part.trim_start_matches("../").trim_start_matches("./");
+    let mut tried = Vec::new();
+    if let Some(path) = path {
+        tried.push(base.join(path).join(&part));
+    }
+    tried.extend([base.join(&part), base.join(inner)]);
+    for at in &tried {
+        if at.is_file() {
+            return Ok(at.clone());
+        }
+        if at.is_dir() {
+            // `train: train` means the folder that has images and labels.
+            let images = at.join("images");
+            return Ok(if images.is_dir() && !at.ends_with("images") { images } else { at.clone() });
+        }
+    }
+    Err(DataError::Content {
+        path: yaml.to_path_buf(),
+        what: split.to_owned(),
+        expected: "a folder of images or a list file".to_owned(),
+        got: format!(
+            "{part}, which is none of {}",
+            tried.iter().map(|at| at.display().to_string()).collect::<Vec<_>>().join(", ")
+        ),
+        fix: "correct `path` or the part's path".to_owned(),
+    })
+}
+
+/// The last `images` folder of a path becomes `labels`.
+fn label_folder(images: &Path) -> PathBuf {
+    let parts: Vec<_> = images.components().collect();
+    let last = parts.iter().rposition(|part| part.as_os_str() == "images");
+    parts
+        .iter()
+        .enumerate()
+        .map(|(at, part)| if Some(at) == last { std::ffi::OsStr::new("labels") } else { part.as_os_str() })
+        .collect()
+}
+
+fn label_path(image: &Path) -> PathBuf {
+    label_folder(image).with_extension("txt")
+}
+
+/// A list of image paths, relative to the list's folder (`./images/a.jpg`) or to the data set.
+fn read_list(list: &Path, base: &Path, split: &'static str) -> Result<Vec<ListedImage>, DataError> {
+    let text = std::fs::read_to_string(list).map_err(|error| DataError::io(list, error))?;
+    let beside = list.parent().unwrap_or(base);
+    Ok(text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .map(|line| {
+            let name = line.replace('\\', "/");
+            let name = name.trim_start_matches("./").to_owned();
+            let image = [beside.join(&name), base.join(&name)].into_iter().find(|path| path.is_file());
+            ListedImage { image: image.unwrap_or_else(|| beside.join(&name)), name, split }
+        })
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_last_images_folder_becomes_labels() {
+        assert_eq!(
+            label_path(Path::new("/images/a/images/train/x.y.jpg")),
+            Path::new("/images/a/labels/train/x.y.txt")
+        );
+        assert_eq!(label_path(Path::new("flat/x.jpg")), Path::new("flat/x.txt"));
+    }
+
+    #[test]
+    fn every_kind_of_bad_line_is_named() {
+        for (line, kind) in [
+            ("0 0.1 0.1 0.2 0.2", ProblemKind::NoMask),
+            ("0 0.1 0.1 0.2 0.2 0.3", ProblemKind::AnnotationUnreadable),
+            ("x 0.1 0.1 0.2 0.2 0.3 0.3", ProblemKind::AnnotationUnreadable),
+            ("-1 0.1 0.1 0.2 0.2 0.3 0.3", ProblemKind::AnnotationUnreadable),
+            ("7 0.1 0.1 0.2 0.2 0.3 0.3", ProblemKind::CategoryUnknown),
+            ("0 nan 0.1 0.2 0.2 0.3 0.3", ProblemKind::PolygonNotFinite),
+            ("0 0.1 0.1 0.2 1.2 0.3 0.3", ProblemKind::PolygonOutside),
+            ("0 10 10 200 20 30 30", ProblemKind::PolygonOutside),
+            ("0 0.1 0.1", ProblemKind::PolygonShort),
+        ] {
+            let found = read_lines(line, "t", [10, 10], 2).findings;
+            assert_eq!(found.first().map(|finding| finding.kind), Some(kind), "{line}");
+        }
+        assert!(read_lines("0 0 0 1.005 0 1 1 -0.005 1\n\n", "t", [4, 4], 0).findings.is_empty());
+    }
+}

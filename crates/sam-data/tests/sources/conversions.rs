@@ -1,0 +1,134 @@
+//! Round trips between formats: what a format can hold comes back bit for bit, and what it cannot is said.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use sam_data::{ConvertTo, Format, LabelKind, Source, SourceOptions, Void, convert};
+
+use crate::{fixture, open};
+
+/// Id, run lengths and class of the objects of an image, and its ignore region.
+type Content = (Vec<(u64, String, Option<String>)>, Option<String>);
+
+/// Masks of each image by stem, with classes by name; ids only where asked.
+fn masks(source: &Source, with_ids: bool) -> BTreeMap<String, Content> {
+    (0..source.len())
+        .map(|index| {
+            let objects = source.objects(index).expect("objects");
+            let mut masks: Vec<_> = objects
+                .objects
+                .iter()
+                .map(|object| {
+                    let class = object.class.map(|class| source.classes()[class].clone());
+                    (if with_ids { object.id } else { 0 }, object.mask.to_coco_string(), class)
+                })
+                .collect();
+            masks.sort();
+            let name = source.name(index);
+            let file = name.rsplit('/').next().unwrap_or(&name);
+            let stem = file.rsplit_once('.').map_or(file, |(stem, _)| stem).to_owned();
+            (stem, (masks, objects.ignore.map(|ignore| ignore.to_coco_string())))
+        })
+        .collect()
+}
+
+fn converted(source: &Source, to: ConvertTo, options: &SourceOptions) -> (tempfile::TempDir, Source, Vec<String>) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("out");
+    let report = convert(source, &out, to, &|_, _| {}).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(report.images, source.len() as u64);
+    let left: Vec<_> = std::fs::read_dir(folder.path()).expect("listed").collect();
+    assert_eq!(left.len(), 1, "nothing unfinished is left");
+    let back = Source::open(&out, options).unwrap_or_else(|error| panic!("{error}"));
+    (folder, back, report.notes)
+}
+
+#[test]
+fn to_coco_and_back_loses_nothing() {
+    for name in
+        ["cvat", "coco", "roboflow", "lvis", "labelme", "ultralytics", "sa1b", "sa1b_tar", "voc", "binary", "exif"]
+    {
+        let source = open(&fixture(name));
+        let (_folder, back, notes) = converted(&source, ConvertTo::Coco, &SourceOptions::default());
+        assert_eq!(back.format(), Format::Coco);
+        let (mut before, after) = (masks(&source, false), masks(&back, false));
+        if source.classes().is_empty() {
+            for (_, _, class) in before.values_mut().flat_map(|(masks, _)| masks) {
+                *class = Some("object".to_owned());
+            }
+        }
+        assert_eq!(before, after, "{name}: {notes:?}");
+        for index in 0..back.len() {
+            back.sample(index).unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+        let count =
+            |source: &Source, split| (0..source.len()).filter(|&i| source.given_split(i) == Some(split)).count();
+        assert_eq!(count(&source, "val"), count(&back, "val"), "{name}");
+    }
+    let source = open(&fixture("cvat"));
+    let (_folder, back, notes) = converted(&source, ConvertTo::Coco, &SourceOptions::default());
+    assert_eq!(masks(&source, true), masks(&back, true));
+    assert!(notes.is_empty(), "{notes:?}");
+}
+
+#[test]
+fn to_sa1b_and_back_keeps_masks_and_says_what_is_lost() {
+    for name in ["cvat", "coco", "sa1b", "sa1b_tar", "binary"] {
+        let source = open(&fixture(name));
+        let (_folder, back, notes) = converted(&source, ConvertTo::Sa1b, &SourceOptions::default());
+        assert_eq!(back.format(), Format::Sa1b, "{name}");
+        let mut before = masks(&source, true);
+        for (masks, ignore) in before.values_mut() {
+            masks.iter_mut().for_each(|(_, _, class)| *class = None);
+            *ignore = None;
+        }
+        assert_eq!(before, masks(&back, true), "{name}");
+        assert_eq!(notes.iter().any(|note| note.contains("no classes")), !source.classes().is_empty(), "{notes:?}");
+        assert_eq!(notes.iter().any(|note| note.contains("no ignore regions")), name == "coco", "{notes:?}");
+    }
+}
+
+#[test]
+fn to_label_images_and_back_keeps_ids_and_void() {
+    let source = open(&fixture("voc"));
+    let options = SourceOptions { labels: LabelKind::Instance, void: Void::Id(65535), ..SourceOptions::default() };
+    let (_folder, back, notes) = converted(&source, ConvertTo::Labels, &options);
+    let mut before = masks(&source, true);
+    before.values_mut().flat_map(|(masks, _)| masks).for_each(|(_, _, class)| *class = None);
+    assert_eq!(before, masks(&back, true));
+    assert!(notes.iter().any(|note| note.contains("void = { id = 65535 }")), "{notes:?}");
+    assert!(notes.iter().any(|note| note.contains("classes of 3 objects were lost")), "{notes:?}");
+}
+
+#[test]
+fn overlaps_that_label_images_cannot_hold_are_counted() {
+    let source = open(&fixture("coco"));
+    let (_folder, back, notes) =
+        converted(&source, ConvertTo::Labels, &SourceOptions { void: Void::Id(65535), ..SourceOptions::default() });
+    assert!(notes.iter().any(|note| note.contains("objects lost pixels")), "{notes:?}");
+    // Nothing appears that was not there: the union is the same.
+    let union = |source: &Source| {
+        let objects = source.objects(0).expect("objects");
+        let masks: Vec<_> = objects.objects.into_iter().map(|object| object.mask).chain(objects.ignore).collect();
+        sam_image::Rle::union(&masks).expect("a union")
+    };
+    assert_eq!(union(&source), union(&back));
+}
+
+#[test]
+fn nothing_is_overwritten_and_a_failure_leaves_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let source = open(&fixture("cvat"));
+    std::fs::write(folder.path().join("precious.txt"), "x").expect("written");
+    let message = convert(&source, folder.path(), ConvertTo::Coco, &|_, _| {}).expect_err("refused").to_string();
+    assert!(message.contains("new or empty"), "{message}");
+    let copy = crate::copy_of("cvat");
+    std::fs::remove_file(copy.path().join("images/default/frame_000000.jpg")).expect("removed");
+    let out = folder.path().join("below/out");
+    assert!(convert(&open(copy.path()), &out, ConvertTo::Sa1b, &|_, _| {}).is_err());
+    assert!(!out.exists() && is_empty(&folder.path().join("below")));
+}
+
+fn is_empty(folder: &Path) -> bool {
+    std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none())
+}

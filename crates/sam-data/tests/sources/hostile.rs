@@ -1,0 +1,148 @@
+//! Any bytes are a sample or an error: no panic, no allocation beyond what a file can hold.
+
+use std::path::Path;
+
+use proptest::prelude::*;
+use sam_data::{Format, LabelKind, OnBad, Source, SourceOptions, check};
+
+use crate::fixture;
+
+/// Opens and reads everything, both strictly and leniently; only panics count.
+fn read_all(path: &Path, format: Option<Format>) {
+    for bad in [OnBad::Refuse, OnBad::Drop] {
+        for labels in [LabelKind::Instance, LabelKind::Semantic] {
+            let options = SourceOptions { format, bad, labels, ..SourceOptions::default() };
+            if let Ok(source) = Source::open(path, &options) {
+                for index in 0..source.len() {
+                    let _ = source.objects(index);
+                    let _ = source.sample(index);
+                }
+            }
+        }
+    }
+    let options = SourceOptions { format, ..SourceOptions::default() };
+    let _ = check(path, &options, &|_, _| {});
+}
+
+/// A fixture with one file replaced.
+fn spoilt(name: &str, file: &str, bytes: &[u8]) -> tempfile::TempDir {
+    let folder = crate::copy_of(name);
+    std::fs::write(folder.path().join(file), bytes).expect("written");
+    folder
+}
+
+/// A file with some bytes changed, cut off or doubled.
+fn mutated(original: &[u8], changes: &[(prop::sample::Index, u8)], end: &prop::sample::Index, cut: bool) -> Vec<u8> {
+    let mut bytes = original.to_vec();
+    for (at, byte) in changes {
+        let at = at.index(bytes.len());
+        bytes[at] = *byte;
+    }
+    if cut {
+        bytes.truncate(end.index(bytes.len()));
+    }
+    bytes
+}
+
+/// Every reader with the file of it that is parsed.
+const TARGETS: [(&str, &str, Format); 13] = [
+    ("cvat", "annotations/instances_default.json", Format::Coco),
+    ("cvat", "images/default/frame_000000.jpg", Format::Coco),
+    ("sa1b", "sa_000000/sa_1.json", Format::Sa1b),
+    ("sa1b", "sa_000000/sa_2.json", Format::Sa1b),
+    ("sa1b_tar", "sa_000000.tar", Format::Sa1b),
+    ("labelme", "desk.json", Format::Labelme),
+    ("ultralytics", "labels/train/a.txt", Format::YoloSeg),
+    ("ultralytics", "data.yaml", Format::YoloSeg),
+    ("voc", "SegmentationObject/2007_000032.png", Format::LabelImages),
+    ("labels_deep", "masks/cell_1.png", Format::LabelImages),
+    ("labels_deep", "masks/cell_2_masks.tif", Format::LabelImages),
+    ("labels_deep", "images/cell_1.tif", Format::LabelImages),
+    ("semantic", "val/masks/two.png", Format::LabelImages),
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn changed_files_never_panic(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        end in any::<prop::sample::Index>(),
+        cut in any::<bool>(),
+    ) {
+        for (name, file, format) in TARGETS {
+            let original = std::fs::read(fixture(name).join(file)).expect("a fixture");
+            let folder = spoilt(name, file, &mutated(&original, &changes, &end, cut));
+            read_all(folder.path(), Some(format));
+        }
+    }
+
+    #[test]
+    fn any_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        for (name, file, format) in TARGETS {
+            let folder = spoilt(name, file, &bytes);
+            read_all(folder.path(), Some(format));
+        }
+    }
+
+    #[test]
+    fn any_json_of_the_right_words_never_panics(words in prop::collection::vec(0usize..28, 1..60)) {
+        const WORDS: [&str; 28] = [
+            "{", "}", "[", "]", ",", ":", "\"images\"", "\"annotations\"", "\"segmentation\"", "\"counts\"", "\"size\"", "\"id\"", "\"image_id\"",
+            "\"image\"", "\"shapes\"", "\"points\"", "\"height\"", "\"width\"", "\"file_name\"", "1", "-1", "1e99", "4294967296", "null", "\"\\", "\"x\"", "NaN", "40",
+        ];
+        let text: String = words.iter().map(|&word| WORDS[word]).collect();
+        for (name, file, format) in [TARGETS[0], TARGETS[2], TARGETS[5]] {
+            let folder = spoilt(name, file, text.as_bytes());
+            read_all(folder.path(), Some(format));
+        }
+    }
+
+    #[test]
+    fn any_rle_string_is_a_mask_or_an_error(text in "[0-o]{0,40}") {
+        let text = text.replace('\\', "\\\\");
+        let json = format!(r#"[{{"segmentation": {{"size": [40, 56], "counts": "{text}"}}}}]"#);
+        let folder = spoilt("sa1b", "sa_000000/sa_2.json", json.as_bytes());
+        read_all(folder.path(), Some(Format::Sa1b));
+    }
+}
+
+/// Peak memory of this process in kB, where the system says.
+fn peak_kb() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM"))?;
+    line.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+#[test]
+fn bombs_are_errors_and_not_allocations() {
+    // A size of 10^10 pixels in a few bytes, in every place that declares one.
+    let rle = r#"[{"segmentation": {"size": [4000000000, 4000000000], "counts": "0"}}]"#;
+    let runs = r#"[{"segmentation": {"size": [40, 56], "counts": [2000000000, 2000000000, 2000000000]}}]"#;
+    let dict =
+        r#"{"image": {"width": 100000, "height": 100000}, "annotations": [{"segmentation": [[0, 0, 9, 0, 9, 9]]}]}"#;
+    for json in [rle, runs, dict] {
+        read_all(spoilt("sa1b", "sa_000000/sa_2.json", json.as_bytes()).path(), Some(Format::Sa1b));
+    }
+    let labelme = r#"{"shapes": [{"label": "x", "points": [[0, 0], [9, 9]], "shape_type": "rectangle"}], "imagePath": "desk.jpg", "imageHeight": 22000, "imageWidth": 22000}"#;
+    read_all(spoilt("labelme", "desk.json", labelme.as_bytes()).path(), Some(Format::Labelme));
+    // A PNG that declares 20000 x 20000 in its header and holds next to nothing.
+    let mut png = std::fs::read(fixture("labels_deep/masks/cell_1.png")).expect("a fixture");
+    png[16..24].copy_from_slice(&[0, 0, 0x4E, 0x20, 0, 0, 0x4E, 0x20]);
+    let crc = crc32(&png[12..29]);
+    png[29..33].copy_from_slice(&crc.to_be_bytes());
+    let folder = spoilt("labels_deep", "masks/cell_1.png", &png);
+    let options = SourceOptions { bad: OnBad::Drop, ..SourceOptions::default() };
+    let source = Source::open(folder.path(), &options).expect("opens");
+    let findings = source.objects(0).expect("reported").findings;
+    assert!(findings[0].detail.contains("20000 x 20000 pixels in"), "{findings:?}");
+    if let Some(peak_kb) = peak_kb() {
+        assert!(peak_kb < 1_000_000, "peak memory is {peak_kb} kB");
+    }
+}
+
+fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0u32, |crc, &byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xEDB8_8320 } else { crc >> 1 })
+    })
+}

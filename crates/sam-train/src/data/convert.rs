@@ -1,0 +1,37 @@
+//! `sam-train data convert`: one format to another, and what the other cannot hold.
+
+use std::io::Write;
+use std::sync::{Mutex, PoisonError};
+
+use sam_data::{Source, convert};
+
+use crate::cli::ConvertArguments;
+use crate::failure::{BadInput, Failure};
+use crate::output::output;
+use crate::progress::Progress;
+
+pub(crate) fn run(arguments: &ConvertArguments) -> Result<(), Failure> {
+    let source = Source::open(&arguments.path, &arguments.source.options().bad_input()?).bad_input()?;
+    let progress: Mutex<Option<Progress>> = Mutex::new(None);
+    let report = convert(&source, &arguments.out, arguments.to.into(), &|done, total| {
+        let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
+        progress.get_or_insert_with(|| Progress::new("converting images", total as u64)).set(done as u64);
+    });
+    drop(progress);
+    let report = report.bad_input()?;
+    let mut out = output();
+    for note in source.notes() {
+        writeln!(out, "note: {note}")?;
+    }
+    writeln!(out, "{} images with {} objects in {}", report.images, report.objects, arguments.out.display())?;
+    for (kind, count) in source.tally() {
+        writeln!(out, "left out: {count} x {}", serde_json::json!(kind).as_str().unwrap_or_default())?;
+    }
+    for note in &report.notes {
+        writeln!(out, "not the same: {note}")?;
+    }
+    if report.notes.is_empty() {
+        writeln!(out, "nothing was lost")?;
+    }
+    Ok(())
+}

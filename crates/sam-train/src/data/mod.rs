@@ -1,0 +1,20 @@
+//! `sam-train data`: look at a data set before anything is spent on it.
+
+mod check;
+mod convert;
+mod preview;
+mod split;
+mod synth;
+
+use crate::cli::DataCommand;
+use crate::failure::Failure;
+
+pub(crate) fn run(command: &DataCommand) -> Result<(), Failure> {
+    match command {
+        DataCommand::Check(arguments) => check::run(arguments),
+        DataCommand::Preview(arguments) => preview::run(arguments),
+        DataCommand::Convert(arguments) => convert::run(arguments),
+        DataCommand::Split(arguments) => split::run(arguments),
+        DataCommand::Synth(arguments) => synth::run(arguments),
+    }
+}

@@ -1,0 +1,145 @@
+//! `sam-train data preview`: contact sheets of a data set, a row per image: the image with its masks and boxes, then what
+//! augmentation makes of it.
+
+use std::io::Write;
+
+use anyhow::anyhow;
+use sam_data::Sample;
+use sam_data::Source;
+use sam_data::random::{Purpose, RandomStream};
+use sam_data::transforms::{Augmentation, ColourJitter, MaskSampler, ScaleJitter};
+use sam_image::{Mask, Overlay, RgbImage, Rle, overlay, resize_longest_side, save_rgb_png};
+
+use crate::cli::PreviewArguments;
+use crate::failure::{BadInput, Failure};
+use crate::output::output;
+use crate::progress::Progress;
+
+/// Rows of a sheet.
+const ROWS: usize = 6;
+
+/// Space between the cells of a sheet.
+const GAP_PX: u32 = 4;
+
+/// What neither loss nor metric counts is shown at this share of its brightness.
+const IGNORED_BRIGHTNESS: f32 = 0.35;
+
+pub(crate) fn run(arguments: &PreviewArguments) -> Result<(), Failure> {
+    let source = Source::open(&arguments.path, &arguments.source.options().bad_input()?).bad_input()?;
+    if !(64..=4096).contains(&arguments.cell) {
+        return Err(anyhow!("--cell must be 64 to 4096 px, got {}", arguments.cell)).bad_input();
+    }
+    let first = arguments.out.join(sheet_name(0));
+    if first.exists() && !arguments.force {
+        return Err(anyhow!("{} exists; give another --out, or --force to replace it", first.display())).bad_input();
+    }
+    std::fs::create_dir_all(&arguments.out)?;
+    let mut out = output();
+    for note in source.notes() {
+        writeln!(out, "note: {note}")?;
+    }
+    // Spread over the whole set: neighbours are often alike.
+    let count = arguments.count.min(source.len()).max(1);
+    let chosen: Vec<usize> = (0..count).map(|row| row * source.len() / count).collect();
+    let mut progress = Progress::new("drawing sheets", count as u64);
+    for (number, rows) in chosen.chunks(ROWS).enumerate() {
+        let path = arguments.out.join(sheet_name(number));
+        let mut cells = Vec::with_capacity(rows.len());
+        for (row, &index) in rows.iter().enumerate() {
+            let sample = source.sample(index).bad_input()?;
+            let (width, height) = sample.image.dimensions();
+            writeln!(
+                out,
+                "{} row {}: {} ({width} x {height}), {} objects{}",
+                path.display(),
+                row + 1,
+                sample.name,
+                sample.objects.len(),
+                if sample.ignore.is_some() { ", dark where nothing counts" } else { "" }
+            )?;
+            cells.push(row_of(&sample, index, arguments));
+            progress.set((number * ROWS + row + 1) as u64);
+        }
+        save_rgb_png(&sheet(&cells, arguments.cell as u32), &path)?;
+    }
+    Ok(())
+}
+
+fn sheet_name(number: usize) -> String {
+    format!("sheet_{number:03}.png")
+}
+
+/// What augmentation may do here: everything that training can be told to do.
+fn augmentation() -> Augmentation {
+    Augmentation {
+        horizontal_flip_chance: 0.5,
+        scale_jitter: Some(ScaleJitter::default()),
+        colour: Some(ColourJitter::default()),
+        ..Augmentation::default()
+    }
+}
+
+fn row_of(sample: &Sample, index: usize, arguments: &PreviewArguments) -> Vec<RgbImage> {
+    let plain = Augmentation::default();
+    let jittered = augmentation();
+    let mut cells = Vec::with_capacity(arguments.views + 1);
+    for view in 0..=arguments.views {
+        let augmentation = if view == 0 { &plain } else { &jittered };
+        cells.push(cell_of(sample, augmentation, arguments, &[index as u64, view as u64]));
+    }
+    cells
+}
+
+fn cell_of(sample: &Sample, augmentation: &Augmentation, arguments: &PreviewArguments, keys: &[u64]) -> RgbImage {
+    let size_hw = [sample.image.height() as usize, sample.image.width() as usize];
+    let mut stream = RandomStream::new(arguments.seed, Purpose::View, keys);
+    let view = augmentation.draw_view(size_hw, arguments.cell, &mut stream);
+    let mut picture = view.render(&sample.image);
+    if let Some(colour) = &augmentation.colour {
+        colour.apply(&mut picture, &mut RandomStream::new(arguments.seed, Purpose::Colour, keys));
+    }
+    let sampler = MaskSampler::new(&view, arguments.cell);
+    let visible = |rle: &Rle| {
+        let mut pixels = vec![0u8; arguments.cell * arguments.cell];
+        sampler.paint(rle, &mut pixels);
+        Mask::new([arguments.cell; 2], pixels.iter().map(|&pixel| pixel != 0).collect()).ok()
+    };
+    let canvas = RgbImage::new(arguments.cell as u32, arguments.cell as u32);
+    let mut picture = pasted(canvas, &picture, 0, 0);
+    if let Some(ignored) = sample.ignore.as_ref().and_then(visible) {
+        for (pixel, &ignored) in picture.pixels_mut().zip(ignored.pixels()) {
+            if ignored {
+                pixel.0 = pixel.0.map(|level| (f32::from(level) * IGNORED_BRIGHTNESS) as u8);
+            }
+        }
+    }
+    // Large ones first, or a whole would cover its parts.
+    let mut masks: Vec<Mask> = sample.objects.iter().filter_map(|object| visible(&object.mask)).collect();
+    masks.retain(|mask| mask.area_px() > 0);
+    masks.sort_by_key(|mask| std::cmp::Reverse(mask.area_px()));
+    let boxes: Vec<[f32; 4]> =
+        masks.iter().filter_map(|mask| Some(mask.bounds_xyxy_px()?.map(|edge| edge as f32))).collect();
+    overlay(&picture, &Overlay { masks: &masks, boxes_xyxy_px: &boxes, points_xy_px: &[] })
+}
+
+fn sheet(rows: &[Vec<RgbImage>], cell: u32) -> RgbImage {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(1) as u32;
+    let side = |cells: u32| cells * (cell + GAP_PX) + GAP_PX;
+    let mut sheet = RgbImage::from_pixel(side(columns), side(rows.len() as u32), image::Rgb([255; 3]));
+    for (row, cells) in rows.iter().enumerate() {
+        for (column, picture) in cells.iter().enumerate() {
+            let (picture, _) = resize_longest_side(picture, cell as usize);
+            sheet = pasted(sheet, &picture, side(column as u32), side(row as u32));
+        }
+    }
+    sheet
+}
+
+fn pasted(mut canvas: RgbImage, picture: &RgbImage, left: u32, top: u32) -> RgbImage {
+    for (x, y, pixel) in picture.enumerate_pixels() {
+        if left + x < canvas.width() && top + y < canvas.height() {
+            canvas.put_pixel(left + x, top + y, *pixel);
+        }
+    }
+    canvas
+}

@@ -1,0 +1,32 @@
+//! Where results go, checked before any work is done.
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+
+/// What will be written at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    File,
+    Folder,
+}
+
+/// Refuses a path that cannot be written, or that holds something nobody asked to replace.
+pub(crate) fn check_target(path: &Path, option: &str, target: Target, force: bool) -> Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if let Some(parent) = parent.filter(|parent| !parent.is_dir()) {
+        bail!("{option} {}: there is no folder {}; make it first", path.display(), parent.display());
+    }
+    // A dangling link counts as something, too.
+    let Ok(there) = path.symlink_metadata() else { return Ok(()) };
+    let is_folder = path.is_dir();
+    match target {
+        Target::File if is_folder => bail!("{option} {} is a folder; it must be a file", path.display()),
+        Target::Folder if !is_folder => bail!("{option} {} is a file; it must be a folder", path.display()),
+        _ if !force => bail!("{option} {} exists; give another, or --force to replace it", path.display()),
+        _ if there.is_symlink() && !path.exists() => {
+            bail!("{option} {} is a link to nothing; remove it first", path.display())
+        }
+        _ => Ok(()),
+    }
+}
