@@ -3,6 +3,8 @@
 //! Each measurement runs in a process of its own, so that its peak memory is its own; the median of several runs is
 //! printed. `benches/pytorch.py` measures the official package the same way, by hand.
 
+mod loader; // samples from disk to batches
+
 use std::process::Command;
 use std::time::Instant;
 
@@ -19,8 +21,10 @@ struct Bench {
     run: fn(usize) -> Vec<f64>,
 }
 
-const BENCHES: [Bench; 4] = [
-    Bench { name: "vit_b/load", runs: 1, run: load },
+const BENCHES: [Bench; 6] = [
+    Bench { name: "loader", runs: 5, run: loader::loader },
+    Bench { name: "loader_full_masks", runs: 5, run: loader::loader_full_masks },
+    Bench { name: "vit_b/initialise", runs: 1, run: initialised },
     Bench { name: "vit_b/encoder", runs: 3, run: encoder },
     Bench { name: "vit_b/decode_1", runs: 9, run: |runs| decode(1, runs) },
     Bench { name: "vit_b/decode_64", runs: 5, run: |runs| decode(64, runs) },
@@ -73,7 +77,7 @@ fn vit_b() -> Sam {
     initialise(config.init(&Device::flex()).expect("published sizes fit"), 0)
 }
 
-fn load(runs: usize) -> Vec<f64> {
+fn initialised(runs: usize) -> Vec<f64> {
     time(runs, || drop(vit_b()))
 }
 

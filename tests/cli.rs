@@ -10,20 +10,20 @@ use sam_model::{SamConfig, Variant};
 
 use crate::fixture::{cpu, path};
 
-struct Run {
+pub(crate) struct Run {
     folder: tempfile::TempDir,
 }
 
 impl Run {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { folder: tempfile::tempdir().expect("a folder") }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn sam_train(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn sam_train(&self, arguments: &[&str]) -> Output {
         Command::new(env!("CARGO_BIN_EXE_sam-train"))
             .args(arguments)
             .current_dir(self.folder.path())
@@ -31,7 +31,7 @@ impl Run {
             .expect("the program starts")
     }
 
-    fn ok(&self, arguments: &[&str]) -> String {
+    pub(crate) fn ok(&self, arguments: &[&str]) -> String {
         let output = self.sam_train(arguments);
         let (out, err) = texts(&output);
         assert_eq!(output.status.code(), Some(0), "{arguments:?}\n{out}\n{err}");
@@ -39,7 +39,7 @@ impl Run {
     }
 
     /// Bad input: exit code 2, a message with all `parts`, no panic.
-    fn refused(&self, arguments: &[&str], parts: &[&str]) {
+    pub(crate) fn refused(&self, arguments: &[&str], parts: &[&str]) {
         let output = self.sam_train(arguments);
         let (out, err) = texts(&output);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}\n{out}\n{err}");
@@ -316,8 +316,11 @@ fn full_vit_b_at_1024_runs_end_to_end() {
 fn help_is_there_for_every_command() {
     let run = Run::new();
     assert!(run.ok(&["--help"]).contains("predict"));
-    for command in ["inspect", "export", "predict"] {
+    for command in ["inspect", "export", "predict", "data"] {
         assert!(run.ok(&[command, "--help"]).contains("Usage"), "{command}");
+    }
+    for command in ["check", "preview", "convert", "split", "synth"] {
+        assert!(run.ok(&["data", command, "--help"]).contains("Usage"), "data {command}");
     }
     run.refused(&["predcit"], &["predict"]);
 }

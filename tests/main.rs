@@ -3,6 +3,7 @@
 
 mod cli; // the real binary in a fresh folder, bad input included
 mod consumers; // other people's programs read what we write
+mod data_cli; // data check, preview, convert, split and synth through the real program
 mod fixture; // the committed files and how to compare
 mod golden; // every output equals the official package's
 mod gradients; // so does every gradient

@@ -167,6 +167,8 @@ fn describe(findings: &[Finding]) -> String {
     if findings.len() > SPELT_OUT {
         text.push_str("; ...");
     }
-    text.push_str(". `sam-train data check` lists all; bad = \"drop\" leaves them out and counts them");
+    text.push_str(
+        ". `sam-train data check` lists all; `--drop-bad` (bad = \"drop\" in a config) leaves them out and counts them",
+    );
     text
 }

@@ -19,6 +19,7 @@ mod yolo_seg;
 
 pub mod check;
 pub mod convert;
+pub mod epochs;
 pub mod error;
 pub mod filter;
 pub mod finding;
@@ -35,6 +36,7 @@ pub mod transforms;
 
 pub use check::{CheckReport, check};
 pub use convert::{ConvertReport, ConvertTo, convert};
+pub use epochs::{DeviceBatch, EpochLoader};
 pub use error::DataError;
 pub use filter::{FilterCounts, MaskFilter, area_at_model_scale};
 pub use finding::{Finding, ProblemKind, Severity};

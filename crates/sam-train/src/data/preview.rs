@@ -113,12 +113,13 @@ fn cell_of(sample: &Sample, augmentation: &Augmentation, arguments: &PreviewArgu
             }
         }
     }
-    // Large ones first, or a whole would cover its parts.
-    let mut masks: Vec<Mask> = sample.objects.iter().filter_map(|object| visible(&object.mask)).collect();
-    masks.retain(|mask| mask.area_px() > 0);
-    masks.sort_by_key(|mask| std::cmp::Reverse(mask.area_px()));
-    let boxes: Vec<[f32; 4]> =
-        masks.iter().filter_map(|mask| Some(mask.bounds_xyxy_px()?.map(|edge| edge as f32))).collect();
+    // Large ones first, or a whole would cover its parts; by the original, so that an object keeps its colour in every view.
+    let mut objects: Vec<&Rle> = sample.objects.iter().map(|object| &object.mask).collect();
+    objects.sort_by_key(|mask| std::cmp::Reverse(mask.area_px()));
+    let masks: Vec<Mask> = objects.into_iter().filter_map(visible).collect();
+    let outside = [-1.0; 4];
+    let bounds = |mask: &Mask| mask.bounds_xyxy_px().map_or(outside, |bounds| bounds.map(|edge| edge as f32));
+    let boxes: Vec<[f32; 4]> = masks.iter().map(bounds).collect();
     overlay(&picture, &Overlay { masks: &masks, boxes_xyxy_px: &boxes, points_xy_px: &[] })
 }
 

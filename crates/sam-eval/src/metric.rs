@@ -1,0 +1,164 @@
+//! A number with what is needed to judge it: which way is better, what it counts, from how many objects.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::EvalError;
+
+/// Which way is better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Better {
+    /// IoU, AP, AR.
+    Higher,
+    /// Clicks, failures, errors.
+    Lower,
+}
+
+/// What a value counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unit {
+    /// A part of one.
+    Share,
+    /// Clicks per object.
+    Clicks,
+    /// Objects.
+    Objects,
+}
+
+/// One number.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Metric {
+    /// The number.
+    pub value: f64,
+    /// Which way is better.
+    pub better: Better,
+    /// What it counts.
+    pub unit: Unit,
+    /// Of how many objects it is the mean or the sum; for AP and AR the truths that count.
+    pub n_objects: usize,
+}
+
+impl Metric {
+    /// A part of one of which more is better.
+    #[must_use]
+    pub fn share(value: f64, n_objects: usize) -> Self {
+        Self { value, better: Better::Higher, unit: Unit::Share, n_objects }
+    }
+
+    /// How much worse than another: above zero when it is.
+    #[must_use]
+    pub fn drop_from(&self, earlier: &Self) -> f64 {
+        match self.better {
+            Better::Higher => earlier.value - self.value,
+            Better::Lower => self.value - earlier.value,
+        }
+    }
+}
+
+/// Numbers by name.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Metrics(BTreeMap<String, Metric>);
+
+impl Metrics {
+    /// Adds a number.
+    ///
+    /// # Errors
+    ///
+    /// When there is one of this name.
+    pub fn insert(&mut self, name: &str, metric: Metric) -> Result<(), EvalError> {
+        match self.0.insert(name.to_owned(), metric) {
+            None => Ok(()),
+            Some(_) => Err(EvalError::Duplicate { what: format!("metric {name}") }),
+        }
+    }
+
+    /// Adds all of another's.
+    ///
+    /// # Errors
+    ///
+    /// When both have one of the same name.
+    pub fn extend(&mut self, other: &Self) -> Result<(), EvalError> {
+        other.0.iter().try_for_each(|(name, &metric)| self.insert(name, metric))
+    }
+
+    /// The number of this name.
+    ///
+    /// # Errors
+    ///
+    /// When there is none: the nearest names.
+    pub fn get(&self, name: &str) -> Result<&Metric, EvalError> {
+        self.0.get(name).ok_or_else(|| EvalError::UnknownMetric {
+            name: name.to_owned(),
+            hint: nearest(name, self.0.keys().map(String::as_str)),
+        })
+    }
+
+    /// Whether there is one of this name.
+    #[must_use]
+    pub fn contains(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// All, with numbers in names in the order of numbers: `miou_2` before `miou_10`.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Metric)> {
+        let mut all: Vec<_> = self.0.iter().map(|(name, metric)| (name.as_str(), metric)).collect();
+        all.sort_by(|a, b| reading_order(a.0, b.0));
+        all.into_iter()
+    }
+}
+
+/// As people sort names with numbers in them.
+pub(crate) fn reading_order(a: &str, b: &str) -> Ordering {
+    let key = |text: &str| -> Vec<(u64, String)> {
+        text.split('_').map(|part| (part.parse().unwrap_or(u64::MAX), part.to_owned())).collect()
+    };
+    key(a).cmp(&key(b))
+}
+
+/// "did you mean a or b" among the names there are.
+pub(crate) fn nearest<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> String {
+    const SHOWN: usize = 3;
+    let mut by_distance: Vec<(usize, &str)> =
+        names.map(|name| (strsim::damerau_levenshtein(wanted, name), name)).collect();
+    by_distance.sort_by(|a, b| a.0.cmp(&b.0).then_with(|| reading_order(a.1, b.1)));
+    if by_distance.is_empty() {
+        return "no metric was computed at all".to_owned();
+    }
+    let shown: Vec<&str> = by_distance.iter().take(SHOWN).map(|(_, name)| *name).collect();
+    format!("the nearest of {} are {}", by_distance.len(), shown.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_as_people_do() {
+        let mut metrics = Metrics::default();
+        for name in ["miou_10", "noc_90", "miou_2", "miou_1_oracle", "miou_1", "miou_box"] {
+            metrics.insert(name, Metric::share(0.5, 1)).expect("new");
+        }
+        let names: Vec<&str> = metrics.iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["miou_1", "miou_1_oracle", "miou_2", "miou_10", "miou_box", "noc_90"]);
+        assert!(metrics.insert("miou_1", Metric::share(0.5, 1)).expect_err("twice").to_string().contains("miou_1"));
+        let error = metrics.get("mIoU_1_orcale").expect_err("unknown").to_string();
+        assert!(error.contains("the nearest of 6 are miou_1_oracle,"), "{error}");
+    }
+}

@@ -1,0 +1,129 @@
+//! AP and AR against pycocotools and lvis: whole arrays, `==` on every number.
+
+use sam_eval::average_precision::{N_IOU, N_RECALL};
+use sam_eval::{CocoConfig, Detections, IouKind, PrecisionRecall, Truth, evaluate_coco, evaluate_lvis};
+use serde_json::Value;
+
+use super::fixture;
+
+fn floats(value: &Value) -> Vec<f64> {
+    value.as_array().expect("a list").iter().map(|number| number.as_f64().expect("a number")).collect()
+}
+
+/// The elements of an array that the generator wrote as runs.
+fn unpacked(value: &Value) -> Vec<f64> {
+    let values = floats(&value["values"]);
+    let runs: Vec<usize> = floats(&value["runs"]).into_iter().map(|number| number as usize).collect();
+    runs.chunks_exact(2).flat_map(|run| std::iter::repeat_n(values[run[0]], run[1])).collect()
+}
+
+/// Our `[T, R, K, A, M]` (`R` = 1 for recall) in the generator's order `[K, A, M, T, R]`.
+fn reordered(array: &[f64], n_recall: usize, result: &PrecisionRecall) -> Vec<f64> {
+    let n_kam = array.len() / (N_IOU * n_recall);
+    assert_eq!(n_kam, result.n_categories * 4 * result.max_dets.len());
+    let tr = |kam: usize| (0..N_IOU * n_recall).map(move |tr| array[tr * n_kam + kam]);
+    (0..n_kam).flat_map(tr).collect()
+}
+
+fn read(case: &Value) -> (Truth, Detections) {
+    let truth = Truth::from_json("truth.json", &case["truth"].to_string()).expect("truth");
+    let detections = Detections::from_json("detections.json", &case["detections"].to_string()).expect("detections");
+    (truth, detections)
+}
+
+/// -1 is the reference's "no truth counts".
+fn check_stats(name: &str, got: &[Option<f64>], expected: &Value) {
+    let got: Vec<f64> = got.iter().map(|value| value.unwrap_or(-1.0)).collect();
+    assert_eq!(got, floats(expected), "{name}: stats");
+}
+
+#[test]
+fn coco_is_pycocotools_to_the_last_bit() {
+    let mut n_cases = 0;
+    for line in fixture("coco.jsonl").lines() {
+        let case: Value = serde_json::from_str(line).expect("a case");
+        let name = case["name"].as_str().expect("a name");
+        let (truth, detections) = read(&case);
+        let config: CocoConfig = serde_json::from_value(case["config"].clone()).expect("a config");
+        let result = evaluate_coco(&truth, &detections, &config).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(result.iou_thresholds, floats(&case["iou_thresholds"]));
+        assert_eq!(result.recall_thresholds, floats(&case["recall_thresholds"]));
+        assert_eq!(reordered(&result.recall, 1, &result), unpacked(&case["recall"]), "{name}: recall");
+        assert_eq!(reordered(&result.precision, N_RECALL, &result), unpacked(&case["precision"]), "{name}: precision");
+        assert_eq!(reordered(&result.scores, N_RECALL, &result), unpacked(&case["scores"]), "{name}: scores");
+        check_stats(name, &result.coco_stats(), &case["stats"]);
+        n_cases += 1;
+    }
+    assert_eq!(n_cases, 39);
+}
+
+#[test]
+fn lvis_is_the_lvis_package_to_the_last_bit() {
+    let mut n_cases = 0;
+    for line in fixture("lvis.jsonl").lines() {
+        let case: Value = serde_json::from_str(line).expect("a case");
+        let name = case["name"].as_str().expect("a name");
+        let (truth, detections) = read(&case);
+        let iou_kind: IouKind = serde_json::from_value(case["config"]["iou_kind"].clone()).expect("a kind");
+        let max_dets = case["config"]["max_dets"].as_u64().expect("a limit") as usize;
+        let result =
+            evaluate_lvis(&truth, &detections, iou_kind, max_dets).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let curves = &result.curves;
+        assert_eq!(reordered(&curves.recall, 1, curves), unpacked(&case["recall"]), "{name}: recall");
+        assert_eq!(reordered(&curves.precision, N_RECALL, curves), unpacked(&case["precision"]), "{name}: precision");
+        check_stats(name, &result.stats(), &case["stats"]);
+        n_cases += 1;
+    }
+    assert_eq!(n_cases, 15);
+}
+
+#[test]
+fn metrics_have_the_numbers_of_the_table() {
+    let line = fixture("coco.jsonl").lines().next().map(str::to_owned).expect("a case");
+    let case: Value = serde_json::from_str(&line).expect("a case");
+    let (truth, detections) = read(&case);
+    let result = evaluate_coco(&truth, &detections, &CocoConfig::default()).expect("fine");
+    let metrics = result.coco_metrics("mask").expect("fine");
+    let stats = floats(&case["stats"]);
+    let names = ["ap", "ap_50", "ap_75", "ap_small", "ap_medium", "ap_large", "ar_1", "ar_10", "ar_100", "ar_small"];
+    for (name, expected) in names.into_iter().zip(stats) {
+        let name = format!("mask_{name}");
+        if expected < 0.0 {
+            assert!(!metrics.contains(&name));
+        } else {
+            assert_eq!(metrics.get(&name).expect("computed").value, expected, "{name}");
+        }
+    }
+    let n_truths = truth.objects.iter().filter(|object| object.iscrowd == 0).count();
+    assert_eq!(metrics.get("mask_ap").expect("computed").n_objects, n_truths);
+}
+
+/// The reference takes a match with annotation 0 for none, because it keeps ids; here it is like any other.
+#[test]
+fn an_annotation_with_id_0_is_found_like_any_other() {
+    let file = |id: u64| {
+        let text = format!(
+            r#"{{"images": [{{"id": 0, "height": 9, "width": 9}}], "categories": [{{"id": 0, "name": "a"}}],
+                "annotations": [{{"id": {id}, "image_id": 0, "category_id": 0, "bbox": [1, 1, 4, 4], "area": 16}}]}}"#
+        );
+        Truth::from_json("t.json", &text).expect("fine")
+    };
+    let found = r#"[{"image_id": 0, "category_id": 0, "bbox": [1, 1, 4, 4], "score": 0.5}]"#;
+    let found = Detections::from_json("d.json", found).expect("fine");
+    let config = CocoConfig { iou_kind: IouKind::Boxes, ..CocoConfig::default() };
+    let of_zero = evaluate_coco(&file(0), &found, &config).expect("fine");
+    assert_eq!(of_zero.coco_stats()[8], Some(1.0));
+    assert_eq!(of_zero, evaluate_coco(&file(1), &found, &config).expect("fine"));
+}
+
+#[test]
+fn results_files_are_written_without_boxes_and_read_again() {
+    let text = r#"[{"image_id": 3, "category_id": 1, "bbox": [0, 0, 2, 2], "score": 0.123456789012345678,
+                    "segmentation": {"size": [2, 2], "counts": "04"}}]"#;
+    let detections = Detections::from_json("d.json", text).expect("fine");
+    let written = detections.to_json().expect("fine");
+    assert!(!written.contains("bbox"), "{written}");
+    let again = Detections::from_json("e.json", &written).expect("fine");
+    assert_eq!(again.all[0].score, 0.123_456_789_012_345_68);
+    assert_eq!(again.all[0].segmentation, detections.all[0].segmentation);
+}

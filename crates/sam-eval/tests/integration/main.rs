@@ -1,0 +1,16 @@
+//! Against the Python packages (every expectation comes from a script in `../fixtures`), against hand-computed answers of
+//! scripted segmenters, and against bad input.
+
+mod average_precision;
+mod bad_input;
+mod clicks;
+mod protocols;
+mod reports;
+mod scripted;
+
+use std::path::PathBuf;
+
+fn fixture(name: &str) -> String {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
