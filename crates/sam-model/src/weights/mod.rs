@@ -7,7 +7,7 @@
 //! - [`checkpoint`]: file to model. Each tensor of the file is used or named as dropped, each tensor of the model is
 //!   filled or named as fresh; anything else is an error.
 //! - [`atomic`], [`safetensors_writer`]: files that appear whole or not at all.
-//! - [`export`]: model to file, atomically, read back and compared.
+//! - [`mod@export`]: model to file, atomically, read back and compared.
 //! - [`position_tables`]: resizing position embeddings to another image size.
 
 pub mod atomic;
