@@ -10,5 +10,5 @@ pub mod prompt;
 
 pub use device::{DeviceError, DeviceName};
 pub use embedding::{EmbeddingError, ImageEmbedding, picture_fingerprint};
-pub use predictor::{Prediction, Predictor};
+pub use predictor::{Prediction, Predictor, most_confident};
 pub use prompt::{Prompt, PromptError};

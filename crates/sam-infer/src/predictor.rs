@@ -206,9 +206,13 @@ impl Prediction {
 
     /// The mask that the model believes in most.
     pub fn best(&self) -> usize {
-        let by_quality = |a: &usize, b: &usize| self.iou_predictions[*a].total_cmp(&self.iou_predictions[*b]);
-        (0..self.iou_predictions.len()).max_by(by_quality).unwrap_or(0)
+        most_confident(&self.iou_predictions)
     }
+}
+
+/// Place of the highest score, the first of equals, as numpy's `argmax`; 0 when there is none.
+pub fn most_confident(scores: &[f32]) -> usize {
+    (1..scores.len()).fold(0, |best, at| if scores[at] > scores[best] { at } else { best })
 }
 
 fn resize_bilinear(x: Tensor<4>, size_hw: [usize; 2]) -> Tensor<4> {
@@ -218,4 +222,16 @@ fn resize_bilinear(x: Tensor<4>, size_hw: [usize; 2]) -> Tensor<4> {
     }
     let options = InterpolateOptions::new(InterpolateMode::Bilinear).with_align_corners(false);
     interpolate(x, options.with_output_size(size_hw))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_of_equal_scores_wins() {
+        assert_eq!(most_confident(&[0.5, 0.9, 0.9]), 1);
+        assert_eq!(most_confident(&[-1.0, -2.0]), 0);
+        assert_eq!(most_confident(&[]), 0);
+    }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
 use sam_image::{Mask, ModelFrame, Overlay, PointLabel, RgbImage, decode_rgb, overlay, save_mask_png, save_rgb_png};
-use sam_infer::{ImageEmbedding, Prediction, Predictor, Prompt, picture_fingerprint};
+use sam_infer::{ImageEmbedding, Prediction, Predictor, Prompt, most_confident, picture_fingerprint};
 use sam_model::MaskOutput;
 use sam_model::weights::parameters::host_values;
 use sam_model::weights::{StateDict, write_atomically, write_f32_tensors};
@@ -110,10 +110,7 @@ fn read_mask_input(path: &Path, low_res_side: usize) -> anyhow::Result<Vec<f32>>
     }
     let values = dict.read_f32("low_res_logits")?;
     let best = match dict.tensors.get("iou_predictions") {
-        Some(scores) if scores.shape == [masks] => {
-            let scores = dict.read_f32("iou_predictions")?;
-            (0..masks).max_by(|&a, &b| scores[a].total_cmp(&scores[b])).unwrap_or(0)
-        }
+        Some(scores) if scores.shape == [masks] => most_confident(&dict.read_f32("iou_predictions")?),
         _ => 0,
     };
     Ok(values[best * height * width..][..height * width].to_vec())
