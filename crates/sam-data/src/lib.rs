@@ -37,6 +37,7 @@ pub mod transforms;
 pub use check::{CheckReport, check};
 pub use convert::{ConvertReport, ConvertTo, convert};
 pub use epochs::{DeviceBatch, EpochLoader};
+pub use loader::{BatchImage, BatchObject};
 pub use error::DataError;
 pub use filter::{FilterCounts, MaskFilter, area_at_model_scale};
 pub use finding::{Finding, ProblemKind, Severity};

@@ -1,0 +1,236 @@
+//! How gradients become steps: groups of parameters, their rates, clipping by the norm of all, the moving average.
+//!
+//! AdamW (Loshchilov 2019, arXiv 1711.05101) is burn's. Layer-wise decay is that of ViTDet (Li 2022, arXiv 2203.16527;
+//! detectron2's `get_vit_lr_decay_rate`): patches and positions are layer 0, block `i` is layer `i + 1`, all other
+//! parameters are the last layer.
+
+use std::collections::BTreeMap;
+
+use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamGroup, ParamId};
+use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
+use burn::tensor::Tensor;
+use sam_model::Sam;
+
+use crate::error::LearnError;
+use crate::options::{OptimiserOptions, ScheduleOptions};
+use crate::schedule::GroupRate;
+use crate::walk::{NamedParameter, parameters, plain_values, set_learning};
+
+const BLOCKS: &str = "image_encoder.blocks.";
+
+/// Stops what `freeze` names from learning.
+///
+/// # Errors
+///
+/// When a pattern matches no parameter, or nothing is left to learn.
+pub fn freeze(sam: Sam, patterns: &[String]) -> Result<Sam, LearnError> {
+    let keys: Vec<String> = parameters(&sam).into_iter().filter(|p| p.learns).map(|p| p.key).collect();
+    for pattern in patterns {
+        if !keys.iter().any(|key| is_matched(key, pattern)) {
+            return Err(LearnError::FreezesNothing { pattern: pattern.clone(), example: keys[0].clone() });
+        }
+    }
+    let is_frozen = |key: &str| patterns.iter().any(|pattern| is_matched(key, pattern));
+    if keys.iter().all(|key| is_frozen(key)) {
+        return Err(LearnError::NothingLearns);
+    }
+    Ok(set_learning(sam, |key| !is_frozen(key)))
+}
+
+/// Whether no parameter of the image encoder learns: then it needs no gradients at all.
+#[must_use]
+pub fn is_encoder_frozen(sam: &Sam) -> bool {
+    !parameters(sam).iter().any(|p| p.learns && p.key.starts_with("image_encoder."))
+}
+
+/// The optimiser and the rates of its groups, for the parameters as they are now (ids matter: load weights before).
+#[must_use]
+pub fn build(
+    sam: &Sam,
+    options: &OptimiserOptions,
+    schedule: &ScheduleOptions,
+    first_step: u64,
+) -> (ModuleOptimizer, ModuleLrScheduler) {
+    let depth = sam.config().image_encoder.depth;
+    let adamw = |weight_decay: f64| {
+        AdamWConfig::new()
+            .with_beta_1(options.betas[0] as f32)
+            .with_beta_2(options.betas[1] as f32)
+            .with_epsilon(options.eps as f32)
+            .with_weight_decay(weight_decay as f32)
+            .build()
+    };
+    let rate = |factor: f64| GroupRate { schedule: schedule.clone(), rate: options.lr * factor, next_step: first_step };
+    let mut undecayed: Vec<ParamId> = Vec::new();
+    // Keyed by the bits of the factor, so that equal factors are one group and the order never changes.
+    let mut by_factor: BTreeMap<u64, Vec<ParamId>> = BTreeMap::new();
+    for parameter in parameters(sam).iter().filter(|parameter| parameter.learns) {
+        if !is_decayed(parameter) {
+            undecayed.push(parameter.id);
+        }
+        by_factor.entry(rate_factor(&parameter.key, depth, options).to_bits()).or_default().push(parameter.id);
+    }
+    let optimiser = ModuleOptimizer::from(adamw(options.weight_decay)).with_group(
+        ParamGroup::from_ids(undecayed),
+        adamw(0.0),
+        None,
+    );
+    let mut rates = ModuleLrScheduler::new(rate(1.0));
+    for (bits, ids) in by_factor {
+        rates = rates.with_group(ParamGroup::from_ids(ids), rate(f64::from_bits(bits)));
+    }
+    (optimiser, rates)
+}
+
+/// Scales all gradients down together when their L2 norm is above `max`; gives the norm before.
+#[must_use]
+pub fn clip_by_global_norm(sam: &Sam, grads: GradientsParams, max: Option<f64>) -> (GradientsParams, f64) {
+    let mut squares = Squares { grads: &grads, sums: Vec::new() };
+    sam.visit(&mut squares);
+    if squares.sums.is_empty() {
+        return (grads, 0.0);
+    }
+    let sums: Tensor<1> = Tensor::cat(squares.sums, 0);
+    let sums = sums.into_data().convert::<f64>().try_to_vec::<f64>().unwrap_or_default();
+    let norm = sums.iter().sum::<f64>().sqrt();
+    match max {
+        // As PyTorch's `clip_grad_norm_`, with its 1e-6.
+        Some(max) if norm > max && norm.is_finite() => (scaled(sam, grads, max / (norm + 1e-6)), norm),
+        _ => (grads, norm),
+    }
+}
+
+/// All gradients times a factor.
+#[must_use]
+pub fn scaled(sam: &Sam, mut grads: GradientsParams, factor: f64) -> GradientsParams {
+    let mut scale = Scale { grads: &mut grads, factor };
+    sam.visit(&mut scale);
+    grads
+}
+
+/// An exponential moving average of the weights (Polyak 1992): `average = decay * average + (1 - decay) * weights`.
+///
+/// The decay rises with the steps as in TensorFlow's `ExponentialMovingAverage`, `min(decay, (1 + n) / (10 + n))`, so a
+/// short run is not stuck at where it began.
+#[must_use]
+pub fn averaged(average: Sam, weights: &Sam, decay: f64, step: u64) -> Sam {
+    let step = step as f64;
+    let decay = decay.min((1.0 + step) / (10.0 + step));
+    average.map(&mut Averager { values: plain_values(weights), decay })
+}
+
+/// `image_encoder` matches everything below it; `*` any text.
+fn is_matched(key: &str, pattern: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = key.strip_prefix(first) else { return false };
+    if !pattern.contains('*') {
+        return rest.is_empty() || rest.starts_with('.') || first.ends_with('.');
+    }
+    let parts: Vec<&str> = parts.collect();
+    for (at, part) in parts.iter().enumerate() {
+        if at + 1 == parts.len() && !part.is_empty() {
+            return rest.ends_with(part);
+        }
+        match rest.find(part) {
+            Some(place) => rest = &rest[place + part.len()..],
+            None => return false,
+        }
+    }
+    true
+}
+
+/// Norms and biases have one axis; position tables are named.
+fn is_decayed(parameter: &NamedParameter) -> bool {
+    let key = &parameter.key;
+    let is_position = key.ends_with("pos_embed") || key.ends_with("rel_pos_h") || key.ends_with("rel_pos_w");
+    parameter.shape.len() > 1 && !is_position
+}
+
+fn rate_factor(key: &str, depth: usize, options: &OptimiserOptions) -> f64 {
+    let parts = &options.part_lr;
+    let Some(encoder_key) = key.strip_prefix("image_encoder.") else {
+        return if key.starts_with("prompt_encoder.") { parts.prompt_encoder } else { parts.mask_decoder };
+    };
+    let layer = match key.strip_prefix(BLOCKS).and_then(|rest| rest.split('.').next()?.parse::<usize>().ok()) {
+        Some(block) => block + 1,
+        None if encoder_key.starts_with("patch_embed") || encoder_key.starts_with("pos_embed") => 0,
+        None => depth + 1,
+    };
+    parts.image_encoder * options.layer_decay.powi((depth + 1 - layer) as i32)
+}
+
+struct Squares<'a> {
+    grads: &'a GradientsParams,
+    sums: Vec<Tensor<1>>,
+}
+
+impl ModuleVisitor for Squares<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(grad) = self.grads.get::<D>(param.id) {
+            self.sums.push((grad.clone() * grad).sum());
+        }
+    }
+}
+
+struct Scale<'a> {
+    grads: &'a mut GradientsParams,
+    factor: f64,
+}
+
+impl ModuleVisitor for Scale<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(grad) = self.grads.remove::<D>(param.id) {
+            self.grads.register(param.id, grad.mul_scalar(self.factor));
+        }
+    }
+}
+
+struct Averager {
+    values: GradientsParams,
+    decay: f64,
+}
+
+impl ModuleMapper for Averager {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let (values, decay) = (&mut self.values, self.decay);
+        let Some(value) = values.remove::<D>(param.id) else { return param };
+        param.map(|average| average.mul_scalar(decay) + value.mul_scalar(1.0 - decay))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_are_parts_or_have_stars() {
+        for (pattern, key, expected) in [
+            ("image_encoder", "image_encoder.blocks.0.norm1.weight", true),
+            ("image_encoder", "image_encoders.x", false),
+            ("image_encoder.blocks.1", "image_encoder.blocks.10.norm1.weight", false),
+            ("image_encoder.blocks.*.norm1.*", "image_encoder.blocks.10.norm1.weight", true),
+            ("*.bias", "mask_decoder.x.bias", true),
+            ("*.bias", "mask_decoder.bias.weight", false),
+            ("*rel_pos*", "image_encoder.blocks.2.attn.rel_pos_h", true),
+        ] {
+            assert_eq!(is_matched(key, pattern), expected, "{pattern} on {key}");
+        }
+    }
+
+    #[test]
+    fn layers_decay_from_the_top() {
+        let options = OptimiserOptions { layer_decay: 0.5, ..OptimiserOptions::default() };
+        for (key, expected) in [
+            ("image_encoder.patch_embed.proj.weight", 0.5f64.powi(13)),
+            ("image_encoder.pos_embed", 0.5f64.powi(13)),
+            ("image_encoder.blocks.0.attn.qkv.weight", 0.5f64.powi(12)),
+            ("image_encoder.blocks.11.attn.rel_pos_h", 0.5),
+            ("image_encoder.neck.0.weight", 1.0),
+            ("mask_decoder.iou_token.weight", 1.0),
+        ] {
+            assert_eq!(rate_factor(key, 12, &options), expected, "{key}");
+        }
+    }
+}

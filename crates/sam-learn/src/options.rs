@@ -1,0 +1,263 @@
+//! Everything that decides what a run learns, as plain data: no tensors, no paths, no devices.
+//!
+//! Sources: the SAM paper (Kirillov 2023, arXiv 2304.02643, section 3 and appendix A) and, where it is silent, the SAM 2
+//! paper (Ravi 2024, arXiv 2408.00714, appendix D, table 13a) and its published training code. Numbers of the paper are the
+//! defaults of the preset `sam`.
+
+use serde::{Deserialize, Serialize};
+
+/// Decoder passes of one step and what prompts each of them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PromptOptions {
+    /// Chance that an object is first pointed at with a box instead of a point.
+    pub box_chance: f64,
+    /// What is added to the tight box.
+    pub box_noise: BoxNoise,
+    /// How many clicks follow the first prompt, each in the error region of the pass before.
+    pub correction_clicks: usize,
+    /// Chance that such a click is drawn from the object instead of the error region, as positive.
+    pub click_from_object_chance: f64,
+    /// Passes that get no new click, only the mask of the pass before. The last one of them ends the step, each other is
+    /// put at a random place after the first pass.
+    pub mask_only_passes: usize,
+    /// What the decoder gives for a box alone.
+    pub box_output: BoxOutput,
+}
+
+/// A random move of each coordinate of a box.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BoxNoise {
+    /// How the move is distributed.
+    pub distribution: NoiseDistribution,
+    /// Standard deviation (Gaussian) or largest move (uniform), as a share of the box's side along that axis.
+    pub side_share: f64,
+    /// No coordinate moves further, in pixels of the model's square.
+    pub cap_px: f64,
+}
+
+/// How the moves of a box are distributed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NoiseDistribution {
+    /// The SAM paper.
+    Gaussian,
+    /// SAM 2's code.
+    Uniform,
+}
+
+/// What the decoder gives for a box alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BoxOutput {
+    /// Three masks, as for any single prompt (SAM).
+    Three,
+    /// One mask: a box is two points (SAM 2).
+    One,
+}
+
+/// Prompt recipes by name; every number can be changed afterwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PromptPreset {
+    /// The paper's appendix A: point or box, 8 corrections, 2 mask-only passes.
+    Sam,
+    /// SAM 2's image training: 7 corrections, uniform box noise, no mask-only pass.
+    Sam2,
+    /// One pass with a jittered box, as medical fine-tunes do.
+    Box,
+    /// Points only: one point and 8 corrections.
+    Points,
+}
+
+impl PromptOptions {
+    /// The numbers of a preset.
+    #[must_use]
+    pub fn preset(preset: PromptPreset) -> Self {
+        let sam = Self {
+            box_chance: 0.5,
+            box_noise: BoxNoise { distribution: NoiseDistribution::Gaussian, side_share: 0.1, cap_px: 20.0 },
+            correction_clicks: 8,
+            click_from_object_chance: 0.0,
+            mask_only_passes: 2,
+            box_output: BoxOutput::Three,
+        };
+        match preset {
+            PromptPreset::Sam => sam,
+            PromptPreset::Sam2 => Self {
+                box_noise: BoxNoise { distribution: NoiseDistribution::Uniform, ..sam.box_noise },
+                correction_clicks: 7,
+                click_from_object_chance: 0.1,
+                mask_only_passes: 0,
+                box_output: BoxOutput::One,
+                ..sam
+            },
+            PromptPreset::Box => Self { box_chance: 1.0, correction_clicks: 0, mask_only_passes: 0, ..sam },
+            PromptPreset::Points => Self { box_chance: 0.0, mask_only_passes: 0, ..sam },
+        }
+    }
+
+    /// Decoder passes of one step: 11 in the preset `sam`.
+    #[must_use]
+    pub fn n_passes(&self) -> usize {
+        1 + self.correction_clicks + self.mask_only_passes
+    }
+}
+
+/// What is minimised: `focal_weight * focal + dice_weight * dice + iou_weight * iou`, the mean over objects and passes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LossOptions {
+    /// Weight of positive pixels in the focal loss; negative ones get `1 - alpha`. Below 0: no weighting.
+    pub focal_alpha: f64,
+    /// Exponent of the focal loss.
+    pub focal_gamma: f64,
+    /// The paper has focal : dice = 20 : 1.
+    pub focal_weight: f64,
+    /// See [`LossOptions::focal_weight`].
+    pub dice_weight: f64,
+    /// Weight of the error of the predicted IoU.
+    pub iou_weight: f64,
+    /// How that error is measured.
+    pub iou_loss: IouLoss,
+    /// Of which masks the predicted IoU is supervised.
+    pub iou_supervision: IouSupervision,
+    /// Where masks are compared.
+    pub resolution: LossResolution,
+}
+
+impl Default for LossOptions {
+    /// The paper's; `alpha` and `gamma`, which it does not give, are those of SAM 2's code.
+    fn default() -> Self {
+        Self {
+            focal_alpha: 0.25,
+            focal_gamma: 2.0,
+            focal_weight: 20.0,
+            dice_weight: 1.0,
+            iou_weight: 1.0,
+            iou_loss: IouLoss::Mse,
+            iou_supervision: IouSupervision::Chosen,
+            resolution: LossResolution::Low,
+        }
+    }
+}
+
+/// How the error of the predicted IoU is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IouLoss {
+    /// Mean squared error (SAM).
+    Mse,
+    /// Absolute error (SAM 2).
+    L1,
+}
+
+/// Of which masks the predicted IoU is supervised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IouSupervision {
+    /// Only of the mask with the smallest loss.
+    Chosen,
+    /// Of all masks of the pass (SAM 2).
+    All,
+}
+
+/// Where masks are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LossResolution {
+    /// At the decoder's own resolution: 256 at 1024.
+    Low,
+    /// At the model's full resolution, logits upsampled bilinearly (SAM 2's code).
+    Full,
+}
+
+/// How gradients become steps.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OptimiserOptions {
+    /// Highest learning rate.
+    pub lr: f64,
+    /// Decoupled weight decay of all parameters but norms, biases and position tables.
+    pub weight_decay: f64,
+    /// Decay of the first and second moment.
+    pub betas: [f64; 2],
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Block `i` of `n` learns with `lr * layer_decay^(n - i)`, patches and positions with `lr * layer_decay^(n + 1)`.
+    pub layer_decay: f64,
+    /// Factors on the learning rate of each part.
+    pub part_lr: PartFactors,
+    /// The gradient is scaled down to this L2 norm over all parameters together.
+    pub clip_norm: Option<f64>,
+    /// Batches whose mean gradient makes one step.
+    pub accumulation: usize,
+    /// Decay of an exponential moving average of the weights, which is then what is validated and exported.
+    pub ema_decay: Option<f64>,
+    /// Keys that do not learn: a part, or a pattern with `*` over official keys.
+    pub freeze: Vec<String>,
+}
+
+/// A factor for each part of the model.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PartFactors {
+    /// Of `image_encoder`.
+    pub image_encoder: f64,
+    /// Of `prompt_encoder`.
+    pub prompt_encoder: f64,
+    /// Of `mask_decoder`.
+    pub mask_decoder: f64,
+}
+
+impl Default for OptimiserOptions {
+    /// The paper's values for fine sizes: AdamW (0.9, 0.999), weight decay 0.1, lr 8e-4.
+    fn default() -> Self {
+        Self {
+            lr: 8e-4,
+            weight_decay: 0.1,
+            betas: [0.9, 0.999],
+            eps: 1e-8,
+            layer_decay: 1.0,
+            part_lr: PartFactors { image_encoder: 1.0, prompt_encoder: 1.0, mask_decoder: 1.0 },
+            clip_norm: Some(1.0),
+            accumulation: 1,
+            ema_decay: None,
+            freeze: Vec::new(),
+        }
+    }
+}
+
+/// How the learning rate goes: a factor on [`OptimiserOptions::lr`] as a function of the step alone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ScheduleOptions {
+    /// Steps of the run.
+    pub steps: u64,
+    /// Steps in which the rate rises linearly from 0.
+    pub warmup_steps: u64,
+    /// What follows.
+    pub decay: LrDecay,
+}
+
+/// How the learning rate falls after the warm-up.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LrDecay {
+    /// It does not.
+    Constant,
+    /// By `factor` at each milestone: the paper has 0.1 at steps 60,000 and 86,666 of 90,000.
+    MultiStep {
+        /// Steps, rising.
+        milestones: Vec<u64>,
+        /// What the rate is multiplied with at each.
+        factor: f64,
+    },
+    /// Half a cosine down to `final_share` of the rate at the last step.
+    Cosine {
+        /// Share of the rate that is left.
+        final_share: f64,
+    },
+    /// `sqrt(timescale / (step + timescale))`, then linearly to 0 over the last steps (SAM 2).
+    ReciprocalSqrt {
+        /// In steps.
+        timescale: u64,
+        /// In steps.
+        cooldown_steps: u64,
+    },
+}

@@ -1,0 +1,245 @@
+//! What the host draws for one step.
+//!
+//! Every object has its own random stream, named by (seed, draw of its image, its id), so what it gets does not depend on
+//! the other objects or on how images are put into batches. Which passes get no click is the step's own stream.
+
+use sam_data::random::{Purpose, RandomStream};
+use sam_data::transforms::View;
+use sam_data::{BatchImage, BatchObject};
+use sam_image::Rle;
+
+use crate::options::{BoxNoise, NoiseDistribution, PromptOptions};
+
+/// In place of a draw in the name of a step's own stream; draws never get there.
+const STEP_STREAM: u64 = u64::MAX;
+
+/// What prompts a pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PassKind {
+    /// A point or a box, no mask.
+    First,
+    /// One more click, and the mask of the pass before.
+    Click,
+    /// The same points and boxes as the pass before, with its mask.
+    MaskOnly,
+}
+
+/// The random decisions about one object.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DrawnObject {
+    /// The noisy box that points at it first, in the model's frame; `None`: a point does.
+    pub box_xyxy_px: Option<[f32; 4]>,
+    /// For the first point and then for every click, uniform in 0..1: which pixel of the region, and where in the cell
+    /// of the mask's grid along x and y.
+    pub places: Vec<[f32; 3]>,
+    /// For the same clicks: whether the object is the region, not the error.
+    pub from_object: Vec<bool>,
+}
+
+/// The random decisions of a step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PromptDraws {
+    /// What prompts each pass.
+    pub passes: Vec<PassKind>,
+    /// By object of the batch.
+    pub objects: Vec<DrawnObject>,
+}
+
+impl PromptDraws {
+    /// Draws for a batch. `step` is the optimiser's: batches whose gradients are summed share it.
+    #[must_use]
+    pub fn new(
+        options: &PromptOptions,
+        seed: u64,
+        step: u64,
+        images: &[BatchImage],
+        objects: &[BatchObject],
+    ) -> Self {
+        let mut stream = RandomStream::new(seed, Purpose::Prompt, &[STEP_STREAM, step]);
+        let passes = draw_passes(options, &mut stream);
+        let objects = objects
+            .iter()
+            .map(|object| {
+                let image = &images[object.image_index];
+                let mut stream = RandomStream::new(seed, Purpose::Prompt, &[image.draw, object.id]);
+                draw_object(options, &object.mask, &image.view, &mut stream)
+            })
+            .collect();
+        Self { passes, objects }
+    }
+}
+
+/// The first prompt, the clicks, and the passes without click: the last of the step, the others anywhere after the first.
+fn draw_passes(options: &PromptOptions, stream: &mut RandomStream) -> Vec<PassKind> {
+    let mut passes = vec![PassKind::First];
+    passes.extend(std::iter::repeat_n(PassKind::Click, options.correction_clicks));
+    for _ in 1..options.mask_only_passes {
+        passes.insert(1 + stream.index(passes.len()), PassKind::MaskOnly);
+    }
+    if options.mask_only_passes > 0 {
+        passes.push(PassKind::MaskOnly);
+    }
+    passes
+}
+
+/// Always asks the stream for the same number of values in the same order.
+fn draw_object(options: &PromptOptions, mask: &Rle, view: &View, stream: &mut RandomStream) -> DrawnObject {
+    let is_box = stream.chance(options.box_chance);
+    let moves: [f64; 4] = std::array::from_fn(|_| match options.box_noise.distribution {
+        NoiseDistribution::Gaussian => stream.normal(),
+        NoiseDistribution::Uniform => stream.uniform(-1.0, 1.0),
+    });
+    let tight = view.box_to_model(visible_bounds_xyxy_px(mask, view));
+    let box_xyxy_px = is_box.then(|| noisy_box(tight, moves, &options.box_noise, view.side_px));
+    let (mut places, mut from_object) = (Vec::new(), Vec::new());
+    for _ in 0..=options.correction_clicks {
+        places.push(std::array::from_fn(|_| stream.unit() as f32));
+        from_object.push(stream.chance(options.click_from_object_chance));
+    }
+    DrawnObject { box_xyxy_px, places, from_object }
+}
+
+/// Moves each coordinate by its share of the box's side, at most by the cap, and keeps the box in the model's square.
+fn noisy_box(tight_xyxy_px: [f32; 4], moves: [f64; 4], noise: &BoxNoise, side_px: usize) -> [f32; 4] {
+    let [x0, y0, x1, y1] = tight_xyxy_px.map(f64::from);
+    let sides = [x1 - x0, y1 - y0, x1 - x0, y1 - y0];
+    let moved: [f64; 4] = std::array::from_fn(|at| {
+        let shift = (moves[at] * noise.side_share * sides[at]).clamp(-noise.cap_px, noise.cap_px);
+        ([x0, y0, x1, y1][at] + shift).clamp(0.0, side_px as f64)
+    });
+    // Noise of a thin box may turn it over.
+    let [x0, y0, x1, y1] = moved;
+    [x0.min(x1), y0.min(y1), x0.max(x1), y0.max(y1)].map(|edge| edge as f32)
+}
+
+/// The tight box, in original pixels with exclusive ends, of what the view shows of a mask; the whole window where it shows
+/// nothing.
+fn visible_bounds_xyxy_px(mask: &Rle, view: &View) -> [f32; 4] {
+    let height = mask.size_hw()[0];
+    let [top, left] = view.crop_origin_yx;
+    let [bottom, right] = [top + view.crop_hw[0], left + view.crop_hw[1]];
+    let mut bounds: Option<[usize; 4]> = None;
+    let mut start = 0usize;
+    for (at, &count) in mask.counts().iter().enumerate() {
+        let end = start + count as usize;
+        let is_object = at % 2 == 1 && count > 0;
+        let mut position = start;
+        while is_object && position < end {
+            let column = position / height;
+            let column_end = ((column + 1) * height).min(end);
+            let (y0, y1) = ((position - column * height).max(top), (column_end - column * height).min(bottom));
+            if (left..right).contains(&column) && y0 < y1 {
+                let [x_min, y_min, x_max, y_max] = bounds.unwrap_or([column, y0, column + 1, y1]);
+                bounds = Some([x_min.min(column), y_min.min(y0), x_max.max(column + 1), y_max.max(y1)]);
+            }
+            position = column_end;
+        }
+        start = end;
+    }
+    bounds.unwrap_or([left, top, right, bottom]).map(|edge| edge as f32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::PromptPreset;
+    use sam_image::Mask;
+
+    const SIDE: usize = 64;
+
+    fn image(draw: u64) -> BatchImage {
+        BatchImage { name: String::new(), sample_index: 0, draw, view: View::whole([SIDE, SIDE], SIDE) }
+    }
+
+    fn object(id: u64, [x0, y0, x1, y1]: [usize; 4]) -> BatchObject {
+        let mask = Mask::from_fn([SIDE, SIDE], |row, column| (y0..y1).contains(&row) && (x0..x1).contains(&column));
+        BatchObject { image_index: 0, id, class: None, mask: Rle::from_mask(&mask) }
+    }
+
+    fn draws(options: &PromptOptions, draw: u64, n: u64) -> Vec<DrawnObject> {
+        let objects: Vec<_> = (0..n).map(|id| object(id, [10, 20, 30, 60])).collect();
+        PromptDraws::new(options, 7, 0, &[image(draw)], &objects).objects
+    }
+
+    #[test]
+    fn passes_come_in_the_papers_order() {
+        let options = PromptOptions::preset(PromptPreset::Sam);
+        assert_eq!(options.n_passes(), 11);
+        let mut places = [0usize; 11];
+        for step in 0..2000 {
+            let passes = PromptDraws::new(&options, 1, step, &[], &[]).passes;
+            assert_eq!(passes.len(), 11);
+            assert_eq!((passes[0], passes[10]), (PassKind::First, PassKind::MaskOnly));
+            assert_eq!(passes.iter().filter(|&&pass| pass == PassKind::Click).count(), 8);
+            let place = passes[1..10].iter().position(|&pass| pass == PassKind::MaskOnly).expect("one of two");
+            places[place + 1] += 1;
+        }
+        // Uniform over the nine places behind the first pass: 8 degrees of freedom, above 26.1 once in a thousand.
+        let expected = 2000.0 / 9.0;
+        let chi_square: f64 = places[1..10].iter().map(|&n| (n as f64 - expected).powi(2) / expected).sum();
+        assert!(chi_square < 26.1, "{places:?}");
+        let sam2 = PromptDraws::new(&PromptOptions::preset(PromptPreset::Sam2), 1, 0, &[], &[]).passes;
+        assert_eq!(sam2[0], PassKind::First);
+        assert_eq!(sam2[1..], [PassKind::Click; 7]);
+    }
+
+    #[test]
+    fn half_of_the_first_prompts_are_boxes() {
+        let options = PromptOptions::preset(PromptPreset::Sam);
+        let boxes: usize = (0..40).map(|d| draws(&options, d, 50).iter().filter(|o| o.box_xyxy_px.is_some()).count()).sum();
+        // Four standard deviations of a binomial with 2000 trials.
+        assert!((boxes as f64 - 1000.0).abs() < 4.0 * 500f64.sqrt(), "{boxes}");
+        assert!(draws(&PromptOptions::preset(PromptPreset::Box), 0, 50).iter().all(|o| o.box_xyxy_px.is_some()));
+        assert!(draws(&PromptOptions::preset(PromptPreset::Points), 0, 50).iter().all(|o| o.box_xyxy_px.is_none()));
+    }
+
+    #[test]
+    fn box_noise_has_its_deviation_and_never_passes_its_cap() {
+        let cap_px = 4.0;
+        let mut options = PromptOptions::preset(PromptPreset::Box);
+        options.box_noise.cap_px = cap_px;
+        let tight = [10.0, 20.0, 30.0, 60.0f32];
+        let (mut squares_x, mut n, mut capped) = (0.0, 0.0, 0);
+        for object in (0..100).flat_map(|d| draws(&options, d, 20)) {
+            let got = object.box_xyxy_px.expect("boxes only");
+            for at in 0..4 {
+                let shift = f64::from(got[at] - tight[at]);
+                assert!(shift.abs() <= cap_px + 1e-4, "{got:?}");
+                capped += usize::from((shift.abs() - cap_px).abs() < 1e-4);
+                if at % 2 == 0 {
+                    squares_x += shift * shift;
+                    n += 1.0;
+                }
+            }
+        }
+        // A tenth of a side of 20 px is 2; cutting at two deviations leaves a variance of 0.92 of that.
+        let deviation = f64::sqrt(squares_x / n);
+        assert!((deviation / 2.0 - 0.92f64.sqrt()).abs() < 0.05, "{deviation}");
+        assert!(capped > 0, "the tall side's noise has a deviation of 4");
+    }
+
+    #[test]
+    fn an_object_keeps_its_draws_whatever_else_is_in_the_batch() {
+        let options = PromptOptions::preset(PromptPreset::Sam);
+        let box_xyxy = [3, 4, 9, 12];
+        let alone = PromptDraws::new(&options, 5, 9, &[image(31)], &[object(8, box_xyxy)]);
+        let mut second = object(8, box_xyxy);
+        second.image_index = 1;
+        let both = PromptDraws::new(&options, 5, 9, &[image(30), image(31)], &[object(2, [0, 0, 5, 5]), second]);
+        assert_eq!(alone.objects[0], both.objects[1]);
+        assert_eq!(alone.passes, both.passes);
+        assert_ne!(alone.objects[0], PromptDraws::new(&options, 6, 9, &[image(31)], &[object(8, box_xyxy)]).objects[0]);
+    }
+
+    #[test]
+    fn the_tight_box_is_that_of_what_the_view_shows() {
+        let mask = object(0, [10, 20, 30, 60]).mask;
+        let view = View { crop_origin_yx: [30, 0], crop_hw: [20, 25], ..View::whole([SIDE, SIDE], SIDE) };
+        assert_eq!(visible_bounds_xyxy_px(&mask, &view), [10.0, 30.0, 25.0, 50.0]);
+        let elsewhere = View { crop_origin_yx: [0, 40], crop_hw: [10, 10], ..view };
+        assert_eq!(visible_bounds_xyxy_px(&mask, &elsewhere), [40.0, 0.0, 50.0, 10.0]);
+        // Columns that are full down to the last row make one run over several columns.
+        let full = Rle::from_mask(&Mask::from_fn([4, 6], |_, column| (1..4).contains(&column)));
+        assert_eq!(visible_bounds_xyxy_px(&full, &View::whole([4, 6], SIDE)), [1.0, 0.0, 4.0, 4.0]);
+    }
+}

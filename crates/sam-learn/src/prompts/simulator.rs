@@ -1,0 +1,317 @@
+//! Clicks on the device: uniform over a region, without asking the host where.
+//!
+//! A click takes pixel number `floor(u * n)` of a region of `n` pixels, in row-major order. Counting along rows and then
+//! along one row finds it: two running sums, exact in f32 up to 2^24 pixels.
+//!
+//! Nothing here is tracked by autodiff: masks and logits that go from pass to pass are detached (the paper is silent; the
+//! memory of one pass needs it).
+//!
+//! Shapes: `O` objects, `M` side of the masks that regions are taken from, `L` side of mask prompts, `N` tokens so far.
+
+use burn::tensor::{Int, Tensor, TensorData};
+use sam_model::{MaskPrompts, Prompts, SparsePrompts, TokenKind};
+
+use crate::losses::Truth;
+use crate::prompts::draws::{PassKind, PromptDraws};
+
+/// The prompts of a step's objects, pass by pass.
+pub struct ClickSimulator {
+    draws: PromptDraws,
+    side_px: usize,
+    truth: Tensor<3>,
+    clickable: Option<Tensor<3>>,
+    places: Tensor<3>,
+    from_object: Option<Tensor<2>>,
+    next_click: usize,
+    coords_xy_px: Vec<Tensor<3>>,
+    labels: Vec<Tensor<2, Int>>,
+    mask_logits: Option<Tensor<4>>,
+    region: Tensor<3>,
+}
+
+impl ClickSimulator {
+    /// Of a model with a square of `side_px`; `truth` holds untracked masks and where clicks may land.
+    #[must_use]
+    pub fn new(draws: PromptDraws, truth: &Truth, side_px: usize) -> Self {
+        let [objects, _, mask_side, _] = truth.masks.dims();
+        assert_eq!(draws.objects.len(), objects, "each object has its draws");
+        let device = truth.masks.device();
+        let shape = [objects, mask_side, mask_side];
+        let n_places = draws.objects.first().map_or(0, |object| object.places.len());
+        let places: Vec<f32> = draws.objects.iter().flat_map(|object| object.places.iter().flatten().copied()).collect();
+        let from_object: Vec<f32> =
+            draws.objects.iter().flat_map(|o| o.from_object.iter().map(|&yes| f32::from(u8::from(yes)))).collect();
+        let any_from_object = from_object.iter().any(|&yes| yes > 0.0);
+        let masks = truth.masks.clone().reshape(shape);
+        Self {
+            side_px,
+            region: masks.clone(),
+            truth: masks,
+            clickable: truth.counts.clone().map(|counts| counts.reshape(shape)),
+            places: Tensor::from_data(TensorData::new(places, [objects, n_places, 3]), &device),
+            from_object: any_from_object
+                .then(|| Tensor::from_data(TensorData::new(from_object, [objects, n_places]), &device)),
+            next_click: 0,
+            coords_xy_px: Vec::new(),
+            labels: Vec::new(),
+            mask_logits: None,
+            draws,
+        }
+    }
+
+    /// What prompts each pass.
+    #[must_use]
+    pub fn passes(&self) -> &[PassKind] {
+        &self.draws.passes
+    }
+
+    /// `[O]`, whether the first prompt is a box; on the host.
+    pub fn is_box(&self) -> impl Iterator<Item = bool> {
+        self.draws.objects.iter().map(|object| object.box_xyxy_px.is_some())
+    }
+
+    /// The prompts of a pass; to be asked for in order, each after [`ClickSimulator::observe`] of the one before.
+    pub fn prompts(&mut self, pass: PassKind) -> Prompts {
+        match pass {
+            PassKind::First => self.add_first(),
+            PassKind::Click => {
+                let (coords, labels) = self.click();
+                self.coords_xy_px.push(coords);
+                self.labels.push(labels);
+            }
+            PassKind::MaskOnly => {}
+        }
+        Prompts {
+            sparse: Some(SparsePrompts {
+                coords_xy_px: Tensor::cat(self.coords_xy_px.clone(), 1),
+                labels: Tensor::cat(self.labels.clone(), 1),
+                ragged: false,
+            }),
+            masks: self.mask_logits.clone().map(|logits| MaskPrompts { logits, present: None }),
+            objects: self.draws.objects.len(),
+        }
+    }
+
+    /// Takes what the decoder made of the last prompts.
+    ///
+    /// # Shapes
+    /// - `low_res_logits`: `[O, 1, L, L]`, the mask prompt of the next pass
+    /// - `logits`: `[O, 1, M, M]`, the same mask on the grid of the truth
+    pub fn observe(&mut self, low_res_logits: Tensor<4>, logits: Tensor<4>) {
+        let predicted = logits.greater_elem(0.0).float().reshape(self.truth.shape());
+        let error = (predicted - self.truth.clone()).abs();
+        let error = match &self.clickable {
+            Some(clickable) => error * clickable.clone(),
+            None => error,
+        };
+        // A mask without error still gets its click: anywhere, with the label that is true there.
+        let [objects, side, _] = error.dims();
+        let is_perfect = error.clone().reshape([objects, side * side]).sum_dim(1).equal_elem(0.0).float();
+        let anywhere = is_perfect.reshape([objects, 1, 1]).expand([objects, side, side]);
+        self.region = match &self.clickable {
+            Some(clickable) => error + anywhere * clickable.clone(),
+            None => error + anywhere,
+        };
+        self.mask_logits = Some(low_res_logits);
+    }
+
+    /// Two tokens for every object: a point and the padding token, or the corners of a box.
+    fn add_first(&mut self) {
+        let (point, point_labels) = self.click(); // [O, 1, 2], [O, 1]
+        let device = point.device();
+        let objects = self.draws.objects.len();
+        let boxes: Vec<f32> =
+            self.draws.objects.iter().flat_map(|object| object.box_xyxy_px.unwrap_or_default()).collect();
+        let corner = |kind: TokenKind, other: TokenKind| -> Vec<i64> {
+            self.is_box().map(|is_box| if is_box { kind as i64 } else { other as i64 }).collect()
+        };
+        // The place of a point is written over the corner of the box it stands for.
+        let boxes = Tensor::<3>::from_data(TensorData::new(boxes, [objects, 2, 2]), &device);
+        let is_point: Vec<f32> = self.is_box().map(|is_box| f32::from(u8::from(!is_box))).collect();
+        let is_point = Tensor::<3>::from_data(TensorData::new(is_point, [objects, 1, 1]), &device);
+        let first = boxes.clone().slice([0..objects, 0..1]) + point * is_point.clone();
+        let second = boxes.slice([0..objects, 1..2]);
+        let ints = |codes: Vec<i64>| Tensor::<2, Int>::from_data(TensorData::new(codes, [objects, 1]), &device);
+        let is_point = is_point.reshape([objects, 1]).int();
+        // Labels of points come from the device; 0 for boxes, whose code is added.
+        let point_part = point_labels * is_point;
+        let box_part = ints(self.is_box().map(|is_box| if is_box { TokenKind::BoxTopLeft as i64 } else { 0 }).collect());
+        let second_labels = ints(corner(TokenKind::BoxBottomRight, TokenKind::NotAPoint));
+        self.coords_xy_px = vec![first, second];
+        self.labels = vec![point_part + box_part, second_labels];
+    }
+
+    /// One click per object in the present region: `[O, 1, 2]` and `[O, 1]`.
+    fn click(&mut self) -> (Tensor<3>, Tensor<2, Int>) {
+        let [objects, side, _] = self.truth.dims();
+        let at = self.next_click;
+        self.next_click += 1;
+        let place = self.places.clone().slice([0..objects, at..at + 1]).reshape([objects, 3]);
+        let mut region = self.region.clone();
+        if let Some(from_object) = &self.from_object {
+            let from_object = from_object.clone().slice([0..objects, at..at + 1]).reshape([objects, 1, 1]);
+            region = region * from_object.clone().neg().add_scalar(1.0) + self.truth.clone() * from_object;
+        }
+        let share = place.clone().slice([0..objects, 0..1]);
+        let [row, column] = pick(region, share);
+        let label = value_at(&self.truth, &row, &column).int();
+        let cell_px = self.side_px as f64 / side as f64;
+        let jitter = place.slice([0..objects, 1..3]);
+        let cell = Tensor::cat(vec![column.float(), row.float()], 1); // [O, 2]
+        // Half a pixel less: the prompt encoder adds it again.
+        let coords = (cell + jitter).mul_scalar(cell_px).sub_scalar(0.5);
+        (coords.reshape([objects, 1, 2]), label)
+    }
+}
+
+/// Row and column, `[O, 1]` each, of pixel `floor(share * n)` of a region of `n` pixels.
+fn pick(region: Tensor<3>, share: Tensor<2>) -> [Tensor<2, Int>; 2] {
+    let [objects, side, _] = region.dims();
+    let per_row = region.clone().sum_dim(2).reshape([objects, side]);
+    let up_to_row = per_row.clone().cumsum(1);
+    let n_pixels = up_to_row.clone().slice([0..objects, side - 1..side]);
+    let number = (share * n_pixels.clone()).floor().min_pair(n_pixels.sub_scalar(1.0)); // [O, 1]
+    let is_before = up_to_row.lower_equal(number.clone().expand([objects, side])).float();
+    let last = (side - 1) as i64;
+    let row = is_before.clone().sum_dim(1).int().clamp_max(last);
+    let number = number - (per_row * is_before).sum_dim(1);
+    let values = region.gather(1, row.clone().reshape([objects, 1, 1]).expand([objects, 1, side]));
+    let up_to_column = values.reshape([objects, side]).cumsum(1);
+    let column = up_to_column.lower_equal(number.expand([objects, side])).float().sum_dim(1).int().clamp_max(last);
+    [row, column]
+}
+
+/// `values[o, row[o], column[o]]`, `[O, 1]`.
+fn value_at(values: &Tensor<3>, row: &Tensor<2, Int>, column: &Tensor<2, Int>) -> Tensor<2> {
+    let [objects, side, _] = values.dims();
+    let line = values.clone().gather(1, row.clone().reshape([objects, 1, 1]).expand([objects, 1, side]));
+    line.reshape([objects, side]).gather(1, column.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prompts::draws::DrawnObject;
+    use burn::tensor::Device;
+
+    const SIDE: usize = 8;
+
+    fn drawn(share: f32) -> DrawnObject {
+        DrawnObject { box_xyxy_px: None, places: vec![[share, 0.5, 0.5]; 4], from_object: vec![false; 4] }
+    }
+
+    fn plane(bytes: &[u8], objects: usize) -> Tensor<4> {
+        let values: Vec<f32> = bytes.iter().map(|&byte| f32::from(byte)).collect();
+        Tensor::from_data(TensorData::new(values, [objects, 1, SIDE, SIDE]), &Device::flex())
+    }
+
+    fn simulator(objects: Vec<DrawnObject>, masks: &[u8], counts: Option<&[u8]>) -> ClickSimulator {
+        let n = objects.len();
+        let truth = Truth {
+            masks: plane(masks, n),
+            counts: counts.map(|counts| plane(counts, n)),
+        };
+        ClickSimulator::new(PromptDraws { passes: vec![PassKind::First], objects }, &truth, 4 * SIDE)
+    }
+
+    fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+        tensor.into_data().convert::<f32>().try_to_vec().expect("f32")
+    }
+
+    fn ints<const D: usize>(tensor: Tensor<D, Int>) -> Vec<i64> {
+        tensor.into_data().convert::<i64>().try_to_vec().expect("i64")
+    }
+
+    /// An L of five pixels.
+    fn shape() -> Vec<u8> {
+        let mut mask = vec![0; SIDE * SIDE];
+        for at in [9, 17, 25, 26, 27] {
+            mask[at] = 1;
+        }
+        mask
+    }
+
+    /// Against a straight re-statement: the pixel whose number in the list of the region's pixels is `floor(u n)`.
+    #[test]
+    fn every_share_finds_its_pixel() {
+        let region: Vec<usize> = (0..SIDE * SIDE).filter(|&at| shape()[at] == 1).collect();
+        for k in 0..100 {
+            let share = k as f32 / 100.0;
+            let mut simulator = simulator(vec![drawn(share)], &shape(), None);
+            let sparse = simulator.prompts(PassKind::First).sparse.expect("points");
+            let at = region[(share * region.len() as f32) as usize];
+            let expected = [at % SIDE, at / SIDE].map(|cell| (cell as f32 + 0.5) * 4.0 - 0.5);
+            assert_eq!(floats(sparse.coords_xy_px)[..2], expected, "share {share}");
+            assert_eq!(ints(sparse.labels), [1, -1], "a positive point and the padding token");
+        }
+    }
+
+    #[test]
+    fn clicks_are_uniform_in_the_error_and_labelled_by_the_truth() {
+        let (n, truth) = (400, shape());
+        // The prediction has three of five pixels and two that are wrong.
+        let mut prediction = vec![-1f32; SIDE * SIDE];
+        for at in [9, 17, 25, 40, 41] {
+            prediction[at] = 1.0;
+        }
+        let error = [26usize, 27, 40, 41];
+        let mut counts = [0usize; 4];
+        for chunk in 0..5 {
+            let objects: Vec<_> = (0..n)
+                .map(|o| {
+                    let mut stream = sam_data::random::RandomStream::new(3, sam_data::random::Purpose::Prompt, &[chunk, o]);
+                    drawn(stream.unit() as f32)
+                })
+                .collect();
+            let masks = truth.repeat(n as usize);
+            let mut simulator = simulator(objects, &masks, None);
+            let _ = simulator.prompts(PassKind::First);
+            let logits = TensorData::new(prediction.repeat(n as usize), [n as usize, 1, SIDE, SIDE]);
+            let logits = Tensor::<4>::from_data(logits, &Device::flex());
+            simulator.observe(logits.clone(), logits);
+            let prompts = simulator.prompts(PassKind::Click);
+            assert!(prompts.masks.is_some());
+            let sparse = prompts.sparse.expect("points");
+            let (coords, labels) = (floats(sparse.coords_xy_px), ints(sparse.labels));
+            for o in 0..n as usize {
+                let xy = &coords[(o * 3 + 2) * 2..][..2];
+                let at = ((xy[1] + 0.5) / 4.0) as usize * SIDE + ((xy[0] + 0.5) / 4.0) as usize;
+                let place = error.iter().position(|&pixel| pixel == at).expect("in the error region");
+                counts[place] += 1;
+                assert_eq!(labels[o * 3 + 2], i64::from(truth[at]), "positive where missed, negative where spilled");
+            }
+        }
+        // 3 degrees of freedom: above 16.3 once in a thousand.
+        let chi_square: f64 = counts.iter().map(|&k| (k as f64 - 500.0).powi(2) / 500.0).sum();
+        assert!(chi_square < 16.3, "{counts:?}");
+    }
+
+    #[test]
+    fn a_perfect_mask_gets_a_true_click_where_clicks_may_land() {
+        let mut counts = vec![1u8; SIDE * SIDE];
+        counts[..4 * SIDE].fill(0);
+        let mut simulator = simulator(vec![drawn(0.0), drawn(0.999)], &shape().repeat(2), Some(&counts.repeat(2)));
+        let _ = simulator.prompts(PassKind::First);
+        let logits: Vec<f32> = shape().iter().map(|&on| f32::from(on) * 2.0 - 1.0).collect();
+        let logits = Tensor::<4>::from_data(TensorData::new(logits.repeat(2), [2, 1, SIDE, SIDE]), &Device::flex());
+        simulator.observe(logits.clone(), logits);
+        let sparse = simulator.prompts(PassKind::Click).sparse.expect("points");
+        let coords = floats(sparse.coords_xy_px);
+        assert!(coords[5] >= 4.0 * 4.0 - 0.5 && coords[11] >= 4.0 * 4.0 - 0.5, "{coords:?}");
+        assert_eq!(ints(sparse.labels), [1, -1, 0, 1, -1, 0]);
+    }
+
+    #[test]
+    fn a_box_takes_both_first_tokens_and_a_mask_only_pass_adds_none() {
+        let boxed = DrawnObject { box_xyxy_px: Some([1.0, 2.0, 3.0, 4.0]), ..drawn(0.0) };
+        let mut simulator = simulator(vec![boxed, drawn(0.0)], &shape().repeat(2), None);
+        let sparse = simulator.prompts(PassKind::First).sparse.expect("points");
+        assert_eq!(floats(sparse.coords_xy_px)[..4], [1.0, 2.0, 3.0, 4.0]);
+        assert_eq!(ints(sparse.labels), [2, 3, 1, -1]);
+        let logits = Tensor::<4>::ones([2, 1, SIDE, SIDE], &Device::flex());
+        simulator.observe(logits.clone(), logits);
+        let prompts = simulator.prompts(PassKind::MaskOnly);
+        assert_eq!(prompts.sparse.expect("points").labels.dims(), [2, 2]);
+        assert_eq!(prompts.masks.expect("a mask").logits.dims(), [2, 1, SIDE, SIDE]);
+    }
+}

@@ -1,0 +1,264 @@
+//! One step of promptable-segmentation training (Kirillov 2023, arXiv 2304.02643, section 3 and appendix A): the encoder
+//! once, then pass after pass of the decoder.
+//!
+//! Memory is that of one pass: each pass goes back at once, into a detached copy of the image embeddings, and the sum of
+//! these gradients goes through the encoder once at the end.
+//!
+//! Shapes: `B` images, `O` objects, `C` width, `G` grid side, `L` side of the decoder's masks, `M` side of the true ones,
+//! `P` passes, `K` masks of a pass.
+
+use burn::module::Module;
+use burn::optim::{GradientsAccumulator, GradientsParams};
+use burn::tensor::{Device, Tensor, TensorData};
+use sam_model::{MaskOutput, Sam};
+
+use crate::losses::{Truth, one_hot, pass_losses};
+use crate::options::{BoxOutput, LossOptions, LossResolution};
+use crate::prompts::ClickSimulator;
+use crate::scene::Scene;
+
+/// Mean losses of each pass, still on the device.
+#[derive(Clone, Debug)]
+pub struct StepLosses {
+    /// `[P, 5]`: focal, dice, error of the predicted IoU, their weighted sum, IoU of the mask that went on.
+    per_pass: Tensor<2>,
+}
+
+/// Mean losses over objects.
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
+pub struct LossTerms {
+    /// Focal loss of the chosen masks, not weighted.
+    pub focal: f64,
+    /// Dice loss of the chosen masks, not weighted.
+    pub dice: f64,
+    /// Error of the predicted IoU, not weighted.
+    pub iou: f64,
+    /// What is minimised.
+    pub total: f64,
+    /// True IoU of the mask with the highest predicted IoU.
+    pub miou: f64,
+}
+
+impl StepLosses {
+    /// By pass; waits for the device.
+    #[must_use]
+    pub fn read(self) -> Vec<LossTerms> {
+        let values = self.per_pass.into_data().convert::<f64>().try_to_vec::<f64>().unwrap_or_default();
+        let terms = |v: &[f64]| LossTerms { focal: v[0], dice: v[1], iou: v[2], total: v[3], miou: v[4] };
+        values.chunks_exact(5).map(terms).collect()
+    }
+}
+
+impl LossTerms {
+    /// Of several passes or batches.
+    #[must_use]
+    pub fn mean(terms: &[Self]) -> Self {
+        let n = terms.len().max(1) as f64;
+        let mean = |get: fn(&Self) -> f64| terms.iter().map(get).sum::<f64>() / n;
+        Self {
+            focal: mean(|t| t.focal),
+            dice: mean(|t| t.dice),
+            iou: mean(|t| t.iou),
+            total: mean(|t| t.total),
+            miou: mean(|t| t.miou),
+        }
+    }
+}
+
+/// What is learned from a batch: gradients of the mean loss over its objects and passes.
+///
+/// # Arguments
+/// - `sam`: on an autodiff device; what is frozen gets no gradient
+/// - `is_encoder_frozen`: the encoder then runs without autodiff and without its drop path
+#[must_use]
+pub fn learn(
+    sam: &Sam,
+    scene: &Scene,
+    simulator: ClickSimulator,
+    box_output: BoxOutput,
+    loss: &LossOptions,
+    is_encoder_frozen: bool,
+) -> (GradientsParams, StepLosses) {
+    let images = Tensor::from_inner(scene.images.clone());
+    let embeddings = if is_encoder_frozen {
+        Tensor::from_inner(sam.image_encoder.valid().forward(scene.images.clone()))
+    } else {
+        sam.encode(images)
+    };
+    let (mut accumulated, losses, embedding_grad) =
+        learn_decoder(sam, embeddings.clone().detach(), scene, simulator, box_output, loss, is_encoder_frozen);
+    if let Some(grad) = embedding_grad {
+        // The gradient of this sum with respect to the embeddings is `grad`.
+        let grads = (embeddings * Tensor::from_inner(grad)).sum().backward();
+        accumulated.accumulate(sam, GradientsParams::from_grads(grads, sam));
+    }
+    (accumulated.grads(), losses)
+}
+
+/// The passes of a step over given embeddings, `[B, C, G, G]`; the gradient with respect to them comes last.
+#[must_use]
+pub fn learn_decoder(
+    sam: &Sam,
+    embeddings: Tensor<4>,
+    scene: &Scene,
+    mut simulator: ClickSimulator,
+    box_output: BoxOutput,
+    loss: &LossOptions,
+    is_encoder_frozen: bool,
+) -> (GradientsAccumulator<Sam>, StepLosses, Option<Tensor<4>>) {
+    let truth = Truth {
+        masks: Tensor::from_inner(scene.truth.masks.clone()),
+        counts: scene.truth.counts.clone().map(Tensor::from_inner),
+    };
+    let [_, _, mask_side, _] = truth.masks.dims();
+    let image_index = tracked_index(scene);
+    let passes = simulator.passes().to_vec();
+    let upsampling = match loss.resolution {
+        LossResolution::Low => None,
+        LossResolution::Full => Some(bilinear_matrix(sam.config().low_res_side(), mask_side, &scene.images.device())),
+    };
+
+    let mut accumulated = GradientsAccumulator::new();
+    let mut embedding_grad: Option<Tensor<4>> = None;
+    let mut per_pass = Vec::with_capacity(passes.len());
+    for (number, &kind) in passes.iter().enumerate() {
+        let (output, offered) = match number {
+            0 => first_output(&simulator, sam, box_output, &scene.images.device()),
+            _ => (MaskOutput::Single, None),
+        };
+        let leaf = if is_encoder_frozen { embeddings.clone() } else { embeddings.clone().detach().require_grad() };
+        let prompts = simulator.prompts(kind);
+        let decoded = sam.decode(leaf.clone(), Some(image_index.clone()), &prompts, output);
+        let logits = match &upsampling {
+            None => decoded.low_res_logits.clone(),
+            Some(matrix) => upsample(decoded.low_res_logits.clone(), Tensor::from_inner(matrix.clone())),
+        };
+        let losses = pass_losses(logits.clone(), decoded.iou_predictions.clone(), offered.as_ref(), &truth, loss);
+
+        let carried = most_confident(decoded.iou_predictions.detach().inner(), offered.as_ref());
+        let low_res = pick_mask(decoded.low_res_logits.detach().inner(), carried.as_ref());
+        let shown = match &upsampling {
+            None => low_res.clone(),
+            Some(_) => pick_mask(logits.detach().inner(), carried.as_ref()),
+        };
+        let miou = match &carried {
+            Some(weights) => (losses.actual_ious.clone() * weights.clone()).sum_dim(1).mean(),
+            None => losses.actual_ious.clone().mean(),
+        };
+        let mean = |values: &Tensor<1>| values.clone().detach().inner().mean();
+        let terms = vec![mean(&losses.focal), mean(&losses.dice), mean(&losses.iou), mean(&losses.total), miou];
+        per_pass.push(Tensor::cat(terms, 0).reshape([1, 5]));
+        simulator.observe(low_res, shown);
+
+        let grads = losses.total.mean().div_scalar(passes.len() as f64).backward();
+        if let Some(grad) = leaf.grad(&grads) {
+            embedding_grad = Some(match embedding_grad {
+                Some(sum) => sum + grad,
+                None => grad,
+            });
+        }
+        accumulated.accumulate(sam, GradientsParams::from_grads(grads, sam));
+    }
+    (accumulated, StepLosses { per_pass: Tensor::cat(per_pass, 0) }, embedding_grad)
+}
+
+/// Which masks the first pass forms, and which of them each object is offered (`None`: all).
+fn first_output(
+    simulator: &ClickSimulator,
+    sam: &Sam,
+    box_output: BoxOutput,
+    device: &Device,
+) -> (MaskOutput, Option<Tensor<2>>) {
+    if box_output == BoxOutput::Three || !simulator.is_box().any(|is_box| is_box) {
+        return (MaskOutput::Multi, None);
+    }
+    if simulator.is_box().all(|is_box| is_box) {
+        return (MaskOutput::Single, None);
+    }
+    let n_masks = sam.config().mask_decoder.num_multimask_outputs + 1;
+    let offered: Vec<f32> = simulator
+        .is_box()
+        .flat_map(|is_box| (0..n_masks).map(move |mask| f32::from(u8::from((mask == 0) == is_box))))
+        .collect();
+    let shape = [offered.len() / n_masks, n_masks];
+    (MaskOutput::All, Some(Tensor::from_data(TensorData::new(offered, shape), device)))
+}
+
+/// 1 for the mask with the highest predicted IoU, the first of equals, `[O, K]`; `None` when there is only one.
+fn most_confident(predicted_ious: Tensor<2>, offered: Option<&Tensor<2>>) -> Option<Tensor<2>> {
+    let [_, n_masks] = predicted_ious.dims();
+    if n_masks == 1 {
+        return None;
+    }
+    let scores = match offered {
+        Some(offered) => predicted_ious + (offered.clone() - 1.0).mul_scalar(1e9),
+        None => predicted_ious,
+    };
+    Some(one_hot(&scores.argmax(1), n_masks))
+}
+
+/// `[O, K, H, W]` to `[O, 1, H, W]`.
+fn pick_mask(logits: Tensor<4>, weights: Option<&Tensor<2>>) -> Tensor<4> {
+    match weights {
+        Some(weights) => {
+            let [objects, n_masks] = weights.dims();
+            (logits * weights.clone().reshape([objects, n_masks, 1, 1])).sum_dim(1)
+        }
+        None => logits,
+    }
+}
+
+fn tracked_index(scene: &Scene) -> burn::tensor::Tensor<1, burn::tensor::Int> {
+    Tensor::from_inner(scene.image_index.clone())
+}
+
+/// Bilinear resize as two products with a constant matrix `[to, from]`: has a gradient on every device, which burn's
+/// `interpolate` has not.
+fn upsample(logits: Tensor<4>, matrix: Tensor<2>) -> Tensor<4> {
+    let [objects, masks, from, _] = logits.dims();
+    let [to, _] = matrix.dims();
+    let columns = logits.reshape([objects * masks * from, from]).matmul(matrix.clone().transpose()); // [OKL, M]
+    let columns = columns.reshape([objects * masks, from, to]);
+    let rows = matrix.reshape([1, to, from]).expand([objects * masks, to, from]).matmul(columns);
+    rows.reshape([objects, masks, to, to])
+}
+
+/// `F.interpolate(mode="bilinear", align_corners=False)` along one axis, as a matrix.
+fn bilinear_matrix(from: usize, to: usize, device: &Device) -> Tensor<2> {
+    let mut weights = vec![0f32; to * from];
+    for (row, line) in weights.chunks_exact_mut(from).enumerate() {
+        let place = ((row as f64 + 0.5) * from as f64 / to as f64 - 0.5).max(0.0);
+        let (below, share) = (place as usize, place.fract() as f32);
+        let above = (below + 1).min(from - 1);
+        line[below] += 1.0 - share;
+        line[above] += share;
+    }
+    Tensor::from_data(TensorData::new(weights, [to, from]), device)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn upsampling_is_the_bilinear_one() {
+        let device = Device::flex();
+        let values: Vec<f32> = (0..18).map(|v| ((v * 7) % 11) as f32).collect();
+        let logits = Tensor::<4>::from_data(TensorData::new(values, [2, 1, 3, 3]), &device);
+        let ours = upsample(logits.clone(), bilinear_matrix(3, 8, &device));
+        use burn::tensor::module::interpolate;
+        use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
+        let options = InterpolateOptions::new(InterpolateMode::Bilinear).with_align_corners(false);
+        let reference = interpolate(logits, [8, 8], options);
+        ours.into_data().assert_approx_eq::<f32>(&reference.into_data(), burn::tensor::Tolerance::absolute(1e-5));
+    }
+
+    #[test]
+    fn most_confident_is_the_first_of_equals_among_those_offered() {
+        let device = Device::flex();
+        let scores = Tensor::<2>::from_floats([[0.5, 0.9, 0.9], [2.0, 0.1, 0.3]], &device);
+        let offered = Tensor::<2>::from_floats([[1.0, 1.0, 1.0], [0.0, 1.0, 1.0]], &device);
+        let weights = most_confident(scores, Some(&offered)).expect("three masks");
+        assert_eq!(weights.into_data().try_to_vec::<f32>().expect("f32"), [0., 1., 0., 0., 0., 1.]);
+    }
+}

@@ -1,0 +1,92 @@
+//! Walks over the segmenter's parameters under their official keys.
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::optim::GradientsParams;
+use burn::tensor::Tensor;
+use sam_model::Sam;
+use sam_model::weights::ParameterPath;
+
+/// A parameter by name.
+#[derive(Clone, Debug)]
+pub(crate) struct NamedParameter {
+    pub(crate) key: String,
+    pub(crate) id: ParamId,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) learns: bool,
+}
+
+/// All float parameters, in the module's order.
+pub(crate) fn parameters(sam: &Sam) -> Vec<NamedParameter> {
+    let mut lister = Lister { path: ParameterPath::default(), parameters: Vec::new() };
+    sam.visit(&mut lister);
+    lister.parameters
+}
+
+/// The present values without autodiff, by id.
+pub(crate) fn plain_values(sam: &Sam) -> GradientsParams {
+    let mut copier = Copier { values: GradientsParams::new() };
+    sam.visit(&mut copier);
+    copier.values
+}
+
+/// Sets which parameters learn.
+pub(crate) fn set_learning(sam: Sam, learns: impl Fn(&str) -> bool) -> Sam {
+    sam.map(&mut Freezer { path: ParameterPath::default(), learns })
+}
+
+struct Lister {
+    path: ParameterPath,
+    parameters: Vec<NamedParameter>,
+}
+
+impl ModuleVisitor for Lister {
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.path.enter(name, container_type);
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.exit();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.parameters.push(NamedParameter {
+            key: self.path.official_key(),
+            id: param.id,
+            shape: self.path.official_shape(param.lazy_shape().as_slice()),
+            learns: param.is_require_grad(),
+        });
+    }
+}
+
+struct Copier {
+    values: GradientsParams,
+}
+
+impl ModuleVisitor for Copier {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.values.register(param.id, param.val().inner());
+    }
+}
+
+struct Freezer<F> {
+    path: ParameterPath,
+    learns: F,
+}
+
+impl<F: Fn(&str) -> bool> ModuleMapper for Freezer<F> {
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.path.enter(name, container_type);
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.exit();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        // Buffers never learn, whatever is asked.
+        if param.is_require_grad() && !(self.learns)(&self.path.official_key()) {
+            return param.set_require_grad(false);
+        }
+        param
+    }
+}
