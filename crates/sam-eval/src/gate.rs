@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::error::EvalError;
-use crate::metric::{Better, Metric, Unit};
+use crate::metric::{Better, Metric, Unit, nearest};
 use crate::results::Results;
 
 /// The `[gate]` table as it is typed.
@@ -88,6 +88,25 @@ impl Gate {
             return refuse("[gate]", "at least one bound or a baseline", "an empty table".to_owned());
         }
         Ok(Self { bounds: config.bounds.clone(), baseline })
+    }
+
+    /// Refuses a gate on metrics that an evaluation with these (over all objects) will not compute, before it is run. Whether
+    /// a data set, size or class of a full name exists shows only afterwards.
+    ///
+    /// # Errors
+    ///
+    /// With the first unknown metric and the nearest known ones.
+    pub fn check_names(&self, known: &[String]) -> Result<(), EvalError> {
+        let of_baseline = self.baseline.iter().flat_map(|(results, _)| results.metrics.iter());
+        let of_baseline = of_baseline.filter(|(_, metric)| metric.unit == Unit::Share).map(|(name, _)| name);
+        for name in self.bounds.keys().map(String::as_str).chain(of_baseline) {
+            let last = name.rsplit('/').next().unwrap_or(name);
+            if !known.iter().any(|known| known == last) {
+                let hint = nearest(last, known.iter().map(String::as_str));
+                return Err(EvalError::UnknownMetric { name: name.to_owned(), hint });
+            }
+        }
+        Ok(())
     }
 
     /// Judges an evaluation.

@@ -87,6 +87,20 @@ pub enum LearnError {
         /// Why.
         reason: String,
     },
+    /// A metric that no validation gives.
+    #[error("validation.metric: \"{metric}\" is not computed; computed are {}", computed.join(", "))]
+    NoSuchMetric {
+        /// As typed.
+        metric: String,
+        /// What there is.
+        computed: Vec<String>,
+    },
+    /// A defect of this program or of burn's.
+    #[error("internal error: {what}")]
+    Internal {
+        /// What must not happen.
+        what: &'static str,
+    },
     /// A checkpoint could not be written or read.
     #[error(transparent)]
     Weights(#[from] WeightsError),

@@ -3,14 +3,27 @@
 //! The way of a step: a batch becomes a [`scene::Scene`], [`prompts`] decide what the annotator does, [`step::learn`] runs
 //! the passes and gives gradients, [`optimiser`] makes a step of them.
 
+mod courier;
 pub mod error;
+pub mod events;
 pub mod losses;
+mod metrics;
 pub mod optimiser;
 pub mod options;
+mod previews;
 pub mod prompts;
+mod run_log;
+mod run_loop;
+pub mod saved_state;
 pub mod scene;
 pub mod schedule;
+mod silent_renderer;
 pub mod step;
+pub mod trainee;
+pub mod training;
 mod walk;
 
 pub use error::LearnError;
+pub use events::{RunEvent, StepRecord, ValidationRecord};
+pub use saved_state::{Progress, SavedState, Scores};
+pub use training::{Ending, Outcome, TrainOptions, Training, Validation, train};

@@ -8,7 +8,7 @@ use sam_data::Sample;
 use sam_data::Source;
 use sam_data::random::{Purpose, RandomStream};
 use sam_data::transforms::{Augmentation, ColourJitter, MaskSampler, ScaleJitter};
-use sam_image::{Mask, Overlay, RgbImage, Rle, overlay, resize_longest_side, save_rgb_png};
+use sam_image::{Mask, Overlay, RgbImage, Rle, contact_sheet, overlay, paste, save_rgb_png};
 
 use crate::cli::PreviewArguments;
 use crate::failure::{BadInput, Failure};
@@ -17,9 +17,6 @@ use crate::progress::Progress;
 
 /// Rows of a sheet.
 const ROWS: usize = 6;
-
-/// Space between the cells of a sheet.
-const GAP_PX: u32 = 4;
 
 /// What neither loss nor metric counts is shown at this share of its brightness.
 const IGNORED_BRIGHTNESS: f32 = 0.35;
@@ -60,7 +57,7 @@ pub(crate) fn run(arguments: &PreviewArguments) -> Result<(), Failure> {
             cells.push(row_of(&sample, index, arguments));
             progress.set((number * ROWS + row + 1) as u64);
         }
-        save_rgb_png(&sheet(&cells, arguments.cell as u32), &path)?;
+        save_rgb_png(&contact_sheet(&cells, arguments.cell as u32), &path)?;
     }
     Ok(())
 }
@@ -104,8 +101,9 @@ fn cell_of(sample: &Sample, augmentation: &Augmentation, arguments: &PreviewArgu
         sampler.paint(rle, &mut pixels);
         Mask::new([arguments.cell; 2], pixels.iter().map(|&pixel| pixel != 0).collect()).ok()
     };
-    let canvas = RgbImage::new(arguments.cell as u32, arguments.cell as u32);
-    let mut picture = pasted(canvas, &picture, 0, 0);
+    let mut canvas = RgbImage::new(arguments.cell as u32, arguments.cell as u32);
+    paste(&mut canvas, &picture, 0, 0);
+    let mut picture = canvas;
     if let Some(ignored) = sample.ignore.as_ref().and_then(visible) {
         for (pixel, &ignored) in picture.pixels_mut().zip(ignored.pixels()) {
             if ignored {
@@ -121,26 +119,4 @@ fn cell_of(sample: &Sample, augmentation: &Augmentation, arguments: &PreviewArgu
     let bounds = |mask: &Mask| mask.bounds_xyxy_px().map_or(outside, |bounds| bounds.map(|edge| edge as f32));
     let boxes: Vec<[f32; 4]> = masks.iter().map(bounds).collect();
     overlay(&picture, &Overlay { masks: &masks, boxes_xyxy_px: &boxes, points_xy_px: &[] })
-}
-
-fn sheet(rows: &[Vec<RgbImage>], cell: u32) -> RgbImage {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(1) as u32;
-    let side = |cells: u32| cells * (cell + GAP_PX) + GAP_PX;
-    let mut sheet = RgbImage::from_pixel(side(columns), side(rows.len() as u32), image::Rgb([255; 3]));
-    for (row, cells) in rows.iter().enumerate() {
-        for (column, picture) in cells.iter().enumerate() {
-            let (picture, _) = resize_longest_side(picture, cell as usize);
-            sheet = pasted(sheet, &picture, side(column as u32), side(row as u32));
-        }
-    }
-    sheet
-}
-
-fn pasted(mut canvas: RgbImage, picture: &RgbImage, left: u32, top: u32) -> RgbImage {
-    for (x, y, pixel) in picture.enumerate_pixels() {
-        if left + x < canvas.width() && top + y < canvas.height() {
-            canvas.put_pixel(left + x, top + y, *pixel);
-        }
-    }
-    canvas
 }

@@ -1,0 +1,224 @@
+//! The segmenter as burn-train takes it: what a training step is, and what a validation is.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
+use burn::data::dataset::DatasetError;
+use burn::module::Module;
+use burn::tensor::{Device, ExecutionError};
+use burn::train::metric::{Adaptor, ItemLazy};
+use burn::train::{InferenceStep, TrainOutput, TrainStep};
+use sam_data::DeviceBatch;
+use sam_data::loader::SkippedSample;
+use sam_data::random::{Purpose, RandomStream};
+use sam_eval::{EvalProgress, EvalProtocol, EvalSet, Evaluation, PredictorSegmenter, evaluate, read_images};
+use sam_infer::Predictor;
+use sam_model::Sam;
+
+use crate::options::{LossOptions, PromptOptions};
+use crate::prompts::{ClickSimulator, PromptDraws};
+use crate::scene::Scene;
+use crate::step::{LossTerms, learn};
+
+/// In the name of the stream that seeds a step's dropout; draws never get there.
+const DROPOUT_STREAM: u64 = u64::MAX - 1;
+
+/// What a step needs beside the weights.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    /// Of prompts and dropout.
+    pub seed: u64,
+    /// Who prompts.
+    pub prompts: PromptOptions,
+    /// What is minimised.
+    pub loss: LossOptions,
+    /// Batches of one optimiser step: they share which passes get no click.
+    pub accumulation: u64,
+    /// Whether the encoder runs without gradients.
+    pub is_encoder_frozen: bool,
+}
+
+/// A segmenter with its recipe.
+#[derive(Module, Debug)]
+pub struct Trainee {
+    /// What learns.
+    pub sam: Sam,
+    #[module(skip)]
+    recipe: Recipe,
+}
+
+impl Trainee {
+    /// Of a segmenter on an autodiff device.
+    #[must_use]
+    pub fn new(sam: Sam, recipe: Recipe) -> Self {
+        Self { sam, recipe }
+    }
+}
+
+/// What a training step says.
+#[derive(Clone, Debug, Default)]
+pub struct StepReport {
+    /// Mean losses by pass.
+    pub passes: Vec<LossTerms>,
+    /// Names of the images.
+    pub images: Vec<String>,
+    /// How many objects were learned from.
+    pub n_objects: usize,
+    /// Samples that could not be read and were left out.
+    pub skipped: Vec<SkippedSample>,
+}
+
+impl StepReport {
+    /// Over all passes.
+    #[must_use]
+    pub fn mean(&self) -> LossTerms {
+        LossTerms::mean(&self.passes)
+    }
+}
+
+impl TrainStep for Trainee {
+    type Input = DeviceBatch;
+    type Output = StepReport;
+
+    fn step(&self, batch: DeviceBatch) -> TrainOutput<StepReport> {
+        let Recipe { seed, prompts, loss, accumulation, is_encoder_frozen } = &self.recipe;
+        let scene = Scene::new(&batch);
+        let step = batch.step / accumulation;
+        let draws = PromptDraws::new(prompts, *seed, step, &batch.images, &batch.objects);
+        let simulator = ClickSimulator::new(draws, &scene.truth, self.sam.image_size());
+        let dropout_seed = RandomStream::new(*seed, Purpose::Prompt, &[DROPOUT_STREAM, batch.step]).next_u64();
+        scene.images.device().seed(dropout_seed);
+        let (grads, losses) = learn(&self.sam, &scene, simulator, prompts.box_output, loss, *is_encoder_frozen);
+        let item = StepReport {
+            passes: losses.read(),
+            images: batch.images.into_iter().map(|image| image.name).collect(),
+            n_objects: batch.objects.len(),
+            skipped: batch.drops.skipped,
+        };
+        TrainOutput { grads, item }
+    }
+}
+
+/// Asked now and then during a validation whether to go on.
+pub type OnProgress = Arc<dyn Fn(EvalProgress) -> ControlFlow<()> + Send + Sync>;
+
+/// One pass over the validation set: the input of a validation step.
+#[derive(Clone)]
+pub struct ValidationPass {
+    /// What is looked at.
+    pub sets: Vec<EvalSet>,
+    /// How.
+    pub protocols: Vec<EvalProtocol>,
+    /// Threads that read images ahead.
+    pub n_threads: usize,
+    /// Hears how far it is.
+    pub on_progress: OnProgress,
+}
+
+/// Gives the pass as burn-train's data: one item, or none without validation.
+#[derive(Clone)]
+pub(crate) struct ValidationSource(pub(crate) Option<ValidationPass>);
+
+impl DataLoader<ValidationPass> for ValidationSource {
+    fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<ValidationPass> + 'a> {
+        Box::new(OnePass { pass: self.0.clone(), total: self.num_items() })
+    }
+
+    fn num_items(&self) -> usize {
+        usize::from(self.0.is_some())
+    }
+
+    /// Images are read by the host whatever the device.
+    fn to_device(&self, _device: &Device) -> Arc<dyn DataLoader<ValidationPass>> {
+        Arc::new(self.clone())
+    }
+
+    fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<ValidationPass>> {
+        Arc::new(Self(self.0.clone().filter(|_| start == 0 && end > 0)))
+    }
+}
+
+struct OnePass {
+    pass: Option<ValidationPass>,
+    total: usize,
+}
+
+impl Iterator for OnePass {
+    type Item = Result<ValidationPass, DatasetError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.pass.take().map(Ok)
+    }
+}
+
+impl DataLoaderIterator<ValidationPass> for OnePass {
+    fn progress(&self) -> Progress {
+        Progress::new(self.total - usize::from(self.pass.is_some()), self.total, Some("validations".into()))
+    }
+}
+
+/// What a validation says.
+pub struct ValidationReport {
+    /// The numbers, or why there are none.
+    pub evaluation: Result<Evaluation, sam_eval::EvalError>,
+}
+
+impl ValidationReport {
+    /// A number by its name.
+    #[must_use]
+    pub fn value(&self, metric: &str) -> Option<f64> {
+        let evaluation = self.evaluation.as_ref().ok()?;
+        evaluation.results.metric(metric).ok().map(|metric| metric.value)
+    }
+}
+
+impl InferenceStep for Trainee {
+    type Input = ValidationPass;
+    type Output = ValidationReport;
+
+    fn step(&self, pass: ValidationPass) -> ValidationReport {
+        let segmenter = PredictorSegmenter::new(Predictor::new(&self.sam));
+        let images = read_images(&pass.sets, pass.n_threads);
+        let n_images = images.n_images();
+        let mut progress = |at| (pass.on_progress)(at);
+        let evaluation = evaluate(&segmenter, images, n_images, &pass.protocols, &mut progress);
+        ValidationReport { evaluation }
+    }
+}
+
+/// Means as the terminal view shows them.
+#[derive(Clone, Debug, Default)]
+pub struct Shown(pub Vec<(&'static str, f64)>);
+
+impl ItemLazy for StepReport {
+    fn sync(self) -> Result<Self, ExecutionError> {
+        Ok(self)
+    }
+}
+
+impl Adaptor<Shown> for StepReport {
+    fn adapt(&self) -> Shown {
+        let mean = self.mean();
+        Shown(vec![
+            ("loss", mean.total),
+            ("focal", mean.focal),
+            ("dice", mean.dice),
+            ("iou_error", mean.iou),
+            ("train_miou", mean.miou),
+        ])
+    }
+}
+
+impl ItemLazy for ValidationReport {
+    fn sync(self) -> Result<Self, ExecutionError> {
+        Ok(self)
+    }
+}
+
+impl Adaptor<Shown> for ValidationReport {
+    fn adapt(&self) -> Shown {
+        let shown = |name| self.value(name).map(|value| (name, value));
+        Shown(["miou_1", "miou_1_oracle", "miou_3", "miou_box"].into_iter().filter_map(shown).collect())
+    }
+}
