@@ -7,5 +7,6 @@ mod data_cli; // data check, preview, convert, split and synth through the real 
 mod fixture; // the committed files and how to compare
 mod golden; // every output equals the official package's
 mod gradients; // so does every gradient
+mod learning; // a whole training step equals PyTorch's
 mod training_behaviour; // drop path and dropout act while training only
 mod weights; // every layout read and written, strictly

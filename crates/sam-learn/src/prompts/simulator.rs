@@ -12,7 +12,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use sam_model::{MaskPrompts, Prompts, SparsePrompts, TokenKind};
 
 use crate::losses::Truth;
-use crate::prompts::draws::{PassKind, PromptDraws};
+use crate::prompts::draws::{DrawnObject, PassKind, PromptDraws};
 
 /// The prompts of a step's objects, pass by pass.
 pub struct ClickSimulator {
@@ -27,6 +27,8 @@ pub struct ClickSimulator {
     labels: Vec<Tensor<2, Int>>,
     mask_logits: Option<Tensor<4>>,
     region: Tensor<3>,
+    /// Given points and boxes, the last pass first; then nothing is simulated but the masks that go on.
+    script: Option<Vec<SparsePrompts>>,
 }
 
 impl ClickSimulator {
@@ -55,8 +57,20 @@ impl ClickSimulator {
             coords_xy_px: Vec::new(),
             labels: Vec::new(),
             mask_logits: None,
+            script: None,
             draws,
         }
+    }
+
+    /// Replays given points and boxes, pass by pass; masks go from pass to pass all the same.
+    #[must_use]
+    pub fn scripted(passes: Vec<(PassKind, SparsePrompts)>, truth: &Truth, side_px: usize) -> Self {
+        let [objects, ..] = truth.masks.dims();
+        let nothing = DrawnObject { box_xyxy_px: None, places: Vec::new(), from_object: Vec::new() };
+        let (kinds, mut script): (Vec<_>, Vec<_>) = passes.into_iter().unzip();
+        script.reverse();
+        let draws = PromptDraws { passes: kinds, objects: vec![nothing; objects] };
+        Self { script: Some(script), ..Self::new(draws, truth, side_px) }
     }
 
     /// What prompts each pass.
@@ -71,7 +85,17 @@ impl ClickSimulator {
     }
 
     /// The prompts of a pass; to be asked for in order, each after [`ClickSimulator::observe`] of the one before.
+    ///
+    /// # Panics
+    ///
+    /// When a script is at its end.
     pub fn prompts(&mut self, pass: PassKind) -> Prompts {
+        let masks = self.mask_logits.clone().map(|logits| MaskPrompts { logits, present: None });
+        let objects = self.draws.objects.len();
+        if let Some(script) = &mut self.script {
+            let sparse = script.pop().expect("a script has a line for every pass");
+            return Prompts { sparse: Some(sparse), masks, objects };
+        }
         match pass {
             PassKind::First => self.add_first(),
             PassKind::Click => {
@@ -87,8 +111,8 @@ impl ClickSimulator {
                 labels: Tensor::cat(self.labels.clone(), 1),
                 ragged: false,
             }),
-            masks: self.mask_logits.clone().map(|logits| MaskPrompts { logits, present: None }),
-            objects: self.draws.objects.len(),
+            masks,
+            objects,
         }
     }
 
@@ -191,7 +215,6 @@ fn value_at(values: &Tensor<3>, row: &Tensor<2, Int>, column: &Tensor<2, Int>) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::prompts::draws::DrawnObject;
     use burn::tensor::Device;
 
     const SIDE: usize = 8;

@@ -1,0 +1,182 @@
+//! `[data]`: what is learned from, what is validated on, and how both become batches.
+//!
+//! A step is what the recipe says, whatever the machine: `images_per_step` and `objects_per_step` are those of the whole
+//! step, and `optimiser.accumulation` says into how many batches it is cut to fit into memory.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use sam_data::SourceOptions;
+use sam_data::loader::{ErrorPolicy, LoaderOptions, ObjectLimits, Order};
+use sam_data::transforms::{Augmentation, ColourJitter, RandomCrop, ScaleJitter};
+use serde::{Deserialize, Serialize};
+
+use super::data_source::{DataSource, Validation};
+use super::reader::{Reader, SHARE_ABOVE_0, Section};
+
+/// Threads and batches ahead; more was mistyped.
+const WORKERS: std::ops::RangeInclusive<usize> = 0..=1024;
+
+/// Data of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DataPlan {
+    /// What is learned from.
+    pub(crate) train: DataSource,
+    /// What is validated on.
+    pub(crate) validation: Validation,
+    /// Images in a batch: those of a step, cut by the accumulation.
+    pub(crate) images_per_batch: NonZeroUsize,
+    /// At most so many objects in a batch: those of a step, cut by the accumulation.
+    pub(crate) objects_per_batch: usize,
+    /// At most so many objects of an image.
+    pub(crate) objects_per_image: usize,
+    /// Smallest area of an object after the augmentation, in pixels of its mask in the loss.
+    pub(crate) min_object_px: usize,
+    /// Objects that cover more of their image are not learned from.
+    pub(crate) max_image_share: f64,
+    /// Threads that read and transform.
+    pub(crate) workers: usize,
+    /// Batches that are made ahead.
+    pub(crate) prefetch: usize,
+    /// What happens when an image cannot be read.
+    pub(crate) on_unreadable: OnUnreadable,
+    /// Random changes of each image.
+    pub(crate) augmentation: AugmentationPlan,
+}
+
+/// What happens when an image cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum OnUnreadable {
+    /// The run stops and names it.
+    Stop,
+    /// Another one stands in; it is counted and named.
+    Skip,
+}
+
+/// Random changes of each image, as they are typed; all off by default, as in the paper's training on SA-1B.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AugmentationPlan {
+    /// Chance.
+    pub(crate) horizontal_flip: f64,
+    /// Chance.
+    pub(crate) vertical_flip: f64,
+    /// Smallest and largest scale.
+    pub(crate) scale_jitter: Option<[f64; 2]>,
+    /// Smallest and largest share of each side.
+    pub(crate) crop: Option<[f64; 2]>,
+    /// Strength, 0 for none; see [`ColourJitter`].
+    pub(crate) brightness: f64,
+    /// As `brightness`.
+    pub(crate) contrast: f64,
+    /// As `brightness`.
+    pub(crate) saturation: f64,
+}
+
+impl DataPlan {
+    pub(super) fn read(reader: &Reader<'_>, accumulation: usize) -> Self {
+        let data = reader.top().section("data");
+        let train = DataSource::read_train(reader, &data);
+        let validation = Validation::read(reader, &data, &train);
+        let images_per_step = data.integer("images_per_step", accumulation, 1..);
+        let objects_per_step = data.integer("objects_per_step", OBJECTS.max(images_per_step), 1..);
+        let policies = [("stop", OnUnreadable::Stop), ("skip", OnUnreadable::Skip)];
+        let limits = ObjectLimits::default();
+        let mut plan = Self {
+            train,
+            validation,
+            images_per_batch: NonZeroUsize::new(images_per_step / accumulation).unwrap_or(NonZeroUsize::MIN),
+            objects_per_batch: objects_per_step / accumulation,
+            objects_per_image: data.integer("objects_per_image", limits.per_image_max, 1..),
+            min_object_px: data.integer("min_object_px", limits.visible_px_min, 1..),
+            max_image_share: data.float("max_image_share", limits.image_share_max, SHARE_ABOVE_0),
+            workers: 2,
+            prefetch: 2,
+            on_unreadable: data.choice("on_unreadable", OnUnreadable::Stop, &policies),
+            augmentation: AugmentationPlan::read(&data.section("augmentation")),
+        };
+        plan.read_changeable(&data);
+        let [images, objects, parts] = ["data.images_per_step", "data.objects_per_step", "optimiser.accumulation"];
+        let multiple = format!("a multiple of {parts} ({accumulation}), which cuts a step into batches");
+        let is_multiple = |n: usize| n.is_multiple_of(accumulation);
+        reader.check(is_multiple(images_per_step), &[images, parts], &multiple, images_per_step);
+        reader.check(is_multiple(objects_per_step), &[objects, parts], &multiple, objects_per_step);
+        let expected = format!("at least {images} ({images_per_step}): every image gives an object");
+        let suffices = objects_per_step >= images_per_step;
+        reader.check(suffices, &[objects, images], &expected, objects_per_step);
+        plan
+    }
+
+    /// What may be another on resume.
+    pub(super) fn read_changeable(&mut self, data: &Section<'_>) {
+        self.workers = data.integer("workers", self.workers, WORKERS);
+        self.prefetch = data.integer("prefetch", self.prefetch, 1..=*WORKERS.end());
+    }
+
+    /// How training data is loaded for a model of this side, with masks of `mask_side_px` over it in the loss.
+    pub(crate) fn loader_options(&self, seed: u64, side_px: usize, mask_side_px: usize) -> LoaderOptions {
+        LoaderOptions {
+            seed,
+            n_images: self.images_per_batch,
+            side_px,
+            mask_side_px,
+            order: Order::ShuffledEpochs,
+            objects: ObjectLimits {
+                per_image_max: self.objects_per_image,
+                per_batch_max: self.objects_per_batch,
+                visible_px_min: self.min_object_px,
+                image_share_max: self.max_image_share,
+            },
+            augmentation: self.augmentation.augmentation(),
+            n_workers: self.workers,
+            n_prefetch_batches: self.prefetch,
+            on_error: match self.on_unreadable {
+                OnUnreadable::Stop => ErrorPolicy::Stop,
+                OnUnreadable::Skip => ErrorPolicy::Skip,
+            },
+        }
+    }
+
+    /// How the files are read that are learned from; `None` for scenes made on the fly.
+    #[cfg(test)]
+    fn train_options(&self) -> Option<&SourceOptions> {
+        match &self.train {
+            DataSource::Files(files) => Some(&files.options),
+            DataSource::Synth(_) => None,
+        }
+    }
+}
+
+/// Masks that the paper takes at once on a GPU (appendix A).
+const OBJECTS: usize = 64;
+
+impl AugmentationPlan {
+    fn read(section: &Section<'_>) -> Self {
+        Self {
+            horizontal_flip: section.float("horizontal_flip", 0.0, 0.0..=1.0),
+            vertical_flip: section.float("vertical_flip", 0.0, 0.0..=1.0),
+            scale_jitter: section.float_range_if_given("scale_jitter", super::reader::POSITIVE),
+            crop: section.float_range_if_given("crop", SHARE_ABOVE_0),
+            brightness: section.float("brightness", 0.0, 0.0..=1.0),
+            contrast: section.float("contrast", 0.0, 0.0..=1.0),
+            saturation: section.float("saturation", 0.0, 0.0..=1.0),
+        }
+    }
+
+    fn augmentation(&self) -> Augmentation {
+        let colour =
+            ColourJitter { brightness: self.brightness, contrast: self.contrast, saturation: self.saturation };
+        let changes_colours = [self.brightness, self.contrast, self.saturation].iter().any(|&strength| strength > 0.0);
+        Augmentation {
+            horizontal_flip_chance: self.horizontal_flip,
+            vertical_flip_chance: self.vertical_flip,
+            scale_jitter: self.scale_jitter.map(|[scale_min, scale_max]| ScaleJitter { scale_min, scale_max }),
+            crop: self
+                .crop
+                .map(|[side_share_min, side_share_max]| RandomCrop { side_share_min, side_share_max }),
+            colour: changes_colours.then_some(colour),
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! A configuration as it was typed: a tree of values, each with its line in the file or the `--set` that it came from.
+//!
+//! `--set KEY=VALUE` changes the tree before anything is read, so an override passes the very checks that the file does. It
+//! is split at the first `=`; the value is TOML, and text that is no TOML is taken as it stands, so nobody has to quote
+//! twice for a shell.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::problems::{ConfigError, Place, Problem};
+
+/// A parsed configuration.
+#[derive(Debug)]
+pub(crate) struct Document {
+    /// As it was typed, for messages.
+    pub(crate) file: String,
+    /// The folder of the file; some paths are relative to it.
+    pub(crate) folder: PathBuf,
+    /// The arguments of `--set`, in order.
+    pub(crate) overrides: Vec<String>,
+    /// The top of the tree.
+    pub(crate) root: Table,
+}
+
+/// Values by key.
+pub(crate) type Table = BTreeMap<String, Node>;
+
+/// A value and where it was typed.
+#[derive(Clone, Debug)]
+pub(crate) struct Node {
+    /// Of the key, or of the element of a list.
+    pub(crate) place: Place,
+    pub(crate) content: Content,
+    /// As it was typed, for messages.
+    pub(crate) shown: String,
+}
+
+/// What a value is.
+#[derive(Clone, Debug)]
+pub(crate) enum Content {
+    Text(String),
+    /// `None` when it does not fit the 64 bits that TOML's integers have.
+    Integer(Option<i64>),
+    Float(f64),
+    Flag(bool),
+    /// A date or time; no key takes one.
+    Time,
+    List(Vec<Node>),
+    Table(Table),
+}
+
+impl Document {
+    /// Reads a file and applies the overrides.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read, with all syntax errors, or with all overrides that cannot be applied.
+    pub(crate) fn load(path: &Path, overrides: &[String]) -> Result<Self, ConfigError> {
+        let file = path.display().to_string();
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| ConfigError::of_file(&file, format!("must be a readable TOML file: {error}")))?;
+        let folder = path.parent().unwrap_or(Path::new("")).to_path_buf();
+        Self::parse(&file, folder, &text, overrides)
+    }
+
+    /// Parses a text.
+    ///
+    /// # Errors
+    ///
+    /// As [`Document::load`].
+    pub(crate) fn parse(
+        file: &str,
+        folder: PathBuf,
+        text: &str,
+        overrides: &[String],
+    ) -> Result<Self, ConfigError> {
+        let (table, errors) = DeTable::parse_recoverable(text);
+        if !errors.is_empty() {
+            return Err(ConfigError::new(file, &[], syntax_problems(text, &errors)));
+        }
+        let place = |offset: usize| Place::Line(line_of(text, offset));
+        let mut document = Self {
+            file: file.to_owned(),
+            folder,
+            overrides: overrides.to_vec(),
+            root: table_from(table.get_ref(), text, &place),
+        };
+        let problems: Vec<Problem> =
+            (0..overrides.len()).filter_map(|index| document.apply_override(index).err()).collect();
+        if problems.is_empty() { Ok(document) } else { Err(ConfigError::new(file, overrides, problems)) }
+    }
+
+    /// The value of a key with its sections, such as `schedule.steps`.
+    pub(crate) fn node(&self, key: &str) -> Option<&Node> {
+        let mut parts = key.split('.');
+        let mut node = self.root.get(parts.next()?)?;
+        for part in parts {
+            node = node.table()?.get(part)?;
+        }
+        Some(node)
+    }
+
+    /// The table of this name; the empty name is the top.
+    pub(crate) fn table(&self, path: &str) -> Option<&Table> {
+        if path.is_empty() { Some(&self.root) } else { self.node(path)?.table() }
+    }
+
+    /// Where a key was typed, or else the innermost of its sections that was.
+    pub(crate) fn place(&self, key: &str) -> Place {
+        let mut key = key;
+        loop {
+            if let Some(node) = self.node(key) {
+                return node.place;
+            }
+            match key.rsplit_once('.') {
+                Some((section, _)) => key = section,
+                None => return Place::File,
+            }
+        }
+    }
+
+    fn apply_override(&mut self, index: usize) -> Result<(), Problem> {
+        let typed = self.overrides[index].clone();
+        let place = Place::Override(index);
+        let problem = |message: String| Problem { place, key: String::new(), message };
+        let malformed = || problem("must be KEY=VALUE with the sections of the key, such as schedule.steps=200".to_owned());
+        let (key, value) = typed.split_once('=').ok_or_else(malformed)?;
+        let parts: Vec<&str> = key.split('.').map(str::trim).collect();
+        let (last, sections) = parts.split_last().ok_or_else(malformed)?;
+        if parts.iter().any(|part| part.is_empty()) {
+            return Err(malformed());
+        }
+        let mut table = &mut self.root;
+        for (depth, section) in sections.iter().enumerate() {
+            let section = table.entry((*section).to_owned()).or_insert_with(|| Node {
+                place,
+                content: Content::Table(Table::new()),
+                shown: "a section".to_owned(),
+            });
+            let Content::Table(inner) = &mut section.content else {
+                let name = parts[..=depth].join(".");
+                return Err(problem(format!("`{name}` is a value ({}), not a section", section.shown)));
+            };
+            table = inner;
+        }
+        table.insert((*last).to_owned(), node_from_override(value.trim(), place));
+        Ok(())
+    }
+}
+
+impl Node {
+    /// The value as a table.
+    pub(crate) fn table(&self) -> Option<&Table> {
+        match &self.content {
+            Content::Table(table) => Some(table),
+            _ => None,
+        }
+    }
+
+    /// The value as text. What came by `--set` is text whenever text is wanted, even if it looks like a number.
+    pub(crate) fn text(&self) -> Option<&str> {
+        match &self.content {
+            Content::Text(text) => Some(text),
+            Content::List(_) | Content::Table(_) => None,
+            _ if matches!(self.place, Place::Override(_)) => Some(&self.shown),
+            _ => None,
+        }
+    }
+}
+
+fn node_from_override(value: &str, place: Place) -> Node {
+    match DeValue::parse(value) {
+        Ok(parsed) => node_from(&parsed, place, value, &|_| place),
+        Err(_) => Node { place, content: Content::Text(value.to_owned()), shown: format!("\"{value}\"") },
+    }
+}
+
+fn table_from(table: &DeTable<'_>, source: &str, place: &dyn Fn(usize) -> Place) -> Table {
+    let entries = table.iter().map(|(key, value)| {
+        let node = node_from(value, place(key.span().start), source, place);
+        (key.get_ref().to_string(), node)
+    });
+    entries.collect()
+}
+
+fn node_from(value: &Spanned<DeValue<'_>>, at: Place, source: &str, place: &dyn Fn(usize) -> Place) -> Node {
+    let content = match value.get_ref() {
+        DeValue::String(text) => Content::Text(text.to_string()),
+        DeValue::Integer(number) => Content::Integer(i64::from_str_radix(number.as_str(), number.radix()).ok()),
+        DeValue::Float(number) => Content::Float(number.as_str().parse().unwrap_or(f64::NAN)),
+        DeValue::Boolean(flag) => Content::Flag(*flag),
+        DeValue::Datetime(_) => Content::Time,
+        DeValue::Array(list) => {
+            let element = |value: &Spanned<DeValue<'_>>| node_from(value, place(value.span().start), source, place);
+            Content::List(list.iter().map(element).collect())
+        }
+        DeValue::Table(table) => Content::Table(table_from(table, source, place)),
+    };
+    let shown = match &content {
+        Content::Table(_) => "a section".to_owned(),
+        _ => shortened(source.get(value.span()).unwrap_or_default()),
+    };
+    Node { place: at, content, shown }
+}
+
+/// On one line, and no longer than a message bears.
+fn shortened(typed: &str) -> String {
+    const MAX_SHOWN_CHARS: usize = 60;
+    let line = typed.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(MAX_SHOWN_CHARS) {
+        Some((end, _)) => format!("{}..", &line[..end]),
+        None => line,
+    }
+}
+
+/// The line of a byte, from 1.
+pub(crate) fn line_of(text: &str, offset: usize) -> usize {
+    1 + text.as_bytes()[..offset.min(text.len())].iter().filter(|&&byte| byte == b'\n').count()
+}
+
+/// One mistake may upset the parser several times; the first of a line tells what it is.
+fn syntax_problems(text: &str, errors: &[toml::de::Error]) -> Vec<Problem> {
+    let mut by_line: BTreeMap<Option<usize>, (usize, &str)> = BTreeMap::new();
+    for error in errors {
+        let offset = error.span().map_or(0, |span| span.start);
+        let line = error.span().map(|_| line_of(text, offset));
+        let first = by_line.entry(line).or_insert((offset, error.message()));
+        if offset < first.0 {
+            *first = (offset, error.message());
+        }
+    }
+    let problem = |(line, (_, reason)): (Option<usize>, (usize, &str))| {
+        let typed = line.and_then(|line| text.lines().nth(line - 1)).unwrap_or_default();
+        Problem {
+            place: line.map_or(Place::File, Place::Line),
+            key: String::new(),
+            message: format!("must be valid TOML: {reason}; got `{}`", shortened(typed)),
+        }
+    };
+    by_line.into_iter().map(problem).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str, overrides: &[&str]) -> Result<Document, ConfigError> {
+        let overrides: Vec<String> = overrides.iter().map(|&text| text.to_owned()).collect();
+        Document::parse("c.toml", PathBuf::new(), text, &overrides)
+    }
+
+    #[test]
+    fn every_value_knows_its_line() {
+        let text = "# a comment\n[model]\ninit = \"scratch\"\n\n[model.sizes]\nblocks = [1,\n  2]\n[data]\nsplit.val = 0.1\n";
+        let document = parse(text, &[]).expect("valid");
+        for (key, line) in [
+            ("model", 2),
+            ("model.init", 3),
+            ("model.sizes", 5),
+            ("model.sizes.blocks", 6),
+            ("data.split.val", 9),
+            // What is not there is where its section is.
+            ("model.checkpoint", 2),
+            ("data.split.group.regex", 9),
+        ] {
+            assert_eq!(document.place(key), Place::Line(line), "{key}");
+        }
+        assert_eq!(document.place("schedule.steps"), Place::File);
+        let Some(Content::List(blocks)) = document.node("model.sizes.blocks").map(|node| &node.content) else {
+            panic!("a list");
+        };
+        assert_eq!(blocks[1].place, Place::Line(7));
+    }
+
+    #[test]
+    fn syntax_errors_are_told_with_their_lines() {
+        let error = parse("a = 'open\nb = 2\n[c\nd = cuda\n", &["a"]).expect_err("refused");
+        assert_eq!(
+            error.lines(),
+            [
+                "c.toml:1: must be valid TOML: invalid literal string, expected `'`; got `a = 'open`",
+                "c.toml:3: must be valid TOML: unclosed table, expected `]`; got `[c`",
+                "c.toml:4: must be valid TOML: string values must be quoted, expected literal string; got `d = cuda`",
+            ]
+        );
+        let error = parse("a = 1\nb = 2\na = 3\n", &[]).expect_err("refused");
+        assert_eq!(error.to_string(), "c.toml:3: must be valid TOML: duplicate key; got `a = 3`");
+    }
+
+    #[test]
+    fn overrides_change_the_tree() {
+        let overrides = [
+            "schedule.steps=200",
+            "run.dir = /tmp/a=b",
+            "run.device=cuda:0",
+            "run.name=7",
+            "optimiser.betas=[0.9, 0.95]",
+            "schedule.steps=300",
+        ];
+        let document = parse("[schedule]\nsteps = 1\n", &overrides).expect("applied");
+        let node = |key: &str| document.node(key).expect("set");
+        assert!(matches!(node("schedule.steps").content, Content::Integer(Some(300))), "the last one counts");
+        assert_eq!(document.place("schedule.steps"), Place::Override(5));
+        assert_eq!(node("run.dir").text(), Some("/tmp/a=b"), "split at the first `=`");
+        assert_eq!(node("run.device").text(), Some("cuda:0"));
+        assert_eq!(node("run.name").text(), Some("7"), "a name may look like a number");
+        assert!(matches!(&node("optimiser.betas").content, Content::List(list) if list.len() == 2));
+    }
+
+    #[test]
+    fn overrides_that_cannot_be_applied_name_the_option() {
+        let error = parse("steps = 1\n", &["steps", "a..b=1", "steps.more=2", "=3"]).expect_err("refused");
+        let malformed = "must be KEY=VALUE with the sections of the key, such as schedule.steps=200";
+        assert_eq!(
+            error.lines(),
+            [
+                format!("--set steps: {malformed}"),
+                format!("--set a..b=1: {malformed}"),
+                "--set steps.more=2: `steps` is a value (1), not a section".to_owned(),
+                format!("--set =3: {malformed}"),
+            ]
+        );
+        assert!(error.to_string().starts_with("4 things are wrong"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_named() {
+        let error = Document::load(Path::new("/nowhere/c.toml"), &[]).expect_err("refused");
+        assert!(error.to_string().starts_with("/nowhere/c.toml: must be a readable TOML file: No such file"), "{error}");
+    }
+}

@@ -1,0 +1,411 @@
+//! Values out of a configuration, with everything that is wrong told at once.
+//!
+//! A getter gives the value of a key or its default. When the value is wrong it notes what was expected and what came, gives
+//! the default and lets reading go on. It also notes the key as known: what is left at the end, nobody reads, and that is an
+//! error, too. So every key is read whatever the others say, and rules between keys come afterwards ([`Reader::check`]);
+//! they are silent about keys whose value is wrong already.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt::{Debug, Display};
+use std::ops::{Bound, RangeBounds};
+use std::path::{Path, PathBuf};
+
+use super::document::{Content, Document, Node};
+use super::problems::{ConfigError, Place, Problem};
+use super::suggestion::{self, KnownKeys, one_of};
+
+/// Numbers above 0.
+pub(crate) const POSITIVE: (Bound<f64>, Bound<f64>) = (Bound::Excluded(0.0), Bound::Unbounded);
+
+/// Shares above 0, up to all.
+pub(crate) const SHARE_ABOVE_0: (Bound<f64>, Bound<f64>) = (Bound::Excluded(0.0), Bound::Included(1.0));
+
+/// What turns an optional number off.
+const NONE: &str = "none";
+
+/// Whether files and folders that are read must be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Paths {
+    /// Before a run.
+    MustExist,
+    /// To check a configuration on another machine than the one that runs it.
+    MayBeMissing,
+}
+
+/// A configuration that is being read.
+#[derive(Debug)]
+pub(crate) struct Reader<'d> {
+    document: &'d Document,
+    paths: Paths,
+    known: RefCell<KnownKeys>,
+    problems: RefCell<Vec<Problem>>,
+}
+
+/// A section that is being read; one that is missing gives every default.
+#[derive(Clone, Debug)]
+pub(crate) struct Section<'r> {
+    reader: &'r Reader<'r>,
+    /// With the sections around it, `data.augmentation`.
+    path: String,
+}
+
+impl<'d> Reader<'d> {
+    pub(crate) fn new(document: &'d Document, paths: Paths) -> Self {
+        let (known, problems) = (RefCell::new(KnownKeys::new()), RefCell::new(Vec::new()));
+        Self { document, paths, known, problems }
+    }
+
+    /// The top, as a section.
+    pub(crate) fn top(&self) -> Section<'_> {
+        self.known.borrow_mut().entry(String::new()).or_default();
+        Section { reader: self, path: String::new() }
+    }
+
+    /// A rule between keys, told as "`keys[0]` must be `expected`" where that key was typed, or at the `--set` that broke it.
+    pub(crate) fn check(&self, holds: bool, keys: &[&str], expected: &str, got: impl Display) {
+        if holds || keys.iter().any(|key| self.is_wrong(key)) {
+            return;
+        }
+        let places = || keys.iter().map(|key| self.document.place(key));
+        let by_override = places().filter(|place| matches!(place, Place::Override(_))).max();
+        let place = by_override.or_else(|| places().next()).unwrap_or(Place::File);
+        let key = keys.first().copied().unwrap_or_default();
+        self.tell(place, key, format!("{key} must be {expected}, got {got}"));
+    }
+
+    /// Ends the reading.
+    ///
+    /// # Errors
+    ///
+    /// With all that was wrong, and all keys that nobody read.
+    pub(crate) fn finish(self) -> Result<(), ConfigError> {
+        let mut problems = self.problems.into_inner();
+        problems.extend(suggestion::unknown_keys(self.document, &self.known.into_inner()));
+        if problems.is_empty() {
+            return Ok(());
+        }
+        Err(ConfigError::new(&self.document.file, &self.document.overrides, problems))
+    }
+
+    /// Whether the value of this key, or anything in it, is wrong already.
+    fn is_wrong(&self, key: &str) -> bool {
+        let within = |problem: &Problem| {
+            problem.key.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        self.problems.borrow().iter().any(within)
+    }
+
+    fn tell(&self, place: Place, key: &str, message: String) {
+        self.problems.borrow_mut().push(Problem { place, key: key.to_owned(), message });
+    }
+}
+
+impl<'r> Section<'r> {
+    /// A section in this one.
+    pub(crate) fn section(&self, key: &str) -> Section<'r> {
+        self.know(key, String::new());
+        let path = self.path_of(key);
+        if let Some(node) = self.node(key).filter(|node| node.table().is_none()) {
+            self.refuse(node, key, "a section", "");
+        }
+        self.reader.known.borrow_mut().entry(path.clone()).or_default();
+        Section { reader: self.reader, path }
+    }
+
+    /// Whether a key was typed.
+    pub(crate) fn is_given(&self, key: &str) -> bool {
+        self.node(key).is_some()
+    }
+
+    /// The name of a key with its sections, as rules between keys and messages have it.
+    pub(crate) fn path_of(&self, key: &str) -> String {
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+
+    /// Refuses keys that have no effect, because `decider` has another value than the one (`holds`) that they are for.
+    pub(crate) fn only_if(&self, holds: bool, decider: &str, keys: &[&str], use_of: &str) {
+        if holds || self.reader.is_wrong(&self.path_of(decider)) {
+            return;
+        }
+        for key in keys {
+            if let Some(node) = self.node(key) {
+                let path = self.path_of(key);
+                self.reader.tell(node.place, &path, format!("{path} is only used with {use_of}; leave it out"));
+            }
+        }
+    }
+
+    /// A value that must be typed: complains when it was not, and goes on with `stand_in`.
+    pub(crate) fn required<T>(&self, key: &str, what: &str, value: Option<T>, stand_in: T) -> T {
+        let path = self.path_of(key);
+        if !self.is_given(key) {
+            self.reader.tell(self.reader.document.place(&path), &path, format!("{path} must be given: {what}"));
+        }
+        value.unwrap_or(stand_in)
+    }
+
+    pub(crate) fn flag(&self, key: &str, default: bool) -> bool {
+        self.read(key, default.to_string(), "true or false", |node| match node.content {
+            Content::Flag(flag) => Some(flag),
+            _ => None,
+        })
+        .unwrap_or(default)
+    }
+
+    pub(crate) fn float(&self, key: &str, default: f64, range: impl RangeBounds<f64>) -> f64 {
+        self.read(key, default.to_string(), &in_range("a number", &range), |node| float_of(node, &range))
+            .unwrap_or(default)
+    }
+
+    /// A number, or "none" for none.
+    pub(crate) fn float_or_none(&self, key: &str, default: Option<f64>, range: impl RangeBounds<f64>) -> Option<f64> {
+        let shown = default.map_or(format!("\"{NONE}\""), |default| default.to_string());
+        let expected = format!("{}, or \"{NONE}\"", in_range("a number", &range));
+        let read = |node: &Node| match node.text() {
+            Some(NONE) => Some(None),
+            _ => float_of(node, &range).map(Some),
+        };
+        self.read(key, shown, &expected, read).unwrap_or(default)
+    }
+
+    pub(crate) fn integer<T: Integer>(&self, key: &str, default: T, range: impl RangeBounds<T>) -> T {
+        self.read(key, default.to_string(), &in_range("a whole number", &range), |node| integer_of(node, &range))
+            .unwrap_or(default)
+    }
+
+    pub(crate) fn integer_if_given<T: Integer>(&self, key: &str, range: impl RangeBounds<T>) -> Option<T> {
+        self.read(key, String::new(), &in_range("a whole number", &range), |node| integer_of(node, &range))
+    }
+
+    pub(crate) fn text_if_given(&self, key: &str) -> Option<String> {
+        let text = |node: &Node| node.text().filter(|text| !text.is_empty()).map(str::to_owned);
+        self.read(key, String::new(), "a text that is not empty", text)
+    }
+
+    /// A text for which `rule` gives no objection.
+    pub(crate) fn text_with(&self, key: &str, default: &str, rule: impl Fn(&str) -> Option<String>) -> String {
+        self.know(key, format!("\"{default}\""));
+        let Some(node) = self.node(key) else { return default.to_owned() };
+        match node.text().map(|text| (text, rule(text))) {
+            Some((text, None)) => return text.to_owned(),
+            Some((_, Some(expected))) => self.refuse(node, key, &expected, ""),
+            None => self.refuse(node, key, "a text", ""),
+        }
+        default.to_owned()
+    }
+
+    /// One of a few words, with what each stands for.
+    pub(crate) fn choice<T: Clone + PartialEq>(&self, key: &str, default: T, choices: &[(&str, T)]) -> T {
+        let shown = choices.iter().find(|(_, value)| *value == default).map_or(String::new(), |(w, _)| format!("\"{w}\""));
+        self.know(key, shown);
+        self.choice_if_given(key, choices).unwrap_or(default)
+    }
+
+    pub(crate) fn choice_if_given<T: Clone>(&self, key: &str, choices: &[(&str, T)]) -> Option<T> {
+        self.know(key, String::new());
+        let node = self.node(key)?;
+        let found = chosen(node, choices);
+        if found.is_none() {
+            self.refuse_word(node, key, choices);
+        }
+        found
+    }
+
+    /// A list of a few words.
+    pub(crate) fn choices<T: Clone>(&self, key: &str, default: &str, choices: &[(&str, T)]) -> Option<Vec<T>> {
+        self.list(key, default.to_owned(), "a list of words", |node| {
+            let found = chosen(node, choices);
+            if found.is_none() {
+                self.refuse_word(node, key, choices);
+            }
+            found
+        })
+    }
+
+    pub(crate) fn integers_if_given<T: Integer>(&self, key: &str, range: impl RangeBounds<T>) -> Option<Vec<T>> {
+        let expected = in_range("whole number", &range);
+        self.list(key, String::new(), "a list of whole numbers", |node| {
+            self.element(node, key, &expected, |node| integer_of(node, &range))
+        })
+    }
+
+    /// A list of texts; an element is wrong when `rule` has an objection.
+    pub(crate) fn texts(&self, key: &str, rule: impl Fn(&str) -> Option<String>) -> Vec<String> {
+        let texts = self.list(key, "[]".to_owned(), "a list of texts", |node| {
+            let Some(text) = node.text() else {
+                self.refuse(node, key, "a list of texts", "");
+                return None;
+            };
+            match rule(text) {
+                Some(expected) => {
+                    self.refuse(node, key, &expected, "");
+                    None
+                }
+                None => Some(text.to_owned()),
+            }
+        });
+        texts.unwrap_or_default()
+    }
+
+    /// Two numbers.
+    pub(crate) fn float_pair_if_given(&self, key: &str, range: impl RangeBounds<f64>) -> Option<[f64; 2]> {
+        let expected = in_range("two numbers, each", &range);
+        self.read(key, String::new(), &expected, |node| match &node.content {
+            Content::List(list) => match &list[..] {
+                [a, b] => Some([float_of(a, &range)?, float_of(b, &range)?]),
+                _ => None,
+            },
+            _ => None,
+        })
+    }
+
+    /// A smaller and a larger number.
+    pub(crate) fn float_range_if_given(&self, key: &str, range: impl RangeBounds<f64>) -> Option<[f64; 2]> {
+        let pair = self.float_pair_if_given(key, range);
+        if let (Some([low, high]), Some(node)) = (pair.filter(|[low, high]| low > high), self.node(key)) {
+            self.refuse(node, key, "two numbers, the smaller one first", &format!("did you mean [{high}, {low}]?"));
+        }
+        pair
+    }
+
+    /// A file or folder that is read, as an absolute path: relative to the working folder as on any command line, or else to
+    /// the folder of the configuration.
+    pub(crate) fn input_path_if_given(&self, key: &str) -> Option<PathBuf> {
+        let typed = PathBuf::from(self.text_if_given(key)?);
+        let node = self.node(key)?;
+        let here = absolute(&typed);
+        let beside = absolute(&self.reader.document.folder.join(&typed));
+        if here.exists() || (!beside.exists() && self.reader.paths == Paths::MayBeMissing) {
+            return Some(here);
+        }
+        if beside.exists() {
+            return Some(beside);
+        }
+        let tried = if here == beside { String::new() } else { format!(" nor {}", beside.display()) };
+        let hint = format!("there is no {}{tried}", here.display());
+        self.refuse(node, key, "a file or folder that exists", &hint);
+        Some(here)
+    }
+
+    /// Any value that `read` understands.
+    pub(crate) fn read<T>(
+        &self,
+        key: &str,
+        default: String,
+        expected: &str,
+        read: impl FnOnce(&Node) -> Option<T>,
+    ) -> Option<T> {
+        self.know(key, default);
+        let node = self.node(key)?;
+        let value = read(node);
+        if value.is_none() {
+            self.refuse(node, key, expected, "");
+        }
+        value
+    }
+
+    /// `None` when the list is missing, is none, or has an element of which `each` has told already that it is wrong.
+    fn list<T>(
+        &self,
+        key: &str,
+        default: String,
+        expected: &str,
+        each: impl Fn(&Node) -> Option<T>,
+    ) -> Option<Vec<T>> {
+        self.know(key, default);
+        let node = self.node(key)?;
+        let Content::List(elements) = &node.content else {
+            self.refuse(node, key, expected, "");
+            return None;
+        };
+        // Not `collect` into an `Option`: that would stop at the first, and all wrong ones are told.
+        let values: Vec<Option<T>> = elements.iter().map(each).collect();
+        values.into_iter().collect()
+    }
+
+    fn element<T>(&self, node: &Node, key: &str, expected: &str, read: impl Fn(&Node) -> Option<T>) -> Option<T> {
+        let value = read(node);
+        if value.is_none() {
+            self.refuse(node, key, &format!("a list, each {expected}"), "");
+        }
+        value
+    }
+
+    fn refuse_word<T>(&self, node: &Node, key: &str, choices: &[(&str, T)]) {
+        let words = || choices.iter().map(|(word, _)| *word);
+        let nearest = node.text().and_then(|text| suggestion::nearest(text, words()));
+        let hint = nearest.map_or(String::new(), |word| format!("did you mean \"{word}\"?"));
+        self.refuse(node, key, &one_of(words().map(|word| format!("\"{word}\""))), &hint);
+    }
+
+    fn refuse(&self, node: &Node, key: &str, expected: &str, hint: &str) {
+        let path = self.path_of(key);
+        let separator = if hint.is_empty() { "" } else { "; " };
+        let message = format!("{path} must be {expected}, got {}{separator}{hint}", node.shown);
+        self.reader.tell(node.place, &path, message);
+    }
+
+    fn node(&self, key: &str) -> Option<&'r Node> {
+        self.reader.document.table(&self.path)?.get(key)
+    }
+
+    fn know(&self, key: &str, default: String) {
+        let mut known = self.reader.known.borrow_mut();
+        let keys = known.entry(self.path.clone()).or_default();
+        let shown = keys.entry(key.to_owned()).or_default();
+        if shown.is_empty() {
+            *shown = default;
+        }
+    }
+}
+
+/// What the integers of a plan have in common.
+pub(crate) trait Integer: Copy + PartialOrd + Display + TryFrom<i64> {}
+
+impl<T: Copy + PartialOrd + Display + TryFrom<i64>> Integer for T {}
+
+fn chosen<T: Clone>(node: &Node, choices: &[(&str, T)]) -> Option<T> {
+    let text = node.text()?;
+    choices.iter().find(|(word, _)| *word == text).map(|(_, value)| value.clone())
+}
+
+fn float_of(node: &Node, range: &impl RangeBounds<f64>) -> Option<f64> {
+    let value = match node.content {
+        Content::Float(value) => value,
+        Content::Integer(value) => value? as f64,
+        _ => return None,
+    };
+    (value.is_finite() && range.contains(&value)).then_some(value)
+}
+
+/// A float without a fraction counts, so that `9e4` steps can be typed.
+fn integer_of<T: Integer>(node: &Node, range: &impl RangeBounds<T>) -> Option<T> {
+    /// From here on floats have gaps.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    let value = match node.content {
+        Content::Integer(value) => value?,
+        Content::Float(value) if value.fract() == 0.0 && value.abs() <= EXACT => value as i64,
+        _ => return None,
+    };
+    T::try_from(value).ok().filter(|value| range.contains(value))
+}
+
+fn in_range<T: Display>(what: &str, range: &impl RangeBounds<T>) -> String {
+    match (range.start_bound(), range.end_bound()) {
+        (Bound::Unbounded, Bound::Unbounded) => what.to_owned(),
+        (Bound::Included(low), Bound::Unbounded) => format!("{what} of at least {low}"),
+        (Bound::Excluded(low), Bound::Unbounded) => format!("{what} above {low}"),
+        (Bound::Included(low), Bound::Included(high)) => format!("{what} from {low} to {high}"),
+        (Bound::Included(low), Bound::Excluded(high)) => format!("{what} from {low} to below {high}"),
+        (Bound::Excluded(low), Bound::Included(high)) => format!("{what} above {low} and at most {high}"),
+        (Bound::Excluded(low), Bound::Excluded(high)) => format!("{what} above {low} and below {high}"),
+        (Bound::Unbounded, Bound::Included(high)) => format!("{what} of at most {high}"),
+        (Bound::Unbounded, Bound::Excluded(high)) => format!("{what} below {high}"),
+    }
+}
+
+/// Without following links, and without asking whether it is there.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
+}
