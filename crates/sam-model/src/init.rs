@@ -5,9 +5,12 @@
 //! - image encoder: as ViTDet (arXiv 2203.16527, detectron2): weights of linear layers, the patch embedding and the
 //!   absolute positions from a normal of standard deviation 0.02 cut at two deviations, biases and relative position
 //!   tables zero; the neck's convolutions Kaiming normal over the fan-in, as they are followed by no activation but a norm;
-//! - prompt encoder and mask decoder: PyTorch's defaults, which is what the published checkpoints grew from: linear layers
-//!   and convolutions uniform in +-1/sqrt(fan-in), embeddings and the position frequencies from a unit normal; only the
-//!   biases differ, which start at zero as in the encoder;
+//! - prompt encoder and mask decoder: linear layers and convolutions uniform with the variance that keeps the signal's size
+//!   (1/fan-in, twice that before a ReLU or GELU), embeddings and the position frequencies from a unit normal, biases zero.
+//!   PyTorch's defaults, a third of that variance, let a mask's logits start at a few hundredths, and small models then
+//!   stay at "no mask at all" for a thousand steps;
+//! - attention of the decoder: keys start equal to queries, so that equal positions find each other from the first step
+//!   (mimetic initialisation, Trockman and Kolter 2023, arXiv 2305.09828): a click begins by looking at where it is;
 //! - normalisations: one and zero.
 //!
 //! Each tensor is a pure function of the seed and of its official key: it does not depend on the device, on the order of
@@ -67,7 +70,7 @@ impl<F: Fn(&str) -> bool> ModuleMapper for Initialiser<F> {
         // Drawn in the checkpoint's layout, so that the fan-in is read off the same axes for every kind of layer.
         let official_shape = self.path.official_shape(shape.as_slice());
         let draw = draw_for(&key, &official_shape);
-        let values = draw_values(draw, shape.num_elements(), seed_of(self.seed, &key));
+        let values = draw_values(draw, shape.num_elements(), seed_of(self.seed, &drawn_as(&key)));
         let values = self.path.from_official(values, &official_shape);
         let tensor = Tensor::from_data(TensorData::new(values, shape), &param.lazy_device());
         let id = param.id;
@@ -75,11 +78,20 @@ impl<F: Fn(&str) -> bool> ModuleMapper for Initialiser<F> {
     }
 }
 
+/// Keys of the decoder's attention are drawn as its queries.
+fn drawn_as(key: &str) -> String {
+    match key.starts_with("mask_decoder.transformer") {
+        true => key.replace(".k_proj.", ".q_proj."),
+        false => key.to_owned(),
+    }
+}
+
 fn draw_for(key: &str, official_shape: &[usize]) -> Draw {
     let last = key.rsplit('.').next().unwrap_or(key);
     let is_norm = key.contains("norm") || is_sequential_norm(key);
     let is_position_table = last.starts_with("rel_pos");
-    let is_token = key.ends_with("_embed.weight") || key.contains("point_embeddings") || key.contains("_token");
+    let tokens = ["_embed.weight", "iou_token.weight", "mask_tokens.weight"];
+    let is_token = tokens.iter().any(|token| key.ends_with(token)) || key.contains("point_embeddings");
     if is_norm {
         return Draw::Constant(if last == "weight" { 1.0 } else { 0.0 });
     }
@@ -90,7 +102,7 @@ fn draw_for(key: &str, official_shape: &[usize]) -> Draw {
         return Draw::Normal { std: 1.0 };
     }
     if key.starts_with("image_encoder.neck") {
-        return Draw::Normal { std: (2.0 / fan_in(official_shape) as f32).sqrt() };
+        return Draw::Normal { std: (2.0 / fan_in(key, official_shape) as f32).sqrt() };
     }
     if key.starts_with("image_encoder") {
         return if last == "bias" { Draw::Constant(0.0) } else { Draw::TruncatedNormal { std: VIT_STD } };
@@ -98,7 +110,16 @@ fn draw_for(key: &str, official_shape: &[usize]) -> Draw {
     if last == "bias" {
         return Draw::Constant(0.0);
     }
-    Draw::Uniform { bound: 1.0 / (fan_in(official_shape) as f32).sqrt() }
+    // The variance of a uniform is a third of its squared bound.
+    let variance = if is_before_activation(key) { 2.0 } else { 1.0 } / fan_in(key, official_shape) as f32;
+    Draw::Uniform { bound: (3.0 * variance).sqrt() }
+}
+
+/// Whether a ReLU or GELU follows, if only after a norm.
+fn is_before_activation(key: &str) -> bool {
+    let is_hidden_of_head = key.contains(".layers.0.weight") || key.contains(".layers.1.weight");
+    let is_head = key.contains("hypernetworks_mlps") || key.contains("iou_prediction_head");
+    key.ends_with("mlp.lin1.weight") || key.contains("output_upscaling") || (is_head && is_hidden_of_head)
 }
 
 /// The normalisations that the checkpoint knows by a position in a sequence instead of by a name.
@@ -107,9 +128,12 @@ fn is_sequential_norm(key: &str) -> bool {
     parts.iter().any(|part| key.contains(part))
 }
 
-/// Inputs of one output: PyTorch's `_calculate_fan_in_and_fan_out`, which for a transposed convolution counts outputs.
-fn fan_in(official_shape: &[usize]) -> usize {
-    official_shape[1..].iter().product::<usize>().max(1)
+/// Inputs of one output. The transposed convolutions tile: each output pixel sees one input pixel.
+fn fan_in(key: &str, official_shape: &[usize]) -> usize {
+    match key.contains("output_upscaling") {
+        true => official_shape[0],
+        false => official_shape[1..].iter().product::<usize>().max(1),
+    }
 }
 
 /// Mixes the seed and the key; stable over versions of this program and of Rust.
@@ -165,7 +189,14 @@ mod tests {
 
     #[test]
     fn every_part_gets_its_rule() {
-        let cases: [(&str, &[usize], Draw); 9] = [
+        let cases: [(&str, &[usize], Draw); 12] = [
+            ("mask_decoder.mask_tokens.weight", &[4, 8], Draw::Normal { std: 1.0 }),
+            (
+                "mask_decoder.transformer.layers.0.cross_attn_token_to_image.q_proj.weight",
+                &[6, 12],
+                Draw::Uniform { bound: 0.5 },
+            ),
+            ("mask_decoder.transformer.layers.0.cross_attn_image_to_token.v_proj.bias", &[6], Draw::Constant(0.0)),
             ("image_encoder.blocks.3.attn.qkv.weight", &[96, 32], Draw::TruncatedNormal { std: VIT_STD }),
             ("image_encoder.blocks.3.attn.qkv.bias", &[96], Draw::Constant(0.0)),
             ("image_encoder.blocks.3.attn.rel_pos_h", &[27, 16], Draw::Constant(0.0)),
@@ -174,7 +205,7 @@ mod tests {
             ("prompt_encoder.no_mask_embed.weight", &[1, 8], Draw::Normal { std: 1.0 }),
             ("prompt_encoder.mask_downscaling.4.bias", &[8], Draw::Constant(0.0)),
             ("mask_decoder.transformer.norm_final_attn.weight", &[8], Draw::Constant(1.0)),
-            ("mask_decoder.iou_prediction_head.layers.0.weight", &[4, 16], Draw::Uniform { bound: 0.25 }),
+            ("mask_decoder.iou_prediction_head.layers.0.weight", &[4, 24], Draw::Uniform { bound: 0.5 }),
         ];
         for (key, shape, expected) in cases {
             assert_eq!(draw_for(key, shape), expected, "{key}");

@@ -10,10 +10,41 @@ use serde::de::DeserializeOwned;
 
 /// Train, evaluate, export and try promptable segmenters (Segment Anything).
 #[derive(Debug, Parser)]
-#[command(version, arg_required_else_help = true, after_help = "Exit codes: 0 done, 1 failed, 2 bad input.")]
+#[command(
+    version,
+    arg_required_else_help = true,
+    args_conflicts_with_subcommands = true,
+    after_help = "Exit codes: 0 done, 1 failed, 2 bad input."
+)]
 pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) run: RunArguments,
     #[command(subcommand)]
-    pub(crate) command: Command,
+    pub(crate) command: Option<Command>,
+}
+
+/// A run by its configuration, or one to go on with.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Runs")]
+pub(crate) struct RunArguments {
+    /// Carry out a configuration, such as configs/quickstart.toml
+    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    pub(crate) config: Option<PathBuf>,
+    /// Go on with the run in this folder where it stopped
+    #[arg(long, value_name = "RUN")]
+    pub(crate) resume: Option<PathBuf>,
+    /// Change a key of the configuration, such as --set schedule.steps=200; repeatable
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Check the configuration, print it with every default, and stop
+    #[arg(long, requires = "config")]
+    pub(crate) check: bool,
+    /// Replace the run that is in the run folder
+    #[arg(long, requires = "config")]
+    pub(crate) force: bool,
+    /// Plain lines even on a terminal
+    #[arg(long)]
+    pub(crate) plain: bool,
 }
 
 #[derive(Debug, Subcommand)]

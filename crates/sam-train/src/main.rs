@@ -3,6 +3,7 @@
 //! `main` maps a result to an exit code, `run` is one match over the commands, each command is one file.
 
 mod cli;
+mod config;
 mod data;
 mod export;
 mod failure;
@@ -12,6 +13,7 @@ mod predict;
 mod progress;
 mod target;
 mod timing;
+mod train;
 
 use std::process::ExitCode;
 
@@ -29,9 +31,10 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> Result<(), Failure> {
     match arguments.command {
-        Command::Inspect(arguments) => inspect::run(&arguments),
-        Command::Export(arguments) => export::run(&arguments),
-        Command::Predict(arguments) => predict::run(&arguments),
-        Command::Data(command) => data::run(&command),
+        None => train::run(&arguments.run),
+        Some(Command::Inspect(arguments)) => inspect::run(&arguments),
+        Some(Command::Export(arguments)) => export::run(&arguments),
+        Some(Command::Predict(arguments)) => predict::run(&arguments),
+        Some(Command::Data(command)) => data::run(&command),
     }
 }

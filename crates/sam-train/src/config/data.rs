@@ -6,13 +6,12 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use sam_data::SourceOptions;
 use sam_data::loader::{ErrorPolicy, LoaderOptions, ObjectLimits, Order};
 use sam_data::transforms::{Augmentation, ColourJitter, RandomCrop, ScaleJitter};
 use serde::{Deserialize, Serialize};
 
 use super::data_source::{DataSource, Validation};
-use super::reader::{Reader, SHARE_ABOVE_0, Section};
+use super::reader::{POSITIVE, Reader, SHARE_ABOVE_0, Section};
 
 /// Threads and batches ahead; more was mistyped.
 const WORKERS: std::ops::RangeInclusive<usize> = 0..=1024;
@@ -81,7 +80,8 @@ impl DataPlan {
         let train = DataSource::read_train(reader, &data);
         let validation = Validation::read(reader, &data, &train);
         let images_per_step = data.integer("images_per_step", accumulation, 1..);
-        let objects_per_step = data.integer("objects_per_step", OBJECTS.max(images_per_step), 1..);
+        let objects = OBJECTS.max(images_per_step).next_multiple_of(accumulation);
+        let objects_per_step = data.integer("objects_per_step", objects, 1..);
         let policies = [("stop", OnUnreadable::Stop), ("skip", OnUnreadable::Skip)];
         let limits = ObjectLimits::default();
         let mut plan = Self {
@@ -138,15 +138,6 @@ impl DataPlan {
             },
         }
     }
-
-    /// How the files are read that are learned from; `None` for scenes made on the fly.
-    #[cfg(test)]
-    fn train_options(&self) -> Option<&SourceOptions> {
-        match &self.train {
-            DataSource::Files(files) => Some(&files.options),
-            DataSource::Synth(_) => None,
-        }
-    }
 }
 
 /// Masks that the paper takes at once on a GPU (appendix A).
@@ -157,7 +148,7 @@ impl AugmentationPlan {
         Self {
             horizontal_flip: section.float("horizontal_flip", 0.0, 0.0..=1.0),
             vertical_flip: section.float("vertical_flip", 0.0, 0.0..=1.0),
-            scale_jitter: section.float_range_if_given("scale_jitter", super::reader::POSITIVE),
+            scale_jitter: section.float_range_if_given("scale_jitter", POSITIVE),
             crop: section.float_range_if_given("crop", SHARE_ABOVE_0),
             brightness: section.float("brightness", 0.0, 0.0..=1.0),
             contrast: section.float("contrast", 0.0, 0.0..=1.0),
@@ -166,16 +157,13 @@ impl AugmentationPlan {
     }
 
     fn augmentation(&self) -> Augmentation {
-        let colour =
-            ColourJitter { brightness: self.brightness, contrast: self.contrast, saturation: self.saturation };
+        let colour = ColourJitter { brightness: self.brightness, contrast: self.contrast, saturation: self.saturation };
         let changes_colours = [self.brightness, self.contrast, self.saturation].iter().any(|&strength| strength > 0.0);
         Augmentation {
             horizontal_flip_chance: self.horizontal_flip,
             vertical_flip_chance: self.vertical_flip,
             scale_jitter: self.scale_jitter.map(|[scale_min, scale_max]| ScaleJitter { scale_min, scale_max }),
-            crop: self
-                .crop
-                .map(|[side_share_min, side_share_max]| RandomCrop { side_share_min, side_share_max }),
+            crop: self.crop.map(|[side_share_min, side_share_max]| RandomCrop { side_share_min, side_share_max }),
             colour: changes_colours.then_some(colour),
         }
     }

@@ -71,12 +71,7 @@ impl Document {
     /// # Errors
     ///
     /// As [`Document::load`].
-    pub(crate) fn parse(
-        file: &str,
-        folder: PathBuf,
-        text: &str,
-        overrides: &[String],
-    ) -> Result<Self, ConfigError> {
+    pub(crate) fn parse(file: &str, folder: PathBuf, text: &str, overrides: &[String]) -> Result<Self, ConfigError> {
         let (table, errors) = DeTable::parse_recoverable(text);
         if !errors.is_empty() {
             return Err(ConfigError::new(file, &[], syntax_problems(text, &errors)));
@@ -126,7 +121,8 @@ impl Document {
         let typed = self.overrides[index].clone();
         let place = Place::Override(index);
         let problem = |message: String| Problem { place, key: String::new(), message };
-        let malformed = || problem("must be KEY=VALUE with the sections of the key, such as schedule.steps=200".to_owned());
+        let malformed =
+            || problem("must be KEY=VALUE with the sections of the key, such as schedule.steps=200".to_owned());
         let (key, value) = typed.split_once('=').ok_or_else(malformed)?;
         let parts: Vec<&str> = key.split('.').map(str::trim).collect();
         let (last, sections) = parts.split_last().ok_or_else(malformed)?;
@@ -156,6 +152,15 @@ impl Node {
     pub(crate) fn table(&self) -> Option<&Table> {
         match &self.content {
             Content::Table(table) => Some(table),
+            _ => None,
+        }
+    }
+
+    /// The value as a finite number, whole or not.
+    pub(crate) fn number(&self) -> Option<f64> {
+        match self.content {
+            Content::Float(value) => Some(value).filter(|value| value.is_finite()),
+            Content::Integer(value) => value.map(|value| value as f64),
             _ => None,
         }
     }
@@ -254,7 +259,8 @@ mod tests {
 
     #[test]
     fn every_value_knows_its_line() {
-        let text = "# a comment\n[model]\ninit = \"scratch\"\n\n[model.sizes]\nblocks = [1,\n  2]\n[data]\nsplit.val = 0.1\n";
+        let text =
+            "# a comment\n[model]\ninit = \"scratch\"\n\n[model.sizes]\nblocks = [1,\n  2]\n[data]\nsplit.val = 0.1\n";
         let document = parse(text, &[]).expect("valid");
         for (key, line) in [
             ("model", 2),
@@ -329,6 +335,9 @@ mod tests {
     #[test]
     fn a_file_that_cannot_be_read_is_named() {
         let error = Document::load(Path::new("/nowhere/c.toml"), &[]).expect_err("refused");
-        assert!(error.to_string().starts_with("/nowhere/c.toml: must be a readable TOML file: No such file"), "{error}");
+        assert!(
+            error.to_string().starts_with("/nowhere/c.toml: must be a readable TOML file: No such file"),
+            "{error}"
+        );
     }
 }

@@ -6,7 +6,7 @@ use sam_learn::options::{
     OptimiserOptions, PartFactors, PromptOptions, PromptPreset, ScheduleOptions,
 };
 
-use super::reader::{POSITIVE, Reader, SHARE_ABOVE_0};
+use super::reader::{BETWEEN_0_AND_1, POSITIVE, Reader, SHARE_ABOVE_0};
 use super::suggestion::{nearest, one_of};
 
 /// A run that counts its passes or steps higher than this was mistyped.
@@ -41,11 +41,7 @@ pub(super) fn read_prompts(reader: &Reader<'_>) -> PromptOptions {
             cap_px: noise.float("cap_px", preset.box_noise.cap_px, 0.0..),
         },
         correction_clicks: prompts.integer("correction_clicks", preset.correction_clicks, PASSES),
-        click_from_object_chance: prompts.float(
-            "click_from_object_chance",
-            preset.click_from_object_chance,
-            0.0..=1.0,
-        ),
+        click_from_object_chance: prompts.float("click_from_object_chance", preset.click_from_object_chance, 0.0..=1.0),
         mask_only_passes: prompts.integer("mask_only_passes", preset.mask_only_passes, PASSES),
         box_output: prompts.choice("box_output", preset.box_output, &outputs),
     }
@@ -99,16 +95,13 @@ pub(super) fn read_optimiser(reader: &Reader<'_>) -> OptimiserOptions {
         clip_norm: optimiser.float_or_none("clip_norm", default.clip_norm, POSITIVE),
         accumulation: optimiser.integer("accumulation", default.accumulation, 1..),
         ema_decay: optimiser.float_or_none("ema_decay", default.ema_decay, BETWEEN_0_AND_1),
-        freeze: optimiser.texts("freeze", cannot_freeze),
+        freeze: optimiser.texts_if_given("freeze", cannot_freeze).unwrap_or_default(),
     };
     let something_learns = !PARTS.iter().all(|part| options.freeze.iter().any(|frozen| frozen == part));
     let expected = "a list that leaves a part to learn";
     reader.check(something_learns, &["optimiser.freeze"], expected, "all parts");
     options
 }
-
-const BETWEEN_0_AND_1: (std::ops::Bound<f64>, std::ops::Bound<f64>) =
-    (std::ops::Bound::Excluded(0.0), std::ops::Bound::Excluded(1.0));
 
 /// Keys begin with a part; whether a pattern matches any, only the model can say.
 fn cannot_freeze(pattern: &str) -> Option<String> {

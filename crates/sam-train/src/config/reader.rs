@@ -21,6 +21,9 @@ pub(crate) const POSITIVE: (Bound<f64>, Bound<f64>) = (Bound::Excluded(0.0), Bou
 /// Shares above 0, up to all.
 pub(crate) const SHARE_ABOVE_0: (Bound<f64>, Bound<f64>) = (Bound::Excluded(0.0), Bound::Included(1.0));
 
+/// Shares of which something is left on both sides.
+pub(crate) const BETWEEN_0_AND_1: (Bound<f64>, Bound<f64>) = (Bound::Excluded(0.0), Bound::Excluded(1.0));
+
 /// What turns an optional number off.
 const NONE: &str = "none";
 
@@ -80,8 +83,18 @@ impl<'d> Reader<'d> {
     ///
     /// With all that was wrong, and all keys that nobody read.
     pub(crate) fn finish(self) -> Result<(), ConfigError> {
-        let mut problems = self.problems.into_inner();
-        problems.extend(suggestion::unknown_keys(self.document, &self.known.into_inner()));
+        let unknown = suggestion::unknown_keys(self.document, &self.known.borrow());
+        self.problems.borrow_mut().extend(unknown);
+        self.finish_part()
+    }
+
+    /// Ends the reading of a part; what it did not read is left to others.
+    ///
+    /// # Errors
+    ///
+    /// With all that was wrong.
+    pub(crate) fn finish_part(self) -> Result<(), ConfigError> {
+        let problems = self.problems.into_inner();
         if problems.is_empty() {
             return Ok(());
         }
@@ -116,6 +129,16 @@ impl<'r> Section<'r> {
     /// Whether a key was typed.
     pub(crate) fn is_given(&self, key: &str) -> bool {
         self.node(key).is_some()
+    }
+
+    /// Whether a key was typed as a section, where it may also be a word.
+    pub(crate) fn is_section(&self, key: &str) -> bool {
+        self.node(key).is_some_and(|node| node.table().is_some())
+    }
+
+    /// Whether a key has this text, where it may also have another kind of value.
+    pub(crate) fn is_word(&self, key: &str, word: &str) -> bool {
+        self.node(key).is_some_and(|node| node.text() == Some(word))
     }
 
     /// The name of a key with its sections, as rules between keys and messages have it.
@@ -197,7 +220,8 @@ impl<'r> Section<'r> {
 
     /// One of a few words, with what each stands for.
     pub(crate) fn choice<T: Clone + PartialEq>(&self, key: &str, default: T, choices: &[(&str, T)]) -> T {
-        let shown = choices.iter().find(|(_, value)| *value == default).map_or(String::new(), |(w, _)| format!("\"{w}\""));
+        let shown =
+            choices.iter().find(|(_, value)| *value == default).map_or(String::new(), |(w, _)| format!("\"{w}\""));
         self.know(key, shown);
         self.choice_if_given(key, choices).unwrap_or(default)
     }
@@ -231,8 +255,8 @@ impl<'r> Section<'r> {
     }
 
     /// A list of texts; an element is wrong when `rule` has an objection.
-    pub(crate) fn texts(&self, key: &str, rule: impl Fn(&str) -> Option<String>) -> Vec<String> {
-        let texts = self.list(key, "[]".to_owned(), "a list of texts", |node| {
+    pub(crate) fn texts_if_given(&self, key: &str, rule: impl Fn(&str) -> Option<String>) -> Option<Vec<String>> {
+        self.list(key, "[]".to_owned(), "a list of texts", |node| {
             let Some(text) = node.text() else {
                 self.refuse(node, key, "a list of texts", "");
                 return None;
@@ -244,8 +268,7 @@ impl<'r> Section<'r> {
                 }
                 None => Some(text.to_owned()),
             }
-        });
-        texts.unwrap_or_default()
+        })
     }
 
     /// Two numbers.
@@ -306,13 +329,7 @@ impl<'r> Section<'r> {
     }
 
     /// `None` when the list is missing, is none, or has an element of which `each` has told already that it is wrong.
-    fn list<T>(
-        &self,
-        key: &str,
-        default: String,
-        expected: &str,
-        each: impl Fn(&Node) -> Option<T>,
-    ) -> Option<Vec<T>> {
+    fn list<T>(&self, key: &str, default: String, expected: &str, each: impl Fn(&Node) -> Option<T>) -> Option<Vec<T>> {
         self.know(key, default);
         let node = self.node(key)?;
         let Content::List(elements) = &node.content else {
@@ -371,12 +388,7 @@ fn chosen<T: Clone>(node: &Node, choices: &[(&str, T)]) -> Option<T> {
 }
 
 fn float_of(node: &Node, range: &impl RangeBounds<f64>) -> Option<f64> {
-    let value = match node.content {
-        Content::Float(value) => value,
-        Content::Integer(value) => value? as f64,
-        _ => return None,
-    };
-    (value.is_finite() && range.contains(&value)).then_some(value)
+    node.number().filter(|value| range.contains(value))
 }
 
 /// A float without a fraction counts, so that `9e4` steps can be typed.

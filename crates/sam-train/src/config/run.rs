@@ -2,8 +2,7 @@
 
 use std::path::PathBuf;
 
-use sam_eval::trial::Boundary;
-use sam_eval::{ClickMetrics, ClickMetricsConfig, Protocol, Start};
+use sam_eval::{ClickMetricsConfig, EvalProtocol, Protocol, Start, metric_names};
 use sam_infer::DeviceName;
 use sam_model::weights::ExportFormat;
 use serde::{Deserialize, Serialize};
@@ -142,14 +141,17 @@ impl ValidationPlan {
             baseline: true,
         };
         plan.read_changeable(&validation);
-        let (names, problem) = plan.metric_names();
+        let names = metric_names(&plan.protocols());
+        let problem = names.as_ref().err().map(ToString::to_string);
+        let names = names.unwrap_or_default();
         let metric = validation.text_if_given("metric");
         // What SAM reports first: the best of three masks for a single click.
         let default = names.iter().find(|name| *name == "miou_1_oracle").or(names.first()).cloned();
         plan.metric = metric.or(default).unwrap_or_default();
         let keys = ["validation.clicks", "validation.box"];
         reader.check(problem.is_none(), &keys, "clicks that can be given", problem.unwrap_or_default());
-        reader.check(!names.is_empty(), &keys, "a list of at least one click when validation.box is false", "none");
+        let prompts = plan.boxes || !plan.clicks.is_empty();
+        reader.check(prompts, &keys, "a list of at least one click when validation.box is false", "none");
         let meant = nearest(&plan.metric, names.iter().map(String::as_str));
         let meant = meant.map_or(String::new(), |name| format!("; did you mean \"{name}\"?"));
         let expected = format!("one of the metrics of this validation: {}", names.join(", "));
@@ -172,33 +174,23 @@ impl ValidationPlan {
         reader.check(self.every_steps <= steps, &keys, &expected, self.every_steps);
     }
 
-    /// How validation prompts, and the metrics of each protocol: clicks first, then boxes.
-    pub(crate) fn protocols(&self) -> Vec<(Protocol, ClickMetricsConfig)> {
-        let mut protocols = Vec::new();
-        let quick = Protocol { boundary: Boundary::Skip, ..Protocol::default() };
-        if let Some(&n_clicks) = self.clicks.last() {
-            protocols.push((Protocol { start: Start::Click, n_clicks, ..quick.clone() }, self.clicks.clone()));
-        }
-        if self.boxes {
-            protocols.push((Protocol { start: Start::Box, n_clicks: 0, ..quick }, Vec::new()));
-        }
-        let with_metrics = |(protocol, at_clicks)| {
+    /// How validation prompts, and what is computed of it: clicks first, then boxes.
+    pub(crate) fn protocols(&self) -> Vec<EvalProtocol> {
+        let clicks = self.clicks.last().map(|&n_clicks| {
+            let protocol = Protocol { start: Start::Click, n_clicks, ..Protocol::default() };
+            (protocol, self.clicks.clone())
+        });
+        let boxes = self.boxes.then(|| {
+            let protocol = Protocol { start: Start::Box, n_clicks: 0, ..Protocol::default() };
+            (protocol, Vec::new())
+        });
+        let with_metrics = |(protocol, at_clicks): (Protocol, Vec<usize>)| {
+            // No NoC: it takes 20 clicks on every object.
             let metrics = ClickMetricsConfig::for_protocol(&protocol);
-            (protocol, ClickMetricsConfig { at_clicks, noc_percent: Vec::new(), ..metrics })
+            let click_metrics = ClickMetricsConfig { at_clicks, noc_percent: Vec::new(), ..metrics };
+            EvalProtocol { protocol, click_metrics }
         };
-        protocols.into_iter().map(with_metrics).collect()
-    }
-
-    /// All that validation computes, and what is wrong with a protocol if anything is.
-    fn metric_names(&self) -> (Vec<String>, Option<String>) {
-        let (mut names, mut problem) = (Vec::new(), None);
-        for (protocol, config) in self.protocols() {
-            match ClickMetrics::new(&protocol, &config) {
-                Ok(metrics) => names.extend(metrics.measures().iter().map(|(name, _)| name.clone())),
-                Err(error) => problem = Some(error.to_string()),
-            }
-        }
-        (names, problem)
+        clicks.into_iter().chain(boxes).map(with_metrics).collect()
     }
 }
 
@@ -233,6 +225,7 @@ impl ResultPlan {
             [("safetensors", Export::Safetensors), ("pth", Export::Pth), ("huggingface", Export::Huggingface)];
         let export = result.choices("export", "[\"safetensors\"]", &exports);
         self.export = export.unwrap_or_else(|| self.export.clone());
-        self.export_image_size = result.integer_if_given("export_image_size", 16..=1 << 15).or(self.export_image_size);
+        self.export_image_size =
+            result.integer_if_given("export_image_size", 16..=(1 << 15)).or(self.export_image_size);
     }
 }

@@ -55,7 +55,8 @@ fn suggestion(section: &str, key: &str, known: &KnownKeys) -> String {
             (_, false) => format!("`{key}` (default {default})"),
         }
     };
-    let in_section = |section: &str, found: &str| match (section.is_empty(), known.contains_key(&join(section, found))) {
+    let in_section = |section: &str, found: &str| match (section.is_empty(), known.contains_key(&join(section, found)))
+    {
         (true, _) | (_, true) => quoted(section, found),
         (false, false) => format!("{} in [{section}]", quoted(section, found)),
     };

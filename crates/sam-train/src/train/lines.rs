@@ -1,0 +1,136 @@
+//! A run in plain lines, and the table at its end.
+
+use std::io::Write;
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use sam_learn::{Outcome, Progress, RunEvent, Scores, StepRecord, ValidationRecord};
+
+use crate::config::TrainPlan;
+use crate::output::output;
+
+/// Between two lines about a validation that goes on.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// Prints what happens; on a terminal burn-train's view shows the steps and only the end is printed.
+pub(crate) struct Lines {
+    every_steps: u64,
+    is_terminal: bool,
+    last_line: Mutex<Instant>,
+}
+
+impl Lines {
+    pub(crate) fn new(plan: &TrainPlan, is_terminal: bool) -> Self {
+        Self { every_steps: plan.log.every_steps, is_terminal, last_line: Mutex::new(Instant::now()) }
+    }
+
+    pub(crate) fn begin(&self, folder: &Path, resumed: Option<&Progress>) {
+        let mut out = output();
+        let _ = match resumed {
+            Some(progress) => writeln!(out, "goes on in {} after step {}", folder.display(), progress.step),
+            None => writeln!(out, "writes to {}", folder.display()),
+        };
+    }
+
+    /// A line that cannot be printed is not worth ending a run for.
+    pub(crate) fn show(&self, event: &RunEvent) {
+        if let RunEvent::Skipped { step, reason } = event {
+            let _ = writeln!(std::io::stderr(), "step {step}: left out: {reason}");
+        }
+        if self.is_terminal {
+            return;
+        }
+        let mut out = output();
+        let _ = match event {
+            RunEvent::Step(record) if record.step.is_multiple_of(self.every_steps) || record.step == 1 => {
+                writeln!(out, "{}", step_line(record))
+            }
+            RunEvent::Validating { n_images, of_images } => {
+                let Ok(mut last) = self.last_line.lock() else { return };
+                if last.elapsed() < LINE_EVERY {
+                    return;
+                }
+                *last = Instant::now();
+                writeln!(out, "validating: {n_images} of {of_images} images")
+            }
+            RunEvent::Validated(record) => writeln!(out, "{}", validation_line(record)),
+            RunEvent::Step(_) | RunEvent::Saved { .. } | RunEvent::Skipped { .. } | RunEvent::Preview { .. } => Ok(()),
+        };
+    }
+
+    /// Before, best and last side by side.
+    pub(crate) fn end(&self, outcome: &Outcome) {
+        let Progress { baseline, best, last, .. } = &outcome.progress;
+        let rows: Vec<(&str, &Scores)> = [("before", baseline), ("best", best), ("last", last)]
+            .into_iter()
+            .filter_map(|(name, scores)| scores.as_ref().map(|scores| (name, scores)))
+            .collect();
+        let Some((_, first)) = rows.first() else { return };
+        let names: Vec<&String> = first.metrics.keys().filter(|name| is_shown(name)).collect();
+        let mut out = output();
+        let header: Vec<String> = names.iter().map(|name| format!("{name:>14}")).collect();
+        let _ = writeln!(out, "\n{:<8}{:>8}{}", "", "step", header.concat());
+        for (name, scores) in rows {
+            let values: Vec<String> = names
+                .iter()
+                .map(|metric| scores.metrics.get(*metric).map_or_else(|| format!("{:>14}", "-"), |v| format!("{v:>14.4}")))
+                .collect();
+            let _ = writeln!(out, "{name:<8}{:>8}{}", scores.step, values.concat());
+        }
+        let _ = writeln!(out);
+    }
+}
+
+fn is_shown(name: &str) -> bool {
+    name.starts_with("miou")
+}
+
+fn step_line(record: &StepRecord) -> String {
+    let StepRecord { step, of_steps, loss, focal, dice, iou_error, miou_first, miou_last, lr, .. } = record;
+    format!(
+        "step {step}/{of_steps}  loss {loss:.4} (focal {focal:.4} dice {dice:.3} iou {iou_error:.3})  \
+         train mIoU {miou_first:.3} -> {miou_last:.3}  lr {lr:.2e}  {:.1} images/s  data {:.0} %  {:.0} MiB  ETA {}",
+        record.images_per_s,
+        100.0 * record.data_wait_share,
+        record.memory_mib,
+        duration(record.eta_s),
+    )
+}
+
+fn validation_line(record: &ValidationRecord) -> String {
+    let metrics: Vec<String> = record
+        .scores
+        .metrics
+        .iter()
+        .filter(|(name, _)| is_shown(name))
+        .map(|(name, value)| format!("{name} {value:.4}"))
+        .collect();
+    let what = match (record.is_baseline, record.is_best) {
+        (true, _) => "  (before training)".to_owned(),
+        (false, true) => format!("  (best by {})", record.metric),
+        (false, false) => String::new(),
+    };
+    format!("validation after step {}: {}{what}", record.scores.step, metrics.join("  "))
+}
+
+/// As a person says it.
+fn duration(seconds: f64) -> String {
+    let seconds = seconds.max(0.0).round() as u64;
+    let (hours, minutes, rest) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    match (hours, minutes) {
+        (0, 0) => format!("{rest} s"),
+        (0, _) => format!("{minutes} min {rest:02} s"),
+        _ => format!("{hours} h {minutes:02} min"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::duration;
+
+    #[test]
+    fn durations_read_well() {
+        assert_eq!([duration(9.4), duration(61.0), duration(7322.0)], ["9 s", "1 min 01 s", "2 h 02 min"]);
+    }
+}

@@ -1,0 +1,157 @@
+//! What a plan needs opened: the device, the weights, the data.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow, bail};
+use sam_data::loader::{LoaderOptions, Samples, Subset};
+use sam_data::{Source, Split};
+use sam_eval::EvalSet;
+use sam_infer::DeviceName;
+use sam_learn::Validation as Validated;
+use sam_learn::options::LossResolution;
+use sam_model::Sam;
+use sam_model::weights::Checkpoint;
+
+use crate::config::{DataSource, FilesPlan, ModelPlan, TrainPlan, Validation};
+
+/// What a run needs beside its plan.
+pub(crate) struct Materials {
+    pub(crate) sam: Sam,
+    pub(crate) samples: Arc<dyn Samples>,
+    pub(crate) loader: LoaderOptions,
+    pub(crate) validation: Option<Validated>,
+    /// What a person should know before it begins.
+    pub(crate) notes: Vec<String>,
+}
+
+impl Materials {
+    /// Opens everything; nothing is written.
+    pub(crate) fn open(plan: &TrainPlan) -> Result<Self> {
+        let mut notes = Vec::new();
+        let device = plan.run.device.parse::<DeviceName>()?.open()?.autodiff();
+        let (samples, validation) = open_data(plan, &mut notes)?;
+        let sam = open_model(plan, &device, &mut notes)?;
+        let mask_side_px = match plan.loss.resolution {
+            LossResolution::Low => sam.config().low_res_side(),
+            LossResolution::Full => sam.image_size(),
+        };
+        let loader = plan.data.loader_options(plan.run.seed, sam.image_size(), mask_side_px);
+        Ok(Self { sam, samples, loader, validation, notes })
+    }
+}
+
+fn open_model(plan: &TrainPlan, device: &burn::tensor::Device, notes: &mut Vec<String>) -> Result<Sam> {
+    match &plan.model {
+        ModelPlan::Scratch(config) => {
+            let sam = sam_model::init::initialise(config.init(device)?, plan.run.seed);
+            notes.push(format!("model: from scratch, {}", describe(&sam)));
+            Ok(sam)
+        }
+        ModelPlan::Checkpoint(from) => {
+            let checkpoint = Checkpoint::open(&from.path)?;
+            let mut options = checkpoint.default_options();
+            options.seed = plan.run.seed;
+            options.config.image_encoder.drop_path_rate = from.drop_path;
+            options.config.mask_decoder.dropout = from.decoder_dropout;
+            if let Some(image_size) = from.image_size {
+                options.config.image_encoder.image_size = image_size;
+            }
+            options.config.check().with_context(|| format!("{}: model.image_size", from.path.display()))?;
+            let (sam, report) = checkpoint.load_with(&options, device)?;
+            notes.push(format!("model: {}, {}", from.path.display(), describe(&sam)));
+            for fresh in &report.fresh {
+                notes.push(format!("model: {fresh} is not in the checkpoint and begins at random"));
+            }
+            for resized in &report.resized {
+                notes.push(format!("model: {} is resized", resized.key));
+            }
+            Ok(sam)
+        }
+    }
+}
+
+fn describe(sam: &Sam) -> String {
+    use burn::module::Module;
+    let config = &sam.config().image_encoder;
+    let name = sam.config().variant().map_or_else(
+        || format!("ViT {} x {}, patch {}", config.embed_dim, config.depth, config.patch_size),
+        |variant| variant.name().to_owned(),
+    );
+    format!("{name}, {} px, {:.1} M parameters", config.image_size, sam.num_params() as f64 / 1e6)
+}
+
+fn open_data(plan: &TrainPlan, notes: &mut Vec<String>) -> Result<(Arc<dyn Samples>, Option<Validated>)> {
+    let (train, validation) = match &plan.data.train {
+        DataSource::Synth(synth) => {
+            notes.push(format!("learns from {} made-up scenes", synth.n_scenes));
+            (Arc::new(synth.scenes()) as Arc<dyn Samples>, None)
+        }
+        DataSource::Files(files) => {
+            let source = open_files(files, notes)?;
+            let split = match &plan.data.validation {
+                Validation::Given => Some(Split::given(&source)?),
+                Validation::Rule(rule) => Some(Split::by_rule(&source, rule)?),
+                Validation::SplitFile(path) => Some(Split::load(&source, path)?),
+                Validation::Files(_) | Validation::Synth(_) | Validation::Nothing => None,
+            };
+            let name = name_of(&files.path);
+            match split {
+                None => {
+                    let n = source.len();
+                    if n == 0 {
+                        bail!("{}: there is no image to learn from", files.path.display());
+                    }
+                    notes.push(format!("learns from {n} images of {}", files.path.display()));
+                    (source as Arc<dyn Samples>, None)
+                }
+                Some(split) => {
+                    let (train, val) = (split.train, split.val);
+                    notes.push(format!("learns from {} images of {}, validates on {}", train.len(), files.path.display(), val.len()));
+                    let indices = train.iter().map(|&index| index as u32).collect();
+                    let subset = Subset { samples: Arc::clone(&source) as Arc<dyn Samples>, indices };
+                    let set = EvalSet { indices: val, ..EvalSet::new(&name, source.clone(), source.classes()) };
+                    (Arc::new(subset) as Arc<dyn Samples>, Some(set))
+                }
+            }
+        }
+    };
+    let set = match (&plan.data.validation, validation) {
+        (Validation::Nothing, _) => {
+            notes.push("validates on nothing: the last checkpoint is the best".to_owned());
+            return Ok((train, None));
+        }
+        (_, Some(set)) => set,
+        (Validation::Synth(synth), None) => {
+            notes.push(format!("validates on {} made-up scenes that are never learned from", synth.n_scenes));
+            let scenes = Arc::new(synth.scenes());
+            EvalSet::new("scenes", scenes, &sam_data::synth::class_names())
+        }
+        (Validation::Files(files), None) => {
+            let source = open_files(files, notes)?;
+            notes.push(format!("validates on {} images of {}", source.len(), files.path.display()));
+            let classes = source.classes().to_vec();
+            EvalSet::new(&name_of(&files.path), source, &classes)
+        }
+        (Validation::Given | Validation::Rule(_) | Validation::SplitFile(_), None) => {
+            bail!("data.split needs data.train; made-up scenes are held out by [data.validation_synth]")
+        }
+    };
+    let set = if plan.validation.max_images > 0 { set.at_most(plan.validation.max_images) } else { set };
+    if set.indices.is_empty() {
+        return Err(anyhow!("there is no image to validate on; give data.validation, or a larger share in data.split"));
+    }
+    let validated =
+        Validated { sets: vec![set], protocols: plan.validation.protocols(), n_threads: plan.data.workers };
+    Ok((train, Some(validated)))
+}
+
+fn open_files(files: &FilesPlan, notes: &mut Vec<String>) -> Result<Arc<Source>> {
+    let source = Source::open(&files.path, &files.options)?;
+    notes.extend(source.notes().iter().map(|note| format!("note: {note}")));
+    Ok(Arc::new(source))
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
+}

@@ -1,0 +1,173 @@
+//! `sam-train --config train.toml` and `sam-train --resume RUN`: a plan becomes a run folder.
+//!
+//! Everything that can be wrong is found before the folder is made: the configuration, the device, the data, the checkpoint.
+
+mod lines;
+mod materials;
+mod run_folder;
+
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, anyhow};
+use burn::train::Interrupter;
+use sam_learn::{Ending, Outcome, SavedState, TrainOptions, Training, train};
+use sam_model::weights::{Dtype, ExportFormat, ExportOptions, ImageSizePolicy, export};
+
+use crate::cli::RunArguments;
+use crate::config::{Document, Export, Paths, Task, TrainPlan};
+use crate::failure::{BadInput, Failure};
+use crate::output::output;
+use crate::train::lines::Lines;
+use crate::train::materials::Materials;
+use crate::train::run_folder::RunFolder;
+
+/// A configuration is carried out, or a run gone on with.
+pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
+    let (plan, folder) = match (&arguments.config, &arguments.resume) {
+        (Some(config), None) => {
+            let document = Document::load(config, &arguments.set).bad_input()?;
+            match Task::of(&document).bad_input()? {
+                Task::Train => {}
+                task => return Err(anyhow!("{}: task = \"{}\" is not known here", config.display(), task.name())).bad_input(),
+            }
+            let plan = TrainPlan::read(&document, Paths::MustExist).bad_input()?;
+            if arguments.check {
+                write!(output(), "{}", plan.to_toml()?)?;
+                return Ok(());
+            }
+            let folder = RunFolder::to_make(&plan.run.dir, arguments.force).bad_input()?;
+            (plan, folder)
+        }
+        (None, Some(run)) => {
+            let folder = RunFolder::to_resume(run).bad_input()?;
+            let plan = TrainPlan::resumed(&folder.plan_path(), run, &arguments.set).bad_input()?;
+            (plan, folder)
+        }
+        _ => return Err(anyhow!("give --config FILE to begin a run, or --resume RUN to go on with one")).bad_input(),
+    };
+    carry_out(&plan, folder, arguments)
+}
+
+fn carry_out(plan: &TrainPlan, folder: RunFolder, arguments: &RunArguments) -> Result<(), Failure> {
+    if plan.run.threads > 0 {
+        // Fails only when threads were started before, which would be our own mistake.
+        rayon::ThreadPoolBuilder::new().num_threads(plan.run.threads).build_global().context("run.threads")?;
+    }
+    let resume = match arguments.resume {
+        Some(_) => SavedState::newest(&folder.checkpoints()).bad_input()?,
+        None => None,
+    };
+    let materials = Materials::open(plan).bad_input()?;
+    let mut out = output();
+    for note in &materials.notes {
+        writeln!(out, "{note}")?;
+    }
+    drop(out);
+    folder.begin(plan, arguments.config.as_deref())?;
+
+    let is_terminal = std::io::stdout().is_terminal() && !arguments.plain;
+    let lines = Arc::new(Lines::new(plan, is_terminal));
+    let interrupter = Interrupter::new();
+    stop_on_ctrl_c(&interrupter)?;
+    let training = Training {
+        options: options(plan),
+        folder: folder.path().to_owned(),
+        samples: materials.samples,
+        loader: materials.loader,
+        validation: materials.validation,
+        interrupter,
+        listener: {
+            let lines = Arc::clone(&lines);
+            Arc::new(move |event| lines.show(event))
+        },
+        terminal_view: is_terminal,
+    };
+    lines.begin(folder.path(), resume.as_ref().map(|state| &state.progress));
+    let outcome = train(materials.sam, training, resume.as_ref()).map_err(|error| failed(error, folder.path()))?;
+    lines.end(&outcome);
+    match outcome.ending {
+        Ending::Interrupted => {
+            writeln!(output(), "stopped after step {}; go on with: sam-train --resume {}", outcome.progress.step, folder.path().display())?;
+            Ok(())
+        }
+        Ending::Finished | Ending::EarlyStopped => finish(plan, &folder, &outcome),
+    }
+}
+
+fn options(plan: &TrainPlan) -> TrainOptions {
+    TrainOptions {
+        seed: plan.run.seed,
+        prompts: plan.prompts.clone(),
+        loss: plan.loss.clone(),
+        optimiser: plan.optimiser.clone(),
+        schedule: plan.schedule.clone(),
+        every_steps: plan.validation.every_steps,
+        baseline: plan.validation.baseline,
+        metric: plan.validation.metric.clone(),
+        patience: plan.validation.patience,
+        n_previews: plan.log.previews,
+        tensorboard: plan.log.tensorboard,
+    }
+}
+
+/// What was saved is still good; the message says how to go on.
+fn failed(error: sam_learn::LearnError, folder: &Path) -> Failure {
+    let can_go_on = SavedState::newest(&folder.join(sam_learn::training::CHECKPOINTS_FOLDER)).ok().flatten();
+    let hint = can_go_on.map(|state| {
+        format!("step {} is saved; go on with: sam-train --resume {}", state.progress.step, folder.display())
+    });
+    let error = match hint {
+        Some(hint) => anyhow!("{error}. {hint}"),
+        None => anyhow::Error::new(error),
+    };
+    Failure::Run(error)
+}
+
+/// The first Ctrl-C finishes the step and saves; the second ends at once.
+fn stop_on_ctrl_c(interrupter: &Interrupter) -> Result<(), Failure> {
+    let interrupter = interrupter.clone();
+    let is_second = AtomicBool::new(false);
+    ctrlc::set_handler(move || {
+        if is_second.swap(true, Ordering::SeqCst) {
+            /// What a shell reports for a program that Ctrl-C ended.
+            const ENDED_BY_CTRL_C: i32 = 130;
+            std::process::exit(ENDED_BY_CTRL_C);
+        }
+        let _ = writeln!(std::io::stderr(), "\nfinishing this step and saving; Ctrl-C again ends at once");
+        interrupter.stop(Some("Ctrl-C"));
+    })
+    .context("Ctrl-C cannot be caught")?;
+    Ok(())
+}
+
+/// Exports, and what to do next.
+fn finish(plan: &TrainPlan, folder: &RunFolder, outcome: &Outcome) -> Result<(), Failure> {
+    let mut out = output();
+    let checkpoint = sam_model::weights::Checkpoint::open(&outcome.best)?;
+    let (sam, _) = checkpoint.load(&burn::tensor::Device::flex())?;
+    let own_size = sam.image_size();
+    let size = plan.result.export_image_size.unwrap_or(own_size);
+    for &kind in &plan.result.export {
+        let image_size = if size == own_size { ImageSizePolicy::Keep } else { ImageSizePolicy::Published };
+        if kind == Export::Safetensors && image_size == ImageSizePolicy::Keep {
+            continue; // It is there already: the best checkpoint.
+        }
+        let format = ExportFormat::from(kind);
+        let path = folder.path().join(match format {
+            ExportFormat::Safetensors => format!("export-{size}.safetensors"),
+            ExportFormat::Pth => "export.pth".to_owned(),
+            ExportFormat::HuggingFace => "export-huggingface".to_owned(),
+        });
+        let report = export(&sam, ExportOptions { format, dtype: Dtype::F32, image_size }, &path)?;
+        writeln!(out, "exported {} ({} tensors, {} px)", report.path.display(), report.tensors, report.image_size)?;
+    }
+    writeln!(out, "best checkpoint: {}", outcome.best.display())?;
+    if plan.log.previews > 0 {
+        writeln!(out, "pictures:        {}", folder.path().join("previews").display())?;
+    }
+    writeln!(out, "try it:          sam-train predict --checkpoint {} --image PICTURE --point X,Y --out masks", outcome.best.display())?;
+    Ok(())
+}

@@ -1,0 +1,96 @@
+//! The folder of a run: it explains itself, and nobody writes over it without being asked.
+//!
+//! ```text
+//! config.toml        as typed            metrics.jsonl   a line per step and validation
+//! plan.toml          as carried out      tensorboard/    the same for TensorBoard
+//! environment.json   where and by what   previews/       pictures at each validation
+//! best.safetensors   official keys       checkpoints/    everything to go on with
+//! last.safetensors   official keys
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use sam_learn::training::CHECKPOINTS_FOLDER;
+
+use crate::config::TrainPlan;
+
+const CONFIG: &str = "config.toml";
+const PLAN: &str = "plan.toml";
+const ENVIRONMENT: &str = "environment.json";
+
+/// A run folder, before or after it is made.
+pub(crate) struct RunFolder {
+    path: PathBuf,
+    /// Whether what is there goes.
+    replaces: bool,
+}
+
+impl RunFolder {
+    /// For a new run.
+    pub(crate) fn to_make(path: &Path, force: bool) -> Result<Self> {
+        let is_there = path.symlink_metadata().is_ok();
+        let is_empty = path.read_dir().is_ok_and(|mut entries| entries.next().is_none());
+        if !is_there || is_empty {
+            return Ok(Self { path: path.to_owned(), replaces: false });
+        }
+        let shown = path.display();
+        if !path.join(PLAN).is_file() {
+            bail!("run.dir: {shown} exists and is no run; give another folder");
+        }
+        if !force {
+            bail!(
+                "run.dir: {shown} holds a run; go on with it by `sam-train --resume {shown}`, give another folder, \
+                 or --force to replace it"
+            );
+        }
+        Ok(Self { path: path.to_owned(), replaces: true })
+    }
+
+    /// Of a run that is gone on with.
+    pub(crate) fn to_resume(path: &Path) -> Result<Self> {
+        if !path.join(PLAN).is_file() {
+            bail!("--resume {}: must be the folder of a run; there is no {PLAN} in it", path.display());
+        }
+        Ok(Self { path: path.to_owned(), replaces: false })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn plan_path(&self) -> PathBuf {
+        self.path.join(PLAN)
+    }
+
+    pub(crate) fn checkpoints(&self) -> PathBuf {
+        self.path.join(CHECKPOINTS_FOLDER)
+    }
+
+    /// Makes the folder and says in it what is done; the plan of a run that goes on is written anew.
+    pub(crate) fn begin(&self, plan: &TrainPlan, config: Option<&Path>) -> Result<()> {
+        let failed = || format!("{}: the run folder cannot be written", self.path.display());
+        if self.replaces {
+            std::fs::remove_dir_all(&self.path).with_context(failed)?;
+        }
+        std::fs::create_dir_all(&self.path).with_context(failed)?;
+        if let Some(config) = config {
+            std::fs::copy(config, self.path.join(CONFIG)).with_context(failed)?;
+        }
+        std::fs::write(self.plan_path(), plan.to_toml()?).with_context(failed)?;
+        let environment = serde_json::json!({
+            "program": env!("CARGO_PKG_VERSION"),
+            "command": std::env::args().collect::<Vec<_>>(),
+            "os": std::env::consts::OS,
+            "architecture": std::env::consts::ARCH,
+            "processors": std::thread::available_parallelism().map_or(1, usize::from),
+            "device": plan.run.device,
+            "started_unix_s": std::time::SystemTime::now()
+                .duration_since(std::time::UNIX_EPOCH)
+                .map_or(0, |since| since.as_secs()),
+        });
+        let text = serde_json::to_string_pretty(&environment)?;
+        std::fs::write(self.path.join(ENVIRONMENT), text + "\n").with_context(failed)?;
+        Ok(())
+    }
+}
