@@ -21,6 +21,12 @@ pub(crate) fn cpu() -> Device {
     Device::flex()
 }
 
+/// burn's generator is one for the whole process: tests that draw from it and expect the same again take turns.
+pub(crate) fn generator() -> std::sync::MutexGuard<'static, ()> {
+    static GENERATOR: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    GENERATOR.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 /// A file of named reference tensors.
 pub(crate) struct Golden(StateDict);
 

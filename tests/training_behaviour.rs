@@ -6,10 +6,11 @@ use sam_model::MaskOutput;
 use sam_model::drop_path::DropPath;
 use sam_model::weights::Checkpoint;
 
-use crate::fixture::{Golden, MODULE, check, cpu, path, tiny, values};
+use crate::fixture::{Golden, MODULE, check, cpu, generator, path, tiny, values};
 
 #[test]
 fn drop_path_drops_whole_samples_and_keeps_the_mean() {
+    let _turn = generator();
     let device = cpu().autodiff();
     device.seed(11);
     let (probability, samples) = (0.4, 4000);
@@ -29,6 +30,7 @@ fn drop_path_drops_whole_samples_and_keeps_the_mean() {
 /// it trains.
 #[test]
 fn rates_act_in_training_only() {
+    let _turn = generator();
     let golden = Golden::open("tiny_golden.safetensors");
     let checkpoint = Checkpoint::open(&path("tiny_sam.safetensors")).expect("a committed fixture");
     let mut options = checkpoint.default_options();

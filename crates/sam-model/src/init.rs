@@ -2,13 +2,14 @@
 //! position tables at zero, and are then overwritten by a checkpoint.
 //!
 //! What is done here, per part:
-//! - image encoder: as ViTDet (arXiv 2203.16527, detectron2): weights of linear layers, the patch embedding and the
-//!   absolute positions from a normal of standard deviation 0.02 cut at two deviations, biases and relative position
-//!   tables zero; the neck's convolutions Kaiming normal over the fan-in, as they are followed by no activation but a norm;
+//! - image encoder: as MAE (arXiv 2111.06377), from which the published encoders grew: linear layers and the patch embedding,
+//!   taken as one, Xavier uniform, absolute positions the fixed sines and cosines, biases and relative position tables zero.
+//!   (ViTDet's normal of 0.02 suits a width of 768 and starves small ones.) The neck's convolutions Kaiming normal over the
+//!   fan-in, as they are followed by no activation but a norm;
 //! - prompt encoder and mask decoder: linear layers and convolutions uniform with the variance that keeps the signal's size
 //!   (1/fan-in, twice that before a ReLU or GELU), embeddings and the position frequencies from a unit normal, biases zero.
-//!   PyTorch's defaults, a third of that variance, let a mask's logits start at a few hundredths, and small models then
-//!   stay at "no mask at all" for a thousand steps;
+//!   PyTorch's defaults, a third of that variance, let a mask's logits start at a few hundredths. The last layers of the
+//!   heads start at a quarter, so that masks begin undecided;
 //! - attention of the decoder: keys start equal to queries, so that equal positions find each other from the first step
 //!   (mimetic initialisation, Trockman and Kolter 2023, arXiv 2305.09828): a click begins by looking at where it is;
 //! - normalisations: one and zero.
@@ -24,16 +25,16 @@ use rand::{RngExt, SeedableRng};
 use crate::fingerprint::Fingerprint;
 use crate::weights::ParameterPath;
 
-/// Standard deviation of ViT weights, cut at two deviations (ViTDet).
-const VIT_STD: f32 = 0.02;
+/// Of the variance of a head's last layer: logits and scores start small.
+const HEAD_GAIN: f32 = 1.0 / 16.0;
 
 /// How one tensor is drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Draw {
     Constant(f32),
     Normal { std: f32 },
-    TruncatedNormal { std: f32 },
     Uniform { bound: f32 },
+    SinesAndCosines,
 }
 
 /// Fills every parameter of a SAM model from `seed`.
@@ -70,7 +71,15 @@ impl<F: Fn(&str) -> bool> ModuleMapper for Initialiser<F> {
         // Drawn in the checkpoint's layout, so that the fan-in is read off the same axes for every kind of layer.
         let official_shape = self.path.official_shape(shape.as_slice());
         let draw = draw_for(&key, &official_shape);
-        let values = draw_values(draw, shape.num_elements(), seed_of(self.seed, &drawn_as(&key)));
+        let values = match draw {
+            Draw::SinesAndCosines => {
+                let [_, height, width, channels] = official_shape[..] else {
+                    unreachable!("absolute positions are [1, height, width, channels]")
+                };
+                sines_and_cosines([height, width], channels)
+            }
+            _ => draw_values(draw, shape.num_elements(), seed_of(self.seed, &drawn_as(&key))),
+        };
         let values = self.path.from_official(values, &official_shape);
         let tensor = Tensor::from_data(TensorData::new(values, shape), &param.lazy_device());
         let id = param.id;
@@ -104,22 +113,35 @@ fn draw_for(key: &str, official_shape: &[usize]) -> Draw {
     if key.starts_with("image_encoder.neck") {
         return Draw::Normal { std: (2.0 / fan_in(key, official_shape) as f32).sqrt() };
     }
-    if key.starts_with("image_encoder") {
-        return if last == "bias" { Draw::Constant(0.0) } else { Draw::TruncatedNormal { std: VIT_STD } };
+    if last == "pos_embed" {
+        return Draw::SinesAndCosines;
     }
     if last == "bias" {
         return Draw::Constant(0.0);
     }
+    if key.starts_with("image_encoder") {
+        let both_fans = official_shape[0] + fan_in(key, official_shape);
+        return Draw::Uniform { bound: (6.0 / both_fans as f32).sqrt() };
+    }
     // The variance of a uniform is a third of its squared bound.
-    let variance = if is_before_activation(key) { 2.0 } else { 1.0 } / fan_in(key, official_shape) as f32;
+    let gain = match (is_before_activation(key), is_head(key)) {
+        (true, _) => 2.0,
+        (false, true) => HEAD_GAIN,
+        (false, false) => 1.0,
+    };
+    let variance = gain / fan_in(key, official_shape) as f32;
     Draw::Uniform { bound: (3.0 * variance).sqrt() }
 }
 
 /// Whether a ReLU or GELU follows, if only after a norm.
 fn is_before_activation(key: &str) -> bool {
-    let is_hidden_of_head = key.contains(".layers.0.weight") || key.contains(".layers.1.weight");
-    let is_head = key.contains("hypernetworks_mlps") || key.contains("iou_prediction_head");
-    key.ends_with("mlp.lin1.weight") || key.contains("output_upscaling") || (is_head && is_hidden_of_head)
+    let is_hidden = key.ends_with("layers.0.weight") || key.ends_with("layers.1.weight");
+    key.ends_with("mlp.lin1.weight") || key.contains("output_upscaling") || (is_head(key) && is_hidden)
+}
+
+/// The networks that turn tokens into masks and scores.
+fn is_head(key: &str) -> bool {
+    key.contains("hypernetworks_mlps") || key.contains("iou_prediction_head")
 }
 
 /// The normalisations that the checkpoint knows by a position in a sequence instead of by a name.
@@ -148,18 +170,29 @@ fn draw_values(draw: Draw, count: usize, seed: u64) -> Vec<f32> {
     match draw {
         Draw::Constant(value) => vec![value; count],
         Draw::Normal { std } => (0..count).map(|_| std * normal(&mut rng)).collect(),
-        Draw::TruncatedNormal { std } => (0..count)
-            .map(|_| {
-                loop {
-                    let value = normal(&mut rng);
-                    if value.abs() <= 2.0 {
-                        break std * value;
-                    }
-                }
-            })
-            .collect(),
         Draw::Uniform { bound } => (0..count).map(|_| rng.random_range(-bound..=bound)).collect(),
+        Draw::SinesAndCosines => unreachable!("positions are not drawn"),
     }
+}
+
+/// MAE's fixed positions of a grid, `[H, W, C]` (`util/pos_embed.py`): the first half of the channels holds the column,
+/// the second the row, each half all sines before all cosines, with wavelengths from 2 pi to 10000 times 2 pi.
+///
+/// # Panics
+/// When `channels` is not a multiple of 4.
+pub fn sines_and_cosines(grid_hw: [usize; 2], channels: usize) -> Vec<f32> {
+    assert!(channels.is_multiple_of(4), "sines and cosines of two axes need a multiple of 4 channels, got {channels}");
+    const LONGEST: f64 = 10_000.0;
+    let quarter = channels / 4;
+    let angle = |place: usize, frequency: usize| place as f64 / LONGEST.powf(frequency as f64 / quarter as f64);
+    let mut values = Vec::with_capacity(grid_hw[0] * grid_hw[1] * channels);
+    for (row, column) in (0..grid_hw[0]).flat_map(|row| (0..grid_hw[1]).map(move |column| (row, column))) {
+        for place in [column, row] {
+            values.extend((0..quarter).map(|frequency| angle(place, frequency).sin() as f32));
+            values.extend((0..quarter).map(|frequency| angle(place, frequency).cos() as f32));
+        }
+    }
+    values
 }
 
 /// Box-Muller; the second value is not kept, so that a draw depends on nothing but the generator's state.
@@ -177,19 +210,17 @@ mod tests {
 
     #[test]
     fn draws_have_their_moments_and_limits() {
-        let values = draw_values(Draw::TruncatedNormal { std: 0.02 }, 100_000, 1);
-        assert!(values.iter().all(|value| value.abs() <= 0.04));
+        let values = draw_values(Draw::Normal { std: 0.5 }, 100_000, 1);
         let mean = values.iter().sum::<f32>() / values.len() as f32;
         let variance = values.iter().map(|value| value * value).sum::<f32>() / values.len() as f32;
-        // A unit normal cut at two deviations has variance 0.774.
-        assert!(mean.abs() < 3e-4 && (variance.sqrt() - 0.02 * 0.774f32.sqrt()).abs() < 3e-4);
+        assert!(mean.abs() < 5e-3 && (variance.sqrt() - 0.5).abs() < 5e-3);
         let values = draw_values(Draw::Uniform { bound: 0.5 }, 10_000, 1);
         assert!(values.iter().all(|value| value.abs() <= 0.5) && values.iter().any(|value| value.abs() > 0.49));
     }
 
     #[test]
     fn every_part_gets_its_rule() {
-        let cases: [(&str, &[usize], Draw); 12] = [
+        let cases: [(&str, &[usize], Draw); 13] = [
             ("mask_decoder.mask_tokens.weight", &[4, 8], Draw::Normal { std: 1.0 }),
             (
                 "mask_decoder.transformer.layers.0.cross_attn_token_to_image.q_proj.weight",
@@ -197,7 +228,8 @@ mod tests {
                 Draw::Uniform { bound: 0.5 },
             ),
             ("mask_decoder.transformer.layers.0.cross_attn_image_to_token.v_proj.bias", &[6], Draw::Constant(0.0)),
-            ("image_encoder.blocks.3.attn.qkv.weight", &[96, 32], Draw::TruncatedNormal { std: VIT_STD }),
+            ("image_encoder.blocks.3.mlp.lin1.weight", &[64, 32], Draw::Uniform { bound: 0.25 }),
+            ("image_encoder.pos_embed", &[1, 2, 2, 8], Draw::SinesAndCosines),
             ("image_encoder.blocks.3.attn.qkv.bias", &[96], Draw::Constant(0.0)),
             ("image_encoder.blocks.3.attn.rel_pos_h", &[27, 16], Draw::Constant(0.0)),
             ("image_encoder.neck.0.weight", &[8, 32, 1, 1], Draw::Normal { std: 0.25 }),
@@ -210,6 +242,20 @@ mod tests {
         for (key, shape, expected) in cases {
             assert_eq!(draw_for(key, shape), expected, "{key}");
         }
+    }
+
+    /// Against MAE's own formula written out: channels `[sin x, cos x, sin y, cos y]` of two frequencies, 1 and 1/100.
+    #[test]
+    fn positions_are_maes() {
+        let values = sines_and_cosines([2, 3], 8);
+        let at = |row: usize, column: usize| &values[(row * 3 + column) * 8..][..8];
+        let (x, y) = (2.0f32, 1.0f32);
+        let expected =
+            [x.sin(), (x / 100.0).sin(), x.cos(), (x / 100.0).cos(), y.sin(), (y / 100.0).sin(), y.cos(), (y / 100.0).cos()];
+        for (got, expected) in at(1, 2).iter().zip(expected) {
+            assert!((got - expected).abs() < 1e-6, "{:?}", at(1, 2));
+        }
+        assert_eq!(at(0, 0), [0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0, 1.0]);
     }
 
     #[test]

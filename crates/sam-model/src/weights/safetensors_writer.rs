@@ -61,6 +61,8 @@ pub fn write_tensors(
         })
         .collect();
     let header = Metadata::new(Some(metadata), infos).map_err(io::Error::other)?;
+    // By way of a value, whose keys are sorted: equal models give equal files.
+    let header = serde_json::to_value(&header).map_err(io::Error::other)?;
     let mut header = serde_json::to_vec(&header).map_err(io::Error::other)?;
     // Eight bytes of length come first; the data begins at a multiple of eight.
     header.resize(header.len().next_multiple_of(8), b' ');

@@ -1,0 +1,244 @@
+//! `sam-train --config` and `--resume` through the real program: a small run, going on with it, and everything that can be
+//! wrong, each named and with nothing lost.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use sam_model::weights::Checkpoint;
+
+use crate::cli::{Run, texts};
+use crate::fixture::path;
+
+/// A run of seconds on made-up scenes.
+const SMALL: &str = r#"
+[run]
+dir = "run"
+[model]
+init = "scratch"
+image_size = 32
+[model.sizes]
+patch_size = 8
+embed_dim = 16
+depth = 1
+num_heads = 2
+window_size = 0
+global_attn_indexes = [0]
+out_chans = 16
+mask_in_chans = 4
+decoder_depth = 1
+decoder_heads = 2
+decoder_mlp_dim = 32
+[data]
+images_per_step = 2
+objects_per_step = 4
+[data.synth]
+seed = 1
+n_scenes = 8
+side_px_min = 32
+side_px_max = 32
+[data.validation_synth]
+first_index = 100
+n_scenes = 2
+[prompts]
+preset = "box"
+[optimiser]
+lr = 1e-3
+[schedule]
+steps = 4
+warmup_steps = 1
+decay = "constant"
+[validation]
+every_steps = 2
+clicks = [1]
+metric = "miou_box"
+[log]
+every_steps = 1
+previews = 1
+"#;
+
+fn with_config(text: &str) -> Run {
+    let run = Run::new();
+    std::fs::write(run.path("train.toml"), text).expect("written");
+    run
+}
+
+/// A command under a shell that limits the size of files, which then fail to grow as on a full disk.
+#[cfg(unix)]
+fn on_a_full_disk(run: &Run, arguments: &[&str]) -> (Option<i32>, String) {
+    let script = format!(
+        "trap '' XFSZ; ulimit -f 8; exec '{}' {}",
+        env!("CARGO_BIN_EXE_sam-train"),
+        arguments.join(" ")
+    );
+    let output = Command::new("bash").args(["-c", &script]).current_dir(run.path("")).output().expect("bash starts");
+    (output.status.code(), texts(&output).1)
+}
+
+#[test]
+fn a_run_leaves_a_folder_that_explains_itself() {
+    let run = with_config(SMALL);
+    let out = run.ok(&["--config", "train.toml"]);
+    for part in ["from scratch", "before training", "step 4/4", "best by miou_box", "best checkpoint", "pictures"] {
+        assert!(out.contains(part), "must say `{part}`:\n{out}");
+    }
+    for name in ["config.toml", "plan.toml", "environment.json", "metrics.jsonl", "best.safetensors", "last.safetensors"] {
+        assert!(run.path(&format!("run/{name}")).is_file(), "{name}");
+    }
+    assert!(run.path("run/previews/step-00000004.png").is_file());
+    let (sam, _) = Checkpoint::open(&run.path("run/best.safetensors"))
+        .and_then(|checkpoint| checkpoint.load(&crate::fixture::cpu()))
+        .expect("other programs load it");
+    assert_eq!(sam.image_size(), 32);
+
+    // The folder stays as it is, unless somebody asks.
+    run.refused(&["--config", "train.toml"], &["holds a run", "--resume", "--force"]);
+    run.ok(&["--config", "train.toml", "--force", "--set", "schedule.steps=2"]);
+    std::fs::create_dir(run.path("mine")).expect("made");
+    std::fs::write(run.path("mine/thesis.txt"), "years").expect("written");
+    run.refused(&["--config", "train.toml", "--force", "--set", "run.dir=mine"], &["mine", "is no run"]);
+    assert!(run.path("mine/thesis.txt").is_file());
+}
+
+#[test]
+fn a_run_goes_on_with_more_steps_and_refuses_another_recipe() {
+    let run = with_config(SMALL);
+    run.ok(&["--config", "train.toml"]);
+    let out = run.ok(&["--resume", "run", "--set", "schedule.steps=6"]);
+    assert!(out.contains("after step 4") && out.contains("step 6/6"), "{out}");
+    run.refused(&["--resume", "run", "--set", "optimiser.lr=1e-5"], &["optimiser.lr", "moments"]);
+    run.refused(&["--resume", "nowhere"], &["nowhere", "plan.toml"]);
+    run.refused(&["--resume", "run", "--config", "train.toml"], &["--config", "--resume"]);
+}
+
+#[test]
+fn a_configuration_is_told_everything_that_is_wrong_at_once() {
+    let text = SMALL.replace("lr = 1e-3", "lrr = 1e-3").replace("steps = 4", "steps = \"four\"").replace("\"box\"", "\"bx\"");
+    let run = with_config(&text);
+    let line_of = |part: &str| text.lines().position(|line| line.contains(part)).expect("there") + 1;
+    run.refused(
+        &["--config", "train.toml"],
+        &[
+            &format!("train.toml:{}", line_of("lrr")),
+            "[optimiser]; did you mean `lr`",
+            &format!("train.toml:{}", line_of("\"four\"")),
+            &format!("train.toml:{}", line_of("\"bx\"")),
+            "\"box\"",
+        ],
+    );
+    run.refused(&["--config", "missing.toml"], &["missing.toml"]);
+    run.refused(&["--config", "train.toml", "--set", "shedule.steps=3"], &["--set", "schedule"]);
+    assert!(!run.path("run").exists(), "nothing is made before everything is checked");
+    let shown = with_config(SMALL).ok(&["--config", "train.toml", "--check"]);
+    assert!(shown.contains("weight_decay = 0.1") && shown.contains("focal_weight = 20.0"), "{shown}");
+}
+
+#[test]
+fn missing_and_unfitting_things_are_named_before_the_run_begins() {
+    let data = "[data.synth]\nseed = 1\nn_scenes = 8\nside_px_min = 32\nside_px_max = 32\n";
+    let from_files = |files: &str| SMALL.replace(data, "").replace("[data]\n", &format!("[data]\ntrain = \"{files}\"\n"));
+    let run = with_config(&from_files("nowhere"));
+    run.refused(&["--config", "train.toml"], &["train.toml:", "nowhere"]);
+    let run = with_config(&from_files("empty"));
+    std::fs::create_dir(run.path("empty")).expect("made");
+    run.refused(&["--config", "train.toml"], &["empty"]);
+    assert!(!run.path("run").exists());
+
+    let sizes = &SMALL[SMALL.find("[model]").expect("there")..SMALL.find("[data]").expect("there")];
+    let from_checkpoint = |more: &str| SMALL.replace(sizes, &format!("[model]\ncheckpoint = \"model.safetensors\"\n{more}"));
+    let run = with_config(&from_checkpoint(""));
+    run.refused(&["--config", "train.toml"], &["model.safetensors"]);
+    std::fs::write(run.path("model.safetensors"), "not a checkpoint").expect("written");
+    run.refused(&["--config", "train.toml"], &["model.safetensors"]);
+    let run = with_config(&from_checkpoint("image_size = 60\n"));
+    std::fs::copy(path("tiny_sam.safetensors"), run.path("model.safetensors")).expect("copied");
+    run.refused(&["--config", "train.toml"], &["image_size 60", "patch_size 8"]);
+    assert!(!run.path("run").exists());
+
+    let run = with_config(SMALL);
+    run.refused(&["--config", "train.toml", "--set", "run.device=tpu"], &["tpu", "cuda:N"]);
+    if cfg!(not(feature = "cuda")) {
+        run.refused(&["--config", "train.toml", "--set", "run.device=cuda:0"], &["cuda", "--features cuda"]);
+    }
+}
+
+#[test]
+fn fine_tuning_begins_with_a_checkpoint() {
+    let sizes = &SMALL[SMALL.find("[model]").expect("there")..SMALL.find("[data]").expect("there")];
+    let text = SMALL.replace(sizes, "[model]\ncheckpoint = \"model.safetensors\"\nimage_size = 32\n");
+    let run = with_config(&text);
+    std::fs::copy(path("tiny_sam.safetensors"), run.path("model.safetensors")).expect("copied");
+    let out = run.ok(&["--config", "train.toml", "--set", "optimiser.freeze=[\"image_encoder\"]"]);
+    assert!(out.contains("pos_embed is resized"), "{out}");
+}
+
+#[cfg(unix)]
+#[test]
+fn on_a_full_disk_the_old_checkpoint_survives() {
+    let run = with_config(SMALL);
+    run.ok(&["--config", "train.toml"]);
+    let before = std::fs::read(run.path("run/last.safetensors")).expect("written");
+    let (code, err) = on_a_full_disk(&run, &["--resume", "run", "--set", "schedule.steps=8"]);
+    assert_eq!(code, Some(1), "{err}");
+    assert!(!err.contains("panicked"), "{err}");
+    assert!(err.contains("step 4 is saved") && err.contains("--resume"), "{err}");
+    assert!(before == std::fs::read(run.path("run/last.safetensors")).expect("still there"));
+    let out = run.ok(&["--resume", "run", "--set", "schedule.steps=8"]);
+    assert!(out.contains("step 8/8"), "{out}");
+}
+
+/// An image that is damaged once the run goes on: the run names it, and stops or goes on as it was told.
+#[test]
+fn an_unreadable_image_is_named_and_stops_or_is_left_out() {
+    let data = "[data.synth]\nseed = 1\nn_scenes = 8\nside_px_min = 32\nside_px_max = 32\n";
+    let text = SMALL.replace(data, "").replace("[data]\n", "[data]\ntrain = \"photos\"\n");
+    let run = with_config(&text);
+    run.ok(&["data", "synth", "--out", "photos", "--train", "4", "--val", "0", "--seed", "5"]);
+    let image = std::fs::read_dir(run.path("photos/images")).or_else(|_| std::fs::read_dir(run.path("photos")));
+    let image = image.expect("a folder").flatten().map(|entry| entry.path()).find(|path| is_image(path)).expect("images");
+    // The header stays, so that it is found only when its pixels are wanted.
+    let bytes = std::fs::read(&image).expect("read");
+    std::fs::write(&image, &bytes[..bytes.len() / 2]).expect("written");
+    let name = image.file_name().expect("named").to_string_lossy().into_owned();
+
+    let output = run.sam_train(&["--config", "train.toml"]);
+    let err = texts(&output).1;
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    assert!(err.contains(&name) && err.contains("step 1") && !err.contains("panicked"), "{err}");
+
+    let output = run.sam_train(&["--config", "train.toml", "--force", "--set", "data.on_unreadable=\"skip\""]);
+    let (out, err) = texts(&output);
+    assert_eq!(output.status.code(), Some(0), "{out}\n{err}");
+    assert!(err.contains("left out") && err.contains(&name), "{err}");
+}
+
+fn is_image(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "png" || extension == "jpg")
+}
+
+/// Ctrl-C finishes the step, saves, and prints the command that goes on.
+#[cfg(unix)]
+#[test]
+fn ctrl_c_saves_and_says_how_to_go_on() {
+    let run = with_config(&SMALL.replace("steps = 4", "steps = 100000").replace("every_steps = 2", "every_steps = 50000"));
+    let child = Command::new(env!("CARGO_BIN_EXE_sam-train"))
+        .args(["--config", "train.toml"])
+        .current_dir(run.path(""))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let log = run.path("run/metrics.jsonl");
+    let began = Instant::now();
+    while std::fs::read_to_string(&log).map_or(0, |text| text.lines().count()) < 5 {
+        assert!(began.elapsed() < Duration::from_secs(60), "it makes steps");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill starts");
+    assert!(status.success());
+    let output = child.wait_with_output().expect("it ends");
+    let (out, err) = texts(&output);
+    assert_eq!(output.status.code(), Some(0), "{out}\n{err}");
+    assert!(out.contains("go on with: sam-train --resume"), "{out}\n{err}");
+    assert!(run.path("run/last.safetensors").is_file());
+}
