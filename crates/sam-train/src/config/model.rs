@@ -143,14 +143,15 @@ impl Sizes {
     }
 }
 
-/// Whether the sizes fit together; each problem on its own.
+/// Whether the sizes fit together.
 fn check_sizes(reader: &Reader<'_>, config: &SamConfig) {
-    for problem in config.check().err().map_or(Vec::new(), |error| error.problems) {
-        let keys = if problem.starts_with("image_size") {
-            ["model.image_size", "model.sizes"]
-        } else {
-            ["model.sizes", "model.image_size"]
-        };
-        reader.check(false, &keys, "of sizes that fit together", problem);
+    let problems = config.check().err().map_or(Vec::new(), |error| error.problems);
+    let (of_image, of_sizes): (Vec<String>, Vec<String>) =
+        problems.into_iter().partition(|problem| problem.starts_with("image_size"));
+    if !of_image.is_empty() {
+        reader.object(&["model.image_size", "model.sizes"], format!("model.{}", of_image.join("; ")));
+    }
+    if !of_sizes.is_empty() {
+        reader.object(&["model.sizes"], format!("model.sizes do not fit together: {}", of_sizes.join("; ")));
     }
 }

@@ -65,16 +65,23 @@ impl<'d> Reader<'d> {
         Section { reader: self, path: String::new() }
     }
 
-    /// A rule between keys, told as "`keys[0]` must be `expected`" where that key was typed, or at the `--set` that broke it.
+    /// A rule between keys, told as "`keys[0]` must be `expected`".
     pub(crate) fn check(&self, holds: bool, keys: &[&str], expected: &str, got: impl Display) {
-        if holds || keys.iter().any(|key| self.is_wrong(key)) {
+        if let (false, Some(key)) = (holds, keys.first()) {
+            self.object(keys, format!("{key} must be {expected}, got {got}"));
+        }
+    }
+
+    /// Tells of something between keys, where the first of them was typed, or at the `--set` that changed one; unless one of
+    /// them is wrong already.
+    pub(crate) fn object(&self, keys: &[&str], message: String) {
+        if keys.iter().any(|key| self.is_wrong(key)) {
             return;
         }
         let places = || keys.iter().map(|key| self.document.place(key));
         let by_override = places().filter(|place| matches!(place, Place::Override(_))).max();
         let place = by_override.or_else(|| places().next()).unwrap_or(Place::File);
-        let key = keys.first().copied().unwrap_or_default();
-        self.tell(place, key, format!("{key} must be {expected}, got {got}"));
+        self.tell(place, keys.first().copied().unwrap_or_default(), message);
     }
 
     /// Ends the reading.
@@ -248,7 +255,7 @@ impl<'r> Section<'r> {
     }
 
     pub(crate) fn integers_if_given<T: Integer>(&self, key: &str, range: impl RangeBounds<T>) -> Option<Vec<T>> {
-        let expected = in_range("whole number", &range);
+        let expected = in_range("a whole number", &range);
         self.list(key, String::new(), "a list of whole numbers", |node| {
             self.element(node, key, &expected, |node| integer_of(node, &range))
         })

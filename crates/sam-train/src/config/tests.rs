@@ -1,1 +1,664 @@
+//! Whole configurations: what is told about wrong ones, with which line, and what becomes of right ones.
 
+use std::path::PathBuf;
+
+use sam_data::{GroupKey, Intensity, SplitRule, Void};
+use sam_learn::options::{
+    BoxOutput, IouLoss, IouSupervision, LossResolution, LrDecay, NoiseDistribution, OptimiserOptions, PromptOptions,
+    PromptPreset,
+};
+use sam_model::{SamConfig, Variant};
+
+use super::resume::{CHANGEABLE, Refusal};
+use super::*;
+
+/// The least that a run needs; lines of tests count from its end.
+const LEAST: &str = r#"run.dir = "runs/a"
+model.checkpoint = "sam.pth"
+data.train = "photos"
+data.split.val = 0.2
+schedule.steps = 100
+"#;
+
+fn read_with(text: &str, overrides: &[&str], paths: Paths) -> Result<TrainPlan, ConfigError> {
+    let overrides: Vec<String> = overrides.iter().map(|&text| text.to_owned()).collect();
+    TrainPlan::read(&Document::parse("c.toml", PathBuf::new(), text, &overrides)?, paths)
+}
+
+fn read(text: &str) -> Result<TrainPlan, ConfigError> {
+    read_with(text, &[], Paths::MayBeMissing)
+}
+
+fn plan(more: &str) -> TrainPlan {
+    read(&format!("{LEAST}{more}")).expect("a valid configuration")
+}
+
+fn problems(text: &str) -> Vec<String> {
+    read(text).expect_err("refused").lines().to_vec()
+}
+
+/// What is told about lines after [`LEAST`], whose first is 6.
+fn problems_after_least(more: &str) -> Vec<String> {
+    problems(&format!("{LEAST}{more}"))
+}
+
+fn absolute(path: &str) -> PathBuf {
+    std::path::absolute(path).expect("a path")
+}
+
+#[test]
+fn the_least_configuration_gets_every_default() {
+    let plan = plan("");
+    assert_eq!((plan.run.dir.clone(), plan.run.name.as_str()), (absolute("runs/a"), "a"));
+    assert_eq!((plan.run.device.as_str(), plan.run.seed, plan.run.threads), ("cpu", 0, 0));
+    let ModelPlan::Checkpoint(checkpoint) = &plan.model else { panic!("a checkpoint") };
+    assert_eq!((&checkpoint.path, checkpoint.image_size), (&absolute("sam.pth"), None));
+    assert_eq!(plan.data.validation, Validation::Rule(SplitRule { val: 0.2, ..SplitRule::default() }));
+    assert_eq!(plan.prompts, PromptOptions::preset(PromptPreset::Sam));
+    assert_eq!(plan.optimiser, OptimiserOptions::default());
+    assert_eq!((plan.schedule.warmup_steps, &plan.schedule.decay), (10, &LrDecay::Constant));
+    assert_eq!((plan.validation.metric.as_str(), plan.validation.every_steps), ("miou_1_oracle", 10));
+    assert_eq!(plan.result.export, [Export::Safetensors]);
+
+    let loader = plan.data.loader_options(7, 1024, 256);
+    let defaults = sam_data::loader::LoaderOptions { seed: 7, ..Default::default() };
+    assert_eq!(loader, defaults, "what is not typed is what the loader does by itself");
+}
+
+#[test]
+fn everything_that_is_wrong_is_told_at_once_with_its_line() {
+    let text = r#"
+[run]
+dir = 5
+device = "gpu"
+threds = 2
+[model]
+checkpoint = "sam.pth"
+drop_path = 1.0
+[data]
+train = "photos"
+split = { val = 0.1, group = "patient" }
+workers = -1
+learning_rate = 1e-4
+[data.augmentation]
+crop = [0.9, 0.5]
+scale_jitter = 2
+[prompts]
+preset = "sam3"
+box_chance = 1.5
+[loss]
+warmup = 3
+[optimiser]
+betas = [0.9]
+freeze = ["image_encodr", "*.bias", 3]
+ema_decay = 1.0
+[schedule]
+steps = "many"
+warmup_steps = 500
+decay = "cosin"
+[validation]
+clicks = [1,
+  0]
+box = "yes"
+[result]
+export = ["safetensors",
+  "onnx"]
+[extra]
+a = 1
+"#;
+    let expected = [
+        "c.toml:3: run.dir must be a text that is not empty, got 5",
+        "c.toml:4: run.device must be cpu, cuda, cuda:N or vulkan, got \"gpu\"",
+        "c.toml:5: there is no key `threds` in [run]; did you mean `threads` (default 0)?",
+        "c.toml:8: model.drop_path must be a number from 0 to below 1, got 1.0",
+        "c.toml:11: data.split.group must be \"image\", \"folder\", { prefix = \"..\" } or { regex = \"..\" }, \
+         got \"patient\"",
+        "c.toml:12: data.workers must be a whole number from 0 to 1024, got -1",
+        "c.toml:13: there is no key `learning_rate` in [data]; it takes `augmentation`, `bad`, `channels`, `classes`, \
+         `crowd`, `filter`, `format`, `images`, `images_per_step`, `intensity`, `labels`, `max_image_share`, \
+         `min_object_px`, `objects_per_image`, `objects_per_step`, `on_unreadable`, `part`, `prefetch`, `split`, `synth`, \
+         `train`, `validation`, `validation_options`, `validation_synth`, `void`, `workers`",
+        "c.toml:15: data.augmentation.crop must be two numbers, the smaller one first, got [0.9, 0.5]; \
+         did you mean [0.5, 0.9]?",
+        "c.toml:16: data.augmentation.scale_jitter must be two numbers, each above 0, got 2",
+        "c.toml:18: prompts.preset must be \"sam\", \"sam2\", \"box\" or \"points\", got \"sam3\"; did you mean \"sam\"?",
+        "c.toml:19: prompts.box_chance must be a number from 0 to 1, got 1.5",
+        "c.toml:21: there is no key `warmup` in [loss]; did you mean `warmup_steps` (default 0) in [schedule]?",
+        "c.toml:23: optimiser.betas must be two numbers, each from 0 to below 1, got [0.9]",
+        "c.toml:24: optimiser.freeze must be a list of parts, \"image_encoder\", \"prompt_encoder\" or \"mask_decoder\", or of \
+         patterns with `*` over keys of a checkpoint (did you mean \"image_encoder\"?), got \"image_encodr\"",
+        "c.toml:24: optimiser.freeze must be a list of texts, got 3",
+        "c.toml:25: optimiser.ema_decay must be a number above 0 and below 1, or \"none\", got 1.0",
+        "c.toml:27: schedule.steps must be a whole number of at least 1, got \"many\"",
+        "c.toml:29: schedule.decay must be \"constant\", \"multi_step\", \"cosine\" or \"reciprocal_sqrt\", got \"cosin\"; \
+         did you mean \"cosine\"?",
+        "c.toml:32: validation.clicks must be a list, each a whole number from 1 to 100, got 0",
+        "c.toml:33: validation.box must be true or false, got \"yes\"",
+        "c.toml:36: result.export must be \"safetensors\", \"pth\" or \"huggingface\", got \"onnx\"",
+        "c.toml:37: there is no section `extra` in the top; it takes `data`, `log`, `loss`, `model`, `optimiser`, `prompts`, \
+         `result`, `run`, `schedule`, `task`, `validation`",
+    ];
+    let told = problems(text);
+    for (told, expected) in told.iter().zip(expected) {
+        assert_eq!(told, expected);
+    }
+    assert_eq!(told.len(), expected.len(), "{told:#?}");
+}
+
+#[test]
+fn keys_that_are_missing_are_told_at_their_section() {
+    assert_eq!(
+        problems("task = \"train\"\n[run]\nname = \"a\"\n[data]\n[schedule]\ndecay = \"multi_step\"\n"),
+        [
+            "c.toml: model.checkpoint must be given: the file to begin with, or init = \"scratch\"",
+            "c.toml:2: run.dir must be given: the folder of the run",
+            "c.toml:4: data.train must be given: a data set to learn from, or [data.synth] for made-up scenes",
+            "c.toml:4: data.validation must be given: a data set to validate on, or split = { val = 0.1 }, \
+             [data.validation_synth] or \"none\"",
+            "c.toml:5: schedule.steps must be given: how many steps the run has",
+            "c.toml:5: schedule.milestones must be given: the steps at which the rate falls, such as [60000, 86666]",
+        ]
+    );
+    let told = problems(&LEAST.replace("model.checkpoint = \"sam.pth\"", "model.init = \"scratch\""));
+    assert_eq!(told, ["c.toml:2: model.variant must be given: vit_b, vit_l or vit_h, or all numbers in [model.sizes]"]);
+}
+
+#[test]
+fn a_key_in_the_wrong_section_is_sent_to_the_right_one() {
+    let told = problems_after_least("lr = 1e-4\n[log]\nsteps = 3\n[optimizer]\nlr = 1\n[validation_options]\n");
+    assert_eq!(
+        told,
+        [
+            "c.toml:6: there is no key `lr` in the top; `lr` belongs in [optimiser]",
+            "c.toml:8: there is no key `steps` in [log]; `steps` belongs in [schedule]",
+            "c.toml:9: there is no section `optimizer` in the top; did you mean the section [optimiser]?",
+            "c.toml:11: there is no section `validation_options` in the top; `validation_options` belongs in [data]",
+        ]
+    );
+}
+
+#[test]
+fn rules_between_keys_are_told_where_they_are_broken() {
+    for (more, expected) in [
+        (
+            "[schedule]\nwarmup_steps = 100",
+            "c.toml:7: schedule.warmup_steps must be below schedule.steps (100), got 100",
+        ),
+        (
+            "[schedule]\ndecay = \"multi_step\"\nmilestones = [50, 50]",
+            "c.toml:8: schedule.milestones must be rising, got [50, 50]",
+        ),
+        (
+            "[schedule]\ndecay = \"multi_step\"\nmilestones = [50, 100]",
+            "c.toml:8: schedule.milestones must be below schedule.steps (100), got [50, 100]",
+        ),
+        (
+            "[schedule]\nmilestones = [50]",
+            "c.toml:7: schedule.milestones is only used with decay = \"multi_step\"; leave it out",
+        ),
+        (
+            "[schedule]\ndecay = \"cosine\"\nfactor = 0.5",
+            "c.toml:8: schedule.factor is only used with decay = \"multi_step\"; leave it out",
+        ),
+        (
+            "[schedule]\ndecay = \"reciprocal_sqrt\"\ncooldown_steps = 95",
+            "c.toml:8: schedule.cooldown_steps must be at most the 90 steps after the warm-up, got 95",
+        ),
+        (
+            "[data]\nimages_per_step = 6\n[optimiser]\naccumulation = 4",
+            "c.toml:7: data.images_per_step must be a multiple of optimiser.accumulation (4), which cuts a step into \
+             batches, got 6",
+        ),
+        (
+            "[data]\nimages_per_step = 8\nobjects_per_step = 4",
+            "c.toml:8: data.objects_per_step must be at least data.images_per_step (8): every image gives an object, \
+             got 4",
+        ),
+        ("[data]\nimages_per_step = 0", "c.toml:7: data.images_per_step must be a whole number of at least 1, got 0"),
+        (
+            "[model]\nvariant = \"vit_b\"",
+            "c.toml:7: model.variant is only used with init = \"scratch\" (the sizes of a checkpoint are read off its \
+             tensors); leave it out",
+        ),
+        (
+            "[model]\ninit = \"scratch\"\nvariant = \"vit_b\"",
+            "c.toml:2: model.checkpoint is only used with init = \"checkpoint\"; leave it out",
+        ),
+        (
+            "[data]\nvalidation = \"other\"",
+            "c.toml:7: data.validation must be given alone: one of data.validation, data.split and \
+             [data.validation_synth] is validated on, got validation and split",
+        ),
+        ("[data]\npart = \"train\"", "c.toml:7: data.part must be left out when data.split is given, got both"),
+        (
+            "[data.validation_options]\ncrowd = \"drop\"",
+            "c.toml:6: data.validation_options is only used with data.validation; leave it out",
+        ),
+        (
+            "[data.synth]\nn_scenes = 5",
+            "c.toml:3: data.train must be given without [data.synth]: one of both is learned from, got both",
+        ),
+        (
+            "[validation]\nmetric = \"miou_1_orcale\"",
+            "c.toml:7: validation.metric must be one of the metrics of this validation: miou_1, miou_1_oracle, miou_3, \
+             predicted_iou_error, miou_box, miou_box_oracle, predicted_iou_error_box, got \"miou_1_orcale\"; \
+             did you mean \"miou_1_oracle\"?",
+        ),
+        (
+            "[validation]\nclicks = []\nbox = false",
+            "c.toml:7: validation.clicks must be a list of at least one click when validation.box is false, got none",
+        ),
+        (
+            "[validation]\nevery_steps = 200",
+            "c.toml:7: validation.every_steps must be at most schedule.steps (100): the run would end before, got 200",
+        ),
+        (
+            "[optimiser]\nfreeze = [\"image_encoder\", \"prompt_encoder\", \"mask_decoder\"]",
+            "c.toml:7: optimiser.freeze must be a list that leaves a part to learn, got all parts",
+        ),
+        (
+            "[loss]\nfocal_weight = 0\ndice_weight = 0",
+            "c.toml:7: loss.focal_weight must be above 0 when loss.dice_weight is 0: no mask would be learned, got 0",
+        ),
+    ] {
+        // One section twice is no TOML, so what it has already comes as dotted keys.
+        let section = more.lines().next().unwrap_or_default().trim_matches(['[', ']']);
+        let told = problems(&dotted(section, more));
+        assert_eq!(told, [expected], "{more}");
+    }
+}
+
+/// [`LEAST`] and more, all as dotted keys, so that sections may come in parts. Lines stay where they are.
+fn dotted(first_section: &str, more: &str) -> String {
+    let mut section = first_section.to_owned();
+    let lines = more.lines().map(|line| match line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+        Some(name) => {
+            section = name.to_owned();
+            String::new()
+        }
+        None => format!("{section}.{line}"),
+    });
+    let more: Vec<String> = lines.collect();
+    format!("{LEAST}{}\n", more.join("\n"))
+}
+
+#[test]
+fn nothing_is_said_about_what_follows_from_a_mistake() {
+    let text = LEAST.replace("100", "-5") + "schedule.warmup_steps = 50\nvalidation.every_steps = 40\n";
+    assert_eq!(problems(&text), ["c.toml:5: schedule.steps must be a whole number of at least 1, got -5"]);
+    let text = format!("{LEAST}schedule.decay = \"multistep\"\nschedule.milestones = [5]\n");
+    assert!(problems(&text)[0].contains("did you mean \"multi_step\"?"));
+    assert_eq!(problems(&text).len(), 1);
+}
+
+#[test]
+fn sizes_fit_together_or_all_misfits_are_told() {
+    let scratch = LEAST.replace("model.checkpoint = \"sam.pth\"", "model.init = \"scratch\"");
+    let sizes =
+        "[model.sizes]\nembed_dim = 96\ndepth = 4\nnum_heads = 4\nglobal_attn_indexes = [1, 3]\nout_chans = 64\n";
+    let ModelPlan::Scratch(config) = read(&format!("{scratch}{sizes}")).expect("valid").model else {
+        panic!("scratch")
+    };
+    let encoder = &config.image_encoder;
+    assert_eq!([encoder.image_size, encoder.patch_size, encoder.mlp_dim, encoder.window_size], [1024, 16, 384, 14]);
+    assert_eq!([config.mask_decoder.cross_dim, config.mask_decoder.iou_head_hidden_dim], [32, 64]);
+
+    let wrong = sizes.replace("num_heads = 4", "num_heads = 5").replace("3]", "9]");
+    assert_eq!(
+        problems(&format!("{scratch}model.image_size = 1000\n{wrong}")),
+        [
+            "c.toml:6: model.image_size must be of sizes that fit together, got image_size 1000 must be a multiple of \
+             patch_size 16",
+            "c.toml:7: model.sizes must be of sizes that fit together, got num_heads 5 must divide embed_dim 96",
+            "c.toml:7: model.sizes must be of sizes that fit together, got global_attn_indexes names block 9, but there \
+             are only 4 blocks",
+        ]
+    );
+
+    let text = format!("{scratch}model.variant = \"vit_l\"\nmodel.image_size = 512\nmodel.drop_path = 0.1\n");
+    let ModelPlan::Scratch(config) = read(&text).expect("valid").model else { panic!("scratch") };
+    let mut expected = SamConfig::published(Variant::VitL);
+    expected.image_encoder.image_size = 512;
+    expected.image_encoder.drop_path_rate = 0.1;
+    assert_eq!(config, expected);
+}
+
+#[test]
+fn presets_are_changed_number_by_number() {
+    let plan = plan(
+        "[prompts]\npreset = \"sam2\"\ncorrection_clicks = 3\nbox_noise.cap_px = 5\n[loss]\npreset = \"sam2\"\n\
+         focal_weight = 10\n[optimiser]\nclip_norm = \"none\"\npart_lr = { image_encoder = 0.1 }\n",
+    );
+    let sam2 = PromptOptions::preset(PromptPreset::Sam2);
+    assert_eq!((plan.prompts.correction_clicks, plan.prompts.box_output), (3, BoxOutput::One));
+    assert_eq!(plan.prompts.box_noise.cap_px, 5.0);
+    assert_eq!(plan.prompts.box_noise.distribution, NoiseDistribution::Uniform);
+    assert_eq!(plan.prompts.click_from_object_chance, sam2.click_from_object_chance);
+    assert_eq!((plan.loss.iou_loss, plan.loss.iou_supervision), (IouLoss::L1, IouSupervision::All));
+    assert_eq!((plan.loss.resolution, plan.loss.focal_weight), (LossResolution::Full, 10.0));
+    assert_eq!(plan.optimiser.clip_norm, None);
+    assert_eq!((plan.optimiser.part_lr.image_encoder, plan.optimiser.part_lr.mask_decoder), (0.1, 1.0));
+}
+
+#[test]
+fn data_is_read_as_its_options_say() {
+    let text = r#"
+run.dir = "a"
+model.checkpoint = "sam.pth"
+schedule.steps = 9e1
+[data]
+train = "scans"
+validation = "scans"
+part = "train"
+format = "label_images"
+void = 255
+channels = [2, 1, 0]
+intensity = { window = { level = 40, width = 400 } }
+filter.min_area_model_px = 100
+images_per_step = 4
+objects_per_step = 32
+augmentation = { vertical_flip = 0.5, crop = [0.5, 1], contrast = 0.2 }
+[data.validation_options]
+part = "val"
+void = "none"
+[optimiser]
+accumulation = 2
+"#;
+    let plan = read(text).expect("valid");
+    assert_eq!(plan.schedule.steps, 90);
+    let (DataSource::Files(train), Validation::Files(validation)) = (&plan.data.train, &plan.data.validation) else {
+        panic!("files");
+    };
+    assert_eq!(train.options.void, Void::Id(255));
+    assert_eq!(train.options.intensity, Intensity::Window { level: 40.0, width: 400.0 });
+    assert_eq!(validation.options.intensity, train.options.intensity, "what suits the one suits the other");
+    assert_eq!((validation.options.void, validation.options.split.as_deref()), (Void::None, Some("val")));
+    let loader = plan.data.loader_options(0, 1024, 256);
+    assert_eq!((loader.n_images.get(), loader.objects.per_batch_max), (2, 16), "half a step in each of two batches");
+    assert_eq!(loader.augmentation.vertical_flip_chance, 0.5);
+    assert_eq!(loader.augmentation.crop.map(|crop| crop.side_share_max), Some(1.0));
+    assert_eq!(loader.augmentation.colour.map(|colour| (colour.brightness, colour.contrast)), Some((0.0, 0.2)));
+
+    let same = text.replace("part = \"val\"\n", "");
+    assert!(problems(&same)[0].starts_with("c.toml:7: data.validation must be a data set that is not learned from"));
+}
+
+#[test]
+fn splits_come_in_three_kinds() {
+    let text = LEAST.replace("data.split.val = 0.2\n", "");
+    for (split, expected) in [
+        ("split = \"given\"", Validation::Given),
+        ("split = { file = \"split.json\" }", Validation::SplitFile(absolute("split.json"))),
+        ("validation = \"none\"", Validation::Nothing),
+        (
+            "split = { val = 0.2, test = 0.1, seed = 3, group = { regex = 'p(\\d+)' } }",
+            Validation::Rule(SplitRule { val: 0.2, test: 0.1, seed: 3, group: GroupKey::Regex("p(\\d+)".to_owned()) }),
+        ),
+    ] {
+        assert_eq!(read(&format!("{text}data.{split}\n")).expect("valid").data.validation, expected);
+    }
+    for (split, expected) in [
+        ("split = \"folder\"", "c.toml:5: data.split must be \"given\", { val = 0.1 } with test, seed and group, or"),
+        ("split = { file = \"s.json\", val = 0.1 }", "c.toml:5: data.split.val is only used with a split by shares"),
+        ("split = { val = 0.6, test = 0.5 }", "c.toml:5: data.split.val must be a share that leaves something"),
+    ] {
+        let told = problems(&format!("{text}data.{split}\n"));
+        assert!(told.len() == 1 && told[0].starts_with(expected), "{told:?}");
+    }
+}
+
+#[test]
+fn made_up_scenes_are_held_out_by_their_index() {
+    let text = LEAST.replace("data.train = \"photos\"\ndata.split.val = 0.2\n", "");
+    let scenes = "[data.synth]\nseed = 4\nn_scenes = 500\nside_px_max = 64\nside_px_min = 64\n[data.validation_synth]\n\
+                  n_scenes = 50\n";
+    let plan = read(&format!("{text}{scenes}")).expect("valid");
+    let (DataSource::Synth(train), Validation::Synth(validation)) = (&plan.data.train, &plan.data.validation) else {
+        panic!("scenes");
+    };
+    assert_eq!((train.scenes().n_scenes, train.scenes().options.side_px_max), (500, 64));
+    assert_eq!((validation.seed, validation.first_index, validation.scenes().options.side_px_min), (4, 500, 64));
+    assert_eq!(
+        problems(&format!("{text}{scenes}first_index = 499\n")),
+        [
+            "c.toml:11: data.validation_synth.first_index must be 500 or more: the scenes before are learned from, got 499"
+        ]
+    );
+    assert_eq!(
+        problems(&format!(
+            "{text}{}",
+            scenes.replace("seed = 4", "side_px_min = 65").replace("\nside_px_min = 64", "")
+        ))[0],
+        "c.toml:5: data.synth.side_px_min must be at most data.synth.side_px_max (64), got 65"
+    );
+    assert_eq!(
+        problems(&format!("{text}data.format = \"coco\"\n{scenes}")),
+        ["c.toml:4: data.format is only used with data.train; leave it out"]
+    );
+}
+
+#[test]
+fn overrides_pass_the_same_checks_and_name_their_option() {
+    let overrides = ["schedule.steps=50", "run.device=cuda:1", "run.dir=/tmp/x", "optimiser.lr=1"];
+    let plan = read_with(LEAST, &overrides, Paths::MayBeMissing).expect("valid");
+    assert_eq!((plan.schedule.steps, plan.run.device.as_str(), plan.optimiser.lr), (50, "cuda:1", 1.0));
+    assert_eq!(plan.run.dir, PathBuf::from("/tmp/x"));
+
+    let text = format!("{LEAST}schedule.warmup_steps = 20\n");
+    let overrides = ["schedule.steps=20", "shedule.steps=20", "optimiser.lr=fast", "data.worker=3"];
+    let error = read_with(&text, &overrides, Paths::MayBeMissing).expect_err("refused");
+    assert_eq!(
+        error.lines(),
+        [
+            "--set schedule.steps=20: schedule.warmup_steps must be below schedule.steps (20), got 20",
+            "--set shedule.steps=20: there is no section `shedule` in the top; did you mean the section [schedule]?",
+            "--set optimiser.lr=fast: optimiser.lr must be a number above 0, got \"fast\"",
+            "--set data.worker=3: there is no key `worker` in [data]; did you mean `workers` (default 2)?",
+        ]
+    );
+}
+
+#[test]
+fn paths_are_those_of_the_working_folder_or_else_of_the_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = folder.path().join("c.toml");
+    std::fs::write(&config, LEAST).expect("written");
+    std::fs::write(folder.path().join("sam.pth"), "").expect("written");
+    let read = |overrides: &[String]| {
+        Document::load(&config, overrides).and_then(|document| TrainPlan::read(&document, Paths::MustExist))
+    };
+    let error = read(&[]).expect_err("no photos").to_string();
+    assert_eq!(
+        error,
+        format!(
+            "{}:3: data.train must be a file or folder that exists, got \"photos\"; there is no {} nor {}",
+            config.display(),
+            absolute("photos").display(),
+            folder.path().join("photos").display()
+        )
+    );
+    // The manifest's folder, in which tests run, has `src`.
+    let plan = read(&["data.train=src".to_owned()]).expect("valid");
+    let (ModelPlan::Checkpoint(checkpoint), DataSource::Files(train)) = (&plan.model, &plan.data.train) else {
+        panic!("files");
+    };
+    assert_eq!((&checkpoint.path, &train.path), (&folder.path().join("sam.pth"), &absolute("src")));
+    assert_eq!(plan.run.dir, absolute("runs/a"), "what is written goes where the caller is");
+}
+
+#[test]
+fn a_configuration_of_another_task_is_refused_as_such() {
+    let document = |task: &str| {
+        Document::parse("c.toml", PathBuf::new(), &format!("task = \"{task}\"\n[gate]\n"), &[]).expect("valid")
+    };
+    assert_eq!(Task::of(&document("evaluate")), Ok(Task::Evaluate));
+    let error = TrainPlan::read(&document("evaluate"), Paths::MayBeMissing).expect_err("refused");
+    assert_eq!(error.to_string(), "c.toml:1: task must be \"train\" for a training run, got \"evaluate\"");
+    let error = Task::of(&document("pretraining")).expect_err("refused").to_string();
+    assert!(error.ends_with("got \"pretraining\"; did you mean \"pretrain\"?"), "{error}");
+}
+
+/// Plans that have every kind of value in them.
+fn plans() -> Vec<TrainPlan> {
+    let scratch =
+        LEAST.replace("model.checkpoint = \"sam.pth\"", "model.init = \"scratch\"\nmodel.variant = \"vit_b\"");
+    let synth = LEAST.replace("data.train = \"photos\"\ndata.split.val = 0.2\n", "data.synth.seed = 1\n")
+        + "data.validation_synth.n_scenes = 5\n";
+    vec![
+        plan(""),
+        plan(
+            "[optimiser]\nclip_norm = \"none\"\nema_decay = 0.999\nlr = 1.2345678901234567e-7\n[schedule]\n\
+             decay = \"multi_step\"\nmilestones = [50, 60]\n"
+                .replace("[schedule]\n", "")
+                .replace("decay = ", "layer_decay = 0.5\n")
+                .split("layer_decay")
+                .next()
+                .unwrap_or_default(),
+        ),
+        plan("data.split.group = { prefix = \"_\" }\ndata.void = 7\ndata.augmentation.crop = [0.5, 1.0]\n"),
+        plan("schedule.decay = \"multi_step\"\nschedule.milestones = [50, 60]\n"),
+        plan(
+            "schedule.decay = \"cosine\"\nresult.export = [\"pth\", \"huggingface\"]\nresult.export_image_size = 1024\n",
+        ),
+        read(&scratch).expect("valid"),
+        read(&synth).expect("valid"),
+    ]
+}
+
+fn saved(plan: &TrainPlan) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), plan.to_toml().expect("fits into TOML")).expect("written");
+    file
+}
+
+#[test]
+fn a_plan_is_read_again_as_it_was_saved() {
+    for plan in plans() {
+        let file = saved(&plan);
+        let again = TrainPlan::resumed(file.path(), &plan.run.dir, &[]).expect("a plan");
+        assert_eq!(again, plan, "{}", plan.to_toml().unwrap_or_default());
+        assert_eq!(check_resume(&plan, &again), Ok(vec![]));
+    }
+}
+
+#[test]
+fn a_run_that_moved_goes_on_where_it_is() {
+    let plan = plan("");
+    let again = TrainPlan::resumed(saved(&plan).path(), "/new/place".as_ref(), &[]).expect("a plan");
+    assert_eq!(again.run.dir, PathBuf::from("/new/place"));
+    assert_eq!(check_resume(&plan, &again), Ok(vec![]));
+}
+
+#[test]
+fn what_may_change_on_resume_can_be_set() {
+    let plan = plan("");
+    let file = saved(&plan);
+    let overrides = [
+        "run.name=b",
+        "run.device=vulkan",
+        "run.threads=3",
+        "data.workers=0",
+        "data.prefetch=9",
+        "schedule.steps=200",
+        "validation.every_steps=150",
+        "validation.patience=4",
+        "validation.baseline=false",
+        "log.every_steps=1",
+        "log.previews=0",
+        "log.tensorboard=false",
+        "result.export=[]",
+        "result.export_image_size=1024",
+    ]
+    .map(str::to_owned);
+    for changeable in CHANGEABLE {
+        assert!(overrides.iter().any(|set| set.starts_with(changeable)), "{changeable} is not tried here");
+    }
+    let again = TrainPlan::resumed(file.path(), &plan.run.dir, &overrides).expect("a plan");
+    assert_eq!(check_resume(&plan, &again), Ok(vec![]));
+    let [old, new] = [&plan, &again].map(|plan| plan.to_toml().unwrap_or_default());
+    let n_changed = new.lines().filter(|line| !old.lines().any(|old| old == *line)).count();
+    assert_eq!(n_changed, overrides.len(), "each override has an effect:\n{new}");
+}
+
+#[test]
+fn what_may_not_change_on_resume_is_refused_with_the_reason() {
+    let plan = plan("");
+    let file = saved(&plan);
+    let resumed = |overrides: &[&str]| {
+        let overrides: Vec<String> = overrides.iter().map(|&text| text.to_owned()).collect();
+        TrainPlan::resumed(file.path(), &plan.run.dir, &overrides).expect_err("refused").lines().to_vec()
+    };
+    assert_eq!(
+        resumed(&["optimiser.lr=1", "run.dir=x", "log.previews=1", "model.checkpoint=b.pth"]),
+        [
+            "--set optimiser.lr=1: optimiser.lr cannot be another when a run goes on: the moments that the optimiser keeps \
+             belong to it",
+            "--set run.dir=x: run.dir cannot be another when a run goes on: the folder is the one that is gone on with",
+            "--set model.checkpoint=b.pth: model.checkpoint cannot be another when a run goes on: the weights of the run \
+             began there and have these sizes",
+        ]
+    );
+    assert_eq!(
+        resumed(&["schedule.steps=50"]),
+        ["--set schedule.steps=50: schedule.steps must be a whole number of at least 100, got 50"]
+    );
+    assert_eq!(
+        resumed(&["log.preview=1"]),
+        ["--set log.preview=1: there is no key `preview` in [log]; did you mean `previews` (default 4)?"]
+    );
+    std::fs::write(file.path(), "[run]\ndir = 5\n").expect("written");
+    assert!(
+        resumed(&[])[0].contains(":2: must be the plan of a run, as this version writes it: "),
+        "{:?}",
+        resumed(&[])
+    );
+}
+
+#[test]
+fn plans_that_differ_are_compared_key_by_key() {
+    let old = plan("optimiser.ema_decay = 0.9\n");
+    let mut new = plan("run.device = \"vulkan\"\nlog.previews = 0\nschedule.warmup_steps = 20\n");
+    new.schedule.steps = 50;
+    let refusals = check_resume(&old, &new).expect("fit into TOML");
+    let keys: Vec<&str> = refusals.iter().map(|refusal| refusal.key.as_str()).collect();
+    assert_eq!(keys, ["optimiser.ema_decay", "schedule.warmup_steps", "schedule.steps"]);
+    assert_eq!(
+        refusals[0],
+        Refusal {
+            key: "optimiser.ema_decay".to_owned(),
+            saved: "0.9".to_owned(),
+            asked: "unset".to_owned(),
+            reason: "the moments that the optimiser keeps belong to it",
+        }
+    );
+    assert_eq!(
+        refusals[1].to_string(),
+        "schedule.warmup_steps must stay 10 when a run goes on, got 20: the rates of the steps that are done follow from it"
+    );
+}
+
+#[test]
+fn the_configurations_of_this_repository_are_valid() {
+    for (name, text) in [
+        ("finetune", include_str!("../../../../configs/finetune.toml")),
+        ("paper-vit-b", include_str!("../../../../configs/paper-vit-b.toml")),
+        ("paper-vit-l", include_str!("../../../../configs/paper-vit-l.toml")),
+        ("paper-vit-h", include_str!("../../../../configs/paper-vit-h.toml")),
+    ] {
+        let plan = read(text).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(plan.to_toml().is_ok(), "{name}");
+        assert!(text.contains(&format!("--config configs/{name}.toml")), "{name} says how it is run");
+        // What is commented out is valid, too, key by key.
+        for line in text.lines().filter_map(|line| line.strip_prefix("# ")).filter(|line| line.contains(" = ")) {
+            let is_key = |c: char| c.is_ascii_lowercase() || c == '_';
+            let key: String = line.chars().take_while(|&c| is_key(c)).collect();
+            if !line[key.len()..].starts_with(" = ") {
+                continue;
+            }
+            let uncommented = text.replace(&format!("# {line}"), line);
+            let problems = read(&uncommented).err().map_or(Vec::new(), |error| error.lines().to_vec());
+            let unknown: Vec<&String> = problems.iter().filter(|problem| problem.contains("there is no")).collect();
+            assert!(unknown.is_empty(), "{name}: {line}: {unknown:?}");
+        }
+    }
+}

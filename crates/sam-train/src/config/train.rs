@@ -48,9 +48,11 @@ impl TrainPlan {
         let reader = Reader::new(document, paths);
         let task = read_task(&reader);
         if task != Task::Train {
-            // The keys of another task would all be unknown, and only this would be to blame.
+            // The keys of another task would all be unknown, and only this is to blame.
             let message = format!("task must be \"train\" for a training run, got \"{}\"", task.name());
-            return Err(ConfigError::of_file(&document.file, message));
+            reader.object(&["task"], message);
+            reader.finish_part()?;
+            return Err(ConfigError::of_file(&document.file, String::new()));
         }
         let optimiser = read_optimiser(&reader);
         let schedule = read_schedule(&reader);
