@@ -4,7 +4,6 @@
 //! step, and `optimiser.accumulation` says into how many batches it is cut to fit into memory.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
 
 use sam_data::loader::{ErrorPolicy, LoaderOptions, ObjectLimits, Order};
 use sam_data::transforms::{Augmentation, ColourJitter, RandomCrop, ScaleJitter};

@@ -107,8 +107,8 @@ impl DataSource {
 impl Validation {
     /// `data.validation`, `data.split` or `[data.validation_synth]`.
     pub(super) fn read(reader: &Reader<'_>, data: &Section<'_>, train: &DataSource) -> Self {
-        let is_off = data.is_word("validation", NOTHING);
         let typed = data.text_if_given("validation");
+        let is_off = typed.as_deref() == Some(NOTHING);
         let path = typed.filter(|_| !is_off).and_then(|_| data.input_path_if_given("validation"));
         let split = read_split(reader, data);
         let train_synth = match train {

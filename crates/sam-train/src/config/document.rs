@@ -283,13 +283,13 @@ mod tests {
 
     #[test]
     fn syntax_errors_are_told_with_their_lines() {
-        let error = parse("a = 'open\nb = 2\n[c\nd = cuda\n", &["a"]).expect_err("refused");
+        let error = parse("a = 'open\nb = 2\nc = cuda\n[d\n", &["a"]).expect_err("refused");
         assert_eq!(
             error.lines(),
             [
                 "c.toml:1: must be valid TOML: invalid literal string, expected `'`; got `a = 'open`",
-                "c.toml:3: must be valid TOML: unclosed table, expected `]`; got `[c`",
-                "c.toml:4: must be valid TOML: string values must be quoted, expected literal string; got `d = cuda`",
+                "c.toml:3: must be valid TOML: string values must be quoted, expected literal string; got `c = cuda`",
+                "c.toml:4: must be valid TOML: unclosed table, expected `]`; got `[d`",
             ]
         );
         let error = parse("a = 1\nb = 2\na = 3\n", &[]).expect_err("refused");

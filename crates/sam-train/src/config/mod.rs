@@ -8,28 +8,24 @@
 //! A new section is a `read` in a file of its own, a field of the plan, and a line in [`TrainPlan::read`]. A new task is a
 //! word in [`Task`] and a plan with a `read` like that one.
 
-mod data;
-mod data_source;
+pub(crate) mod data;
+pub(crate) mod data_source;
 mod document;
 mod learning;
-mod model;
+pub(crate) mod model;
 mod problems;
 mod reader;
 mod resume;
-mod run;
+pub(crate) mod run;
 mod suggestion;
 #[cfg(test)]
 mod tests;
 mod train;
 
-pub(crate) use data::{DataPlan, OnUnreadable};
-pub(crate) use data_source::{DataSource, FilesPlan, SynthPlan, Validation};
 pub(crate) use document::Document;
-pub(crate) use model::{CheckpointPlan, ModelPlan};
 pub(crate) use problems::ConfigError;
 pub(crate) use reader::Paths;
 pub(crate) use resume::check_resume;
-pub(crate) use run::{Export, LogPlan, ResultPlan, RunPlan, ValidationPlan};
 pub(crate) use train::TrainPlan;
 
 use reader::Reader;

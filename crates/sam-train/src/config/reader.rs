@@ -6,8 +6,7 @@
 //! they are silent about keys whose value is wrong already.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
-use std::fmt::{Debug, Display};
+use std::fmt::Display;
 use std::ops::{Bound, RangeBounds};
 use std::path::{Path, PathBuf};
 
@@ -108,6 +107,12 @@ impl<'d> Reader<'d> {
         Err(ConfigError::new(&self.document.file, &self.document.overrides, problems))
     }
 
+    /// Ends the reading for one reason, beside which nothing else matters.
+    pub(crate) fn end_with(self, key: &str, message: String) -> ConfigError {
+        let problem = Problem { place: self.document.place(key), key: key.to_owned(), message };
+        ConfigError::new(&self.document.file, &self.document.overrides, vec![problem])
+    }
+
     /// Whether the value of this key, or anything in it, is wrong already.
     fn is_wrong(&self, key: &str) -> bool {
         let within = |problem: &Problem| {
@@ -141,11 +146,6 @@ impl<'r> Section<'r> {
     /// Whether a key was typed as a section, where it may also be a word.
     pub(crate) fn is_section(&self, key: &str) -> bool {
         self.node(key).is_some_and(|node| node.table().is_some())
-    }
-
-    /// Whether a key has this text, where it may also have another kind of value.
-    pub(crate) fn is_word(&self, key: &str, word: &str) -> bool {
-        self.node(key).is_some_and(|node| node.text() == Some(word))
     }
 
     /// The name of a key with its sections, as rules between keys and messages have it.

@@ -78,16 +78,23 @@ fn suggestion(section: &str, key: &str, known: &KnownKeys) -> String {
     format!("it takes {}", all.join(", "))
 }
 
-/// Edits between two words, if these are few enough for one to be meant by the other. The beginning of a word stands for it.
-fn distance(typed: &str, word: &str) -> Option<usize> {
+/// How far two words are apart, if one may be meant by the other: slips first, then the beginning of a longer word.
+fn distance(typed: &str, word: &str) -> Option<(Likeness, usize)> {
     /// One edit in three letters is a slip; more is another word.
     const LETTERS_PER_EDIT: usize = 3;
-    let shorter = typed.len().min(word.len());
-    if shorter >= LETTERS_PER_EDIT && (word.starts_with(typed) || typed.starts_with(word)) {
-        return Some(1);
-    }
+    let (shorter, longer) = (typed.len().min(word.len()), typed.len().max(word.len()));
     let edits = strsim::damerau_levenshtein(typed, word);
-    (edits <= (typed.len().max(word.len()) / LETTERS_PER_EDIT).max(1)).then_some(edits)
+    if edits <= (longer / LETTERS_PER_EDIT).max(1) {
+        return Some((Likeness::Slip, edits));
+    }
+    let is_beginning = word.starts_with(typed) || typed.starts_with(word);
+    (is_beginning && shorter >= LETTERS_PER_EDIT).then_some((Likeness::Beginning, longer - shorter))
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Likeness {
+    Slip,
+    Beginning,
 }
 
 fn join(section: &str, key: &str) -> String {

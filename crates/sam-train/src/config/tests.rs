@@ -9,7 +9,10 @@ use sam_learn::options::{
 };
 use sam_model::{SamConfig, Variant};
 
+use super::data_source::{DataSource, Validation};
+use super::model::ModelPlan;
 use super::resume::{CHANGEABLE, Refusal};
+use super::run::Export;
 use super::*;
 
 /// The least that a run needs; lines of tests count from its end.
@@ -153,7 +156,7 @@ fn keys_that_are_missing_are_told_at_their_section() {
             "c.toml: model.checkpoint must be given: the file to begin with, or init = \"scratch\"",
             "c.toml:2: run.dir must be given: the folder of the run",
             "c.toml:4: data.train must be given: a data set to learn from, or [data.synth] for made-up scenes",
-            "c.toml:4: data.validation must be given: a data set to validate on, or split = { val = 0.1 }, \
+            "c.toml:4: data.validation must be given: a data set to validate on, split = { val = 0.1 }, \
              [data.validation_synth] or \"none\"",
             "c.toml:5: schedule.steps must be given: how many steps the run has",
             "c.toml:5: schedule.milestones must be given: the steps at which the rate falls, such as [60000, 86666]",
@@ -232,7 +235,7 @@ fn rules_between_keys_are_told_where_they_are_broken() {
         ("[data]\npart = \"train\"", "c.toml:7: data.part must be left out when data.split is given, got both"),
         (
             "[data.validation_options]\ncrowd = \"drop\"",
-            "c.toml:6: data.validation_options is only used with data.validation; leave it out",
+            "c.toml:7: data.validation_options is only used with data.validation; leave it out",
         ),
         (
             "[data.synth]\nn_scenes = 5",
@@ -307,11 +310,9 @@ fn sizes_fit_together_or_all_misfits_are_told() {
     assert_eq!(
         problems(&format!("{scratch}model.image_size = 1000\n{wrong}")),
         [
-            "c.toml:6: model.image_size must be of sizes that fit together, got image_size 1000 must be a multiple of \
-             patch_size 16",
-            "c.toml:7: model.sizes must be of sizes that fit together, got num_heads 5 must divide embed_dim 96",
-            "c.toml:7: model.sizes must be of sizes that fit together, got global_attn_indexes names block 9, but there \
-             are only 4 blocks",
+            "c.toml:6: model.image_size 1000 must be a multiple of patch_size 16",
+            "c.toml:7: model.sizes do not fit together: num_heads 5 must divide embed_dim 96; global_attn_indexes names \
+             block 9, but there are only 4 blocks",
         ]
     );
 
@@ -507,13 +508,7 @@ fn plans() -> Vec<TrainPlan> {
     vec![
         plan(""),
         plan(
-            "[optimiser]\nclip_norm = \"none\"\nema_decay = 0.999\nlr = 1.2345678901234567e-7\n[schedule]\n\
-             decay = \"multi_step\"\nmilestones = [50, 60]\n"
-                .replace("[schedule]\n", "")
-                .replace("decay = ", "layer_decay = 0.5\n")
-                .split("layer_decay")
-                .next()
-                .unwrap_or_default(),
+            "[optimiser]\nclip_norm = \"none\"\nema_decay = 0.999\nlr = 1.2345678901234567e-7\nfreeze = [\"*.bias\"]\n",
         ),
         plan("data.split.group = { prefix = \"_\" }\ndata.void = 7\ndata.augmentation.crop = [0.5, 1.0]\n"),
         plan("schedule.decay = \"multi_step\"\nschedule.milestones = [50, 60]\n"),

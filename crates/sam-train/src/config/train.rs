@@ -50,9 +50,7 @@ impl TrainPlan {
         if task != Task::Train {
             // The keys of another task would all be unknown, and only this is to blame.
             let message = format!("task must be \"train\" for a training run, got \"{}\"", task.name());
-            reader.object(&["task"], message);
-            reader.finish_part()?;
-            return Err(ConfigError::of_file(&document.file, String::new()));
+            return Err(reader.end_with("task", message));
         }
         let optimiser = read_optimiser(&reader);
         let schedule = read_schedule(&reader);

@@ -13,7 +13,9 @@ use sam_learn::options::LossResolution;
 use sam_model::Sam;
 use sam_model::weights::Checkpoint;
 
-use crate::config::{DataSource, FilesPlan, ModelPlan, TrainPlan, Validation};
+use crate::config::TrainPlan;
+use crate::config::data_source::{DataSource, FilesPlan, Validation};
+use crate::config::model::ModelPlan;
 
 /// What a run needs beside its plan.
 pub(crate) struct Materials {

@@ -17,7 +17,8 @@ use sam_learn::{Ending, Outcome, SavedState, TrainOptions, Training, train};
 use sam_model::weights::{Dtype, ExportFormat, ExportOptions, ImageSizePolicy, export};
 
 use crate::cli::RunArguments;
-use crate::config::{Document, Export, Paths, Task, TrainPlan};
+use crate::config::run::Export;
+use crate::config::{Document, Paths, Task, TrainPlan};
 use crate::failure::{BadInput, Failure};
 use crate::output::output;
 use crate::train::lines::Lines;
