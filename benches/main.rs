@@ -4,6 +4,7 @@
 //! printed. `benches/pytorch.py` measures the official package the same way, by hand.
 
 mod loader; // samples from disk to batches
+mod training; // whole steps
 
 use std::process::Command;
 use std::time::Instant;
@@ -21,13 +22,15 @@ struct Bench {
     run: fn(usize) -> Vec<f64>,
 }
 
-const BENCHES: [Bench; 6] = [
+const BENCHES: [Bench; 8] = [
     Bench { name: "loader", runs: 5, run: loader::loader },
     Bench { name: "loader_full_masks", runs: 5, run: loader::loader_full_masks },
     Bench { name: "vit_b/initialise", runs: 1, run: initialised },
     Bench { name: "vit_b/encoder", runs: 3, run: encoder },
     Bench { name: "vit_b/decode_1", runs: 9, run: |runs| decode(1, runs) },
     Bench { name: "vit_b/decode_64", runs: 5, run: |runs| decode(64, runs) },
+    Bench { name: "training/decoder", runs: 3, run: training::decoder_step },
+    Bench { name: "training/small", runs: 9, run: training::small_step },
 ];
 
 fn main() {

@@ -108,7 +108,11 @@ fn a_run_goes_on_with_more_steps_and_refuses_another_recipe() {
     assert!(out.contains("after step 4") && out.contains("step 6/6"), "{out}");
     run.refused(&["--resume", "run", "--set", "optimiser.lr=1e-5"], &["optimiser.lr", "moments"]);
     run.refused(&["--resume", "nowhere"], &["nowhere", "plan.toml"]);
-    run.refused(&["--resume", "run", "--config", "train.toml"], &["--config", "--resume"]);
+    // A configuration may be given, as long as it is that of the run but for what may change.
+    let out = run.ok(&["--resume", "run", "--config", "train.toml", "--set", "schedule.steps=7"]);
+    assert!(out.contains("step 7/7"), "{out}");
+    let another = ["--resume", "run", "--config", "train.toml", "--set", "schedule.steps=9", "--set", "loss.dice_weight=2.0"];
+    run.refused(&another, &["loss.dice_weight must stay 1.0", "got 2.0", "objective"]);
 }
 
 #[test]

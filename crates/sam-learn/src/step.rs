@@ -248,8 +248,8 @@ mod tests {
         let ours = upsample(logits.clone(), bilinear_matrix(3, 8, &device));
         use burn::tensor::module::interpolate;
         use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
-        let options = InterpolateOptions::new(InterpolateMode::Bilinear).with_align_corners(false);
-        let reference = interpolate(logits, [8, 8], options);
+        let options = InterpolateOptions::new(InterpolateMode::Bilinear).with_output_size([8, 8]).with_align_corners(false);
+        let reference = interpolate(logits, options);
         ours.into_data().assert_approx_eq::<f32>(&reference.into_data(), burn::tensor::Tolerance::absolute(1e-5));
     }
 

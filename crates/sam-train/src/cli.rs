@@ -28,9 +28,9 @@ pub(crate) struct Arguments {
 #[command(next_help_heading = "Runs")]
 pub(crate) struct RunArguments {
     /// Carry out a configuration, such as configs/quickstart.toml
-    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Go on with the run in this folder where it stopped
+    /// Go on with the run in this folder where it stopped; with --config, after comparing the configuration with the run's
     #[arg(long, value_name = "RUN")]
     pub(crate) resume: Option<PathBuf>,
     /// Change a key of the configuration, such as --set schedule.steps=200; repeatable

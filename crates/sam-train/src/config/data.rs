@@ -10,7 +10,8 @@ use sam_data::transforms::{Augmentation, ColourJitter, RandomCrop, ScaleJitter};
 use serde::{Deserialize, Serialize};
 
 use super::data_source::{DataSource, Validation};
-use super::reader::{POSITIVE, Reader, SHARE_ABOVE_0, Section};
+use super::ranges::{POSITIVE, SHARE_ABOVE_0};
+use super::reader::{Reader, Section};
 
 /// Threads and batches ahead; more was mistyped.
 const WORKERS: std::ops::RangeInclusive<usize> = 0..=1024;

@@ -8,7 +8,8 @@ use sam_data::{Crowd, Format, GroupKey, Intensity, LabelKind, OnBad, SourceOptio
 use serde::{Deserialize, Serialize};
 
 use super::document::{Content, Node};
-use super::reader::{BETWEEN_0_AND_1, Reader, SHARE_ABOVE_0, Section};
+use super::ranges::{BETWEEN_0_AND_1, SHARE_ABOVE_0};
+use super::reader::{Reader, Section};
 
 /// Keys of `[data]` that say how a data set on disk is read.
 const SOURCE_KEYS: [&str; 11] =

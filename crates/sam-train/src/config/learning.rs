@@ -6,7 +6,8 @@ use sam_learn::options::{
     OptimiserOptions, PartFactors, PromptOptions, PromptPreset, ScheduleOptions,
 };
 
-use super::reader::{BETWEEN_0_AND_1, POSITIVE, Reader, SHARE_ABOVE_0};
+use super::ranges::{BETWEEN_0_AND_1, POSITIVE, SHARE_ABOVE_0};
+use super::reader::Reader;
 use super::suggestion::{nearest, one_of};
 
 /// A run that counts its passes or steps higher than this was mistyped.

@@ -14,6 +14,7 @@ mod document;
 mod learning;
 pub(crate) mod model;
 mod problems;
+mod ranges;
 mod reader;
 mod resume;
 pub(crate) mod run;

@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
+use sam_model::weights::export::PUBLISHED_IMAGE_SIZE;
 use sam_model::{ImageEncoderConfig, MaskDecoderConfig, PromptEncoderConfig, SamConfig, Variant};
 use serde::{Deserialize, Serialize};
 
-use super::reader::{POSITIVE, Reader, Section};
+use super::ranges::POSITIVE;
+use super::reader::{Reader, Section};
 
 /// Image sizes that any model can have; [`SamConfig::check`] says more once the patch size is known.
 const IMAGE_SIZES: std::ops::RangeInclusive<usize> = 16..=(1 << 15);
@@ -41,6 +43,14 @@ enum Init {
 }
 
 impl ModelPlan {
+    /// Side of the model's square in training; `None`: the checkpoint's own.
+    pub(super) fn image_size(&self) -> Option<usize> {
+        match self {
+            Self::Checkpoint(checkpoint) => checkpoint.image_size,
+            Self::Scratch(config) => Some(config.image_encoder.image_size),
+        }
+    }
+
     pub(super) fn read(reader: &Reader<'_>) -> Self {
         let model = reader.top().section("model");
         let inits = [("checkpoint", Init::Checkpoint), ("scratch", Init::Scratch)];
@@ -51,7 +61,7 @@ impl ModelPlan {
         let variant = model.choice_if_given("variant", &variants);
         let drop_path = model.float("drop_path", 0.0, 0.0..1.0);
         let decoder_dropout = model.float("decoder_dropout", 0.0, 0.0..1.0);
-        let image_size_or_published = image_size.unwrap_or(SIZE_PUBLISHED);
+        let image_size_or_published = image_size.unwrap_or(PUBLISHED_IMAGE_SIZE);
         let sizes = Sizes { image_size: image_size_or_published, drop_path, decoder_dropout }.read(&model);
 
         model.only_if(init == Init::Checkpoint, "init", &["checkpoint"], "init = \"checkpoint\"");
@@ -81,9 +91,6 @@ impl ModelPlan {
         Self::Scratch(config)
     }
 }
-
-/// Side of the published models in pixels.
-const SIZE_PUBLISHED: usize = 1024;
 
 /// The part of the sizes that stands in `[model]` itself.
 struct Sizes {

@@ -7,21 +7,13 @@
 
 use std::cell::RefCell;
 use std::fmt::Display;
-use std::ops::{Bound, RangeBounds};
+use std::ops::RangeBounds;
 use std::path::{Path, PathBuf};
 
 use super::document::{Content, Document, Node};
 use super::problems::{ConfigError, Place, Problem};
+use super::ranges::{Integer, float_of, in_range, integer_of};
 use super::suggestion::{self, KnownKeys, one_of};
-
-/// Numbers above 0.
-pub(crate) const POSITIVE: (Bound<f64>, Bound<f64>) = (Bound::Excluded(0.0), Bound::Unbounded);
-
-/// Shares above 0, up to all.
-pub(crate) const SHARE_ABOVE_0: (Bound<f64>, Bound<f64>) = (Bound::Excluded(0.0), Bound::Included(1.0));
-
-/// Shares of which something is left on both sides.
-pub(crate) const BETWEEN_0_AND_1: (Bound<f64>, Bound<f64>) = (Bound::Excluded(0.0), Bound::Excluded(1.0));
 
 /// What turns an optional number off.
 const NONE: &str = "none";
@@ -384,44 +376,9 @@ impl<'r> Section<'r> {
     }
 }
 
-/// What the integers of a plan have in common.
-pub(crate) trait Integer: Copy + PartialOrd + Display + TryFrom<i64> {}
-
-impl<T: Copy + PartialOrd + Display + TryFrom<i64>> Integer for T {}
-
 fn chosen<T: Clone>(node: &Node, choices: &[(&str, T)]) -> Option<T> {
     let text = node.text()?;
     choices.iter().find(|(word, _)| *word == text).map(|(_, value)| value.clone())
-}
-
-fn float_of(node: &Node, range: &impl RangeBounds<f64>) -> Option<f64> {
-    node.number().filter(|value| range.contains(value))
-}
-
-/// A float without a fraction counts, so that `9e4` steps can be typed.
-fn integer_of<T: Integer>(node: &Node, range: &impl RangeBounds<T>) -> Option<T> {
-    /// From here on floats have gaps.
-    const EXACT: f64 = 9_007_199_254_740_992.0;
-    let value = match node.content {
-        Content::Integer(value) => value?,
-        Content::Float(value) if value.fract() == 0.0 && value.abs() <= EXACT => value as i64,
-        _ => return None,
-    };
-    T::try_from(value).ok().filter(|value| range.contains(value))
-}
-
-fn in_range<T: Display>(what: &str, range: &impl RangeBounds<T>) -> String {
-    match (range.start_bound(), range.end_bound()) {
-        (Bound::Unbounded, Bound::Unbounded) => what.to_owned(),
-        (Bound::Included(low), Bound::Unbounded) => format!("{what} of at least {low}"),
-        (Bound::Excluded(low), Bound::Unbounded) => format!("{what} above {low}"),
-        (Bound::Included(low), Bound::Included(high)) => format!("{what} from {low} to {high}"),
-        (Bound::Included(low), Bound::Excluded(high)) => format!("{what} from {low} to below {high}"),
-        (Bound::Excluded(low), Bound::Included(high)) => format!("{what} above {low} and at most {high}"),
-        (Bound::Excluded(low), Bound::Excluded(high)) => format!("{what} above {low} and below {high}"),
-        (Bound::Unbounded, Bound::Included(high)) => format!("{what} of at most {high}"),
-        (Bound::Unbounded, Bound::Excluded(high)) => format!("{what} below {high}"),
-    }
 }
 
 /// Without following links, and without asking whether it is there.

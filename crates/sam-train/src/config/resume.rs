@@ -103,6 +103,7 @@ impl TrainPlan {
         plan.validation.check(&reader, plan.schedule.steps);
         plan.log.read_changeable(&top.section("log"));
         plan.result.read_changeable(&top.section("result"));
+        plan.result.check(&reader, plan.model.image_size());
         reader.finish()?;
         Ok(plan)
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use sam_eval::{ClickMetricsConfig, EvalProtocol, Protocol, Start, metric_names};
 use sam_infer::DeviceName;
 use sam_model::weights::ExportFormat;
+use sam_model::weights::export::PUBLISHED_IMAGE_SIZE;
 use serde::{Deserialize, Serialize};
 
 use super::reader::{Reader, Section};
@@ -213,10 +214,20 @@ impl LogPlan {
 }
 
 impl ResultPlan {
-    pub(super) fn read(reader: &Reader<'_>) -> Self {
+    pub(super) fn read(reader: &Reader<'_>, trained_size: Option<usize>) -> Self {
         let mut plan = Self { export: vec![Export::Safetensors], export_image_size: None };
         plan.read_changeable(&reader.top().section("result"));
+        plan.check(reader, trained_size);
         plan
+    }
+
+    /// `trained_size` is `None` when it is the checkpoint's, which nobody has opened yet.
+    pub(super) fn check(&self, reader: &Reader<'_>, trained_size: Option<usize>) {
+        let Some(size) = self.export_image_size else { return };
+        let is_written = size == PUBLISHED_IMAGE_SIZE || Some(size) == trained_size;
+        let expected =
+            format!("{PUBLISHED_IMAGE_SIZE}, which other programs load, or left out for the size of training");
+        reader.check(is_written, &["result.export_image_size", "model.image_size"], &expected, size);
     }
 
     /// What may be another on resume: all of it.

@@ -32,10 +32,10 @@ pub(crate) fn unknown_keys(document: &Document, known: &KnownKeys) -> Vec<Proble
             if keys.contains_key(key) {
                 continue;
             }
-            let place_of_key = if section.is_empty() { "the top".to_owned() } else { format!("[{section}]") };
+            let place_of_key = if section.is_empty() { "at the top".to_owned() } else { format!("in [{section}]") };
             let what = if node.table().is_some() { "section" } else { "key" };
             let meant = suggestion(section, key, known);
-            let message = format!("there is no {what} `{key}` in {place_of_key}; {meant}");
+            let message = format!("there is no {what} `{key}` {place_of_key}; {meant}");
             problems.push(Problem { place: node.place, key: join(section, key), message });
         }
     }

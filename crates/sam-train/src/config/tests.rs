@@ -138,7 +138,7 @@ a = 1
         "c.toml:32: validation.clicks must be a list, each a whole number from 1 to 100, got 0",
         "c.toml:33: validation.box must be true or false, got \"yes\"",
         "c.toml:36: result.export must be \"safetensors\", \"pth\" or \"huggingface\", got \"onnx\"",
-        "c.toml:37: there is no section `extra` in the top; it takes `data`, `log`, `loss`, `model`, `optimiser`, `prompts`, \
+        "c.toml:37: there is no section `extra` at the top; it takes `data`, `log`, `loss`, `model`, `optimiser`, `prompts`, \
          `result`, `run`, `schedule`, `task`, `validation`",
     ];
     let told = problems(text);
@@ -172,10 +172,10 @@ fn a_key_in_the_wrong_section_is_sent_to_the_right_one() {
     assert_eq!(
         told,
         [
-            "c.toml:6: there is no key `lr` in the top; `lr` belongs in [optimiser]",
+            "c.toml:6: there is no key `lr` at the top; `lr` belongs in [optimiser]",
             "c.toml:8: there is no key `steps` in [log]; `steps` belongs in [schedule]",
-            "c.toml:9: there is no section `optimizer` in the top; did you mean the section [optimiser]?",
-            "c.toml:11: there is no section `validation_options` in the top; `validation_options` belongs in [data]",
+            "c.toml:9: there is no section `optimizer` at the top; did you mean the section [optimiser]?",
+            "c.toml:11: there is no section `validation_options` at the top; `validation_options` belongs in [data]",
         ]
     );
 }
@@ -258,6 +258,11 @@ fn rules_between_keys_are_told_where_they_are_broken() {
         (
             "[optimiser]\nfreeze = [\"image_encoder\", \"prompt_encoder\", \"mask_decoder\"]",
             "c.toml:7: optimiser.freeze must be a list that leaves a part to learn, got all parts",
+        ),
+        (
+            "[result]\nexport_image_size = 512",
+            "c.toml:7: result.export_image_size must be 1024, which other programs load, or left out for the size of \
+             training, got 512",
         ),
         (
             "[loss]\nfocal_weight = 0\ndice_weight = 0",
@@ -452,7 +457,7 @@ fn overrides_pass_the_same_checks_and_name_their_option() {
         error.lines(),
         [
             "--set schedule.steps=20: schedule.warmup_steps must be below schedule.steps (20), got 20",
-            "--set shedule.steps=20: there is no section `shedule` in the top; did you mean the section [schedule]?",
+            "--set shedule.steps=20: there is no section `shedule` at the top; did you mean the section [schedule]?",
             "--set optimiser.lr=fast: optimiser.lr must be a number above 0, got \"fast\"",
             "--set data.worker=3: there is no key `worker` in [data]; did you mean `workers` (default 2)?",
         ]
@@ -635,6 +640,7 @@ fn plans_that_differ_are_compared_key_by_key() {
 #[test]
 fn the_configurations_of_this_repository_are_valid() {
     for (name, text) in [
+        ("quickstart", include_str!("../../../../configs/quickstart.toml")),
         ("finetune", include_str!("../../../../configs/finetune.toml")),
         ("paper-vit-b", include_str!("../../../../configs/paper-vit-b.toml")),
         ("paper-vit-l", include_str!("../../../../configs/paper-vit-l.toml")),

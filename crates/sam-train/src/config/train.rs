@@ -54,15 +54,16 @@ impl TrainPlan {
         }
         let optimiser = read_optimiser(&reader);
         let schedule = read_schedule(&reader);
+        let model = ModelPlan::read(&reader);
         let plan = Self {
             run: RunPlan::read(&reader),
-            model: ModelPlan::read(&reader),
             data: DataPlan::read(&reader, optimiser.accumulation),
             prompts: read_prompts(&reader),
             loss: read_loss(&reader),
             validation: ValidationPlan::read(&reader, schedule.steps),
             log: LogPlan::read(&reader),
-            result: ResultPlan::read(&reader),
+            result: ResultPlan::read(&reader, model.image_size()),
+            model,
             optimiser,
             schedule,
         };

@@ -18,7 +18,7 @@ use sam_model::weights::{Dtype, ExportFormat, ExportOptions, ImageSizePolicy, ex
 
 use crate::cli::RunArguments;
 use crate::config::run::Export;
-use crate::config::{Document, Paths, Task, TrainPlan};
+use crate::config::{Document, Paths, Task, TrainPlan, check_resume};
 use crate::failure::{BadInput, Failure};
 use crate::output::output;
 use crate::train::lines::Lines;
@@ -47,7 +47,19 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
             let plan = TrainPlan::resumed(&folder.plan_path(), run, &arguments.set).bad_input()?;
             (plan, folder)
         }
-        _ => return Err(anyhow!("give --config FILE to begin a run, or --resume RUN to go on with one")).bad_input(),
+        (Some(config), Some(run)) => {
+            let folder = RunFolder::to_resume(run).bad_input()?;
+            let saved = TrainPlan::resumed(&folder.plan_path(), run, &[]).bad_input()?;
+            let document = Document::load(config, &arguments.set).bad_input()?;
+            let plan = TrainPlan::read(&document, Paths::MustExist).bad_input()?;
+            let refusals = check_resume(&saved, &plan)?;
+            if !refusals.is_empty() {
+                let lines: Vec<String> = refusals.iter().map(|refusal| format!("\n  {refusal}")).collect();
+                return Err(anyhow!("{}: not the configuration of this run:{}", config.display(), lines.concat())).bad_input();
+            }
+            (plan, folder)
+        }
+        (None, None) => return Err(anyhow!("give --config FILE to begin a run, or --resume RUN to go on with one")).bad_input(),
     };
     carry_out(&plan, folder, arguments)
 }

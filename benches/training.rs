@@ -1,0 +1,130 @@
+//! Training steps, beside `benches/pytorch_training.py`: the same sizes, losses and number of passes.
+
+use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
+use sam_learn::losses::Truth;
+use sam_learn::optimiser::{build, clip_by_global_norm, freeze};
+use sam_learn::options::{BoxOutput, LossOptions, LrDecay, OptimiserOptions, ScheduleOptions};
+use sam_learn::prompts::{ClickSimulator, DrawnObject, PassKind, PromptDraws};
+use sam_learn::scene::Scene;
+use sam_learn::step::{learn, learn_decoder};
+use sam_model::init::initialise;
+use sam_model::{ImageEncoderConfig, MaskDecoderConfig, PromptEncoderConfig, Sam, SamConfig, Variant};
+
+use crate::time;
+
+/// Only `vit_b`'s decoder learns, at 1024 px, from one image with 8 objects in 11 passes.
+pub(crate) fn decoder_step(runs: usize) -> Vec<f64> {
+    let device = Device::flex().autodiff();
+    let sam = SamConfig::published(Variant::VitB).init(&device).expect("published sizes fit");
+    let sam = freeze(initialise(sam, 0), &["image_encoder".to_owned()]).expect("a part");
+    let embeddings = Tensor::random([1, 256, 64, 64], Distribution::Normal(0.0, 1.0), &Device::flex());
+    let scene = scene(1, 8, 1024, 256);
+    steps(runs, sam, |sam| {
+        let simulator = simulator(8, &sam_passes(), &scene.truth, 1024);
+        let embeddings = Tensor::from_inner(embeddings.clone());
+        let (mut grads, losses, _) =
+            learn_decoder(sam, embeddings, &scene, simulator, BoxOutput::Three, &LossOptions::default(), false);
+        (grads.grads(), losses)
+    })
+}
+
+/// Everything of a small model learns: 8 images of 64 px, 4 objects each, 4 passes.
+pub(crate) fn small_step(runs: usize) -> Vec<f64> {
+    let (side, dim, width) = (64, 96, 64);
+    let config = SamConfig {
+        image_encoder: ImageEncoderConfig {
+            image_size: side,
+            patch_size: 8,
+            embed_dim: dim,
+            depth: 4,
+            num_heads: 4,
+            mlp_dim: 4 * dim,
+            out_chans: width,
+            window_size: 0,
+            global_attn_indexes: (0..4).collect(),
+            drop_path_rate: 0.0,
+        },
+        prompt_encoder: PromptEncoderConfig { embed_dim: width, mask_in_chans: 16 },
+        mask_decoder: MaskDecoderConfig {
+            transformer_dim: width,
+            depth: 2,
+            num_heads: 8,
+            mlp_dim: 8 * width,
+            cross_dim: width / 2,
+            num_multimask_outputs: 3,
+            iou_head_depth: 3,
+            iou_head_hidden_dim: 256,
+            dropout: 0.0,
+        },
+    };
+    let device = Device::flex().autodiff();
+    let sam = initialise(config.init(&device).expect("sizes fit"), 0);
+    let scene = scene(8, 32, side, 32);
+    let passes = [PassKind::First, PassKind::Click, PassKind::Click, PassKind::Click];
+    steps(runs, sam, |sam| {
+        let simulator = simulator(32, &passes, &scene.truth, side);
+        learn(sam, &scene, simulator, BoxOutput::Three, &LossOptions::default(), false)
+    })
+}
+
+/// Gradients, clipping and AdamW, again and again.
+fn steps(
+    runs: usize,
+    sam: Sam,
+    gradients: impl Fn(&Sam) -> (burn::optim::GradientsParams, sam_learn::step::StepLosses),
+) -> Vec<f64> {
+    let schedule = ScheduleOptions { steps: 1000, warmup_steps: 0, decay: LrDecay::Constant };
+    let (mut optimiser, mut rates) = build(&sam, &OptimiserOptions { lr: 1e-4, ..Default::default() }, &schedule, 0);
+    let mut sam = Some(sam);
+    time(runs, || {
+        let model = sam.take().expect("put back after every step");
+        let (grads, losses) = gradients(&model);
+        let _ = losses.read();
+        let (grads, _) = clip_by_global_norm(&model, grads, Some(1.0));
+        let model = optimiser.step(rates.step(), model, grads);
+        // Reading one number waits for the device.
+        let _ = model.mask_decoder.iou_token.weight.val().sum().into_scalar::<f32>();
+        sam = Some(model);
+    })
+}
+
+fn sam_passes() -> Vec<PassKind> {
+    let mut passes = vec![PassKind::First];
+    passes.extend([PassKind::Click; 8]);
+    passes.extend([PassKind::MaskOnly; 2]);
+    passes
+}
+
+/// Discs at different places.
+fn scene(images: usize, objects: usize, side: usize, mask_side: usize) -> Scene {
+    let device = Device::flex();
+    let per_image = objects / images;
+    let index: Vec<i64> = (0..objects).map(|object| (object / per_image) as i64).collect();
+    let mut masks = Vec::with_capacity(objects * mask_side * mask_side);
+    for object in 0..objects {
+        let (x, y) = ((object * 7 % 11 + 2) as f32 / 14.0, (object * 5 % 13 + 2) as f32 / 16.0);
+        for at in 0..mask_side * mask_side {
+            let [dx, dy] = [(at % mask_side) as f32, (at / mask_side) as f32].map(|place| place / mask_side as f32);
+            masks.push(f32::from(u8::from((dx - x).hypot(dy - y) < 0.15)));
+        }
+    }
+    Scene {
+        images: Tensor::random([images, 3, side, side], Distribution::Normal(0.0, 1.0), &device),
+        image_index: Tensor::<1, Int>::from_data(TensorData::new(index, [objects]), &device),
+        truth: Truth {
+            masks: Tensor::from_data(TensorData::new(masks, [objects, 1, mask_side, mask_side]), &device),
+            counts: None,
+        },
+    }
+}
+
+/// Every other object begins with a box.
+fn simulator(objects: usize, passes: &[PassKind], truth: &Truth, side: usize) -> ClickSimulator {
+    let (near, far) = (side as f32 * 0.2, side as f32 * 0.6);
+    let objects = (0..objects).map(|object| DrawnObject {
+        box_xyxy_px: (object % 2 == 0).then_some([near, near, far, far]),
+        places: (0..passes.len()).map(|pass| [(pass * 3 + object) as f32 * 0.31 % 1.0, 0.5, 0.5]).collect(),
+        from_object: vec![false; passes.len()],
+    });
+    ClickSimulator::new(PromptDraws { passes: passes.to_vec(), objects: objects.collect() }, truth, side)
+}
