@@ -96,7 +96,8 @@ fn check_variant(variant: &str, suffix: &str, loss: &LossOptions) {
     let total = terms.iter().map(|t| t.total).sum::<f64>() / PASSES as f64;
     check("loss", &[total as f32], &golden.values(&format!("{variant}/loss")), 1e-4);
 
-    let mut comparer = Comparer { path: ParameterPath::default(), grads: &grads, golden: &golden, variant, compared: 0 };
+    let mut comparer =
+        Comparer { path: ParameterPath::default(), grads: &grads, golden: &golden, variant, compared: 0 };
     sam.visit(&mut comparer);
     assert_eq!(comparer.compared, 201, "every parameter has a gradient");
 

@@ -66,11 +66,8 @@ fn with_config(text: &str) -> Run {
 /// A command under a shell that limits the size of files, which then fail to grow as on a full disk.
 #[cfg(unix)]
 fn on_a_full_disk(run: &Run, arguments: &[&str]) -> (Option<i32>, String) {
-    let script = format!(
-        "trap '' XFSZ; ulimit -f 8; exec '{}' {}",
-        env!("CARGO_BIN_EXE_sam-train"),
-        arguments.join(" ")
-    );
+    let script =
+        format!("trap '' XFSZ; ulimit -f 8; exec '{}' {}", env!("CARGO_BIN_EXE_sam-train"), arguments.join(" "));
     let output = Command::new("bash").args(["-c", &script]).current_dir(run.path("")).output().expect("bash starts");
     (output.status.code(), texts(&output).1)
 }
@@ -82,7 +79,9 @@ fn a_run_leaves_a_folder_that_explains_itself() {
     for part in ["from scratch", "before training", "step 4/4", "best by miou_box", "best checkpoint", "pictures"] {
         assert!(out.contains(part), "must say `{part}`:\n{out}");
     }
-    for name in ["config.toml", "plan.toml", "environment.json", "metrics.jsonl", "best.safetensors", "last.safetensors"] {
+    for name in
+        ["config.toml", "plan.toml", "environment.json", "metrics.jsonl", "best.safetensors", "last.safetensors"]
+    {
         assert!(run.path(&format!("run/{name}")).is_file(), "{name}");
     }
     assert!(run.path("run/previews/step-00000004.png").is_file());
@@ -111,13 +110,15 @@ fn a_run_goes_on_with_more_steps_and_refuses_another_recipe() {
     // A configuration may be given, as long as it is that of the run but for what may change.
     let out = run.ok(&["--resume", "run", "--config", "train.toml", "--set", "schedule.steps=7"]);
     assert!(out.contains("step 7/7"), "{out}");
-    let another = ["--resume", "run", "--config", "train.toml", "--set", "schedule.steps=9", "--set", "loss.dice_weight=2.0"];
+    let another =
+        ["--resume", "run", "--config", "train.toml", "--set", "schedule.steps=9", "--set", "loss.dice_weight=2.0"];
     run.refused(&another, &["loss.dice_weight must stay 1.0", "got 2.0", "objective"]);
 }
 
 #[test]
 fn a_configuration_is_told_everything_that_is_wrong_at_once() {
-    let text = SMALL.replace("lr = 1e-3", "lrr = 1e-3").replace("steps = 4", "steps = \"four\"").replace("\"box\"", "\"bx\"");
+    let text =
+        SMALL.replace("lr = 1e-3", "lrr = 1e-3").replace("steps = 4", "steps = \"four\"").replace("\"box\"", "\"bx\"");
     let run = with_config(&text);
     let line_of = |part: &str| text.lines().position(|line| line.contains(part)).expect("there") + 1;
     run.refused(
@@ -140,7 +141,8 @@ fn a_configuration_is_told_everything_that_is_wrong_at_once() {
 #[test]
 fn missing_and_unfitting_things_are_named_before_the_run_begins() {
     let data = "[data.synth]\nseed = 1\nn_scenes = 8\nside_px_min = 32\nside_px_max = 32\n";
-    let from_files = |files: &str| SMALL.replace(data, "").replace("[data]\n", &format!("[data]\ntrain = \"{files}\"\n"));
+    let from_files =
+        |files: &str| SMALL.replace(data, "").replace("[data]\n", &format!("[data]\ntrain = \"{files}\"\n"));
     let run = with_config(&from_files("nowhere"));
     run.refused(&["--config", "train.toml"], &["train.toml:", "nowhere"]);
     let run = with_config(&from_files("empty"));
@@ -149,7 +151,8 @@ fn missing_and_unfitting_things_are_named_before_the_run_begins() {
     assert!(!run.path("run").exists());
 
     let sizes = &SMALL[SMALL.find("[model]").expect("there")..SMALL.find("[data]").expect("there")];
-    let from_checkpoint = |more: &str| SMALL.replace(sizes, &format!("[model]\ncheckpoint = \"model.safetensors\"\n{more}"));
+    let from_checkpoint =
+        |more: &str| SMALL.replace(sizes, &format!("[model]\ncheckpoint = \"model.safetensors\"\n{more}"));
     let run = with_config(&from_checkpoint(""));
     run.refused(&["--config", "train.toml"], &["model.safetensors"]);
     std::fs::write(run.path("model.safetensors"), "not a checkpoint").expect("written");
@@ -198,7 +201,12 @@ fn an_unreadable_image_is_named_and_stops_or_is_left_out() {
     let text = SMALL.replace(data, "").replace("[data]\n", "[data]\ntrain = \"photos\"\n");
     let run = with_config(&text);
     run.ok(&["data", "synth", "--out", "photos", "--train", "4", "--val", "0", "--seed", "5"]);
-    let image = std::fs::read_dir(run.path("photos/train")).expect("a folder").flatten().map(|entry| entry.path()).find(|path| is_image(path)).expect("images");
+    let image = std::fs::read_dir(run.path("photos/train"))
+        .expect("a folder")
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| is_image(path))
+        .expect("images");
     // The header stays, so that it is found only when its pixels are wanted.
     let bytes = std::fs::read(&image).expect("read");
     std::fs::write(&image, &bytes[..bytes.len() / 2]).expect("written");
@@ -223,7 +231,8 @@ fn is_image(path: &Path) -> bool {
 #[cfg(unix)]
 #[test]
 fn ctrl_c_saves_and_says_how_to_go_on() {
-    let run = with_config(&SMALL.replace("steps = 4", "steps = 100000").replace("every_steps = 2", "every_steps = 50000"));
+    let run =
+        with_config(&SMALL.replace("steps = 4", "steps = 100000").replace("every_steps = 2", "every_steps = 50000"));
     let child = Command::new(env!("CARGO_BIN_EXE_sam-train"))
         .args(["--config", "train.toml"])
         .current_dir(run.path(""))

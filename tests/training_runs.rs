@@ -73,6 +73,7 @@ fn options(steps: u64) -> TrainOptions {
         loss: LossOptions::default(),
         optimiser: OptimiserOptions { lr: 1e-3, ema_decay: Some(0.9), layer_decay: 0.8, ..OptimiserOptions::default() },
         schedule: ScheduleOptions { steps, warmup_steps: 3, decay: LrDecay::Cosine { final_share: 0.1 } },
+        n_parts: 1,
         every_steps: 4,
         baseline: true,
         metric: "miou_1_oracle".into(),
@@ -174,7 +175,9 @@ fn runs_repeat_and_go_on_to_the_bit() {
     Setting::new(10).run(again.path()).expect("it runs");
 
     // Ctrl-C in the middle of an interval, at its end, and then to the end.
-    for (stop_after, ending) in [(Some(2), Ending::Interrupted), (Some(8), Ending::Interrupted), (None, Ending::Finished)] {
+    for (stop_after, ending) in
+        [(Some(2), Ending::Interrupted), (Some(8), Ending::Interrupted), (None, Ending::Finished)]
+    {
         let outcome = Setting { stop_after, ..Setting::new(10) }.run(parts.path()).expect("it goes on");
         assert_eq!((outcome.ending, outcome.progress.step), (ending, stop_after.unwrap_or(10)));
     }
@@ -340,7 +343,8 @@ fn four_images_are_learned_by_heart() {
     let samples = Arc::new(scenes(21, 4, SIDE));
     let last_step = Arc::new(AtomicU64::new(0));
     let protocols = vec![
-        Protocol { start: Start::Box, n_clicks: 0, first_masks: FirstMasks::MostConfident, ..Protocol::default() }.into(),
+        Protocol { start: Start::Box, n_clicks: 0, first_masks: FirstMasks::MostConfident, ..Protocol::default() }
+            .into(),
     ];
     let training = Training {
         options,

@@ -19,8 +19,19 @@ pub enum LearnError {
         example: String,
     },
     /// Everything is frozen.
-    #[error("optimiser.freeze names every parameter, so nothing would learn; leave out a part, such as \"mask_decoder\"")]
+    #[error(
+        "optimiser.freeze names every parameter, so nothing would learn; leave out a part, such as \"mask_decoder\""
+    )]
     NothingLearns,
+    /// Draws of several threads come in any order.
+    #[error(
+        "run.parallel = {n_parts}: a batch can be computed in parts only without drop path and dropout, or no run could be \
+         repeated; set run.parallel = 1, or model.drop_path and model.decoder_dropout to 0"
+    )]
+    PartsWithDropout {
+        /// As typed.
+        n_parts: usize,
+    },
     /// The loss is not a number.
     #[error(
         "step {step}: the loss is {loss} (focal {focal}, dice {dice}, IoU {iou}) on {}; the run stops before the weights \

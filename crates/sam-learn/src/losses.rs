@@ -123,10 +123,7 @@ pub fn pass_losses(
 ) -> PassLosses {
     let [objects, n_masks, ..] = logits.dims();
     let untracked = logits.clone().detach().inner();
-    let plain = Truth {
-        masks: truth.masks.clone().inner(),
-        counts: truth.counts.clone().map(Tensor::inner),
-    };
+    let plain = Truth { masks: truth.masks.clone().inner(), counts: truth.counts.clone().map(Tensor::inner) };
     let actual_ious = actual_ious(&untracked, &plain);
     let (chosen, chosen_logits) = if n_masks == 1 {
         (Tensor::zeros([objects, 1], &untracked.device()), logits)
@@ -242,7 +239,10 @@ mod tests {
         let first = tensor(&[0.3, -0.2, 5.0, 7.0], [1, 1, 2, 2], &device);
         let second = tensor(&[0.3, -0.2, -9.0, 0.1], [1, 1, 2, 2], &device);
         let options = LossOptions::default();
-        assert_eq!(values(focal_loss(first.clone(), &counted, &options)), values(focal_loss(second.clone(), &counted, &options)));
+        assert_eq!(
+            values(focal_loss(first.clone(), &counted, &options)),
+            values(focal_loss(second.clone(), &counted, &options))
+        );
         assert_eq!(values(dice_loss(first.clone(), &counted)), values(dice_loss(second.clone(), &counted)));
         assert_eq!(values(actual_ious(&first, &counted)), values(actual_ious(&second, &counted)));
         assert_eq!(values(actual_ious(&first, &counted)), [1.0]);

@@ -69,7 +69,11 @@ fn row_of(set: &EvalSet, sample: &Sample, evaluation: &Evaluation) -> Vec<RgbIma
         let points: Vec<([f32; 2], PointLabel)> = points.collect();
         let is_box = found.iter().any(|(record, _)| record.box_round().is_some());
         let boxes: Vec<[f32; 4]> = match is_box {
-            true => truth.iter().filter_map(|mask| mask.bounds_xyxy_px()).map(|b| view.box_to_model(b.map(|e| e as f32))).collect(),
+            true => truth
+                .iter()
+                .filter_map(|mask| mask.bounds_xyxy_px())
+                .map(|b| view.box_to_model(b.map(|e| e as f32)))
+                .collect(),
             false => Vec::new(),
         };
         row.push(cell(&picture, &view, &masks, &boxes, &points));

@@ -141,7 +141,8 @@ mod tests {
     fn lines_of_steps_to_come_and_half_lines_go() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("metrics.jsonl");
-        std::fs::write(&path, "{\"event\":\"step\",\"step\":1}\n{\"event\":\"step\",\"step\":2}\n{\"event\":\"st").expect("written");
+        std::fs::write(&path, "{\"event\":\"step\",\"step\":1}\n{\"event\":\"step\",\"step\":2}\n{\"event\":\"st")
+            .expect("written");
         drop(RunLog::open(folder.path(), 1, false).expect("opens"));
         assert_eq!(std::fs::read_to_string(&path).expect("there"), "{\"event\":\"step\",\"step\":1}\n");
     }

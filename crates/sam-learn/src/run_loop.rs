@@ -108,7 +108,8 @@ impl RunLoop {
         pace: &mut Pace,
     ) -> Result<Ending, LearnError> {
         let steps = self.options.schedule.steps;
-        let is_baseline_due = self.progress.step == 0 && self.options.baseline && self.progress.validated_step.is_none();
+        let is_baseline_due =
+            self.progress.step == 0 && self.options.baseline && self.progress.validated_step.is_none();
         if is_baseline_due && self.validate(components, learner, valid, pace)?.is_break() {
             return self.interrupted(components, learner);
         }
@@ -132,7 +133,11 @@ impl RunLoop {
             }
             self.save(components, learner)?;
         }
-        Ok(if self.is_out_of_patience() && self.progress.step < steps { Ending::EarlyStopped } else { Ending::Finished })
+        Ok(if self.is_out_of_patience() && self.progress.step < steps {
+            Ending::EarlyStopped
+        } else {
+            Ending::Finished
+        })
     }
 
     /// Whether a validation belongs behind the present step.
@@ -321,8 +326,7 @@ impl RunLoop {
         self.progress.last = Some(scores.clone());
         self.progress.validated_step = Some(step);
         self.progress.elapsed_s += took_s;
-        let record =
-            ValidationRecord { scores, metric: self.options.metric.clone(), is_best, is_baseline, took_s };
+        let record = ValidationRecord { scores, metric: self.options.metric.clone(), is_best, is_baseline, took_s };
         self.log.validation(&record)?;
         (self.listener)(&RunEvent::Validated(record));
         if let Some(picture) = previews {

@@ -154,7 +154,8 @@ impl SavedState {
                 if let Some(average) = average {
                     average.clone().into_record().save(temporary.join(AVERAGE)).map_err(failed)?;
                 }
-                let text = serde_json::to_string_pretty(progress).map_err(|error| write_error(&folder, error.into()))?;
+                let text =
+                    serde_json::to_string_pretty(progress).map_err(|error| write_error(&folder, error.into()))?;
                 fs::write(temporary.join(PROGRESS), text).map_err(|source| write_error(&folder, source))?;
                 sync_files(temporary).map_err(|source| write_error(&folder, source))
             },

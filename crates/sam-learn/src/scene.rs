@@ -5,6 +5,8 @@
 //!
 //! Shapes: `B` images, `O` objects, `S` side of the model's square, `M` side of the masks.
 
+use std::ops::Range;
+
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use sam_data::{BatchImage, DeviceBatch};
 use sam_model::{PIXEL_MEAN, PIXEL_STD};
@@ -46,10 +48,21 @@ impl Scene {
             (Some(inside), Some(kept)) => Some(inside * kept),
             (inside, kept) => inside.or(kept),
         };
-        let counts = counts
-            .map(|counts| counts.select(0, image_index.clone()).reshape([objects, 1, mask_side, mask_side]));
+        let counts =
+            counts.map(|counts| counts.select(0, image_index.clone()).reshape([objects, 1, mask_side, mask_side]));
         let masks = batch.object_masks.clone().inner().float().reshape([objects, 1, mask_side, mask_side]);
         Self { images: normal.permute([0, 3, 1, 2]), image_index, truth: Truth { masks, counts } }
+    }
+
+    /// Some of the images with their objects, which are sorted by image.
+    #[must_use]
+    pub fn part(&self, images: Range<usize>, objects: Range<usize>) -> Self {
+        let rows = |masks: &Tensor<4>| masks.clone().slice_dim(0, objects.clone());
+        Self {
+            images: self.images.clone().slice_dim(0, images.clone()),
+            image_index: self.image_index.clone().slice_dim(0, objects.clone()).sub_scalar(images.start as i64),
+            truth: Truth { masks: rows(&self.truth.masks), counts: self.truth.counts.as_ref().map(rows) },
+        }
     }
 }
 
@@ -63,7 +76,10 @@ fn content(images: &[BatchImage], grid_side: usize, device: &Device) -> Option<T
     for (image, plane) in images.iter().zip(inside.chunks_exact_mut(grid_side * grid_side)) {
         let cell_px = image.view.side_px as f64 / grid_side as f64;
         // A cell belongs to the picture when its centre does, as for the masks.
-        let cells = image.view.resized_hw.map(|side| (0..grid_side).filter(|&c| (c as f64 + 0.5) * cell_px < side as f64).count());
+        let cells = image
+            .view
+            .resized_hw
+            .map(|side| (0..grid_side).filter(|&c| (c as f64 + 0.5) * cell_px < side as f64).count());
         for row in plane.chunks_exact_mut(grid_side).take(cells[0]) {
             row[..cells[1]].fill(1.0);
         }

@@ -72,9 +72,16 @@ mod tests {
     fn the_papers_schedule() {
         let decay = LrDecay::MultiStep { milestones: vec![60_000, 86_666], factor: 0.1 };
         let paper = schedule(250, 90_000, decay);
-        for (step, expected) in
-            [(0, 0.004), (124, 0.5), (249, 1.0), (250, 1.0), (59_999, 1.0), (60_000, 0.1), (86_665, 0.1), (86_666, 0.01)]
-        {
+        for (step, expected) in [
+            (0, 0.004),
+            (124, 0.5),
+            (249, 1.0),
+            (250, 1.0),
+            (59_999, 1.0),
+            (60_000, 0.1),
+            (86_665, 0.1),
+            (86_666, 0.01),
+        ] {
             assert!((paper.factor(step) - expected).abs() < 1e-12, "step {step}: {}", paper.factor(step));
         }
     }

@@ -17,9 +17,9 @@ use sam_infer::Predictor;
 use sam_model::Sam;
 
 use crate::options::{LossOptions, PromptOptions};
-use crate::prompts::{ClickSimulator, PromptDraws};
+use crate::prompts::PromptDraws;
 use crate::scene::Scene;
-use crate::step::{LossTerms, learn};
+use crate::step::{LossTerms, learn_in_parts};
 
 /// In the name of the stream that seeds a step's dropout; draws never get there.
 const DROPOUT_STREAM: u64 = u64::MAX - 1;
@@ -37,6 +37,8 @@ pub struct Recipe {
     pub accumulation: u64,
     /// Whether the encoder runs without gradients.
     pub is_encoder_frozen: bool,
+    /// Parts of a batch that are computed side by side.
+    pub n_parts: usize,
 }
 
 /// A segmenter with its recipe.
@@ -82,14 +84,14 @@ impl TrainStep for Trainee {
     type Output = StepReport;
 
     fn step(&self, batch: DeviceBatch) -> TrainOutput<StepReport> {
-        let Recipe { seed, prompts, loss, accumulation, is_encoder_frozen } = &self.recipe;
+        let Recipe { seed, prompts, accumulation, .. } = &self.recipe;
         let scene = Scene::new(&batch);
         let step = batch.step / accumulation;
         let draws = PromptDraws::new(prompts, *seed, step, &batch.images, &batch.objects);
-        let simulator = ClickSimulator::new(draws, &scene.truth, self.sam.image_size());
         let dropout_seed = RandomStream::new(*seed, Purpose::Prompt, &[DROPOUT_STREAM, batch.step]).next_u64();
         scene.images.device().seed(dropout_seed);
-        let (grads, losses) = learn(&self.sam, &scene, simulator, prompts.box_output, loss, *is_encoder_frozen);
+        let image_of_object: Vec<usize> = batch.objects.iter().map(|object| object.image_index).collect();
+        let (grads, losses) = learn_in_parts(&self.sam, &scene, &draws, &image_of_object, &self.recipe);
         let item = StepReport {
             passes: losses.read(),
             images: batch.images.into_iter().map(|image| image.name).collect(),

@@ -19,8 +19,8 @@ use burn::train::{
     Interrupter, Learner, SupervisedLearningStrategy, SupervisedTraining, SupervisedTrainingEventProcessor,
     TrainingComponents, TrainingStrategy,
 };
-use sam_data::loader::{LoaderOptions, Samples};
 use sam_data::EpochLoader;
+use sam_data::loader::{LoaderOptions, Samples};
 use sam_eval::{EvalProgress, EvalProtocol, EvalSet};
 use sam_model::Sam;
 
@@ -49,6 +49,9 @@ pub struct TrainOptions {
     pub optimiser: OptimiserOptions,
     /// How long, and at which rate.
     pub schedule: ScheduleOptions,
+    /// Parts of a batch that are computed side by side; above 1 only without drop path and dropout, whose draws would
+    /// come in any order.
+    pub n_parts: usize,
     /// Steps between validations and saves.
     pub every_steps: u64,
     /// Whether to validate before the first step.
@@ -143,6 +146,10 @@ pub fn train(sam: Sam, training: Training, resume: Option<&SavedState>) -> Resul
     let progress = resume.map(|state| state.progress.clone()).unwrap_or_default();
     let accumulation = options.optimiser.accumulation.max(1) as u64;
 
+    let has_dropout = sam.config().image_encoder.drop_path_rate > 0.0 || sam.config().mask_decoder.dropout > 0.0;
+    if options.n_parts > 1 && has_dropout {
+        return Err(LearnError::PartsWithDropout { n_parts: options.n_parts });
+    }
     let sam = freeze(sam, &options.optimiser.freeze)?;
     let recipe = Recipe {
         seed: options.seed,
@@ -150,6 +157,7 @@ pub fn train(sam: Sam, training: Training, resume: Option<&SavedState>) -> Resul
         loss: options.loss.clone(),
         accumulation,
         is_encoder_frozen: is_encoder_frozen(&sam),
+        n_parts: options.n_parts,
     };
     let mut trainee = Trainee::new(sam, recipe);
     if let Some(state) = resume {
@@ -199,7 +207,9 @@ pub fn train(sam: Sam, training: Training, resume: Option<&SavedState>) -> Resul
         .with_custom_checkpointers(model_sender, optimiser_sender, Courier::ignoring_rates())
         .renderer(renderer)
         .num_epochs(n_epochs);
-    for (name, higher_is_better) in [("loss", false), ("focal", false), ("dice", false), ("iou_error", false), ("train_miou", true)] {
+    for (name, higher_is_better) in
+        [("loss", false), ("focal", false), ("dice", false), ("iou_error", false), ("train_miou", true)]
+    {
         supervised = supervised.metric_train_numeric(ShownMetric::new(name, higher_is_better));
     }
     for name in ["miou_1", "miou_1_oracle", "miou_3", "miou_box"] {

@@ -250,8 +250,16 @@ mod tests {
         let values = sines_and_cosines([2, 3], 8);
         let at = |row: usize, column: usize| &values[(row * 3 + column) * 8..][..8];
         let (x, y) = (2.0f32, 1.0f32);
-        let expected =
-            [x.sin(), (x / 100.0).sin(), x.cos(), (x / 100.0).cos(), y.sin(), (y / 100.0).sin(), y.cos(), (y / 100.0).cos()];
+        let expected = [
+            x.sin(),
+            (x / 100.0).sin(),
+            x.cos(),
+            (x / 100.0).cos(),
+            y.sin(),
+            (y / 100.0).sin(),
+            y.cos(),
+            (y / 100.0).cos(),
+        ];
         for (got, expected) in at(1, 2).iter().zip(expected) {
             assert!((got - expected).abs() < 1e-6, "{:?}", at(1, 2));
         }

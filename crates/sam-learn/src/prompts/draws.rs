@@ -48,13 +48,7 @@ pub struct PromptDraws {
 impl PromptDraws {
     /// Draws for a batch. `step` is the optimiser's: batches whose gradients are summed share it.
     #[must_use]
-    pub fn new(
-        options: &PromptOptions,
-        seed: u64,
-        step: u64,
-        images: &[BatchImage],
-        objects: &[BatchObject],
-    ) -> Self {
+    pub fn new(options: &PromptOptions, seed: u64, step: u64, images: &[BatchImage], objects: &[BatchObject]) -> Self {
         let mut stream = RandomStream::new(seed, Purpose::Prompt, &[STEP_STREAM, step]);
         let passes = draw_passes(options, &mut stream);
         let objects = objects
@@ -186,7 +180,8 @@ mod tests {
     #[test]
     fn half_of_the_first_prompts_are_boxes() {
         let options = PromptOptions::preset(PromptPreset::Sam);
-        let boxes: usize = (0..40).map(|d| draws(&options, d, 50).iter().filter(|o| o.box_xyxy_px.is_some()).count()).sum();
+        let boxes: usize =
+            (0..40).map(|d| draws(&options, d, 50).iter().filter(|o| o.box_xyxy_px.is_some()).count()).sum();
         // Four standard deviations of a binomial with 2000 trials.
         assert!((boxes as f64 - 1000.0).abs() < 4.0 * 500f64.sqrt(), "{boxes}");
         assert!(draws(&PromptOptions::preset(PromptPreset::Box), 0, 50).iter().all(|o| o.box_xyxy_px.is_some()));

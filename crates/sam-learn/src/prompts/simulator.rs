@@ -40,7 +40,8 @@ impl ClickSimulator {
         let device = truth.masks.device();
         let shape = [objects, mask_side, mask_side];
         let n_places = draws.objects.first().map_or(0, |object| object.places.len());
-        let places: Vec<f32> = draws.objects.iter().flat_map(|object| object.places.iter().flatten().copied()).collect();
+        let places: Vec<f32> =
+            draws.objects.iter().flat_map(|object| object.places.iter().flatten().copied()).collect();
         let from_object: Vec<f32> =
             draws.objects.iter().flat_map(|o| o.from_object.iter().map(|&yes| f32::from(u8::from(yes)))).collect();
         let any_from_object = from_object.iter().any(|&yes| yes > 0.0);
@@ -159,7 +160,8 @@ impl ClickSimulator {
         let is_point = is_point.reshape([objects, 1]).int();
         // Labels of points come from the device; 0 for boxes, whose code is added.
         let point_part = point_labels * is_point;
-        let box_part = ints(self.is_box().map(|is_box| if is_box { TokenKind::BoxTopLeft as i64 } else { 0 }).collect());
+        let box_part =
+            ints(self.is_box().map(|is_box| if is_box { TokenKind::BoxTopLeft as i64 } else { 0 }).collect());
         let second_labels = ints(corner(TokenKind::BoxBottomRight, TokenKind::NotAPoint));
         self.coords_xy_px = vec![first, second];
         self.labels = vec![point_part + box_part, second_labels];
@@ -230,10 +232,7 @@ mod tests {
 
     fn simulator(objects: Vec<DrawnObject>, masks: &[u8], counts: Option<&[u8]>) -> ClickSimulator {
         let n = objects.len();
-        let truth = Truth {
-            masks: plane(masks, n),
-            counts: counts.map(|counts| plane(counts, n)),
-        };
+        let truth = Truth { masks: plane(masks, n), counts: counts.map(|counts| plane(counts, n)) };
         ClickSimulator::new(PromptDraws { passes: vec![PassKind::First], objects }, &truth, 4 * SIDE)
     }
 
@@ -282,7 +281,8 @@ mod tests {
         for chunk in 0..5 {
             let objects: Vec<_> = (0..n)
                 .map(|o| {
-                    let mut stream = sam_data::random::RandomStream::new(3, sam_data::random::Purpose::Prompt, &[chunk, o]);
+                    let mut stream =
+                        sam_data::random::RandomStream::new(3, sam_data::random::Purpose::Prompt, &[chunk, o]);
                     drawn(stream.unit() as f32)
                 })
                 .collect();

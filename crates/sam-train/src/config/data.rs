@@ -1,7 +1,7 @@
 //! `[data]`: what is learned from, what is validated on, and how both become batches.
 //!
-//! A step is what the recipe says, whatever the machine: `images_per_step` and `objects_per_step` are those of the whole
-//! step, and `optimiser.accumulation` says into how many batches it is cut to fit into memory.
+//! A step is what the recipe says, whatever the machine: `images_per_step` and `objects_per_step` are those of the
+//! whole step, and `optimiser.accumulation` says into how many batches it is cut to fit into memory.
 
 use std::num::NonZeroUsize;
 

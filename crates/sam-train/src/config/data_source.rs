@@ -1,4 +1,5 @@
-//! Where images and masks come from: a data set on disk, or scenes made on the fly; and what is held out for validation.
+//! Where images and masks come from: a data set on disk, or scenes made on the fly; and what is held out for
+//! validation.
 
 use std::path::PathBuf;
 

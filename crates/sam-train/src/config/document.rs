@@ -1,8 +1,8 @@
 //! A configuration as it was typed: a tree of values, each with its line in the file or the `--set` that it came from.
 //!
-//! `--set KEY=VALUE` changes the tree before anything is read, so an override passes the very checks that the file does. It
-//! is split at the first `=`; the value is TOML, and text that is no TOML is taken as it stands, so nobody has to quote
-//! twice for a shell.
+//! `--set KEY=VALUE` changes the tree before anything is read, so an override passes the very checks that the file
+//! does. It is split at the first `=`; the value is TOML, and text that is no TOML is taken as it stands, so nobody has
+//! to quote twice for a shell.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! `[prompts]`, `[loss]`, `[optimiser]` and `[schedule]`: what decides what a run learns. The defaults are the SAM paper's
-//! (Kirillov 2023, arXiv 2304.02643, appendix A), and every key is that of the field in [`sam_learn::options`].
+//! `[prompts]`, `[loss]`, `[optimiser]` and `[schedule]`: what decides what a run learns. The defaults are the SAM
+//! paper's (Kirillov 2023, arXiv 2304.02643, appendix A), and every key is that of the field in [`sam_learn::options`].
 
 use sam_learn::options::{
     BoxNoise, BoxOutput, IouLoss, IouSupervision, LossOptions, LossResolution, LrDecay, NoiseDistribution,

@@ -5,8 +5,8 @@
 //! - [`train`]: the plan of a training run; its sections are in [`model`], [`data`], [`learning`] and [`run`].
 //! - [`resume`]: the plan of a run that goes on.
 //!
-//! A new section is a `read` in a file of its own, a field of the plan, and a line in [`TrainPlan::read`]. A new task is a
-//! word in [`Task`] and a plan with a `read` like that one.
+//! A new section is a `read` in a file of its own, a field of the plan, and a line in [`TrainPlan::read`]. A new task
+//! is a word in [`Task`] and a plan with a `read` like that one.
 
 pub(crate) mod data;
 pub(crate) mod data_source;

@@ -24,7 +24,8 @@ pub(crate) fn float_of(node: &Node, range: &impl RangeBounds<f64>) -> Option<f64
     node.number().filter(|value| range.contains(value))
 }
 
-/// The value, if it is a whole number in the range. A float without a fraction counts, so that `9e4` steps can be typed.
+/// The value, if it is a whole number in the range. A float without a fraction counts, so that `9e4` steps can be
+/// typed.
 pub(crate) fn integer_of<T: Integer>(node: &Node, range: &impl RangeBounds<T>) -> Option<T> {
     /// From here on floats have gaps.
     const EXACT: f64 = 9_007_199_254_740_992.0;

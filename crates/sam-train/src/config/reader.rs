@@ -1,9 +1,9 @@
 //! Values out of a configuration, with everything that is wrong told at once.
 //!
-//! A getter gives the value of a key or its default. When the value is wrong it notes what was expected and what came, gives
-//! the default and lets reading go on. It also notes the key as known: what is left at the end, nobody reads, and that is an
-//! error, too. So every key is read whatever the others say, and rules between keys come afterwards ([`Reader::check`]);
-//! they are silent about keys whose value is wrong already.
+//! A getter gives the value of a key or its default. When the value is wrong it notes what was expected and what came,
+//! gives the default and lets reading go on. It also notes the key as known: what is left at the end, nobody reads, and
+//! that is an error, too. So every key is read whatever the others say, and rules between keys come afterwards
+//! ([`Reader::check`]); they are silent about keys whose value is wrong already.
 
 use std::cell::RefCell;
 use std::fmt::Display;
@@ -63,8 +63,8 @@ impl<'d> Reader<'d> {
         }
     }
 
-    /// Tells of something between keys, where the first of them was typed, or at the `--set` that changed one; unless one of
-    /// them is wrong already.
+    /// Tells of something between keys, where the first of them was typed, or at the `--set` that changed one; unless
+    /// one of them is wrong already.
     pub(crate) fn object(&self, keys: &[&str], message: String) {
         if keys.iter().any(|key| self.is_wrong(key)) {
             return;
@@ -291,8 +291,8 @@ impl<'r> Section<'r> {
         pair
     }
 
-    /// A file or folder that is read, as an absolute path: relative to the working folder as on any command line, or else to
-    /// the folder of the configuration.
+    /// A file or folder that is read, as an absolute path: relative to the working folder as on any command line, or
+    /// else to the folder of the configuration.
     pub(crate) fn input_path_if_given(&self, key: &str) -> Option<PathBuf> {
         let typed = PathBuf::from(self.text_if_given(key)?);
         let node = self.node(key)?;

@@ -27,8 +27,9 @@ pub(crate) const CHANGEABLE: [&str; 11] = [
 ];
 
 /// Why the others may not. The first that fits counts.
-const REASONS: [(&str, &str); 9] = [
+const REASONS: [(&str, &str); 10] = [
     ("run.seed", "everything random in the run follows from it"),
+    ("run.parallel", "sums in other parts are rounded otherwise, and the run would not be the same"),
     ("model", "the weights of the run began there and have these sizes"),
     ("data.validation", "figures before and after could not be compared"),
     ("data", "the batches that come would not be those of the run"),

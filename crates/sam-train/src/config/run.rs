@@ -34,6 +34,8 @@ pub(crate) struct RunPlan {
     pub(crate) device: String,
     /// Threads that compute; 0: one for each processor.
     pub(crate) threads: usize,
+    /// Parts of a batch that are computed side by side.
+    pub(crate) parallel: usize,
 }
 
 /// What a run is judged by on the way.
@@ -107,8 +109,10 @@ impl RunPlan {
         let dir = run.text_if_given("dir").map(|dir| std::path::absolute(&dir).unwrap_or_else(|_| dir.into()));
         let dir = run.required("dir", "the folder of the run", dir, PathBuf::new());
         let folder = dir.file_name().map_or_else(|| "run".to_owned(), |name| name.to_string_lossy().into_owned());
-        let mut plan = Self { dir, name: folder, seed: 0, device: DeviceName::default().to_string(), threads: 0 };
+        let mut plan =
+            Self { dir, name: folder, seed: 0, device: DeviceName::default().to_string(), threads: 0, parallel: 1 };
         plan.seed = run.integer("seed", 0, 0..);
+        plan.parallel = run.integer("parallel", 1, 1..=*THREADS.end());
         plan.read_changeable(&run);
         plan
     }

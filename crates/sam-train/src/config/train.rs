@@ -1,4 +1,5 @@
-//! `task = "train"`: a configuration as it is typed becomes the plan of a run, with every default and every derived number.
+//! `task = "train"`: a configuration as it is typed becomes the plan of a run, with every default and every derived
+//! number.
 
 use sam_learn::options::{LossOptions, OptimiserOptions, PromptOptions, ScheduleOptions};
 use serde::{Deserialize, Serialize};

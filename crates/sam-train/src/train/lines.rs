@@ -74,7 +74,9 @@ impl Lines {
         for (name, scores) in rows {
             let values: Vec<String> = names
                 .iter()
-                .map(|metric| scores.metrics.get(*metric).map_or_else(|| format!("{:>14}", "-"), |v| format!("{v:>14.4}")))
+                .map(|metric| {
+                    scores.metrics.get(*metric).map_or_else(|| format!("{:>14}", "-"), |v| format!("{v:>14.4}"))
+                })
                 .collect();
             let _ = writeln!(out, "{name:<8}{:>8}{}", scores.step, values.concat());
         }

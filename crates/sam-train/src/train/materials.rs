@@ -109,7 +109,12 @@ fn open_data(plan: &TrainPlan, notes: &mut Vec<String>) -> Result<(Arc<dyn Sampl
                 }
                 Some(split) => {
                     let (train, val) = (split.train, split.val);
-                    notes.push(format!("learns from {} images of {}, validates on {}", train.len(), files.path.display(), val.len()));
+                    notes.push(format!(
+                        "learns from {} images of {}, validates on {}",
+                        train.len(),
+                        files.path.display(),
+                        val.len()
+                    ));
                     let indices = train.iter().map(|&index| index as u32).collect();
                     let subset = Subset { samples: Arc::clone(&source) as Arc<dyn Samples>, indices };
                     let set = EvalSet { indices: val, ..EvalSet::new(&name, source.clone(), source.classes()) };
@@ -143,8 +148,7 @@ fn open_data(plan: &TrainPlan, notes: &mut Vec<String>) -> Result<(Arc<dyn Sampl
     if set.indices.is_empty() {
         return Err(anyhow!("there is no image to validate on; give data.validation, or a larger share in data.split"));
     }
-    let validated =
-        Validated { sets: vec![set], protocols: plan.validation.protocols(), n_threads: plan.data.workers };
+    let validated = Validated { sets: vec![set], protocols: plan.validation.protocols(), n_threads: plan.data.workers };
     Ok((train, Some(validated)))
 }
 

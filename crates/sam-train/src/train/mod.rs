@@ -32,7 +32,10 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
             let document = Document::load(config, &arguments.set).bad_input()?;
             match Task::of(&document).bad_input()? {
                 Task::Train => {}
-                task => return Err(anyhow!("{}: task = \"{}\" is not known here", config.display(), task.name())).bad_input(),
+                task => {
+                    return Err(anyhow!("{}: task = \"{}\" is not known here", config.display(), task.name()))
+                        .bad_input();
+                }
             }
             let plan = TrainPlan::read(&document, Paths::MustExist).bad_input()?;
             if arguments.check {
@@ -55,11 +58,14 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
             let refusals = check_resume(&saved, &plan)?;
             if !refusals.is_empty() {
                 let lines: Vec<String> = refusals.iter().map(|refusal| format!("\n  {refusal}")).collect();
-                return Err(anyhow!("{}: not the configuration of this run:{}", config.display(), lines.concat())).bad_input();
+                return Err(anyhow!("{}: not the configuration of this run:{}", config.display(), lines.concat()))
+                    .bad_input();
             }
             (plan, folder)
         }
-        (None, None) => return Err(anyhow!("give --config FILE to begin a run, or --resume RUN to go on with one")).bad_input(),
+        (None, None) => {
+            return Err(anyhow!("give --config FILE to begin a run, or --resume RUN to go on with one")).bad_input();
+        }
     };
     carry_out(&plan, folder, arguments)
 }
@@ -103,7 +109,12 @@ fn carry_out(plan: &TrainPlan, folder: RunFolder, arguments: &RunArguments) -> R
     lines.end(&outcome);
     match outcome.ending {
         Ending::Interrupted => {
-            writeln!(output(), "stopped after step {}; go on with: sam-train --resume {}", outcome.progress.step, folder.path().display())?;
+            writeln!(
+                output(),
+                "stopped after step {}; go on with: sam-train --resume {}",
+                outcome.progress.step,
+                folder.path().display()
+            )?;
             Ok(())
         }
         Ending::Finished | Ending::EarlyStopped => finish(plan, &folder, &outcome),
@@ -117,6 +128,7 @@ fn options(plan: &TrainPlan) -> TrainOptions {
         loss: plan.loss.clone(),
         optimiser: plan.optimiser.clone(),
         schedule: plan.schedule.clone(),
+        n_parts: plan.run.parallel,
         every_steps: plan.validation.every_steps,
         baseline: plan.validation.baseline,
         metric: plan.validation.metric.clone(),
@@ -181,6 +193,10 @@ fn finish(plan: &TrainPlan, folder: &RunFolder, outcome: &Outcome) -> Result<(),
     if plan.log.previews > 0 {
         writeln!(out, "pictures:        {}", folder.path().join("previews").display())?;
     }
-    writeln!(out, "try it:          sam-train predict --checkpoint {} --image PICTURE --point X,Y --out masks", outcome.best.display())?;
+    writeln!(
+        out,
+        "try it:          sam-train predict --checkpoint {} --image PICTURE --point X,Y --out masks",
+        outcome.best.display()
+    )?;
     Ok(())
 }
