@@ -69,13 +69,13 @@ impl Lines {
         let Some((_, first)) = rows.first() else { return };
         let names: Vec<&String> = first.metrics.keys().filter(|name| is_shown(name)).collect();
         let mut out = output();
-        let header: Vec<String> = names.iter().map(|name| format!("{name:>14}")).collect();
+        let header: Vec<String> = names.iter().map(|name| format!("{name:>16}")).collect();
         let _ = writeln!(out, "\n{:<8}{:>8}{}", "", "step", header.concat());
         for (name, scores) in rows {
             let values: Vec<String> = names
                 .iter()
                 .map(|metric| {
-                    scores.metrics.get(*metric).map_or_else(|| format!("{:>14}", "-"), |v| format!("{v:>14.4}"))
+                    scores.metrics.get(*metric).map_or_else(|| format!("{:>16}", "-"), |v| format!("{v:>16.4}"))
                 })
                 .collect();
             let _ = writeln!(out, "{name:<8}{:>8}{}", scores.step, values.concat());
