@@ -1,7 +1,7 @@
 //! Pixels on the CPU: decoding, the one preprocessing of SAM, masks. No tensor library, no data set, no model.
 //!
 //! - Images: [`decode_rgb`] reads a file, [`resize_longest_side`] brings it to the model's size, [`ModelFrame`] carries
-//!   points and boxes there and back, [`overlay()`] draws what a person wants to see.
+//!   points and boxes there and back, [`upscale_mask`] brings masks back, [`overlay()`] draws what a person wants to see.
 //! - Masks: [`Mask`] is the bitmap, [`Rle`] the COCO run-length form in which masks are stored and compared,
 //!   [`polygon`] fills outlines and [`outline`] draws them, [`components`], [`distance`] and [`boundary`] measure shape.
 //!
@@ -23,6 +23,7 @@ pub mod polygon;
 pub mod resize;
 pub mod rle;
 mod rle_text;
+pub mod upscale;
 
 pub use boundary::{boundary_iou, boundary_thickness_px, mask_boundary};
 pub use components::{Components, Connectivity, fill_small_holes, remove_small_islands};
@@ -38,3 +39,4 @@ pub use overlay::{Overlay, PointLabel, mask_colour_rgb, overlay, save_mask_png, 
 pub use polygon::{bbox_to_rle, polygon_to_rle, polygons_to_rle, rings_to_rle};
 pub use resize::{resize_longest_side, resize_rgb};
 pub use rle::Rle;
+pub use upscale::{upscale_logits, upscale_mask};

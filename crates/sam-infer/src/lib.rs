@@ -12,3 +12,4 @@ pub use device::{DeviceError, DeviceName};
 pub use embedding::{EmbeddingError, ImageEmbedding, picture_fingerprint};
 pub use predictor::{Prediction, Predictor, most_confident};
 pub use prompt::{Prompt, PromptError};
+pub use sam_model::{MASK_THRESHOLD, MaskOutput};

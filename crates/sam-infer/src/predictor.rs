@@ -180,6 +180,14 @@ pub struct Prediction {
 }
 
 impl Prediction {
+    /// Logits of one mask at the decoder's size, row-major: what [`Prompt::mask_logits`] takes.
+    ///
+    /// # Panics
+    /// When there is no such mask.
+    pub fn mask_logits(&self, index: usize) -> Vec<f32> {
+        host_values(&self.low_res_logits.clone().narrow(0, index, 1))
+    }
+
     /// Logits in pixels of the original image, before the threshold (`Sam.postprocess_masks`).
     ///
     /// # Shapes
