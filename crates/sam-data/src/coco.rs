@@ -130,6 +130,11 @@ impl FormatReader for Coco {
         self.files.len() == 1
     }
 
+    fn image_id(&self, index: usize) -> Option<u64> {
+        let (file, image) = self.locate(index);
+        file.index.images[image].id
+    }
+
     fn image_place(&self, index: usize) -> Result<FilePlace, Finding> {
         let (file, image) = self.locate(index);
         file.image_path(file.index.names.get(image)).map(FilePlace::Path)

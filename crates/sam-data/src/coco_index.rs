@@ -30,6 +30,8 @@ pub(crate) struct CocoIndex {
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ImageRow {
+    /// None when the file has text for an id, or a number below zero.
+    pub(crate) id: Option<u64>,
     /// 0 x 0 when the file does not say.
     pub(crate) size_hw: [u32; 2],
 }
@@ -228,7 +230,11 @@ impl Scan {
             let side =
                 |side: Option<f64>| side.filter(|&x| x >= 1.0 && x <= f64::from(u32::MAX)).map_or(0, |x| x as u32);
             let size_hw = [side(image.height), side(image.width)];
-            self.images.push(ImageRow { size_hw: if size_hw.contains(&0) { [0, 0] } else { size_hw } });
+            let id = match image.id {
+                Id::Number(number) => u64::try_from(number).ok(),
+                Id::Text(_) => None,
+            };
+            self.images.push(ImageRow { id, size_hw: if size_hw.contains(&0) { [0, 0] } else { size_hw } });
             self.names.push(&name.replace('\\', "/"));
         }
         Ok(())

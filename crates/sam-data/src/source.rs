@@ -85,6 +85,10 @@ pub(crate) trait FormatReader: std::fmt::Debug + Send + Sync {
     fn is_one_numbering(&self) -> bool {
         false
     }
+    /// The id that its annotation file gives the image, where there is one file with such ids.
+    fn image_id(&self, _index: usize) -> Option<u64> {
+        None
+    }
     /// Where the image is, or the finding that it is missing.
     fn image_place(&self, index: usize) -> Result<FilePlace, Finding>;
     /// The annotations of an image with this header, in the frame they were made in. Only what concerns the whole file is an
@@ -192,6 +196,16 @@ impl Source {
     #[must_use]
     pub fn name(&self, index: usize) -> String {
         self.reader.name(index)
+    }
+
+    /// The id that a COCO file gives image `index`, as files of detections name it; unique within one annotation file.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such image.
+    #[must_use]
+    pub fn image_id(&self, index: usize) -> Option<u64> {
+        self.reader.image_id(index)
     }
 
     /// Names of the classes; empty when the data set has none.
