@@ -13,6 +13,7 @@ use std::collections::{HashMap, HashSet};
 use sam_image::{Rle, bbox_to_rle, polygons_to_rle};
 use serde::{Deserialize, Serialize};
 
+use crate::coco_ap::Categories;
 use crate::error::EvalError;
 
 /// What is to be found: the file of annotations.
@@ -193,6 +194,25 @@ impl Truth {
         }
         Ok(Self { name: name.to_owned(), images, categories, objects, image_index, category_index })
     }
+
+    /// Only these of its images, with what is in them.
+    ///
+    /// # Errors
+    ///
+    /// Never in practice; a part of what holds together does.
+    pub fn of_images(self, is_kept: impl Fn(u64) -> bool) -> Result<Self, EvalError> {
+        let images = self.images.into_iter().filter(|image| is_kept(image.id)).collect();
+        let objects = self.objects.into_iter().filter(|object| is_kept(object.image_id)).collect();
+        Self::new(&self.name, images, self.categories, objects)
+    }
+
+    /// Whether it has what only LVIS has.
+    #[must_use]
+    pub fn is_lvis(&self) -> bool {
+        !self.categories.is_empty()
+            && self.categories.iter().all(|category| category.frequency.is_some())
+            && self.images.iter().all(|image| image.neg_category_ids.is_some())
+    }
 }
 
 impl Detections {
@@ -227,6 +247,16 @@ impl Detections {
             expected,
             source,
         })
+    }
+
+    /// Whether every detection can be evaluated against this truth: known images and categories, finite numbers, and boxes
+    /// or masks for all.
+    ///
+    /// # Errors
+    ///
+    /// With the first detection that cannot.
+    pub fn check_against(&self, truth: &Truth, categories: Categories) -> Result<(), EvalError> {
+        self.check(truth, categories == Categories::PerClass)
     }
 
     /// Whether boxes say how large a detection is, for all of them.

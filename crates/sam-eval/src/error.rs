@@ -1,5 +1,6 @@
 //! The one error type of the crate: which file, image, object or metric, what was expected, what came.
 
+use sam_data::loader::SampleError;
 use sam_image::ImageError;
 
 use crate::segmenter::SegmenterError;
@@ -155,4 +156,54 @@ pub enum EvalError {
         /// What came.
         got: String,
     },
+
+    /// A sample that cannot be read.
+    #[error("data set {data_set}, sample {index} (from 0): {source}")]
+    Sample {
+        /// The data set's name.
+        data_set: String,
+        /// Which of its samples.
+        index: usize,
+        /// The reader's reason, with the file.
+        source: SampleError,
+    },
+
+    /// A prompt that means nothing in its image.
+    #[error("{name}: detection {at} (from 0), image {image_id}: {problem}")]
+    Detection {
+        /// The path or whatever the caller called it.
+        name: String,
+        /// Which detection.
+        at: usize,
+        /// Its image.
+        image_id: u64,
+        /// What is wrong with it.
+        problem: String,
+    },
+
+    /// A picture of a report that could not be encoded.
+    #[error("image {image}: cannot be encoded for the report: {source}")]
+    Picture {
+        /// The image's name.
+        image: String,
+        /// The encoder's reason.
+        source: SegmenterError,
+    },
+
+    /// Somebody wanted it to end.
+    #[error("the evaluation was stopped after {n_images} of {of_images} images; there are no results of a part")]
+    Interrupted {
+        /// Images that were through.
+        n_images: usize,
+        /// All images.
+        of_images: usize,
+    },
+}
+
+impl EvalError {
+    /// Whether what came in is to be mended, or else the model or somebody's patience failed.
+    #[must_use]
+    pub fn is_bad_input(&self) -> bool {
+        !matches!(self, Self::Segmenter { .. } | Self::Answer { .. } | Self::Picture { .. } | Self::Interrupted { .. })
+    }
 }

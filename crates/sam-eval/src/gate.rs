@@ -14,24 +14,58 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{Error, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::EvalError;
-use crate::metric::{Better, Metric, Unit};
+use crate::metric::{Better, Metric, Unit, nearest};
 use crate::results::Results;
 
 /// The `[gate]` table as it is typed.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct GateConfig {
     /// A `results.json` to compare with.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub baseline: Option<PathBuf>,
     /// By how much a share may be worse than in the baseline.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_drop: Option<f64>,
     /// The bound of each metric.
     #[serde(flatten)]
     pub bounds: BTreeMap<String, f64>,
+}
+
+/// By hand: what serde derives for a table with free keys does not say which of them has the wrong type.
+impl<'de> Deserialize<'de> for GateConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Table;
+
+        impl<'de> Visitor<'de> for Table {
+            type Value = GateConfig;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                write!(f, "a table of metrics and their bounds")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut table: A) -> Result<GateConfig, A::Error> {
+                let mut gate = GateConfig::default();
+                while let Some(key) = table.next_key::<String>()? {
+                    let named = |error| A::Error::custom(format!("{key}: {error}"));
+                    match key.as_str() {
+                        "baseline" => gate.baseline = Some(table.next_value().map_err(named)?),
+                        "max_drop" => gate.max_drop = Some(table.next_value().map_err(named)?),
+                        _ => {
+                            let bound = table.next_value().map_err(named)?;
+                            gate.bounds.insert(key, bound);
+                        }
+                    }
+                }
+                Ok(gate)
+            }
+        }
+
+        deserializer.deserialize_map(Table)
+    }
 }
 
 /// A gate, ready to judge.
@@ -88,6 +122,25 @@ impl Gate {
             return refuse("[gate]", "at least one bound or a baseline", "an empty table".to_owned());
         }
         Ok(Self { bounds: config.bounds.clone(), baseline })
+    }
+
+    /// Refuses a gate on metrics that an evaluation with these (over all objects) will not compute, before it is run. Whether
+    /// a data set, size or class of a full name exists shows only afterwards.
+    ///
+    /// # Errors
+    ///
+    /// With the first unknown metric and the nearest known ones.
+    pub fn check_names(&self, known: &[String]) -> Result<(), EvalError> {
+        let of_baseline = self.baseline.iter().flat_map(|(results, _)| results.metrics.iter());
+        let of_baseline = of_baseline.filter(|(_, metric)| metric.unit == Unit::Share).map(|(name, _)| name);
+        for name in self.bounds.keys().map(String::as_str).chain(of_baseline) {
+            let last = name.rsplit('/').next().unwrap_or(name);
+            if !known.iter().any(|known| known == last) {
+                let hint = nearest(last, known.iter().map(String::as_str));
+                return Err(EvalError::UnknownMetric { name: name.to_owned(), hint });
+            }
+        }
+        Ok(())
     }
 
     /// Judges an evaluation.

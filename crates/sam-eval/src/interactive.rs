@@ -67,12 +67,25 @@ pub fn run_interactive<S: Segmenter>(
     tasks: &[ImageTask<'_>],
 ) -> Result<Vec<Outcome>, EvalError> {
     protocol.check()?;
-    let failed = |task: &ImageTask<'_>, source| EvalError::Segmenter { image: task.name.to_owned(), source };
-    let mut embeddings = Vec::with_capacity(tasks.len());
-    for task in tasks {
-        embeddings.push(segmenter.embed(task.image).map_err(|source| failed(task, source))?);
-    }
+    let embeddings = tasks.iter().map(|task| embed(segmenter, task)).collect::<Result<Vec<_>, _>>()?;
     let embeddings: Vec<&S::Embedding> = embeddings.iter().collect();
+    play(segmenter, protocol, tasks, &embeddings, &mut |_| Ok(()))
+}
+
+/// Runs the image encoder.
+pub(crate) fn embed<S: Segmenter>(segmenter: &S, task: &ImageTask<'_>) -> Result<S::Embedding, EvalError> {
+    segmenter.embed(task.image).map_err(|source| EvalError::Segmenter { image: task.name.to_owned(), source })
+}
+
+/// As [`run_interactive`], on embeddings that are there. `after` hears how many objects are through, each time that some are;
+/// what it does not want to go on ends it.
+pub(crate) fn play<S: Segmenter>(
+    segmenter: &S,
+    protocol: &Protocol,
+    tasks: &[ImageTask<'_>],
+    embeddings: &[&S::Embedding],
+    after: &mut dyn FnMut(usize) -> Result<(), EvalError>,
+) -> Result<Vec<Outcome>, EvalError> {
     let all: Vec<(usize, usize)> =
         tasks.iter().enumerate().flat_map(|(t, task)| (0..task.objects.len()).map(move |o| (t, o))).collect();
     let mut outcomes = Vec::with_capacity(all.len());
@@ -85,12 +98,13 @@ pub fn run_interactive<S: Segmenter>(
             if trials.iter().all(|trial| trial.is_over) {
                 break;
             }
-            play_round(segmenter, protocol, &embeddings, &mut trials, (round, step))?;
+            play_round(segmenter, protocol, embeddings, &mut trials, (round, step))?;
         }
         outcomes.extend(trials.into_iter().map(|trial| {
             let (record, mask) = trial.into_record();
             Outcome { record, final_mask: Rle::from_mask(&mask) }
         }));
+        after(chunk.len())?;
     }
     Ok(outcomes)
 }
@@ -157,7 +171,7 @@ fn check_answer<L>(
 }
 
 /// Runs independent work on the items, in stretches of equal length.
-fn on_all_cores<T: Send>(items: &mut [T], work: impl Fn(&mut T) + Sync) {
+pub(crate) fn on_all_cores<T: Send>(items: &mut [T], work: impl Fn(&mut T) + Sync) {
     let n_threads = std::thread::available_parallelism().map_or(1, usize::from).min(items.len());
     if n_threads < 2 {
         items.iter_mut().for_each(work);

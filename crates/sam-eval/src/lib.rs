@@ -1,5 +1,7 @@
-//! Protocols and metrics over any predictor. No tensor library: a model comes in through [`Segmenter`].
+//! Protocols and metrics over any predictor: a model comes in through [`Segmenter`], ours as [`PredictorSegmenter`].
 //!
+//! - **All of it.** [`evaluate()`] plays protocols over the samples of data sets and gives [`Results`]; a training run's
+//!   validation calls the same.
 //! - **Clicks.** [`run_interactive`] plays the simulated annotator of the field on the objects of some images and gives
 //!   one [`ObjectRecord`] each: the IoU after every prompt. From the records alone come [`ClickMetrics`] (mIoU@k, oracle,
 //!   NoC, failures) of any group, and the [`Calibration`] of the predicted IoU.
@@ -14,6 +16,7 @@ mod error;
 
 pub mod average_precision;
 pub mod bootstrap;
+pub mod box_prompts;
 pub mod calibration;
 pub mod chart;
 pub mod click_metrics;
@@ -22,6 +25,9 @@ pub mod coco_ap;
 pub mod coco_json;
 pub mod comparison;
 mod draw;
+pub mod eval_set;
+pub mod evaluate;
+pub mod gallery;
 pub mod gate;
 pub mod interactive;
 pub mod junit;
@@ -29,6 +35,7 @@ pub mod lvis_ap;
 pub mod metric;
 mod numpy_mean;
 pub mod object_record;
+pub mod predictor;
 pub mod report;
 mod report_html;
 mod report_markdown;
@@ -39,6 +46,7 @@ pub mod trial;
 
 pub use average_precision::{AreaRange, IouKind, PrecisionRecall};
 pub use bootstrap::{Bootstrap, Interval, Pairing};
+pub use box_prompts::{BoxPrompts, mask_metrics, segment_boxes};
 pub use calibration::Calibration;
 pub use click_metrics::{ClickMetrics, ClickMetricsConfig};
 pub use clicks::{Click, Clicker};
@@ -46,12 +54,16 @@ pub use coco_ap::{Categories, CocoConfig, evaluate_coco};
 pub use coco_json::{Detection, Detections, Segmentation, Truth};
 pub use comparison::{ComparisonRow, compare};
 pub use error::EvalError;
+pub use eval_set::{EvalImage, EvalImages, EvalSet, read_images};
+pub use evaluate::{EvalProgress, EvalProtocol, Evaluation, evaluate, metric_names};
+pub use gallery::Extremes;
 pub use gate::{Gate, GateCheck, GateConfig, Verdict};
 pub use interactive::{ImageTask, Outcome, Target, run_interactive};
 pub use lvis_ap::{Frequency, LvisResult, evaluate_lvis};
 pub use metric::{Better, Metric, Metrics, Unit};
 pub use object_record::{ObjectRecord, Round, RoundPrompt, SizeBucket};
+pub use predictor::PredictorSegmenter;
 pub use report::{Gallery, GalleryItem, Model, Report};
 pub use results::{DataSetResults, Results, Run};
 pub use segmenter::{Candidate, MaskSelection, Prompt, Segmenter, SegmenterError, most_confident};
-pub use trial::{FirstClick, FirstMasks, MaskFeedback, Protocol, Start};
+pub use trial::{Boundary, FirstClick, FirstMasks, MaskFeedback, Protocol, Start};
