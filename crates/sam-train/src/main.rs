@@ -4,6 +4,7 @@
 
 mod cli;
 mod data;
+mod eval;
 mod export;
 mod failure;
 mod inspect;
@@ -32,6 +33,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),
         Command::Predict(arguments) => predict::run(&arguments),
+        Command::Eval(arguments) => eval::run(&arguments),
         Command::Data(command) => data::run(&command),
     }
 }
