@@ -58,7 +58,7 @@ fn joined<'a>(base: &[&'a str], rest: &[&'a str]) -> Vec<&'a str> {
     [base, rest].concat()
 }
 
-fn fixture(name: &str) -> String {
+pub(crate) fn fixture(name: &str) -> String {
     path(name).display().to_string()
 }
 
@@ -316,7 +316,7 @@ fn full_vit_b_at_1024_runs_end_to_end() {
 fn help_is_there_for_every_command() {
     let run = Run::new();
     assert!(run.ok(&["--help"]).contains("predict"));
-    for command in ["inspect", "export", "predict", "data"] {
+    for command in ["inspect", "export", "predict", "eval", "data"] {
         assert!(run.ok(&[command, "--help"]).contains("Usage"), "{command}");
     }
     for command in ["check", "preview", "convert", "split", "synth"] {

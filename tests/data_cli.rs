@@ -8,7 +8,7 @@ use sam_image::decode_rgb;
 
 use crate::cli::Run;
 
-fn datasets(name: &str) -> String {
+pub(crate) fn datasets(name: &str) -> String {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../datasets").join(name);
     path.display().to_string()
 }

@@ -14,24 +14,58 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{Error, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::EvalError;
 use crate::metric::{Better, Metric, Unit, nearest};
 use crate::results::Results;
 
 /// The `[gate]` table as it is typed.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct GateConfig {
     /// A `results.json` to compare with.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub baseline: Option<PathBuf>,
     /// By how much a share may be worse than in the baseline.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_drop: Option<f64>,
     /// The bound of each metric.
     #[serde(flatten)]
     pub bounds: BTreeMap<String, f64>,
+}
+
+/// By hand: what serde derives for a table with free keys does not say which of them has the wrong type.
+impl<'de> Deserialize<'de> for GateConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Table;
+
+        impl<'de> Visitor<'de> for Table {
+            type Value = GateConfig;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                write!(f, "a table of metrics and their bounds")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut table: A) -> Result<GateConfig, A::Error> {
+                let mut gate = GateConfig::default();
+                while let Some(key) = table.next_key::<String>()? {
+                    let named = |error| A::Error::custom(format!("{key}: {error}"));
+                    match key.as_str() {
+                        "baseline" => gate.baseline = Some(table.next_value().map_err(named)?),
+                        "max_drop" => gate.max_drop = Some(table.next_value().map_err(named)?),
+                        _ => {
+                            let bound = table.next_value().map_err(named)?;
+                            gate.bounds.insert(key, bound);
+                        }
+                    }
+                }
+                Ok(gate)
+            }
+        }
+
+        deserializer.deserialize_map(Table)
+    }
 }
 
 /// A gate, ready to judge.

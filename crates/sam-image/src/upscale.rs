@@ -71,21 +71,16 @@ fn for_each_pixel<T>(low_res: &[f32], side: usize, frame: &ModelFrame, out: &mut
 /// Both resizes of one axis as one.
 fn taps(side: usize, square: usize, resized: usize, original: usize) -> Vec<Taps> {
     let tap = |at: usize| {
-        let mut terms: [(usize, f64); 4] = [(0, 0.0); 4];
-        let mut n = 0;
-        for (in_square, outer) in neighbours(at, resized, original) {
+        let outer = neighbours(at, resized, original);
+        // The terms rise, and lie within three places: a pixel of the square is no wider than a logit.
+        let first = neighbours(outer[0].0, side, square)[0].0.min(side - TAPS);
+        let mut weights = [0.0; TAPS];
+        for (in_square, outer) in outer {
             for (in_low_res, inner) in neighbours(in_square, side, square) {
-                terms[n] = (in_low_res, outer * inner);
-                n += 1;
+                weights[in_low_res - first] += outer * inner;
             }
         }
-        // The terms rise, and lie within three places: a pixel of the square is no wider than a logit.
-        let first = terms[0].0.min(side - TAPS);
-        let mut weights = [0.0; TAPS];
-        for (at, weight) in terms {
-            weights[(at - first).min(TAPS - 1)] += weight;
-        }
-        Taps { first, weights: weights.map(|weight| weight as f32) }
+        Taps { first, weights: weights.map(|weight: f64| weight as f32) }
     };
     (0..original).map(tap).collect()
 }
@@ -129,6 +124,7 @@ mod tests {
             ([1, 1], 8, 8),
             ([3, 900], 16, 64),
             ([640, 2], 4, 32),
+            ([40, 33], 64, 64),
         ] {
             let frame = ModelFrame::new(original_hw, side_px);
             let logits: Vec<f32> = (0..side * side).map(|at| ((at * 7919) % 101) as f32 / 10.0 - 5.0).collect();

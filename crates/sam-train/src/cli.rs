@@ -8,6 +8,8 @@ use sam_infer::DeviceName;
 use sam_model::weights::{Dtype, ExportFormat};
 use serde::de::DeserializeOwned;
 
+use crate::eval::EvalArguments;
+
 /// Train, evaluate, export and try promptable segmenters (Segment Anything).
 #[derive(Debug, Parser)]
 #[command(
@@ -55,6 +57,8 @@ pub(crate) enum Command {
     Export(ExportArguments),
     /// Segment an image from points, a box or an earlier mask
     Predict(PredictArguments),
+    /// Measure checkpoints on data sets: mIoU per click and box, NoC, AP; with a report, and a gate for CI
+    Eval(Box<EvalArguments>),
     /// Look at a data set, convert it, split it, or make one
     #[command(subcommand)]
     Data(DataCommand),

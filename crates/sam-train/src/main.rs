@@ -5,6 +5,7 @@
 mod cli;
 mod config;
 mod data;
+mod eval;
 mod export;
 mod failure;
 mod inspect;
@@ -35,6 +36,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         Some(Command::Inspect(arguments)) => inspect::run(&arguments),
         Some(Command::Export(arguments)) => export::run(&arguments),
         Some(Command::Predict(arguments)) => predict::run(&arguments),
+        Some(Command::Eval(arguments)) => eval::run(&arguments),
         Some(Command::Data(command)) => data::run(&command),
     }
 }

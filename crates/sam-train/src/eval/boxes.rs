@@ -1,0 +1,100 @@
+//! Detections of an annotation file: checked, given to the model as box prompts, measured.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use anyhow::anyhow;
+use sam_data::Source;
+use sam_eval::{BoxPrompts, Detections, EvalError, Metrics, PredictorSegmenter, Truth, mask_metrics, segment_boxes};
+use sam_image::RgbImage;
+
+use super::data::OpenSet;
+use super::judged;
+use super::plan::{DetectionsPlan, EvalPlan};
+use crate::failure::{BadInput, Failure};
+use crate::progress::Progress;
+
+/// Truth and detections that belong together, and where the images are.
+pub(crate) struct BoxTask {
+    truth: Truth,
+    detections: Detections,
+    plan: DetectionsPlan,
+    prompts: BoxPrompts,
+    source: Arc<Source>,
+    data_set: String,
+    /// Place in the source by image id.
+    index_of: HashMap<u64, usize>,
+}
+
+impl BoxTask {
+    pub(crate) fn open(plan: &EvalPlan, task: &DetectionsPlan, set: &OpenSet) -> Result<Self, Failure> {
+        let read = |path: &std::path::Path| {
+            let name = path.display().to_string();
+            let text = std::fs::read_to_string(path).map_err(|error| anyhow!("{name}: {error}"));
+            text.map(|text| (name, text)).bad_input()
+        };
+        let (name, text) = read(&plan.data[0].path)?;
+        let mut truth = Truth::from_json(&name, &text).bad_input()?;
+        let (name, text) = read(&task.file)?;
+        let mut detections = Detections::from_json(&name, &text).bad_input()?;
+        drop(text);
+        detections.check_against(&truth, task.categories).bad_input()?;
+        let index_of: HashMap<u64, usize> =
+            set.set.indices.iter().filter_map(|&index| Some((set.source.image_id(index)?, index))).collect();
+        if plan.data[0].max_images.is_some() || plan.data[0].split_file.is_some() {
+            // A part of the images is measured by itself, with all that was found in it.
+            truth = truth.of_images(|id| index_of.contains_key(&id)).bad_input()?;
+            detections.all.retain(|detection| index_of.contains_key(&detection.image_id));
+        }
+        Ok(Self {
+            truth,
+            detections,
+            plan: task.clone(),
+            prompts: BoxPrompts { n_refinements: task.refinements, boxes_per_call: plan.run.batch_objects },
+            source: Arc::clone(&set.source),
+            data_set: set.set.name.to_string(),
+            index_of,
+        })
+    }
+
+    pub(crate) fn data_set(&self) -> String {
+        self.data_set.clone()
+    }
+
+    pub(crate) fn detections(&self) -> &Detections {
+        &self.detections
+    }
+
+    /// The names of what [`BoxTask::metrics`] will give: those of no detection at all.
+    pub(crate) fn metric_names(&self) -> Result<Vec<String>, EvalError> {
+        let none = Detections { name: self.detections.name.clone(), all: Vec::new() };
+        Ok(self.metrics(&none)?.iter().map(|(name, _)| name.to_owned()).collect())
+    }
+
+    pub(crate) fn metrics(&self, found: &Detections) -> Result<Metrics, EvalError> {
+        mask_metrics(&self.truth, found, self.plan.categories, &self.plan.max_dets)
+    }
+
+    /// A mask for every box.
+    pub(crate) fn segment(&self, segmenter: &PredictorSegmenter) -> Result<Detections, Failure> {
+        let mut progress = Progress::new("segmenting boxes", self.detections.all.len() as u64);
+        let mut image = |id: u64| self.image(id);
+        let found = segment_boxes(segmenter, &self.detections, &self.prompts, &mut image, &mut |at| {
+            progress.set(at.n_objects as u64);
+            ControlFlow::Continue(())
+        });
+        judged(found)
+    }
+
+    fn image(&self, id: u64) -> Result<RgbImage, EvalError> {
+        let index = self.index_of.get(&id).copied().ok_or_else(|| EvalError::Content {
+            name: self.truth.name.clone(),
+            what: format!("image {id}"),
+            expected: "with a file_name of an image that is there".to_owned(),
+            got: "one without".to_owned(),
+        })?;
+        let failed = |source| EvalError::Sample { data_set: self.data_set.clone(), index, source };
+        Ok(self.source.sample(index).map_err(|error| failed(error.into()))?.image)
+    }
+}

@@ -1,0 +1,172 @@
+//! What an evaluation leaves in its folder.
+//!
+//! Of one checkpoint: `results.json` (read again by a later gate), `metrics.csv`, `rounds.csv`, `report.md`, `report.html`,
+//! `junit.xml` where there is a gate, `segmentations.json` where there were boxes, `evaluate.toml` to run it again. Of several
+//! the results are in folders by their names.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow, bail};
+use sam_eval::gallery::picture;
+use sam_eval::junit::junit_xml;
+use sam_eval::{ComparisonRow, EvalError, Evaluation, Extremes, Gallery, Model, Report, Results, Run, Start, Verdict};
+use sam_image::Rle;
+use sam_model::weights::write_atomically;
+
+use super::data::{OpenSet, unique};
+use super::plan::{EvalPlan, RunPlan};
+use crate::failure::Failure;
+use crate::target::{Target, check_target};
+
+const RESULTS: &str = "results.json";
+const REPORT: &str = "report.html";
+
+/// What came of one checkpoint.
+pub(crate) struct ModelOutcome {
+    pub(crate) name: String,
+    pub(crate) results: Results,
+    pub(crate) galleries: Vec<Gallery>,
+    /// A COCO results file.
+    pub(crate) segmentations: Option<String>,
+    pub(crate) seconds: f64,
+}
+
+/// Names for tables and folders: the files', or their paths where those are equal.
+pub(crate) fn model_names(checkpoints: &[PathBuf]) -> Vec<String> {
+    let short = |path: &PathBuf| {
+        let stem = if path.is_dir() { path.file_name() } else { path.file_stem() };
+        stem.map_or_else(|| path.display().to_string(), |stem| stem.to_string_lossy().into_owned())
+    };
+    unique(checkpoints.iter().map(short).collect(), checkpoints.iter().map(|path| path.display().to_string()).collect())
+}
+
+/// Refuses a folder that cannot be written, or that holds results nobody asked to replace.
+pub(crate) fn check_out(run: &RunPlan) -> anyhow::Result<()> {
+    let Some(out) = &run.out else { return Ok(()) };
+    if !out.is_dir() {
+        return check_target(out, "--out", Target::Folder, run.force);
+    }
+    match [RESULTS, REPORT].map(|name| out.join(name)).into_iter().find(|path| path.exists()) {
+        Some(path) if !run.force => {
+            bail!("{} is of an earlier run; give another --out, or --force to replace it", path.display())
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(crate) fn write_results(out: &Path, plan: &EvalPlan, outcomes: &[ModelOutcome]) -> Result<(), Failure> {
+    let folder = |outcome: &ModelOutcome| match outcomes.len() {
+        1 => out.to_path_buf(),
+        _ => out.join(folder_name(&outcome.name)),
+    };
+    for outcome in outcomes {
+        let folder = folder(outcome);
+        std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+        write(&folder.join(RESULTS), outcome.results.to_json()? + "\n")?;
+        write(&folder.join("metrics.csv"), outcome.results.metrics_csv())?;
+        if !outcome.results.runs.is_empty() {
+            write(&folder.join("rounds.csv"), outcome.results.rounds_csv())?;
+        }
+        if let Some(segmentations) = &outcome.segmentations {
+            write(&folder.join("segmentations.json"), segmentations.clone())?;
+        }
+    }
+    write(&out.join("evaluate.toml"), format!("task = \"evaluate\"\n\n{}", toml::to_string(plan)?))?;
+    Ok(())
+}
+
+/// No name leads out of the folder.
+fn folder_name(name: &str) -> String {
+    let plain = |letter: char| letter.is_alphanumeric() || matches!(letter, '.' | '-' | '_' | '(' | ')' | ' ');
+    let name: String = name.chars().map(|letter| if plain(letter) { letter } else { '_' }).collect();
+    let name = name.trim_matches(['.', ' ']).to_owned();
+    if name.is_empty() { "model".to_owned() } else { name }
+}
+
+pub(crate) fn write_reports(
+    out: &Path,
+    outcomes: &[ModelOutcome],
+    comparison: &[ComparisonRow],
+    verdict: Option<&Verdict>,
+    seconds: f64,
+) -> Result<(), Failure> {
+    let models: Vec<Model<'_>> =
+        outcomes.iter().map(|outcome| Model { name: &outcome.name, results: &outcome.results }).collect();
+    let galleries: Vec<Gallery> = outcomes
+        .iter()
+        .flat_map(|outcome| outcome.galleries.iter().map(move |gallery| (outcome, gallery.clone())))
+        .map(|(outcome, gallery)| match outcomes.len() {
+            1 => gallery,
+            _ => Gallery { title: format!("{}: {}", outcome.name, gallery.title), ..gallery },
+        })
+        .collect();
+    let names: Vec<&str> = outcomes.iter().map(|outcome| outcome.name.as_str()).collect();
+    let sets = outcomes.first().map_or_else(Vec::new, |outcome| {
+        outcome.results.data_sets.iter().map(|data_set| data_set.name.as_str()).collect()
+    });
+    let title = format!("{} on {}", names.join(", "), sets.join(", "));
+    let report = Report { title: &title, models: &models, comparison, verdict, galleries: &galleries };
+    write(&out.join("report.md"), report.markdown()?)?;
+    write(&out.join(REPORT), report.html()?)?;
+    if let Some(verdict) = verdict {
+        write(&out.join("junit.xml"), junit_xml(&title, verdict, seconds))?;
+    }
+    Ok(())
+}
+
+fn write(path: &Path, content: String) -> anyhow::Result<()> {
+    let io = |error| anyhow!("{}: {error}", path.display());
+    write_atomically(path, io, |temporary| std::fs::write(temporary, content).map_err(io))?;
+    Ok(())
+}
+
+/// The worst and the best objects of each protocol, drawn.
+pub(crate) fn galleries(evaluation: &Evaluation, sets: &[OpenSet], count: usize) -> Result<Vec<Gallery>, EvalError> {
+    if count == 0 {
+        return Ok(Vec::new());
+    }
+    let mut places: HashMap<(&str, String), (&OpenSet, usize)> = HashMap::new();
+    for set in sets {
+        for &index in &set.set.indices {
+            places.insert((&set.set.name, set.source.name(index)), (set, index));
+        }
+    }
+    let mut galleries = Vec::new();
+    for (run, masks) in evaluation.results.runs.iter().zip(&evaluation.final_masks) {
+        let extremes = Extremes::of(run, count);
+        for (which, chosen) in [("Worst", &extremes.worst), ("Best", &extremes.best)] {
+            let mut items = Vec::new();
+            for &at in chosen {
+                let record = &run.records[at];
+                let Some((set, index)) = places.get(&(record.data_set.as_str(), record.image.clone())) else {
+                    continue;
+                };
+                items.push(draw(set, *index, run, at, &masks[at])?);
+            }
+            if !items.is_empty() {
+                let title = format!("{which} {}: found with its prompts (left), wanted (right)", moment(run));
+                galleries.push(Gallery { title, items });
+            }
+        }
+    }
+    Ok(galleries)
+}
+
+fn moment(run: &Run) -> String {
+    match (run.protocol.start, run.protocol.n_clicks) {
+        (Start::Box, 0) => "with a box".to_owned(),
+        (Start::Box, n) => format!("with a box and {n} clicks"),
+        (Start::Click, 1) => "after 1 click".to_owned(),
+        (Start::Click, n) => format!("after {n} clicks"),
+    }
+}
+
+fn draw(set: &OpenSet, index: usize, run: &Run, at: usize, found: &Rle) -> Result<sam_eval::GalleryItem, EvalError> {
+    let failed = |source| EvalError::Sample { data_set: set.set.name.to_string(), index, source };
+    let sample = set.set.samples.sample(index).map_err(failed)?;
+    let record = &run.records[at];
+    let object = sample.objects.iter().find(|object| object.id == record.object_id);
+    let object = object.ok_or_else(|| failed(format!("object {} is no longer there", record.object_id).into()))?;
+    picture(&sample.image, &object.mask, found, record)
+}

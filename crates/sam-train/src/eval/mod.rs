@@ -1,0 +1,231 @@
+//! `sam-train eval`: checkpoints on data sets, with reports for people and a gate for CI.
+//!
+//! Everything that can be wrong with the input is looked at before the first image is encoded: the data, the detections, the
+//! metrics that the gate asks for, and what would be replaced.
+
+mod arguments;
+mod boxes;
+mod data;
+mod files;
+mod plan;
+mod table;
+
+pub(crate) use arguments::EvalArguments;
+pub(crate) use plan::EvalPlan;
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, anyhow};
+use burn::tensor::Device;
+use sam_eval::{
+    ComparisonRow, EvalError, EvalSet, Gate, Metrics, PredictorSegmenter, Results, Verdict, compare, evaluate,
+    metric_names, read_images,
+};
+use sam_infer::{DeviceName, Predictor};
+use sam_model::weights::Checkpoint;
+
+use crate::export::print_load_report;
+use crate::failure::{BadInput, Failure};
+use crate::progress::Progress;
+
+use boxes::BoxTask;
+use data::OpenSet;
+use files::ModelOutcome;
+
+pub(crate) fn run(arguments: &EvalArguments) -> Result<(), Failure> {
+    run_plan(&arguments.plan().bad_input()?)
+}
+
+/// Runs an evaluation, whoever planned it.
+pub(crate) fn run_plan(plan: &EvalPlan) -> Result<(), Failure> {
+    let started = Instant::now();
+    plan.check().bad_input()?;
+    let protocols = plan.protocols();
+    let mut known = metric_names(&protocols).bad_input()?;
+    files::check_out(&plan.run).bad_input()?;
+    let gate = open_gate(plan).bad_input()?;
+    let device = plan.run.device.parse::<DeviceName>().bad_input()?.open().bad_input()?;
+    let sets = data::open(plan)?;
+    let boxes = match &plan.detections {
+        Some(detections) => Some(BoxTask::open(plan, detections, &sets[0])?),
+        None => None,
+    };
+    if let Some(boxes) = &boxes {
+        known.extend(boxes.metric_names().bad_input()?);
+    }
+    if let Some(gate) = &gate {
+        gate.check_names(&known).bad_input()?;
+    }
+    // A checkpoint that cannot be read must not show after the first has taken its hour.
+    let checkpoints: Vec<Checkpoint> = open_checkpoints(plan).bad_input()?;
+
+    let mut outcomes = Vec::new();
+    if let Some(boxes) = boxes.as_ref().filter(|_| plan.uses_no_model()) {
+        outcomes.push(score_only(plan, boxes)?);
+    }
+    let names = files::model_names(&plan.model.checkpoint);
+    for ((checkpoint, name), path) in checkpoints.iter().zip(names).zip(&plan.model.checkpoint) {
+        if checkpoints.len() > 1 {
+            writeln!(std::io::stderr(), "evaluating {}", path.display())?;
+        }
+        let model = ModelToEvaluate { name, path, checkpoint };
+        outcomes.push(evaluate_model(plan, model, &sets, boxes.as_ref(), &device)?);
+    }
+    finish(plan, &outcomes, gate.as_ref(), started)
+}
+
+fn open_gate(plan: &EvalPlan) -> anyhow::Result<Option<Gate>> {
+    let Some(config) = &plan.gate else { return Ok(None) };
+    let baseline = match &config.baseline {
+        Some(path) => {
+            let name = path.display().to_string();
+            let text = std::fs::read_to_string(path).with_context(|| name.clone())?;
+            Some(Results::from_json(&name, &text)?)
+        }
+        None => None,
+    };
+    Ok(Some(Gate::new(config, baseline)?))
+}
+
+fn open_checkpoints(plan: &EvalPlan) -> anyhow::Result<Vec<Checkpoint>> {
+    let open = |path: &std::path::PathBuf| {
+        let checkpoint = Checkpoint::open(path)?;
+        match checkpoint.is_segmenter() {
+            true => Ok(checkpoint),
+            false => Err(anyhow!("{}: a masked autoencoder has no decoder, so it cannot be evaluated", path.display())),
+        }
+    };
+    plan.model.checkpoint.iter().map(open).collect()
+}
+
+struct ModelToEvaluate<'a> {
+    name: String,
+    path: &'a Path,
+    checkpoint: &'a Checkpoint,
+}
+
+/// One checkpoint on everything.
+fn evaluate_model(
+    plan: &EvalPlan,
+    model: ModelToEvaluate<'_>,
+    sets: &[OpenSet],
+    boxes: Option<&BoxTask>,
+    device: &Device,
+) -> Result<ModelOutcome, Failure> {
+    let started = Instant::now();
+    let (sam, report) = model.checkpoint.load(device).bad_input()?;
+    print_load_report(&mut std::io::stderr(), &report)?;
+    let segmenter = PredictorSegmenter::new(Predictor::new(&sam));
+    drop(sam);
+
+    let protocols = plan.protocols();
+    let (mut runs, mut galleries) = (Vec::new(), Vec::new());
+    if !protocols.is_empty() {
+        let of_sets: Vec<EvalSet> = sets.iter().map(|set| set.set.clone()).collect();
+        let images = read_images(&of_sets, plan.run.workers);
+        let n_images = images.n_images();
+        let n_objects = sets.iter().map(|set| set.n_objects).sum::<usize>() * protocols.len();
+        let mut progress = Progress::new("evaluating objects", n_objects as u64);
+        let evaluation = evaluate(&segmenter, images, n_images, &protocols, &mut |at| {
+            progress.set(at.n_objects as u64);
+            ControlFlow::Continue(())
+        });
+        drop(progress);
+        let evaluation = judged(evaluation)?;
+        if plan.run.out.is_some() {
+            galleries = judged(files::galleries(&evaluation, sets, plan.run.gallery))?;
+        }
+        runs = evaluation.results.runs;
+    }
+    let mut average_precisions = Vec::new();
+    let mut segmentations = None;
+    if let Some(boxes) = boxes {
+        let found = boxes.segment(&segmenter)?;
+        average_precisions.push((boxes.data_set(), judged(boxes.metrics(&found))?));
+        segmentations = Some(judged(found.to_json())?);
+    }
+    let about = about(
+        plan,
+        sets,
+        &[("checkpoint", model.path.display().to_string()), ("model", model.checkpoint.description())],
+    );
+    let results = judged(Results::new(about, runs, &average_precisions))?;
+    let seconds = started.elapsed().as_secs_f64();
+    Ok(ModelOutcome { name: model.name, results, galleries, segmentations, seconds })
+}
+
+/// Finished masks against the truth.
+fn score_only(plan: &EvalPlan, boxes: &BoxTask) -> Result<ModelOutcome, Failure> {
+    let started = Instant::now();
+    let metrics: Metrics = boxes.metrics(boxes.detections()).bad_input()?;
+    let about = about(plan, &[], &[("segmentations", boxes.detections().name.clone())]);
+    let results = Results::new(about, Vec::new(), &[(boxes.data_set(), metrics)]).bad_input()?;
+    let name = Path::new(&boxes.detections().name).file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let seconds = started.elapsed().as_secs_f64();
+    Ok(ModelOutcome { name, results, galleries: Vec::new(), segmentations: None, seconds })
+}
+
+/// What a later reader wants to know; no times, so that equal runs leave equal files.
+fn about(plan: &EvalPlan, sets: &[OpenSet], model: &[(&str, String)]) -> BTreeMap<String, String> {
+    let mut about: BTreeMap<String, String> =
+        model.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
+    about.insert("device".to_owned(), plan.run.device.clone());
+    about.insert("program".to_owned(), concat!("sam-train ", env!("CARGO_PKG_VERSION")).to_owned());
+    let data: Vec<String> = plan
+        .data
+        .iter()
+        .enumerate()
+        .map(|(at, data)| match sets.get(at) {
+            Some(OpenSet { set, n_objects, n_wholly_ignored, .. }) => {
+                let ignored = match n_wholly_ignored {
+                    0 => String::new(),
+                    n => format!(", {n} wholly ignored left out"),
+                };
+                let (name, path, n_images) = (&set.name, data.path.display(), set.indices.len());
+                format!("{name}: {path}, {n_images} images, {n_objects} objects{ignored}")
+            }
+            None => data.path.display().to_string(),
+        })
+        .collect();
+    about.insert("data".to_owned(), data.join("; "));
+    about
+}
+
+/// What the evaluation says of its input is exit code 2, what the model did is 1.
+fn judged<T>(result: Result<T, EvalError>) -> Result<T, Failure> {
+    result.map_err(|error| match error.is_bad_input() {
+        true => Failure::Input(error.into()),
+        false => Failure::Run(error.into()),
+    })
+}
+
+/// Compares, judges, writes and prints; a missed gate is the last word.
+fn finish(plan: &EvalPlan, outcomes: &[ModelOutcome], gate: Option<&Gate>, started: Instant) -> Result<(), Failure> {
+    let all: Vec<&Results> = outcomes.iter().map(|outcome| &outcome.results).collect();
+    let comparison: Vec<ComparisonRow> = compare(&all, &plan.run.bootstrap).bad_input()?;
+    if let Some(out) = &plan.run.out {
+        files::write_results(out, plan, outcomes)?;
+    }
+    // The gate judges what may be released: the last one.
+    let verdict: Option<Verdict> = match (gate, outcomes.last()) {
+        (Some(gate), Some(last)) => Some(gate.judge(&last.results).bad_input()?),
+        _ => None,
+    };
+    if let Some(out) = &plan.run.out {
+        let seconds = started.elapsed().as_secs_f64();
+        files::write_reports(out, outcomes, &comparison, verdict.as_ref(), seconds)?;
+    }
+    table::print(outcomes, &comparison, plan.run.out.as_deref())?;
+    let Some(verdict) = verdict else { return Ok(()) };
+    if verdict.is_pass() {
+        writeln!(crate::output::output(), "gate: {} of {} bounds met", verdict.checks.len(), verdict.checks.len())?;
+        return Ok(());
+    }
+    let misses: Vec<String> = verdict.misses().map(|miss| format!("\n  {miss}")).collect();
+    let n_checks = verdict.checks.len();
+    Err(Failure::Run(anyhow!("the gate is missed, {} of {n_checks} bounds:{}", misses.len(), misses.concat())))
+}
