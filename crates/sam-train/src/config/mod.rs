@@ -23,7 +23,7 @@ mod suggestion;
 mod tests;
 mod train;
 
-pub(crate) use document::Document;
+pub(crate) use document::{Document, line_of};
 pub(crate) use problems::ConfigError;
 pub(crate) use reader::Paths;
 pub(crate) use resume::check_resume;

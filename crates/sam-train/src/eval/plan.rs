@@ -16,7 +16,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use sam_data::SourceOptions;
 use sam_eval::click_metrics::NOC_CAP;
 use sam_eval::{
@@ -26,6 +26,8 @@ use sam_eval::{
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer, StrDeserializer};
 use serde::de::{DeserializeOwned, Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::config::line_of;
 
 /// An evaluation, ready to run. Paths are as the program sees them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -308,6 +310,53 @@ impl EvalPlan {
             ProtocolKind::Box => vec![boxes],
             ProtocolKind::Both => vec![clicks, boxes],
             ProtocolKind::None => Vec::new(),
+        }
+    }
+}
+
+impl EvalPlan {
+    /// The plan of a configuration with `task = "evaluate"`, after the overrides of the command line.
+    pub(crate) fn from_config(path: &Path, overrides: &[String]) -> anyhow::Result<Self> {
+        let shown = path.display();
+        let text = std::fs::read_to_string(path).with_context(|| format!("{shown}: must be a readable TOML file"))?;
+        let place = |error: &toml::de::Error| match error.span() {
+            Some(span) => format!("{shown}:{}", line_of(&text, span.start)),
+            None => shown.to_string(),
+        };
+        let mut table: toml::Table =
+            toml::from_str(&text).map_err(|error| anyhow!("{}: {}", place(&error), error.message()))?;
+        table.remove("task");
+        if overrides.is_empty() {
+            // Read from the text once more: only then does a message know its line.
+            let untasked = text.replacen("task = \"evaluate\"", "", 1);
+            toml::from_str::<Self>(&untasked).map_err(|error| anyhow!("{}: {}", place(&error), error.message()))?;
+        }
+        for change in overrides {
+            let wrong = || {
+                format!("--set {change}: must be KEY=VALUE with a key of the configuration, such as protocol.clicks=3")
+            };
+            let (key, value) = change.split_once('=').with_context(wrong)?;
+            // What is no TOML value is meant as text.
+            let changed = toml::from_str::<toml::Table>(change)
+                .or_else(|_| toml::from_str(&format!("{key} = {:?}", value.trim())))
+                .with_context(wrong)?;
+            merge(&mut table, changed);
+        }
+        let mut plan: Self =
+            table.try_into().map_err(|error: toml::de::Error| anyhow!("{shown}: {}", error.message()))?;
+        if let (Some(GateConfig { baseline: Some(baseline), .. }), Some(folder)) = (&mut plan.gate, path.parent()) {
+            *baseline = folder.join(&*baseline);
+        }
+        Ok(plan)
+    }
+}
+
+/// Puts the values of one table into another, table by table.
+fn merge(into: &mut toml::Table, from: toml::Table) {
+    for (key, value) in from {
+        match (into.get_mut(&key), value) {
+            (Some(toml::Value::Table(old)), toml::Value::Table(new)) => merge(old, new),
+            (_, value) => drop(into.insert(key, value)),
         }
     }
 }

@@ -19,6 +19,7 @@ use sam_model::weights::{Dtype, ExportFormat, ExportOptions, ImageSizePolicy, ex
 use crate::cli::RunArguments;
 use crate::config::run::Export;
 use crate::config::{Document, Paths, Task, TrainPlan, check_resume};
+use crate::eval::{self, EvalPlan};
 use crate::failure::{BadInput, Failure};
 use crate::output::output;
 use crate::train::lines::Lines;
@@ -32,7 +33,10 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
             let document = Document::load(config, &arguments.set).bad_input()?;
             match Task::of(&document).bad_input()? {
                 Task::Train => {}
-                task => {
+                Task::Evaluate => {
+                    return eval::run_plan(&EvalPlan::from_config(config, &arguments.set).bad_input()?);
+                }
+                task @ Task::Pretrain => {
                     return Err(anyhow!("{}: task = \"{}\" is not known here", config.display(), task.name()))
                         .bad_input();
                 }
