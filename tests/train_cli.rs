@@ -5,7 +5,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use sam_model::weights::Checkpoint;
+use sam_model::MaeConfig;
+use sam_model::init::initialise_mae;
+use sam_model::weights::{Checkpoint, Dtype, ExportFormat, MaeExportOptions, MaeParts, export_mae};
 
 use crate::cli::{Run, texts};
 use crate::fixture::path;
@@ -97,6 +99,55 @@ fn a_run_leaves_a_folder_that_explains_itself() {
     std::fs::write(run.path("mine/thesis.txt"), "years").expect("written");
     run.refused(&["--config", "train.toml", "--force", "--set", "run.dir=mine"], &["mine", "is no run"]);
     assert!(run.path("mine/thesis.txt").is_file());
+}
+
+/// From a pre-training to a segmenter: the encoder's weights are taken, and the run says what is not.
+#[test]
+fn a_run_starts_from_a_masked_autoencoder() {
+    let config = MaeConfig {
+        image_size_hw: [32, 32],
+        patch_size: 8,
+        embed_dim: 16,
+        depth: 1,
+        num_heads: 2,
+        mlp_dim: 64,
+        decoder_embed_dim: 8,
+        decoder_depth: 1,
+        decoder_num_heads: 2,
+        decoder_mlp_dim: 16,
+    };
+    let mae = initialise_mae(config.init(&crate::fixture::cpu()).expect("sizes fit"), 5);
+    let text = SMALL.replace("init = \"scratch\"", "init = \"mae\"\nmae = \"mae.safetensors\"");
+    let run = with_config(&text);
+    let options = MaeExportOptions { format: ExportFormat::Safetensors, dtype: Dtype::F32, parts: MaeParts::Whole };
+    export_mae(&mae, options, &run.path("mae.safetensors")).expect("written");
+    // At a rate of next to nothing the weights stay what they were.
+    let out = run.ok(&["--config", "train.toml", "--set", "optimiser.lr=1e-30"]);
+    for part in ["15 tensors are taken", "fresh: image_encoder.blocks.*.attn.rel_pos_h (1)", "fresh: mask_decoder (", "not used: cls_token (1)"] {
+        assert!(out.contains(part), "must say `{part}`:\n{out}");
+    }
+    let (sam, _) = Checkpoint::open(&run.path("run/last.safetensors"))
+        .and_then(|checkpoint| checkpoint.load(&crate::fixture::cpu()))
+        .expect("a segmenter");
+    let weights = |linear: &burn::nn::Linear| linear.weight.val().into_data();
+    assert_eq!(weights(&sam.image_encoder.blocks[0].attn.qkv), weights(&mae.blocks[0].attn.qkv));
+
+    // The folder of a pre-training run does as well.
+    std::fs::create_dir(run.path("pretrained")).expect("made");
+    std::fs::copy(run.path("mae.safetensors"), run.path("pretrained/best.safetensors")).expect("copied");
+    run.ok(&["--config", "train.toml", "--force", "--set", "model.mae=pretrained", "--set", "schedule.steps=2"]);
+
+    let refuse = |sets: &[&str], parts: &[&str]| {
+        let mut arguments = vec!["--config", "train.toml", "--force"];
+        sets.iter().for_each(|set| arguments.extend(["--set", *set]));
+        run.refused(&arguments, parts);
+    };
+    refuse(&["model.sizes.num_heads=4"], &["2 attention heads", "has 4"]);
+    refuse(&["model.sizes.patch_size=16"], &["patch_embed.proj.weight", "[16, 3, 16, 16]", "[16, 3, 8, 8]"]);
+    refuse(&["model.sizes.embed_dim=32"], &["mae.safetensors", "blocks.0.attn.qkv.weight"]);
+    refuse(&["model.mae=run/best.safetensors"], &["masked autoencoder", "got a segmenter", "model.checkpoint"]);
+    refuse(&["model.mae=nowhere"], &["model.mae", "nowhere"]);
+    refuse(&["model.init=scratch"], &["model.mae", "init = \"mae\""]);
 }
 
 #[test]

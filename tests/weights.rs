@@ -187,7 +187,7 @@ fn position_tables_are_resized_back_to_1024() {
 fn tables_are_resized_as_pytorch_does() {
     let golden = Golden::open("tiny_mae_golden.safetensors");
     let weights = official_weights(&path("tiny_sam.safetensors"));
-    let resized = resize_absolute(&weights["image_encoder.pos_embed"], 8, 16, 24);
+    let resized = resize_absolute(&weights["image_encoder.pos_embed"], [8, 8], [16, 16], 24);
     check("absolute", &resized, &golden.values("pos_embed_16"), 1e-6);
     let resized = resize_relative(&weights["image_encoder.blocks.1.attn.rel_pos_h"], 15, 31, 12);
     check("relative", &resized, &golden.values("rel_pos_31"), 1e-6);

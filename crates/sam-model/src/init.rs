@@ -12,6 +12,8 @@
 //!   heads start at a quarter, so that masks begin undecided;
 //! - attention of the decoder: keys start equal to queries, so that equal positions find each other from the first step
 //!   (mimetic initialisation, Trockman and Kolter 2023, arXiv 2305.09828): a click begins by looking at where it is;
+//! - a masked autoencoder: as its reference, which is the image encoder's rule for both of its halves; class and mask token
+//!   from a normal of 0.02, positions fixed;
 //! - normalisations: one and zero.
 //!
 //! Each tensor is a pure function of the seed and of its official key: it does not depend on the device, on the order of
@@ -23,10 +25,14 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::fingerprint::Fingerprint;
+use crate::mae::MaskedAutoencoder;
 use crate::weights::ParameterPath;
 
 /// Of the variance of a head's last layer: logits and scores start small.
 const HEAD_GAIN: f32 = 1.0 / 16.0;
+
+/// Of a masked autoencoder's class and mask tokens (`models_mae.py::initialize_weights`).
+const MAE_TOKEN_STD: f32 = 0.02;
 
 /// How one tensor is drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -45,6 +51,11 @@ pub fn initialise<M: Module>(module: M, seed: u64) -> M {
 /// Fills the parameters whose official keys `chosen` names, each with what [`initialise`] would give it.
 pub fn initialise_where<M: Module>(module: M, seed: u64, chosen: impl Fn(&str) -> bool) -> M {
     module.map(&mut Initialiser { path: ParameterPath::default(), seed, chosen })
+}
+
+/// Fills every parameter of a masked autoencoder from `seed`; its positions are fixed and stay.
+pub fn initialise_mae(mae: MaskedAutoencoder, seed: u64) -> MaskedAutoencoder {
+    initialise_where(mae, seed, |key| !key.ends_with("pos_embed"))
 }
 
 struct Initialiser<F> {
@@ -110,6 +121,9 @@ fn draw_for(key: &str, official_shape: &[usize]) -> Draw {
     if is_token || last == "positional_encoding_gaussian_matrix" {
         return Draw::Normal { std: 1.0 };
     }
+    if key == "cls_token" || key == "mask_token" {
+        return Draw::Normal { std: MAE_TOKEN_STD };
+    }
     if key.starts_with("image_encoder.neck") {
         return Draw::Normal { std: (2.0 / fan_in(key, official_shape) as f32).sqrt() };
     }
@@ -119,7 +133,8 @@ fn draw_for(key: &str, official_shape: &[usize]) -> Draw {
     if last == "bias" {
         return Draw::Constant(0.0);
     }
-    if key.starts_with("image_encoder") {
+    let is_of_decoding_parts = key.starts_with("prompt_encoder") || key.starts_with("mask_decoder");
+    if !is_of_decoding_parts {
         let both_fans = official_shape[0] + fan_in(key, official_shape);
         return Draw::Uniform { bound: (6.0 / both_fans as f32).sqrt() };
     }
@@ -220,7 +235,10 @@ mod tests {
 
     #[test]
     fn every_part_gets_its_rule() {
-        let cases: [(&str, &[usize], Draw); 13] = [
+        let cases: [(&str, &[usize], Draw); 16] = [
+            ("cls_token", &[1, 1, 8], Draw::Normal { std: 0.02 }),
+            ("decoder_pred.weight", &[48, 48], Draw::Uniform { bound: 0.25 }),
+            ("decoder_blocks.0.norm1.weight", &[8], Draw::Constant(1.0)),
             ("mask_decoder.mask_tokens.weight", &[4, 8], Draw::Normal { std: 1.0 }),
             (
                 "mask_decoder.transformer.layers.0.cross_attn_token_to_image.q_proj.weight",

@@ -9,6 +9,7 @@ pub mod fingerprint;
 pub mod image_encoder;
 pub mod init;
 pub mod layer_norm_2d;
+pub mod mae;
 pub mod mask_decoder;
 pub mod mlp;
 pub mod patch_conv;
@@ -18,6 +19,7 @@ pub mod two_way_transformer;
 pub mod weights;
 
 pub use image_encoder::{ImageEncoder, ImageEncoderConfig};
+pub use mae::{MaeConfig, MaeTarget, MaskedAutoencoder, RandomMasking, Reconstruction};
 pub use mask_decoder::{DecodedMasks, MaskDecoder, MaskDecoderConfig, MaskOutput};
 pub use prompt_encoder::{
     MaskPrompts, ObjectPrompt, PromptEncoder, PromptEncoderConfig, Prompts, SparsePrompts, TokenKind,

@@ -8,12 +8,13 @@ use std::path::Path;
 
 use burn::tensor::{Device, FloatDType};
 
+use super::autoencoder::autoencoder_config;
 use super::error::{Mismatch, WeightsError, nearest_key};
 use super::huggingface::hints_beside;
 use super::layout::{Layout, drop_reason};
 use super::parameters::{fill_parameters, parameter_shapes};
 use super::position_tables::{ResizedTable, resize_absolute, resize_relative};
-use super::recognise::{Hints, Unrecognised, assumed_heads, recognise_mae, recognise_sam};
+use super::recognise::{Hints, Unrecognised, known_heads, recognise_mae, recognise_sam};
 use super::state_dict::{Dtype, StateDict, TensorInfo};
 use crate::init::initialise_where;
 use crate::sam::{Sam, SamConfig};
@@ -33,7 +34,14 @@ pub struct Checkpoint {
     pub layout: Layout,
     /// The sizes of the model they are of. A masked autoencoder's is the segmenter it can start.
     pub config: SamConfig,
-    assumptions: Vec<String>,
+    /// A masked autoencoder's heads, where they are known, and the grid of its positions, where it is told.
+    encoder: EncoderHints,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct EncoderHints {
+    heads: Option<usize>,
+    grid_hw: Option<[usize; 2]>,
 }
 
 /// How to load.
@@ -84,9 +92,8 @@ impl Checkpoint {
         };
         let config = config.map_err(|problem| unknown(explain(&dict, layout, problem)))?;
         config.check().map_err(|source| WeightsError::Config { path: dict.path.clone(), source })?;
-        let heads = assumed_heads(&config, &hints).filter(|_| layout == Layout::Mae);
-        let assume = |heads| format!("{heads} attention heads: an MAE checkpoint of this width does not tell how many");
-        Ok(Self { dict, layout, config, assumptions: heads.map(assume).into_iter().collect() })
+        let encoder = EncoderHints { heads: known_heads(&config, &hints), grid_hw: hints.grid_hw };
+        Ok(Self { dict, layout, config, encoder })
     }
 
     /// Whether the file holds a whole segmenter, not only an encoder to start from.
@@ -126,18 +133,7 @@ impl Checkpoint {
         let fresh: BTreeSet<&str> = report.fresh.iter().map(String::as_str).collect();
         let sam = initialise_where(sam, options.seed, |key| fresh.contains(key));
         let sam = fill_parameters(sam, options.dtype, |official| match plan.get(official) {
-            Some(filling) => {
-                let values = filling.read(&self.dict)?;
-                match values.iter().find(|value| !value.is_finite()) {
-                    Some(&value) => Err(WeightsError::NotFinite {
-                        path: self.dict.path.clone(),
-                        key: filling.key().to_owned(),
-                        value,
-                        hint: "; the training that wrote it has diverged",
-                    }),
-                    None => Ok(Some(values)),
-                }
-            }
+            Some(filling) => finite(filling.read(&self.dict)?, &self.dict.path, filling.key()).map(Some),
             None => Ok(None),
         })?;
         Ok((sam, report))
@@ -153,13 +149,30 @@ impl Checkpoint {
         config.init(device).map_err(|source| WeightsError::Config { path: self.dict.path.clone(), source })
     }
 
+    /// What is assumed of a masked autoencoder's heads, which leave no trace in the tensors; an error where `config` has
+    /// others than those that are known.
+    fn agree_on_heads(&self, config: &SamConfig) -> Result<Vec<String>, WeightsError> {
+        let wanted = config.image_encoder.num_heads;
+        match self.encoder.heads {
+            _ if self.layout != Layout::Mae => Ok(Vec::new()),
+            None => Ok(vec![format!(
+                "{wanted} attention heads: an MAE checkpoint of this width does not tell how many"
+            )]),
+            Some(heads) if heads == wanted => Ok(Vec::new()),
+            Some(heads) => Err(WeightsError::Unsupported(format!(
+                "{}: its encoder has {heads} attention heads, the model to start has {wanted}",
+                self.dict.path.display()
+            ))),
+        }
+    }
+
     fn compare(
         &self,
         config: &SamConfig,
         wanted: &[(String, Vec<usize>)],
     ) -> Result<(BTreeMap<String, Filling>, LoadReport), WeightsError> {
         let (mut plan, mut mismatch) = (BTreeMap::new(), Mismatch::default());
-        let mut report = LoadReport { assumed: self.assumptions.clone(), ..LoadReport::default() };
+        let mut report = LoadReport { assumed: self.agree_on_heads(config)?, ..LoadReport::default() };
         let mut unused: BTreeSet<&str> = self.dict.tensors.keys().map(String::as_str).collect();
         for (official, shape) in wanted {
             let Some(key) = self.layout.key_from_official(official) else {
@@ -174,7 +187,7 @@ impl Checkpoint {
             if !matches!(info.dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16) {
                 return Err(WeightsError::NotAFloat { path: self.dict.path.clone(), key, dtype: info.dtype });
             }
-            match Filling::new(key.clone(), &info.shape, official, shape) {
+            match Filling::new(key.clone(), &info.shape, self.encoder.grid_hw, official, shape) {
                 Some(filling) => {
                     if filling.is_resized() {
                         let (from, to) = (info.shape.clone(), shape.clone());
@@ -204,8 +217,21 @@ impl Checkpoint {
     }
 }
 
+/// Fails on the first value that is no number.
+pub(super) fn finite(values: Vec<f32>, path: &Path, key: &str) -> Result<Vec<f32>, WeightsError> {
+    match values.iter().find(|value| !value.is_finite()) {
+        Some(&value) => Err(WeightsError::NotFinite {
+            path: path.to_owned(),
+            key: key.to_owned(),
+            value,
+            hint: "; the training that wrote it has diverged",
+        }),
+        None => Ok(values),
+    }
+}
+
 /// Names, for each missing and each extra key, the one of the other list that is most like it.
-fn pair_nearest(mismatch: &mut Mismatch) {
+pub(super) fn pair_nearest(mismatch: &mut Mismatch) {
     let missing: Vec<String> = mismatch.missing.iter().map(|(key, ..)| key.clone()).collect();
     let extra: Vec<String> = mismatch.extra.iter().map(|(key, ..)| key.clone()).collect();
     for (key, _, nearest) in &mut mismatch.missing {
@@ -222,11 +248,11 @@ enum Filling {
     AsIs {
         key: String,
     },
-    /// `[1, from, from, channels]` to `[1, to, to, channels]`, after `skip` leading positions (a class token).
+    /// `[1, from.., channels]` to `[1, to, to, channels]`, after `skip` leading positions (a class token).
     Absolute {
         key: String,
         skip: usize,
-        from: usize,
+        from_hw: [usize; 2],
         to: usize,
         channels: usize,
     },
@@ -241,7 +267,13 @@ enum Filling {
 
 impl Filling {
     /// `None` when the shapes cannot be brought together.
-    fn new(key: String, shape: &[usize], official: &str, wanted: &[usize]) -> Option<Self> {
+    fn new(
+        key: String,
+        shape: &[usize],
+        grid_hw: Option<[usize; 2]>,
+        official: &str,
+        wanted: &[usize],
+    ) -> Option<Self> {
         if shape == wanted {
             return Some(Filling::AsIs { key });
         }
@@ -250,16 +282,20 @@ impl Filling {
             (&[1, from, columns, channels], &[1, to, _, wanted_channels])
                 if official == "image_encoder.pos_embed" && from == columns && channels == wanted_channels =>
             {
-                Some(Filling::Absolute { key, skip: 0, from, to, channels })
+                Some(Filling::Absolute { key, skip: 0, from_hw: [from; 2], to, channels })
             }
             // A masked autoencoder's list of positions, with the class token's row first.
             (&[1, positions, channels], &[1, to, _, wanted_channels])
                 if official == "image_encoder.pos_embed" && channels == wanted_channels =>
             {
+                if let Some(from_hw) = grid_hw {
+                    let is_whole = positions == 1 + from_hw[0] * from_hw[1];
+                    return is_whole.then_some(Filling::Absolute { key, skip: 1, from_hw, to, channels });
+                }
                 let square = |count: usize| Some(count.isqrt()).filter(|side| side * side == count && count > 0);
                 let skip = usize::from(square(positions).is_none());
                 let from = square(positions.checked_sub(skip)?)?;
-                Some(Filling::Absolute { key, skip, from, to, channels })
+                Some(Filling::Absolute { key, skip, from_hw: [from; 2], to, channels })
             }
             (&[from, channels], &[to, wanted_channels])
                 if official.contains(".attn.rel_pos_") && channels == wanted_channels && from > 0 =>
@@ -280,15 +316,16 @@ impl Filling {
     fn is_resized(&self) -> bool {
         match self {
             Filling::AsIs { .. } => false,
-            Filling::Absolute { from, to, .. } | Filling::Relative { from, to, .. } => from != to,
+            Filling::Absolute { from_hw, to, .. } => *from_hw != [*to; 2],
+            Filling::Relative { from, to, .. } => from != to,
         }
     }
 
     fn read(&self, dict: &StateDict) -> Result<Vec<f32>, WeightsError> {
         match self {
             Filling::AsIs { key } => dict.read_f32(key),
-            Filling::Absolute { key, skip, from, to, channels } => {
-                Ok(resize_absolute(&dict.read_f32(key)?[skip * channels..], *from, *to, *channels))
+            Filling::Absolute { key, skip, from_hw, to, channels } => {
+                Ok(resize_absolute(&dict.read_f32(key)?[skip * channels..], *from_hw, [*to; 2], *channels))
             }
             Filling::Relative { key, from, to, channels } => {
                 Ok(resize_relative(&dict.read_f32(key)?, *from, *to, *channels))
@@ -300,8 +337,11 @@ impl Filling {
 /// What our own metadata says beyond the tensors. Fields that a later version adds do not matter.
 fn own_hints(dict: &StateDict) -> Result<Hints, WeightsError> {
     let Some(text) = dict.metadata.get(CONFIG_METADATA) else { return Ok(Hints::default()) };
-    match serde_json::from_str(text) {
-        Ok(config) => Ok(Hints::from_json(&config, "image_encoder", ["mask_decoder", "num_heads"])),
+    match serde_json::from_str::<serde_json::Value>(text) {
+        Ok(config) => Ok(match autoencoder_config(&config) {
+            Some(config) => Hints::of_autoencoder(&config),
+            None => Hints::from_json(&config, "image_encoder", ["mask_decoder", "num_heads"]),
+        }),
         Err(error) => Err(WeightsError::NotACheckpoint {
             path: dict.path.clone(),
             reason: format!("its metadata `{CONFIG_METADATA}` is damaged: {error}"),
@@ -310,7 +350,7 @@ fn own_hints(dict: &StateDict) -> Result<Hints, WeightsError> {
 }
 
 /// Why a file of a known layout holds no segmenter, in the file's own keys.
-fn explain(dict: &StateDict, layout: Layout, problem: Unrecognised) -> String {
+pub(super) fn explain(dict: &StateDict, layout: Layout, problem: Unrecognised) -> String {
     let in_file = |official: String| layout.key_from_official(&official).unwrap_or(official);
     let what = match problem {
         Unrecognised::Missing(official) => {

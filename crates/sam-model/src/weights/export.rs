@@ -91,9 +91,9 @@ pub fn export(sam: &Sam, options: ExportOptions, path: &Path) -> Result<ExportRe
         tensors.into_iter().map(|tensor| Written::new(tensor, layout, dtype, path)).collect::<Result<_, _>>()?;
     let bytes = match format {
         ExportFormat::Safetensors => {
-            write_weights(&tensors, path, |temporary| write_safetensors(&tensors, &config, temporary))?
+            write_weights(&tensors, path, |temporary| write_safetensors(&tensors, &serde_json::json!(config), temporary))?
         }
-        ExportFormat::Pth => write_weights(&tensors, path, |temporary| write_pth(&tensors, temporary))?,
+        ExportFormat::Pth => write_weights(&tensors, path, |temporary| write_pth(&tensors, None, temporary))?,
         ExportFormat::HuggingFace if path.exists() => write_hugging_face(&tensors, &config, dtype, path)?,
         ExportFormat::HuggingFace => {
             let mut bytes = 0;
@@ -131,7 +131,8 @@ fn check_representable(config: &SamConfig, format: ExportFormat) -> Result<(), W
     }
 }
 
-fn write_weights(
+/// Writes to a temporary name, reads back, compares, and gives the file its name.
+pub(super) fn write_weights(
     tensors: &[Written],
     path: &Path,
     write: impl FnOnce(&Path) -> Result<(), WeightsError>,
@@ -161,7 +162,7 @@ fn write_hugging_face(
     write_json(&folder.join("config.json"), &huggingface::config_json(config, name))?;
     write_json(&folder.join("preprocessor_config.json"), &huggingface::preprocessor_json(config))?;
     let path = folder.join("model.safetensors");
-    write_weights(tensors, &path, |temporary| write_safetensors(tensors, config, temporary))
+    write_weights(tensors, &path, |temporary| write_safetensors(tensors, &serde_json::json!(config), temporary))
 }
 
 fn io(path: &Path, source: std::io::Error) -> WeightsError {
@@ -184,7 +185,7 @@ fn resize_tables(tensors: &mut [NamedTensor], config: &mut SamConfig) -> Result<
         let from_shape = tensor.shape.clone();
         let replaced = match from_shape[..] {
             [1, rows, _, channels] if tensor.key == "image_encoder.pos_embed" => {
-                let values = resize_absolute(&tensor.values(), rows, to_grid, channels);
+                let values = resize_absolute(&tensor.values(), [rows; 2], [to_grid; 2], channels);
                 (vec![1, to_grid, to_grid, channels], values)
             }
             [length, channels] if is_global_table(&tensor.key, &config.image_encoder.global_attn_indexes) => {
@@ -207,14 +208,14 @@ fn is_global_table(key: &str, global_attn_indexes: &[usize]) -> bool {
 }
 
 /// A tensor on its way into a file.
-struct Written {
+pub(super) struct Written {
     header: TensorHeader,
     tensor: NamedTensor,
 }
 
 impl Written {
     /// Refuses what would not come back: values that are no numbers, or too large for the type.
-    fn new(tensor: NamedTensor, layout: Layout, dtype: Dtype, path: &Path) -> Result<Self, WeightsError> {
+    pub(super) fn new(tensor: NamedTensor, layout: Layout, dtype: Dtype, path: &Path) -> Result<Self, WeightsError> {
         let key = layout.key_from_official(&tensor.key).ok_or_else(|| {
             WeightsError::Unsupported(format!("the {} layout has no tensor for `{}`", layout.name(), tensor.key))
         })?;
@@ -238,25 +239,29 @@ impl Written {
     }
 }
 
-fn write_safetensors(tensors: &[Written], config: &SamConfig, path: &Path) -> Result<(), WeightsError> {
+pub(super) fn write_safetensors(
+    tensors: &[Written],
+    config: &serde_json::Value,
+    path: &Path,
+) -> Result<(), WeightsError> {
     // "format" is what transformers asks for before it reads anything else.
     let metadata = HashMap::from([
         ("format".to_owned(), "pt".to_owned()),
         ("producer".to_owned(), format!("sam-train {}", env!("CARGO_PKG_VERSION"))),
-        (CONFIG_METADATA.to_owned(), serde_json::json!(config).to_string()),
+        (CONFIG_METADATA.to_owned(), config.to_string()),
     ]);
     let headers: Vec<TensorHeader> = tensors.iter().map(|tensor| tensor.header.clone()).collect();
     write_tensors(path, &headers, metadata, |at| tensors[at].bytes()).map_err(|source| io(path, source))
 }
 
-fn write_pth(tensors: &[Written], path: &Path) -> Result<(), WeightsError> {
+pub(super) fn write_pth(tensors: &[Written], wrapper: Option<&str>, path: &Path) -> Result<(), WeightsError> {
     let mut file = File::create(path).map_err(|source| io(path, source))?;
     let entries: Vec<_> = tensors
         .iter()
         .map(|tensor| PthEntry { name: &tensor.header.key, dtype: tensor.header.dtype, shape: &tensor.header.shape })
         .collect();
     let mut remaining = tensors.iter();
-    pth_writer::write_pth(path, &mut file, &entries, |_| {
+    pth_writer::write_pth(path, &mut file, wrapper, &entries, |_| {
         Ok::<_, WeightsError>(remaining.next().map(Written::bytes).unwrap_or_default())
     })
 }

@@ -34,6 +34,11 @@ pub(crate) const MODULE_TO_OFFICIAL: &[Row] = &[
     ("mask_decoder.output_upscaling.conv1.**", "mask_decoder.output_upscaling.0.**"),
     ("mask_decoder.output_upscaling.norm1.**", "mask_decoder.output_upscaling.1.**"),
     ("mask_decoder.output_upscaling.conv2.**", "mask_decoder.output_upscaling.3.**"),
+    // A masked autoencoder of our own: these names are timm's.
+    ("blocks.*.mlp.lin1.**", "blocks.*.mlp.fc1.**"),
+    ("blocks.*.mlp.lin2.**", "blocks.*.mlp.fc2.**"),
+    ("decoder_blocks.*.mlp.lin1.**", "decoder_blocks.*.mlp.fc1.**"),
+    ("decoder_blocks.*.mlp.lin2.**", "decoder_blocks.*.mlp.fc2.**"),
     ("**", "**"),
 ];
 

@@ -7,10 +7,12 @@
 //! - [`checkpoint`]: file to model. Each tensor of the file is used or named as dropped, each tensor of the model is
 //!   filled or named as fresh; anything else is an error.
 //! - [`atomic`], [`safetensors_writer`]: files that appear whole or not at all.
+//! - [`autoencoder`]: files of a masked autoencoder, both ways.
 //! - [`mod@export`]: model to file, atomically, read back and compared.
 //! - [`position_tables`]: resizing position embeddings to another image size.
 
 pub mod atomic;
+pub mod autoencoder;
 pub mod checkpoint;
 pub mod error;
 pub mod export;
@@ -32,6 +34,7 @@ pub mod safetensors_writer;
 pub mod state_dict;
 
 pub use atomic::write_atomically;
+pub use autoencoder::{MaeCheckpoint, MaeExportOptions, MaeParts, export_mae};
 pub use checkpoint::{Checkpoint, LoadOptions, LoadReport};
 pub use error::{Mismatch, WeightsError};
 pub use export::{ExportFormat, ExportOptions, ExportReport, ImageSizePolicy, export};

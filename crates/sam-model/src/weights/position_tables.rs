@@ -23,20 +23,28 @@ pub struct ResizedTable {
 /// Resizes absolute positions.
 ///
 /// # Shapes
-/// - `table`: `[from, from, channels]`, row-major
-/// - returns `[to, to, channels]`
-pub fn resize_absolute(table: &[f32], from: usize, to: usize, channels: usize) -> Vec<f32> {
-    assert_eq!(table.len(), from * from * channels, "a table of {from} x {from} positions with {channels} channels");
-    if from == to {
+/// - `table`: `[from_hw[0], from_hw[1], channels]`, row-major
+/// - returns `[to_hw[0], to_hw[1], channels]`
+pub fn resize_absolute(table: &[f32], from_hw: [usize; 2], to_hw: [usize; 2], channels: usize) -> Vec<f32> {
+    let ([from_rows, from_columns], [to_rows, to_columns]) = (from_hw, to_hw);
+    assert_eq!(
+        table.len(),
+        from_rows * from_columns * channels,
+        "a table of {from_rows} x {from_columns} positions with {channels} channels"
+    );
+    if from_hw == to_hw {
         return table.to_vec();
     }
-    let taps: Vec<[(usize, f64); 4]> = (0..to).map(|position| cubic_taps(position, from, to)).collect();
-    let mut resized = vec![0f32; to * to * channels];
+    let taps = |from: usize, to: usize| -> Vec<[(usize, f64); 4]> {
+        (0..to).map(|position| cubic_taps(position, from, to)).collect()
+    };
+    let (row_taps, column_taps) = (taps(from_rows, to_rows), taps(from_columns, to_columns));
+    let mut resized = vec![0f32; to_rows * to_columns * channels];
     for (cell, out) in resized.chunks_exact_mut(channels).enumerate() {
         let mut sums = vec![0f64; channels];
-        for (y, weight_y) in taps[cell / to] {
-            for (x, weight_x) in taps[cell % to] {
-                let source = &table[(y * from + x) * channels..][..channels];
+        for (y, weight_y) in row_taps[cell / to_columns] {
+            for (x, weight_x) in column_taps[cell % to_columns] {
+                let source = &table[(y * from_columns + x) * channels..][..channels];
                 for (sum, &value) in sums.iter_mut().zip(source) {
                     *sum += weight_y * weight_x * f64::from(value);
                 }
@@ -91,7 +99,7 @@ mod tests {
 
     #[test]
     fn a_constant_table_stays_constant() {
-        for value in resize_absolute(&[0.7; 5 * 5 * 2], 5, 9, 2) {
+        for value in resize_absolute(&[0.7; 5 * 4 * 2], [5, 4], [9, 9], 2) {
             assert!((value - 0.7).abs() < 1e-6);
         }
         for value in resize_relative(&[0.7; 7 * 2], 7, 15, 2) {
@@ -102,7 +110,7 @@ mod tests {
     #[test]
     fn the_same_size_is_the_same_table() {
         let table: Vec<f32> = (0..18).map(|value| value as f32).collect();
-        assert_eq!(resize_absolute(&table, 3, 3, 2), table);
+        assert_eq!(resize_absolute(&table, [3, 3], [3, 3], 2), table);
         assert_eq!(resize_relative(&table, 9, 9, 2), table);
     }
 }

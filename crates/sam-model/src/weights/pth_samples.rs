@@ -83,7 +83,7 @@ pub(crate) fn sample() -> (Vec<PthEntry<'static>>, Vec<u8>) {
         PthEntry { name: "ids", dtype: Dtype::I64, shape: &[2, 1] },
     ];
     let mut file = Cursor::new(Vec::new());
-    write_pth::<PthError>(Path::new("x"), &mut file, &entries, |entry| Ok(values(entry))).expect("written");
+    write_pth::<PthError>(Path::new("x"), &mut file, None, &entries, |entry| Ok(values(entry))).expect("written");
     (entries, file.into_inner())
 }
 

@@ -24,11 +24,13 @@ pub(crate) struct PthEntry<'a> {
     pub(crate) shape: &'a [usize],
 }
 
-/// Writes a checkpoint that holds one dict, name to tensor. `bytes_of` is asked for the values of each entry in turn
+/// Writes a checkpoint that holds one dict, name to tensor, under the key `wrapper` of another where one is given, as in
+/// `{"model": ..}`. `bytes_of` is asked for the values of each entry in turn
 /// (row-major, little endian), so one tensor is in memory at a time. `path` is only for messages.
 pub(crate) fn write_pth<E: From<PthError>>(
     path: &Path,
     file: impl Write + Seek,
+    wrapper: Option<&str>,
     entries: &[PthEntry],
     mut bytes_of: impl FnMut(&PthEntry) -> Result<Vec<u8>, E>,
 ) -> Result<(), E> {
@@ -43,7 +45,7 @@ pub(crate) fn write_pth<E: From<PthError>>(
         Ok(zip.write_all(bytes)?)
     };
     let failed = |source| PthError::Write { path: path.into(), source };
-    member("data.pkl", &pickle_of(entries)).map_err(failed)?;
+    member("data.pkl", &pickle_of(wrapper, entries)).map_err(failed)?;
     member("byteorder", b"little").map_err(failed)?;
     for (key, entry) in entries.iter().enumerate() {
         let bytes = bytes_of(entry)?;
@@ -57,8 +59,13 @@ pub(crate) fn write_pth<E: From<PthError>>(
 }
 
 /// The pickle of an `OrderedDict` of tensors, tensor `i` over the whole of storage `i`. No memo: it is optional.
-fn pickle_of(entries: &[PthEntry]) -> Vec<u8> {
-    let mut out = b"\x80\x02ccollections\nOrderedDict\n)R(".to_vec();
+fn pickle_of(wrapper: Option<&str>, entries: &[PthEntry]) -> Vec<u8> {
+    let mut out = b"\x80\x02".to_vec();
+    if let Some(wrapper) = wrapper {
+        out.extend(b"}"); // An empty dict; SETITEM at the end puts ours into it.
+        push_text(&mut out, wrapper);
+    }
+    out.extend(b"ccollections\nOrderedDict\n)R(");
     for (key, entry) in entries.iter().enumerate() {
         let class = STORAGES.iter().find(|(.., dtype)| *dtype == Some(entry.dtype));
         let (class, ..) = class.expect("every dtype has a storage class");
@@ -79,7 +86,7 @@ fn pickle_of(entries: &[PthEntry]) -> Vec<u8> {
         push_ints(&mut out, &strides);
         out.extend(b"t\x89ccollections\nOrderedDict\n)RtR"); // No gradient, no hooks.
     }
-    out.extend(b"u.");
+    out.extend(if wrapper.is_some() { &b"us."[..] } else { b"u." });
     out
 }
 

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::state_dict::TensorInfo;
 use crate::image_encoder::ImageEncoderConfig;
+use crate::mae::MaeConfig;
 use crate::mask_decoder::MaskDecoderConfig;
 use crate::prompt_encoder::PromptEncoderConfig;
 use crate::sam::{SamConfig, Variant};
@@ -31,6 +32,8 @@ pub struct Hints {
     pub global_attn_indexes: Option<Vec<usize>>,
     /// Heads of the image encoder, for layouts without relative position tables.
     pub encoder_heads: Option<usize>,
+    /// Rows and columns of a masked autoencoder's positions, which are a list; a square where nothing is said.
+    pub grid_hw: Option<[usize; 2]>,
 }
 
 impl Hints {
@@ -44,7 +47,15 @@ impl Hints {
             window_size: number(&encoder["window_size"]),
             global_attn_indexes: indexes.and_then(|indexes| indexes.iter().map(number).collect()),
             encoder_heads: None,
+            grid_hw: None,
         }
+    }
+}
+
+impl Hints {
+    /// What our own masked autoencoder says of itself.
+    pub fn of_autoencoder(config: &MaeConfig) -> Self {
+        Self { encoder_heads: Some(config.num_heads), grid_hw: Some(config.grid_hw()), ..Self::default() }
     }
 }
 
@@ -195,15 +206,60 @@ pub fn recognise_mae(
     (encoder.embed_dim, encoder.depth, encoder.patch_size) = (embed_dim, depth, patch_size);
     encoder.num_heads = hints.encoder_heads.unwrap_or(encoder.num_heads);
     encoder.mlp_dim = tensors.axis("image_encoder.blocks.0.mlp.lin1.weight", 0)?;
-    encoder.image_size = image_size;
+    // The nearest below that patches divide.
+    encoder.image_size = (image_size / patch_size.max(1)).max(1) * patch_size;
     Ok(config)
 }
 
-/// The heads of a masked autoencoder's encoder where they had to be assumed: neither published nor told.
-pub fn assumed_heads(config: &SamConfig, hints: &Hints) -> Option<usize> {
+/// The heads of a masked autoencoder's encoder, where they are told or published.
+pub fn known_heads(config: &SamConfig, hints: &Hints) -> Option<usize> {
     let encoder = &config.image_encoder;
-    let is_known = hints.encoder_heads.is_some() || published_of(encoder.embed_dim, encoder.depth).is_some();
-    (!is_known).then_some(encoder.num_heads)
+    let published = published_of(encoder.embed_dim, encoder.depth).map(|config| config.image_encoder.num_heads);
+    hints.encoder_heads.or(published)
+}
+
+/// A masked autoencoder's own sizes from its tensors, under its own keys, with what had to be assumed. Without a decoder
+/// in the file the published one is what it gets.
+pub(super) fn recognise_autoencoder(
+    tensors: &BTreeMap<String, TensorInfo>,
+) -> Result<(MaeConfig, Vec<String>), Unrecognised> {
+    let tensors = Shapes { tensors };
+    let [embed_dim, _, _, patch_size] = tensors.shape::<4>("patch_embed.proj.weight")?;
+    let [_, positions, _] = tensors.shape::<3>("pos_embed")?;
+    let side = positions.saturating_sub(1).isqrt();
+    if positions != 1 + side * side || side == 0 {
+        let problem = format!("must be a class token's and those of a square of patches, got {positions} positions");
+        return Err(Unrecognised::Odd("pos_embed".into(), problem));
+    }
+    let depth = tensors.count("blocks.")?;
+    let mut assumed = Vec::new();
+    let mut assume = |heads: usize, part: &str| {
+        assumed.push(format!("{heads} attention heads in the {part}: a checkpoint of this width does not tell how many"));
+        heads
+    };
+    let published = published_of(embed_dim, depth).map(|config| config.image_encoder.num_heads);
+    let num_heads = published.unwrap_or_else(|| assume(default_heads(embed_dim), "encoder"));
+    let mut config = MaeConfig {
+        image_size_hw: [side * patch_size; 2],
+        patch_size,
+        embed_dim,
+        depth,
+        num_heads,
+        mlp_dim: tensors.axis("blocks.0.mlp.fc1.weight", 0)?,
+        ..MaeConfig::published(Variant::VitB)
+    };
+    if tensors.get("decoder_embed.weight").is_ok() {
+        config.decoder_embed_dim = tensors.axis("decoder_embed.weight", 0)?;
+        config.decoder_depth = tensors.count("decoder_blocks.")?;
+        config.decoder_mlp_dim = match config.decoder_depth {
+            0 => 4 * config.decoder_embed_dim,
+            _ => tensors.axis("decoder_blocks.0.mlp.fc1.weight", 0)?,
+        };
+        if config.decoder_embed_dim != MaeConfig::published(Variant::VitB).decoder_embed_dim {
+            config.decoder_num_heads = assume(default_heads(config.decoder_embed_dim), "decoder");
+        }
+    }
+    Ok((config, assumed))
 }
 
 fn published_of(embed_dim: usize, depth: usize) -> Option<SamConfig> {

@@ -18,8 +18,20 @@ const IMAGE_SIZES: std::ops::RangeInclusive<usize> = 16..=(1 << 15);
 pub(crate) enum ModelPlan {
     /// Weights of a file; its sizes are read off the tensors.
     Checkpoint(CheckpointPlan),
+    /// The encoder of a masked autoencoder in a network that is random otherwise.
+    Mae(MaePlan),
     /// Random weights in a network of these sizes.
     Scratch(SamConfig),
+}
+
+/// A pre-trained encoder and what is made around it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct MaePlan {
+    /// An official file, one of our own, or the folder of a pre-training run.
+    pub(crate) path: PathBuf,
+    /// Sizes of the segmenter; those of the encoder must be the file's.
+    pub(crate) config: SamConfig,
 }
 
 /// What is changed about a checkpoint's network.
@@ -39,6 +51,7 @@ pub(crate) struct CheckpointPlan {
 #[derive(Clone, Copy, PartialEq)]
 enum Init {
     Checkpoint,
+    Mae,
     Scratch,
 }
 
@@ -53,9 +66,10 @@ impl ModelPlan {
 
     pub(super) fn read(reader: &Reader<'_>) -> Self {
         let model = reader.top().section("model");
-        let inits = [("checkpoint", Init::Checkpoint), ("scratch", Init::Scratch)];
+        let inits = [("checkpoint", Init::Checkpoint), ("mae", Init::Mae), ("scratch", Init::Scratch)];
         let init = model.choice("init", Init::Checkpoint, &inits);
         let path = model.input_path_if_given("checkpoint");
+        let mae = model.input_path_if_given("mae");
         let image_size = model.integer_if_given("image_size", IMAGE_SIZES);
         let variants = Variant::ALL.map(|variant| (variant.name(), variant));
         let variant = model.choice_if_given("variant", &variants);
@@ -65,8 +79,9 @@ impl ModelPlan {
         let sizes = Sizes { image_size: image_size_or_published, drop_path, decoder_dropout }.read(&model);
 
         model.only_if(init == Init::Checkpoint, "init", &["checkpoint"], "init = \"checkpoint\"");
-        let of_scratch = "init = \"scratch\" (the sizes of a checkpoint are read off its tensors)";
-        model.only_if(init == Init::Scratch, "init", &["variant", "sizes"], of_scratch);
+        model.only_if(init == Init::Mae, "init", &["mae"], "init = \"mae\"");
+        let of_sizes = "init = \"scratch\" or \"mae\" (the sizes of a checkpoint are read off its tensors)";
+        model.only_if(init != Init::Checkpoint, "init", &["variant", "sizes"], of_sizes);
         if init == Init::Checkpoint {
             let what = "the file to begin with, or init = \"scratch\"";
             let path = model.required("checkpoint", what, path, PathBuf::new());
@@ -88,6 +103,10 @@ impl ModelPlan {
             None => sizes,
         };
         check_sizes(reader, &config);
+        if init == Init::Mae {
+            let what = "the file of a masked autoencoder or the folder of a pre-training run";
+            return Self::Mae(MaePlan { path: model.required("mae", what, mae, PathBuf::new()), config });
+        }
         Self::Scratch(config)
     }
 }

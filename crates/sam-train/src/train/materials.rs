@@ -1,6 +1,7 @@
 //! What a plan needs opened: the device, the weights, the data.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -11,7 +12,7 @@ use sam_infer::DeviceName;
 use sam_learn::Validation as Validated;
 use sam_learn::options::LossResolution;
 use sam_model::Sam;
-use sam_model::weights::Checkpoint;
+use sam_model::weights::{Checkpoint, LoadOptions, LoadReport};
 
 use crate::config::TrainPlan;
 use crate::config::data_source::{DataSource, FilesPlan, Validation};
@@ -50,6 +51,18 @@ fn open_model(plan: &TrainPlan, device: &burn::tensor::Device, notes: &mut Vec<S
             notes.push(format!("model: from scratch, {}", describe(&sam)));
             Ok(sam)
         }
+        ModelPlan::Mae(from) => {
+            let checkpoint = Checkpoint::open(&pretrained_file(&from.path))?;
+            let file = checkpoint.dict.path.display();
+            if checkpoint.is_segmenter() {
+                bail!("{file}: must be a masked autoencoder for model.init = \"mae\", got a segmenter; give it as model.checkpoint");
+            }
+            let options = LoadOptions { config: from.config.clone(), seed: plan.run.seed, ..checkpoint.default_options() };
+            let (sam, report) = checkpoint.load_with(&options, device).context("model.mae")?;
+            notes.push(format!("model: {file}, {}", describe(&sam)));
+            notes.extend(told(&report));
+            Ok(sam)
+        }
         ModelPlan::Checkpoint(from) => {
             let checkpoint = Checkpoint::open(&from.path)?;
             let mut options = checkpoint.default_options();
@@ -71,6 +84,38 @@ fn open_model(plan: &TrainPlan, device: &burn::tensor::Device, notes: &mut Vec<S
             Ok(sam)
         }
     }
+}
+
+/// The checkpoint of a pre-training run, or the file itself.
+fn pretrained_file(path: &Path) -> PathBuf {
+    let of_run = path.join(sam_learn::training::BEST_FILE);
+    if of_run.is_file() { of_run } else { path.to_owned() }
+}
+
+/// What became of every tensor, numbered ones on one line.
+fn told(report: &LoadReport) -> Vec<String> {
+    let LoadReport { used, dropped, fresh, resized, assumed } = report;
+    let mut lines = vec![format!("model: {used} tensors are taken from it")];
+    lines.extend(assumed.iter().map(|assumed| format!("model: assumed: {assumed}")));
+    lines.extend(resized.iter().map(|table| format!("model: {} is resized {:?} to {:?}", table.key, table.from, table.to)));
+    let told = |what: &str, keys: &mut dyn Iterator<Item = &String>| -> Vec<String> {
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        keys.for_each(|key| *counts.entry(pattern_of(key)).or_default() += 1);
+        counts.into_iter().map(|(pattern, n)| format!("model: {what}: {pattern} ({n})")).collect()
+    };
+    lines.extend(told("fresh", &mut fresh.iter()));
+    lines.extend(told("not used", &mut dropped.iter().map(|(key, _)| key)));
+    lines
+}
+
+/// A key with `*` for its numbers; of parts that are never pre-trained the part alone.
+fn pattern_of(key: &str) -> String {
+    let part = key.split('.').next().unwrap_or_default();
+    if matches!(part, "prompt_encoder" | "mask_decoder") {
+        return part.to_owned();
+    }
+    let parts = key.split('.').map(|part| if part.parse::<usize>().is_ok() { "*" } else { part });
+    parts.collect::<Vec<_>>().join(".")
 }
 
 fn describe(sam: &Sam) -> String {

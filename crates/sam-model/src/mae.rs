@@ -1,0 +1,613 @@
+//! The masked autoencoder from which SAM's encoder starts (He 2021, arXiv 2111.06377; `facebookresearch/mae`,
+//! `models_mae.py`): most patches of an image are removed, a ViT encodes what is left, and a small decoder paints the rest.
+//!
+//! Names and shapes are the reference's, so its checkpoints fit. What is computed equals it; how differs in two ways:
+//! - pixels of removed patches never enter the encoder, where the reference embeds them and throws the tokens away;
+//! - the decoder keeps its tokens in shuffled order, visible ones first, each with the position of its place. Attention
+//!   does not know an order, so nothing needs to be put back but a picture.
+//!
+//! The noise that removes patches is drawn on the host, a function of the seed and of the draw's number: a run that goes on
+//! removes what it would have removed.
+//!
+//! Shapes: `B` images, `H W` image in pixels, `N` patches, `K` patches kept, `R = N - K` removed, `C` encoder width, `D`
+//! decoder width, `P` values of a patch (`patch * patch * 3`, rows first, channels last).
+
+use burn::module::{Initializer, Module, Param};
+use burn::nn::{LayerNorm, LayerNormConfig, Linear};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde::{Deserialize, Serialize};
+
+use crate::fingerprint::Fingerprint;
+use crate::image_encoder::{Block, BlockConfig, ENCODER_LAYER_NORM_EPS, PatchEmbed};
+use crate::init::sines_and_cosines;
+use crate::mlp::linear_layer;
+use crate::patch_conv::PatchConv;
+use crate::sam::{SamConfigError, Variant};
+
+/// Side of the published models' images in pixels.
+pub const MAE_IMAGE_SIZE: usize = 224;
+
+/// Added to a patch's variance before its root is taken (`models_mae.py::forward_loss`).
+const PATCH_VARIANCE_EPS: f64 = 1e-6;
+
+/// As in `sam.rs`: larger belongs to no model.
+const MAX_WIDTH: usize = 1 << 16;
+const MAX_DEPTH: usize = 1000;
+const MAX_IMAGE_SIZE: usize = 1 << 15;
+
+/// Sizes of a masked autoencoder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MaeConfig {
+    /// Height and width of the input in pixels; multiples of `patch_size`.
+    pub image_size_hw: [usize; 2],
+    /// Side of a patch in pixels.
+    pub patch_size: usize,
+    /// Width of the encoder's tokens; a multiple of 4.
+    pub embed_dim: usize,
+    /// Blocks of the encoder.
+    pub depth: usize,
+    /// Attention heads of the encoder; divides `embed_dim`.
+    pub num_heads: usize,
+    /// Hidden width of the encoder's MLPs.
+    pub mlp_dim: usize,
+    /// Width of the decoder's tokens; a multiple of 4.
+    pub decoder_embed_dim: usize,
+    /// Blocks of the decoder.
+    pub decoder_depth: usize,
+    /// Attention heads of the decoder; divides `decoder_embed_dim`.
+    pub decoder_num_heads: usize,
+    /// Hidden width of the decoder's MLPs.
+    pub decoder_mlp_dim: usize,
+}
+
+impl MaeConfig {
+    /// A published size at 224 px (`models_mae.py`): patches of 16 px, of 14 px in ViT-H.
+    ///
+    /// A SAM has patches of 16 px whatever its size: set `patch_size` to 16 to pre-train a ViT-H for one.
+    pub fn published(variant: Variant) -> Self {
+        let (patch_size, embed_dim, depth, num_heads) = match variant {
+            Variant::VitB => (16, 768, 12, 12),
+            Variant::VitL => (16, 1024, 24, 16),
+            Variant::VitH => (14, 1280, 32, 16),
+        };
+        Self {
+            image_size_hw: [MAE_IMAGE_SIZE; 2],
+            patch_size,
+            embed_dim,
+            depth,
+            num_heads,
+            mlp_dim: 4 * embed_dim,
+            decoder_embed_dim: 512,
+            decoder_depth: 8,
+            decoder_num_heads: 16,
+            decoder_mlp_dim: 4 * 512,
+        }
+    }
+
+    /// Rows and columns of patches.
+    pub fn grid_hw(&self) -> [usize; 2] {
+        self.image_size_hw.map(|side| side / self.patch_size)
+    }
+
+    /// Patches of an image.
+    pub fn n_patches(&self) -> usize {
+        let [rows, columns] = self.grid_hw();
+        rows * columns
+    }
+
+    /// Values of a patch.
+    pub fn patch_values(&self) -> usize {
+        self.patch_size * self.patch_size * 3
+    }
+
+    /// Checks that the sizes fit together, and lists everything that does not.
+    pub fn check(&self) -> Result<(), SamConfigError> {
+        let mut problems = Vec::new();
+        let [height, width] = self.image_size_hw;
+        for (name, size, limit) in [
+            ("image height", height, MAX_IMAGE_SIZE),
+            ("image width", width, MAX_IMAGE_SIZE),
+            ("patch_size", self.patch_size, MAX_IMAGE_SIZE),
+            ("embed_dim", self.embed_dim, MAX_WIDTH),
+            ("mlp_dim", self.mlp_dim, MAX_WIDTH),
+            ("decoder_embed_dim", self.decoder_embed_dim, MAX_WIDTH),
+            ("decoder_mlp_dim", self.decoder_mlp_dim, MAX_WIDTH),
+            ("depth", self.depth, MAX_DEPTH),
+            ("decoder_depth", self.decoder_depth, MAX_DEPTH),
+        ] {
+            if size == 0 || size > limit {
+                problems.push(format!("{name} must be between 1 and {limit}, got {size}"));
+            }
+        }
+        let divides = |divisor: usize, value: usize| divisor > 0 && value > 0 && value.is_multiple_of(divisor);
+        for (name, side) in [("image height", height), ("image width", width)] {
+            if !divides(self.patch_size, side) {
+                problems.push(format!("{name} {side} must be a multiple of patch_size {}", self.patch_size));
+            }
+        }
+        for (name, width, heads_name, heads) in [
+            ("embed_dim", self.embed_dim, "num_heads", self.num_heads),
+            ("decoder_embed_dim", self.decoder_embed_dim, "decoder_num_heads", self.decoder_num_heads),
+        ] {
+            if !divides(heads, width) {
+                problems.push(format!("{heads_name} {heads} must divide {name} {width}"));
+            }
+            if !width.is_multiple_of(4) {
+                problems.push(format!("{name} must be a multiple of 4, for positions of two axes, got {width}"));
+            }
+        }
+        if problems.is_empty() { Ok(()) } else { Err(SamConfigError { problems }) }
+    }
+
+    /// A model on `device` with its fixed positions; all else is zero (norms: identity) until a checkpoint or
+    /// [`crate::init::initialise_mae`] fills it.
+    pub fn init(&self, device: &Device) -> Result<MaskedAutoencoder, SamConfigError> {
+        self.check()?;
+        let norm = |width: usize| LayerNormConfig::new(width).with_epsilon(ENCODER_LAYER_NORM_EPS).init(device);
+        let blocks = |depth: usize, dim: usize, num_heads: usize, mlp_dim: usize| {
+            let config = BlockConfig { dim, num_heads, mlp_dim, window: 0, rel_pos: None, drop_path: 0.0 };
+            (0..depth).map(|_| config.init(device)).collect()
+        };
+        let positions = |width: usize| {
+            // The class token has no place: its row is zero.
+            let mut values = vec![0f32; width];
+            values.extend(sines_and_cosines(self.grid_hw(), width));
+            let table = Tensor::from_data(TensorData::new(values, [1, 1 + self.n_patches(), width]), device);
+            Param::from_tensor(table).set_require_grad(false)
+        };
+        Ok(MaskedAutoencoder {
+            patch_embed: PatchEmbed { proj: PatchConv::new(3, self.embed_dim, self.patch_size, true, device) },
+            cls_token: Initializer::Zeros.init([1, 1, self.embed_dim], device),
+            pos_embed: positions(self.embed_dim),
+            blocks: blocks(self.depth, self.embed_dim, self.num_heads, self.mlp_dim),
+            norm: norm(self.embed_dim),
+            decoder_embed: linear_layer(self.embed_dim, self.decoder_embed_dim, device),
+            mask_token: Initializer::Zeros.init([1, 1, self.decoder_embed_dim], device),
+            decoder_pos_embed: positions(self.decoder_embed_dim),
+            decoder_blocks: blocks(
+                self.decoder_depth,
+                self.decoder_embed_dim,
+                self.decoder_num_heads,
+                self.decoder_mlp_dim,
+            ),
+            decoder_norm: norm(self.decoder_embed_dim),
+            decoder_pred: linear_layer(self.decoder_embed_dim, self.patch_values(), device),
+            config: self.clone(),
+        })
+    }
+}
+
+/// What the decoder paints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MaeTarget {
+    /// The pixels as the network sees them.
+    Pixels,
+    /// The pixels of each patch less their mean, over their deviation: better features (table 1d of the paper).
+    NormalisedPixels,
+}
+
+/// Which patches of each image are removed.
+#[derive(Clone, Debug)]
+pub struct RandomMasking {
+    /// Patches by rising noise, kept ones first: `order[image][place]` is a patch.
+    order: Vec<Vec<usize>>,
+    n_kept: usize,
+}
+
+impl RandomMasking {
+    /// Patches that stay of `n_patches` (`models_mae.py::random_masking`).
+    pub fn n_kept(n_patches: usize, ratio: f64) -> usize {
+        (n_patches as f64 * (1.0 - ratio)) as usize
+    }
+
+    /// Removes the patches of highest noise, one row of `noise` per image; the first of equals stays.
+    ///
+    /// # Panics
+    /// When nothing would stay, or nothing go.
+    pub fn from_noise(noise: &[Vec<f32>], ratio: f64) -> Self {
+        let n_patches = noise.first().map_or(0, Vec::len);
+        let n_kept = Self::n_kept(n_patches, ratio);
+        assert!(
+            n_kept > 0 && n_kept < n_patches,
+            "of {n_patches} patches some must be kept and some removed; at a ratio of {ratio} {n_kept} are kept"
+        );
+        let order = noise
+            .iter()
+            .map(|noise| {
+                assert_eq!(noise.len(), n_patches, "a value of noise for each patch");
+                let mut order: Vec<usize> = (0..n_patches).collect();
+                order.sort_by(|&a, &b| noise[a].total_cmp(&noise[b]));
+                order
+            })
+            .collect();
+        Self { order, n_kept }
+    }
+
+    /// As [`RandomMasking::from_noise`], with the noise of each image drawn from `seed` and the image's own number.
+    pub fn draw(seed: u64, draws: &[u64], n_patches: usize, ratio: f64) -> Self {
+        let noise: Vec<Vec<f32>> = draws.iter().map(|&draw| masking_noise(seed, draw, n_patches)).collect();
+        Self::from_noise(&noise, ratio)
+    }
+
+    /// Images.
+    pub fn n_images(&self) -> usize {
+        self.order.len()
+    }
+
+    /// The patches that stay, by image, in the order in which the encoder gets them.
+    pub fn kept(&self) -> impl Iterator<Item = &[usize]> {
+        self.order.iter().map(|order| &order[..self.n_kept])
+    }
+
+    /// The patches that go, by image.
+    pub fn removed(&self) -> impl Iterator<Item = &[usize]> {
+        self.order.iter().map(|order| &order[self.n_kept..])
+    }
+
+    /// Rows of a `[B * rows_per_image, ..]` tensor for these patches.
+    fn rows<'a>(
+        patches: impl Iterator<Item = &'a [usize]>,
+        rows_per_image: usize,
+        device: &Device,
+    ) -> Tensor<1, Int> {
+        let rows = patches.enumerate().flat_map(|(image, patches)| {
+            patches.iter().map(move |patch| (image * rows_per_image + patch) as i64)
+        });
+        let rows: Vec<i64> = rows.collect();
+        let count = rows.len();
+        Tensor::from_data(TensorData::new(rows, [count]), device)
+    }
+}
+
+/// Uniform noise in `[0, 1)` for the patches of one image; the same on every machine and in every version.
+pub fn masking_noise(seed: u64, draw: u64, n_patches: usize) -> Vec<f32> {
+    let mut hash = Fingerprint::new(seed);
+    hash.add_bytes(b"masking");
+    hash.add_word(draw);
+    let mut rng = StdRng::seed_from_u64(hash.value());
+    (0..n_patches).map(|_| rng.random::<f32>()).collect()
+}
+
+/// Images in, removed patches out.
+#[derive(Module, Debug)]
+pub struct MaskedAutoencoder {
+    /// Patches to tokens.
+    pub patch_embed: PatchEmbed,
+    /// `[1, 1, C]`, goes first.
+    pub cls_token: Param<Tensor<3>>,
+    /// `[1, 1 + N, C]`; fixed.
+    pub pos_embed: Param<Tensor<3>>,
+    /// The encoder.
+    pub blocks: Vec<Block>,
+    /// After the encoder.
+    pub norm: LayerNorm,
+    /// `[C] -> [D]`.
+    pub decoder_embed: Linear,
+    /// `[1, 1, D]`, stands for every removed patch.
+    pub mask_token: Param<Tensor<3>>,
+    /// `[1, 1 + N, D]`; fixed.
+    pub decoder_pos_embed: Param<Tensor<3>>,
+    /// The decoder.
+    pub decoder_blocks: Vec<Block>,
+    /// After the decoder.
+    pub decoder_norm: LayerNorm,
+    /// `[D] -> [P]`.
+    pub decoder_pred: Linear,
+    #[module(skip)]
+    config: MaeConfig,
+}
+
+/// What the decoder makes of images, as pictures.
+#[derive(Clone, Debug)]
+pub struct Reconstruction {
+    /// `[B, 3, H, W]`: every patch as the decoder paints it.
+    pub painted: Tensor<4>,
+    /// `[B, 3, H, W]`: visible patches as they are, the others painted.
+    pub completed: Tensor<4>,
+    /// `[B, 1, H, W]`: 1 where a patch was removed.
+    pub removed: Tensor<4>,
+}
+
+impl MaskedAutoencoder {
+    /// The sizes it was made with.
+    pub fn config(&self) -> &MaeConfig {
+        &self.config
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> Device {
+        self.cls_token.lazy_device()
+    }
+
+    /// What is minimised: the mean squared error over the removed patches.
+    ///
+    /// # Shapes
+    /// - `images`: `[B, 3, H, W]`, normalised; no gradient goes to them
+    /// - returns `[1]`
+    pub fn loss(&self, images: Tensor<4>, masking: &RandomMasking, target: MaeTarget) -> Tensor<1> {
+        let [batch, ..] = images.dims();
+        let device = images.device();
+        let (n_patches, values) = (self.config.n_patches(), self.config.patch_values());
+        let patches = self.patchify(images); // [B, N, P]
+        let latent = self.encode_visible(patches.clone(), masking);
+        let tokens = self.decode(latent, masking);
+        let n_removed = n_patches - masking.n_kept;
+        let painted = self.paint(tokens.narrow(1, masking.n_kept, n_removed)); // [B, R, P]
+        let rows = RandomMasking::rows(masking.removed(), n_patches, &device);
+        let removed = patches.reshape([batch * n_patches, values]).select(0, rows).reshape([batch, n_removed, values]);
+        let wanted = match target {
+            MaeTarget::Pixels => removed,
+            MaeTarget::NormalisedPixels => {
+                let (mean, deviation) = patch_statistics(removed.clone());
+                (removed - mean) / deviation
+            }
+        };
+        let error = painted - wanted;
+        (error.clone() * error).mean()
+    }
+
+    /// What the decoder makes of images, in the values of the network's input.
+    ///
+    /// Of a decoder that learned normalised pixels the patches get the mean and deviation of the true ones, as in the
+    /// paper's figures: it never learned these.
+    ///
+    /// # Shapes
+    /// - `images`: `[B, 3, H, W]`
+    pub fn reconstruct(&self, images: Tensor<4>, masking: &RandomMasking, target: MaeTarget) -> Reconstruction {
+        let [batch, _, height, width] = images.dims();
+        let device = images.device();
+        let n_patches = self.config.n_patches();
+        let patches = self.patchify(images);
+        let painted = self.predictions(patches.clone(), masking);
+        let painted = match target {
+            MaeTarget::Pixels => painted,
+            MaeTarget::NormalisedPixels => {
+                let (mean, deviation) = patch_statistics(patches.clone());
+                painted * deviation + mean
+            }
+        };
+        let mut removed = vec![0f32; batch * n_patches];
+        for (image, patches) in masking.removed().enumerate() {
+            patches.iter().for_each(|patch| removed[image * n_patches + patch] = 1.0);
+        }
+        let removed = Tensor::<3>::from_data(TensorData::new(removed, [batch, n_patches, 1]), &device);
+        let completed = patches * (removed.clone() * -1.0 + 1.0) + painted.clone() * removed.clone();
+        let removed = removed.expand([batch, n_patches, self.config.patch_values()]);
+        let removed = self.unpatchify(removed, [height, width]).narrow(1, 0, 1);
+        Reconstruction {
+            painted: self.unpatchify(painted, [height, width]),
+            completed: self.unpatchify(completed, [height, width]),
+            removed,
+        }
+    }
+
+    /// The decoder's output for every patch, visible ones too, each at its place: the reference's `pred`.
+    ///
+    /// # Shapes
+    /// - `patches`: `[B, N, P]` from [`MaskedAutoencoder::patchify`]
+    /// - returns `[B, N, P]`
+    pub fn predictions(&self, patches: Tensor<3>, masking: &RandomMasking) -> Tensor<3> {
+        let [batch, n_patches, values] = patches.dims();
+        let device = patches.device();
+        let latent = self.encode_visible(patches, masking);
+        let painted = self.paint(self.decode(latent, masking));
+        let places = masking.order.iter().map(|order| {
+            let mut places = vec![0; order.len()];
+            order.iter().enumerate().for_each(|(place, &patch)| places[patch] = place);
+            places
+        });
+        let places: Vec<Vec<usize>> = places.collect();
+        let rows = RandomMasking::rows(places.iter().map(Vec::as_slice), n_patches, &device);
+        painted.reshape([batch * n_patches, values]).select(0, rows).reshape([batch, n_patches, values])
+    }
+
+    /// Tokens of the visible patches behind the class token: what the decoder starts from.
+    ///
+    /// # Shapes
+    /// - `patches`: `[B, N, P]`
+    /// - returns `[B, 1 + K, C]`, visible patches in the masking's order
+    pub fn encode_visible(&self, patches: Tensor<3>, masking: &RandomMasking) -> Tensor<3> {
+        let [batch, n_patches, values] = patches.dims();
+        assert_eq!(batch, masking.n_images(), "the masking is of as many images");
+        let device = patches.device();
+        let n_kept = masking.n_kept;
+        let rows = RandomMasking::rows(masking.kept(), n_patches, &device);
+        let kept = patches.reshape([batch * n_patches, values]).select(0, rows).reshape([batch, n_kept, values]);
+        let tokens = self.embed(kept);
+        let places = RandomMasking::rows(masking.kept(), 0, &device);
+        let positions = self.pos_embed.val().narrow(1, 1, n_patches);
+        let [_, _, width] = positions.dims();
+        let positions = positions.reshape([n_patches, width]).select(0, places).reshape([batch, n_kept, width]);
+        self.encode(tokens + positions)
+    }
+
+    /// Features of whole images, nothing removed.
+    ///
+    /// # Shapes
+    /// - `images`: `[B, 3, H, W]`
+    /// - returns `[B, 1 + N, C]`, class token first
+    pub fn features(&self, images: Tensor<4>) -> Tensor<3> {
+        let patches = self.patchify(images);
+        let n_patches = self.config.n_patches();
+        self.encode(self.embed(patches) + self.pos_embed.val().narrow(1, 1, n_patches))
+    }
+
+    /// Images to patches, rows of patches first (`models_mae.py::patchify`).
+    ///
+    /// # Shapes
+    /// - `images`: `[B, 3, H, W]`
+    /// - returns `[B, N, P]`
+    pub fn patchify(&self, images: Tensor<4>) -> Tensor<3> {
+        let [batch, channels, height, width] = images.dims();
+        let [expected_height, expected_width] = self.config.image_size_hw;
+        assert_eq!(
+            [channels, height, width],
+            [3, expected_height, expected_width],
+            "this model takes 3 x {expected_height} x {expected_width} px images"
+        );
+        let ([rows, columns], patch) = (self.config.grid_hw(), self.config.patch_size);
+        images
+            .reshape([batch, 3, rows, patch, columns, patch])
+            .permute([0, 2, 4, 3, 5, 1]) // [B, rows, columns, patch, patch, 3]
+            .reshape([batch, rows * columns, self.config.patch_values()])
+    }
+
+    /// The inverse of [`MaskedAutoencoder::patchify`].
+    fn unpatchify(&self, patches: Tensor<3>, [height, width]: [usize; 2]) -> Tensor<4> {
+        let [batch, ..] = patches.dims();
+        let ([rows, columns], patch) = (self.config.grid_hw(), self.config.patch_size);
+        patches
+            .reshape([batch, rows, columns, patch, patch, 3])
+            .permute([0, 5, 1, 3, 2, 4]) // [B, 3, rows, patch, columns, patch]
+            .reshape([batch, 3, height, width])
+    }
+
+    /// Patches to tokens without positions: a tall picture of patches under the same convolution.
+    ///
+    /// # Shapes
+    /// - `patches`: `[B, K, P]`
+    /// - returns `[B, K, C]`
+    fn embed(&self, patches: Tensor<3>) -> Tensor<3> {
+        let [batch, count, _] = patches.dims();
+        let patch = self.config.patch_size;
+        let tall = patches.reshape([batch, count * patch, patch, 3]);
+        self.patch_embed.proj.forward(tall).reshape([batch, count, self.config.embed_dim])
+    }
+
+    /// Class token, blocks, norm: `[B, K, C]` to `[B, 1 + K, C]`.
+    fn encode(&self, tokens: Tensor<3>) -> Tensor<3> {
+        let [batch, _, width] = tokens.dims();
+        let class = self.cls_token.val() + self.pos_embed.val().narrow(1, 0, 1);
+        let tokens = Tensor::cat(vec![class.expand([batch, 1, width]), tokens], 1);
+        self.norm.forward(through(&self.blocks, tokens))
+    }
+
+    /// Tokens of all patches, kept ones first, without the class token: `[B, 1 + K, C]` to `[B, N, D]`.
+    fn decode(&self, latent: Tensor<3>, masking: &RandomMasking) -> Tensor<3> {
+        let visible = self.decoder_embed.forward(latent);
+        let [batch, _, width] = visible.dims();
+        let device = visible.device();
+        let n_patches = self.config.n_patches();
+        let n_removed = n_patches - masking.n_kept;
+        let masks = self.mask_token.val().expand([batch, n_removed, width]);
+        let tokens = Tensor::cat(vec![visible, masks], 1); // [B, 1 + N, D]
+        let table = self.decoder_pos_embed.val();
+        let class_position = table.clone().narrow(1, 0, 1).expand([batch, 1, width]);
+        let places = RandomMasking::rows(masking.order.iter().map(Vec::as_slice), 0, &device);
+        let positions = table.narrow(1, 1, n_patches).reshape([n_patches, width]);
+        let positions = positions.select(0, places).reshape([batch, n_patches, width]);
+        let tokens = tokens + Tensor::cat(vec![class_position, positions], 1);
+        through(&self.decoder_blocks, tokens).narrow(1, 1, n_patches)
+    }
+
+    /// `[B, any, D]` to `[B, any, P]`.
+    fn paint(&self, tokens: Tensor<3>) -> Tensor<3> {
+        self.decoder_pred.forward(self.decoder_norm.forward(tokens))
+    }
+}
+
+/// A list of tokens is a grid of one row.
+fn through(blocks: &[Block], tokens: Tensor<3>) -> Tensor<3> {
+    let grid = tokens.unsqueeze_dim::<4>(1);
+    blocks.iter().fold(grid, |x, block| block.forward(x)).squeeze_dim(1)
+}
+
+/// Mean and deviation of each patch, `[B, any, 1]`; the variance is the unbiased one.
+fn patch_statistics(patches: Tensor<3>) -> (Tensor<3>, Tensor<3>) {
+    let [_, _, values] = patches.dims();
+    let mean = patches.clone().mean_dim(2);
+    let centred = patches - mean.clone();
+    let variance = (centred.clone() * centred).sum_dim(2) / (values - 1) as f64;
+    (mean, (variance + PATCH_VARIANCE_EPS).sqrt())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Distribution;
+
+    fn tiny() -> MaskedAutoencoder {
+        let config = MaeConfig {
+            image_size_hw: [16, 24],
+            patch_size: 4,
+            embed_dim: 8,
+            depth: 1,
+            num_heads: 2,
+            mlp_dim: 16,
+            decoder_embed_dim: 8,
+            decoder_depth: 1,
+            decoder_num_heads: 2,
+            decoder_mlp_dim: 16,
+        };
+        crate::init::initialise_mae(config.init(&Device::flex()).expect("sizes fit"), 1)
+    }
+
+    /// Elements of the official state dicts, by hand from the shapes in `models_mae.py`.
+    #[test]
+    fn published_sizes_have_the_published_number_of_parameters() {
+        let totals = [(Variant::VitB, 111_907_840), (Variant::VitL, 329_541_888), (Variant::VitH, 657_074_508)];
+        for (variant, total) in totals {
+            let mae = MaeConfig::published(variant).init(&Device::flex()).expect("published sizes fit");
+            assert_eq!(mae.num_params(), total, "{}", variant.name());
+        }
+    }
+
+    #[test]
+    fn every_misfit_is_listed_at_once() {
+        let mut config = MaeConfig::published(Variant::VitB);
+        (config.image_size_hw, config.num_heads, config.decoder_embed_dim) = ([224, 230], 7, 510);
+        let text = config.check().expect_err("sizes do not fit").to_string();
+        for part in ["width 230", "num_heads 7", "510"] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+
+    #[test]
+    fn unpatchify_of_patchify_is_the_same_image() {
+        let mae = tiny();
+        let images = Tensor::<4>::random([2, 3, 16, 24], Distribution::Default, &Device::flex());
+        let back = mae.unpatchify(mae.patchify(images.clone()), [16, 24]);
+        back.into_data().assert_eq(&images.into_data(), true);
+    }
+
+    /// Pixels of removed patches must not reach the encoder, nor those of one image another.
+    #[test]
+    fn removed_pixels_change_nothing_but_the_target() {
+        let mae = tiny();
+        let device = Device::flex();
+        let masking = RandomMasking::draw(3, &[0, 1], mae.config.n_patches(), 0.75);
+        let patches = Tensor::<3>::random([2, 24, 48], Distribution::Default, &device);
+        let before = mae.predictions(patches.clone(), &masking);
+        let mut values = patches.into_data().try_to_vec::<f32>().expect("f32");
+        for (image, removed) in masking.removed().enumerate() {
+            for patch in removed {
+                values[(image * 24 + patch) * 48..][..48].fill(7.0);
+            }
+        }
+        let patches = Tensor::<3>::from_data(TensorData::new(values, [2, 24, 48]), &device);
+        mae.predictions(patches, &masking).into_data().assert_eq(&before.into_data(), true);
+    }
+
+    #[test]
+    fn visible_patches_of_a_completed_picture_are_the_image() {
+        let mae = tiny();
+        let images = Tensor::<4>::random([1, 3, 16, 24], Distribution::Default, &Device::flex());
+        let masking = RandomMasking::draw(0, &[5], 24, 0.75);
+        let picture = mae.reconstruct(images.clone(), &masking, MaeTarget::NormalisedPixels);
+        let share = picture.removed.clone().mean().into_scalar::<f32>();
+        assert_eq!(share, 0.75);
+        let visible = picture.removed * -1.0 + 1.0;
+        let difference = (picture.completed - images) * visible;
+        assert_eq!(difference.abs().max().into_scalar::<f32>(), 0.0);
+    }
+
+    #[test]
+    #[should_panic(expected = "some must be kept")]
+    fn a_ratio_that_keeps_nothing_is_refused() {
+        let _ = RandomMasking::draw(0, &[0], 12, 0.95);
+    }
+}
