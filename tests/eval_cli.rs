@@ -287,7 +287,6 @@ fn data_that_cannot_be_measured_is_refused_before_anything_is_computed() {
     run.refused(&with(&["--protocol", "none"]), &["nothing to do"]);
     run.refused(&with(&["--proposals"]), &["--detections"]);
     run.refused(&with(&["--device", "cuda:x"]), &["cuda:x"]);
-    run.refused(&with(&["--out", "no/such"]), &["no/such", "make it first"]);
 
     // A set whose masks are empty, outside, wholly ignored, of the wrong size, or of no image.
     let from = std::path::PathBuf::from(&photos);
@@ -353,4 +352,34 @@ fn a_part_of_a_saved_split_is_evaluated() {
     assert!(validated.runs[0].records.iter().all(|record| record.image.starts_with("val/")));
     run.refused(&[&base[..], &["--part", "test"]].concat(), &["test", "no image"]);
     run.refused(&[&base[..], &["--part", "best"]].concat(), &["train, val or test", "best"]);
+}
+
+/// The configurations of the repository, run as their headers say, from another folder.
+#[test]
+fn a_configuration_evaluates_and_is_a_gate() {
+    let run = Run::new();
+    let config = |name: &str| {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs").join(name);
+        let text = std::fs::read_to_string(path).expect("a configuration");
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").display().to_string();
+        let text = text.replace("\"datasets/", &format!("\"{root}/datasets/"));
+        let text = text.replace("\"tests/", &format!("\"{root}/tests/"));
+        std::fs::write(run.path(name), text).expect("written");
+    };
+    config("evaluate.toml");
+    config("ci-gate.toml");
+    run.ok(&["--config", "evaluate.toml", "--set", "protocol.clicks=2", "--set", "run.out=out"]);
+    assert!(results(&run, "out/results.json").flat().contains_key("miou_1_oracle"));
+    let few = ["--config", "ci-gate.toml", "--set", "data.max_images=2", "--set", "protocol.clicks=3"];
+    let output = run.sam_train(&few);
+    assert_eq!(output.status.code(), Some(0), "{}", texts(&output).1);
+    let output = run.sam_train(&[&few[..], &["--set", "gate.miou_1=0.99", "--set", "run.out=other"]].concat());
+    let (_, err) = texts(&output);
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    assert!(err.contains("miou_1 must be at least 0.99"), "{err}");
+
+    let text = read(&run, "ci-gate.toml").replace("kind = \"both\"", "kind = \"both\"\nclik = 3");
+    let line = text.lines().position(|line| line == "clik = 3").expect("there") + 1;
+    std::fs::write(run.path("typo.toml"), text).expect("written");
+    run.refused(&["--config", "typo.toml"], &[&format!("typo.toml:{line}"), "clik", "clicks"]);
 }

@@ -123,7 +123,12 @@ fn a_run_starts_from_a_masked_autoencoder() {
     export_mae(&mae, options, &run.path("mae.safetensors")).expect("written");
     // At a rate of next to nothing the weights stay what they were.
     let out = run.ok(&["--config", "train.toml", "--set", "optimiser.lr=1e-30"]);
-    for part in ["15 tensors are taken", "fresh: image_encoder.blocks.*.attn.rel_pos_h (1)", "fresh: mask_decoder (", "not used: cls_token (1)"] {
+    for part in [
+        "15 tensors are taken",
+        "fresh: image_encoder.blocks.*.attn.rel_pos_h (1)",
+        "fresh: mask_decoder (",
+        "not used: cls_token (1)",
+    ] {
         assert!(out.contains(part), "must say `{part}`:\n{out}");
     }
     let (sam, _) = Checkpoint::open(&run.path("run/last.safetensors"))

@@ -155,9 +155,9 @@ impl Checkpoint {
         let wanted = config.image_encoder.num_heads;
         match self.encoder.heads {
             _ if self.layout != Layout::Mae => Ok(Vec::new()),
-            None => Ok(vec![format!(
-                "{wanted} attention heads: an MAE checkpoint of this width does not tell how many"
-            )]),
+            None => {
+                Ok(vec![format!("{wanted} attention heads: an MAE checkpoint of this width does not tell how many")])
+            }
             Some(heads) if heads == wanted => Ok(Vec::new()),
             Some(heads) => Err(WeightsError::Unsupported(format!(
                 "{}: its encoder has {heads} attention heads, the model to start has {wanted}",

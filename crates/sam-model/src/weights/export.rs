@@ -90,9 +90,9 @@ pub fn export(sam: &Sam, options: ExportOptions, path: &Path) -> Result<ExportRe
     let tensors: Vec<Written> =
         tensors.into_iter().map(|tensor| Written::new(tensor, layout, dtype, path)).collect::<Result<_, _>>()?;
     let bytes = match format {
-        ExportFormat::Safetensors => {
-            write_weights(&tensors, path, |temporary| write_safetensors(&tensors, &serde_json::json!(config), temporary))?
-        }
+        ExportFormat::Safetensors => write_weights(&tensors, path, |temporary| {
+            write_safetensors(&tensors, &serde_json::json!(config), temporary)
+        })?,
         ExportFormat::Pth => write_weights(&tensors, path, |temporary| write_pth(&tensors, None, temporary))?,
         ExportFormat::HuggingFace if path.exists() => write_hugging_face(&tensors, &config, dtype, path)?,
         ExportFormat::HuggingFace => {

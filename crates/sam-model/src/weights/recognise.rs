@@ -234,7 +234,8 @@ pub(super) fn recognise_autoencoder(
     let depth = tensors.count("blocks.")?;
     let mut assumed = Vec::new();
     let mut assume = |heads: usize, part: &str| {
-        assumed.push(format!("{heads} attention heads in the {part}: a checkpoint of this width does not tell how many"));
+        assumed
+            .push(format!("{heads} attention heads in the {part}: a checkpoint of this width does not tell how many"));
         heads
     };
     let published = published_of(embed_dim, depth).map(|config| config.image_encoder.num_heads);

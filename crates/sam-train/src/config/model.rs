@@ -60,7 +60,7 @@ impl ModelPlan {
     pub(super) fn image_size(&self) -> Option<usize> {
         match self {
             Self::Checkpoint(checkpoint) => checkpoint.image_size,
-            Self::Scratch(config) => Some(config.image_encoder.image_size),
+            Self::Mae(MaePlan { config, .. }) | Self::Scratch(config) => Some(config.image_encoder.image_size),
         }
     }
 

@@ -44,6 +44,10 @@ pub(crate) fn model_names(checkpoints: &[PathBuf]) -> Vec<String> {
 /// Refuses a folder that cannot be written, or that holds results nobody asked to replace.
 pub(crate) fn check_out(run: &RunPlan) -> anyhow::Result<()> {
     let Some(out) = &run.out else { return Ok(()) };
+    if !out.exists() && out.symlink_metadata().is_err() {
+        // Made when there is something to write, with the folders above it.
+        return Ok(());
+    }
     if !out.is_dir() {
         return check_target(out, "--out", Target::Folder, run.force);
     }

@@ -328,7 +328,8 @@ impl EvalPlan {
         table.remove("task");
         if overrides.is_empty() {
             // Read from the text once more: only then does a message know its line.
-            let untasked = text.replacen("task = \"evaluate\"", "", 1);
+            const TASK: &str = "task = \"evaluate\"";
+            let untasked = text.replacen(TASK, &" ".repeat(TASK.len()), 1);
             toml::from_str::<Self>(&untasked).map_err(|error| anyhow!("{}: {}", place(&error), error.message()))?;
         }
         for change in overrides {

@@ -55,9 +55,12 @@ fn open_model(plan: &TrainPlan, device: &burn::tensor::Device, notes: &mut Vec<S
             let checkpoint = Checkpoint::open(&pretrained_file(&from.path))?;
             let file = checkpoint.dict.path.display();
             if checkpoint.is_segmenter() {
-                bail!("{file}: must be a masked autoencoder for model.init = \"mae\", got a segmenter; give it as model.checkpoint");
+                bail!(
+                    "{file}: must be a masked autoencoder for model.init = \"mae\", got a segmenter; give it as model.checkpoint"
+                );
             }
-            let options = LoadOptions { config: from.config.clone(), seed: plan.run.seed, ..checkpoint.default_options() };
+            let options =
+                LoadOptions { config: from.config.clone(), seed: plan.run.seed, ..checkpoint.default_options() };
             let (sam, report) = checkpoint.load_with(&options, device).context("model.mae")?;
             notes.push(format!("model: {file}, {}", describe(&sam)));
             notes.extend(told(&report));
@@ -97,7 +100,9 @@ fn told(report: &LoadReport) -> Vec<String> {
     let LoadReport { used, dropped, fresh, resized, assumed } = report;
     let mut lines = vec![format!("model: {used} tensors are taken from it")];
     lines.extend(assumed.iter().map(|assumed| format!("model: assumed: {assumed}")));
-    lines.extend(resized.iter().map(|table| format!("model: {} is resized {:?} to {:?}", table.key, table.from, table.to)));
+    lines.extend(
+        resized.iter().map(|table| format!("model: {} is resized {:?} to {:?}", table.key, table.from, table.to)),
+    );
     let told = |what: &str, keys: &mut dyn Iterator<Item = &String>| -> Vec<String> {
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
         keys.for_each(|key| *counts.entry(pattern_of(key)).or_default() += 1);
