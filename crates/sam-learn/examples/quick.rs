@@ -62,7 +62,7 @@ fn main() {
         validation: Some(Validation { sets: vec![EvalSet::new("val", val, &[])], protocols: vec![click.into(), boxed.into()], n_threads: 1 }),
         interrupter: Default::default(),
         listener: Arc::new(move |event: &RunEvent| match event {
-            RunEvent::Step(r) if r.step % every == 0 => println!("{} loss {:.3} focal {:.4} dice {:.3} iou {:.3} miou {:.3}/{:.3} norm {:.2} {:.1} img/s wait {:.2} {:.0}s obj {}", r.step, r.loss, r.focal, r.dice, r.iou_error, r.miou_first, r.miou_last, r.grad_norm, r.images_per_s, r.data_wait_share, r.elapsed_s, r.n_objects),
+            RunEvent::Step(r) if r.step % every == 0 => println!("{} loss {:.3} norm {:.2} {:.1} img/s wait {:.2} {:.0}s {:?}", r.step, r.loss, r.grad_norm, r.images_per_s, r.data_wait_share, r.elapsed_s, r.segmentation),
             RunEvent::Validated(r) => println!("== {} took {:.1}s {:?}", r.scores.step, r.took_s, ["miou_1", "miou_1_oracle", "miou_2", "miou_3", "miou_box"].map(|m| format!("{m} {:.3}", r.scores.metrics.get(m).copied().unwrap_or(-1.0)))),
             _ => {}
         }),

@@ -4,6 +4,7 @@
 
 mod lines;
 mod materials;
+mod pretrain;
 mod run_folder;
 
 use std::io::{IsTerminal, Write};
@@ -18,7 +19,7 @@ use sam_model::weights::{Dtype, ExportFormat, ExportOptions, ImageSizePolicy, ex
 
 use crate::cli::RunArguments;
 use crate::config::run::Export;
-use crate::config::{Document, Paths, Task, TrainPlan};
+use crate::config::{Document, Paths, PretrainPlan, Task, TrainPlan};
 use crate::failure::{BadInput, Failure};
 use crate::output::output;
 use crate::train::lines::Lines;
@@ -32,6 +33,15 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
             let document = Document::load(config, &arguments.set).bad_input()?;
             match Task::of(&document).bad_input()? {
                 Task::Train => {}
+                Task::Pretrain => {
+                    let plan = PretrainPlan::read(&document, Paths::MustExist).bad_input()?;
+                    if arguments.check {
+                        write!(output(), "{}", plan.to_toml()?)?;
+                        return Ok(());
+                    }
+                    let folder = RunFolder::to_make(&plan.run.dir, arguments.force).bad_input()?;
+                    return pretrain::carry_out(&plan, folder, arguments);
+                }
                 task => return Err(anyhow!("{}: task = \"{}\" is not known here", config.display(), task.name())).bad_input(),
             }
             let plan = TrainPlan::read(&document, Paths::MustExist).bad_input()?;
@@ -44,6 +54,9 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
         }
         (None, Some(run)) => {
             let folder = RunFolder::to_resume(run).bad_input()?;
+            if pretrain::is_here(&folder) {
+                return pretrain::resume(folder, run, arguments);
+            }
             let plan = TrainPlan::resumed(&folder.plan_path(), run, &arguments.set).bad_input()?;
             (plan, folder)
         }
@@ -53,10 +66,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
 }
 
 fn carry_out(plan: &TrainPlan, folder: RunFolder, arguments: &RunArguments) -> Result<(), Failure> {
-    if plan.run.threads > 0 {
-        // Fails only when threads were started before, which would be our own mistake.
-        rayon::ThreadPoolBuilder::new().num_threads(plan.run.threads).build_global().context("run.threads")?;
-    }
+    use_threads(plan.run.threads)?;
     let resume = match arguments.resume {
         Some(_) => SavedState::newest(&folder.checkpoints()).bad_input()?,
         None => None,
@@ -67,10 +77,10 @@ fn carry_out(plan: &TrainPlan, folder: RunFolder, arguments: &RunArguments) -> R
         writeln!(out, "{note}")?;
     }
     drop(out);
-    folder.begin(plan, arguments.config.as_deref())?;
+    folder.begin(&plan.to_toml()?, &plan.run.device, arguments.config.as_deref())?;
 
     let is_terminal = std::io::stdout().is_terminal() && !arguments.plain;
-    let lines = Arc::new(Lines::new(plan, is_terminal));
+    let lines = Arc::new(Lines::new(plan.log.every_steps, is_terminal));
     let interrupter = Interrupter::new();
     stop_on_ctrl_c(&interrupter)?;
     let training = Training {
@@ -96,6 +106,15 @@ fn carry_out(plan: &TrainPlan, folder: RunFolder, arguments: &RunArguments) -> R
         }
         Ending::Finished | Ending::EarlyStopped => finish(plan, &folder, &outcome),
     }
+}
+
+/// Threads that compute; 0: one for each processor.
+fn use_threads(n_threads: usize) -> Result<(), Failure> {
+    if n_threads > 0 {
+        // Fails only when threads were started before, which would be our own mistake.
+        rayon::ThreadPoolBuilder::new().num_threads(n_threads).build_global().context("run.threads")?;
+    }
+    Ok(())
 }
 
 fn options(plan: &TrainPlan) -> TrainOptions {
