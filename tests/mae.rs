@@ -40,8 +40,10 @@ fn golden_model(device: &Device) -> MaskedAutoencoder {
     let mae = config.init(device).expect("sizes fit");
     let shapes = sam_model::weights::parameters::parameter_shapes(&mae);
     assert_eq!(shapes.len(), dict.tensors.len(), "every tensor of the file has its place");
-    sam_model::weights::parameters::fill_parameters(mae, burn::tensor::FloatDType::F32, |key| dict.read_f32(key).map(Some))
-        .expect("it fits")
+    sam_model::weights::parameters::fill_parameters(mae, burn::tensor::FloatDType::F32, |key| {
+        dict.read_f32(key).map(Some)
+    })
+    .expect("it fits")
 }
 
 fn golden_masking(golden: &Golden) -> RandomMasking {
@@ -236,7 +238,10 @@ fn a_segmenter_starts_from_our_own_file() {
     assert_eq!(report.used, 2 * 12 + 3, "two blocks, patch embedding, positions");
     assert_eq!(report.resized.len(), 1);
     assert!(report.assumed.is_empty(), "{:?}", report.assumed);
-    assert_eq!(report.dropped.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(), ["cls_token", "norm.bias", "norm.weight"]);
+    assert_eq!(
+        report.dropped.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(),
+        ["cls_token", "norm.bias", "norm.weight"]
+    );
     let table = &weights_of(&mae)["pos_embed"][16..];
     let positions = values(sam.image_encoder.pos_embed.val());
     check("positions", &positions, &resize_absolute(table, [3, 4], [8, 8], 16), MODULE);

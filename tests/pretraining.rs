@@ -175,7 +175,11 @@ fn accumulation_is_the_step_of_a_larger_batch() {
     halves.run(folders[1].path()).expect("it runs");
     let losses = |folder: &Path| -> Vec<f64> {
         let lines = lines(folder);
-        lines.iter().filter(|line| line["event"] == "step").map(|line| line["loss"].as_f64().expect("a number")).collect()
+        lines
+            .iter()
+            .filter(|line| line["event"] == "step")
+            .map(|line| line["loss"].as_f64().expect("a number"))
+            .collect()
     };
     let [whole, halves] = [losses(folders[0].path()), losses(folders[1].path())];
     for (whole, halves) in whole.iter().zip(&halves) {

@@ -134,10 +134,7 @@ pub fn pretrain(
     let pass = held_out.map(|held_out| HeldOutPass {
         loader: LoaderOptions {
             order: Order::InOrderOnce,
-            augmentation: Augmentation {
-                resized_crop: Some(ResizedCrop::middle(size_hw)),
-                ..Augmentation::default()
-            },
+            augmentation: Augmentation { resized_crop: Some(ResizedCrop::middle(size_hw)), ..Augmentation::default() },
             ..loader.clone()
         },
         held_out,
@@ -370,8 +367,7 @@ impl Student for Autoencoder {
 
     /// With the decoder: a run can go on from it, and whoever wants the encoder leaves the rest.
     fn write(mae: &MaskedAutoencoder, path: &Path) -> Result<(), LearnError> {
-        let options =
-            MaeExportOptions { format: ExportFormat::Safetensors, dtype: Dtype::F32, parts: MaeParts::Whole };
+        let options = MaeExportOptions { format: ExportFormat::Safetensors, dtype: Dtype::F32, parts: MaeParts::Whole };
         export_mae(mae, options, path)?;
         Ok(())
     }

@@ -249,14 +249,10 @@ impl RandomMasking {
     }
 
     /// Rows of a `[B * rows_per_image, ..]` tensor for these patches.
-    fn rows<'a>(
-        patches: impl Iterator<Item = &'a [usize]>,
-        rows_per_image: usize,
-        device: &Device,
-    ) -> Tensor<1, Int> {
-        let rows = patches.enumerate().flat_map(|(image, patches)| {
-            patches.iter().map(move |patch| (image * rows_per_image + patch) as i64)
-        });
+    fn rows<'a>(patches: impl Iterator<Item = &'a [usize]>, rows_per_image: usize, device: &Device) -> Tensor<1, Int> {
+        let rows = patches
+            .enumerate()
+            .flat_map(|(image, patches)| patches.iter().map(move |patch| (image * rows_per_image + patch) as i64));
         let rows: Vec<i64> = rows.collect();
         let count = rows.len();
         Tensor::from_data(TensorData::new(rows, [count]), device)

@@ -145,7 +145,9 @@ pub fn export_mae(
         ExportFormat::Safetensors => {
             write_weights(&tensors, path, |temporary| write_safetensors(&tensors, &config, temporary))?
         }
-        ExportFormat::Pth => write_weights(&tensors, path, |temporary| write_pth(&tensors, Some(PTH_WRAPPER), temporary))?,
+        ExportFormat::Pth => {
+            write_weights(&tensors, path, |temporary| write_pth(&tensors, Some(PTH_WRAPPER), temporary))?
+        }
         ExportFormat::HuggingFace => {
             let what = "a masked autoencoder is written as safetensors or pth, not as a Hugging Face folder";
             return Err(WeightsError::Unsupported(what.to_owned()));

@@ -278,7 +278,8 @@ impl PretrainModelPlan {
         };
         let embed_dim = required("embed_dim", "the width of the encoder's tokens", published.embed_dim);
         let depth = required("depth", "the number of blocks of the encoder", published.depth);
-        let num_heads = required("num_heads", "the attention heads of a block, which divide embed_dim", published.num_heads);
+        let num_heads =
+            required("num_heads", "the attention heads of a block, which divide embed_dim", published.num_heads);
         let mlp_ratio = sizes.float("mlp_ratio", 4.0, POSITIVE);
         let decoder_embed_dim = sizes.integer("decoder_embed_dim", published.decoder_embed_dim, 1..);
         let config = MaeConfig {
@@ -390,7 +391,12 @@ impl PretrainValidationPlan {
         };
         plan.read_changeable(&validation);
         let expected = format!("at most schedule.steps ({steps}): the run would end before");
-        reader.check(plan.every_steps <= steps, &["validation.every_steps", "schedule.steps"], &expected, plan.every_steps);
+        reader.check(
+            plan.every_steps <= steps,
+            &["validation.every_steps", "schedule.steps"],
+            &expected,
+            plan.every_steps,
+        );
         plan
     }
 

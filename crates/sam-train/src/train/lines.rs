@@ -11,7 +11,7 @@ use sam_learn::{Outcome, Progress, RunEvent, Scores, SegmentationTerms, StepReco
 use crate::output::output;
 
 /// Of a column of the table at the end.
-const WIDTH: usize = 14;
+const WIDTH: usize = 21;
 
 /// Between two lines about a validation that goes on.
 const LINE_EVERY: Duration = Duration::from_secs(10);

@@ -14,7 +14,7 @@ use sam_learn::{Ending, HeldOut, PretrainOptions, Pretraining, SavedState, pretr
 use sam_model::MaskedAutoencoder;
 use sam_model::fingerprint::Fingerprint;
 use sam_model::init::initialise_mae;
-use sam_model::weights::{ExportFormat, Dtype, MaeCheckpoint, MaeExportOptions, MaeParts, export_mae};
+use sam_model::weights::{Dtype, ExportFormat, MaeCheckpoint, MaeExportOptions, MaeParts, export_mae};
 
 use crate::cli::RunArguments;
 use crate::config::PretrainPlan;
@@ -141,10 +141,8 @@ fn open_data(plan: &PretrainPlan, notes: &mut Vec<String>) -> Result<(Arc<dyn Sa
         (HeldOutPlan::Share(share), names) => hold_out(&samples, names, plan.run.seed, *share)?,
     };
     notes.push(format!("learns from {} images", samples.n_samples()));
-    let held_out = held_out.map(|held_out| HeldOut {
-        n_images: plan.validation.max_images.min(held_out.n_samples()),
-        samples: held_out,
-    });
+    let held_out = held_out
+        .map(|held_out| HeldOut { n_images: plan.validation.max_images.min(held_out.n_samples()), samples: held_out });
     notes.push(match &held_out {
         Some(held_out) => format!("judged by {} images that are never learned from", held_out.n_images),
         None => "judged by nothing: the last checkpoint is the best".to_owned(),
