@@ -10,8 +10,10 @@ use std::process::Command;
 use std::time::Instant;
 
 use burn::tensor::{Device, Distribution, Tensor};
-use sam_model::init::initialise;
-use sam_model::{MaskOutput, ObjectPrompt, Prompts, Sam, SamConfig, Variant};
+use sam_model::init::{initialise, initialise_mae};
+use sam_model::{
+    MaeConfig, MaeTarget, MaskOutput, MaskedAutoencoder, ObjectPrompt, Prompts, RandomMasking, Sam, SamConfig, Variant,
+};
 
 /// Set in the child process: which measurement to make.
 const CHILD: &str = "SAM_TRAIN_BENCH";
@@ -22,11 +24,14 @@ struct Bench {
     run: fn(usize) -> Vec<f64>,
 }
 
-const BENCHES: [Bench; 8] = [
+const BENCHES: [Bench; 11] = [
     Bench { name: "loader", runs: 5, run: loader::loader },
     Bench { name: "loader_full_masks", runs: 5, run: loader::loader_full_masks },
     Bench { name: "vit_b/initialise", runs: 1, run: initialised },
     Bench { name: "vit_b/encoder", runs: 3, run: encoder },
+    Bench { name: "mae_vit_b/encoder_whole", runs: 3, run: |runs| mae_encoder(Seen::Whole, runs) },
+    Bench { name: "mae_vit_b/encoder_visible", runs: 5, run: |runs| mae_encoder(Seen::Quarter, runs) },
+    Bench { name: "mae_vit_b/train_step", runs: 3, run: mae_step },
     Bench { name: "vit_b/decode_1", runs: 9, run: |runs| decode(1, runs) },
     Bench { name: "vit_b/decode_64", runs: 5, run: |runs| decode(64, runs) },
     Bench { name: "training/decoder", runs: 3, run: training::decoder_step },
@@ -52,7 +57,7 @@ fn report(name: &str, mut seconds: Vec<f64>) {
     seconds.sort_by(f64::total_cmp);
     let median = seconds[seconds.len() / 2];
     let spread = format!("{:.3} to {:.3}", seconds[0], seconds[seconds.len() - 1]);
-    let line = format!("{name:20} median {median:8.3} s  ({spread} s, {} runs)  {}", seconds.len(), peak_memory());
+    let line = format!("{name:26} median {median:8.3} s  ({spread} s, {} runs)  {}", seconds.len(), peak_memory());
     std::io::Write::write_all(&mut std::io::stdout(), format!("{line}\n").as_bytes()).expect("standard output");
 }
 
@@ -103,4 +108,48 @@ fn decode(objects: usize, runs: usize) -> Vec<f64> {
         let decoded = sam.decode(embedding.clone(), None, &prompts, MaskOutput::Multi);
         drop((decoded.low_res_logits.into_data(), decoded.iou_predictions.into_data()));
     })
+}
+
+/// What of an image the autoencoder's encoder sees.
+enum Seen {
+    Whole,
+    Quarter,
+}
+
+/// Images of a measurement of the autoencoder.
+const MAE_IMAGES: usize = 8;
+
+fn mae(device: &Device) -> (MaskedAutoencoder, Tensor<4>, RandomMasking) {
+    let config = MaeConfig::published(Variant::VitB);
+    let mae = initialise_mae(config.init(device).expect("published sizes fit"), 0);
+    let images = Tensor::random([MAE_IMAGES, 3, 224, 224], Distribution::Normal(0.0, 1.0), device);
+    let masking = RandomMasking::draw(0, &[0, 1, 2, 3, 4, 5, 6, 7], config.n_patches(), 0.75);
+    (mae, images, masking)
+}
+
+/// The encoder of ViT-B over eight images of 224 px, whole or a quarter of their patches.
+fn mae_encoder(seen: Seen, runs: usize) -> Vec<f64> {
+    let (mae, images, masking) = mae(&Device::flex());
+    let run = || match seen {
+        Seen::Whole => mae.features(images.clone()),
+        Seen::Quarter => mae.encode_visible(mae.patchify(images.clone()), &masking),
+    };
+    (0..=runs).map(|_| timed(|| run().into_data())).skip(1).collect()
+}
+
+/// Loss and gradients of eight images.
+fn mae_step(runs: usize) -> Vec<f64> {
+    let (mae, images, masking) = mae(&Device::flex().autodiff());
+    let run = || {
+        let loss = mae.loss(images.clone(), &masking, MaeTarget::NormalisedPixels);
+        let grads = loss.clone().backward();
+        mae.cls_token.val().grad(&grads).expect("a gradient").into_data()
+    };
+    (0..=runs).map(|_| timed(run)).skip(1).collect()
+}
+
+fn timed<T>(work: impl Fn() -> T) -> f64 {
+    let began = Instant::now();
+    std::hint::black_box(work());
+    began.elapsed().as_secs_f64()
 }

@@ -74,7 +74,13 @@ fn steps(
     gradients: impl Fn(&Sam) -> (burn::optim::GradientsParams, sam_learn::step::StepLosses),
 ) -> Vec<f64> {
     let schedule = ScheduleOptions { steps: 1000, warmup_steps: 0, decay: LrDecay::Constant };
-    let (mut optimiser, mut rates) = build(&sam, &OptimiserOptions { lr: 1e-4, ..Default::default() }, &schedule, 0);
+    let (mut optimiser, mut rates) = build(
+        &sam,
+        sam.config().image_encoder.depth,
+        &OptimiserOptions { lr: 1e-4, ..Default::default() },
+        &schedule,
+        0,
+    );
     let mut sam = Some(sam);
     time(runs, || {
         let model = sam.take().expect("put back after every step");

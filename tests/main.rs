@@ -11,6 +11,7 @@ mod golden; // every output equals the official package's
 mod gradients; // so does every gradient
 mod learning; // a whole training step equals PyTorch's
 mod mae; // the masked autoencoder equals PyTorch, and starts a segmenter
+mod pretraining; // whole pre-trainings: repeat, go on, accumulate, learn
 mod train_cli; // --config and --resume through the real program
 mod training_behaviour; // drop path and dropout act while training only
 mod training_runs; // whole runs: repeat, go on, accumulate, learn by heart

@@ -155,6 +155,74 @@ fn a_run_starts_from_a_masked_autoencoder() {
     refuse(&["model.init=scratch"], &["model.mae", "init = \"mae\""]);
 }
 
+/// A pre-training of seconds on made-up scenes.
+const SMALL_PRETRAINING: &str = r#"
+task = "pretrain"
+[run]
+dir = "pretrained"
+[model]
+image_size = 32
+patch_size = 8
+[model.sizes]
+embed_dim = 16
+depth = 1
+num_heads = 2
+decoder_embed_dim = 8
+decoder_depth = 1
+decoder_heads = 2
+[data]
+images_per_step = 4
+[data.synth]
+n_scenes = 8
+side_px_min = 32
+side_px_max = 40
+[data.validation_synth]
+n_scenes = 2
+[optimiser]
+lr = 1e-3
+[schedule]
+steps = 4
+[validation]
+every_steps = 2
+[log]
+every_steps = 1
+"#;
+
+/// The whole way: pre-training, its folder, going on, and a training that starts from it.
+#[test]
+fn a_pretraining_leaves_a_folder_that_a_training_starts_from() {
+    let run = with_config(SMALL);
+    std::fs::write(run.path("pretrain.toml"), SMALL_PRETRAINING).expect("written");
+    let plan = run.ok(&["--config", "pretrain.toml", "--check"]);
+    assert!(plan.contains("task = \"pretrain\"") && plan.contains("mask_ratio = 0.75"), "{plan}");
+    let out = run.ok(&["--config", "pretrain.toml"]);
+    for part in ["sees 4 of 16 patches", "before training", "step 4/4", "best by reconstruction_loss", "encoder alone"]
+    {
+        assert!(out.contains(part), "must say `{part}`:\n{out}");
+    }
+    for name in ["plan.toml", "metrics.jsonl", "best.safetensors", "encoder.pth", "previews/step-00000004.png"] {
+        assert!(run.path(&format!("pretrained/{name}")).is_file(), "{name}");
+    }
+    let out = run.ok(&["--resume", "pretrained", "--set", "schedule.steps=6"]);
+    assert!(out.contains("after step 4") && out.contains("step 6/6"), "{out}");
+    let start = ["--set", "model.init=mae", "--set", "model.mae=pretrained", "--set", "schedule.steps=2"];
+    let out = run.ok(&[&["--config", "train.toml"][..], &start].concat());
+    assert!(out.contains("15 tensors are taken"), "{out}");
+
+    let refuse = |sets: &[&str], parts: &[&str]| {
+        let mut arguments = vec!["--config", "pretrain.toml", "--force"];
+        sets.iter().for_each(|set| arguments.extend(["--set", *set]));
+        run.refused(&arguments, parts);
+    };
+    refuse(&["mae.mask_ratio=1.0"], &["mae.mask_ratio", "1.0"]);
+    refuse(&["mae.mask_ratio=0.99"], &["mae.mask_ratio", "16 patches"]);
+    refuse(&["model.image_size=30"], &["image height 30", "multiple of patch_size 8"]);
+    refuse(&["model.variant=vit_b"], &["model.variant", "model.sizes"]);
+    refuse(&["optimiser.base_lr=1e-3"], &["optimiser.base_lr", "images_per_step / 256"]);
+    refuse(&["optimiser.accumulation=3"], &["data.images_per_step", "multiple of optimiser.accumulation"]);
+    refuse(&["model.mask_ratio=0.5"], &["model.mask_ratio"]);
+}
+
 #[test]
 fn a_run_goes_on_with_more_steps_and_refuses_another_recipe() {
     let run = with_config(SMALL);

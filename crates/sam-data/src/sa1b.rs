@@ -9,7 +9,6 @@
 //! Eleven million images are listed once: a stem costs its letters and eight bytes, a member of a shard 28 bytes more. Only the
 //! listing of one folder or shard is held beside that.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -24,6 +23,7 @@ use crate::sample::ObjectMask;
 use crate::segmentation::{SegmentationKind, segmentation_mask};
 use crate::source::{Annotated, FormatReader, Listing};
 use crate::source_options::SourceOptions;
+use crate::tar_members::{self, TarMember, damaged};
 
 /// The largest annotation file; SA-1B's have 30 kB.
 const MAX_JSON_BYTES: u64 = 1 << 30;
@@ -60,13 +60,6 @@ struct Member {
     json_at: u64,
     image_len: u32,
     json_len: u32,
-}
-
-/// One file of an archive or folder: stem, name, place.
-struct Entry {
-    name: String,
-    at: u64,
-    len: u64,
 }
 
 #[derive(Deserialize)]
@@ -182,7 +175,7 @@ impl Sa1b {
         json_files: &[String],
         listing: &mut Listing,
     ) {
-        let entry = |name: &String| Entry { name: name.clone(), at: 0, len: 0 };
+        let entry = |name: &String| TarMember { name: name.clone(), at: 0, len: 0 };
         let image_entries = image_files.iter().filter(|name| layout::is_image(name)).map(entry).collect();
         let json_entries = json_files.iter().filter(|name| layout::has_extension(name, "json")).map(entry).collect();
         let shown = images.display().to_string();
@@ -201,34 +194,13 @@ impl Sa1b {
         split: Option<&'static str>,
         listing: &mut Listing,
     ) -> Result<(), DataError> {
-        let io = |error| DataError::io(path, error);
-        let file = File::open(path).map_err(io)?;
-        let file_len = file.metadata().map_err(io)?.len();
-        let mut archive = tar::Archive::new(std::io::BufReader::new(file));
         let (mut images, mut jsons) = (Vec::new(), Vec::new());
-        let mut end = 0;
-        for member in archive.entries_with_seek().map_err(io)? {
-            let member = member.map_err(|error| damaged(path, &error))?;
-            let kind = member.header().entry_type();
-            let (at, len) = (member.raw_file_position(), member.size());
-            end = at + len;
-            if !kind.is_file() && !kind.is_contiguous() {
-                continue;
+        for member in tar_members::list(path)? {
+            if layout::is_image(&member.name) {
+                images.push(member);
+            } else if layout::has_extension(&member.name, "json") {
+                jsons.push(member);
             }
-            let name = String::from_utf8_lossy(&member.path_bytes()).trim_start_matches("./").to_owned();
-            let is_hidden = name.rsplit('/').next().is_some_and(|name| name.starts_with('.'));
-            if is_hidden {
-                continue;
-            }
-            let entry = Entry { name, at, len };
-            if layout::is_image(&entry.name) {
-                images.push(entry);
-            } else if layout::has_extension(&entry.name, "json") {
-                jsons.push(entry);
-            }
-        }
-        if end > file_len {
-            return Err(damaged(path, &format!("members up to byte {end} in a file of {file_len} bytes")));
         }
         if images.is_empty() {
             return Err(DataError::Content {
@@ -239,8 +211,6 @@ impl Sa1b {
                 fix: "unpack .gz first: compressed archives cannot be read in place".to_owned(),
             });
         }
-        images.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        jsons.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         self.starts.push(self.names.len());
         self.shards.push(Shard {
             path: path.to_path_buf(),
@@ -251,7 +221,7 @@ impl Sa1b {
         });
         let shown = path.display().to_string();
         for (image, json) in paired(images, jsons, &shown, &mut listing.findings) {
-            let len = |entry: &Entry| {
+            let len = |entry: &TarMember| {
                 u32::try_from(entry.len).map_err(|_| damaged(path, &format!("{} of {} bytes", entry.name, entry.len)))
             };
             self.members.push(Member {
@@ -375,10 +345,15 @@ fn read_json(bytes: &[u8], name: &str, image_hw: [usize; 2]) -> Annotated {
 }
 
 /// Images with the JSON of their stem; both lists are sorted by name.
-fn paired(images: Vec<Entry>, jsons: Vec<Entry>, shown: &str, findings: &mut Vec<Finding>) -> Vec<(Entry, Entry)> {
-    let mut jsons: std::collections::BTreeMap<String, Entry> =
+fn paired(
+    images: Vec<TarMember>,
+    jsons: Vec<TarMember>,
+    shown: &str,
+    findings: &mut Vec<Finding>,
+) -> Vec<(TarMember, TarMember)> {
+    let mut jsons: std::collections::BTreeMap<String, TarMember> =
         jsons.into_iter().map(|json| (layout::stem(&json.name).to_owned(), json)).collect();
-    let mut pairs: Vec<(Entry, Entry)> = Vec::with_capacity(images.len());
+    let mut pairs: Vec<(TarMember, TarMember)> = Vec::with_capacity(images.len());
     for image in images {
         match jsons.remove(layout::stem(&image.name)) {
             Some(json) => pairs.push((image, json)),
@@ -400,14 +375,4 @@ fn paired(images: Vec<Entry>, jsons: Vec<Entry>, shown: &str, findings: &mut Vec
         ));
     }
     pairs
-}
-
-fn damaged(path: &Path, got: &dyn std::fmt::Display) -> DataError {
-    DataError::Content {
-        path: path.to_path_buf(),
-        what: "an SA-1B file".to_owned(),
-        expected: "a whole .tar of images and .json files".to_owned(),
-        got: got.to_string(),
-        fix: "download it again".to_owned(),
-    }
 }

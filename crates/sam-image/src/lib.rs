@@ -39,6 +39,6 @@ pub use mask::Mask;
 pub use outline::{Outline, outlines, outlines_to_rle};
 pub use overlay::{Overlay, PointLabel, mask_colour_rgb, overlay, save_mask_png, save_rgb_png};
 pub use polygon::{bbox_to_rle, polygon_to_rle, polygons_to_rle, rings_to_rle};
-pub use resize::{resize_longest_side, resize_rgb};
+pub use resize::{Resampling, resize_longest_side, resize_rgb, resize_rgb_with};
 pub use rle::Rle;
 pub use upscale::{upscale_logits, upscale_mask};

@@ -52,6 +52,20 @@ pub enum LearnError {
         /// Names of the batch's images.
         samples: Vec<String>,
     },
+    /// The loss of a pre-training is not a number.
+    #[error(
+        "step {step}: the loss is {loss} on {}; the run stops before the weights are touched. Lower optimiser.lr, set \
+         optimiser.clip_norm, or look at these images",
+        samples.join(", ")
+    )]
+    ReconstructionNotFinite {
+        /// Optimiser step, from 1.
+        step: u64,
+        /// The loss.
+        loss: f64,
+        /// Names of the batch's images.
+        samples: Vec<String>,
+    },
     /// A gradient is not a number, though the loss is.
     #[error(
         "step {step}: the loss is finite but the gradient's norm is {norm}, on {}; the run stops before the weights are \

@@ -54,22 +54,13 @@ pub struct StepRecord {
     pub lr: f64,
     /// What is minimised, the mean over passes and objects.
     pub loss: f64,
-    /// Focal loss, not weighted.
-    pub focal: f64,
-    /// Dice loss, not weighted.
-    pub dice: f64,
-    /// Error of the predicted IoU, not weighted.
-    pub iou_error: f64,
-    /// IoU after the first prompt, on what is trained on.
-    pub miou_first: f64,
-    /// IoU after the last pass.
-    pub miou_last: f64,
+    /// What the loss is made of, where masks are learned.
+    #[serde(flatten)]
+    pub segmentation: Option<SegmentationTerms>,
     /// L2 norm of the gradient before clipping.
     pub grad_norm: f64,
     /// Images of this step.
     pub n_images: usize,
-    /// Objects of this step.
-    pub n_objects: usize,
     /// Speed, smoothed.
     pub images_per_s: f64,
     /// Share of the time in which the step waited for data, smoothed.
@@ -80,6 +71,23 @@ pub struct StepRecord {
     pub elapsed_s: f64,
     /// Expected time to the last step.
     pub eta_s: f64,
+}
+
+/// Of a step that learns masks.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SegmentationTerms {
+    /// Focal loss, not weighted.
+    pub focal: f64,
+    /// Dice loss, not weighted.
+    pub dice: f64,
+    /// Error of the predicted IoU, not weighted.
+    pub iou_error: f64,
+    /// IoU after the first prompt, on what is trained on.
+    pub miou_first: f64,
+    /// IoU after the last pass.
+    pub miou_last: f64,
+    /// Objects of this step.
+    pub n_objects: usize,
 }
 
 /// One line of `metrics.jsonl`.

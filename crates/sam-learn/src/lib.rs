@@ -1,5 +1,8 @@
 //! Learning: losses, simulated prompts, optimiser groups, and the loop over burn-train.
 //!
+//! Two things are learned by one loop: promptable segmentation ([`training`]) and, before it, to fill in removed patches
+//! ([`pretraining`]).
+//!
 //! The way of a step: a batch becomes a [`scene::Scene`], [`prompts`] decide what the annotator does, [`step::learn`] runs
 //! the passes and gives gradients, [`optimiser`] makes a step of them.
 
@@ -10,6 +13,7 @@ pub mod losses;
 mod metrics;
 pub mod optimiser;
 pub mod options;
+pub mod pretraining;
 mod previews;
 pub mod prompts;
 mod run_log;
@@ -19,11 +23,13 @@ pub mod scene;
 pub mod schedule;
 mod silent_renderer;
 pub mod step;
+mod student;
 pub mod trainee;
 pub mod training;
 mod walk;
 
 pub use error::LearnError;
-pub use events::{RunEvent, StepRecord, ValidationRecord};
+pub use events::{RunEvent, SegmentationTerms, StepRecord, ValidationRecord};
+pub use pretraining::{HeldOut, PretrainOptions, Pretraining, pretrain};
 pub use saved_state::{Progress, SavedState, Scores};
 pub use training::{Ending, Outcome, TrainOptions, Training, Validation, train};

@@ -46,13 +46,13 @@ pub fn is_encoder_frozen(sam: &Sam) -> bool {
 
 /// The optimiser and the rates of its groups, for the parameters as they are now (ids matter: load weights before).
 #[must_use]
-pub fn build(
-    sam: &Sam,
+pub fn build<M: Module>(
+    model: &M,
+    encoder_depth: usize,
     options: &OptimiserOptions,
     schedule: &ScheduleOptions,
     first_step: u64,
 ) -> (ModuleOptimizer, ModuleLrScheduler) {
-    let depth = sam.config().image_encoder.depth;
     let adamw = |weight_decay: f64| {
         AdamWConfig::new()
             .with_beta_1(options.betas[0] as f32)
@@ -65,11 +65,11 @@ pub fn build(
     let mut undecayed: Vec<ParamId> = Vec::new();
     // Keyed by the bits of the factor, so that equal factors are one group and the order never changes.
     let mut by_factor: BTreeMap<u64, Vec<ParamId>> = BTreeMap::new();
-    for parameter in parameters(sam).iter().filter(|parameter| parameter.learns) {
+    for parameter in parameters(model).iter().filter(|parameter| parameter.learns) {
         if !is_decayed(parameter) {
             undecayed.push(parameter.id);
         }
-        by_factor.entry(rate_factor(&parameter.key, depth, options).to_bits()).or_default().push(parameter.id);
+        by_factor.entry(rate_factor(&parameter.key, encoder_depth, options).to_bits()).or_default().push(parameter.id);
     }
     let optimiser = ModuleOptimizer::from(adamw(options.weight_decay)).with_group(
         ParamGroup::from_ids(undecayed),
@@ -85,9 +85,9 @@ pub fn build(
 
 /// Scales all gradients down together when their L2 norm is above `max`; gives the norm before.
 #[must_use]
-pub fn clip_by_global_norm(sam: &Sam, grads: GradientsParams, max: Option<f64>) -> (GradientsParams, f64) {
+pub fn clip_by_global_norm<M: Module>(model: &M, grads: GradientsParams, max: Option<f64>) -> (GradientsParams, f64) {
     let mut squares = Squares { grads: &grads, sums: Vec::new() };
-    sam.visit(&mut squares);
+    model.visit(&mut squares);
     if squares.sums.is_empty() {
         return (grads, 0.0);
     }
@@ -96,16 +96,16 @@ pub fn clip_by_global_norm(sam: &Sam, grads: GradientsParams, max: Option<f64>) 
     let norm = sums.iter().sum::<f64>().sqrt();
     match max {
         // As PyTorch's `clip_grad_norm_`, with its 1e-6.
-        Some(max) if norm > max && norm.is_finite() => (scaled(sam, grads, max / (norm + 1e-6)), norm),
+        Some(max) if norm > max && norm.is_finite() => (scaled(model, grads, max / (norm + 1e-6)), norm),
         _ => (grads, norm),
     }
 }
 
 /// All gradients times a factor.
 #[must_use]
-pub fn scaled(sam: &Sam, mut grads: GradientsParams, factor: f64) -> GradientsParams {
+pub fn scaled<M: Module>(model: &M, mut grads: GradientsParams, factor: f64) -> GradientsParams {
     let mut scale = Scale { grads: &mut grads, factor };
-    sam.visit(&mut scale);
+    model.visit(&mut scale);
     grads
 }
 
@@ -114,7 +114,7 @@ pub fn scaled(sam: &Sam, mut grads: GradientsParams, factor: f64) -> GradientsPa
 /// The decay rises with the steps as in TensorFlow's `ExponentialMovingAverage`, `min(decay, (1 + n) / (10 + n))`, so a
 /// short run is not stuck at where it began.
 #[must_use]
-pub fn averaged(average: Sam, weights: &Sam, decay: f64, step: u64) -> Sam {
+pub fn averaged<M: Module>(average: M, weights: &M, decay: f64, step: u64) -> M {
     let step = step as f64;
     let decay = decay.min((1.0 + step) / (10.0 + step));
     average.map(&mut Averager { values: plain_values(weights), decay })
@@ -150,6 +150,9 @@ fn is_decayed(parameter: &NamedParameter) -> bool {
 
 fn rate_factor(key: &str, depth: usize, options: &OptimiserOptions) -> f64 {
     let parts = &options.part_lr;
+    if !["image_encoder.", "prompt_encoder.", "mask_decoder."].iter().any(|part| key.starts_with(part)) {
+        return 1.0; // A masked autoencoder has none of these parts.
+    }
     let Some(encoder_key) = key.strip_prefix("image_encoder.") else {
         return if key.starts_with("prompt_encoder.") { parts.prompt_encoder } else { parts.mask_decoder };
     };

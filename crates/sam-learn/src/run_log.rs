@@ -60,11 +60,6 @@ impl RunLog {
             step,
             &[
                 ("train/loss", record.loss),
-                ("train/focal", record.focal),
-                ("train/dice", record.dice),
-                ("train/iou_error", record.iou_error),
-                ("train/miou_first", record.miou_first),
-                ("train/miou_last", record.miou_last),
                 ("train/grad_norm", record.grad_norm),
                 ("train/lr", record.lr),
                 ("speed/images_per_s", record.images_per_s),
@@ -72,6 +67,18 @@ impl RunLog {
                 ("speed/memory_mib", record.memory_mib),
             ],
         );
+        if let Some(terms) = &record.segmentation {
+            self.scalars(
+                step,
+                &[
+                    ("train/focal", terms.focal),
+                    ("train/dice", terms.dice),
+                    ("train/iou_error", terms.iou_error),
+                    ("train/miou_first", terms.miou_first),
+                    ("train/miou_last", terms.miou_last),
+                ],
+            );
+        }
         Ok(())
     }
 

@@ -1,7 +1,6 @@
 //! The loop itself: steps, validations, saves, and the end.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use burn::data::dataloader::{DataLoader, Progress as Items};
@@ -11,8 +10,6 @@ use burn::train::{
     EventProcessorTraining, InferenceStep, Learner, LearnerEvent, TrainOutput, TrainingComponents, TrainingItem,
 };
 use sam_data::{DeviceBatch, EpochLoader};
-use sam_model::Sam;
-use sam_model::weights::{Dtype, ExportFormat, ExportOptions, ImageSizePolicy, export};
 
 use crate::courier::Courier;
 use crate::error::LearnError;
@@ -21,31 +18,29 @@ use crate::optimiser::{averaged, clip_by_global_norm, scaled};
 use crate::previews;
 use crate::run_log::RunLog;
 use crate::saved_state::{Progress, SavedState, Scores};
-use crate::step::LossTerms;
-use crate::trainee::{StepReport, Trainee, ValidationPass, ValidationReport};
-use crate::training::{BEST_FILE, CHECKPOINTS_FOLDER, Ending, LAST_FILE, Listener, Outcome, TrainOptions};
+use crate::student::{Judged, Report, Student, weighted_mean};
+use crate::training::{BEST_FILE, CHECKPOINTS_FOLDER, Ending, LAST_FILE, Listener, LoopOptions, Outcome};
 
 /// Weight of the past in smoothed speeds.
 const SMOOTHING: f64 = 0.9;
 
-pub(crate) struct RunLoop {
-    pub(crate) options: TrainOptions,
+pub(crate) struct RunLoop<S: Student> {
+    pub(crate) options: LoopOptions,
     pub(crate) folder: PathBuf,
     pub(crate) loader: EpochLoader,
     pub(crate) has_validation: bool,
     pub(crate) progress: Progress,
     /// The moving average of the weights.
-    pub(crate) average: Option<Sam>,
+    pub(crate) average: Option<S::Network>,
     pub(crate) log: RunLog,
     pub(crate) listener: Listener,
     pub(crate) courier: Courier,
 }
 
 /// Gradients and reports of the batches of one optimiser step.
-#[derive(Default)]
-struct Gathered {
+struct Gathered<R> {
     grads: Option<GradientsParams>,
-    reports: Vec<StepReport>,
+    reports: Vec<R>,
 }
 
 /// Smoothed speeds.
@@ -72,17 +67,16 @@ impl Pace {
     }
 }
 
-type Components = TrainingComponents<Trainee>;
 type TrainLoader = dyn DataLoader<DeviceBatch>;
-type ValidLoader = dyn DataLoader<ValidationPass>;
+type ValidLoader<S> = dyn DataLoader<<S as Student>::Pass>;
 
-impl RunLoop {
+impl<S: Student> RunLoop<S> {
     pub(crate) fn run(
         &mut self,
-        components: &mut Components,
-        learner: &mut Learner<Trainee>,
+        components: &mut TrainingComponents<S>,
+        learner: &mut Learner<S>,
         train: &TrainLoader,
-        valid: &ValidLoader,
+        valid: &ValidLoader<S>,
     ) -> Result<Outcome, LearnError> {
         let mut pace = Pace::default();
         let ending = self.go(components, learner, train, valid, &mut pace);
@@ -101,10 +95,10 @@ impl RunLoop {
 
     fn go(
         &mut self,
-        components: &mut Components,
-        learner: &mut Learner<Trainee>,
+        components: &mut TrainingComponents<S>,
+        learner: &mut Learner<S>,
         train: &TrainLoader,
-        valid: &ValidLoader,
+        valid: &ValidLoader<S>,
         pace: &mut Pace,
     ) -> Result<Ending, LearnError> {
         let steps = self.options.schedule.steps;
@@ -125,7 +119,7 @@ impl RunLoop {
                 return Ok(Ending::EarlyStopped);
             }
             self.interval(components, learner, train, pace)?;
-            if components.interrupter.should_stop() && !(self.progress.step == steps) {
+            if components.interrupter.should_stop() && self.progress.step != steps {
                 return self.interrupted(components, learner);
             }
             if self.validate(components, learner, valid, pace)?.is_break() {
@@ -149,7 +143,11 @@ impl RunLoop {
         self.options.patience > 0 && self.progress.without_improvement >= self.options.patience
     }
 
-    fn interrupted(&mut self, components: &mut Components, learner: &Learner<Trainee>) -> Result<Ending, LearnError> {
+    fn interrupted(
+        &mut self,
+        components: &mut TrainingComponents<S>,
+        learner: &Learner<S>,
+    ) -> Result<Ending, LearnError> {
         self.save(components, learner)?;
         Ok(Ending::Interrupted)
     }
@@ -157,15 +155,15 @@ impl RunLoop {
     /// Steps up to the next validation, or until the run is asked to stop.
     fn interval(
         &mut self,
-        components: &mut Components,
-        learner: &mut Learner<Trainee>,
+        components: &mut TrainingComponents<S>,
+        learner: &mut Learner<S>,
         train: &TrainLoader,
         pace: &mut Pace,
     ) -> Result<(), LearnError> {
         let epoch = (self.progress.step / self.options.every_steps) as usize + 1;
         let total_items = train.num_items();
         self.event(components, LearnerEvent::StartSplit { epoch_number: epoch, total_items });
-        let mut gathered = Gathered::default();
+        let mut gathered: Gathered<S::Report> = Gathered { grads: None, reports: Vec::new() };
         let mut began = Instant::now();
         let mut iterator = train.iter();
         let mut waited_before = self.loader.report().waited;
@@ -173,12 +171,14 @@ impl RunLoop {
             let at_step = self.progress.step + 1;
             let batch = batch.map_err(|error| LearnError::Data { step: at_step, reason: chain(&error) })?;
             let TrainOutput { grads, item } = learner.train_step(batch);
-            check_losses(at_step, &item)?;
-            for skipped in &item.skipped {
+            if !item.loss().is_finite() {
+                return Err(item.not_finite(at_step));
+            }
+            for skipped in item.skipped() {
                 (self.listener)(&RunEvent::Skipped { step: at_step, reason: skipped.reason.clone() });
             }
             let items = iterator.progress();
-            gathered.add(&learner.model(), grads, item.clone(), self.options.optimiser.accumulation);
+            gathered.add(learner.model().network(), grads, item.clone(), self.options.optimiser.accumulation);
             let is_complete = gathered.reports.len() >= self.options.optimiser.accumulation;
             if is_complete {
                 let reports = std::mem::take(&mut gathered.reports);
@@ -187,7 +187,7 @@ impl RunLoop {
                 let (step_s, waited) = (began.elapsed().as_secs_f64(), self.loader.report().waited);
                 let wait_s = waited.saturating_sub(waited_before).as_secs_f64();
                 (began, waited_before) = (Instant::now(), waited);
-                let n_images: usize = reports.iter().map(|report| report.images.len()).sum();
+                let n_images: usize = reports.iter().map(|report| report.images().len()).sum();
                 pace.add(step_s, wait_s, n_images as f64);
                 self.progress.elapsed_s += step_s;
                 let record = self.record(learner, &reports, norm, pace);
@@ -210,35 +210,31 @@ impl RunLoop {
     /// Clips, steps and averages; gives the norm of the gradient.
     fn optimise(
         &mut self,
-        learner: &mut Learner<Trainee>,
+        learner: &mut Learner<S>,
         grads: GradientsParams,
-        reports: &[StepReport],
+        reports: &[S::Report],
     ) -> Result<f64, LearnError> {
-        let sam = learner.model().sam;
-        let n_objects: usize = reports.iter().map(|report| report.n_objects).sum();
-        let grads = if reports.len() > 1 { scaled(&sam, grads, 1.0 / n_objects.max(1) as f64) } else { grads };
-        let (grads, norm) = clip_by_global_norm(&sam, grads, self.options.optimiser.clip_norm);
+        let model = learner.model();
+        let weight: usize = reports.iter().map(Report::weight).sum();
+        let network = model.network();
+        let grads = if reports.len() > 1 { scaled(network, grads, 1.0 / weight.max(1) as f64) } else { grads };
+        let (grads, norm) = clip_by_global_norm(network, grads, self.options.optimiser.clip_norm);
         if !norm.is_finite() {
-            let samples = reports.iter().flat_map(|report| report.images.clone()).collect();
+            let samples = reports.iter().flat_map(|report| report.images().to_vec()).collect();
             return Err(LearnError::GradientNotFinite { step: self.progress.step + 1, norm, samples });
         }
-        drop(sam);
+        drop(model);
         learner.lr_step();
         learner.optimizer_step(grads);
         if let Some(average) = self.average.take() {
             let decay = self.options.optimiser.ema_decay.unwrap_or_default();
-            self.average = Some(averaged(average, &learner.model().sam, decay, self.progress.step));
+            self.average = Some(averaged(average, learner.model().network(), decay, self.progress.step));
         }
         self.progress.step += 1;
         Ok(norm)
     }
 
-    fn record(&self, learner: &Learner<Trainee>, reports: &[StepReport], norm: f64, pace: &Pace) -> StepRecord {
-        let weighted = |get: &dyn Fn(&StepReport) -> f64| {
-            let n: usize = reports.iter().map(|report| report.n_objects).sum();
-            reports.iter().map(|report| get(report) * report.n_objects as f64).sum::<f64>() / n.max(1) as f64
-        };
-        let mean = |get: fn(&LossTerms) -> f64| weighted(&|report| get(&report.mean()));
+    fn record(&self, learner: &Learner<S>, reports: &[S::Report], norm: f64, pace: &Pace) -> StepRecord {
         let (step, of_steps) = (self.progress.step, self.options.schedule.steps);
         let step_s = pace.step_s.unwrap_or_default();
         let validations_left = (of_steps - step).div_ceil(self.options.every_steps);
@@ -246,15 +242,10 @@ impl RunLoop {
             step,
             of_steps,
             lr: learner.lr_current().base(),
-            loss: mean(|terms| terms.total),
-            focal: mean(|terms| terms.focal),
-            dice: mean(|terms| terms.dice),
-            iou_error: mean(|terms| terms.iou),
-            miou_first: weighted(&|report| report.passes.first().map_or(0.0, |terms| terms.miou)),
-            miou_last: weighted(&|report| report.passes.last().map_or(0.0, |terms| terms.miou)),
+            loss: weighted_mean(reports, Report::loss),
+            segmentation: S::Report::terms(reports),
             grad_norm: norm,
-            n_images: reports.iter().map(|report| report.images.len()).sum(),
-            n_objects: reports.iter().map(|report| report.n_objects).sum(),
+            n_images: reports.iter().map(|report| report.images().len()).sum(),
             images_per_s: if step_s > 0.0 { pace.images / step_s } else { 0.0 },
             data_wait_share: if step_s > 0.0 { (pace.wait_s / step_s).min(1.0) } else { 0.0 },
             memory_mib: memory_mib(),
@@ -266,9 +257,9 @@ impl RunLoop {
     /// Looks at the model as it is now; `Break` when the run is asked to stop meanwhile.
     fn validate(
         &mut self,
-        components: &mut Components,
-        learner: &Learner<Trainee>,
-        valid: &ValidLoader,
+        components: &mut TrainingComponents<S>,
+        learner: &Learner<S>,
+        valid: &ValidLoader<S>,
         pace: &mut Pace,
     ) -> Result<std::ops::ControlFlow<()>, LearnError> {
         use std::ops::ControlFlow::{Break, Continue};
@@ -283,38 +274,25 @@ impl RunLoop {
         self.event_valid(components, LearnerEvent::StartSplit { epoch_number: epoch, total_items: 1 });
         let mut model = learner.model().valid();
         if let Some(average) = &self.average {
-            model.sam = average.clone();
+            model = model.with_network(average.clone());
         }
-        let report = InferenceStep::step(&model, pass.clone());
-        let evaluation = match &report.evaluation {
-            Ok(evaluation) => evaluation,
+        let judgement = InferenceStep::step(&model, pass.clone());
+        let Judged { metrics, sign } = match S::judged(&judgement, &self.options.metric, step) {
+            Ok(judged) => judged,
             Err(_) if components.interrupter.should_stop() => return Ok(Break(())),
-            Err(_) => {
-                let source = report.evaluation.err().map_or_else(|| "no result".into(), Into::into);
-                return Err(LearnError::Validation { step, source });
-            }
-        };
-        let metrics: BTreeMap<String, f64> =
-            evaluation.results.flat().into_iter().map(|(name, metric)| (name, metric.value)).collect();
-        let better = evaluation.results.metric(&self.options.metric).map_err(|_| LearnError::NoSuchMetric {
-            metric: self.options.metric.clone(),
-            computed: metrics.keys().cloned().collect(),
-        })?;
-        let sign = match better.better {
-            sam_eval::Better::Higher => 1.0,
-            sam_eval::Better::Lower => -1.0,
+            Err(error) => return Err(error),
         };
         let scores = Scores { step, metrics };
         let is_baseline = step == 0;
         let score = |scores: &Scores| sign * scores.metrics.get(&self.options.metric).copied().unwrap_or(f64::NAN);
         let is_best = !is_baseline && self.progress.best.as_ref().is_none_or(|best| score(&scores) > score(best));
-        let previews = previews::draw(&pass, evaluation, self.options.n_previews);
+        let previews = S::picture(&pass, &judgement, self.options.n_previews);
         let took_s = began.elapsed().as_secs_f64();
         pace.validation_s = took_s;
 
         if is_best {
             // The file first: a crash in between repeats this validation.
-            write_checkpoint(&model.sam, &self.folder.join(BEST_FILE))?;
+            S::write(model.network(), &self.folder.join(BEST_FILE))?;
             self.progress.best = Some(scores.clone());
             self.progress.without_improvement = 0;
         } else if !is_baseline {
@@ -334,7 +312,7 @@ impl RunLoop {
             self.log.picture(&picture, step);
             (self.listener)(&RunEvent::Preview { step, path });
         }
-        let item = TrainingItem::new(report, Items::new(1, 1, Some("validations".into())), Some(1), None);
+        let item = TrainingItem::new(judgement, Items::new(1, 1, Some("validations".into())), Some(1), None);
         self.event_valid(components, LearnerEvent::ProcessedItem(item));
         self.event_valid(components, LearnerEvent::EndSplit(epoch));
         self.event(components, LearnerEvent::EndEpoch(epoch));
@@ -342,12 +320,12 @@ impl RunLoop {
     }
 
     /// Writes the last checkpoint and everything that is needed to go on.
-    fn save(&mut self, components: &mut Components, learner: &Learner<Trainee>) -> Result<(), LearnError> {
+    fn save(&mut self, components: &mut TrainingComponents<S>, learner: &Learner<S>) -> Result<(), LearnError> {
         let step = self.progress.step;
-        let sam = self.average.clone().unwrap_or_else(|| learner.model().sam.valid());
-        write_checkpoint(&sam, &self.folder.join(LAST_FILE))?;
+        let network = self.average.clone().unwrap_or_else(|| learner.model().valid().network().clone());
+        S::write(&network, &self.folder.join(LAST_FILE))?;
         if !self.has_validation {
-            write_checkpoint(&sam, &self.folder.join(BEST_FILE))?;
+            S::write(&network, &self.folder.join(BEST_FILE))?;
         }
         let checkpointer = components.checkpointer.as_mut();
         let checkpointer = checkpointer.ok_or(LearnError::Internal { what: "burn-train lost its checkpointers" })?;
@@ -360,20 +338,20 @@ impl RunLoop {
     }
 
     /// The terminal view must not end a run: what it cannot show is left out.
-    fn event(&self, components: &mut Components, event: LearnerEvent<StepReport>) {
+    fn event(&self, components: &mut TrainingComponents<S>, event: LearnerEvent<S::Report>) {
         let _ = components.event_processor.process_train(event);
     }
 
-    fn event_valid(&self, components: &mut Components, event: LearnerEvent<ValidationReport>) {
+    fn event_valid(&self, components: &mut TrainingComponents<S>, event: LearnerEvent<S::Judgement>) {
         let _ = components.event_processor.process_valid(event);
     }
 }
 
-impl Gathered {
-    /// Adds a batch's gradients; of several batches each counts by its objects, so their mean is that of one large batch.
-    fn add(&mut self, trainee: &Trainee, grads: GradientsParams, report: StepReport, accumulation: usize) {
+impl<R: Report> Gathered<R> {
+    /// Adds a batch's gradients; of several batches each counts by its weight, so their mean is that of one large batch.
+    fn add<N: Module>(&mut self, network: &N, grads: GradientsParams, report: R, accumulation: usize) {
         let grads = match accumulation > 1 {
-            true => scaled(&trainee.sam, grads, report.n_objects as f64),
+            true => scaled(network, grads, report.weight() as f64),
             false => grads,
         };
         self.reports.push(report);
@@ -381,27 +359,12 @@ impl Gathered {
             None => grads,
             Some(sum) => {
                 let mut accumulator = GradientsAccumulator::new();
-                accumulator.accumulate(&trainee.sam, sum);
-                accumulator.accumulate(&trainee.sam, grads);
+                accumulator.accumulate(network, sum);
+                accumulator.accumulate(network, grads);
                 accumulator.grads()
             }
         });
     }
-}
-
-fn check_losses(step: u64, report: &StepReport) -> Result<(), LearnError> {
-    let LossTerms { focal, dice, iou, total, .. } = report.mean();
-    if total.is_finite() {
-        return Ok(());
-    }
-    Err(LearnError::NotFinite { step, loss: total, focal, dice, iou, samples: report.images.clone() })
-}
-
-fn write_checkpoint(sam: &Sam, path: &Path) -> Result<(), LearnError> {
-    let options =
-        ExportOptions { format: ExportFormat::Safetensors, dtype: Dtype::F32, image_size: ImageSizePolicy::Keep };
-    export(sam, options, path)?;
-    Ok(())
 }
 
 /// An error with its causes, each said once.

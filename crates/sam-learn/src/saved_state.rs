@@ -12,12 +12,10 @@ use std::path::{Path, PathBuf};
 use burn::module::Module;
 use burn::optim::OptimizerRecord;
 use burn::store::{ModuleRecord, RecordError};
-use sam_model::Sam;
 use sam_model::weights::atomic::write_folder_atomically;
 use serde::{Deserialize, Serialize};
 
 use crate::error::LearnError;
-use crate::trainee::Trainee;
 
 const MODEL: &str = "model.bpk";
 const OPTIMISER: &str = "optimiser.bpk";
@@ -96,13 +94,13 @@ impl SavedState {
         Ok(Some(Self { folder, progress }))
     }
 
-    /// Weights with the ids that the optimiser's state is kept under, on the device of `trainee`.
+    /// Weights with the ids that the optimiser's state is kept under, on the device of `model`.
     ///
     /// # Errors
     ///
     /// When the file cannot be read or is of another model.
-    pub fn load_model(&self, trainee: Trainee) -> Result<Trainee, LearnError> {
-        load_module(trainee, &self.folder.join(MODEL))
+    pub fn load_model<M: Module>(&self, model: M) -> Result<M, LearnError> {
+        load_module(model, &self.folder.join(MODEL))
     }
 
     /// The moving average, where one is kept.
@@ -110,9 +108,9 @@ impl SavedState {
     /// # Errors
     ///
     /// When the file cannot be read or is of another model.
-    pub fn load_average(&self, sam: Sam) -> Result<Option<Sam>, LearnError> {
+    pub fn load_average<M: Module>(&self, model: M) -> Result<Option<M>, LearnError> {
         let path = self.folder.join(AVERAGE);
-        if path.exists() { load_module(sam, &path).map(Some) } else { Ok(None) }
+        if path.exists() { load_module(model, &path).map(Some) } else { Ok(None) }
     }
 
     /// Moments of the optimiser.
@@ -130,10 +128,10 @@ impl SavedState {
     /// # Errors
     ///
     /// When the disk is full or refuses; what was saved before is then untouched.
-    pub fn save(
+    pub fn save<M: Module>(
         checkpoints: &Path,
         model: ModuleRecord,
-        average: Option<&Sam>,
+        average: Option<&M>,
         optimiser: OptimizerRecord,
         progress: &Progress,
     ) -> Result<PathBuf, LearnError> {

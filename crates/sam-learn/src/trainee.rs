@@ -1,6 +1,8 @@
 //! The segmenter as burn-train takes it: what a training step is, and what a validation is.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::Arc;
 
 use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
@@ -13,13 +15,19 @@ use sam_data::DeviceBatch;
 use sam_data::loader::SkippedSample;
 use sam_data::random::{Purpose, RandomStream};
 use sam_eval::{EvalProgress, EvalProtocol, EvalSet, Evaluation, PredictorSegmenter, evaluate, read_images};
+use sam_image::RgbImage;
 use sam_infer::Predictor;
 use sam_model::Sam;
+use sam_model::weights::{Dtype, ExportFormat, ExportOptions, ImageSizePolicy, export};
 
+use crate::error::LearnError;
+use crate::events::SegmentationTerms;
 use crate::options::{LossOptions, PromptOptions};
+use crate::previews;
 use crate::prompts::PromptDraws;
 use crate::scene::Scene;
 use crate::step::{LossTerms, learn_in_parts};
+use crate::student::{Judged, Report, Student, weighted_mean};
 
 /// In the name of the stream that seeds a step's dropout; draws never get there.
 const DROPOUT_STREAM: u64 = u64::MAX - 1;
@@ -120,10 +128,10 @@ pub struct ValidationPass {
 
 /// Gives the pass as burn-train's data: one item, or none without validation.
 #[derive(Clone)]
-pub(crate) struct ValidationSource(pub(crate) Option<ValidationPass>);
+pub(crate) struct ValidationSource<P>(pub(crate) Option<P>);
 
-impl DataLoader<ValidationPass> for ValidationSource {
-    fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<ValidationPass> + 'a> {
+impl<P: Clone + Send + Sync + 'static> DataLoader<P> for ValidationSource<P> {
+    fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<P> + 'a> {
         Box::new(OnePass { pass: self.0.clone(), total: self.num_items() })
     }
 
@@ -132,29 +140,29 @@ impl DataLoader<ValidationPass> for ValidationSource {
     }
 
     /// Images are read by the host whatever the device.
-    fn to_device(&self, _device: &Device) -> Arc<dyn DataLoader<ValidationPass>> {
+    fn to_device(&self, _device: &Device) -> Arc<dyn DataLoader<P>> {
         Arc::new(self.clone())
     }
 
-    fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<ValidationPass>> {
+    fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<P>> {
         Arc::new(Self(self.0.clone().filter(|_| start == 0 && end > 0)))
     }
 }
 
-struct OnePass {
-    pass: Option<ValidationPass>,
+struct OnePass<P> {
+    pass: Option<P>,
     total: usize,
 }
 
-impl Iterator for OnePass {
-    type Item = Result<ValidationPass, DatasetError>;
+impl<P> Iterator for OnePass<P> {
+    type Item = Result<P, DatasetError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         self.pass.take().map(Ok)
     }
 }
 
-impl DataLoaderIterator<ValidationPass> for OnePass {
+impl<P> DataLoaderIterator<P> for OnePass<P> {
     fn progress(&self) -> Progress {
         Progress::new(self.total - usize::from(self.pass.is_some()), self.total, Some("validations".into()))
     }
@@ -222,5 +230,84 @@ impl Adaptor<Shown> for ValidationReport {
     fn adapt(&self) -> Shown {
         let shown = |name| self.value(name).map(|value| (name, value));
         Shown(["miou_1", "miou_1_oracle", "miou_3", "miou_box"].into_iter().filter_map(shown).collect())
+    }
+}
+
+impl Report for StepReport {
+    fn weight(&self) -> usize {
+        self.n_objects
+    }
+
+    fn images(&self) -> &[String] {
+        &self.images
+    }
+
+    fn skipped(&self) -> &[SkippedSample] {
+        &self.skipped
+    }
+
+    fn loss(&self) -> f64 {
+        self.mean().total
+    }
+
+    fn not_finite(&self, step: u64) -> LearnError {
+        let LossTerms { focal, dice, iou, total, .. } = self.mean();
+        LearnError::NotFinite { step, loss: total, focal, dice, iou, samples: self.images.clone() }
+    }
+
+    fn terms(reports: &[Self]) -> Option<SegmentationTerms> {
+        let mean = |get: fn(&LossTerms) -> f64| weighted_mean(reports, |report| get(&report.mean()));
+        Some(SegmentationTerms {
+            focal: mean(|terms| terms.focal),
+            dice: mean(|terms| terms.dice),
+            iou_error: mean(|terms| terms.iou),
+            miou_first: weighted_mean(reports, |report| report.passes.first().map_or(0.0, |terms| terms.miou)),
+            miou_last: weighted_mean(reports, |report| report.passes.last().map_or(0.0, |terms| terms.miou)),
+            n_objects: reports.iter().map(Report::weight).sum(),
+        })
+    }
+}
+
+impl Student for Trainee {
+    type Network = Sam;
+    type Report = StepReport;
+    type Pass = ValidationPass;
+    type Judgement = ValidationReport;
+
+    fn network(&self) -> &Sam {
+        &self.sam
+    }
+
+    fn with_network(self, sam: Sam) -> Self {
+        Self { sam, ..self }
+    }
+
+    fn write(sam: &Sam, path: &Path) -> Result<(), LearnError> {
+        let options =
+            ExportOptions { format: ExportFormat::Safetensors, dtype: Dtype::F32, image_size: ImageSizePolicy::Keep };
+        export(sam, options, path)?;
+        Ok(())
+    }
+
+    fn judged(report: &ValidationReport, metric: &str, step: u64) -> Result<Judged, LearnError> {
+        let evaluation = report
+            .evaluation
+            .as_ref()
+            .map_err(|error| LearnError::Validation { step, source: error.to_string().into() })?;
+        let metrics: BTreeMap<String, f64> =
+            evaluation.results.flat().into_iter().map(|(name, metric)| (name, metric.value)).collect();
+        let better = evaluation.results.metric(metric).map_err(|_| LearnError::NoSuchMetric {
+            metric: metric.to_owned(),
+            computed: metrics.keys().cloned().collect(),
+        })?;
+        let sign = match better.better {
+            sam_eval::Better::Higher => 1.0,
+            sam_eval::Better::Lower => -1.0,
+        };
+        Ok(Judged { metrics, sign })
+    }
+
+    fn picture(pass: &ValidationPass, report: &ValidationReport, n_images: usize) -> Option<RgbImage> {
+        previews::draw(pass, report.evaluation.as_ref().ok()?, n_images)
     }
 }

@@ -10,9 +10,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::data::dataloader::DataLoader;
-use burn::module::Module;
 use burn::train::checkpoint::{CheckpointingAction, CheckpointingStrategy};
 use burn::train::logger::InMemoryMetricLogger;
+use burn::train::metric::Adaptor;
 use burn::train::metric::store::EventStoreClient;
 use burn::train::renderer::default_renderer;
 use burn::train::{
@@ -34,7 +34,8 @@ use crate::run_log::RunLog;
 use crate::run_loop::RunLoop;
 use crate::saved_state::{Progress, SavedState};
 use crate::silent_renderer::SilentRenderer;
-use crate::trainee::{Recipe, Trainee, ValidationPass, ValidationSource};
+use crate::student::Student;
+use crate::trainee::{Recipe, Shown, Trainee, ValidationPass, ValidationSource};
 
 /// Everything that is chosen for a run, beside data and model.
 #[derive(Clone, Debug)]
@@ -143,7 +144,6 @@ pub const CHECKPOINTS_FOLDER: &str = "checkpoints";
 pub fn train(sam: Sam, training: Training, resume: Option<&SavedState>) -> Result<Outcome, LearnError> {
     let Training { options, folder, samples, loader, validation, interrupter, listener, terminal_view } = training;
     let device = sam.device();
-    let progress = resume.map(|state| state.progress.clone()).unwrap_or_default();
     let accumulation = options.optimiser.accumulation.max(1) as u64;
 
     let has_dropout = sam.config().image_encoder.drop_path_rate > 0.0 || sam.config().mask_decoder.dropout > 0.0;
@@ -163,61 +163,130 @@ pub fn train(sam: Sam, training: Training, resume: Option<&SavedState>) -> Resul
     if let Some(state) = resume {
         trainee = state.load_model(trainee)?;
     }
-    let average = match (options.optimiser.ema_decay, resume) {
-        (None, _) => None,
-        (Some(_), None) => Some(trainee.sam.valid()),
-        (Some(_), Some(state)) => state.load_average(trainee.sam.valid())?,
-    };
-    let (optimiser, rates) = build(&trainee.sam, &options.optimiser, &options.schedule, progress.step);
-    let mut learner = Learner::new(trainee, optimiser, rates);
-    if let Some(state) = resume {
-        learner.load_optim(state.load_optimiser()?);
-    }
-
     let micro_steps = usize::try_from(options.every_steps * accumulation).unwrap_or(usize::MAX);
     let loader = LoaderOptions { seed: options.seed, ..loader };
-    let train_loader = EpochLoader::training(samples, loader, micro_steps, progress.step * accumulation, &device);
+    let progress = resume.map(|state| state.progress.clone()).unwrap_or_default();
+    let loader = EpochLoader::training(samples, loader, micro_steps, progress.step * accumulation, &device);
     let pass = validation.map(|validation| pass(validation, &interrupter, &listener));
-    let log = RunLog::open(&folder, progress.step, options.tensorboard)?;
-
-    let n_epochs = options.schedule.steps.div_ceil(options.every_steps) as usize;
-    let (courier, model_sender, optimiser_sender) = courier();
-    let run_loop = RunLoop {
-        options,
-        folder: folder.clone(),
-        loader: train_loader.clone(),
-        has_validation: pass.is_some(),
+    let session = Session {
+        encoder_depth: trainee.sam.config().image_encoder.depth,
+        shown_in_training: &[
+            ("loss", false),
+            ("focal", false),
+            ("dice", false),
+            ("iou_error", false),
+            ("train_miou", true),
+        ],
+        shown_in_validation: &[("miou_1", true), ("miou_1_oracle", true), ("miou_3", true), ("miou_box", true)],
+        options: LoopOptions {
+            optimiser: options.optimiser,
+            schedule: options.schedule,
+            every_steps: options.every_steps,
+            baseline: options.baseline,
+            metric: options.metric,
+            patience: options.patience,
+            n_previews: options.n_previews,
+            tensorboard: options.tensorboard,
+        },
+        folder,
+        loader,
+        pass,
         progress,
-        average,
-        log,
+        interrupter,
         listener,
-        courier,
+        terminal_view,
     };
-    let strategy = Arc::new(Strategy { run_loop: Mutex::new(Some(run_loop)), outcome: Mutex::new(None) });
-    let renderer = match terminal_view {
-        true => default_renderer(interrupter.clone(), None),
-        false => Box::new(SilentRenderer),
-    };
-    let mut supervised = SupervisedTraining::new(&folder, Arc::new(train_loader), Arc::new(ValidationSource(pass)))
-        .with_training_strategy(TrainingStrategy::Custom(strategy.clone()))
-        .with_interrupter(interrupter)
-        .with_application_logger(None)
-        .with_metric_logger(InMemoryMetricLogger::default())
-        .with_checkpointing_strategy(Always)
-        .with_custom_checkpointers(model_sender, optimiser_sender, Courier::ignoring_rates())
-        .renderer(renderer)
-        .num_epochs(n_epochs);
-    for (name, higher_is_better) in
-        [("loss", false), ("focal", false), ("dice", false), ("iou_error", false), ("train_miou", true)]
+    session.run(trainee, resume)
+}
+
+/// What the loop itself is told.
+#[derive(Clone, Debug)]
+pub(crate) struct LoopOptions {
+    pub(crate) optimiser: OptimiserOptions,
+    pub(crate) schedule: ScheduleOptions,
+    pub(crate) every_steps: u64,
+    pub(crate) baseline: bool,
+    pub(crate) metric: String,
+    pub(crate) patience: usize,
+    pub(crate) n_previews: usize,
+    pub(crate) tensorboard: bool,
+}
+
+/// A run of any student: burn's learner and our loop around it.
+pub(crate) struct Session<P> {
+    pub(crate) options: LoopOptions,
+    pub(crate) folder: PathBuf,
+    pub(crate) loader: EpochLoader,
+    pub(crate) pass: Option<P>,
+    pub(crate) progress: Progress,
+    /// Blocks of the encoder, for rates by layer.
+    pub(crate) encoder_depth: usize,
+    /// Names in the terminal view, and whether more is better.
+    pub(crate) shown_in_training: &'static [(&'static str, bool)],
+    pub(crate) shown_in_validation: &'static [(&'static str, bool)],
+    pub(crate) interrupter: Interrupter,
+    pub(crate) listener: Listener,
+    pub(crate) terminal_view: bool,
+}
+
+impl<P: Clone + Send + Sync + 'static> Session<P> {
+    /// Begins, or goes on where `resume` is; the student's weights are those of `resume` then.
+    pub(crate) fn run<S>(self, student: S, resume: Option<&SavedState>) -> Result<Outcome, LearnError>
+    where
+        S: Student<Pass = P>,
+        S::Report: Adaptor<Shown>,
+        S::Judgement: Adaptor<Shown>,
     {
-        supervised = supervised.metric_train_numeric(ShownMetric::new(name, higher_is_better));
+        let Self { options, folder, loader, pass, progress, interrupter, listener, terminal_view, .. } = self;
+        let average = match (options.optimiser.ema_decay, resume) {
+            (None, _) => None,
+            (Some(_), None) => Some(student.valid().network().clone()),
+            (Some(_), Some(state)) => state.load_average(student.valid().network().clone())?,
+        };
+        let (optimiser, rates) =
+            build(student.network(), self.encoder_depth, &options.optimiser, &options.schedule, progress.step);
+        let mut learner = Learner::new(student, optimiser, rates);
+        if let Some(state) = resume {
+            learner.load_optim(state.load_optimiser()?);
+        }
+        let log = RunLog::open(&folder, progress.step, options.tensorboard)?;
+        let n_epochs = options.schedule.steps.div_ceil(options.every_steps) as usize;
+        let (courier, model_sender, optimiser_sender) = courier();
+        let run_loop: RunLoop<S> = RunLoop {
+            options,
+            folder: folder.clone(),
+            loader: loader.clone(),
+            has_validation: pass.is_some(),
+            progress,
+            average,
+            log,
+            listener,
+            courier,
+        };
+        let strategy = Arc::new(Strategy { run_loop: Mutex::new(Some(run_loop)), outcome: Mutex::new(None) });
+        let renderer = match terminal_view {
+            true => default_renderer(interrupter.clone(), None),
+            false => Box::new(SilentRenderer),
+        };
+        let mut supervised = SupervisedTraining::new(&folder, Arc::new(loader), Arc::new(ValidationSource(pass)))
+            .with_training_strategy(TrainingStrategy::Custom(strategy.clone()))
+            .with_interrupter(interrupter)
+            .with_application_logger(None)
+            .with_metric_logger(InMemoryMetricLogger::default())
+            .with_checkpointing_strategy(Always)
+            .with_custom_checkpointers(model_sender, optimiser_sender, Courier::ignoring_rates())
+            .renderer(renderer)
+            .num_epochs(n_epochs);
+        for &(name, higher_is_better) in self.shown_in_training {
+            supervised = supervised.metric_train_numeric(ShownMetric::new(name, higher_is_better));
+        }
+        for &(name, higher_is_better) in self.shown_in_validation {
+            supervised = supervised.metric_valid_numeric(ShownMetric::new(name, higher_is_better));
+        }
+        drop(supervised.launch(learner).renderer);
+        let mut outcome = strategy.outcome.lock().unwrap_or_else(PoisonError::into_inner);
+        outcome.take().expect("the strategy always leaves an outcome")
     }
-    for name in ["miou_1", "miou_1_oracle", "miou_3", "miou_box"] {
-        supervised = supervised.metric_valid_numeric(ShownMetric::new(name, true));
-    }
-    drop(supervised.launch(learner).renderer);
-    let mut outcome = strategy.outcome.lock().unwrap_or_else(PoisonError::into_inner);
-    outcome.take().expect("the strategy always leaves an outcome")
 }
 
 /// Tells the listener how far a validation is, and ends it when the run is asked to stop.
@@ -240,20 +309,20 @@ impl CheckpointingStrategy for Always {
     }
 }
 
-struct Strategy {
-    run_loop: Mutex<Option<RunLoop>>,
+struct Strategy<S: Student> {
+    run_loop: Mutex<Option<RunLoop<S>>>,
     outcome: Mutex<Option<Result<Outcome, LearnError>>>,
 }
 
-impl SupervisedLearningStrategy<Trainee> for Strategy {
+impl<S: Student> SupervisedLearningStrategy<S> for Strategy<S> {
     fn fit(
         &self,
-        mut components: TrainingComponents<Trainee>,
-        mut learner: Learner<Trainee>,
+        mut components: TrainingComponents<S>,
+        mut learner: Learner<S>,
         train: Arc<dyn DataLoader<sam_data::DeviceBatch>>,
-        valid: Arc<dyn DataLoader<ValidationPass>>,
+        valid: Arc<dyn DataLoader<S::Pass>>,
         _starting_epoch: usize,
-    ) -> (Trainee, SupervisedTrainingEventProcessor<Trainee>) {
+    ) -> (S, SupervisedTrainingEventProcessor<S>) {
         let run_loop = self.run_loop.lock().unwrap_or_else(PoisonError::into_inner).take();
         let mut run_loop = run_loop.expect("a run is made once");
         let outcome = run_loop.run(&mut components, &mut learner, train.as_ref(), valid.as_ref());

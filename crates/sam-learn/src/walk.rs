@@ -1,9 +1,8 @@
-//! Walks over the segmenter's parameters under their official keys.
+//! Walks over a model's parameters under their official keys.
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
-use sam_model::Sam;
 use sam_model::weights::ParameterPath;
 
 /// A parameter by name.
@@ -16,22 +15,22 @@ pub(crate) struct NamedParameter {
 }
 
 /// All float parameters, in the module's order.
-pub(crate) fn parameters(sam: &Sam) -> Vec<NamedParameter> {
+pub(crate) fn parameters<M: Module>(model: &M) -> Vec<NamedParameter> {
     let mut lister = Lister { path: ParameterPath::default(), parameters: Vec::new() };
-    sam.visit(&mut lister);
+    model.visit(&mut lister);
     lister.parameters
 }
 
 /// The present values without autodiff, by id.
-pub(crate) fn plain_values(sam: &Sam) -> GradientsParams {
+pub(crate) fn plain_values<M: Module>(model: &M) -> GradientsParams {
     let mut copier = Copier { values: GradientsParams::new() };
-    sam.visit(&mut copier);
+    model.visit(&mut copier);
     copier.values
 }
 
 /// Sets which parameters learn.
-pub(crate) fn set_learning(sam: Sam, learns: impl Fn(&str) -> bool) -> Sam {
-    sam.map(&mut Freezer { path: ParameterPath::default(), learns })
+pub(crate) fn set_learning<M: Module>(model: M, learns: impl Fn(&str) -> bool) -> M {
+    model.map(&mut Freezer { path: ParameterPath::default(), learns })
 }
 
 struct Lister {

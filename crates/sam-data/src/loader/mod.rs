@@ -15,7 +15,7 @@ mod queue;
 
 pub use batch::{Batch, BatchImage, BatchObject, Drops, SkippedSample};
 pub use failure::LoaderError;
-pub use options::{ErrorPolicy, LoaderOptions, ObjectLimits, Order, SampleError, Samples, Subset};
+pub use options::{ErrorPolicy, Labels, LoaderOptions, ObjectLimits, Order, SampleError, Samples, Subset};
 
 use std::sync::Arc;
 use std::thread::JoinHandle;

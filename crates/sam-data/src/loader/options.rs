@@ -70,6 +70,8 @@ pub struct LoaderOptions {
     pub order: Order,
     /// Which objects of an image are used.
     pub objects: ObjectLimits,
+    /// Whether objects are what it is about.
+    pub labels: Labels,
     /// Random changes of each image.
     pub augmentation: Augmentation,
     /// Threads that read and transform; 0 does the work inside [`crate::loader::Loader::next_batch`].
@@ -89,6 +91,7 @@ impl Default for LoaderOptions {
             mask_side_px: 256,
             order: Order::ShuffledEpochs,
             objects: ObjectLimits::default(),
+            labels: Labels::Wanted,
             augmentation: Augmentation::default(),
             n_workers: 2,
             n_prefetch_batches: 2,
@@ -147,6 +150,15 @@ impl ObjectLimits {
     pub fn all() -> Self {
         Self { per_image_max: usize::MAX, per_batch_max: usize::MAX, visible_px_min: 1, image_share_max: 1.0 }
     }
+}
+
+/// Whether objects are what it is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Labels {
+    /// An image without objects gives way to another.
+    Wanted,
+    /// Images alone; their objects, where there are any, are left aside.
+    Unused,
 }
 
 /// What happens when a sample cannot be read.

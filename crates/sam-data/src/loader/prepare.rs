@@ -8,7 +8,7 @@ use sam_image::Rle;
 
 use crate::loader::batch::{Drops, SkippedSample};
 use crate::loader::failure::LoaderError;
-use crate::loader::options::{ErrorPolicy, LoaderOptions, Order, Samples};
+use crate::loader::options::{ErrorPolicy, Labels, LoaderOptions, Order, Samples};
 use crate::random::{Purpose, RandomStream};
 use crate::sample::{ObjectMask, Sample};
 use crate::transforms::{MaskSampler, View};
@@ -69,8 +69,12 @@ pub(crate) fn prepare(samples: &dyn Samples, options: &LoaderOptions, draw: u64)
             }
         };
         let name = sample.name.clone();
+        let sample = match options.labels {
+            Labels::Wanted => sample,
+            Labels::Unused => Sample { objects: Vec::new(), ignore: None, ..sample },
+        };
         let image = transform(options, draw, sample_index, sample, &mut drops);
-        if image.candidates.is_empty() {
+        if image.candidates.is_empty() && options.labels == Labels::Wanted {
             drops.n_without_objects += 1;
             if options.order == Order::ShuffledEpochs {
                 last_reason = format!("{name} has no usable object");

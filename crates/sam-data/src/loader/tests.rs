@@ -34,6 +34,7 @@ fn options() -> LoaderOptions {
             scale_jitter: Some(ScaleJitter::default()),
             crop: Some(RandomCrop::default()),
             colour: Some(ColourJitter::default()),
+            resized_crop: None,
         },
         objects: ObjectLimits { per_image_max: 5, per_batch_max: 9, ..ObjectLimits::default() },
         ..LoaderOptions::default()
@@ -57,6 +58,31 @@ fn within_ten_seconds<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
     let (done, result) = mpsc::channel();
     std::thread::spawn(move || done.send(work()));
     result.recv_timeout(Duration::from_secs(10)).expect("the loader must not hang")
+}
+
+/// Pre-training takes images as they are, labelled or not.
+#[test]
+fn images_without_objects_are_taken_when_labels_are_unused() {
+    struct Bare;
+    impl Samples for Bare {
+        fn n_samples(&self) -> usize {
+            4
+        }
+
+        fn sample(&self, index: usize) -> Result<Sample, SampleError> {
+            let mut sample = Corners.sample(index)?;
+            if index > 0 {
+                sample.objects.clear();
+            }
+            Ok(sample)
+        }
+    }
+    let mut loader = Loader::new(Arc::new(Bare), LoaderOptions { labels: Labels::Unused, ..options() }, 0);
+    let batch = loader.next_batch().expect("endless").expect("sound");
+    assert_eq!(
+        (batch.images.len(), batch.objects.len(), batch.drops.n_without_objects),
+        (options().n_images.get(), 0, 0)
+    );
 }
 
 #[test]

@@ -212,6 +212,7 @@ mod tests {
             scale_jitter: Some(ScaleJitter::default()),
             crop: Some(RandomCrop::default()),
             colour: None,
+            resized_crop: None,
         };
         let mut n_set = 0;
         for draw in 0..600 {

@@ -21,7 +21,7 @@ pub use colour::ColourJitter;
 pub use mask_sampler::MaskSampler;
 pub use view::{Affine, View};
 
-use sam_image::ModelFrame;
+use sam_image::{ModelFrame, Resampling};
 
 use crate::random::RandomStream;
 
@@ -38,6 +38,54 @@ pub struct Augmentation {
     pub crop: Option<RandomCrop>,
     /// Brightness, contrast, saturation.
     pub colour: Option<ColourJitter>,
+    /// A window that fills the model's input, in place of crop, jitter and padding: pre-training's.
+    pub resized_crop: Option<ResizedCrop>,
+}
+
+/// A random window of the image, squeezed to the model's input (torchvision's `RandomResizedCrop`, of which these are the
+/// defaults but for the area; MAE has 0.2 to 1, and bicubic).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ResizedCrop {
+    /// Smallest and largest share of the image's area.
+    pub area_share: [f64; 2],
+    /// Smallest and largest width over height of the window.
+    pub aspect: [f64; 2],
+    /// Height and width that it is resized to; the longer is the model's side.
+    pub size_hw: [usize; 2],
+}
+
+impl ResizedCrop {
+    /// MAE's pre-training (`main_pretrain.py`).
+    #[must_use]
+    pub fn of_pretraining(size_hw: [usize; 2]) -> Self {
+        Self { area_share: [0.2, 1.0], aspect: [3.0 / 4.0, 4.0 / 3.0], size_hw }
+    }
+
+    /// The whole middle: what is looked at when nothing is random.
+    #[must_use]
+    pub fn middle(size_hw: [usize; 2]) -> Self {
+        let aspect = size_hw[1] as f64 / size_hw[0] as f64;
+        Self { area_share: [1.0, 1.0], aspect: [aspect, aspect], size_hw }
+    }
+
+    /// As torchvision draws it: ten tries to find a window that fits, else the largest in the middle of allowed aspect.
+    fn draw(&self, original_hw: [usize; 2], stream: &mut RandomStream) -> Window {
+        const TRIES: usize = 10;
+        let [height, width] = original_hw.map(|side| side as f64);
+        for _ in 0..TRIES {
+            let area = height * width * stream.uniform(self.area_share[0], self.area_share[1]);
+            let aspect = stream.uniform(self.aspect[0].ln(), self.aspect[1].ln()).exp();
+            let places = [stream.unit(), stream.unit()];
+            let sides = [(area / aspect).sqrt().round(), (area * aspect).sqrt().round()];
+            if sides[0] >= 1.0 && sides[1] >= 1.0 && sides[0] <= height && sides[1] <= width {
+                return Window::whole(original_hw).shrunk_to(sides, places);
+            }
+        }
+        let of_image = width / height;
+        let aspect = of_image.clamp(self.aspect[0], self.aspect[1]);
+        let sides = if of_image < aspect { [width / aspect, width] } else { [height, height * aspect] };
+        Window::whole(original_hw).shrunk_to(sides, [0.5, 0.5])
+    }
 }
 
 /// A scale relative to "the longer side fills the model's square".
@@ -75,7 +123,7 @@ impl Augmentation {
     /// Whether another draw can show another part of the image.
     #[must_use]
     pub fn can_hide_objects(&self) -> bool {
-        self.crop.is_some() || self.scale_jitter.is_some()
+        self.crop.is_some() || self.scale_jitter.is_some() || self.resized_crop.is_some()
     }
 
     /// A random view of an image of `original_hw` for a model of `side_px`.
@@ -92,6 +140,24 @@ impl Augmentation {
         let mirrored_y = stream.chance(self.vertical_flip_chance);
         let places: [f64; 6] = std::array::from_fn(|_| stream.unit());
 
+        if let Some(crop) = self.resized_crop {
+            let window = crop.draw(original_hw, stream);
+            assert_eq!(
+                crop.size_hw[0].max(crop.size_hw[1]),
+                side_px,
+                "the window fills the model's square on one side"
+            );
+            return View {
+                original_hw,
+                crop_origin_yx: window.origin_yx,
+                crop_hw: window.size_hw,
+                resized_hw: crop.size_hw,
+                side_px,
+                mirrored_x,
+                mirrored_y,
+                resampling: Resampling::Bicubic,
+            };
+        }
         let mut window = Window::whole(original_hw);
         if let Some(crop) = self.crop {
             let share = between(crop.side_share_min, crop.side_share_max, places[0]);
@@ -116,6 +182,7 @@ impl Augmentation {
             side_px,
             mirrored_x,
             mirrored_y,
+            resampling: Resampling::Bilinear,
         }
     }
 }
@@ -162,6 +229,7 @@ mod tests {
             scale_jitter: Some(ScaleJitter::default()),
             crop: Some(RandomCrop::default()),
             colour: Some(ColourJitter::default()),
+            resized_crop: None,
         }
     }
 
@@ -207,6 +275,32 @@ mod tests {
             );
             assert_eq!([all.mirrored_x, all.mirrored_y], [flips_only.mirrored_x, flips_only.mirrored_y]);
         }
+    }
+
+    #[test]
+    fn windows_of_pretraining_have_their_areas_and_aspects() {
+        let crop = ResizedCrop::of_pretraining([32, 48]);
+        let augmentation =
+            Augmentation { resized_crop: Some(crop), horizontal_flip_chance: 0.5, ..Augmentation::default() };
+        let (mut sum, mut smallest, mut largest) = (0.0, f64::MAX, 0.0f64);
+        for draw in 0..4000 {
+            let view = augmentation.draw_view([400, 600], 48, &mut RandomStream::new(0, Purpose::View, &[draw]));
+            assert_eq!((view.resized_hw, view.side_px, view.resampling), ([32, 48], 48, Resampling::Bicubic));
+            let [height, width] = view.crop_hw.map(|side| side as f64);
+            assert!(view.crop_origin_yx[0] + view.crop_hw[0] <= 400 && view.crop_origin_yx[1] + view.crop_hw[1] <= 600);
+            assert!((0.74..1.34).contains(&(width / height)), "{width} / {height}");
+            let share = height * width / 240_000.0;
+            (sum, smallest, largest) = (sum + share, smallest.min(share), largest.max(share));
+        }
+        // Uniform from 0.2 on, less what does not fit a picture of 2 : 3 at 3 : 4 to 4 : 3 (at most 8/9 of it does).
+        assert!(smallest < 0.21 && largest > 0.86 && largest < 0.9, "{smallest} {largest}");
+        assert!((0.5..0.57).contains(&(sum / 4000.0)), "{}", sum / 4000.0);
+        // Nothing of that area fits a line: its middle is taken.
+        let view = augmentation.draw_view([4, 4000], 48, &mut RandomStream::new(0, Purpose::View, &[1]));
+        assert_eq!((view.crop_hw, view.crop_origin_yx[0]), ([4, 5], 0));
+        let middle = Augmentation { resized_crop: Some(ResizedCrop::middle([32, 32])), ..Augmentation::default() };
+        let view = middle.draw_view([100, 300], 32, &mut RandomStream::new(0, Purpose::View, &[]));
+        assert_eq!((view.crop_hw, view.crop_origin_yx), ([100, 100], [0, 100]));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! Layout: pixels height x width x 3; masks row-major, square, one byte of 0 or 1 per pixel.
 
 use image::RgbImage;
-use sam_image::{Mask, ModelFrame, resize_rgb};
+use sam_image::{Mask, ModelFrame, Resampling, resize_rgb_with};
 
 /// Which part of the original image is seen, and where it lies in the model's square.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -25,6 +25,8 @@ pub struct View {
     pub mirrored_x: bool,
     /// Whether top and bottom are exchanged.
     pub mirrored_y: bool,
+    /// How pixels are resized.
+    pub resampling: Resampling,
 }
 
 /// `model = original * scale + shift` on each axis, `[x, y]`; a negative scale mirrors.
@@ -69,6 +71,7 @@ impl View {
             side_px,
             mirrored_x: false,
             mirrored_y: false,
+            resampling: Resampling::Bilinear,
         }
     }
 
@@ -134,10 +137,10 @@ impl View {
         let [y, x, height, width] =
             [self.crop_origin_yx[0], self.crop_origin_yx[1], self.crop_hw[0], self.crop_hw[1]].map(|px| px as u32);
         let mut seen = if self.crop_hw == self.original_hw {
-            resize_rgb(image, self.resized_hw)
+            resize_rgb_with(image, self.resized_hw, self.resampling)
         } else {
             let cropped = image::imageops::crop_imm(image, x, y, width, height).to_image();
-            resize_rgb(&cropped, self.resized_hw)
+            resize_rgb_with(&cropped, self.resized_hw, self.resampling)
         };
         if self.mirrored_x {
             image::imageops::flip_horizontal_in_place(&mut seen);
@@ -197,6 +200,7 @@ mod tests {
         scale_jitter: Some(ScaleJitter { scale_min: 0.1, scale_max: 2.0 }),
         crop: Some(RandomCrop { side_share_min: 0.3, side_share_max: 1.0 }),
         colour: None,
+        resized_crop: None,
     };
 
     #[test]
@@ -252,6 +256,7 @@ mod tests {
             side_px: 8,
             mirrored_x: true,
             mirrored_y: false,
+            resampling: Resampling::Bilinear,
         };
         let seen = view.render(&image);
         assert_eq!(seen.dimensions(), (4, 3));

@@ -311,7 +311,7 @@ mod tests {
 
     #[test]
     fn a_perfect_mask_gets_a_true_click_where_clicks_may_land() {
-        let mut counts = vec![1u8; SIDE * SIDE];
+        let mut counts = [1u8; SIDE * SIDE];
         counts[..4 * SIDE].fill(0);
         let mut simulator = simulator(vec![drawn(0.0), drawn(0.999)], &shape().repeat(2), Some(&counts.repeat(2)));
         let _ = simulator.prompts(PassKind::First);

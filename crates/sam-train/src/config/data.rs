@@ -5,7 +5,7 @@
 
 use std::num::NonZeroUsize;
 
-use sam_data::loader::{ErrorPolicy, LoaderOptions, ObjectLimits, Order};
+use sam_data::loader::{ErrorPolicy, Labels, LoaderOptions, ObjectLimits, Order};
 use sam_data::transforms::{Augmentation, ColourJitter, RandomCrop, ScaleJitter};
 use serde::{Deserialize, Serialize};
 
@@ -129,6 +129,7 @@ impl DataPlan {
                 visible_px_min: self.min_object_px,
                 image_share_max: self.max_image_share,
             },
+            labels: Labels::Wanted,
             augmentation: self.augmentation.augmentation(),
             n_workers: self.workers,
             n_prefetch_batches: self.prefetch,
@@ -165,6 +166,7 @@ impl AugmentationPlan {
             scale_jitter: self.scale_jitter.map(|[scale_min, scale_max]| ScaleJitter { scale_min, scale_max }),
             crop: self.crop.map(|[side_share_min, side_share_max]| RandomCrop { side_share_min, side_share_max }),
             colour: changes_colours.then_some(colour),
+            resized_crop: None,
         }
     }
 }

@@ -114,7 +114,7 @@ impl Validation {
         let path = typed.filter(|_| !is_off).and_then(|_| data.input_path_if_given("validation"));
         let split = read_split(reader, data);
         let train_synth = match train {
-            DataSource::Synth(synth) => SynthPlan { first_index: synth.end_index(), ..synth.clone() },
+            DataSource::Synth(synth) => synth.after(),
             DataSource::Files(_) => SynthPlan::default(),
         };
         let synth = SynthPlan::read(reader, &data.section("validation_synth"), &train_synth);
@@ -308,7 +308,7 @@ impl Default for SynthPlan {
 }
 
 impl SynthPlan {
-    fn read(reader: &Reader<'_>, section: &Section<'_>, default: &Self) -> Self {
+    pub(super) fn read(reader: &Reader<'_>, section: &Section<'_>, default: &Self) -> Self {
         /// Larger pictures are photographs.
         const SIDES: std::ops::RangeInclusive<usize> = 16..=4096;
         let plan = Self {
@@ -355,6 +355,11 @@ impl SynthPlan {
                 visible_share_min: self.visible_share_min,
             },
         }
+    }
+
+    /// Scenes of the same kind behind these.
+    pub(super) fn after(&self) -> Self {
+        Self { first_index: self.end_index(), ..self.clone() }
     }
 
     fn end_index(&self) -> u64 {

@@ -3,6 +3,7 @@
 //! - [`document`]: the TOML file with every `--set` applied; each value knows its line or its option.
 //! - [`reader`]: typed values out of it, everything that is wrong told at once; [`suggestion`] says what was meant.
 //! - [`train`]: the plan of a training run; its sections are in [`model`], [`data`], [`learning`] and [`run`].
+//! - [`pretrain`]: the plan of a pre-training.
 //! - [`resume`]: the plan of a run that goes on.
 //!
 //! A new section is a `read` in a file of its own, a field of the plan, and a line in [`TrainPlan::read`]. A new task
@@ -13,6 +14,7 @@ pub(crate) mod data_source;
 mod document;
 mod learning;
 pub(crate) mod model;
+pub(crate) mod pretrain;
 mod problems;
 mod ranges;
 mod reader;
@@ -24,6 +26,7 @@ mod tests;
 mod train;
 
 pub(crate) use document::{Document, line_of};
+pub(crate) use pretrain::PretrainPlan;
 pub(crate) use problems::ConfigError;
 pub(crate) use reader::Paths;
 pub(crate) use resume::check_resume;

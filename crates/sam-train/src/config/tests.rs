@@ -663,3 +663,21 @@ fn the_configurations_of_this_repository_are_valid() {
         }
     }
 }
+
+#[test]
+fn so_are_those_of_pre_training() {
+    for (name, text, lr) in [
+        ("pretrain-quick", include_str!("../../../../configs/pretrain-quick.toml"), 2e-3),
+        ("paper-mae-b", include_str!("../../../../configs/paper-mae-b.toml"), 2.4e-3),
+        ("paper-mae-l", include_str!("../../../../configs/paper-mae-l.toml"), 2.4e-3),
+        ("paper-mae-h", include_str!("../../../../configs/paper-mae-h.toml"), 2.4e-3),
+    ] {
+        let document = Document::parse("c.toml", PathBuf::new(), text, &[]).expect("TOML");
+        assert_eq!(Task::of(&document), Ok(Task::Pretrain), "{name}");
+        let plan = PretrainPlan::read(&document, Paths::MayBeMissing).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!((plan.optimiser.lr - lr).abs() < 1e-12, "{name}: {}", plan.optimiser.lr);
+        let saved: PretrainPlan = toml::from_str(&plan.to_toml().expect("fits")).expect("reads back");
+        assert_eq!(saved, plan, "{name}");
+        assert!(text.contains(&format!("--config configs/{name}.toml")), "{name} says how it is run");
+    }
+}

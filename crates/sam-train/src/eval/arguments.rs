@@ -60,7 +60,7 @@ pub(crate) struct EvalArguments {
     /// Detections are proposals: classes do not matter, and 1000 of an image count
     #[arg(long)]
     proposals: bool,
-    /// TOML file with a table [gate] of bounds; a miss is exit code 1
+    /// TOML file with a table `gate` of bounds; a miss is exit code 1
     #[arg(long, value_name = "FILE")]
     gate: Option<PathBuf>,
     /// results.json of an earlier run: no share may be worse by more than --max-drop

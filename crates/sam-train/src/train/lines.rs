@@ -5,10 +5,13 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use sam_learn::{Outcome, Progress, RunEvent, Scores, StepRecord, ValidationRecord};
+use sam_learn::pretraining::RECONSTRUCTION_LOSS;
+use sam_learn::{Outcome, Progress, RunEvent, Scores, SegmentationTerms, StepRecord, ValidationRecord};
 
-use crate::config::TrainPlan;
 use crate::output::output;
+
+/// Of a column of the table at the end.
+const WIDTH: usize = 21;
 
 /// Between two lines about a validation that goes on.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -21,8 +24,8 @@ pub(crate) struct Lines {
 }
 
 impl Lines {
-    pub(crate) fn new(plan: &TrainPlan, is_terminal: bool) -> Self {
-        Self { every_steps: plan.log.every_steps, is_terminal, last_line: Mutex::new(Instant::now()) }
+    pub(crate) fn new(every_steps: u64, is_terminal: bool) -> Self {
+        Self { every_steps, is_terminal, last_line: Mutex::new(Instant::now()) }
     }
 
     pub(crate) fn begin(&self, folder: &Path, resumed: Option<&Progress>) {
@@ -69,13 +72,13 @@ impl Lines {
         let Some((_, first)) = rows.first() else { return };
         let names: Vec<&String> = first.metrics.keys().filter(|name| is_shown(name)).collect();
         let mut out = output();
-        let header: Vec<String> = names.iter().map(|name| format!("{name:>16}")).collect();
+        let header: Vec<String> = names.iter().map(|name| format!("{name:>WIDTH$}")).collect();
         let _ = writeln!(out, "\n{:<8}{:>8}{}", "", "step", header.concat());
         for (name, scores) in rows {
             let values: Vec<String> = names
                 .iter()
                 .map(|metric| {
-                    scores.metrics.get(*metric).map_or_else(|| format!("{:>16}", "-"), |v| format!("{v:>16.4}"))
+                    scores.metrics.get(*metric).map_or_else(|| format!("{:>WIDTH$}", "-"), |v| format!("{v:>WIDTH$.4}"))
                 })
                 .collect();
             let _ = writeln!(out, "{name:<8}{:>8}{}", scores.step, values.concat());
@@ -85,14 +88,17 @@ impl Lines {
 }
 
 fn is_shown(name: &str) -> bool {
-    name.starts_with("miou")
+    name.starts_with("miou") || name == RECONSTRUCTION_LOSS
 }
 
 fn step_line(record: &StepRecord) -> String {
-    let StepRecord { step, of_steps, loss, focal, dice, iou_error, miou_first, miou_last, lr, .. } = record;
+    let StepRecord { step, of_steps, loss, lr, .. } = record;
+    let terms = record.segmentation.as_ref().map_or(String::new(), |terms| {
+        let SegmentationTerms { focal, dice, iou_error, miou_first, miou_last, .. } = terms;
+        format!(" (focal {focal:.4} dice {dice:.3} iou {iou_error:.3})  train mIoU {miou_first:.3} -> {miou_last:.3}")
+    });
     format!(
-        "step {step}/{of_steps}  loss {loss:.4} (focal {focal:.4} dice {dice:.3} iou {iou_error:.3})  \
-         train mIoU {miou_first:.3} -> {miou_last:.3}  lr {lr:.2e}  {:.1} images/s  data {:.0} %  {:.0} MiB  ETA {}",
+        "step {step}/{of_steps}  loss {loss:.4}{terms}  lr {lr:.2e}  {:.1} images/s  data {:.0} %  {:.0} MiB  ETA {}",
         record.images_per_s,
         100.0 * record.data_wait_share,
         record.memory_mib,

@@ -4,6 +4,7 @@
 
 mod lines;
 mod materials;
+mod pretrain;
 mod run_folder;
 
 use std::io::{IsTerminal, Write};
@@ -18,7 +19,7 @@ use sam_model::weights::{Dtype, ExportFormat, ExportOptions, ImageSizePolicy, ex
 
 use crate::cli::RunArguments;
 use crate::config::run::Export;
-use crate::config::{Document, Paths, Task, TrainPlan, check_resume};
+use crate::config::{Document, Paths, PretrainPlan, Task, TrainPlan, check_resume};
 use crate::eval::{self, EvalPlan};
 use crate::failure::{BadInput, Failure};
 use crate::output::output;
@@ -36,9 +37,14 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
                 Task::Evaluate => {
                     return eval::run_plan(&EvalPlan::from_config(config, &arguments.set).bad_input()?);
                 }
-                task @ Task::Pretrain => {
-                    return Err(anyhow!("{}: task = \"{}\" is not known here", config.display(), task.name()))
-                        .bad_input();
+                Task::Pretrain => {
+                    let plan = PretrainPlan::read(&document, Paths::MustExist).bad_input()?;
+                    if arguments.check {
+                        write!(output(), "{}", plan.to_toml()?)?;
+                        return Ok(());
+                    }
+                    let folder = RunFolder::to_make(&plan.run.dir, arguments.force).bad_input()?;
+                    return pretrain::carry_out(&plan, folder, arguments);
                 }
             }
             let plan = TrainPlan::read(&document, Paths::MustExist).bad_input()?;
@@ -51,6 +57,9 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
         }
         (None, Some(run)) => {
             let folder = RunFolder::to_resume(run).bad_input()?;
+            if pretrain::is_here(&folder) {
+                return pretrain::resume(folder, run, arguments);
+            }
             let plan = TrainPlan::resumed(&folder.plan_path(), run, &arguments.set).bad_input()?;
             (plan, folder)
         }
@@ -75,10 +84,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
 }
 
 fn carry_out(plan: &TrainPlan, folder: RunFolder, arguments: &RunArguments) -> Result<(), Failure> {
-    if plan.run.threads > 0 {
-        // Fails only when threads were started before, which would be our own mistake.
-        rayon::ThreadPoolBuilder::new().num_threads(plan.run.threads).build_global().context("run.threads")?;
-    }
+    use_threads(plan.run.threads)?;
     let resume = match arguments.resume {
         Some(_) => SavedState::newest(&folder.checkpoints()).bad_input()?,
         None => None,
@@ -89,10 +95,10 @@ fn carry_out(plan: &TrainPlan, folder: RunFolder, arguments: &RunArguments) -> R
         writeln!(out, "{note}")?;
     }
     drop(out);
-    folder.begin(plan, arguments.config.as_deref())?;
+    folder.begin(&plan.to_toml()?, &plan.run.device, arguments.config.as_deref())?;
 
     let is_terminal = std::io::stdout().is_terminal() && !arguments.plain;
-    let lines = Arc::new(Lines::new(plan, is_terminal));
+    let lines = Arc::new(Lines::new(plan.log.every_steps, is_terminal));
     let interrupter = Interrupter::new();
     stop_on_ctrl_c(&interrupter)?;
     let training = Training {
@@ -123,6 +129,15 @@ fn carry_out(plan: &TrainPlan, folder: RunFolder, arguments: &RunArguments) -> R
         }
         Ending::Finished | Ending::EarlyStopped => finish(plan, &folder, &outcome),
     }
+}
+
+/// Threads that compute; 0: one for each processor.
+fn use_threads(n_threads: usize) -> Result<(), Failure> {
+    if n_threads > 0 {
+        // Fails only when threads were started before, which would be our own mistake.
+        rayon::ThreadPoolBuilder::new().num_threads(n_threads).build_global().context("run.threads")?;
+    }
+    Ok(())
 }
 
 fn options(plan: &TrainPlan) -> TrainOptions {

@@ -13,8 +13,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use sam_learn::training::CHECKPOINTS_FOLDER;
 
-use crate::config::TrainPlan;
-
 const CONFIG: &str = "config.toml";
 const PLAN: &str = "plan.toml";
 const ENVIRONMENT: &str = "environment.json";
@@ -68,7 +66,7 @@ impl RunFolder {
     }
 
     /// Makes the folder and says in it what is done; the plan of a run that goes on is written anew.
-    pub(crate) fn begin(&self, plan: &TrainPlan, config: Option<&Path>) -> Result<()> {
+    pub(crate) fn begin(&self, plan_toml: &str, device: &str, config: Option<&Path>) -> Result<()> {
         let failed = || format!("{}: the run folder cannot be written", self.path.display());
         if self.replaces {
             std::fs::remove_dir_all(&self.path).with_context(failed)?;
@@ -77,14 +75,14 @@ impl RunFolder {
         if let Some(config) = config {
             std::fs::copy(config, self.path.join(CONFIG)).with_context(failed)?;
         }
-        std::fs::write(self.plan_path(), plan.to_toml()?).with_context(failed)?;
+        std::fs::write(self.plan_path(), plan_toml).with_context(failed)?;
         let environment = serde_json::json!({
             "program": env!("CARGO_PKG_VERSION"),
             "command": std::env::args().collect::<Vec<_>>(),
             "os": std::env::consts::OS,
             "architecture": std::env::consts::ARCH,
             "processors": std::thread::available_parallelism().map_or(1, usize::from),
-            "device": plan.run.device,
+            "device": device,
             "started_unix_s": std::time::SystemTime::now()
                 .duration_since(std::time::UNIX_EPOCH)
                 .map_or(0, |since| since.as_secs()),

@@ -1,0 +1,165 @@
+//! Images without labels, for pre-training: all that lie below a folder and inside the `.tar` shards there.
+//!
+//! Everything with the ending of an image counts, whatever the folders are called; hidden files do not. Files are listed
+//! once, and their headers are read only when they are asked for: a million images cost their names. One that cannot be
+//! read is the loader's to report ([`crate::loader::ErrorPolicy`]), with its name.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::DataError;
+use crate::intensity::{Intensity, decode_image};
+use crate::layout;
+use crate::loader::{SampleError, Samples};
+use crate::names::Names;
+use crate::place::{FilePlace, ImageHeader};
+use crate::sample::Sample;
+use crate::tar_members;
+
+/// All images below a folder.
+#[derive(Debug)]
+pub struct ImageTree {
+    root: PathBuf,
+    names: Names,
+    /// Where images inside shards are: index of the first, in order; behind the images that are files.
+    shards: Vec<Shard>,
+    members: Vec<(u64, u64)>,
+    n_files: usize,
+    intensity: Intensity,
+}
+
+#[derive(Debug)]
+struct Shard {
+    /// Relative to the root.
+    path: String,
+    first_member: usize,
+}
+
+impl ImageTree {
+    /// Lists a folder, or a single shard.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read, a shard is damaged, or there is no image.
+    pub fn open(path: &Path, intensity: Intensity) -> Result<Self, DataError> {
+        let (root, files) = match path.is_file() {
+            true => {
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                (path.parent().unwrap_or(Path::new("")).to_path_buf(), vec![name])
+            }
+            false => (path.to_path_buf(), layout::list_files(path)?),
+        };
+        let mut tree = Self {
+            names: files.iter().filter(|name| layout::is_image(name)).cloned().collect(),
+            root,
+            shards: Vec::new(),
+            members: Vec::new(),
+            n_files: 0,
+            intensity,
+        };
+        tree.n_files = tree.names.len();
+        for shard in files.iter().filter(|name| layout::has_extension(name, "tar")) {
+            let archive = tree.root.join(shard);
+            tree.shards.push(Shard { path: shard.clone(), first_member: tree.members.len() });
+            let members = tar_members::list(&archive)?;
+            for member in members.iter().filter(|member| layout::is_image(&member.name)) {
+                tree.members.push((member.at, member.len));
+                tree.names.push(&format!("{}/{}", layout::stem(shard), member.name));
+            }
+        }
+        if tree.names.len() == 0 {
+            return Err(DataError::Content {
+                path: path.to_path_buf(),
+                what: "a folder to pre-train on".to_owned(),
+                expected: "images (jpg, png, tif, bmp, webp) at any depth, or .tar shards of them".to_owned(),
+                got: format!("{} files, none of them an image", files.len()),
+                fix: "give the folder that holds them; unpack .zip and .gz first".to_owned(),
+            });
+        }
+        Ok(tree)
+    }
+
+    /// How many images there are; at least one.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "an empty one cannot be opened")]
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Path relative to the root; inside a shard, its stem comes first.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such image.
+    #[must_use]
+    pub fn name(&self, index: usize) -> &str {
+        self.names.get(index)
+    }
+
+    fn place(&self, index: usize) -> FilePlace {
+        let Some(member) = index.checked_sub(self.n_files) else {
+            return FilePlace::Path(self.root.join(self.name(index)));
+        };
+        let shard = &self.shards[self.shards.partition_point(|shard| shard.first_member <= member) - 1];
+        let (at, len) = self.members[member];
+        let name = self.name(index);
+        let inside = name.strip_prefix(layout::stem(&shard.path)).unwrap_or(name).trim_start_matches('/');
+        FilePlace::Within { archive: self.root.join(&shard.path), member: inside.to_owned(), at, len }
+    }
+}
+
+impl Samples for ImageTree {
+    fn n_samples(&self) -> usize {
+        self.len()
+    }
+
+    fn sample(&self, index: usize) -> Result<Sample, SampleError> {
+        let place = self.place(index);
+        let (bytes, name) = (place.read()?, place.name());
+        let header = ImageHeader::read(std::io::Cursor::new(&bytes), &name)?;
+        let image = decode_image(&bytes, &name, &header, self.intensity, None)?;
+        Ok(Sample { name: self.name(index).to_owned(), image, objects: Vec::new(), ignore: None })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use image::RgbImage;
+
+    fn picture(value: u8) -> RgbImage {
+        RgbImage::from_pixel(5, 4, image::Rgb([value; 3]))
+    }
+
+    #[test]
+    fn files_at_any_depth_and_in_shards_are_found() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        std::fs::create_dir_all(at("a/b c")).expect("made");
+        for (name, value) in [("a/b c/deep.png", 1), ("top.bmp", 2), ("shard.png", 3)] {
+            picture(value).save(at(name)).expect("written");
+        }
+        std::fs::write(at("a/notes.txt"), "no image").expect("written");
+        std::fs::write(at(".hidden.png"), "no image").expect("written");
+        std::fs::write(at("a/broken.jpg"), "no image").expect("written");
+        let mut shard = tar::Builder::new(std::fs::File::create(at("a/x.tar")).expect("made"));
+        shard.append_path_with_name(at("shard.png"), "in/one.png").expect("added");
+        shard.append_path_with_name(at("a/notes.txt"), "notes.txt").expect("added");
+        shard.append_path_with_name(at("top.bmp"), "two.bmp").expect("added");
+        shard.finish().expect("written");
+        std::fs::remove_file(at("shard.png")).expect("removed");
+
+        let tree = ImageTree::open(folder.path(), Intensity::default()).expect("opens");
+        let names: Vec<&str> = (0..tree.len()).map(|index| tree.name(index)).collect();
+        assert_eq!(names, ["a/b c/deep.png", "a/broken.jpg", "top.bmp", "a/x/in/one.png", "a/x/two.bmp"]);
+        let value = |index: usize| tree.sample(index).expect("sound").image.get_pixel(0, 0)[0];
+        assert_eq!([value(0), value(2), value(3), value(4)], [1, 2, 3, 2]);
+        let error = tree.sample(1).expect_err("no image").to_string();
+        assert!(error.contains("broken.jpg"), "{error}");
+
+        let one = ImageTree::open(&at("a/x.tar"), Intensity::default()).expect("opens");
+        assert_eq!((one.len(), one.name(1)), (2, "x/two.bmp"));
+        std::fs::create_dir(at("empty")).expect("made");
+        let error = ImageTree::open(&at("empty"), Intensity::default()).expect_err("empty").to_string();
+        assert!(error.contains("empty") && error.contains("none of them an image"), "{error}");
+    }
+}

@@ -1,0 +1,423 @@
+//! Pre-training of an encoder as a masked autoencoder (He 2021, arXiv 2111.06377; `main_pretrain.py`): the same loop as a
+//! training, with images alone.
+//!
+//! Everything random is a function of the seed and of the draw: which image, which window of it, which patches go. So a run
+//! that goes on is the run. What is judged is the same loss on images that are held out, each with the same patches removed
+//! at every validation.
+//!
+//! Shapes: `B` images, `S` side of the loader's square, `H W` input of the model.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use burn::module::Module;
+use burn::optim::GradientsParams;
+use burn::tensor::{ExecutionError, Tensor};
+use burn::train::metric::{Adaptor, ItemLazy};
+use burn::train::{InferenceStep, Interrupter, TrainOutput, TrainStep};
+use sam_data::loader::{Labels, Loader, LoaderOptions, Order, Samples, SkippedSample};
+use sam_data::random::{Purpose, RandomStream};
+use sam_data::transforms::{Augmentation, ResizedCrop};
+use sam_data::{DeviceBatch, EpochLoader};
+use sam_image::{RgbImage, contact_sheet};
+use sam_model::weights::{Dtype, ExportFormat, MaeExportOptions, MaeParts, export_mae};
+use sam_model::{MaeTarget, MaskedAutoencoder, PIXEL_MEAN, PIXEL_STD, RandomMasking};
+
+use crate::error::LearnError;
+use crate::events::{RunEvent, SegmentationTerms};
+use crate::options::{OptimiserOptions, ScheduleOptions};
+use crate::saved_state::SavedState;
+use crate::student::{Judged, Report, Student};
+use crate::trainee::Shown;
+use crate::training::{Listener, LoopOptions, Outcome, Session};
+
+/// What is judged by, and what chooses the best checkpoint.
+pub const RECONSTRUCTION_LOSS: &str = "reconstruction_loss";
+
+/// In the names of the streams that seed masking; draws never get there.
+const MASKING_STREAM: u64 = u64::MAX - 2;
+const HELD_OUT_STREAM: u64 = u64::MAX - 3;
+
+/// Images of a batch at which the published `blr` is the rate (`main_pretrain.py`).
+const IMAGES_OF_BASE_RATE: f64 = 256.0;
+
+/// Side of a picture in the panels.
+const CELL_PX: u32 = 224;
+
+/// Everything that is chosen for a run, beside data and model.
+#[derive(Clone, Debug)]
+pub struct PretrainOptions {
+    /// Of everything random.
+    pub seed: u64,
+    /// Share of the patches that is removed.
+    pub mask_ratio: f64,
+    /// What is painted.
+    pub target: MaeTarget,
+    /// How gradients become steps.
+    pub optimiser: OptimiserOptions,
+    /// How long, and at which rate.
+    pub schedule: ScheduleOptions,
+    /// Steps between validations and saves.
+    pub every_steps: u64,
+    /// Validations without improvement before the run stops; 0: never.
+    pub patience: usize,
+    /// Images drawn at each validation.
+    pub n_previews: usize,
+    /// Whether to write TensorBoard events.
+    pub tensorboard: bool,
+}
+
+/// The rate of a step of so many images, from the published base rate: `lr = blr * images / 256`.
+#[must_use]
+pub fn rate_of_base(base_lr: f64, images_per_step: usize) -> f64 {
+    base_lr * images_per_step as f64 / IMAGES_OF_BASE_RATE
+}
+
+/// Images that are never learned from.
+#[derive(Clone)]
+pub struct HeldOut {
+    /// The images.
+    pub samples: Arc<dyn Samples>,
+    /// How many are looked at, from the first on.
+    pub n_images: usize,
+}
+
+/// A pre-training to be made.
+pub struct Pretraining {
+    /// What is chosen.
+    pub options: PretrainOptions,
+    /// The run folder; it exists.
+    pub folder: PathBuf,
+    /// What is learned from; labels are left aside.
+    pub samples: Arc<dyn Samples>,
+    /// How; seed, sizes and the use of labels follow from options and model.
+    pub loader: LoaderOptions,
+    /// What is judged by; `None`: the last checkpoint is the best.
+    pub held_out: Option<HeldOut>,
+    /// Ends the run after the present step.
+    pub interrupter: Interrupter,
+    /// Hears what happens.
+    pub listener: Listener,
+    /// Whether burn-train's terminal view is shown.
+    pub terminal_view: bool,
+}
+
+/// Makes a run, or goes on with one.
+///
+/// # Arguments
+/// - `mae`: on an autodiff device, with the weights that the run begins with
+/// - `resume`: where an earlier session left it
+///
+/// # Errors
+///
+/// When data or disk fail, or a loss is not finite. What was saved before stays.
+pub fn pretrain(
+    mae: MaskedAutoencoder,
+    pretraining: Pretraining,
+    resume: Option<&SavedState>,
+) -> Result<Outcome, LearnError> {
+    let Pretraining { options, folder, samples, loader, held_out, interrupter, listener, terminal_view } = pretraining;
+    let device = mae.device();
+    let size_hw = mae.config().image_size_hw;
+    let encoder_depth = mae.config().depth;
+    let accumulation = options.optimiser.accumulation.max(1) as u64;
+    let side_px = size_hw[0].max(size_hw[1]);
+    let loader = LoaderOptions {
+        seed: options.seed,
+        side_px,
+        mask_side_px: 1,
+        order: Order::ShuffledEpochs,
+        labels: Labels::Unused,
+        ..loader
+    };
+    let pass = held_out.map(|held_out| HeldOutPass {
+        loader: LoaderOptions {
+            order: Order::InOrderOnce,
+            augmentation: Augmentation { resized_crop: Some(ResizedCrop::middle(size_hw)), ..Augmentation::default() },
+            ..loader.clone()
+        },
+        held_out,
+        n_previews: options.n_previews,
+        interrupter: interrupter.clone(),
+        listener: Arc::clone(&listener),
+    });
+    let recipe = Recipe { seed: options.seed, mask_ratio: options.mask_ratio, target: options.target };
+    let mut student = Autoencoder { mae, recipe };
+    if let Some(state) = resume {
+        student = state.load_model(student)?;
+    }
+    let progress = resume.map(|state| state.progress.clone()).unwrap_or_default();
+    let micro_steps = usize::try_from(options.every_steps * accumulation).unwrap_or(usize::MAX);
+    let session = Session {
+        encoder_depth,
+        shown_in_training: &[("loss", false)],
+        shown_in_validation: &[(RECONSTRUCTION_LOSS, false)],
+        options: LoopOptions {
+            optimiser: options.optimiser,
+            schedule: options.schedule,
+            every_steps: options.every_steps,
+            baseline: true,
+            metric: RECONSTRUCTION_LOSS.to_owned(),
+            patience: options.patience,
+            n_previews: options.n_previews,
+            tensorboard: options.tensorboard,
+        },
+        loader: EpochLoader::training(samples, loader, micro_steps, progress.step * accumulation, &device),
+        folder,
+        pass,
+        progress,
+        interrupter,
+        listener,
+        terminal_view,
+    };
+    session.run(student, resume)
+}
+
+/// What a step needs beside the weights.
+#[derive(Clone, Debug)]
+struct Recipe {
+    seed: u64,
+    mask_ratio: f64,
+    target: MaeTarget,
+}
+
+/// A masked autoencoder with its recipe.
+#[derive(Module, Debug)]
+struct Autoencoder {
+    mae: MaskedAutoencoder,
+    #[module(skip)]
+    recipe: Recipe,
+}
+
+impl Autoencoder {
+    /// Which patches of a batch's images are removed, by the draws of a stream.
+    fn masking(&self, stream: u64, draws: impl Iterator<Item = u64>) -> RandomMasking {
+        let Recipe { seed, mask_ratio, .. } = self.recipe;
+        let seed = RandomStream::new(seed, Purpose::Prompt, &[stream]).next_u64();
+        RandomMasking::draw(seed, &draws.collect::<Vec<_>>(), self.mae.config().n_patches(), mask_ratio)
+    }
+}
+
+/// Normalised images of a batch without autodiff, `[B, 3, H, W]`: every one fills the model's input.
+fn images_of(batch: &DeviceBatch, [height, width]: [usize; 2]) -> Tensor<4> {
+    let pixels = batch.pixels.clone().inner();
+    let device = pixels.device();
+    let channels = |values: [f32; 3]| Tensor::<1>::from_floats(values, &device).reshape([1, 1, 1, 3]);
+    let pixels = pixels.narrow(1, 0, height).narrow(2, 0, width).float();
+    ((pixels - channels(PIXEL_MEAN)) / channels(PIXEL_STD)).permute([0, 3, 1, 2])
+}
+
+/// What a training step says.
+#[derive(Clone, Debug)]
+struct PaintedBatch {
+    loss: f64,
+    images: Vec<String>,
+    skipped: Vec<SkippedSample>,
+}
+
+impl TrainStep for Autoencoder {
+    type Input = DeviceBatch;
+    type Output = PaintedBatch;
+
+    fn step(&self, batch: DeviceBatch) -> TrainOutput<PaintedBatch> {
+        let masking = self.masking(MASKING_STREAM, batch.images.iter().map(|image| image.draw));
+        let images = Tensor::from_inner(images_of(&batch, self.mae.config().image_size_hw));
+        let loss = self.mae.loss(images, &masking, self.recipe.target);
+        let value = f64::from(loss.clone().into_scalar::<f32>());
+        let grads = GradientsParams::from_grads(loss.backward(), &self.mae);
+        let item = PaintedBatch {
+            loss: value,
+            images: batch.images.into_iter().map(|image| image.name).collect(),
+            skipped: batch.drops.skipped,
+        };
+        TrainOutput { grads, item }
+    }
+}
+
+/// One pass over what is held out.
+#[derive(Clone)]
+struct HeldOutPass {
+    held_out: HeldOut,
+    loader: LoaderOptions,
+    n_previews: usize,
+    interrupter: Interrupter,
+    listener: Listener,
+}
+
+/// What comes of it.
+struct HeldOutReport {
+    /// Over images, or why there is none.
+    loss: Result<f64, String>,
+    /// Input, what was left of it, what was made of that.
+    rows: Vec<Vec<RgbImage>>,
+}
+
+impl InferenceStep for Autoencoder {
+    type Input = HeldOutPass;
+    type Output = HeldOutReport;
+
+    fn step(&self, pass: HeldOutPass) -> HeldOutReport {
+        let mut rows = Vec::new();
+        let loss = self.judge(&pass, &mut rows);
+        HeldOutReport { loss, rows }
+    }
+}
+
+impl Autoencoder {
+    fn judge(&self, pass: &HeldOutPass, rows: &mut Vec<Vec<RgbImage>>) -> Result<f64, String> {
+        let (device, size_hw) = (self.mae.device(), self.mae.config().image_size_hw);
+        let of_images = pass.held_out.n_images.min(pass.held_out.samples.n_samples());
+        let (mut sum, mut n_images) = (0.0, 0);
+        let loader = Loader::new(Arc::clone(&pass.held_out.samples), pass.loader.clone(), 0);
+        for batch in loader {
+            let mut batch = DeviceBatch::new(batch.map_err(|error| error.to_string())?, &device);
+            let n = batch.images.len().min(of_images - n_images);
+            batch.images.truncate(n);
+            let images = images_of(&batch, size_hw).narrow(0, 0, n);
+            // By the image and not by its place, so that a larger batch removes the same patches.
+            let masking = self.masking(HELD_OUT_STREAM, batch.images.iter().map(|image| image.draw));
+            let loss = self.mae.loss(images.clone(), &masking, self.recipe.target);
+            sum += f64::from(loss.into_scalar::<f32>()) * n as f64;
+            if rows.len() < pass.n_previews {
+                let wanted = pass.n_previews - rows.len();
+                rows.extend(self.panels(images, &masking).into_iter().take(wanted));
+            }
+            n_images += n;
+            (pass.listener)(&RunEvent::Validating { n_images, of_images });
+            if n_images >= of_images {
+                break;
+            }
+            if pass.interrupter.should_stop() {
+                return Err("the run was asked to stop".to_owned());
+            }
+        }
+        if n_images == 0 {
+            return Err("no image that is held out could be read".to_owned());
+        }
+        Ok(sum / n_images as f64)
+    }
+
+    /// A row for each image: as it is, what was left of it, what the decoder made of that.
+    fn panels(&self, images: Tensor<4>, masking: &RandomMasking) -> Vec<Vec<RgbImage>> {
+        let painted = self.mae.reconstruct(images.clone(), masking, self.recipe.target);
+        let kept = painted.removed * -1.0 + 1.0;
+        // Removed patches in the mean colour, which is zero here.
+        let views = [images.clone(), images * kept, painted.completed].map(pictures);
+        let [seen, left, made] = views;
+        seen.into_iter().zip(left).zip(made).map(|((seen, left), made)| vec![seen, left, made]).collect()
+    }
+}
+
+/// `[B, 3, H, W]` as the network sees it to pictures.
+fn pictures(images: Tensor<4>) -> Vec<RgbImage> {
+    let [batch, _, height, width] = images.dims();
+    let values = images.permute([0, 2, 3, 1]).into_data().convert::<f32>().try_to_vec::<f32>().unwrap_or_default();
+    let byte = |(at, value): (usize, &f32)| {
+        let channel = at % 3;
+        (value * PIXEL_STD[channel] + PIXEL_MEAN[channel]).round().clamp(0.0, 255.0) as u8
+    };
+    let bytes: Vec<u8> = values.iter().enumerate().map(byte).collect();
+    bytes
+        .chunks_exact((height * width * 3).max(1))
+        .take(batch)
+        .filter_map(|bytes| RgbImage::from_raw(width as u32, height as u32, bytes.to_vec()))
+        .collect()
+}
+
+impl Report for PaintedBatch {
+    fn weight(&self) -> usize {
+        self.images.len()
+    }
+
+    fn images(&self) -> &[String] {
+        &self.images
+    }
+
+    fn skipped(&self) -> &[SkippedSample] {
+        &self.skipped
+    }
+
+    fn loss(&self) -> f64 {
+        self.loss
+    }
+
+    fn not_finite(&self, step: u64) -> LearnError {
+        LearnError::ReconstructionNotFinite { step, loss: self.loss, samples: self.images.clone() }
+    }
+
+    fn terms(_reports: &[Self]) -> Option<SegmentationTerms> {
+        None
+    }
+}
+
+impl Student for Autoencoder {
+    type Network = MaskedAutoencoder;
+    type Report = PaintedBatch;
+    type Pass = HeldOutPass;
+    type Judgement = HeldOutReport;
+
+    fn network(&self) -> &MaskedAutoencoder {
+        &self.mae
+    }
+
+    fn with_network(self, mae: MaskedAutoencoder) -> Self {
+        Self { mae, ..self }
+    }
+
+    /// With the decoder: a run can go on from it, and whoever wants the encoder leaves the rest.
+    fn write(mae: &MaskedAutoencoder, path: &Path) -> Result<(), LearnError> {
+        let options = MaeExportOptions { format: ExportFormat::Safetensors, dtype: Dtype::F32, parts: MaeParts::Whole };
+        export_mae(mae, options, path)?;
+        Ok(())
+    }
+
+    fn judged(report: &HeldOutReport, metric: &str, step: u64) -> Result<Judged, LearnError> {
+        let loss = report.loss.clone().map_err(|reason| LearnError::Validation { step, source: reason.into() })?;
+        if metric != RECONSTRUCTION_LOSS {
+            let computed = vec![RECONSTRUCTION_LOSS.to_owned()];
+            return Err(LearnError::NoSuchMetric { metric: metric.to_owned(), computed });
+        }
+        Ok(Judged { metrics: BTreeMap::from([(metric.to_owned(), loss)]), sign: -1.0 })
+    }
+
+    fn picture(_pass: &HeldOutPass, report: &HeldOutReport, n_images: usize) -> Option<RgbImage> {
+        let n = n_images.min(report.rows.len());
+        (n > 0).then(|| contact_sheet(&report.rows[..n], CELL_PX))
+    }
+}
+
+impl ItemLazy for PaintedBatch {
+    fn sync(self) -> Result<Self, ExecutionError> {
+        Ok(self)
+    }
+}
+
+impl Adaptor<Shown> for PaintedBatch {
+    fn adapt(&self) -> Shown {
+        Shown(vec![("loss", self.loss)])
+    }
+}
+
+impl ItemLazy for HeldOutReport {
+    fn sync(self) -> Result<Self, ExecutionError> {
+        Ok(self)
+    }
+}
+
+impl Adaptor<Shown> for HeldOutReport {
+    fn adapt(&self) -> Shown {
+        Shown(self.loss.iter().map(|&loss| (RECONSTRUCTION_LOSS, loss)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_published_rate() {
+        // 64 GPUs of 64 images at 1.5e-4 (PRETRAIN.md).
+        assert!((rate_of_base(1.5e-4, 4096) - 2.4e-3).abs() < 1e-12);
+    }
+}

@@ -1,0 +1,191 @@
+//! `task = "pretrain"`: a plan becomes a run folder, as for a training.
+
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Result, bail};
+use burn::train::Interrupter;
+use sam_data::loader::{Samples, Subset};
+use sam_data::random::{Purpose, RandomStream};
+use sam_data::{ImageTree, Intensity, Source};
+use sam_infer::DeviceName;
+use sam_learn::{Ending, HeldOut, PretrainOptions, Pretraining, SavedState, pretrain};
+use sam_model::MaskedAutoencoder;
+use sam_model::fingerprint::Fingerprint;
+use sam_model::init::initialise_mae;
+use sam_model::weights::{Dtype, ExportFormat, MaeCheckpoint, MaeExportOptions, MaeParts, export_mae};
+
+use crate::cli::RunArguments;
+use crate::config::PretrainPlan;
+use crate::config::data_source::DataSource;
+use crate::config::pretrain::{HeldOutPlan, SourceKind};
+use crate::failure::{BadInput, Failure};
+use crate::output::output;
+use crate::train::lines::Lines;
+use crate::train::run_folder::RunFolder;
+use crate::train::{failed, stop_on_ctrl_c};
+
+/// The encoder alone under timm's names, for other programs.
+const ENCODER_FILE: &str = "encoder.pth";
+
+pub(super) fn carry_out(plan: &PretrainPlan, folder: RunFolder, arguments: &RunArguments) -> Result<(), Failure> {
+    super::use_threads(plan.run.threads)?;
+    let resume = match arguments.resume {
+        Some(_) => SavedState::newest(&folder.checkpoints()).bad_input()?,
+        None => None,
+    };
+    let mut notes = Vec::new();
+    let mae = open_model(plan, &mut notes).bad_input()?;
+    let (samples, held_out) = open_data(plan, &mut notes).bad_input()?;
+    let mut out = output();
+    for note in &notes {
+        writeln!(out, "{note}")?;
+    }
+    drop(out);
+    folder.begin(&plan.to_toml()?, &plan.run.device, arguments.config.as_deref())?;
+
+    let is_terminal = std::io::stdout().is_terminal() && !arguments.plain;
+    let lines = Arc::new(Lines::new(plan.log.every_steps, is_terminal));
+    let interrupter = Interrupter::new();
+    stop_on_ctrl_c(&interrupter)?;
+    let pretraining = Pretraining {
+        options: PretrainOptions {
+            seed: plan.run.seed,
+            mask_ratio: plan.mae.mask_ratio,
+            target: plan.mae.target,
+            optimiser: plan.optimiser.clone(),
+            schedule: plan.schedule.clone(),
+            every_steps: plan.validation.every_steps,
+            patience: plan.validation.patience,
+            n_previews: plan.log.previews,
+            tensorboard: plan.log.tensorboard,
+        },
+        folder: folder.path().to_owned(),
+        samples,
+        loader: plan.loader_options(),
+        held_out,
+        interrupter,
+        listener: {
+            let lines = Arc::clone(&lines);
+            Arc::new(move |event| lines.show(event))
+        },
+        terminal_view: is_terminal,
+    };
+    lines.begin(folder.path(), resume.as_ref().map(|state| &state.progress));
+    let outcome = pretrain(mae, pretraining, resume.as_ref()).map_err(|error| failed(error, folder.path()))?;
+    lines.end(&outcome);
+    let mut out = output();
+    let shown = folder.path().display();
+    if outcome.ending == Ending::Interrupted {
+        writeln!(out, "stopped after step {}; go on with: sam-train --resume {shown}", outcome.progress.step)?;
+        return Ok(());
+    }
+    let (mae, _) = MaeCheckpoint::open(&outcome.best)?.load(0, &burn::tensor::Device::flex())?;
+    let options = MaeExportOptions { format: ExportFormat::Pth, dtype: Dtype::F32, parts: MaeParts::Encoder };
+    let written = export_mae(&mae, options, &folder.path().join(ENCODER_FILE))?;
+    writeln!(out, "best checkpoint: {}", outcome.best.display())?;
+    writeln!(out, "encoder alone:   {} ({} tensors)", written.path.display(), written.tensors)?;
+    writeln!(out, "start from it:   model.init = \"mae\" and model.mae = \"{shown}\" in a training's configuration")?;
+    Ok(())
+}
+
+fn open_model(plan: &PretrainPlan, notes: &mut Vec<String>) -> Result<MaskedAutoencoder> {
+    let device = plan.run.device.parse::<DeviceName>()?.open()?.autodiff();
+    let config = &plan.model.config;
+    let [height, width] = config.image_size_hw;
+    let kept = sam_model::RandomMasking::n_kept(config.n_patches(), plan.mae.mask_ratio);
+    let what = format!(
+        "ViT {} x {}, patch {}, {height} x {width} px; the encoder sees {kept} of {} patches",
+        config.embed_dim,
+        config.depth,
+        config.patch_size,
+        config.n_patches()
+    );
+    let Some(path) = &plan.model.mae else {
+        notes.push(format!("model: from scratch, {what}"));
+        return Ok(initialise_mae(config.init(&device)?, plan.run.seed));
+    };
+    let file = super::materials::pretrained_file(path);
+    let (mae, report) = MaeCheckpoint::open(&file)?.load_with(config, plan.run.seed, &device)?;
+    notes.push(format!("model: {}, {what}", file.display()));
+    notes.extend(super::materials::told(&report));
+    Ok(mae)
+}
+
+fn open_data(plan: &PretrainPlan, notes: &mut Vec<String>) -> Result<(Arc<dyn Samples>, Option<HeldOut>)> {
+    let (samples, names): (Arc<dyn Samples>, Option<Names>) = match &plan.data.train {
+        DataSource::Synth(synth) => (Arc::new(synth.scenes()), None),
+        DataSource::Files(files) if plan.data.kind == SourceKind::Images => {
+            let tree = Arc::new(ImageTree::open(&files.path, files.options.intensity)?);
+            let names = Arc::clone(&tree);
+            (tree, Some(Box::new(move |index| names.name(index).to_owned())))
+        }
+        DataSource::Files(files) => {
+            let source = Arc::new(Source::open(&files.path, &files.options)?);
+            let names = Arc::clone(&source);
+            (source, Some(Box::new(move |index| names.name(index))))
+        }
+    };
+    let n = samples.n_samples();
+    if n == 0 {
+        bail!("data.train: there is no image to learn from");
+    }
+    let (samples, held_out) = match (&plan.data.held_out, names) {
+        (HeldOutPlan::Nothing, _) => (samples, None),
+        (HeldOutPlan::Images(path), _) => {
+            let tree: Arc<dyn Samples> = Arc::new(ImageTree::open(path, Intensity::default())?);
+            (samples, Some(tree))
+        }
+        (HeldOutPlan::Synth(synth), _) => (samples, Some(Arc::new(synth.scenes()) as Arc<dyn Samples>)),
+        (HeldOutPlan::Share(share), names) => hold_out(&samples, names, plan.run.seed, *share)?,
+    };
+    notes.push(format!("learns from {} images", samples.n_samples()));
+    let held_out = held_out
+        .map(|held_out| HeldOut { n_images: plan.validation.max_images.min(held_out.n_samples()), samples: held_out });
+    notes.push(match &held_out {
+        Some(held_out) => format!("judged by {} images that are never learned from", held_out.n_images),
+        None => "judged by nothing: the last checkpoint is the best".to_owned(),
+    });
+    Ok((samples, held_out))
+}
+
+type Names = Box<dyn Fn(usize) -> String>;
+
+/// What is learned from, and what is held out.
+type Parts = (Arc<dyn Samples>, Option<Arc<dyn Samples>>);
+
+/// By a hash of the name, so that images that are added move no other.
+fn hold_out(samples: &Arc<dyn Samples>, names: Option<Names>, seed: u64, share: f64) -> Result<Parts> {
+    let is_held_out = |index: usize| {
+        let key = names.as_ref().map_or(index as u64, |names| {
+            let mut hash = Fingerprint::new(0);
+            hash.add_bytes(names(index).as_bytes());
+            hash.value()
+        });
+        RandomStream::new(seed, Purpose::Split, &[key]).chance(share)
+    };
+    let all = 0..samples.n_samples() as u32;
+    let (held_out, kept): (Vec<u32>, Vec<u32>) = all.partition(|&index| is_held_out(index as usize));
+    if held_out.is_empty() || kept.is_empty() {
+        bail!(
+            "data.hold_out: {share} of {} images holds out {} and leaves {}; give another share",
+            samples.n_samples(),
+            held_out.len(),
+            kept.len()
+        );
+    }
+    let subset = |indices| Arc::new(Subset { samples: Arc::clone(samples), indices }) as Arc<dyn Samples>;
+    Ok((subset(kept), Some(subset(held_out))))
+}
+
+/// Whether the run in this folder is a pre-training.
+pub(super) fn is_here(folder: &RunFolder) -> bool {
+    PretrainPlan::is_saved_at(&folder.plan_path())
+}
+
+/// Goes on with the run in a folder.
+pub(super) fn resume(folder: RunFolder, run: &Path, arguments: &RunArguments) -> Result<(), Failure> {
+    let plan = PretrainPlan::resumed(&folder.plan_path(), run, &arguments.set).bad_input()?;
+    carry_out(&plan, folder, arguments)
+}

@@ -1,0 +1,205 @@
+//! Whole pre-trainings: they repeat to the bit, go on where they stopped, learn, name what cannot be read, and leave an
+//! encoder that a segmenter starts from.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use burn::train::Interrupter;
+use sam_data::ImageTree;
+use sam_data::loader::{ErrorPolicy, LoaderOptions, Samples};
+use sam_data::synth::{SynthOptions, SynthScenes};
+use sam_data::transforms::{Augmentation, ResizedCrop};
+use sam_learn::options::{LrDecay, OptimiserOptions, ScheduleOptions};
+use sam_learn::{Ending, HeldOut, LearnError, Outcome, PretrainOptions, Pretraining, RunEvent, SavedState, pretrain};
+use sam_model::weights::{Checkpoint, MaeCheckpoint, StateDict};
+use sam_model::{MaeConfig, MaeTarget};
+use serde_json::Value;
+
+use crate::fixture::{cpu, generator};
+
+/// Not square on purpose.
+const SIZE_HW: [usize; 2] = [24, 32];
+
+fn config() -> MaeConfig {
+    MaeConfig {
+        image_size_hw: SIZE_HW,
+        patch_size: 8,
+        embed_dim: 32,
+        depth: 2,
+        num_heads: 2,
+        mlp_dim: 64,
+        decoder_embed_dim: 16,
+        decoder_depth: 1,
+        decoder_num_heads: 2,
+        decoder_mlp_dim: 32,
+    }
+}
+
+fn scenes(seed: u64, n_scenes: usize) -> Arc<dyn Samples> {
+    let options = SynthOptions { side_px_min: 40, side_px_max: 60, ..SynthOptions::default() };
+    Arc::new(SynthScenes { seed, first_index: 0, n_scenes, options })
+}
+
+struct Setting {
+    options: PretrainOptions,
+    samples: Arc<dyn Samples>,
+    images: usize,
+    stop_after: Option<u64>,
+    skipped: Arc<Mutex<Vec<String>>>,
+}
+
+impl Setting {
+    fn new(steps: u64) -> Self {
+        let optimiser = OptimiserOptions {
+            lr: 2e-3,
+            weight_decay: 0.05,
+            betas: [0.9, 0.95],
+            clip_norm: None,
+            ema_decay: None,
+            ..OptimiserOptions::default()
+        };
+        let options = PretrainOptions {
+            seed: 4,
+            mask_ratio: 0.75,
+            target: MaeTarget::NormalisedPixels,
+            optimiser,
+            schedule: ScheduleOptions { steps, warmup_steps: 2, decay: LrDecay::Cosine { final_share: 0.0 } },
+            every_steps: 4,
+            patience: 0,
+            n_previews: 2,
+            tensorboard: true,
+        };
+        Self { options, samples: scenes(1, 6), images: 4, stop_after: None, skipped: Arc::default() }
+    }
+
+    fn run(self, folder: &Path) -> Result<Outcome, LearnError> {
+        let _turn = generator();
+        let interrupter = Interrupter::new();
+        let listener = {
+            let (interrupter, stop_after, skipped) = (interrupter.clone(), self.stop_after, self.skipped);
+            Arc::new(move |event: &RunEvent| match event {
+                RunEvent::Step(record) if Some(record.step) == stop_after => interrupter.stop(Some("the test")),
+                RunEvent::Skipped { reason, .. } => skipped.lock().expect("no panic").push(reason.clone()),
+                _ => {}
+            })
+        };
+        let loader = LoaderOptions {
+            n_images: NonZeroUsize::new(self.images).expect("not zero"),
+            augmentation: Augmentation {
+                resized_crop: Some(ResizedCrop::of_pretraining(SIZE_HW)),
+                horizontal_flip_chance: 0.5,
+                ..Augmentation::default()
+            },
+            on_error: ErrorPolicy::Skip,
+            ..LoaderOptions::default()
+        };
+        let resume = SavedState::newest(&folder.join("checkpoints"))?;
+        let pretraining = Pretraining {
+            options: self.options,
+            folder: folder.to_owned(),
+            samples: self.samples,
+            loader,
+            held_out: Some(HeldOut { samples: scenes(2, 5), n_images: 5 }),
+            interrupter,
+            listener,
+            terminal_view: false,
+        };
+        let mae = config().init(&cpu().autodiff()).expect("sizes fit");
+        pretrain(sam_model::init::initialise_mae(mae, 3), pretraining, resume.as_ref())
+    }
+}
+
+/// `metrics.jsonl` without what a clock or the system says.
+fn lines(folder: &Path) -> Vec<BTreeMap<String, Value>> {
+    let clock = ["elapsed_s", "eta_s", "images_per_s", "data_wait_share", "memory_mib", "took_s", "of_steps"];
+    let text = std::fs::read_to_string(folder.join("metrics.jsonl")).expect("written");
+    let lines = text.lines().map(|line| {
+        let mut record: BTreeMap<String, Value> = serde_json::from_str(line).expect("JSON");
+        record.retain(|key, _| !clock.contains(&key.as_str()));
+        record
+    });
+    lines.collect()
+}
+
+fn weights(folder: &Path) -> BTreeMap<String, Vec<f32>> {
+    let dict = StateDict::open(&folder.join("last.safetensors")).expect("written");
+    dict.tensors.keys().map(|key| (key.clone(), dict.read_f32(key).expect("readable"))).collect()
+}
+
+#[test]
+fn a_pretraining_that_goes_on_is_the_pretraining() {
+    let folders = [tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder")];
+    let whole = Setting::new(10).run(folders[0].path()).expect("it runs");
+    assert_eq!((whole.ending, whole.progress.step), (Ending::Finished, 10));
+    let stopped = Setting { stop_after: Some(6), ..Setting::new(10) }.run(folders[1].path()).expect("it runs");
+    assert_eq!((stopped.ending, stopped.progress.step), (Ending::Interrupted, 6));
+    let resumed = Setting::new(10).run(folders[1].path()).expect("it goes on");
+    assert_eq!(resumed.ending, Ending::Finished);
+    assert_eq!(weights(folders[0].path()), weights(folders[1].path()), "to the bit");
+    assert_eq!(lines(folders[0].path()), lines(folders[1].path()));
+    let steps = lines(folders[0].path()).iter().filter(|line| line["event"] == "step").count();
+    assert_eq!(steps, 10);
+    for name in ["previews/step-00000010.png", "best.safetensors", "tensorboard"] {
+        assert!(folders[0].path().join(name).exists(), "{name}");
+    }
+}
+
+#[test]
+fn it_learns_and_a_segmenter_starts_from_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut setting = Setting { images: 8, samples: scenes(1, 64), ..Setting::new(60) };
+    setting.options.every_steps = 20;
+    let outcome = setting.run(folder.path()).expect("it runs");
+    let loss = |scores: &Option<sam_learn::Scores>| scores.as_ref().expect("validated").metrics["reconstruction_loss"];
+    let (before, best) = (loss(&outcome.progress.baseline), loss(&outcome.progress.best));
+    // A constant guess of each patch's mean has the loss 1 (with the unbiased variance a little less).
+    assert!(before > 0.98 && best < 0.9 * before, "{before} to {best}");
+
+    let written = MaeCheckpoint::open(&outcome.best).expect("recognised");
+    assert_eq!(written.config, config());
+    let mut checkpoint = Checkpoint::open(&outcome.best).expect("recognised");
+    checkpoint.config.image_encoder.image_size = 64;
+    let (sam, report) = checkpoint.load_with(&checkpoint.default_options(), &cpu()).expect("it fits");
+    assert_eq!((report.used, report.resized.len(), sam.image_size()), (2 * 12 + 3, 1, 64));
+}
+
+/// Two batches of half the images make the step of one.
+#[test]
+fn accumulation_is_the_step_of_a_larger_batch() {
+    let folders = [tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder")];
+    Setting { images: 4, ..Setting::new(2) }.run(folders[0].path()).expect("it runs");
+    let mut halves = Setting { images: 2, ..Setting::new(2) };
+    halves.options.optimiser.accumulation = 2;
+    halves.run(folders[1].path()).expect("it runs");
+    let losses = |folder: &Path| -> Vec<f64> {
+        let lines = lines(folder);
+        lines
+            .iter()
+            .filter(|line| line["event"] == "step")
+            .map(|line| line["loss"].as_f64().expect("a number"))
+            .collect()
+    };
+    let [whole, halves] = [losses(folders[0].path()), losses(folders[1].path())];
+    for (whole, halves) in whole.iter().zip(&halves) {
+        assert!((whole - halves).abs() < 1e-5 * whole, "{whole} and {halves}");
+    }
+}
+
+#[test]
+fn images_that_cannot_be_read_are_named_and_left_out() {
+    let (data, folder) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    for index in 0..5 {
+        let scene = scenes(9, 5).sample(index).expect("a scene");
+        scene.image.save(data.path().join(format!("{index}.png"))).expect("written");
+    }
+    std::fs::write(data.path().join("broken.png"), "no picture").expect("written");
+    let tree = ImageTree::open(data.path(), sam_data::Intensity::default()).expect("opens");
+    assert_eq!(tree.len(), 6);
+    let setting = Setting { samples: Arc::new(tree), ..Setting::new(4) };
+    let skipped = Arc::clone(&setting.skipped);
+    setting.run(folder.path()).expect("it runs");
+    let skipped = skipped.lock().expect("no panic");
+    assert!(!skipped.is_empty() && skipped.iter().all(|reason| reason.contains("broken.png")), "{skipped:?}");
+}
