@@ -179,7 +179,7 @@ fn recognise_decoder(tensors: &Shapes<'_>, num_heads: usize) -> Result<MaskDecod
 
 /// The SAM that a masked autoencoder's encoder (tensors under official keys) is made for: the published size of its
 /// width, at `image_size`, or one with four global blocks when the width and depth are not published ones. Its heads leave
-/// no trace in the tensors; where no hint names them they are assumed, which [`assumed_heads`] says.
+/// no trace in the tensors; where no hint names them they are assumed, and the report says so.
 pub fn recognise_mae(
     tensors: &BTreeMap<String, TensorInfo>,
     hints: &Hints,
