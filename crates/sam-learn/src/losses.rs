@@ -20,6 +20,9 @@ const DICE_SMOOTHING: f32 = 1.0;
 /// Larger than any loss of a mask; keeps masks that are not offered from being chosen.
 const NOT_OFFERED: f32 = 1e9;
 
+/// Beyond it a logit counts as this large: its cross entropy times a weight would be no number any more.
+const LARGEST_LOGIT: f32 = 1e9;
+
 /// What is true, and where it counts.
 #[derive(Clone, Debug)]
 pub struct Truth {
@@ -52,7 +55,7 @@ pub fn focal_loss(logits: Tensor<4>, truth: &Truth, options: &LossOptions) -> Te
     // With z = x where the pixel is background and -x where it is object, softplus(z) is the cross entropy and
     // sigmoid(z) the probability of being wrong.
     let sign = truth.masks.clone().mul_scalar(-2.0).add_scalar(1.0); // [O, 1, H, W]
-    let wrong = logits * sign;
+    let wrong = (logits * sign).clamp(-LARGEST_LOGIT, LARGEST_LOGIT);
     let cross_entropy = softplus(wrong.clone());
     let probability = sigmoid(wrong);
     let modulation = if options.focal_gamma == 2.0 {
