@@ -86,7 +86,7 @@ impl Golden {
         let sparse = (!coords.is_empty()).then(|| SparsePrompts {
             coords_xy_px: Tensor::cat(coords, 1),
             labels: Tensor::cat(labels, 1).int(),
-            ragged: false,
+            absent: None,
         });
         Prompts { sparse, masks, objects }
     }

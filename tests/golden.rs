@@ -4,7 +4,7 @@
 use burn::tensor::{Int, Tensor, TensorData};
 use sam_image::{RgbImage, decode_rgb, resize_longest_side};
 use sam_infer::{ImageEmbedding, Predictor, Prompt};
-use sam_model::attention::relative_position;
+use sam_model::plain_attention::relative_position;
 use sam_model::weights::Checkpoint;
 use sam_model::{MaskOutput, ObjectPrompt, Prompts, Sam};
 
@@ -55,7 +55,7 @@ fn attention_resizes_its_tables_like_the_reference() {
     let (golden, sam) = (golden(), tiny(&cpu()));
     for (name, block) in [("equal", 0), ("tables_longer", 1), ("tables_shorter", 0)] {
         let x = golden.tensor::<4>(&format!("attention/{name}/in"), &cpu());
-        let got = sam.image_encoder.blocks[block].attn.forward(x);
+        let got = sam.image_encoder.blocks[block].attn.forward(x, 0);
         check(name, &values(got), &golden.values(&format!("attention/{name}/out")), MODULE);
     }
     for name in ["equal", "longer", "shorter"] {
@@ -124,7 +124,7 @@ fn ragged_objects_of_several_images_equal_one_at_a_time() {
         }
     }
     let prompts = Prompts::from_objects(&objects, 32, &cpu());
-    assert!(prompts.sparse.as_ref().is_some_and(|sparse| sparse.ragged), "lengths differ");
+    assert!(prompts.sparse.as_ref().is_some_and(|sparse| sparse.absent.is_some()), "lengths differ");
     assert!(prompts.masks.as_ref().is_some_and(|masks| masks.present.is_some()), "some have no mask");
     let count = image_index.len();
     let index = Tensor::<1, Int>::from_data(TensorData::new(image_index, [count]), &cpu());

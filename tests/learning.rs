@@ -70,7 +70,7 @@ fn script(golden: &Golden, truth: &Truth, side_px: usize) -> ClickSimulator {
             let sparse = SparsePrompts {
                 coords_xy_px: golden.tensor(&format!("pass/{pass}/coords"), &cpu()),
                 labels: golden.tensor::<2>(&format!("pass/{pass}/labels"), &cpu()).int(),
-                ragged: false,
+                absent: None,
             };
             (kind, sparse)
         })

@@ -1,218 +1,135 @@
-//! Scaled dot-product attention, the one form that every part of SAM goes through.
+//! Scaled dot-product attention in the two forms that SAM has: over a grid of tokens or its windows, with decomposed relative
+//! positions (MViTv2, arXiv 2112.01526, eq. 4; `image_encoder.py::add_decomposed_rel_pos`), and between two lists.
 //!
-//! The image encoder adds decomposed relative positions (MViTv2, arXiv 2112.01526 eq. 4; `image_encoder.py::
-//! add_decomposed_rel_pos`): a term per query and key row plus a term per query and key column. Here they ride inside the
-//! product of queries and keys: a query is extended by its row and column terms, a key by the one-hot codes of its row and
-//! its column. The sum is the same, and no N x N map is added to another.
+//! On the processor both are operations of `sam-kernel`, which never hold all scores and compute no padding; elsewhere they are
+//! products and a softmax ([`crate::plain_attention`]).
 //!
-//! Without gradients the score map is formed in blocks of query rows, so it never exists as a whole.
-//!
-//! Shapes: `B` batch (images, windows or objects), `A` heads, `N` queries, `M` keys, `C` channels per head.
+//! Shapes: `B` images or objects, `H W` grid, `A` heads, `N` queries, `M` keys, `C` channels per head.
 
-use burn::tensor::activation::softmax;
-use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use std::sync::Arc;
 
-/// Largest number of scores that exist at once when no gradient is needed (64 MiB of f32).
-const SCORES_PER_BLOCK: usize = 16 * 1024 * 1024;
+use burn::tensor::{Bool, Device, Tensor, TensorData};
+use sam_kernel::attention::{CrossAttention, SelfAttention, Tables};
 
-/// Softmax(q k^T) v. The queries come scaled.
+use crate::fused::{SliceOperation, SliceOutput, WayBack, fused, is_fusible};
+use crate::plain_attention::{plain_attention, plain_self_attention, resized};
+
+/// Attention of the tokens of a grid to each other, or to those of their window.
+///
+/// As in the reference the scale applies to q·k only, and the relative terms take the unscaled queries; windows reach beyond
+/// the grid, and what lies there has the projection's bias as key and value.
+///
+/// # Shapes
+/// - `qkv`: `[B, H, W, 3 * A * C]`, queries first, not scaled; `bias`: `[3 * A * C]`, that of the projection to `qkv`
+/// - `tables`: `[2 * rows - 1, C]` and `[2 * columns - 1, C]` for the attended grid, or of other lengths, then resized
+/// - `window`: side of a window, 0 for the whole grid
+/// - returns `[B, H, W, A * C]`
+pub fn self_attention(
+    qkv: Tensor<4>,
+    bias: Tensor<1>,
+    tables: Option<[Tensor<2>; 2]>,
+    heads: usize,
+    window: usize,
+) -> Tensor<4> {
+    let [images, height, width, values] = qkv.dims();
+    let attended = if window == 0 { [height, width] } else { [window; 2] };
+    let tables = tables.map(|[rows, columns]| [resized(rows, attended[0]), resized(columns, attended[1])]);
+    if is_fusible(&qkv) {
+        let channels = values / (3 * heads);
+        let sizes = SelfAttention { images, grid: [height, width], heads, channels, window };
+        let mut inputs = vec![qkv.into_dispatch(), bias.into_dispatch()];
+        inputs.extend(tables.into_iter().flatten().map(Tensor::into_dispatch));
+        return fused(sizes, inputs);
+    }
+    plain_self_attention(qkv, bias, tables, heads, window)
+}
+
+/// Attention of one list of tokens to another.
 ///
 /// `absent_keys` marks keys that take no part (`true` = left out); each query needs at least one key that does.
 ///
 /// # Shapes
-/// - `q`: `[B, A, N, C]`, `k`: `[B, A, M, C]`, `v`: `[B, A, M, C']`, `absent_keys`: `[B, 1, 1, M]`
-/// - returns `[B, A, N, C']`
-pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, absent_keys: Option<Tensor<4, Bool>>) -> Tensor<4> {
-    let [batch, heads, queries, _] = q.dims();
-    let keys = k.dims()[2];
-    let k_t = k.swap_dims(2, 3); // [B, A, C, M]
-    let rows_per_block = (SCORES_PER_BLOCK / (batch * heads * keys)).max(1);
-    if q.device().is_autodiff() || rows_per_block >= queries {
-        return attend(q, k_t, v, absent_keys);
+/// - `q`: `[B, N, A * C]`, not scaled; `k`, `v`: `[B, M, A * C]`; `absent_keys`: `[B, M]`
+/// - returns `[B, N, A * C]`
+pub fn cross_attention(
+    q: Tensor<3>,
+    k: Tensor<3>,
+    v: Tensor<3>,
+    absent_keys: Option<AbsentKeys>,
+    heads: usize,
+) -> Tensor<3> {
+    let [objects, queries, width] = q.dims();
+    let [_, keys, _] = k.dims();
+    let channels = width / heads;
+    if is_fusible(&q) {
+        let sizes = CrossAttention { objects, queries, keys, heads, channels };
+        let absent = absent_keys.map(|absent| absent.on_host);
+        return fused(Between { sizes, absent }, vec![q.into_dispatch(), k.into_dispatch(), v.into_dispatch()]);
     }
-    let blocks = (0..queries)
-        .step_by(rows_per_block)
-        .map(|start| {
-            let rows = q.clone().narrow(2, start, rows_per_block.min(queries - start));
-            attend(rows, k_t.clone(), v.clone(), absent_keys.clone())
-        })
-        .collect();
-    Tensor::cat(blocks, 2)
+    let split = |x: Tensor<3>, n: usize| x.reshape([objects, n, heads, channels]).swap_dims(1, 2); // [B, A, n, C]
+    let absent = absent_keys.map(|absent| absent.on_device.reshape([objects, 1, 1, keys]));
+    let q = split(q, queries) * (channels as f64).powf(-0.5);
+    plain_attention(q, split(k, keys), split(v, keys), absent).swap_dims(1, 2).reshape([objects, queries, width])
 }
 
-fn attend(q: Tensor<4>, k_t: Tensor<4>, v: Tensor<4>, absent_keys: Option<Tensor<4, Bool>>) -> Tensor<4> {
-    let [batch, heads, queries, _] = q.dims();
-    let keys = k_t.dims()[3];
-    let mut scores = q.matmul(k_t); // [B, A, N, M]
-    if let Some(absent) = absent_keys {
-        scores = scores.mask_fill(absent.expand([batch, heads, queries, keys]), f32::NEG_INFINITY);
-    }
-    softmax(scores, 3).matmul(v)
+/// Keys that take no part, `true`, where attention needs to know: `[B, M]`.
+#[derive(Clone, Debug)]
+pub struct AbsentKeys {
+    on_host: Arc<Vec<bool>>,
+    on_device: Tensor<2, Bool>,
 }
 
-/// Self-attention over an `height x width` grid with decomposed relative positions.
-///
-/// As in the reference the scale applies to q·k only; the relative terms take the unscaled queries.
-///
-/// # Shapes
-/// - `q`, `k`, `v`: `[B, A, height * width, C]`, `q` not scaled
-/// - `table_h`: `[2 * height - 1, C]`, `table_w`: `[2 * width - 1, C]`, or another length, which is resized
-/// - returns `[B, A, height * width, C]`
-pub fn attention_with_relative_position(
-    q: Tensor<4>,
-    k: Tensor<4>,
-    v: Tensor<4>,
-    table_h: Tensor<2>,
-    table_w: Tensor<2>,
-    [height, width]: [usize; 2],
-) -> Tensor<4> {
-    let [batch, heads, tokens, channels] = q.dims();
-    assert_eq!(tokens, height * width, "{tokens} tokens do not fill a {height}x{width} grid");
-    let device = q.device();
-    let scale = (channels as f64).powf(-0.5);
-    let relative_h = relative_position(table_h, height); // [height, height, C]
-    let relative_w = relative_position(table_w, width); // [width, width, C]
-
-    let grid = q.clone().reshape([batch * heads, height, width, channels]);
-    let by_row = grid.clone().swap_dims(0, 1).reshape([height, batch * heads * width, channels]);
-    let by_row = by_row.matmul(relative_h.swap_dims(1, 2)); // [height, B A width, key row]
-    let by_row = by_row.reshape([height, batch * heads, width, height]).swap_dims(0, 1);
-    let by_column = grid.permute([2, 0, 1, 3]).reshape([width, batch * heads * height, channels]);
-    let by_column = by_column.matmul(relative_w.swap_dims(1, 2)); // [width, B A height, key column]
-    let by_column = by_column.reshape([width, batch * heads, height, width]).permute([1, 2, 0, 3]);
-
-    let q = Tensor::cat(
-        vec![
-            q * scale,
-            by_row.reshape([batch, heads, tokens, height]),
-            by_column.reshape([batch, heads, tokens, width]),
-        ],
-        3,
-    );
-    let codes = grid_codes([height, width], &device).reshape([1, 1, tokens, height + width]);
-    let k = Tensor::cat(vec![k, codes.expand([batch, heads, tokens, height + width])], 3);
-    attention(q, k, v, None)
+impl AbsentKeys {
+    /// From the host, row by row.
+    pub fn new(absent: Vec<bool>, [objects, keys]: [usize; 2], device: &Device) -> Self {
+        let on_device = Tensor::from_data(TensorData::new(absent.clone(), [objects, keys]), device);
+        Self { on_host: Arc::new(absent), on_device }
+    }
 }
 
-/// One-hot codes of each grid cell's row and column, `[height * width, height + width]`.
-fn grid_codes([height, width]: [usize; 2], device: &Device) -> Tensor<2> {
-    let columns = height + width;
-    let mut codes = vec![0f32; height * width * columns];
-    for (cell, code) in codes.chunks_exact_mut(columns).enumerate() {
-        code[cell / width] = 1.0;
-        code[height + cell % width] = 1.0;
+impl SliceOperation for SelfAttention {
+    fn forward(&self, inputs: &[&[f32]]) -> SliceOutput {
+        let (values, kept) = SelfAttention::forward(self, inputs[0], inputs[1], tables_of(inputs));
+        let [height, width] = self.grid;
+        SliceOutput { values, shape: vec![self.images, height, width, self.heads * self.channels], kept }
     }
-    Tensor::from_data(TensorData::new(codes, [height * width, columns]), device)
+
+    fn backward(&self, way: WayBack<'_>) -> Vec<Vec<f32>> {
+        let WayBack { inputs, output, kept, d_output, .. } = way;
+        let grads = SelfAttention::backward(self, inputs[0], inputs[1], tables_of(inputs), [output, kept, d_output]);
+        let mut all = vec![grads.qkv, grads.bias];
+        all.extend(grads.tables.into_iter().flatten());
+        all
+    }
 }
 
-/// Relative position embeddings of every pair of positions along one axis (`image_encoder.py::get_rel_pos` for equal
-/// query and key sizes).
-///
-/// # Shapes
-/// - `table`: `[L, C]`, resized linearly when `L` is not `2 * size - 1`
-/// - returns `[size, size, C]`, query first
-pub fn relative_position(table: Tensor<2>, size: usize) -> Tensor<3> {
-    let [length, channels] = table.dims();
-    let device = table.device();
-    let wanted = 2 * size - 1;
-    let table = if length == wanted {
-        table
-    } else {
-        let weights = linear_resize_weights(length, wanted);
-        let weights = Tensor::<2>::from_data(TensorData::new(weights, [wanted, length]), &device);
-        weights.matmul(table)
-    };
-    let index: Vec<i64> = (0..size * size).map(|pair| (pair / size + size - 1 - pair % size) as i64).collect();
-    let index = Tensor::<1, Int>::from_data(TensorData::new(index, [size * size]), &device);
-    table.select(0, index).reshape([size, size, channels])
+fn tables_of<'a>(inputs: &[&'a [f32]]) -> Option<Tables<'a>> {
+    match inputs {
+        [_, _, rows, columns] => Some(Tables { rows, columns }),
+        _ => None,
+    }
 }
 
-/// Row-major `[to, from]` matrix of PyTorch's 1-D linear interpolation with `align_corners=False`.
-pub fn linear_resize_weights(from: usize, to: usize) -> Vec<f32> {
-    let mut weights = vec![0f32; to * from];
-    let ratio = from as f64 / to as f64;
-    for (position, row) in weights.chunks_exact_mut(from).enumerate() {
-        let source = ((position as f64 + 0.5) * ratio - 0.5).max(0.0);
-        let low = (source as usize).min(from - 1);
-        let high = (low + 1).min(from - 1);
-        let fraction = (source - low as f64) as f32;
-        row[low] += 1.0 - fraction;
-        row[high] += fraction;
-    }
-    weights
+/// A [`CrossAttention`] with the keys it leaves out.
+#[derive(Debug)]
+struct Between {
+    sizes: CrossAttention,
+    absent: Option<Arc<Vec<bool>>>,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use burn::tensor::{Distribution, Tolerance};
-
-    fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
-        Tensor::random(shape, Distribution::Normal(0.0, 1.0), &Device::flex())
+impl SliceOperation for Between {
+    fn forward(&self, inputs: &[&[f32]]) -> SliceOutput {
+        let absent = self.absent.as_ref().map(|absent| absent.as_slice());
+        let (values, kept) = self.sizes.forward(inputs[0], inputs[1], inputs[2], absent);
+        let CrossAttention { objects, queries, heads, channels, .. } = self.sizes;
+        SliceOutput { values, shape: vec![objects, queries, heads * channels], kept }
     }
 
-    /// The sum as the reference writes it: full score map plus two broadcast terms.
-    #[test]
-    fn one_hot_codes_add_the_two_relative_terms() {
-        let ([height, width], [batch, heads, channels]) = ([3, 5], [2, 3, 4]);
-        let tokens = height * width;
-        let shape = [batch, heads, tokens, channels];
-        let (q, k, v) = (random(shape), random(shape), random(shape));
-        let (table_h, table_w) = (random([2 * height - 1, channels]), random([2 * width - 1, channels]));
-
-        let scores = (q.clone() * (channels as f64).powf(-0.5)).matmul(k.clone().swap_dims(2, 3));
-        let mut scores = scores.into_data().try_to_vec::<f32>().expect("f32");
-        let host = |t: Tensor<4>| t.into_data().try_to_vec::<f32>().expect("f32");
-        let host2 = |t: Tensor<2>| t.into_data().try_to_vec::<f32>().expect("f32");
-        let (q_host, h_host, w_host) = (host(q.clone()), host2(table_h.clone()), host2(table_w.clone()));
-        for (index, score) in scores.iter_mut().enumerate() {
-            let (query_row, key) = (index / tokens, index % tokens);
-            let query = query_row % tokens;
-            let delta_h = query / width + height - 1 - key / width;
-            let delta_w = query % width + width - 1 - key % width;
-            for channel in 0..channels {
-                let q = q_host[query_row * channels + channel];
-                *score += q * (h_host[delta_h * channels + channel] + w_host[delta_w * channels + channel]);
-            }
-        }
-        let scores = TensorData::new(scores, [batch, heads, tokens, tokens]);
-        let expected = softmax(Tensor::<4>::from_data(scores, &Device::flex()), 3).matmul(v.clone());
-        let got = attention_with_relative_position(q, k, v, table_h, table_w, [height, width]);
-        got.into_data().assert_approx_eq::<f32>(&expected.into_data(), Tolerance::absolute(2e-6));
-    }
-
-    #[test]
-    fn an_absent_key_changes_nothing() {
-        let (q, k, v) = (random([2, 2, 3, 4]), random([2, 2, 5, 4]), random([2, 2, 5, 4]));
-        let expected = attention(q.clone(), k.clone(), v.clone(), None);
-        let more = |x: Tensor<4>| Tensor::cat(vec![x, random([2, 2, 1, 4]) * 50], 2);
-        let absent = Tensor::<4>::from_data([[[[0., 0., 0., 0., 0., 1.]]]], &Device::flex()).greater_elem(0.5);
-        let got = attention(q, more(k), more(v), Some(absent.expand([2, 1, 1, 6])));
-        got.into_data().assert_approx_eq::<f32>(&expected.into_data(), Tolerance::absolute(1e-6));
-    }
-
-    #[test]
-    fn blocks_of_rows_equal_the_whole() {
-        let (batch, queries, keys) = (2, 1030, 8192);
-        assert!(batch * queries * keys > SCORES_PER_BLOCK);
-        let (q, k, v) = (random([batch, 1, queries, 4]), random([batch, 1, keys, 4]), random([batch, 1, keys, 4]));
-        let whole = attend(q.clone(), k.clone().swap_dims(2, 3), v.clone(), None);
-        let blocks = attention(q, k, v, None);
-        blocks.into_data().assert_approx_eq::<f32>(&whole.into_data(), Tolerance::absolute(1e-6));
-    }
-
-    #[test]
-    fn tables_are_indexed_by_query_minus_key() {
-        let table = Tensor::<2>::from_data([[-2.], [-1.], [0.], [1.], [2.]], &Device::flex());
-        let relative = relative_position(table, 3).reshape([3, 3]);
-        relative.into_data().assert_eq(&TensorData::from([[0f32, -1., -2.], [1., 0., -1.], [2., 1., 0.]]), false);
-    }
-
-    #[test]
-    fn linear_resize_keeps_constants_and_identity() {
-        assert_eq!(linear_resize_weights(3, 3), [1., 0., 0., 0., 1., 0., 0., 0., 1.]);
-        for row in linear_resize_weights(5, 9).chunks(5) {
-            assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-6);
-        }
+    fn backward(&self, way: WayBack<'_>) -> Vec<Vec<f32>> {
+        let WayBack { inputs, output, kept, d_output, .. } = way;
+        let absent = self.absent.as_ref().map(|absent| absent.as_slice());
+        let inputs = [inputs[0], inputs[1], inputs[2]];
+        let grads = self.sizes.backward(inputs, absent, [output, kept, d_output]);
+        vec![grads.q, grads.k, grads.v]
     }
 }

@@ -13,10 +13,10 @@ use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::attention::{attention, attention_with_relative_position};
+use crate::attention::self_attention;
 use crate::drop_path::{DropPath, rising_rates};
-use crate::layer_norm_2d::LayerNorm2d;
-use crate::mlp::{Activation, MlpBlock, linear_layer};
+use crate::layer_norm::{LayerNorm2d, normalise};
+use crate::mlp::{Activation, MlpBlock, linear, linear_layer};
 use crate::patch_conv::PatchConv;
 
 /// Epsilon of the encoder's layer normalisations (`build_sam.py`).
@@ -232,17 +232,9 @@ impl Block {
     /// - `x`: `[B, H, W, C]`; a plain token list is a grid with `H = 1`
     /// - returns the same shape
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let [_, height, width, _] = x.dims();
-        let attended = self.norm1.forward(x.clone());
-        let attended = if self.window > 0 {
-            // Zero padding comes after the norm and takes part in the attention, as in the reference.
-            let windows = self.attn.forward(window_partition(attended, self.window));
-            window_unpartition(windows, self.window, [height, width])
-        } else {
-            self.attn.forward(attended)
-        };
+        let attended = self.attn.forward(normalise(x.clone(), &self.norm1, ENCODER_LAYER_NORM_EPS), self.window);
         let x = x + self.drop_path.forward(attended);
-        let expanded = self.mlp.forward(self.norm2.forward(x.clone()));
+        let expanded = self.mlp.forward(normalise(x.clone(), &self.norm2, ENCODER_LAYER_NORM_EPS));
         x + self.drop_path.forward(expanded)
     }
 }
@@ -263,84 +255,12 @@ pub struct Attention {
 
 impl Attention {
     /// # Shapes
-    /// - `x`: `[B, H, W, C]`
+    /// - `x`: `[B, H, W, C]`; `window`: side of a window, 0 for the whole grid
     /// - returns the same shape
-    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let [batch, height, width, dim] = x.dims();
-        let (tokens, channels) = (height * width, dim / self.num_heads);
-        let qkv = self.qkv.forward(x).reshape([batch, tokens, 3, self.num_heads, channels]).permute([2, 0, 3, 1, 4]); // [3, B, A, N, C / A]
-        let part = |index: usize| qkv.clone().narrow(0, index, 1).squeeze_dim::<4>(0);
-        let (q, k, v) = (part(0), part(1), part(2));
-        let attended = match (&self.rel_pos_h, &self.rel_pos_w) {
-            (Some(h), Some(w)) => attention_with_relative_position(q, k, v, h.val(), w.val(), [height, width]),
-            _ => attention(q * (channels as f64).powf(-0.5), k, v, None),
-        };
-        let joined = attended.swap_dims(1, 2).reshape([batch, height, width, dim]);
-        self.proj.forward(joined)
-    }
-}
-
-/// Cuts a map into square windows, zero-padded at the right and bottom to whole windows.
-///
-/// # Shapes
-/// - `x`: `[B, H, W, C]`
-/// - returns `[B * rows * columns, window, window, C]`
-pub fn window_partition(x: Tensor<4>, window: usize) -> Tensor<4> {
-    let [batch, height, width, channels] = x.dims();
-    let (rows, columns) = (height.div_ceil(window), width.div_ceil(window));
-    pad_bottom_right(x, [rows * window, columns * window])
-        .reshape([batch, rows, window, columns, window, channels])
-        .permute([0, 1, 3, 2, 4, 5]) // [B, rows, columns, window, window, C]
-        .reshape([batch * rows * columns, window, window, channels])
-}
-
-/// The inverse of [`window_partition`]: joins windows and cuts the padding off.
-///
-/// # Shapes
-/// - `windows`: `[B * rows * columns, window, window, C]`
-/// - returns `[B, H, W, C]`
-pub fn window_unpartition(windows: Tensor<4>, window: usize, [height, width]: [usize; 2]) -> Tensor<4> {
-    let [count, _, _, channels] = windows.dims();
-    let (rows, columns) = (height.div_ceil(window), width.div_ceil(window));
-    let batch = count / (rows * columns);
-    windows
-        .reshape([batch, rows, columns, window, window, channels])
-        .permute([0, 1, 3, 2, 4, 5]) // [B, rows, window, columns, window, C]
-        .reshape([batch, rows * window, columns * window, channels])
-        .narrow(1, 0, height)
-        .narrow(2, 0, width)
-}
-
-fn pad_bottom_right(x: Tensor<4>, [to_height, to_width]: [usize; 2]) -> Tensor<4> {
-    let [batch, height, width, channels] = x.dims();
-    let device = x.device();
-    let zeros = |rows: usize, columns: usize| Tensor::zeros([batch, rows, columns, channels], &device);
-    let x = if to_width > width { Tensor::cat(vec![x, zeros(height, to_width - width)], 2) } else { x };
-    if to_height > height { Tensor::cat(vec![x, zeros(to_height - height, to_width)], 1) } else { x }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use burn::tensor::Distribution;
-
-    #[test]
-    fn unwindow_of_window_is_the_same_map() {
-        let device = Device::flex();
-        for ([height, width], window) in [([8, 8], 3), ([6, 6], 3), ([1, 1], 4), ([5, 7], 2)] {
-            let x = Tensor::<4>::random([2, height, width, 3], Distribution::Default, &device);
-            let windows = window_partition(x.clone(), window);
-            assert_eq!(windows.dims()[1..3], [window, window]);
-            let back = window_unpartition(windows, window, [height, width]);
-            back.into_data().assert_eq(&x.into_data(), true);
-        }
-    }
-
-    #[test]
-    fn windows_are_padded_with_zeros() {
-        let x = Tensor::<4>::ones([1, 3, 3, 1], &Device::flex());
-        let windows = window_partition(x, 2);
-        assert_eq!(windows.dims(), [4, 2, 2, 1]);
-        assert_eq!(windows.sum().into_scalar::<f32>(), 9.0);
+    pub fn forward(&self, x: Tensor<4>, window: usize) -> Tensor<4> {
+        let qkv = linear(&self.qkv, x);
+        let bias = self.qkv.bias.as_ref().expect("queries, keys and values have a bias").val();
+        let tables = self.rel_pos_h.as_ref().zip(self.rel_pos_w.as_ref()).map(|(h, w)| [h.val(), w.val()]);
+        linear(&self.proj, self_attention(qkv, bias, tables, self.num_heads, window))
     }
 }

@@ -6,13 +6,15 @@
 pub mod attention;
 pub mod drop_path;
 pub mod fingerprint;
+pub mod fused;
 pub mod image_encoder;
 pub mod init;
-pub mod layer_norm_2d;
+pub mod layer_norm;
 pub mod mae;
 pub mod mask_decoder;
 pub mod mlp;
 pub mod patch_conv;
+pub mod plain_attention;
 pub mod prompt_encoder;
 pub mod sam;
 pub mod two_way_transformer;

@@ -22,7 +22,8 @@ use serde::{Deserialize, Serialize};
 use crate::fingerprint::Fingerprint;
 use crate::image_encoder::{Block, BlockConfig, ENCODER_LAYER_NORM_EPS, PatchEmbed};
 use crate::init::sines_and_cosines;
-use crate::mlp::linear_layer;
+use crate::layer_norm::normalise;
+use crate::mlp::{linear, linear_layer};
 use crate::patch_conv::PatchConv;
 use crate::sam::{SamConfigError, Variant};
 
@@ -479,12 +480,12 @@ impl MaskedAutoencoder {
         let [batch, _, width] = tokens.dims();
         let class = self.cls_token.val() + self.pos_embed.val().narrow(1, 0, 1);
         let tokens = Tensor::cat(vec![class.expand([batch, 1, width]), tokens], 1);
-        self.norm.forward(through(&self.blocks, tokens))
+        normalise(through(&self.blocks, tokens), &self.norm, ENCODER_LAYER_NORM_EPS)
     }
 
     /// Tokens of all patches, kept ones first, without the class token: `[B, 1 + K, C]` to `[B, N, D]`.
     fn decode(&self, latent: Tensor<3>, masking: &RandomMasking) -> Tensor<3> {
-        let visible = self.decoder_embed.forward(latent);
+        let visible = linear(&self.decoder_embed, latent);
         let [batch, _, width] = visible.dims();
         let device = visible.device();
         let n_patches = self.config.n_patches();
@@ -502,7 +503,7 @@ impl MaskedAutoencoder {
 
     /// `[B, any, D]` to `[B, any, P]`.
     fn paint(&self, tokens: Tensor<3>) -> Tensor<3> {
-        self.decoder_pred.forward(self.decoder_norm.forward(tokens))
+        linear(&self.decoder_pred, normalise(tokens, &self.decoder_norm, ENCODER_LAYER_NORM_EPS))
     }
 }
 

@@ -10,10 +10,14 @@ use burn::module::Initializer;
 use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig};
 use burn::tensor::activation::gelu;
-use burn::tensor::{Bool, Device, Tensor};
+use burn::tensor::{Device, Tensor};
+use sam_kernel::layer_norm::{Behind, LayerNorm};
+use sam_kernel::mask_head::{MaskHead, MaskHeadSizes};
 use serde::{Deserialize, Serialize};
 
-use crate::layer_norm_2d::LayerNorm2d;
+use crate::attention::AbsentKeys;
+use crate::fused::{SliceOperation, SliceOutput, WayBack, fused, is_fusible};
+use crate::layer_norm::{LAYER_NORM_2D_EPS, LayerNorm2d};
 use crate::mlp::Mlp;
 use crate::patch_conv::PatchConvTranspose;
 use crate::prompt_encoder::PromptEmbeddings;
@@ -133,7 +137,7 @@ impl MaskDecoder {
         let image = (image_embeddings_bhwc + prompts.dense_bhwc).reshape([objects, height * width, channels]);
         let positions = image_positions.reshape([1, height * width, channels]);
         let (tokens, absent) = self.tokens(objects, prompts.sparse, prompts.absent);
-        let (tokens, image) = self.transformer.forward(image, positions, tokens, absent);
+        let (tokens, image) = self.transformer.forward(image, positions, tokens, absent.as_ref());
 
         let mask_count = self.output_hypernetworks_mlps.len();
         let wanted = match output {
@@ -141,16 +145,13 @@ impl MaskDecoder {
             MaskOutput::Multi => 1..mask_count,
             MaskOutput::All => 0..mask_count,
         };
-        let upscaled = self.output_upscaling.forward(image.reshape([objects, height, width, channels]));
-        let [_, up_height, up_width, up_channels] = upscaled.dims();
         let weights = wanted
             .clone()
             .map(|mask| self.output_hypernetworks_mlps[mask].forward(tokens.clone().narrow(1, 1 + mask, 1)))
             .collect();
         let weights = Tensor::cat(weights, 1); // [O, M, C / 8]
-        let upscaled = upscaled.reshape([objects, up_height * up_width, up_channels]);
-        let low_res_logits =
-            weights.matmul(upscaled.swap_dims(1, 2)).reshape([objects, wanted.len(), up_height, up_width]);
+        let image = image.reshape([objects, height, width, channels]);
+        let low_res_logits = self.output_upscaling.masks(image, weights);
 
         let iou_token = tokens.narrow(1, 0, 1).reshape([objects, channels]);
         let iou_predictions = self.iou_prediction_head.forward(iou_token).narrow(1, wanted.start, wanted.len());
@@ -162,15 +163,17 @@ impl MaskDecoder {
         &self,
         objects: usize,
         sparse: Option<Tensor<3>>,
-        absent: Option<Tensor<2, Bool>>,
-    ) -> (Tensor<3>, Option<Tensor<2, Bool>>) {
+        absent: Option<Vec<bool>>,
+    ) -> (Tensor<3>, Option<AbsentKeys>) {
         let own = Tensor::cat(vec![self.iou_token.weight.val(), self.mask_tokens.weight.val()], 0);
         let [count, channels] = own.dims();
         let own = own.reshape([1, count, channels]).expand([objects, count, channels]);
         let Some(sparse) = sparse else { return (own, None) };
+        let [_, n_sparse, _] = sparse.dims();
         let absent = absent.map(|absent| {
-            let never = Tensor::<2>::zeros([objects, count], &absent.device()).greater_elem(0.5);
-            Tensor::cat(vec![never, absent], 1)
+            let of_object = |absent: &[bool]| std::iter::repeat_n(false, count).chain(absent.to_vec());
+            let absent = absent.chunks_exact(n_sparse).flat_map(of_object).collect();
+            AbsentKeys::new(absent, [objects, count + n_sparse], &sparse.device())
         });
         (Tensor::cat(vec![own, sparse], 1), absent)
     }
@@ -188,11 +191,61 @@ pub struct OutputUpscaling {
 }
 
 impl OutputUpscaling {
+    /// The product of the enlarged map with the weights of each mask; only on devices without kernels of ours the map itself
+    /// comes into being.
+    ///
+    /// # Shapes
+    /// - `x`: `[O, G, G, C]`, `weights`: `[O, M, C / 8]`
+    /// - returns `[O, M, 4G, 4G]`
+    pub fn masks(&self, x: Tensor<4>, weights: Tensor<3>) -> Tensor<4> {
+        let [objects, height, width, _] = x.dims();
+        let [_, masks, channels] = weights.dims();
+        if is_fusible(&x) {
+            let inputs = vec![
+                x.into_dispatch(),
+                weights.into_dispatch(),
+                self.conv1.as_matrix().into_dispatch(),
+                self.conv1.bias.val().into_dispatch(),
+                self.norm1.weight.val().into_dispatch(),
+                self.norm1.bias.val().into_dispatch(),
+                self.conv2.as_matrix().into_dispatch(),
+                self.conv2.bias.val().into_dispatch(),
+            ];
+            return fused(MaskHeadSizes { objects, grid: [height, width], masks }, inputs);
+        }
+        let upscaled = self.forward(x).reshape([objects, 16 * height * width, channels]);
+        weights.matmul(upscaled.swap_dims(1, 2)).reshape([objects, masks, 4 * height, 4 * width])
+    }
+
     /// # Shapes
     /// - `x`: `[O, G, G, C]`
     /// - returns `[O, 4G, 4G, C / 8]`
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let x = gelu(self.norm1.forward(self.conv1.forward(x)));
-        gelu(self.conv2.forward(x))
+        gelu(self.conv2.forward(self.norm1.forward_gelu(self.conv1.forward(x))))
+    }
+}
+
+/// Tokens and weights of masks first, then the parameters of [`OutputUpscaling`] in the order of its fields.
+fn head_of<'a>(inputs: &[&'a [f32]]) -> MaskHead<'a> {
+    let eps = LAYER_NORM_2D_EPS as f32;
+    MaskHead {
+        weight_1: inputs[2],
+        bias_1: inputs[3],
+        norm: LayerNorm { weight: inputs[4], bias: inputs[5], eps, behind: Behind::Gelu },
+        weight_2: inputs[6],
+        bias_2: inputs[7],
+    }
+}
+
+impl SliceOperation for MaskHeadSizes {
+    fn forward(&self, inputs: &[&[f32]]) -> SliceOutput {
+        let values = head_of(inputs).forward(*self, inputs[0], inputs[1]);
+        let [height, width] = self.grid;
+        SliceOutput { values, shape: vec![self.objects, self.masks, 4 * height, 4 * width], kept: Vec::new() }
+    }
+
+    fn backward(&self, way: WayBack<'_>) -> Vec<Vec<f32>> {
+        let grads = head_of(way.inputs).backward(*self, way.inputs[0], way.inputs[1], way.d_output);
+        [grads.tokens, grads.mask_weights].into_iter().chain(grads.parameters).collect()
     }
 }

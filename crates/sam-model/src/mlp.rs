@@ -8,20 +8,52 @@ use burn::module::{Initializer, Module};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::activation::{gelu, relu};
 use burn::tensor::{Device, Tensor};
+use sam_kernel::linear as kernel;
+
+use crate::fused::{SliceOperation, SliceOutput, WayBack, fused, is_fusible};
 
 /// A linear layer whose parameters are zero until a checkpoint or [`crate::init`] fills them.
 pub(crate) fn linear_layer(inputs: usize, outputs: usize, device: &Device) -> Linear {
     LinearConfig::new(inputs, outputs).with_initializer(Initializer::Zeros).init(device)
 }
 
-/// The non-linearity between the two layers of an [`MlpBlock`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
-    /// Exact GELU (by erf, not tanh).
-    Gelu,
-    /// Rectified linear.
-    Relu,
+/// A linear layer of rows, whatever is before the last axis.
+///
+/// # Shapes
+/// - `x`: `[.., inputs]`
+/// - returns `[.., outputs]`
+pub(crate) fn linear<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
+    match &layer.bias {
+        Some(bias) if is_fusible(&x) => {
+            let mut shape = x.dims();
+            shape[D - 1] = bias.dims()[0];
+            let inputs = vec![x.into_dispatch(), layer.weight.val().into_dispatch(), bias.val().into_dispatch()];
+            fused(OneLayer { shape: shape.to_vec() }, inputs)
+        }
+        _ => layer.forward(x),
+    }
 }
+
+#[derive(Debug)]
+struct OneLayer {
+    shape: Vec<usize>,
+}
+
+impl SliceOperation for OneLayer {
+    fn forward(&self, inputs: &[&[f32]]) -> SliceOutput {
+        let layer = kernel::Linear { weight: inputs[1], bias: inputs[2] };
+        SliceOutput { values: layer.forward(inputs[0]), shape: self.shape.clone(), kept: Vec::new() }
+    }
+
+    fn backward(&self, way: WayBack<'_>) -> Vec<Vec<f32>> {
+        let layer = kernel::Linear { weight: way.inputs[1], bias: way.inputs[2] };
+        let grads = layer.backward(way.inputs[0], way.d_output);
+        vec![grads.x, grads.weight, grads.bias]
+    }
+}
+
+/// The non-linearity between the two layers of an [`MlpBlock`].
+pub use kernel::Activation;
 
 /// Two linear layers with an activation between them.
 #[derive(Module, Debug)]
@@ -44,12 +76,44 @@ impl MlpBlock {
     /// - `x`: `[.., C]`
     /// - returns the same shape
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        if is_fusible(&x) {
+            let parameters = [&self.lin1, &self.lin2].into_iter().flat_map(|layer| {
+                let bias = layer.bias.as_ref().expect("every layer of the reference has a bias");
+                [layer.weight.val().into_dispatch(), bias.val().into_dispatch()]
+            });
+            let operation = TwoLayers { shape: x.dims().to_vec(), activation: self.activation };
+            return fused(operation, std::iter::once(x.into_dispatch()).chain(parameters).collect());
+        }
         let hidden = self.lin1.forward(x);
         let hidden = match self.activation {
             Activation::Gelu => gelu(hidden),
             Activation::Relu => relu(hidden),
         };
         self.lin2.forward(hidden)
+    }
+}
+
+#[derive(Debug)]
+struct TwoLayers {
+    shape: Vec<usize>,
+    activation: Activation,
+}
+
+impl TwoLayers {
+    fn kernel<'a>(&self, inputs: &[&'a [f32]]) -> kernel::Perceptron<'a> {
+        let layer = |at: usize| kernel::Linear { weight: inputs[at], bias: inputs[at + 1] };
+        kernel::Perceptron { first: layer(1), second: layer(3), activation: self.activation }
+    }
+}
+
+impl SliceOperation for TwoLayers {
+    fn forward(&self, inputs: &[&[f32]]) -> SliceOutput {
+        SliceOutput { values: self.kernel(inputs).forward(inputs[0]), shape: self.shape.clone(), kept: Vec::new() }
+    }
+
+    fn backward(&self, way: WayBack<'_>) -> Vec<Vec<f32>> {
+        let grads = self.kernel(way.inputs).backward(way.inputs[0], way.d_output);
+        std::iter::once(grads.x).chain(grads.first).chain(grads.second).collect()
     }
 }
 
@@ -80,7 +144,7 @@ impl Mlp {
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let last = self.layers.len() - 1;
         self.layers.iter().enumerate().fold(x, |x, (index, layer)| {
-            let x = layer.forward(x);
+            let x = linear(layer, x);
             if index < last { relu(x) } else { x }
         })
     }

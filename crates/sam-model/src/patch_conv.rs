@@ -78,16 +78,19 @@ impl PatchConvTranspose {
     /// - returns `[B, H * K, W * K, D]`
     pub fn forward(&self, x_bhwc: Tensor<4>) -> Tensor<4> {
         let [batch, height, width, channels] = x_bhwc.dims();
-        let weight = self.weight.val();
-        let [channels_in, channels_out, kernel, _] = weight.dims();
+        let [channels_in, channels_out, kernel, _] = self.weight.dims();
         assert_eq!(channels, channels_in, "PatchConvTranspose takes {channels_in} channels, got {channels}");
-        // Channels last in the weight too: a pixel's K x K x D outputs are then moved in runs of D.
-        let weight = weight.permute([0, 2, 3, 1]).reshape([channels, kernel * kernel * channels_out]);
         let bias = self.bias.val().repeat(&[kernel * kernel]);
-        linear(x_bhwc, weight, Some(bias))
+        linear(x_bhwc, self.as_matrix(), Some(bias))
             .reshape([batch, height, width, kernel, kernel, channels_out])
             .permute([0, 1, 3, 2, 4, 5]) // [B, H, K, W, K, D]
             .reshape([batch, height * kernel, width * kernel, channels_out])
+    }
+
+    /// The weight as one matrix, `[C, K * K * D]`: channels last, so a pixel's outputs lie in runs of `D`.
+    pub fn as_matrix(&self) -> Tensor<2> {
+        let [channels_in, channels_out, kernel, _] = self.weight.dims();
+        self.weight.val().permute([0, 2, 3, 1]).reshape([channels_in, kernel * kernel * channels_out])
     }
 }
 

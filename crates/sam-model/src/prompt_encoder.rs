@@ -7,11 +7,10 @@
 
 use burn::module::{Initializer, Module, Param};
 use burn::nn::{Embedding, EmbeddingConfig};
-use burn::tensor::activation::gelu;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-use crate::layer_norm_2d::LayerNorm2d;
+use crate::layer_norm::LayerNorm2d;
 use crate::patch_conv::PatchConv;
 
 /// Sides of a mask prompt per side of the embedding grid: 256 for 64.
@@ -63,8 +62,8 @@ pub struct SparsePrompts {
     pub coords_xy_px: Tensor<3>,
     /// `[O, N]`, codes of [`TokenKind`].
     pub labels: Tensor<2, Int>,
-    /// Whether any label is [`TokenKind::Absent`]; without, attention needs no mask.
-    pub ragged: bool,
+    /// `[O, N]`, row by row, where the label is [`TokenKind::Absent`]; `None` when it is nowhere.
+    pub absent: Option<Vec<bool>>,
 }
 
 /// Mask logits of all objects.
@@ -95,10 +94,11 @@ impl Prompts {
             };
             let coords: Vec<f32> = padded().flat_map(|(xy, _)| xy).collect();
             let labels: Vec<i64> = padded().map(|(_, label)| label as i64).collect();
+            let absent: Vec<bool> = padded().map(|(_, label)| label == TokenKind::Absent).collect();
             SparsePrompts {
                 coords_xy_px: Tensor::from_data(TensorData::new(coords, [objects.len(), longest, 2]), device),
                 labels: Tensor::from_data(TensorData::new(labels, [objects.len(), longest]), device),
-                ragged: tokens.iter().any(|tokens| tokens.len() < longest),
+                absent: absent.contains(&true).then_some(absent),
             }
         });
         Self { sparse, masks: mask_prompts(objects, mask_side, device), objects: objects.len() }
@@ -197,8 +197,8 @@ pub struct PromptEncoder {
 pub struct PromptEmbeddings {
     /// `[O, N, C]`; `None` when there are no points and boxes at all.
     pub sparse: Option<Tensor<3>>,
-    /// `[O, N]`, `true` where an object has no such token; `None` when all have.
-    pub absent: Option<Tensor<2, Bool>>,
+    /// `[O, N]`, row by row, `true` where an object has no such token; `None` when all have.
+    pub absent: Option<Vec<bool>>,
     /// `[O, G, G, C]`, or `[1, 1, 1, C]` when no object has a mask prompt.
     pub dense_bhwc: Tensor<4>,
 }
@@ -206,14 +206,9 @@ pub struct PromptEmbeddings {
 impl PromptEncoder {
     /// Embeds the prompts of all objects.
     pub fn forward(&self, prompts: &Prompts) -> PromptEmbeddings {
-        let absent = prompts
-            .sparse
-            .as_ref()
-            .filter(|sparse| sparse.ragged)
-            .map(|sparse| sparse.labels.clone().equal_elem(TokenKind::Absent as i64));
         PromptEmbeddings {
             sparse: prompts.sparse.as_ref().map(|sparse| self.embed_sparse(sparse)),
-            absent,
+            absent: prompts.sparse.as_ref().and_then(|sparse| sparse.absent.clone()),
             dense_bhwc: self.embed_masks(prompts),
         }
     }
@@ -308,8 +303,8 @@ impl MaskDownscaling {
     /// - `logits_bhwc`: `[O, 4G, 4G, 1]`
     /// - returns `[O, G, G, C]`
     pub fn forward(&self, logits_bhwc: Tensor<4>) -> Tensor<4> {
-        let x = gelu(self.norm1.forward(self.conv1.forward(logits_bhwc)));
-        let x = gelu(self.norm2.forward(self.conv2.forward(x)));
+        let x = self.norm1.forward_gelu(self.conv1.forward(logits_bhwc));
+        let x = self.norm2.forward_gelu(self.conv2.forward(x));
         self.conv3.forward(x)
     }
 }
@@ -329,15 +324,15 @@ mod tests {
     }
 
     #[test]
-    fn only_unequal_prompts_are_ragged() {
+    fn only_unequal_prompts_lack_tokens() {
         let point = ObjectPrompt { points_xy_px: vec![([1.0, 2.0], true)], ..Default::default() };
         let boxed = ObjectPrompt { box_xyxy_px: Some([0.0, 0.0, 4.0, 4.0]), ..Default::default() };
         let both = ObjectPrompt { points_xy_px: point.points_xy_px.clone(), ..boxed.clone() };
-        let ragged = |objects: &[ObjectPrompt]| {
-            Prompts::from_objects(objects, 8, &Device::flex()).sparse.map(|sparse| sparse.ragged)
+        let absent = |objects: &[ObjectPrompt]| {
+            Prompts::from_objects(objects, 8, &Device::flex()).sparse.map(|sparse| sparse.absent)
         };
-        assert_eq!(ragged(&[point.clone(), boxed.clone()]), Some(false));
-        assert_eq!(ragged(&[point, both]), Some(true));
-        assert_eq!(ragged(&[ObjectPrompt { mask_logits: Some(vec![0.0; 64]), ..Default::default() }]), None);
+        assert_eq!(absent(&[point.clone(), boxed.clone()]), Some(None));
+        assert_eq!(absent(&[point, both]), Some(Some(vec![false, false, true, false, false, false])));
+        assert_eq!(absent(&[ObjectPrompt { mask_logits: Some(vec![0.0; 64]), ..Default::default() }]), None);
     }
 }

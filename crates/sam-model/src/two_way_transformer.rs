@@ -8,10 +8,11 @@
 
 use burn::module::Module;
 use burn::nn::{Dropout, DropoutConfig, LayerNorm, LayerNormConfig, Linear};
-use burn::tensor::{Bool, Device, Tensor};
+use burn::tensor::{Device, Tensor};
 
-use crate::attention::attention;
-use crate::mlp::{Activation, MlpBlock, linear_layer};
+use crate::attention::{AbsentKeys, cross_attention};
+use crate::layer_norm::normalise;
+use crate::mlp::{Activation, MlpBlock, linear, linear_layer};
 
 /// Epsilon of the decoder's layer normalisations: PyTorch's default, unlike the encoder's.
 pub const DECODER_LAYER_NORM_EPS: f64 = 1e-5;
@@ -82,24 +83,20 @@ pub struct TwoWayTransformer {
 impl TwoWayTransformer {
     /// # Shapes
     /// - `image`: `[O, P, C]`, `image_positions`: `[1, P, C]`
-    /// - `tokens`: `[O, T, C]`, `absent`: `[O, T]`, `true` where an object has no such token
+    /// - `tokens`: `[O, T, C]`, `absent`: `[O, T]`, where an object has no such token
     /// - returns tokens `[O, T, C]` and image `[O, P, C]`
     pub fn forward(
         &self,
         image: Tensor<3>,
         image_positions: Tensor<3>,
         tokens: Tensor<3>,
-        absent: Option<Tensor<2, Bool>>,
+        absent: Option<&AbsentKeys>,
     ) -> (Tensor<3>, Tensor<3>) {
-        let absent = absent.map(|absent| {
-            let [objects, count] = absent.dims();
-            absent.reshape([objects, 1, 1, count])
-        });
         // The tokens as they came in are the tokens' positions: they are added again at every attention.
         let token_positions = tokens.clone();
         let (mut queries, mut keys) = (tokens, image);
         for layer in &self.layers {
-            (queries, keys) = layer.forward(queries, keys, &token_positions, &image_positions, absent.as_ref());
+            (queries, keys) = layer.forward(queries, keys, &token_positions, &image_positions, absent);
         }
         let attended = self.final_attn_token_to_image.forward(
             queries.clone() + token_positions,
@@ -107,7 +104,7 @@ impl TwoWayTransformer {
             keys.clone(),
             None,
         );
-        let queries = self.norm_final_attn.forward(queries + self.dropout.forward(attended));
+        let queries = norm(&self.norm_final_attn, queries + self.dropout.forward(attended));
         (queries, keys)
     }
 }
@@ -143,7 +140,7 @@ impl TwoWayAttentionBlock {
         keys: Tensor<3>,
         token_positions: &Tensor<3>,
         image_positions: &Tensor<3>,
-        absent: Option<&Tensor<4, Bool>>,
+        absent: Option<&AbsentKeys>,
     ) -> (Tensor<3>, Tensor<3>) {
         let queries = if self.is_first {
             // The first block's tokens are their own positions, so the reference adds neither these nor a residual.
@@ -153,7 +150,7 @@ impl TwoWayAttentionBlock {
             let attended = self.self_attn.forward(placed.clone(), placed, queries.clone(), absent.cloned());
             queries + self.dropout.forward(attended)
         };
-        let queries = self.norm1.forward(queries);
+        let queries = norm(&self.norm1, queries);
 
         let attended = self.cross_attn_token_to_image.forward(
             queries.clone() + token_positions.clone(),
@@ -161,10 +158,10 @@ impl TwoWayAttentionBlock {
             keys.clone(),
             None,
         );
-        let queries = self.norm2.forward(queries + self.dropout.forward(attended));
+        let queries = norm(&self.norm2, queries + self.dropout.forward(attended));
 
         let expanded = self.mlp.forward(queries.clone());
-        let queries = self.norm3.forward(queries + self.dropout.forward(expanded));
+        let queries = norm(&self.norm3, queries + self.dropout.forward(expanded));
 
         let attended = self.cross_attn_image_to_token.forward(
             keys.clone() + image_positions.clone(),
@@ -172,7 +169,7 @@ impl TwoWayAttentionBlock {
             queries.clone(),
             absent.cloned(),
         );
-        let keys = self.norm4.forward(keys + self.dropout.forward(attended));
+        let keys = norm(&self.norm4, keys + self.dropout.forward(attended));
         (queries, keys)
     }
 }
@@ -204,21 +201,14 @@ impl DownsampledAttention {
     }
 
     /// # Shapes
-    /// - `q`: `[O, N, C]`, `k`, `v`: `[O, M, C]`, `absent_keys`: `[O, 1, 1, M]`
+    /// - `q`: `[O, N, C]`, `k`, `v`: `[O, M, C]`, `absent_keys`: `[O, M]`
     /// - returns `[O, N, C]`
-    pub fn forward(&self, q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, absent_keys: Option<Tensor<4, Bool>>) -> Tensor<3> {
-        let [objects, queries, _] = q.dims();
-        let q = self.split_heads(self.q_proj.forward(q));
-        let k = self.split_heads(self.k_proj.forward(k));
-        let v = self.split_heads(self.v_proj.forward(v));
-        let channels = q.dims()[3];
-        let attended = attention(q * (channels as f64).powf(-0.5), k, v, absent_keys);
-        let joined = attended.swap_dims(1, 2).reshape([objects, queries, self.num_heads * channels]);
-        self.out_proj.forward(joined)
+    pub fn forward(&self, q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, absent_keys: Option<AbsentKeys>) -> Tensor<3> {
+        let (q, k, v) = (linear(&self.q_proj, q), linear(&self.k_proj, k), linear(&self.v_proj, v));
+        linear(&self.out_proj, cross_attention(q, k, v, absent_keys, self.num_heads))
     }
+}
 
-    fn split_heads(&self, x: Tensor<3>) -> Tensor<4> {
-        let [objects, tokens, inner] = x.dims();
-        x.reshape([objects, tokens, self.num_heads, inner / self.num_heads]).swap_dims(1, 2) // [O, A, N, C / A]
-    }
+fn norm(norm: &LayerNorm, x: Tensor<3>) -> Tensor<3> {
+    normalise(x, norm, DECODER_LAYER_NORM_EPS)
 }

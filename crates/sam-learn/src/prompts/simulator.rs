@@ -110,7 +110,7 @@ impl ClickSimulator {
             sparse: Some(SparsePrompts {
                 coords_xy_px: Tensor::cat(self.coords_xy_px.clone(), 1),
                 labels: Tensor::cat(self.labels.clone(), 1),
-                ragged: false,
+                absent: None,
             }),
             masks,
             objects,

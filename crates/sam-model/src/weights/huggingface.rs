@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::error::WeightsError;
 use super::recognise::Hints;
 use crate::image_encoder::ENCODER_LAYER_NORM_EPS;
-use crate::layer_norm_2d::LAYER_NORM_2D_EPS;
+use crate::layer_norm::LAYER_NORM_2D_EPS;
 use crate::sam::{PIXEL_MEAN, PIXEL_STD, SamConfig};
 use crate::two_way_transformer::DECODER_LAYER_NORM_EPS;
 

@@ -1,0 +1,248 @@
+//! Against the definition in f64: whole score maps, padding written out.
+
+use super::{CrossAttention, SelfAttention, Tables};
+use crate::testing::{check, values};
+
+/// Of the largest value.
+const FORWARD: f64 = 2e-6;
+const BACKWARD: f64 = 1e-5;
+
+/// Attention of one head by its definition, `terms` added to the scaled products; returns the output and a function from
+/// its gradient to those of q, k, v and terms.
+struct Exact {
+    q: Vec<f64>,
+    k: Vec<f64>,
+    v: Vec<f64>,
+    p: Vec<f64>,
+    channels: usize,
+}
+
+impl Exact {
+    fn new([q, k, v]: [Vec<f64>; 3], terms: &[f64], channels: usize) -> Self {
+        let (n, m) = (q.len() / channels, k.len() / channels);
+        let mut p = terms.to_vec();
+        for i in 0..n {
+            let row = &mut p[i * m..][..m];
+            for (j, score) in row.iter_mut().enumerate() {
+                let dot: f64 = (0..channels).map(|c| q[i * channels + c] * k[j * channels + c]).sum();
+                *score += dot / (channels as f64).sqrt();
+            }
+            let largest = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            row.iter_mut().for_each(|score| *score = (*score - largest).exp());
+            let sum: f64 = row.iter().sum();
+            row.iter_mut().for_each(|score| *score /= sum);
+        }
+        Self { q, k, v, p, channels }
+    }
+
+    fn m(&self) -> usize {
+        self.k.len() / self.channels
+    }
+
+    fn out(&self) -> Vec<f64> {
+        let (c, m) = (self.channels, self.m());
+        let at = |place: usize| (0..m).map(|j| self.p[place / c * m + j] * self.v[j * c + place % c]).sum();
+        (0..self.q.len()).map(at).collect()
+    }
+
+    /// Gradients of q, k, v and the terms.
+    fn grads(&self, d_out: &[f64]) -> [Vec<f64>; 4] {
+        let (c, m) = (self.channels, self.m());
+        let scale = (c as f64).powf(-0.5);
+        let mut grads =
+            [vec![0.0; self.q.len()], vec![0.0; self.k.len()], vec![0.0; self.v.len()], vec![0.0; self.p.len()]];
+        for i in 0..self.q.len() / c {
+            let d_p: Vec<f64> = (0..m).map(|j| (0..c).map(|l| d_out[i * c + l] * self.v[j * c + l]).sum()).collect();
+            let mean: f64 = (0..m).map(|j| self.p[i * m + j] * d_p[j]).sum();
+            for j in 0..m {
+                let p = self.p[i * m + j];
+                let d_s = p * (d_p[j] - mean);
+                grads[3][i * m + j] = d_s;
+                for l in 0..c {
+                    grads[2][j * c + l] += p * d_out[i * c + l];
+                    grads[0][i * c + l] += scale * d_s * self.k[j * c + l];
+                    grads[1][j * c + l] += scale * d_s * self.q[i * c + l];
+                }
+            }
+        }
+        grads
+    }
+}
+
+#[test]
+fn cross_attention_is_the_definition() {
+    for (objects, queries, keys, heads, channels, size) in [
+        (2, 3, 5, 2, 4, 1.0),
+        (1, 1, 1, 1, 1, 1.0),
+        (1, 7, 1100, 2, 16, 1.0),
+        (2, 300, 7, 1, 3, 1.0),
+        (1, 130, 530, 1, 8, 30.0),
+    ] {
+        let sizes = CrossAttention { objects, queries, keys, heads, channels };
+        let width = heads * channels;
+        let large = |n, seed| values(n, seed).iter().map(|x| x * size).collect::<Vec<f32>>();
+        let (q, k, v) =
+            (large(objects * queries * width, 1), large(objects * keys * width, 2), values(objects * keys * width, 3));
+        let d_out = values(q.len(), 4);
+        let mut absent: Vec<bool> = values(objects * keys, 5).iter().map(|&x| x > 0.3).collect();
+        (0..objects).for_each(|object| absent[object * keys] = false);
+        for absent in [None, Some(absent.as_slice())] {
+            let (out, log_sums) = sizes.forward(&q, &k, &v, absent);
+            let grads = sizes.backward([&q, &k, &v], absent, [&out, &log_sums, &d_out]);
+            for object in 0..objects {
+                for head in 0..heads {
+                    let pick = |values: &[f32], n: usize| -> Vec<f64> {
+                        let rows = values[object * n * width..][..n * width].chunks_exact(width);
+                        rows.flat_map(|row| row[head * channels..][..channels].iter().map(|&x| f64::from(x))).collect()
+                    };
+                    let narrow = |values: &[f32], n: usize| -> Vec<f32> {
+                        let rows = values[object * n * width..][..n * width].chunks_exact(width);
+                        rows.flat_map(|row| row[head * channels..][..channels].to_vec()).collect()
+                    };
+                    let term = |j: usize| {
+                        if absent.is_some_and(|absent| absent[object * keys + j]) { f64::NEG_INFINITY } else { 0.0 }
+                    };
+                    let terms: Vec<f64> = (0..queries * keys).map(|at| term(at % keys)).collect();
+                    let exact = Exact::new([pick(&q, queries), pick(&k, keys), pick(&v, keys)], &terms, channels);
+                    check("out", &narrow(&out, queries), &exact.out(), FORWARD * f64::from(size));
+                    let [d_q, d_k, d_v, _] = exact.grads(&pick(&d_out, queries));
+                    check("q", &narrow(&grads.q, queries), &d_q, BACKWARD * f64::from(size));
+                    check("k", &narrow(&grads.k, keys), &d_k, BACKWARD * f64::from(size));
+                    check("v", &narrow(&grads.v, keys), &d_v, BACKWARD * f64::from(size));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn windows_with_relative_positions_are_the_definition() {
+    for (images, grid, heads, channels, window, with_tables) in [
+        (2, [5, 7], 2, 4, 0, true),
+        (1, [1, 1], 1, 2, 0, true),
+        (1, [8, 8], 2, 3, 3, true),
+        (1, [6, 6], 1, 4, 3, true),
+        (2, [4, 5], 2, 4, 4, false),
+        (1, [1, 50], 2, 4, 0, false),
+        (1, [17, 33], 1, 8, 0, true),
+        (1, [30, 20], 1, 4, 14, true),
+    ] {
+        let sizes = SelfAttention { images, grid, heads, channels, window };
+        let [height, width] = grid;
+        let attended = if window == 0 { grid } else { [window; 2] };
+        let n_values = 3 * heads * channels;
+        let (qkv, bias) = (values(images * height * width * n_values, 1), values(n_values, 2));
+        let (rows, columns) =
+            (values((2 * attended[0] - 1) * channels, 3), values((2 * attended[1] - 1) * channels, 4));
+        let tables = with_tables.then_some(Tables { rows: &rows, columns: &columns });
+        let d_out = values(images * height * width * heads * channels, 5);
+        let (out, log_sums) = sizes.forward(&qkv, &bias, tables);
+        let grads = sizes.backward(&qkv, &bias, tables, [&out, &log_sums, &d_out]);
+
+        let mut expected_out = vec![0f64; out.len()];
+        let mut expected_qkv = vec![0f64; qkv.len()];
+        let mut expected_bias = vec![0f64; bias.len()];
+        let mut expected_tables = [vec![0f64; rows.len()], vec![0f64; columns.len()]];
+        for image in 0..images {
+            for row_0 in (0..height).step_by(attended[0]) {
+                for column_0 in (0..width).step_by(attended[1]) {
+                    for head in 0..heads {
+                        let cells: Vec<[usize; 2]> =
+                            (0..attended[0] * attended[1]).map(|at| [at / attended[1], at % attended[1]]).collect();
+                        // Token of a cell; none in the padding.
+                        let token = |[row, column]: [usize; 2]| {
+                            let (row, column) = (row_0 + row, column_0 + column);
+                            (row < height && column < width).then_some((image * height + row) * width + column)
+                        };
+                        let pick = |part: usize| -> Vec<f64> {
+                            let of_cell = |&cell: &[usize; 2]| {
+                                let values = match token(cell) {
+                                    Some(token) => &qkv[token * n_values..][..n_values],
+                                    None => &bias,
+                                };
+                                values[(part * heads + head) * channels..][..channels].to_vec()
+                            };
+                            cells.iter().flat_map(of_cell).map(f64::from).collect()
+                        };
+                        let q = pick(0);
+                        let m = cells.len();
+                        let delta =
+                            |i: usize, j: usize, axis: usize| attended[axis] - 1 + cells[i][axis] - cells[j][axis];
+                        let mut terms = vec![0f64; m * m];
+                        if with_tables {
+                            for (at, term) in terms.iter_mut().enumerate() {
+                                let (i, j) = (at / m, at % m);
+                                for c in 0..channels {
+                                    let of_row = f64::from(rows[delta(i, j, 0) * channels + c]);
+                                    let of_column = f64::from(columns[delta(i, j, 1) * channels + c]);
+                                    *term += q[i * channels + c] * (of_row + of_column);
+                                }
+                            }
+                        }
+                        let exact = Exact::new([q.clone(), pick(1), pick(2)], &terms, channels);
+                        let exact_out = exact.out();
+                        let mut d = vec![0f64; m * channels];
+                        for (i, &cell) in cells.iter().enumerate() {
+                            let Some(token) = token(cell) else { continue };
+                            for c in 0..channels {
+                                let place = (token * heads + head) * channels + c;
+                                expected_out[place] = exact_out[i * channels + c];
+                                d[i * channels + c] = f64::from(d_out[place]);
+                            }
+                        }
+                        let [mut d_q, d_k, d_v, d_terms] = exact.grads(&d);
+                        if with_tables {
+                            for (at, d_term) in d_terms.iter().enumerate() {
+                                let (i, j) = (at / m, at % m);
+                                for c in 0..channels {
+                                    let (row, column) = (delta(i, j, 0) * channels + c, delta(i, j, 1) * channels + c);
+                                    d_q[i * channels + c] +=
+                                        d_term * (f64::from(rows[row]) + f64::from(columns[column]));
+                                    expected_tables[0][row] += d_term * q[i * channels + c];
+                                    expected_tables[1][column] += d_term * q[i * channels + c];
+                                }
+                            }
+                        }
+                        for (i, &cell) in cells.iter().enumerate() {
+                            for (part, d) in [&d_q, &d_k, &d_v].into_iter().enumerate() {
+                                for c in 0..channels {
+                                    let value = (part * heads + head) * channels + c;
+                                    match token(cell) {
+                                        Some(token) => expected_qkv[token * n_values + value] = d[i * channels + c],
+                                        None => expected_bias[value] += d[i * channels + c],
+                                    }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        check("out", &out, &expected_out, FORWARD);
+        check("qkv", &grads.qkv, &expected_qkv, BACKWARD);
+        check("bias", &grads.bias, &expected_bias, BACKWARD);
+        if with_tables {
+            let [d_rows, d_columns] = grads.tables.expect("there are tables");
+            check("rows", &d_rows, &expected_tables[0], BACKWARD);
+            check("columns", &d_columns, &expected_tables[1], BACKWARD);
+        }
+    }
+}
+
+#[test]
+fn results_do_not_depend_on_the_number_of_threads() {
+    let sizes = SelfAttention { images: 1, grid: [20, 20], heads: 3, channels: 8, window: 0 };
+    let (qkv, bias) = (values(400 * 72, 1), values(72, 2));
+    let tables = values(39 * 8, 3);
+    let tables = Some(Tables { rows: &tables, columns: &tables });
+    let d_out = values(400 * 24, 4);
+    let on = |n: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(n).build().expect("a pool");
+        pool.install(|| {
+            let (out, log_sums) = sizes.forward(&qkv, &bias, tables);
+            let grads = sizes.backward(&qkv, &bias, tables, [&out, &log_sums, &d_out]);
+            (out, grads.qkv, grads.tables)
+        })
+    };
+    assert_eq!(on(1), on(5));
+}

@@ -1,0 +1,224 @@
+//! Layer normalisation of rows (Ba 2016, arXiv 1607.06450), alone or with GELU behind it, and its way back.
+//!
+//! Letters: `R` rows, `C` channels.
+
+use rayon::prelude::*;
+
+use crate::vector::{gelu, gelu_slope, sum, sum_of_squares_around, vectorised};
+
+/// Rows that one thread takes at once; partial sums of gradients are made over as many.
+const ROWS_PER_PART: usize = 256;
+
+/// What follows the normalisation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Behind {
+    /// Nothing.
+    Nothing,
+    /// Exact GELU.
+    Gelu,
+}
+
+/// A normalisation and its parameters.
+#[derive(Clone, Copy, Debug)]
+pub struct LayerNorm<'a> {
+    /// `[C]`.
+    pub weight: &'a [f32],
+    /// `[C]`.
+    pub bias: &'a [f32],
+    /// Added to the variance.
+    pub eps: f32,
+    /// What follows.
+    pub behind: Behind,
+}
+
+/// Gradients of a normalisation.
+#[derive(Clone, Debug)]
+pub struct LayerNormGrads {
+    /// `[R, C]`.
+    pub x: Vec<f32>,
+    /// `[C]`.
+    pub weight: Vec<f32>,
+    /// `[C]`.
+    pub bias: Vec<f32>,
+}
+
+impl LayerNorm<'_> {
+    /// # Shapes
+    /// - `x`: `[R, C]`
+    /// - returns `[R, C]`
+    #[must_use]
+    pub fn forward(&self, x: &[f32]) -> Vec<f32> {
+        let channels = self.channels(x);
+        let mut y = vec![0f32; x.len()];
+        let parts = y.par_chunks_mut(ROWS_PER_PART * channels).zip(x.par_chunks(ROWS_PER_PART * channels));
+        parts.for_each(|(y, x)| self.forward_rows(x, y));
+        y
+    }
+
+    /// As [`LayerNorm::forward`], on the calling thread.
+    pub(crate) fn forward_rows(&self, x: &[f32], y: &mut [f32]) {
+        let channels = self.weight.len();
+        vectorised(
+            #[inline(always)]
+            || {
+                for (x, y) in x.chunks_exact(channels).zip(y.chunks_exact_mut(channels)) {
+                    let (mean, scale) = self.statistics(x);
+                    for (((y, x), weight), bias) in y.iter_mut().zip(x).zip(self.weight).zip(self.bias) {
+                        let value = ((x - mean) * scale).mul_add(*weight, *bias);
+                        *y = match self.behind {
+                            Behind::Nothing => value,
+                            Behind::Gelu => gelu(value),
+                        };
+                    }
+                }
+            },
+        );
+    }
+
+    /// Gradients from the input and the gradient of the output.
+    #[must_use]
+    pub fn backward(&self, x: &[f32], d_y: &[f32]) -> LayerNormGrads {
+        let channels = self.channels(x);
+        assert_eq!(x.len(), d_y.len(), "the gradient has the shape of the input");
+        let mut d_x = vec![0f32; x.len()];
+        let size = ROWS_PER_PART * channels;
+        let parts = d_x.par_chunks_mut(size).zip(x.par_chunks(size)).zip(d_y.par_chunks(size));
+        let parts: Vec<[Vec<f32>; 2]> = parts
+            .map(|((d_x, x), d_y)| {
+                let mut sums = [vec![0f32; channels], vec![0f32; channels]];
+                self.backward_rows(x, d_y, d_x, &mut sums);
+                sums
+            })
+            .collect();
+        let mut sums = [vec![0f32; channels], vec![0f32; channels]];
+        for part in &parts {
+            for (sum, part) in sums.iter_mut().zip(part) {
+                sum.iter_mut().zip(part).for_each(|(sum, value)| *sum += value);
+            }
+        }
+        let [weight, bias] = sums;
+        LayerNormGrads { x: d_x, weight, bias }
+    }
+
+    /// As [`LayerNorm::backward`], on the calling thread; gradients of the parameters are added to.
+    pub(crate) fn backward_rows(
+        &self,
+        x: &[f32],
+        d_y: &[f32],
+        d_x: &mut [f32],
+        [d_weight, d_bias]: &mut [Vec<f32>; 2],
+    ) {
+        let channels = self.weight.len();
+        let n = channels as f32;
+        let mut normal = vec![0f32; channels];
+        let mut d_normal = vec![0f32; channels];
+        vectorised(
+            #[inline(always)]
+            || {
+                let rows = x.chunks_exact(channels).zip(d_y.chunks_exact(channels)).zip(d_x.chunks_exact_mut(channels));
+                for ((x, d_y), d_x) in rows {
+                    let (mean, scale) = self.statistics(x);
+                    for channel in 0..channels {
+                        let value = (x[channel] - mean) * scale;
+                        let mut d = d_y[channel];
+                        if self.behind == Behind::Gelu {
+                            d *= gelu_slope(value.mul_add(self.weight[channel], self.bias[channel]));
+                        }
+                        d_weight[channel] += d * value;
+                        d_bias[channel] += d;
+                        normal[channel] = value;
+                        d_normal[channel] = d * self.weight[channel];
+                        d_x[channel] = value * d_normal[channel];
+                    }
+                    let (mean_d, mean_of_product) = (sum(&d_normal) / n, sum(d_x) / n);
+                    for channel in 0..channels {
+                        d_x[channel] = scale * (d_normal[channel] - mean_d - normal[channel] * mean_of_product);
+                    }
+                }
+            },
+        );
+    }
+
+    /// Mean and one over the deviation.
+    #[inline(always)]
+    fn statistics(&self, x: &[f32]) -> (f32, f32) {
+        let n = x.len() as f32;
+        let mean = sum(x) / n;
+        (mean, 1.0 / (sum_of_squares_around(x, mean) / n + self.eps).sqrt())
+    }
+
+    fn channels(&self, x: &[f32]) -> usize {
+        let channels = self.weight.len();
+        assert_eq!(self.bias.len(), channels, "a bias for each channel");
+        assert!(channels > 0 && x.len().is_multiple_of(channels), "rows have {channels} channels");
+        channels
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{check, values};
+
+    #[test]
+    fn norms_and_their_gradients_are_those_of_the_definition() {
+        for (rows, channels, behind) in [
+            (3, 4, Behind::Nothing),
+            (1, 1, Behind::Nothing),
+            (600, 37, Behind::Gelu),
+            (5, 768, Behind::Nothing),
+            (300, 16, Behind::Gelu),
+        ] {
+            let (x, d_y) = (values(rows * channels, 1), values(rows * channels, 2));
+            let (weight, bias) = (values(channels, 3), values(channels, 4));
+            let norm = LayerNorm { weight: &weight, bias: &bias, eps: 1e-3, behind };
+            let exact = |x: &[f64], weight: &[f64], bias: &[f64]| -> Vec<f64> {
+                let row = |x: &[f64]| {
+                    let mean = x.iter().sum::<f64>() / channels as f64;
+                    let variance = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / channels as f64;
+                    let value = |c: usize| (x[c] - mean) / (variance + 1e-3).sqrt() * weight[c] + bias[c];
+                    (0..channels).map(value).collect::<Vec<f64>>()
+                };
+                x.chunks(channels).flat_map(row).collect()
+            };
+            let wide = |values: &[f32]| values.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>();
+            let (x_64, weight_64, bias_64) = (wide(&x), wide(&weight), wide(&bias));
+            let plain = exact(&x_64, &weight_64, &bias_64);
+            let expected: Vec<f64> = match behind {
+                Behind::Nothing => plain.clone(),
+                Behind::Gelu => plain.iter().map(|&x| crate::testing::gelu(x)).collect(),
+            };
+            check("y", &norm.forward(&x), &expected, 2e-6);
+
+            let grads = norm.backward(&x, &d_y);
+            let d_plain: Vec<f64> = match behind {
+                Behind::Nothing => wide(&d_y),
+                Behind::Gelu => {
+                    plain.iter().zip(&d_y).map(|(&x, &d)| f64::from(d) * crate::testing::gelu_slope(x)).collect()
+                }
+            };
+            // The norm is linear in its parameters; along the input the slope is that of a small step.
+            let zeros = vec![0.0; channels];
+            let normal = exact(&x_64, &vec![1.0; channels], &zeros);
+            let by_channel = |value: &dyn Fn(usize) -> f64| -> Vec<f64> {
+                (0..channels).map(|c| (0..rows).map(|r| value(r * channels + c)).sum()).collect()
+            };
+            check("weight", &grads.weight, &by_channel(&|at| d_plain[at] * normal[at]), 1e-5);
+            check("bias", &grads.bias, &by_channel(&|at| d_plain[at]), 1e-5);
+            let step = 1e-5;
+            let first_row = &x_64[..channels];
+            let expected: Vec<f64> = (0..channels)
+                .map(|c| {
+                    let at = |step: f64| {
+                        let mut x = first_row.to_vec();
+                        x[c] += step;
+                        let y = exact(&x, &weight_64, &bias_64);
+                        y.iter().zip(&d_plain).map(|(y, d)| y * d).sum::<f64>()
+                    };
+                    (at(step) - at(-step)) / (2.0 * step)
+                })
+                .collect();
+            check("x", &grads.x[..channels], &expected, 2e-5);
+        }
+    }
+}

@@ -1,0 +1,363 @@
+//! From image tokens to masks: the decoder's two doublings of the side, and the product with the weights of each mask
+//! (arXiv 2304.02643, appendix A; `mask_decoder.py`, `output_upscaling` and `hyper_in @ upscaled`).
+//!
+//! Both doublings are transposed convolutions whose stride is their kernel, so everything between a token and its 4 x 4
+//! pixels concerns this token alone: a band of tokens goes all the way at once, and what lies between is never held. On the
+//! way back it is computed again.
+//!
+//! Letters: `O` objects, `G` side of the grid, `C` width of a token, `D` channels after the first doubling, `E` after the
+//! second, `M` masks. A token's pixels are in the order of its 2 x 2 quarters, and each quarter's 2 x 2.
+
+use rayon::prelude::*;
+
+use crate::layer_norm::LayerNorm;
+use crate::linear::column_sums;
+use crate::product::{Matrix, Threads, product};
+use crate::vector::{gelu, gelu_slope, vectorised};
+
+/// Tokens whose pixels exist at once, rounded to whole rows.
+const TOKENS_PER_BAND: usize = 256;
+/// Pixels of a token.
+const PIXELS: usize = 16;
+
+/// Parameters of the head.
+#[derive(Clone, Copy, Debug)]
+pub struct MaskHead<'a> {
+    /// `[C, 4 * D]`: quarters first, then channels.
+    pub weight_1: &'a [f32],
+    /// `[D]`.
+    pub bias_1: &'a [f32],
+    /// Over `D`, with GELU behind.
+    pub norm: LayerNorm<'a>,
+    /// `[D, 4 * E]`.
+    pub weight_2: &'a [f32],
+    /// `[E]`.
+    pub bias_2: &'a [f32],
+}
+
+/// Gradients of the head.
+#[derive(Clone, Debug)]
+pub struct MaskHeadGrads {
+    /// `[O, G * G, C]`.
+    pub tokens: Vec<f32>,
+    /// `[O, M, E]`.
+    pub mask_weights: Vec<f32>,
+    /// Weight and bias of the first doubling, of the norm, of the second doubling.
+    pub parameters: [Vec<f32>; 6],
+}
+
+/// Sizes of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MaskHeadSizes {
+    /// `O`.
+    pub objects: usize,
+    /// Rows and columns of tokens.
+    pub grid: [usize; 2],
+    /// `M`.
+    pub masks: usize,
+}
+
+/// What a band of tokens becomes on its way.
+struct Band {
+    /// After the first doubling, `[n * 4, D]`.
+    first: Vec<f32>,
+    /// After the norm and its GELU, `[n * 4, D]`.
+    normal: Vec<f32>,
+    /// After the second doubling, bias included, `[n * 16, E]`.
+    second: Vec<f32>,
+}
+
+impl MaskHead<'_> {
+    /// # Shapes
+    /// - `tokens`: `[O, G * G, C]`, `mask_weights`: `[O, M, E]`
+    /// - returns `[O, M, 4 G, 4 G]`
+    #[must_use]
+    pub fn forward(&self, sizes: MaskHeadSizes, tokens: &[f32], mask_weights: &[f32]) -> Vec<f32> {
+        self.check(sizes, tokens, mask_weights);
+        let bands: Vec<Vec<f32>> = self.map_bands(sizes, |object, rows| {
+            let mut second = self.up(self.band(sizes, tokens, object, &rows)).second;
+            vectorised(
+                #[inline(always)]
+                || second.iter_mut().for_each(|value| *value = gelu(*value)),
+            );
+            let weights = self.mask_weights(sizes, mask_weights, object);
+            let pixels = Matrix::new(&second, second.len() / self.bias_2.len(), self.bias_2.len());
+            product(pixels, weights.transposed(), Threads::One) // [n * 16, M]
+        });
+        let [height, width] = sizes.grid;
+        let mut masks = vec![0f32; sizes.objects * sizes.masks * height * width * PIXELS];
+        let per_object = self.bands_per_object(sizes);
+        let of_object = masks.par_chunks_mut(sizes.masks * height * width * PIXELS).zip(bands.par_chunks(per_object));
+        of_object.for_each(|(masks, bands)| {
+            let values = bands.iter().flat_map(|band| band.chunks_exact(sizes.masks));
+            for (number, values) in values.enumerate() {
+                let (y, x) = pixel(number, width);
+                for (mask, value) in values.iter().enumerate() {
+                    masks[(mask * height * 4 + y) * width * 4 + x] = *value;
+                }
+            }
+        });
+        masks
+    }
+
+    /// Gradients from what [`MaskHead::forward`] took and the gradient of what it gave.
+    #[must_use]
+    pub fn backward(
+        &self,
+        sizes: MaskHeadSizes,
+        tokens: &[f32],
+        mask_weights: &[f32],
+        d_masks: &[f32],
+    ) -> MaskHeadGrads {
+        self.check(sizes, tokens, mask_weights);
+        let [height, width] = sizes.grid;
+        assert_eq!(d_masks.len(), sizes.objects * sizes.masks * height * width * PIXELS, "masks are [O, M, 4 G, 4 G]");
+        let bands: Vec<BandGrads> = self.map_bands(sizes, |object, rows| {
+            let d_masks = &d_masks[object * sizes.masks * height * width * PIXELS..];
+            let first_pixel = rows.start * width * PIXELS;
+            let n_pixels = rows.len() * width * PIXELS;
+            let mut d_pixels = vec![0f32; n_pixels * sizes.masks];
+            for (number, values) in d_pixels.chunks_exact_mut(sizes.masks).enumerate() {
+                let (y, x) = pixel(first_pixel + number, width);
+                for (mask, value) in values.iter_mut().enumerate() {
+                    *value = d_masks[(mask * height * 4 + y) * width * 4 + x];
+                }
+            }
+            let weights = self.mask_weights(sizes, mask_weights, object);
+            self.band_backward(self.band(sizes, tokens, object, &rows), weights, &d_pixels)
+        });
+        self.gather(sizes, &bands)
+    }
+
+    fn check(&self, sizes: MaskHeadSizes, tokens: &[f32], mask_weights: &[f32]) {
+        let (d, e) = (self.bias_1.len(), self.bias_2.len());
+        assert_eq!(self.weight_1.len(), self.width() * 4 * d, "the first weight is [C, 4 D]");
+        assert_eq!(self.norm.weight.len(), d, "the norm is over D");
+        assert_eq!(self.weight_2.len(), d * 4 * e, "the second weight is [D, 4 E]");
+        let n = sizes.objects * sizes.grid[0] * sizes.grid[1];
+        assert_eq!(tokens.len(), n * self.width(), "tokens are [O, G * G, C]");
+        assert_eq!(mask_weights.len(), sizes.objects * sizes.masks * e, "weights of masks are [O, M, E]");
+    }
+
+    fn width(&self) -> usize {
+        self.weight_1.len() / (4 * self.bias_1.len())
+    }
+
+    fn rows_per_band(&self, sizes: MaskHeadSizes) -> usize {
+        TOKENS_PER_BAND.div_ceil(sizes.grid[1]).min(sizes.grid[0])
+    }
+
+    fn bands_per_object(&self, sizes: MaskHeadSizes) -> usize {
+        sizes.grid[0].div_ceil(self.rows_per_band(sizes))
+    }
+
+    /// In the order of objects, bands within.
+    fn map_bands<T: Send>(
+        &self,
+        sizes: MaskHeadSizes,
+        work: impl Fn(usize, std::ops::Range<usize>) -> T + Sync,
+    ) -> Vec<T> {
+        let (per_object, rows) = (self.bands_per_object(sizes), self.rows_per_band(sizes));
+        let of_job = |job: usize| {
+            let start = job % per_object * rows;
+            work(job / per_object, start..(start + rows).min(sizes.grid[0]))
+        };
+        (0..sizes.objects * per_object).into_par_iter().map(of_job).collect()
+    }
+
+    fn band<'t>(
+        &self,
+        sizes: MaskHeadSizes,
+        tokens: &'t [f32],
+        object: usize,
+        rows: &std::ops::Range<usize>,
+    ) -> Matrix<'t> {
+        let [height, width] = sizes.grid;
+        let values = width * self.width();
+        let start = (object * height + rows.start) * values;
+        Matrix::new(&tokens[start..start + rows.len() * values], rows.len() * width, self.width())
+    }
+
+    fn mask_weights<'t>(&self, sizes: MaskHeadSizes, weights: &'t [f32], object: usize) -> Matrix<'t> {
+        let n = sizes.masks * self.bias_2.len();
+        Matrix::new(&weights[object * n..][..n], sizes.masks, self.bias_2.len())
+    }
+
+    fn up(&self, tokens: Matrix<'_>) -> Band {
+        let (d, e) = (self.bias_1.len(), self.bias_2.len());
+        let mut first = product(tokens, Matrix::new(self.weight_1, self.width(), 4 * d), Threads::One);
+        add_bias(&mut first, self.bias_1);
+        let mut normal = vec![0f32; first.len()];
+        self.norm.forward_rows(&first, &mut normal);
+        let quarters = Matrix::new(&normal, normal.len() / d, d);
+        let mut second = product(quarters, Matrix::new(self.weight_2, d, 4 * e), Threads::One);
+        add_bias(&mut second, self.bias_2);
+        Band { first, normal, second }
+    }
+
+    fn band_backward(&self, tokens: Matrix<'_>, mask_weights: Matrix<'_>, d_pixels: &[f32]) -> BandGrads {
+        let (d, e, width) = (self.bias_1.len(), self.bias_2.len(), self.width());
+        let Band { first, normal, mut second } = self.up(tokens);
+        let n_pixels = second.len() / e;
+        let n_masks = d_pixels.len() / n_pixels;
+        let d_pixels = Matrix::new(d_pixels, n_pixels, n_masks);
+        let mut d_second = product(d_pixels, mask_weights, Threads::One); // [n * 16, E]
+        vectorised(
+            #[inline(always)]
+            || {
+                for (value, d) in second.iter_mut().zip(&mut d_second) {
+                    *d *= gelu_slope(*value);
+                    *value = gelu(*value);
+                }
+            },
+        );
+        let d_mask_weights = product(d_pixels.transposed(), Matrix::new(&second, n_pixels, e), Threads::One);
+        let n_quarters = n_pixels / 4;
+        let d_quarters = Matrix::new(&d_second, n_quarters, 4 * e);
+        let weight_2 = Matrix::new(self.weight_2, d, 4 * e);
+        let d_normal = product(d_quarters, weight_2.transposed(), Threads::One);
+        let d_weight_2 = product(Matrix::new(&normal, n_quarters, d).transposed(), d_quarters, Threads::One);
+        let mut d_first = vec![0f32; first.len()];
+        let mut d_norm = [vec![0f32; d], vec![0f32; d]];
+        self.norm.backward_rows(&first, &d_normal, &mut d_first, &mut d_norm);
+        let d_tokens = Matrix::new(&d_first, n_quarters / 4, 4 * d);
+        let weight_1 = Matrix::new(self.weight_1, width, 4 * d);
+        let [d_norm_weight, d_norm_bias] = d_norm;
+        BandGrads {
+            tokens: product(d_tokens, weight_1.transposed(), Threads::One),
+            mask_weights: d_mask_weights,
+            parameters: [
+                product(tokens.transposed(), d_tokens, Threads::One),
+                column_sums(&d_first, d),
+                d_norm_weight,
+                d_norm_bias,
+                d_weight_2,
+                column_sums(&d_second, e),
+            ],
+        }
+    }
+
+    fn gather(&self, sizes: MaskHeadSizes, bands: &[BandGrads]) -> MaskHeadGrads {
+        let mut tokens = Vec::with_capacity(bands.iter().map(|band| band.tokens.len()).sum());
+        bands.iter().for_each(|band| tokens.extend_from_slice(&band.tokens));
+        let mut mask_weights = Vec::with_capacity(sizes.objects * sizes.masks * self.bias_2.len());
+        for bands in bands.chunks(self.bands_per_object(sizes)) {
+            mask_weights.extend(sum_of(bands.iter().map(|band| &band.mask_weights)));
+        }
+        let parameter = |at: usize| sum_of(bands.iter().map(|band| &band.parameters[at]));
+        MaskHeadGrads { tokens, mask_weights, parameters: [0, 1, 2, 3, 4, 5].map(parameter) }
+    }
+}
+
+struct BandGrads {
+    tokens: Vec<f32>,
+    mask_weights: Vec<f32>,
+    parameters: [Vec<f32>; 6],
+}
+
+/// Row and column of a pixel by its number in an object: tokens in reading order, quarters, pixels of a quarter.
+fn pixel(number: usize, tokens_per_row: usize) -> (usize, usize) {
+    let (token, quarter, corner) = (number / PIXELS, number / 4 % 4, number % 4);
+    let (row, column) = (token / tokens_per_row, token % tokens_per_row);
+    (row * 4 + quarter / 2 * 2 + corner / 2, column * 4 + quarter % 2 * 2 + corner % 2)
+}
+
+fn add_bias(values: &mut [f32], bias: &[f32]) {
+    vectorised(
+        #[inline(always)]
+        || {
+            for row in values.chunks_exact_mut(bias.len()) {
+                row.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
+            }
+        },
+    );
+}
+
+/// Element by element, in order; nothing for nothing.
+fn sum_of<'a>(mut parts: impl Iterator<Item = &'a Vec<f32>>) -> Vec<f32> {
+    let mut sum = parts.next().cloned().unwrap_or_default();
+    for part in parts {
+        sum.iter_mut().zip(part).for_each(|(sum, value)| *sum += value);
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layer_norm::Behind;
+    use crate::testing::{self, check, values};
+
+    const EPS: f32 = 1e-3;
+
+    /// One object at a time, one pixel at a time, as the paper says it.
+    fn exact(sizes: MaskHeadSizes, inputs: &[Vec<f64>; 8], d: usize, e: usize) -> Vec<f64> {
+        let [tokens, mask_weights, w1, b1, gamma, beta, w2, b2] = inputs;
+        let [height, width] = sizes.grid;
+        let c = w1.len() / (4 * d);
+        let mut masks = vec![0f64; sizes.objects * sizes.masks * height * width * 16];
+        for object in 0..sizes.objects {
+            for y in 0..4 * height {
+                for x in 0..4 * width {
+                    let token = &tokens[((object * height + y / 4) * width + x / 4) * c..][..c];
+                    let (quarter, corner) = (y / 2 % 2 * 2 + x / 2 % 2, y % 2 * 2 + x % 2);
+                    let first: Vec<f64> = (0..d)
+                        .map(|j| b1[j] + (0..c).map(|i| token[i] * w1[(i * 4 + quarter) * d + j]).sum::<f64>())
+                        .collect();
+                    let mean = first.iter().sum::<f64>() / d as f64;
+                    let variance = first.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / d as f64;
+                    let scale = 1.0 / (variance + f64::from(EPS)).sqrt();
+                    let normal: Vec<f64> =
+                        (0..d).map(|j| testing::gelu((first[j] - mean) * scale * gamma[j] + beta[j])).collect();
+                    for mask in 0..sizes.masks {
+                        let value = (0..e)
+                            .map(|k| {
+                                let sum: f64 = (0..d).map(|j| normal[j] * w2[(j * 4 + corner) * e + k]).sum();
+                                testing::gelu(sum + b2[k]) * mask_weights[(object * sizes.masks + mask) * e + k]
+                            })
+                            .sum();
+                        masks[((object * sizes.masks + mask) * 4 * height + y) * 4 * width + x] = value;
+                    }
+                }
+            }
+        }
+        masks
+    }
+
+    #[test]
+    fn masks_and_gradients_are_those_of_the_definition() {
+        for (objects, grid, masks, c, d, e) in
+            [(2, [2, 3], 3, 8, 4, 2), (1, [1, 1], 1, 4, 2, 1), (1, [20, 17], 2, 3, 2, 2)]
+        {
+            let sizes = MaskHeadSizes { objects, grid, masks };
+            let n = objects * grid[0] * grid[1];
+            let lengths = [n * c, objects * masks * e, c * 4 * d, d, d, d, d * 4 * e, e];
+            let inputs: [Vec<f32>; 8] = std::array::from_fn(|at| values(lengths[at], at as u32 + 1));
+            let wide: [Vec<f64>; 8] = std::array::from_fn(|at| inputs[at].iter().map(|&x| f64::from(x)).collect());
+            let [tokens, mask_weights, w1, b1, gamma, beta, w2, b2] = &inputs;
+            let norm = LayerNorm { weight: gamma, bias: beta, eps: EPS, behind: Behind::Gelu };
+            let head = MaskHead { weight_1: w1, bias_1: b1, norm, weight_2: w2, bias_2: b2 };
+            check("masks", &head.forward(sizes, tokens, mask_weights), &exact(sizes, &wide, d, e), 5e-6);
+
+            let d_masks = values(n * masks * 16, 20);
+            let grads = head.backward(sizes, tokens, mask_weights, &d_masks);
+            let [p1, p2, p3, p4, p5, p6] = grads.parameters;
+            let got = [grads.tokens, grads.mask_weights, p1, p2, p3, p4, p5, p6];
+            // A few places of each input, by a small step of it.
+            for input in 0..8 {
+                assert_eq!(got[input].len(), inputs[input].len());
+                let largest = got[input].iter().fold(0f32, |largest, value| largest.max(value.abs()));
+                for place in (0..lengths[input]).step_by((lengths[input] / 5).max(1)) {
+                    let at = |step: f64| {
+                        let mut moved = wide.clone();
+                        moved[input][place] += step;
+                        exact(sizes, &moved, d, e).iter().zip(&d_masks).map(|(y, &d)| y * f64::from(d)).sum::<f64>()
+                    };
+                    let expected = (at(1e-5) - at(-1e-5)) / 2e-5;
+                    let error = (f64::from(got[input][place]) - expected).abs();
+                    assert!(error < 2e-5 * f64::from(largest), "input {input} at {place}: {error} of {largest}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! What the tests of all kernels share: numbers, and comparison with f64.
+
+/// Scrambled numbers between -1 and 1.
+pub(crate) fn values(n: usize, seed: u32) -> Vec<f32> {
+    (0..n as u32)
+        .map(|i| {
+            let mut x = (i + 1).wrapping_mul(0x9E37_79B9) ^ seed.wrapping_mul(0x85EB_CA6B);
+            x ^= x >> 15;
+            x = x.wrapping_mul(0x2C1B_3C6D);
+            x ^= x >> 12;
+            (f64::from(x) / f64::from(u32::MAX) * 2.0 - 1.0) as f32
+        })
+        .collect()
+}
+
+/// Every number within `tolerance` times the largest of the exact ones.
+pub(crate) fn check(what: &str, got: &[f32], expected: &[f64], tolerance: f64) {
+    assert_eq!(got.len(), expected.len(), "{what}");
+    let largest = expected.iter().fold(1e-30f64, |largest, value| largest.max(value.abs()));
+    for (place, (got, expected)) in got.iter().zip(expected).enumerate() {
+        let error = (f64::from(*got) - expected).abs();
+        assert!(error <= tolerance * largest, "{what} at {place}: {got} for {expected}, largest {largest}");
+    }
+}
+
+/// The normal distribution function, by the series (small) and the continued fraction (large) of erfc.
+pub(crate) fn normal(x: f64) -> f64 {
+    let u = x.abs() / std::f64::consts::SQRT_2;
+    let erfc = if u < 2.0 {
+        let (mut term, mut sum) = (u, u);
+        for n in 1..200 {
+            term *= -u * u / f64::from(n);
+            sum += term / (2.0 * f64::from(n) + 1.0);
+        }
+        1.0 - sum * 2.0 / std::f64::consts::PI.sqrt()
+    } else {
+        let fraction = (1..200).rev().fold(u, |below, n| u + f64::from(n) / 2.0 / below);
+        (-u * u).exp() / fraction / std::f64::consts::PI.sqrt()
+    };
+    if x >= 0.0 { 1.0 - 0.5 * erfc } else { 0.5 * erfc }
+}
+
+pub(crate) fn gelu(x: f64) -> f64 {
+    x * normal(x)
+}
+
+pub(crate) fn gelu_slope(x: f64) -> f64 {
+    normal(x) + x * (-x * x / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt()
+}
