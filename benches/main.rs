@@ -105,7 +105,7 @@ fn decode(objects: usize, runs: usize) -> Vec<f64> {
     let objects: Vec<ObjectPrompt> = (0..objects).map(click).collect();
     time(runs, || {
         let prompts = Prompts::from_objects(&objects, 256, &device);
-        let decoded = sam.decode(embedding.clone(), None, &prompts, MaskOutput::Multi);
+        let decoded = sam.decode(embedding.clone(), &vec![0; objects.len()], &prompts, MaskOutput::Multi);
         drop((decoded.low_res_logits.into_data(), decoded.iou_predictions.into_data()));
     })
 }

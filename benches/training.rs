@@ -1,6 +1,6 @@
 //! Training steps, beside `benches/pytorch_training.py`: the same sizes, losses and number of passes.
 
-use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
+use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use sam_learn::losses::Truth;
 use sam_learn::optimiser::{build, clip_by_global_norm, freeze};
 use sam_learn::options::{BoxOutput, LossOptions, LrDecay, OptimiserOptions, ScheduleOptions};
@@ -105,7 +105,6 @@ fn sam_passes() -> Vec<PassKind> {
 fn scene(images: usize, objects: usize, side: usize, mask_side: usize) -> Scene {
     let device = Device::flex();
     let per_image = objects / images;
-    let index: Vec<i64> = (0..objects).map(|object| (object / per_image) as i64).collect();
     let mut masks = Vec::with_capacity(objects * mask_side * mask_side);
     for object in 0..objects {
         let (x, y) = ((object * 7 % 11 + 2) as f32 / 14.0, (object * 5 % 13 + 2) as f32 / 16.0);
@@ -116,7 +115,7 @@ fn scene(images: usize, objects: usize, side: usize, mask_side: usize) -> Scene 
     }
     Scene {
         images: Tensor::random([images, 3, side, side], Distribution::Normal(0.0, 1.0), &device),
-        image_index: Tensor::<1, Int>::from_data(TensorData::new(index, [objects]), &device),
+        image_of_object: (0..objects).map(|object| object / per_image).collect(),
         truth: Truth {
             masks: Tensor::from_data(TensorData::new(masks, [objects, 1, mask_side, mask_side]), &device),
             counts: None,

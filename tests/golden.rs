@@ -1,7 +1,7 @@
 //! Every output of the tiny model equals the official package's (`fixtures/tiny_golden.safetensors`, computed in f64 from
 //! the same f32 weights).
 
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::Tensor;
 use sam_image::{RgbImage, decode_rgb, resize_longest_side};
 use sam_infer::{ImageEmbedding, Predictor, Prompt};
 use sam_model::plain_attention::relative_position;
@@ -81,7 +81,7 @@ fn prompts_embed_alike() {
         }
         let dense = format!("case/{case}/dense");
         if golden.has(&dense) {
-            let got = embedded.dense_bhwc.permute([0, 3, 1, 2]).expand([1, 32, 8, 8]);
+            let got = embedded.dense.whole_bhwc().permute([0, 3, 1, 2]).expand([1, 32, 8, 8]);
             check(case, &values(got), &golden.values(&dense), MODULE);
         }
     }
@@ -94,12 +94,12 @@ fn masks_agree_for_every_combination_of_prompts() {
         let embedding = golden.tensor::<4>(&format!("image_embedding{image}"), &cpu());
         let prompts = golden.prompts(case, &cpu());
         for (output, name) in [(MaskOutput::Multi, "multi"), (MaskOutput::Single, "single")] {
-            let decoded = sam.decode(embedding.clone(), None, &prompts, output);
+            let decoded = sam.decode(embedding.clone(), &vec![0; prompts.objects], &prompts, output);
             let expect = |what: &str| golden.values(&format!("case/{case}/{what}_{name}"));
             check(case, &values(decoded.low_res_logits), &expect("low_res"), LOGITS);
             check(case, &values(decoded.iou_predictions), &expect("iou"), MODULE);
         }
-        let all = sam.decode(embedding, None, &prompts, MaskOutput::All);
+        let all = sam.decode(embedding, &vec![0; prompts.objects], &prompts, MaskOutput::All);
         let single = all.low_res_logits.narrow(1, 0, 1);
         check(case, &values(single), &golden.values(&format!("case/{case}/low_res_single")), LOGITS);
     }
@@ -115,20 +115,19 @@ fn ragged_objects_of_several_images_equal_one_at_a_time() {
     );
     let mut objects = Vec::new();
     let mut expected: Vec<(String, usize)> = Vec::new();
-    let mut image_index = Vec::new();
+    let mut image_of_object = Vec::new();
     for (case, image) in CASES {
         for (number, object) in host_prompts(&golden, case).into_iter().enumerate() {
             objects.push(object);
             expected.push((case.to_owned(), number));
-            image_index.push(i64::from(image == "_b"));
+            image_of_object.push(usize::from(image == "_b"));
         }
     }
     let prompts = Prompts::from_objects(&objects, 32, &cpu());
     assert!(prompts.sparse.as_ref().is_some_and(|sparse| sparse.absent.is_some()), "lengths differ");
     assert!(prompts.masks.as_ref().is_some_and(|masks| masks.present.is_some()), "some have no mask");
-    let count = image_index.len();
-    let index = Tensor::<1, Int>::from_data(TensorData::new(image_index, [count]), &cpu());
-    let decoded = sam.decode(embeddings, Some(index), &prompts, MaskOutput::Multi);
+    let count = image_of_object.len();
+    let decoded = sam.decode(embeddings, &image_of_object, &prompts, MaskOutput::Multi);
     let (masks, qualities) = (values(decoded.low_res_logits), values(decoded.iou_predictions));
     let mask_len = masks.len() / count;
     for (at, (case, number)) in expected.iter().enumerate() {
@@ -244,7 +243,8 @@ fn hugging_face_weights_give_hugging_face_numbers() {
     let embedding = sam.encode(images.clone());
     check("embedding", &values(embedding.clone()), &values(official.encode(images)), 1e-6);
     for case in ["points", "box"] {
-        let decoded = sam.decode(embedding.clone(), None, &golden_official.prompts(case, &cpu()), MaskOutput::Multi);
+        let prompts = golden_official.prompts(case, &cpu());
+        let decoded = sam.decode(embedding.clone(), &vec![0; prompts.objects], &prompts, MaskOutput::Multi);
         check(case, &values(decoded.low_res_logits), &golden.values(&format!("case/{case}/pred_masks")), LOGITS);
         check(case, &values(decoded.iou_predictions), &golden.values(&format!("case/{case}/iou_scores")), MODULE);
     }

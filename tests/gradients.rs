@@ -20,7 +20,8 @@ fn every_parameter_gets_the_reference_gradient() {
     let embedding = sam.encode(images.clone());
     let mut loss = Tensor::<1>::zeros([1], &device);
     for (case, output) in [("everything", MaskOutput::Multi), ("point", MaskOutput::Single)] {
-        let decoded = sam.decode(embedding.clone(), None, &golden.prompts(case, &device), output);
+        let prompts = golden.prompts(case, &device);
+        let decoded = sam.decode(embedding.clone(), &vec![0; prompts.objects], &prompts, output);
         let weigh = |part: &str| format!("weight/{case}/{part}");
         loss = loss + (decoded.low_res_logits * grads.tensor::<4>(&weigh("low_res"), &device)).sum();
         loss = loss + (decoded.iou_predictions * grads.tensor::<2>(&weigh("iou"), &device)).sum();

@@ -43,15 +43,16 @@ fn scene(golden: &Golden, suffix: &str) -> Scene {
             input[((image * 3 + channel) * side + y) * side + x] = (value - PIXEL_MEAN[channel]) / PIXEL_STD[channel];
         }
     }
-    let index: Vec<i64> = golden.bytes("image_index").into_iter().map(i64::from).collect();
-    let objects = index.len();
-    let image_index = Tensor::<1, Int>::from_data(TensorData::new(index, [objects]), &cpu());
+    let image_of_object: Vec<usize> = golden.bytes("image_index").into_iter().map(usize::from).collect();
+    let objects = image_of_object.len();
+    let index: Vec<i64> = image_of_object.iter().map(|&image| image as i64).collect();
+    let index = Tensor::<1, Int>::from_data(TensorData::new(index, [objects]), &cpu());
     let masks = plane(golden, &format!("object_masks{suffix}"));
     let [_, height, width] = masks.dims();
-    let kept = plane(golden, &format!("ignore_masks{suffix}")).neg().add_scalar(1.0).select(0, image_index.clone());
+    let kept = plane(golden, &format!("ignore_masks{suffix}")).neg().add_scalar(1.0).select(0, index);
     Scene {
         images: Tensor::from_data(TensorData::new(input, [images, 3, side, side]), &cpu()),
-        image_index,
+        image_of_object,
         truth: Truth {
             masks: masks.reshape([objects, 1, height, width]),
             counts: Some(kept.reshape([objects, 1, height, width])),

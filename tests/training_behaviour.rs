@@ -49,9 +49,13 @@ fn rates_act_in_training_only() {
 
     let embedding = golden.tensor::<4>("image_embedding", &device);
     let prompts = golden.prompts("points", &device);
-    let decode = || values(sam.decode(embedding.clone(), None, &prompts, MaskOutput::Single).low_res_logits);
+    let decode = || {
+        values(sam.decode(embedding.clone(), &vec![0; prompts.objects], &prompts, MaskOutput::Single).low_res_logits)
+    };
     assert_ne!(decode(), decode(), "dropout draws anew at every call");
     let still = tiny(&cpu().autodiff());
-    let decode = || values(still.decode(embedding.clone(), None, &prompts, MaskOutput::Single).low_res_logits);
+    let decode = || {
+        values(still.decode(embedding.clone(), &vec![0; prompts.objects], &prompts, MaskOutput::Single).low_res_logits)
+    };
     assert_eq!(decode(), decode(), "without rates nothing is random");
 }

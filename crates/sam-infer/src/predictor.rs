@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use burn::module::Module;
 use burn::tensor::module::interpolate;
 use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use sam_image::{Mask, ModelFrame, RgbImage, resize_longest_side};
 use sam_model::fingerprint::Fingerprint;
 use sam_model::weights::parameters::{host_values, named_tensors};
@@ -159,12 +159,7 @@ impl Predictor {
         output: MaskOutput,
     ) -> sam_model::DecodedMasks {
         let prompts = Prompts::from_objects(objects, self.config().low_res_side(), &self.device);
-        let image_index = (images.dims()[0] > 1).then(|| {
-            let index: Vec<i64> = index.iter().map(|&image| image as i64).collect();
-            let count = index.len();
-            Tensor::<1, Int>::from_data(TensorData::new(index, [count]), &self.device)
-        });
-        self.sam.decode(images.clone(), image_index, &prompts, output)
+        self.sam.decode(images.clone(), index, &prompts, output)
     }
 }
 

@@ -139,6 +139,40 @@ impl LayerNorm<'_> {
         );
     }
 
+    /// The norm of the sum of each object's rows and those of its list: what ends a residual branch.
+    ///
+    /// # Shapes
+    /// - `x`: `[O, P, C]`, `other`: `[B, P, C]`, `of`: `[O]`
+    /// - returns `[O, P, C]`
+    #[must_use]
+    pub fn forward_sum(&self, x: &[f32], other: &[f32], of: &[usize]) -> Vec<f32> {
+        let size = ROWS_PER_PART * self.channels(x);
+        let mut y = vec![0f32; x.len()];
+        let per_object = x.len() / of.len();
+        let objects = y.par_chunks_mut(per_object).zip(x.par_chunks(per_object)).zip(of);
+        objects.for_each(|((y, x), of)| {
+            let other = &other[of * per_object..][..per_object];
+            let parts = y.par_chunks_mut(size).zip(x.par_chunks(size)).zip(other.par_chunks(size));
+            parts.for_each(|((y, x), other)| {
+                let mut sum = x.to_vec();
+                add(&mut sum, other);
+                self.forward_rows(&sum, y);
+            });
+        });
+        y
+    }
+
+    /// Gradients of the sum's rows, `[O, P, C]`, and of the parameters. The gradient of a list's rows is the sum over its
+    /// objects, [`crate::linear::sums_by_list`].
+    #[must_use]
+    pub fn backward_sum(&self, x: &[f32], other: &[f32], of: &[usize], d_y: &[f32]) -> LayerNormGrads {
+        let mut sum = x.to_vec();
+        let per_object = x.len() / of.len();
+        let objects = sum.par_chunks_mut(per_object).zip(of);
+        objects.for_each(|(sum, of)| add(sum, &other[of * per_object..][..per_object]));
+        self.backward(&sum, d_y)
+    }
+
     /// Mean and one over the deviation.
     #[inline(always)]
     fn statistics(&self, x: &[f32]) -> (f32, f32) {
@@ -155,10 +189,30 @@ impl LayerNorm<'_> {
     }
 }
 
+fn add(values: &mut [f32], others: &[f32]) {
+    vectorised(
+        #[inline(always)]
+        || values.iter_mut().zip(others).for_each(|(value, other)| *value += other),
+    );
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::{check, values};
+
+    #[test]
+    fn a_sum_is_normalised_as_if_it_were_there() {
+        let (of, rows, channels) = ([1, 0, 1], 300, 6);
+        let (x, other) = (values(3 * rows * channels, 1), values(2 * rows * channels, 2));
+        let (weight, bias, d_y) = (values(channels, 3), values(channels, 4), values(x.len(), 5));
+        let norm = LayerNorm { weight: &weight, bias: &bias, eps: 1e-3, behind: Behind::Nothing };
+        let size = rows * channels;
+        let sum: Vec<f32> = x.iter().enumerate().map(|(at, x)| x + other[of[at / size] * size + at % size]).collect();
+        assert_eq!(norm.forward_sum(&x, &other, &of), norm.forward(&sum));
+        let (got, expected) = (norm.backward_sum(&x, &other, &of, &d_y), norm.backward(&sum, &d_y));
+        assert_eq!((got.x, got.weight, got.bias), (expected.x, expected.weight, expected.bias));
+    }
 
     #[test]
     fn norms_and_their_gradients_are_those_of_the_definition() {

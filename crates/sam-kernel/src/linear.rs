@@ -76,6 +76,81 @@ impl Linear<'_> {
     }
 }
 
+/// A product to which rows are added that several objects share: `x W + shared[of]`.
+///
+/// Letters: `O` objects, `B` lists of shared rows, `P` rows of an object.
+#[derive(Clone, Copy, Debug)]
+pub struct SharedLinear<'a> {
+    /// `[I, D]`.
+    pub weight: &'a [f32],
+    /// `[B, P, D]`.
+    pub shared: &'a [f32],
+    /// `P`.
+    pub rows: usize,
+    /// `[O]`, the list of each object.
+    pub of: &'a [usize],
+}
+
+impl SharedLinear<'_> {
+    fn sizes(&self, x: &[f32]) -> (usize, usize) {
+        let n = self.of.len() * self.rows;
+        assert!(n > 0 && x.len().is_multiple_of(n), "inputs are [O, P, I]");
+        let inputs = x.len() / n;
+        assert!(inputs > 0 && self.weight.len().is_multiple_of(inputs), "a weight is [I, D]");
+        let outputs = self.weight.len() / inputs;
+        assert!(self.of.iter().all(|of| (of + 1) * self.rows * outputs <= self.shared.len()), "rows are [B, P, D]");
+        (inputs, outputs)
+    }
+
+    /// # Shapes
+    /// - `x`: `[O, P, I]`
+    /// - returns `[O, P, D]`
+    #[must_use]
+    pub fn forward(&self, x: &[f32]) -> Vec<f32> {
+        let (inputs, outputs) = self.sizes(x);
+        let x = Matrix::new(x, self.of.len() * self.rows, inputs);
+        let mut y = product(x, Matrix::new(self.weight, inputs, outputs), Threads::All);
+        let size = self.rows * outputs;
+        y.par_chunks_mut(size).zip(self.of).for_each(|(y, of)| {
+            let shared = &self.shared[of * size..][..size];
+            vectorised(
+                #[inline(always)]
+                || y.iter_mut().zip(shared).for_each(|(y, shared)| *y += shared),
+            );
+        });
+        y
+    }
+
+    /// Gradients of `x`, the weight and the shared rows, from the input and the gradient of the output.
+    #[must_use]
+    pub fn backward(&self, x: &[f32], d_y: &[f32]) -> [Vec<f32>; 3] {
+        let (inputs, outputs) = self.sizes(x);
+        let rows = self.of.len() * self.rows;
+        let d = Matrix::new(d_y, rows, outputs);
+        [
+            product(d, Matrix::new(self.weight, inputs, outputs).transposed(), Threads::All),
+            product(Matrix::new(x, rows, inputs).transposed(), d, Threads::All),
+            sums_by_list(d_y, self.of, self.shared.len()),
+        ]
+    }
+}
+
+/// Adds the values of each object to those of its list, objects in order; `n` values in all lists together.
+#[must_use]
+pub fn sums_by_list(values: &[f32], of: &[usize], n: usize) -> Vec<f32> {
+    let size = values.len() / of.len();
+    let mut sums = vec![0f32; n];
+    sums.par_chunks_mut(size).enumerate().for_each(|(list, sums)| {
+        for (values, _) in values.chunks_exact(size).zip(of).filter(|(_, of)| **of == list) {
+            vectorised(
+                #[inline(always)]
+                || sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value),
+            );
+        }
+    });
+    sums
+}
+
 /// The non-linearity of a perceptron.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
@@ -313,6 +388,28 @@ mod tests {
             check("weight", &grads.weight, &x_64.transposed().times(&d_64).values, 1e-6);
             check("bias", &grads.bias, &d_64.sums(), 1e-6);
         }
+    }
+
+    #[test]
+    fn shared_rows_are_added_and_summed_on_the_way_back() {
+        let (of, rows, inputs, outputs) = ([1, 0, 1], 5, 3, 4);
+        let (x, d_y) = (values(15 * inputs, 1), values(15 * outputs, 2));
+        let (weight, shared) = (values(inputs * outputs, 3), values(2 * rows * outputs, 4));
+        let layer = SharedLinear { weight: &weight, shared: &shared, rows, of: &of };
+        let (x_64, w_64, d_64) = (Wide::new(&x, inputs), Wide::new(&weight, outputs), Wide::new(&d_y, outputs));
+        let size = rows * outputs;
+        let mut expected = x_64.times(&w_64).values;
+        let mut d_shared = vec![0f64; 2 * size];
+        for (at, value) in expected.iter_mut().enumerate() {
+            let place = of[at / size] * size + at % size;
+            *value += f64::from(shared[place]);
+            d_shared[place] += d_64.values[at];
+        }
+        check("y", &layer.forward(&x), &expected, 1e-6);
+        let [got_x, got_weight, got_shared] = layer.backward(&x, &d_y);
+        check("x", &got_x, &d_64.times(&w_64.transposed()).values, 1e-6);
+        check("weight", &got_weight, &x_64.transposed().times(&d_64).values, 1e-6);
+        check("shared", &got_shared, &d_shared, 1e-6);
     }
 
     #[test]

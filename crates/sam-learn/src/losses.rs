@@ -9,8 +9,12 @@
 //!
 //! Shapes: `O` objects, `M` masks, `H W` size of the masks.
 
+use std::ops::Range;
+
 use burn::tensor::activation::sigmoid;
 use burn::tensor::{Int, Tensor};
+use sam_kernel::mask_loss::{MaskSums, SUMS, TruePixels};
+use sam_model::fused::{SliceOperation, SliceOutput, WayBack, fused, is_fusible};
 
 use crate::options::{IouLoss, IouSupervision, LossOptions};
 
@@ -32,6 +36,15 @@ pub struct Truth {
     pub counts: Option<Tensor<4>>,
 }
 
+impl Truth {
+    /// That of some objects.
+    #[must_use]
+    pub fn part(&self, objects: Range<usize>) -> Self {
+        let rows = |masks: &Tensor<4>| masks.clone().slice_dim(0, objects.clone());
+        Self { masks: rows(&self.masks), counts: self.counts.as_ref().map(rows) }
+    }
+}
+
 /// The losses of one decoder pass, per object, `[O]` each.
 #[derive(Clone, Debug)]
 pub struct PassLosses {
@@ -49,13 +62,75 @@ pub struct PassLosses {
     pub actual_ious: Tensor<2>,
 }
 
-/// Focal loss of each mask, `[O, M, H, W]` to `[O, M]`; safe at any logit.
-#[must_use]
-pub fn focal_loss(logits: Tensor<4>, truth: &Truth, options: &LossOptions) -> Tensor<2> {
+/// What losses and IoUs of masks are made of, `[O, M]` each.
+struct Compared {
+    focal: Tensor<2>,
+    dice: Tensor<2>,
+    /// Of the thresholded mask; no gradient goes through it.
+    iou: Tensor<2>,
+}
+
+/// Focal loss, dice loss and IoU of every mask; safe at any logit.
+///
+/// # Shapes
+/// - `logits`: `[O, M, H, W]`
+fn compare(logits: Tensor<4>, truth: &Truth, options: &LossOptions) -> Compared {
+    let [objects, masks, ..] = logits.dims();
+    let sums = if is_fusible(&logits) {
+        let sums = MaskSums { focal_alpha: options.focal_alpha as f32, focal_gamma: options.focal_gamma as f32 };
+        let counts = truth.counts.iter().map(|counts| counts.clone().into_dispatch());
+        let inputs = [logits.into_dispatch(), truth.masks.clone().into_dispatch()];
+        fused::<3>(Sums { sums, objects, masks }, inputs.into_iter().chain(counts).collect())
+    } else {
+        plain_sums(logits, truth, options)
+    };
+    let sum = |at: usize| sums.clone().slice_dim(2, at..at + 1).reshape([objects, masks]);
+    let (focal, overlap, area, hits, predicted) = (sum(0), sum(1), sum(2), sum(3).detach(), sum(4).detach());
+    let true_area = match &truth.counts {
+        Some(counts) => pixel_sum(truth.masks.clone() * counts.clone()),
+        None => pixel_sum(truth.masks.clone()),
+    };
+    let ratio =
+        overlap.mul_scalar(2.0).add_scalar(DICE_SMOOTHING) / (area + true_area.clone()).add_scalar(DICE_SMOOTHING);
+    let union = predicted + true_area - hits.clone();
+    Compared {
+        focal: focal / n_counting(truth),
+        dice: ratio.neg().add_scalar(1.0),
+        // 0 where both are empty.
+        iou: hits / union.clamp_min(1.0),
+    }
+}
+
+/// The sums of `sam_kernel::mask_loss` as an operation: logits, true masks and where they count.
+#[derive(Debug)]
+struct Sums {
+    sums: MaskSums,
+    objects: usize,
+    masks: usize,
+}
+
+impl SliceOperation for Sums {
+    fn forward(&self, inputs: &[&[f32]]) -> SliceOutput {
+        let truth = TruePixels { masks: inputs[1], counts: inputs.get(2).copied() };
+        let values = self.sums.forward(inputs[0], truth, self.objects);
+        SliceOutput { values, shape: vec![self.objects, self.masks, SUMS], kept: Vec::new() }
+    }
+
+    fn backward(&self, way: WayBack<'_>) -> Vec<Vec<f32>> {
+        let truth = TruePixels { masks: way.inputs[1], counts: way.inputs.get(2).copied() };
+        let d_logits = self.sums.backward(way.inputs[0], truth, self.objects, way.d_output);
+        // What is true has no gradient; nobody wants one.
+        std::iter::once(d_logits).chain(way.inputs[1..].iter().map(|_| Vec::new())).collect()
+    }
+}
+
+/// The same sums in burn's own operations, `[O, M, SUMS]`.
+fn plain_sums(logits: Tensor<4>, truth: &Truth, options: &LossOptions) -> Tensor<3> {
+    let [objects, n_masks, ..] = logits.dims();
     // With z = x where the pixel is background and -x where it is object, softplus(z) is the cross entropy and
     // sigmoid(z) the probability of being wrong.
     let sign = truth.masks.clone().mul_scalar(-2.0).add_scalar(1.0); // [O, 1, H, W]
-    let wrong = (logits * sign).clamp(-LARGEST_LOGIT, LARGEST_LOGIT);
+    let wrong = (logits.clone() * sign).clamp(-LARGEST_LOGIT, LARGEST_LOGIT);
     let cross_entropy = softplus(wrong.clone());
     let probability = sigmoid(wrong);
     let modulation = if options.focal_gamma == 2.0 {
@@ -63,54 +138,26 @@ pub fn focal_loss(logits: Tensor<4>, truth: &Truth, options: &LossOptions) -> Te
     } else {
         probability.powf_scalar(options.focal_gamma)
     };
-    let mut weights = truth.counts.clone();
+    let mut focal = cross_entropy * modulation;
     if options.focal_alpha >= 0.0 {
         let slope = 2.0 * options.focal_alpha - 1.0;
-        let alpha = truth.masks.clone().mul_scalar(slope).add_scalar(1.0 - options.focal_alpha);
-        weights = Some(match weights {
-            Some(counts) => alpha * counts,
-            None => alpha,
-        });
+        focal = focal * truth.masks.clone().mul_scalar(slope).add_scalar(1.0 - options.focal_alpha);
     }
-    let losses = cross_entropy * modulation;
-    let losses = match weights {
-        Some(weights) => losses * weights,
-        None => losses,
-    };
-    pixel_sum(losses) / n_counting(truth)
-}
-
-/// Dice loss of each mask, `[O, M, H, W]` to `[O, M]`.
-#[must_use]
-pub fn dice_loss(logits: Tensor<4>, truth: &Truth) -> Tensor<2> {
-    let probability = sigmoid(logits);
-    let (probability, masks) = match &truth.counts {
-        Some(counts) => (probability * counts.clone(), truth.masks.clone() * counts.clone()),
-        None => (probability, truth.masks.clone()),
-    };
-    let overlap = pixel_sum(probability.clone() * masks.clone());
-    let area = pixel_sum(probability) + pixel_sum(masks);
-    let ratio = overlap.mul_scalar(2.0).add_scalar(DICE_SMOOTHING) / area.add_scalar(DICE_SMOOTHING);
-    ratio.neg().add_scalar(1.0)
-}
-
-/// IoU of each thresholded mask, `[O, M, H, W]` to `[O, M]`; 0 where both are empty. No gradient goes through it.
-#[must_use]
-pub fn actual_ious(logits: &Tensor<4>, truth: &Truth) -> Tensor<2> {
     let predicted = logits.clone().greater_elem(0.0).float();
-    let (predicted, masks) = match &truth.counts {
-        Some(counts) => (predicted * counts.clone(), truth.masks.clone() * counts.clone()),
-        None => (predicted, truth.masks.clone()),
+    let counted = |values: Tensor<4>| match &truth.counts {
+        Some(counts) => values * counts.clone(),
+        None => values,
     };
-    let overlap = pixel_sum(predicted.clone() * masks.clone());
-    let union = pixel_sum(predicted) + pixel_sum(masks) - overlap.clone();
-    overlap / union.clamp_min(1.0)
+    let (probability, predicted) = (counted(sigmoid(logits)), counted(predicted));
+    let masks = truth.masks.clone();
+    let sums = [counted(focal), probability.clone() * masks.clone(), probability, predicted.clone() * masks, predicted];
+    Tensor::cat(sums.map(|values| pixel_sum(values).reshape([objects, n_masks, 1])).to_vec(), 2)
 }
 
 /// All losses of one pass.
 ///
-/// The masks are compared without gradients; only the chosen one is compared again with them, so the others get none, by
-/// construction.
+/// Which mask is chosen is decided without gradients; only the chosen one's losses enter the sum, so the others get exactly
+/// none.
 ///
 /// # Shapes
 /// - `logits`: `[O, M, H, W]`, tracked, at the resolution of `truth`
@@ -125,24 +172,21 @@ pub fn pass_losses(
     options: &LossOptions,
 ) -> PassLosses {
     let [objects, n_masks, ..] = logits.dims();
-    let untracked = logits.clone().detach().inner();
-    let plain = Truth { masks: truth.masks.clone().inner(), counts: truth.counts.clone().map(Tensor::inner) };
-    let actual_ious = actual_ious(&untracked, &plain);
-    let (chosen, chosen_logits) = if n_masks == 1 {
-        (Tensor::zeros([objects, 1], &untracked.device()), logits)
+    let Compared { focal, dice, iou: actual } = compare(logits, truth, options);
+    let actual_ious = actual.inner();
+    let chosen = if n_masks == 1 {
+        Tensor::zeros([objects, 1], &actual_ious.device())
     } else {
-        let focal = focal_loss(untracked.clone(), &plain, options).mul_scalar(options.focal_weight);
-        let mut cost = focal + dice_loss(untracked, &plain).mul_scalar(options.dice_weight);
+        let plain = |loss: &Tensor<2>, weight: f64| loss.clone().detach().inner().mul_scalar(weight);
+        let mut cost = plain(&focal, options.focal_weight) + plain(&dice, options.dice_weight);
         if let Some(offered) = offered {
             cost = cost + offered.clone().neg().add_scalar(1.0).mul_scalar(NOT_OFFERED);
         }
-        let chosen = cost.argmin(1); // [O, 1]
-        let weights: Tensor<2> = one_hot(&chosen, n_masks);
-        let weights = Tensor::from_inner(weights).reshape([objects, n_masks, 1, 1]);
-        (chosen, (logits * weights).sum_dim(1))
+        cost.argmin(1) // [O, 1]
     };
-    let focal = focal_loss(chosen_logits.clone(), truth, options).reshape([objects]);
-    let dice = dice_loss(chosen_logits, truth).reshape([objects]);
+    let is_chosen = Tensor::from_inner(one_hot(&chosen, n_masks));
+    let of_chosen = |loss: Tensor<2>| (loss * is_chosen.clone()).sum_dim(1).reshape([objects]);
+    let (focal, dice) = (of_chosen(focal), of_chosen(dice));
 
     let error = predicted_ious - Tensor::from_inner(actual_ious.clone());
     let error = match options.iou_loss {
@@ -212,9 +256,9 @@ mod tests {
     fn logit_zero_has_the_values_of_the_hand() {
         let device = Device::flex();
         let logits = Tensor::<4>::zeros([1, 1, 2, 2], &device);
-        let focal = values(focal_loss(logits.clone(), &truth(&device), &LossOptions::default()));
+        let Compared { focal, dice, .. } = compare(logits, &truth(&device), &LossOptions::default());
+        let (focal, dice) = (values(focal), values(dice));
         assert!((focal[0] - 0.5 * std::f32::consts::LN_2 / 4.0).abs() < 1e-6, "{focal:?}");
-        let dice = values(dice_loss(logits, &truth(&device)));
         assert!((dice[0] - (1.0 - 3.0 / 5.0)).abs() < 1e-6, "{dice:?}");
     }
 
@@ -242,13 +286,51 @@ mod tests {
         let first = tensor(&[0.3, -0.2, 5.0, 7.0], [1, 1, 2, 2], &device);
         let second = tensor(&[0.3, -0.2, -9.0, 0.1], [1, 1, 2, 2], &device);
         let options = LossOptions::default();
-        assert_eq!(
-            values(focal_loss(first.clone(), &counted, &options)),
-            values(focal_loss(second.clone(), &counted, &options))
-        );
-        assert_eq!(values(dice_loss(first.clone(), &counted)), values(dice_loss(second.clone(), &counted)));
-        assert_eq!(values(actual_ious(&first, &counted)), values(actual_ious(&second, &counted)));
-        assert_eq!(values(actual_ious(&first, &counted)), [1.0]);
+        let (first, second) = (compare(first, &counted, &options), compare(second, &counted, &options));
+        assert_eq!(values(first.focal), values(second.focal));
+        assert_eq!(values(first.dice), values(second.dice));
+        assert_eq!(values(first.iou.clone()), values(second.iou));
+        assert_eq!(values(first.iou), [1.0]);
+    }
+
+    /// Both ways to the same sums, with their gradients.
+    #[test]
+    fn fused_sums_are_the_plain_ones() {
+        let device = Device::flex().autodiff();
+        let numbers = |n: usize, seed: f32| -> Vec<f32> { (0..n).map(|i| (i as f32 * seed).sin() * 5.0).collect() };
+        let bits = |n, seed| -> Vec<f32> { numbers(n, seed).iter().map(|&x| f32::from(u8::from(x > 1.0))).collect() };
+        for (alpha, gamma) in [(0.25, 2.0), (-1.0, 1.5)] {
+            let options = LossOptions { focal_alpha: alpha, focal_gamma: gamma, ..LossOptions::default() };
+            for counts in [None, Some(tensor(&bits(40, 0.7), [2, 1, 4, 5], &device))] {
+                let truth = Truth { masks: tensor(&bits(40, 0.3), [2, 1, 4, 5], &device), counts };
+                let results = [true, false].map(|is_fused| {
+                    let logits = tensor(&numbers(120, 0.9), [2, 3, 4, 5], &device).require_grad();
+                    let sums = match is_fused {
+                        true => {
+                            let Compared { focal, dice, iou } = compare(logits.clone(), &truth, &options);
+                            Tensor::cat(vec![focal, dice, iou], 1)
+                        }
+                        false => {
+                            let sums = plain_sums(logits.clone(), &truth, &options);
+                            let sum = |at: usize| sums.clone().slice_dim(2, at..at + 1).reshape([2, 3]);
+                            let area = match &truth.counts {
+                                Some(counts) => pixel_sum(truth.masks.clone() * counts.clone()),
+                                None => pixel_sum(truth.masks.clone()),
+                            };
+                            let dice = (sum(1) * 2.0 + 1.0) / (sum(2) + area.clone() + 1.0);
+                            let iou = sum(3) / (sum(4) + area - sum(3)).clamp_min(1.0);
+                            Tensor::cat(vec![sum(0) / n_counting(&truth), dice * -1.0 + 1.0, iou], 1)
+                        }
+                    };
+                    let weights = tensor(&numbers(18, 0.4), [2, 9], &device);
+                    let grads = (sums.clone() * weights).sum().backward();
+                    (sums.inner().into_data(), logits.grad(&grads).expect("tracked").into_data())
+                });
+                let [(sums, grad), (plain, plain_grad)] = results;
+                sums.assert_approx_eq::<f32>(&plain, burn::tensor::Tolerance::absolute(1e-5));
+                grad.assert_approx_eq::<f32>(&plain_grad, burn::tensor::Tolerance::absolute(1e-5));
+            }
+        }
     }
 
     #[test]

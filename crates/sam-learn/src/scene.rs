@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 use sam_data::{BatchImage, DeviceBatch};
 use sam_model::{PIXEL_MEAN, PIXEL_STD};
 
@@ -18,8 +18,8 @@ use crate::losses::Truth;
 pub struct Scene {
     /// `[B, 3, S, S]`.
     pub images: Tensor<4>,
-    /// `[O]`, the image of each object.
-    pub image_index: Tensor<1, Int>,
+    /// `[O]`, the image of each object, rising.
+    pub image_of_object: Vec<usize>,
     /// True masks, `[O, 1, M, M]`, and where they count.
     pub truth: Truth,
 }
@@ -51,17 +51,18 @@ impl Scene {
         let counts =
             counts.map(|counts| counts.select(0, image_index.clone()).reshape([objects, 1, mask_side, mask_side]));
         let masks = batch.object_masks.clone().inner().float().reshape([objects, 1, mask_side, mask_side]);
-        Self { images: normal.permute([0, 3, 1, 2]), image_index, truth: Truth { masks, counts } }
+        let image_of_object = batch.objects.iter().map(|object| object.image_index).collect();
+        Self { images: normal.permute([0, 3, 1, 2]), image_of_object, truth: Truth { masks, counts } }
     }
 
     /// Some of the images with their objects, which are sorted by image.
     #[must_use]
     pub fn part(&self, images: Range<usize>, objects: Range<usize>) -> Self {
-        let rows = |masks: &Tensor<4>| masks.clone().slice_dim(0, objects.clone());
+        let of_object = self.image_of_object[objects.clone()].iter();
         Self {
             images: self.images.clone().slice_dim(0, images.clone()),
-            image_index: self.image_index.clone().slice_dim(0, objects.clone()).sub_scalar(images.start as i64),
-            truth: Truth { masks: rows(&self.truth.masks), counts: self.truth.counts.as_ref().map(rows) },
+            image_of_object: of_object.map(|image| image - images.start).collect(),
+            truth: self.truth.part(objects),
         }
     }
 }

@@ -1,18 +1,20 @@
 //! One step of promptable-segmentation training (Kirillov 2023, arXiv 2304.02643, section 3 and appendix A): the encoder
 //! once, then pass after pass of the decoder.
 //!
-//! Memory is that of one pass: each pass goes back at once, into a detached copy of the image embeddings, and the sum of
-//! these gradients goes through the encoder once at the end.
+//! Memory is that of one pass over few objects: each goes back at once, into a detached copy of the image embeddings, and the
+//! sum of these gradients goes through the encoder once at the end.
 //!
 //! Shapes: `B` images, `O` objects, `C` width, `G` grid side, `L` side of the decoder's masks, `M` side of the true ones,
 //! `P` passes, `K` masks of a pass.
 
+use std::ops::Range;
+
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use sam_model::{MaskOutput, Sam};
 
-use crate::losses::{Truth, one_hot, pass_losses};
+use crate::losses::{PassLosses, Truth, one_hot, pass_losses};
 use crate::optimiser::scaled;
 use crate::options::{BoxOutput, LossOptions, LossResolution};
 use crate::prompts::{ClickSimulator, PromptDraws};
@@ -101,17 +103,11 @@ pub fn learn(
 /// of a processor idle. The sum over the parts has a fixed order, so equal numbers of parts give equal results.
 ///
 /// # Arguments
-/// - `image_of_object`: `[O]`, rising
+/// - `recipe`: says in how many parts
 #[must_use]
-pub fn learn_in_parts(
-    sam: &Sam,
-    scene: &Scene,
-    draws: &PromptDraws,
-    image_of_object: &[usize],
-    recipe: &Recipe,
-) -> (GradientsParams, StepLosses) {
+pub fn learn_in_parts(sam: &Sam, scene: &Scene, draws: &PromptDraws, recipe: &Recipe) -> (GradientsParams, StepLosses) {
     let [n_images, ..] = scene.images.dims();
-    let n_objects = image_of_object.len();
+    let n_objects = scene.image_of_object.len();
     let learn_one = |sam: &Sam, scene: &Scene, draws: PromptDraws| {
         let simulator = ClickSimulator::new(draws, &scene.truth, sam.image_size());
         learn(sam, scene, simulator, recipe.prompts.box_output, &recipe.loss, recipe.is_encoder_frozen)
@@ -120,7 +116,7 @@ pub fn learn_in_parts(
     if n_parts == 1 {
         return learn_one(sam, scene, draws.clone());
     }
-    let objects_before = |image: usize| image_of_object.partition_point(|&at| at < image);
+    let objects_before = |image: usize| scene.image_of_object.partition_point(|&at| at < image);
     let parts = (0..n_parts).map(|part| part * n_images / n_parts..(part + 1) * n_images / n_parts);
     let parts: Vec<_> = parts
         .map(|images| (images.clone(), objects_before(images.start)..objects_before(images.end)))
@@ -175,56 +171,88 @@ pub fn learn_decoder(
         masks: Tensor::from_inner(scene.truth.masks.clone()),
         counts: scene.truth.counts.clone().map(Tensor::from_inner),
     };
-    let [_, _, mask_side, _] = truth.masks.dims();
-    let image_index = tracked_index(scene);
+    let [n_objects, _, mask_side, _] = truth.masks.dims();
     let passes = simulator.passes().to_vec();
     let upsampling = match loss.resolution {
         LossResolution::Low => None,
         LossResolution::Full => Some(bilinear_matrix(sam.config().low_res_side(), mask_side, &scene.images.device())),
     };
+    let at_once = sam.objects_at_once().min(n_objects).max(1);
+    let parts = (0..n_objects).step_by(at_once).map(|start| start..(start + at_once).min(n_objects));
+    let parts: Vec<Range<usize>> = parts.collect();
+    let share = 1.0 / (n_objects * passes.len()) as f64;
 
-    let mut accumulated = GradientsAccumulator::new();
-    let mut embedding_grad: Option<Tensor<4>> = None;
+    let mut learned = Learned { grads: GradientsAccumulator::new(), embedding: None };
     let mut per_pass = Vec::with_capacity(passes.len());
     for (number, &kind) in passes.iter().enumerate() {
         let (output, offered) = match number {
             0 => first_output(&simulator, sam, box_output, &scene.images.device()),
             _ => (MaskOutput::Single, None),
         };
-        let leaf = if is_encoder_frozen { embeddings.clone() } else { embeddings.clone().detach().require_grad() };
         let prompts = simulator.prompts(kind);
-        let decoded = sam.decode(leaf.clone(), Some(image_index.clone()), &prompts, output);
-        let logits = match &upsampling {
-            None => decoded.low_res_logits.clone(),
-            Some(matrix) => upsample(decoded.low_res_logits.clone(), Tensor::from_inner(matrix.clone())),
-        };
-        let losses = pass_losses(logits.clone(), decoded.iou_predictions.clone(), offered.as_ref(), &truth, loss);
+        let (mut low_res, mut shown) = (Vec::new(), Vec::new());
+        let mut sums: Option<Tensor<1>> = None;
+        for part in &parts {
+            let leaf = if is_encoder_frozen { embeddings.clone() } else { embeddings.clone().detach().require_grad() };
+            let of_object = &scene.image_of_object[part.clone()];
+            let decoded = sam.decode(leaf.clone(), of_object, &prompts.part(part.clone()), output);
+            let logits = match &upsampling {
+                None => decoded.low_res_logits.clone(),
+                Some(matrix) => upsample(decoded.low_res_logits.clone(), Tensor::from_inner(matrix.clone())),
+            };
+            let offered = offered.as_ref().map(|offered| offered.clone().slice_dim(0, part.clone()));
+            let truth = truth.part(part.clone());
+            let predicted_ious = decoded.iou_predictions.clone();
+            let losses = pass_losses(logits.clone(), predicted_ious, offered.as_ref(), &truth, loss);
 
-        let carried = most_confident(decoded.iou_predictions.detach().inner(), offered.as_ref());
-        let low_res = pick_mask(decoded.low_res_logits.detach().inner(), carried.as_ref());
-        let shown = match &upsampling {
-            None => low_res.clone(),
-            Some(_) => pick_mask(logits.detach().inner(), carried.as_ref()),
-        };
-        let miou = match &carried {
-            Some(weights) => (losses.actual_ious.clone() * weights.clone()).sum_dim(1).mean(),
-            None => losses.actual_ious.clone().mean(),
-        };
-        let mean = |values: &Tensor<1>| values.clone().detach().inner().mean();
-        let terms = vec![mean(&losses.focal), mean(&losses.dice), mean(&losses.iou), mean(&losses.total), miou];
-        per_pass.push(Tensor::cat(terms, 0).reshape([1, 5]));
+            let carried = most_confident(decoded.iou_predictions.detach().inner(), offered.as_ref());
+            if upsampling.is_some() {
+                shown.push(pick_mask(logits.detach().inner(), carried.as_ref()));
+            }
+            low_res.push(pick_mask(decoded.low_res_logits.detach().inner(), carried.as_ref()));
+            let terms = terms(&losses, carried.as_ref());
+            sums = Some(match sums {
+                None => terms,
+                Some(sums) => sums + terms,
+            });
+            learned.add(sam, &leaf, losses.total.sum().mul_scalar(share).backward());
+        }
+        let sums = sums.unwrap_or_else(|| Tensor::zeros([5], &scene.images.device()));
+        per_pass.push(sums.div_scalar(n_objects.max(1) as f64).reshape([1, 5]));
+        let low_res = Tensor::cat(low_res, 0);
+        let shown = if upsampling.is_some() { Tensor::cat(shown, 0) } else { low_res.clone() };
         simulator.observe(low_res, shown);
+    }
+    (learned.grads, StepLosses { per_pass: Tensor::cat(per_pass, 0) }, learned.embedding)
+}
 
-        let grads = losses.total.mean().div_scalar(passes.len() as f64).backward();
+/// Gradients so far.
+struct Learned {
+    grads: GradientsAccumulator<Sam>,
+    embedding: Option<Tensor<4>>,
+}
+
+impl Learned {
+    fn add(&mut self, sam: &Sam, leaf: &Tensor<4>, grads: Gradients) {
         if let Some(grad) = leaf.grad(&grads) {
-            embedding_grad = Some(match embedding_grad {
+            self.embedding = Some(match self.embedding.take() {
                 Some(sum) => sum + grad,
                 None => grad,
             });
         }
-        accumulated.accumulate(sam, GradientsParams::from_grads(grads, sam));
+        self.grads.accumulate(sam, GradientsParams::from_grads(grads, sam));
     }
-    (accumulated, StepLosses { per_pass: Tensor::cat(per_pass, 0) }, embedding_grad)
+}
+
+/// `[5]`, sums over objects: focal, dice, error of the predicted IoU, what is minimised, IoU of the mask that goes on.
+fn terms(losses: &PassLosses, carried: Option<&Tensor<2>>) -> Tensor<1> {
+    let ious = losses.actual_ious.clone();
+    let iou = match carried {
+        Some(weights) => (ious * weights.clone()).sum(),
+        None => ious.sum(),
+    };
+    let sum = |values: &Tensor<1>| values.clone().detach().inner().sum();
+    Tensor::cat(vec![sum(&losses.focal), sum(&losses.dice), sum(&losses.iou), sum(&losses.total), iou], 0)
 }
 
 /// Which masks the first pass forms, and which of them each object is offered (`None`: all).
@@ -271,10 +299,6 @@ fn pick_mask(logits: Tensor<4>, weights: Option<&Tensor<2>>) -> Tensor<4> {
         }
         None => logits,
     }
-}
-
-fn tracked_index(scene: &Scene) -> burn::tensor::Tensor<1, burn::tensor::Int> {
-    Tensor::from_inner(scene.image_index.clone())
 }
 
 /// Bilinear resize as two products with a constant matrix `[to, from]`: has a gradient on every device, which burn's

@@ -98,8 +98,7 @@ impl TrainStep for Trainee {
         let draws = PromptDraws::new(prompts, *seed, step, &batch.images, &batch.objects);
         let dropout_seed = RandomStream::new(*seed, Purpose::Prompt, &[DROPOUT_STREAM, batch.step]).next_u64();
         scene.images.device().seed(dropout_seed);
-        let image_of_object: Vec<usize> = batch.objects.iter().map(|object| object.image_index).collect();
-        let (grads, losses) = learn_in_parts(&self.sam, &scene, &draws, &image_of_object, &self.recipe);
+        let (grads, losses) = learn_in_parts(&self.sam, &scene, &draws, &self.recipe);
         let item = StepReport {
             passes: losses.read(),
             images: batch.images.into_iter().map(|image| image.name).collect(),

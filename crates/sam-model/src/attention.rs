@@ -9,10 +9,11 @@
 use std::sync::Arc;
 
 use burn::tensor::{Bool, Device, Tensor, TensorData};
-use sam_kernel::attention::{CrossAttention, SelfAttention, Tables};
+use sam_kernel::attention::{CrossAttention, CrossInputs, SelfAttention, Tables};
 
 use crate::fused::{SliceOperation, SliceOutput, WayBack, fused, is_fusible};
 use crate::plain_attention::{plain_attention, plain_self_attention, resized};
+use crate::shared_rows::{ListOf, Rows};
 
 /// Attention of the tokens of a grid to each other, or to those of their window.
 ///
@@ -44,29 +45,28 @@ pub fn self_attention(
     plain_self_attention(qkv, bias, tables, heads, window)
 }
 
-/// Attention of one list of tokens to another.
+/// Attention of one list of tokens to another; objects may share either.
 ///
 /// `absent_keys` marks keys that take no part (`true` = left out); each query needs at least one key that does.
 ///
 /// # Shapes
-/// - `q`: `[B, N, A * C]`, not scaled; `k`, `v`: `[B, M, A * C]`; `absent_keys`: `[B, M]`
-/// - returns `[B, N, A * C]`
-pub fn cross_attention(
-    q: Tensor<3>,
-    k: Tensor<3>,
-    v: Tensor<3>,
-    absent_keys: Option<AbsentKeys>,
-    heads: usize,
-) -> Tensor<3> {
-    let [objects, queries, width] = q.dims();
-    let [_, keys, _] = k.dims();
+/// - `q`: lists of `[N, A * C]`, not scaled; `k`, `v`: lists of `[M, A * C]`, shared alike; `absent_keys`: `[O, M]`
+/// - returns `[O, N, A * C]`
+pub fn cross_attention(q: Rows, k: Rows, v: Rows, absent_keys: Option<AbsentKeys>, heads: usize) -> Tensor<3> {
+    let objects = q.objects();
+    let [_, queries, width] = q.values.dims();
+    let [_, keys, _] = k.values.dims();
     let channels = width / heads;
-    if is_fusible(&q) {
-        let sizes = CrossAttention { objects, queries, keys, heads, channels };
-        let absent = absent_keys.map(|absent| absent.on_host);
-        return fused(Between { sizes, absent }, vec![q.into_dispatch(), k.into_dispatch(), v.into_dispatch()]);
+    if is_fusible(&q.values) {
+        let operation = Between {
+            sizes: CrossAttention { objects, queries, keys, heads, channels },
+            q_of: q.of,
+            keys_of: k.of,
+            absent: absent_keys.map(|absent| absent.on_host),
+        };
+        return fused(operation, [q.values, k.values, v.values].map(Tensor::into_dispatch).to_vec());
     }
-    let split = |x: Tensor<3>, n: usize| x.reshape([objects, n, heads, channels]).swap_dims(1, 2); // [B, A, n, C]
+    let split = |x: Rows, n: usize| x.copied().reshape([objects, n, heads, channels]).swap_dims(1, 2); // [O, A, n, C]
     let absent = absent_keys.map(|absent| absent.on_device.reshape([objects, 1, 1, keys]));
     let q = split(q, queries) * (channels as f64).powf(-0.5);
     plain_attention(q, split(k, keys), split(v, keys), absent).swap_dims(1, 2).reshape([objects, queries, width])
@@ -110,26 +110,37 @@ fn tables_of<'a>(inputs: &[&'a [f32]]) -> Option<Tables<'a>> {
     }
 }
 
-/// A [`CrossAttention`] with the keys it leaves out.
+/// A [`CrossAttention`] with what objects share and the keys it leaves out.
 #[derive(Debug)]
 struct Between {
     sizes: CrossAttention,
+    q_of: Option<ListOf>,
+    keys_of: Option<ListOf>,
     absent: Option<Arc<Vec<bool>>>,
+}
+
+impl Between {
+    fn inputs<'a>(&'a self, inputs: &[&'a [f32]]) -> CrossInputs<'a> {
+        CrossInputs {
+            q: inputs[0],
+            k: inputs[1],
+            v: inputs[2],
+            q_of: self.q_of.as_ref().map(|of| of.as_slice()),
+            keys_of: self.keys_of.as_ref().map(|of| of.as_slice()),
+            absent: self.absent.as_ref().map(|absent| absent.as_slice()),
+        }
+    }
 }
 
 impl SliceOperation for Between {
     fn forward(&self, inputs: &[&[f32]]) -> SliceOutput {
-        let absent = self.absent.as_ref().map(|absent| absent.as_slice());
-        let (values, kept) = self.sizes.forward(inputs[0], inputs[1], inputs[2], absent);
+        let (values, kept) = self.sizes.forward(self.inputs(inputs));
         let CrossAttention { objects, queries, heads, channels, .. } = self.sizes;
         SliceOutput { values, shape: vec![objects, queries, heads * channels], kept }
     }
 
     fn backward(&self, way: WayBack<'_>) -> Vec<Vec<f32>> {
-        let WayBack { inputs, output, kept, d_output, .. } = way;
-        let absent = self.absent.as_ref().map(|absent| absent.as_slice());
-        let inputs = [inputs[0], inputs[1], inputs[2]];
-        let grads = self.sizes.backward(inputs, absent, [output, kept, d_output]);
+        let grads = self.sizes.backward(self.inputs(way.inputs), [way.output, way.kept, way.d_output]);
         vec![grads.q, grads.k, grads.v]
     }
 }

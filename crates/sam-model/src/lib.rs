@@ -17,6 +17,7 @@ pub mod patch_conv;
 pub mod plain_attention;
 pub mod prompt_encoder;
 pub mod sam;
+pub mod shared_rows;
 pub mod two_way_transformer;
 pub mod weights;
 

@@ -6,6 +6,9 @@
 //!
 //! Shapes: `O` objects, `N` sparse prompt tokens, `G` grid side, `C` width, `M` masks.
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use burn::module::Initializer;
 use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig};
@@ -21,7 +24,7 @@ use crate::layer_norm::{LAYER_NORM_2D_EPS, LayerNorm2d};
 use crate::mlp::Mlp;
 use crate::patch_conv::PatchConvTranspose;
 use crate::prompt_encoder::PromptEmbeddings;
-use crate::two_way_transformer::{TwoWayTransformer, TwoWayTransformerConfig};
+use crate::two_way_transformer::{ImageTokens, Prepared, TwoWayTransformer, TwoWayTransformerConfig};
 
 /// Sizes of a mask decoder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -122,22 +125,58 @@ pub struct MaskDecoder {
     pub iou_prediction_head: Mlp,
 }
 
+/// Values of the objects' maps that exist at once when no gradient is needed: they stay in the processor's caches.
+const VALUES_AT_ONCE: usize = 1 << 21;
+
 impl MaskDecoder {
     /// # Shapes
-    /// - `image_embeddings_bhwc`: `[O, G, G, C]`, one per object
+    /// - `image_embeddings_bhwc`: `[B, G, G, C]`, `image_of_object`: `[O]`
     /// - `image_positions`: `[1, G, G, C]`
     pub fn forward(
         &self,
         image_embeddings_bhwc: Tensor<4>,
+        image_of_object: &[usize],
         image_positions: Tensor<4>,
         prompts: PromptEmbeddings,
         output: MaskOutput,
     ) -> DecodedMasks {
-        let [objects, height, width, channels] = image_embeddings_bhwc.dims();
-        let image = (image_embeddings_bhwc + prompts.dense_bhwc).reshape([objects, height * width, channels]);
-        let positions = image_positions.reshape([1, height * width, channels]);
-        let (tokens, absent) = self.tokens(objects, prompts.sparse, prompts.absent);
-        let (tokens, image) = self.transformer.forward(image, positions, tokens, absent.as_ref());
+        let [images, height, width, channels] = image_embeddings_bhwc.dims();
+        let [positions, objects] = [height * width, image_of_object.len()];
+        let shared = image_embeddings_bhwc + prompts.dense.shared.clone().reshape([1, 1, 1, channels]);
+        let shared = shared.reshape([images, positions, channels]);
+        let image_positions = image_positions.reshape([1, positions, channels]);
+        let prepared = self.transformer.prepare(shared.clone(), image_positions);
+        let decode = |objects: Range<usize>, prompts: PromptEmbeddings| {
+            let of = Arc::new(image_of_object[objects].to_vec());
+            let own = prompts.dense.own.map(|(own, weight)| (own.flatten(1, 2), weight));
+            let image = ImageTokens { shared: shared.clone(), of, own };
+            self.masks(image, &prepared, prompts.sparse, prompts.absent, [height, width], output)
+        };
+        let at_once = (VALUES_AT_ONCE / (positions * channels)).max(1);
+        if objects <= at_once || shared.device().is_autodiff() || !is_fusible(&shared) {
+            return decode(0..objects, prompts);
+        }
+        let parts = (0..objects).step_by(at_once).map(|start| start..(start + at_once).min(objects));
+        let parts: Vec<DecodedMasks> = parts.map(|part| decode(part.clone(), prompts.part(part))).collect();
+        DecodedMasks {
+            low_res_logits: Tensor::cat(parts.iter().map(|part| part.low_res_logits.clone()).collect(), 0),
+            iou_predictions: Tensor::cat(parts.into_iter().map(|part| part.iou_predictions).collect(), 0),
+        }
+    }
+
+    fn masks(
+        &self,
+        image: ImageTokens,
+        prepared: &Prepared,
+        sparse: Option<Tensor<3>>,
+        absent: Option<Vec<bool>>,
+        [height, width]: [usize; 2],
+        output: MaskOutput,
+    ) -> DecodedMasks {
+        let objects = image.of.len();
+        let (tokens, absent) = self.tokens(objects, sparse, absent);
+        let (tokens, image) = self.transformer.forward(image, prepared, tokens, absent.as_ref());
+        let [_, _, channels] = image.dims();
 
         let mask_count = self.output_hypernetworks_mlps.len();
         let wanted = match output {

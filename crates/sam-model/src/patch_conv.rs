@@ -34,8 +34,7 @@ impl PatchConv {
     /// - returns `[B, H / K, W / K, D]`
     pub fn forward(&self, x_bhwc: Tensor<4>) -> Tensor<4> {
         let [batch, height, width, channels] = x_bhwc.dims();
-        let weight = self.weight.val();
-        let [channels_out, channels_in, kernel, _] = weight.dims();
+        let [_, channels_in, kernel, _] = self.weight.dims();
         assert_eq!(channels, channels_in, "PatchConv takes {channels_in} channels, got {channels}");
         assert!(
             height % kernel == 0 && width % kernel == 0,
@@ -50,8 +49,15 @@ impl PatchConv {
                 .permute([0, 1, 3, 5, 2, 4]) // [B, H/K, W/K, C, K, K]
                 .reshape([batch, rows, columns, channels * kernel * kernel])
         };
-        let weight = weight.reshape([channels_out, channels_in * kernel * kernel]).transpose();
-        linear(patches, weight, self.bias.as_ref().map(|bias| bias.val()))
+        let (weight, bias) = self.as_matrix();
+        linear(patches, weight, bias)
+    }
+
+    /// The weight as one matrix, `[C * K * K, D]`, and the bias.
+    pub fn as_matrix(&self) -> (Tensor<2>, Option<Tensor<1>>) {
+        let [channels_out, channels_in, kernel, _] = self.weight.dims();
+        let weight = self.weight.val().reshape([channels_out, channels_in * kernel * kernel]).transpose();
+        (weight, self.bias.as_ref().map(|bias| bias.val()))
     }
 }
 

@@ -5,6 +5,8 @@
 //!
 //! Shapes: `O` objects, `N` sparse tokens of the longest prompt, `C` embedding width, `G` grid side of the embedding.
 
+use std::ops::Range;
+
 use burn::module::{Initializer, Module, Param};
 use burn::nn::{Embedding, EmbeddingConfig};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
@@ -76,6 +78,26 @@ pub struct MaskPrompts {
 }
 
 impl Prompts {
+    /// Those of some objects.
+    pub fn part(&self, objects: Range<usize>) -> Self {
+        let rows = |logits: &Tensor<4>| logits.clone().slice_dim(0, objects.clone());
+        Self {
+            sparse: self.sparse.as_ref().map(|sparse| SparsePrompts {
+                coords_xy_px: sparse.coords_xy_px.clone().slice_dim(0, objects.clone()),
+                labels: sparse.labels.clone().slice_dim(0, objects.clone()),
+                absent: sparse.absent.as_ref().map(|absent| {
+                    let [_, tokens] = sparse.labels.dims();
+                    absent[objects.start * tokens..objects.end * tokens].to_vec()
+                }),
+            }),
+            masks: self.masks.as_ref().map(|masks| MaskPrompts {
+                logits: rows(&masks.logits),
+                present: masks.present.as_ref().map(|present| present.clone().slice_dim(0, objects.clone())),
+            }),
+            objects: objects.len(),
+        }
+    }
+
     /// Gathers prompts from the host, in the reference's order: points, the padding token if there are points but no
     /// box, box corners.
     ///
@@ -199,8 +221,46 @@ pub struct PromptEmbeddings {
     pub sparse: Option<Tensor<3>>,
     /// `[O, N]`, row by row, `true` where an object has no such token; `None` when all have.
     pub absent: Option<Vec<bool>>,
-    /// `[O, G, G, C]`, or `[1, 1, 1, C]` when no object has a mask prompt.
-    pub dense_bhwc: Tensor<4>,
+    /// Of the mask prompts.
+    pub dense: DenseEmbeddings,
+}
+
+/// What mask prompts add to the image embedding at each place: what all objects share, and what is an object's own.
+#[derive(Clone, Debug)]
+pub struct DenseEmbeddings {
+    /// `[C]`.
+    pub shared: Tensor<1>,
+    /// As a product, `[O, G, G, I]` and `[I, C]`; `None` when no object has a mask prompt.
+    pub own: Option<(Tensor<4>, Tensor<2>)>,
+}
+
+impl DenseEmbeddings {
+    /// As the reference gives them: `[O, G, G, C]`, or `[1, 1, 1, C]` when no object has a mask prompt.
+    pub fn whole_bhwc(self) -> Tensor<4> {
+        let [channels] = self.shared.dims();
+        let shared = self.shared.reshape([1, 1, 1, channels]);
+        match self.own {
+            None => shared,
+            Some((own, weight)) => own.matmul(weight.unsqueeze()) + shared,
+        }
+    }
+}
+
+impl PromptEmbeddings {
+    /// Those of some objects.
+    pub fn part(&self, objects: Range<usize>) -> Self {
+        let absent = self.absent.as_ref().zip(self.sparse.as_ref()).map(|(absent, sparse)| {
+            let [_, tokens, _] = sparse.dims();
+            absent[objects.start * tokens..objects.end * tokens].to_vec()
+        });
+        let own = self.dense.own.as_ref();
+        let own = own.map(|(own, weight)| (own.clone().slice_dim(0, objects.clone()), weight.clone()));
+        Self {
+            sparse: self.sparse.as_ref().map(|sparse| sparse.clone().slice_dim(0, objects.clone())),
+            absent,
+            dense: DenseEmbeddings { shared: self.dense.shared.clone(), own },
+        }
+    }
 }
 
 impl PromptEncoder {
@@ -209,7 +269,7 @@ impl PromptEncoder {
         PromptEmbeddings {
             sparse: prompts.sparse.as_ref().map(|sparse| self.embed_sparse(sparse)),
             absent: prompts.sparse.as_ref().and_then(|sparse| sparse.absent.clone()),
-            dense_bhwc: self.embed_masks(prompts),
+            dense: self.embed_masks(prompts),
         }
     }
 
@@ -247,21 +307,29 @@ impl PromptEncoder {
         positions + kinds
     }
 
-    fn embed_masks(&self, prompts: &Prompts) -> Tensor<4> {
-        let no_mask = self.no_mask_embed.weight.val();
-        let channels = no_mask.dims()[1];
-        let no_mask = no_mask.reshape([1, 1, 1, channels]);
-        let Some(masks) = &prompts.masks else { return no_mask };
+    /// The last convolution of a mask prompt is a product, which what follows can take apart; an object without a mask has
+    /// zeros there, and one more channel that holds the difference between "no mask" and the convolution's bias.
+    fn embed_masks(&self, prompts: &Prompts) -> DenseEmbeddings {
+        let no_mask = self.no_mask_embed.weight.val(); // [1, C]
+        let Some(masks) = &prompts.masks else {
+            return DenseEmbeddings { shared: no_mask.squeeze_dim(0), own: None };
+        };
         let [objects, _, height, width] = masks.logits.dims();
-        let embedded = self.mask_downscaling.forward(masks.logits.clone().reshape([objects, height, width, 1]));
-        match &masks.present {
-            None => embedded,
+        let downscaling = &self.mask_downscaling;
+        let channels = downscaling.channels(masks.logits.clone().reshape([objects, height, width, 1]));
+        let (weight, bias) = downscaling.conv3.as_matrix();
+        let bias = bias.expect("the reference's last convolution has a bias");
+        let own = match &masks.present {
+            None => (channels, weight),
             Some(present) => {
-                let shape = embedded.dims();
-                let absent = present.clone().bool_not().reshape([objects, 1, 1, 1]).expand(shape);
-                embedded.mask_where(absent, no_mask.expand(shape))
+                let [_, rows, columns, _] = channels.dims();
+                let present = present.clone().float().reshape([objects, 1, 1, 1]);
+                let absent = (present.clone() * -1.0 + 1.0).expand([objects, rows, columns, 1]);
+                let difference = no_mask - bias.clone().unsqueeze();
+                (Tensor::cat(vec![channels * present, absent], 3), Tensor::cat(vec![weight, difference], 0))
             }
-        }
+        };
+        DenseEmbeddings { shared: bias, own: Some(own) }
     }
 }
 
@@ -303,9 +371,18 @@ impl MaskDownscaling {
     /// - `logits_bhwc`: `[O, 4G, 4G, 1]`
     /// - returns `[O, G, G, C]`
     pub fn forward(&self, logits_bhwc: Tensor<4>) -> Tensor<4> {
+        self.conv3.forward(self.channels(logits_bhwc))
+    }
+
+    /// What the last convolution takes.
+    ///
+    /// # Shapes
+    /// - `logits_bhwc`: `[O, 4G, 4G, 1]`
+    /// - returns `[O, G, G, mask_in_chans]`
+    fn channels(&self, logits_bhwc: Tensor<4>) -> Tensor<4> {
         let x = self.norm1.forward_gelu(self.conv1.forward(logits_bhwc));
         let x = self.norm2.forward_gelu(self.conv2.forward(x));
-        self.conv3.forward(x)
+        x
     }
 }
 

@@ -7,9 +7,10 @@
 //! Shapes: `B` images, `O` objects, `S` image side, `G` grid side, `C` embedding width, `M` masks.
 
 use burn::module::Module;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
+use crate::fused::is_fusible;
 use crate::image_encoder::{ImageEncoder, ImageEncoderConfig};
 use crate::mask_decoder::{DecodedMasks, MaskDecoder, MaskDecoderConfig, MaskOutput};
 use crate::prompt_encoder::{MASK_PROMPT_PER_GRID, PromptEncoder, PromptEncoderConfig, Prompts};
@@ -48,6 +49,10 @@ impl Variant {
         }
     }
 }
+
+/// Values of the objects' maps that exist at once while learning. Beyond 32 MiB a tensor's memory goes back to the system
+/// when it is dropped, and is fetched page by page again.
+const LEARNED_AT_ONCE: usize = 1 << 22;
 
 /// Sizes of a segmenter.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -296,33 +301,35 @@ impl Sam {
         self.image_encoder.forward(images)
     }
 
+    /// Objects that a caller who learns should decode together: on the processor so many that their maps stay where memory
+    /// is reused instead of fetched anew, elsewhere all.
+    pub fn objects_at_once(&self) -> usize {
+        if !is_fusible(&self.prompt_encoder.no_mask_embed.weight.val()) {
+            return usize::MAX;
+        }
+        let grid = self.config.image_encoder.grid_size();
+        (LEARNED_AT_ONCE / (grid * grid * self.config.mask_decoder.transformer_dim)).max(1)
+    }
+
     /// Prompts to masks, for all objects of all images at once.
     ///
     /// # Shapes
     /// - `image_embeddings`: `[B, C, G, G]` from [`Sam::encode`]
-    /// - `image_index`: `[O]`, the image of each object; `None` when there is one image
+    /// - `image_of_object`: `[O]`, places in `B`
     pub fn decode(
         &self,
         image_embeddings: Tensor<4>,
-        image_index: Option<Tensor<1, Int>>,
+        image_of_object: &[usize],
         prompts: &Prompts,
         output: MaskOutput,
     ) -> DecodedMasks {
-        let [images, channels, height, width] = image_embeddings.dims();
+        let [images, ..] = image_embeddings.dims();
+        assert_eq!(image_of_object.len(), prompts.objects, "each object names one image");
+        assert!(image_of_object.iter().all(|&image| image < images), "there are {images} images");
         let embeddings = image_embeddings.permute([0, 2, 3, 1]);
-        let embeddings = match image_index {
-            Some(index) => {
-                assert_eq!(index.dims(), [prompts.objects], "each object names one image");
-                embeddings.select(0, index)
-            }
-            None => {
-                assert_eq!(images, 1, "with {images} images each object must name its own");
-                embeddings.expand([prompts.objects, height, width, channels])
-            }
-        };
         let positions = self.prompt_encoder.dense_positions();
         let prompts = self.prompt_encoder.forward(prompts);
-        self.mask_decoder.forward(embeddings, positions, prompts, output)
+        self.mask_decoder.forward(embeddings, image_of_object, positions, prompts, output)
     }
 }
 

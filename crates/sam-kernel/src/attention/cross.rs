@@ -22,14 +22,31 @@ pub struct CrossAttention {
     pub channels: usize,
 }
 
-/// Gradients of an attention between two lists.
+/// What an attention between two lists takes.
+#[derive(Clone, Copy, Debug)]
+pub struct CrossInputs<'a> {
+    /// `[O, N, A * C]`, or as many lists as [`CrossInputs::q_of`] names.
+    pub q: &'a [f32],
+    /// `[O, M, A * C]`, or as many lists as [`CrossInputs::keys_of`] names.
+    pub k: &'a [f32],
+    /// As `k`.
+    pub v: &'a [f32],
+    /// The list of queries of each object, where objects share them.
+    pub q_of: Option<&'a [usize]>,
+    /// The list of keys and values of each object, where objects share them.
+    pub keys_of: Option<&'a [usize]>,
+    /// Keys that take no part, `[O, M]`; each object needs one that does.
+    pub absent: Option<&'a [bool]>,
+}
+
+/// Gradients of an attention between two lists, in the shapes of what it took.
 #[derive(Clone, Debug)]
 pub struct CrossGrads {
-    /// `[O, N, A * C]`.
+    /// Of the queries.
     pub q: Vec<f32>,
-    /// `[O, M, A * C]`.
+    /// Of the keys.
     pub k: Vec<f32>,
-    /// `[O, M, A * C]`.
+    /// Of the values.
     pub v: Vec<f32>,
 }
 
@@ -45,51 +62,51 @@ impl CrossAttention {
     /// `softmax(q k^T / sqrt(C)) v` per object and head, and what [`CrossAttention::backward`] needs, `[O, A, N]`.
     ///
     /// # Shapes
-    /// - `q`: `[O, N, A * C]`, `k`, `v`: `[O, M, A * C]`; `absent`: `[O, M]`, keys that take no part; each object needs
-    ///   one that does
     /// - returns `[O, N, A * C]`
     #[must_use]
-    pub fn forward(&self, q: &[f32], k: &[f32], v: &[f32], absent: Option<&[bool]>) -> (Vec<f32>, Vec<f32>) {
-        self.check(q, k, v, absent);
+    pub fn forward(&self, inputs: CrossInputs<'_>) -> (Vec<f32>, Vec<f32>) {
+        self.check(inputs);
         let of_heads: Vec<(Vec<f32>, Vec<f32>)> = self.map_heads(|object, head| {
-            let rows = self.gather(q, k, v, absent, object, head);
+            let rows = self.gather(inputs, object, head);
             let mut out = vec![0.0; self.queries * self.channels];
             let mut log_sums = vec![0.0; self.queries];
             forward(&self.head(&rows), &mut out, &mut log_sums);
             (out, log_sums)
         });
         let (outs, log_sums): (Vec<_>, Vec<_>) = of_heads.into_iter().unzip();
-        (self.join(self.queries, |object_head| &outs[object_head]), log_sums.concat())
+        let n = self.objects * self.queries * self.heads * self.channels;
+        (self.join(n, self.queries, None, |object_head| &outs[object_head]), log_sums.concat())
     }
 
     /// Gradients from what [`CrossAttention::forward`] took and gave, and the gradient of its output.
     #[must_use]
-    pub fn backward(
-        &self,
-        [q, k, v]: [&[f32]; 3],
-        absent: Option<&[bool]>,
-        [out, log_sums, d_out]: [&[f32]; 3],
-    ) -> CrossGrads {
-        self.check(q, k, v, absent);
+    pub fn backward(&self, inputs: CrossInputs<'_>, [out, log_sums, d_out]: [&[f32]; 3]) -> CrossGrads {
+        self.check(inputs);
         let of_heads: Vec<HeadGrads> = self.map_heads(|object, head| {
-            let rows = self.gather(q, k, v, absent, object, head);
+            let rows = self.gather(inputs, object, head);
             let [out, d_out] = [out, d_out].map(|values| self.rows(values, self.queries, 0, object, head));
             let log_sums = &log_sums[(object * self.heads + head) * self.queries..][..self.queries];
             backward(&self.head(&rows), &out, log_sums, &d_out)
         });
         CrossGrads {
-            q: self.join(self.queries, |object_head| &of_heads[object_head].q),
-            k: self.join(self.keys, |object_head| &of_heads[object_head].k),
-            v: self.join(self.keys, |object_head| &of_heads[object_head].v),
+            q: self.join(inputs.q.len(), self.queries, inputs.q_of, |object_head| &of_heads[object_head].q),
+            k: self.join(inputs.k.len(), self.keys, inputs.keys_of, |object_head| &of_heads[object_head].k),
+            v: self.join(inputs.v.len(), self.keys, inputs.keys_of, |object_head| &of_heads[object_head].v),
         }
     }
 
-    fn check(&self, q: &[f32], k: &[f32], v: &[f32], absent: Option<&[bool]>) {
+    fn check(&self, inputs: CrossInputs<'_>) {
         let width = self.heads * self.channels;
-        assert_eq!(q.len(), self.objects * self.queries * width, "queries are [O, N, A * C]");
-        assert_eq!(k.len(), self.objects * self.keys * width, "keys are [O, M, A * C]");
-        assert_eq!(v.len(), k.len(), "there are as many values as keys");
-        assert!(absent.is_none_or(|absent| absent.len() == self.objects * self.keys), "absent keys are [O, M]");
+        for (values, n, of) in [(inputs.q, self.queries, inputs.q_of), (inputs.k, self.keys, inputs.keys_of)] {
+            assert!(of.is_none_or(|of| of.len() == self.objects), "each object has its list");
+            let n_lists = of.map_or(self.objects, |of| of.iter().max().map_or(0, |largest| largest + 1));
+            let lists = values.len() / (n * width).max(1);
+            assert!(values.len().is_multiple_of((n * width).max(1)), "rows are [.., n, A * C]");
+            assert!(if of.is_some() { lists >= n_lists } else { lists == n_lists }, "there are {lists} lists");
+        }
+        assert_eq!(inputs.v.len(), inputs.k.len(), "there are as many values as keys");
+        let n = self.objects * self.keys;
+        assert!(inputs.absent.is_none_or(|absent| absent.len() == n), "absent keys are [O, M]");
     }
 
     /// In the order of objects, heads within.
@@ -109,48 +126,64 @@ impl CrossAttention {
         }
     }
 
-    fn gather(&self, q: &[f32], k: &[f32], v: &[f32], absent: Option<&[bool]>, object: usize, head: usize) -> Gathered {
+    fn gather(&self, inputs: CrossInputs<'_>, object: usize, head: usize) -> Gathered {
         let empty = self.keys.next_multiple_of(LANES) - self.keys;
         let mut terms = vec![0f32; self.keys];
-        if let Some(absent) = absent {
+        if let Some(absent) = inputs.absent {
             for (term, &absent) in terms.iter_mut().zip(&absent[object * self.keys..]) {
                 *term = if absent { f32::NEG_INFINITY } else { 0.0 };
             }
         }
         terms.resize(self.keys + empty, f32::NEG_INFINITY);
+        let list = |of: Option<&[usize]>| of.map_or(object, |of| of[object]);
         Gathered {
-            q: self.rows(q, self.queries, 0, object, head),
-            k: self.rows(k, self.keys, empty, object, head),
-            v: self.rows(v, self.keys, empty, object, head),
+            q: self.rows(inputs.q, self.queries, 0, list(inputs.q_of), head),
+            k: self.rows(inputs.k, self.keys, empty, list(inputs.keys_of), head),
+            v: self.rows(inputs.v, self.keys, empty, list(inputs.keys_of), head),
             terms,
         }
     }
 
-    /// `[n, C]` of `[O, n, A * C]`, and empty rows behind.
-    fn rows(&self, values: &[f32], n: usize, n_empty: usize, object: usize, head: usize) -> Vec<f32> {
+    /// `[n, C]` of one list of `[.., n, A * C]`, and empty rows behind.
+    fn rows(&self, values: &[f32], n: usize, n_empty: usize, list: usize, head: usize) -> Vec<f32> {
         let (width, c) = (self.heads * self.channels, self.channels);
         let mut rows = Vec::with_capacity((n + n_empty) * c);
-        for row in values[object * n * width..][..n * width].chunks_exact(width) {
+        for row in values[list * n * width..][..n * width].chunks_exact(width) {
             rows.extend_from_slice(&row[head * c..][..c]);
         }
         rows.resize((n + n_empty) * c, 0.0);
         rows
     }
 
-    /// `[O, n, A * C]` from `[n, C]` of each object and head.
-    fn join<'a>(&self, n: usize, of_head: impl Fn(usize) -> &'a Vec<f32> + Sync) -> Vec<f32> {
+    /// `len` values `[O, n, A * C]` from `[n, C]` of each object and head, or the sums over the objects of each list.
+    fn join<'a>(
+        &self,
+        len: usize,
+        n: usize,
+        of: Option<&[usize]>,
+        of_head: impl Fn(usize) -> &'a Vec<f32> + Sync,
+    ) -> Vec<f32> {
         let (width, c) = (self.heads * self.channels, self.channels);
-        let mut joined = vec![0f32; self.objects * n * width];
-        if n > 0 {
-            joined.par_chunks_mut(n * width).enumerate().for_each(|(object, rows)| {
+        let mut joined = vec![0f32; len];
+        if n == 0 {
+            return joined;
+        }
+        joined.par_chunks_mut(n * width).enumerate().for_each(|(list, rows)| {
+            let objects = (0..self.objects).filter(|&object| of.map_or(object, |of| of[object]) == list);
+            for (number, object) in objects.enumerate() {
                 for head in 0..self.heads {
                     let values = of_head(object * self.heads + head);
                     for (row, values) in rows.chunks_exact_mut(width).zip(values.chunks_exact(c)) {
-                        row[head * c..][..c].copy_from_slice(values);
+                        let to = &mut row[head * c..][..c];
+                        if number == 0 {
+                            to.copy_from_slice(values);
+                        } else {
+                            to.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+                        }
                     }
                 }
-            });
-        }
+            }
+        });
         joined
     }
 }

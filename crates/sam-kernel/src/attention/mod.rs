@@ -10,7 +10,7 @@ mod cross;
 mod grid;
 mod head;
 
-pub use cross::{CrossAttention, CrossGrads};
+pub use cross::{CrossAttention, CrossGrads, CrossInputs};
 pub use grid::{SelfAttention, SelfGrads, Tables};
 
 #[cfg(test)]

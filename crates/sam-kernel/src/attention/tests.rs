@@ -1,6 +1,6 @@
 //! Against the definition in f64: whole score maps, padding written out.
 
-use super::{CrossAttention, SelfAttention, Tables};
+use super::{CrossAttention, CrossInputs, SelfAttention, Tables};
 use crate::testing::{check, values};
 
 /// Of the largest value.
@@ -87,8 +87,9 @@ fn cross_attention_is_the_definition() {
         let mut absent: Vec<bool> = values(objects * keys, 5).iter().map(|&x| x > 0.3).collect();
         (0..objects).for_each(|object| absent[object * keys] = false);
         for absent in [None, Some(absent.as_slice())] {
-            let (out, log_sums) = sizes.forward(&q, &k, &v, absent);
-            let grads = sizes.backward([&q, &k, &v], absent, [&out, &log_sums, &d_out]);
+            let inputs = CrossInputs { q: &q, k: &k, v: &v, q_of: None, keys_of: None, absent };
+            let (out, log_sums) = sizes.forward(inputs);
+            let grads = sizes.backward(inputs, [&out, &log_sums, &d_out]);
             for object in 0..objects {
                 for head in 0..heads {
                     let pick = |values: &[f32], n: usize| -> Vec<f64> {
@@ -113,6 +114,36 @@ fn cross_attention_is_the_definition() {
             }
         }
     }
+}
+
+/// Shared lists give what copies of them give, and get the sum of the copies' gradients.
+#[test]
+fn shared_lists_are_as_copies() {
+    let (of, queries, keys, heads, channels) = ([1, 0, 1], 5, 18, 2, 4);
+    let sizes = CrossAttention { objects: 3, queries, keys, heads, channels };
+    let width = heads * channels;
+    let (q, k, v) = (values(2 * queries * width, 1), values(2 * keys * width, 2), values(2 * keys * width, 3));
+    let d_out = values(3 * queries * width, 4);
+    let copies = |values: &[f32]| -> Vec<f32> {
+        let n = values.len() / 2;
+        of.iter().flat_map(|&list| values[list * n..][..n].to_vec()).collect()
+    };
+    let sums = |values: &[f32]| -> Vec<f64> {
+        let n = values.len() / 3;
+        let at = |object: usize, place: usize| f64::from(values[object * n + place]);
+        (0..2 * n).map(|p| if p < n { at(1, p) } else { at(0, p - n) + at(2, p - n) }).collect()
+    };
+    let (q_3, k_3, v_3) = (copies(&q), copies(&k), copies(&v));
+    let single = CrossInputs { q: &q_3, k: &k_3, v: &v_3, q_of: None, keys_of: None, absent: None };
+    let (expected, log_sums) = sizes.forward(single);
+    let expected_grads = sizes.backward(single, [&expected, &log_sums, &d_out]);
+    let shared = CrossInputs { q: &q, k: &k, v: &v, q_of: Some(&of), keys_of: Some(&of), absent: None };
+    let (out, log_sums) = sizes.forward(shared);
+    assert_eq!(out, expected);
+    let grads = sizes.backward(shared, [&out, &log_sums, &d_out]);
+    check("q", &grads.q, &sums(&expected_grads.q), 1e-6);
+    check("k", &grads.k, &sums(&expected_grads.k), 1e-6);
+    check("v", &grads.v, &sums(&expected_grads.v), 1e-6);
 }
 
 #[test]
