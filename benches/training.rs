@@ -3,10 +3,14 @@
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use sam_learn::losses::Truth;
 use sam_learn::optimiser::{build, clip_by_global_norm, freeze};
-use sam_learn::options::{BoxOutput, LossOptions, LrDecay, OptimiserOptions, ScheduleOptions};
+use sam_learn::options::{
+    BoxOutput, LossOptions, LrDecay, OptimiserOptions, PromptOptions, PromptPreset, ScheduleOptions,
+};
+use sam_learn::parts::Parts;
 use sam_learn::prompts::{ClickSimulator, DrawnObject, PassKind, PromptDraws};
 use sam_learn::scene::Scene;
-use sam_learn::step::{learn, learn_decoder};
+use sam_learn::step::{learn_decoder, learn_in_parts};
+use sam_learn::trainee::Recipe;
 use sam_model::init::initialise;
 use sam_model::{ImageEncoderConfig, MaskDecoderConfig, PromptEncoderConfig, Sam, SamConfig, Variant};
 
@@ -28,7 +32,7 @@ pub(crate) fn decoder_step(runs: usize) -> Vec<f64> {
     })
 }
 
-/// Everything of a small model learns: 8 images of 64 px, 4 objects each, 4 passes.
+/// Everything of a small model learns, in two parts side by side: 8 images of 64 px, 4 objects each, 4 passes.
 pub(crate) fn small_step(runs: usize) -> Vec<f64> {
     let (side, dim, width) = (64, 96, 64);
     let config = SamConfig {
@@ -61,10 +65,16 @@ pub(crate) fn small_step(runs: usize) -> Vec<f64> {
     let sam = initialise(config.init(&device).expect("sizes fit"), 0);
     let scene = scene(8, 32, side, 32);
     let passes = [PassKind::First, PassKind::Click, PassKind::Click, PassKind::Click];
-    steps(runs, sam, |sam| {
-        let simulator = simulator(32, &passes, &scene.truth, side);
-        learn(sam, &scene, simulator, BoxOutput::Three, &LossOptions::default(), false)
-    })
+    let recipe = Recipe {
+        seed: 0,
+        prompts: PromptOptions { box_output: BoxOutput::Three, ..PromptOptions::preset(PromptPreset::Sam) },
+        loss: LossOptions::default(),
+        accumulation: 1,
+        is_encoder_frozen: false,
+        parts: Parts::new(2).expect("two threads"),
+    };
+    let draws = draws(32, &passes, side);
+    steps(runs, sam, |sam| learn_in_parts(sam, &scene, &draws, &recipe))
 }
 
 /// Gradients, clipping and AdamW, again and again.
@@ -123,13 +133,17 @@ fn scene(images: usize, objects: usize, side: usize, mask_side: usize) -> Scene 
     }
 }
 
-/// Every other object begins with a box.
 fn simulator(objects: usize, passes: &[PassKind], truth: &Truth, side: usize) -> ClickSimulator {
+    ClickSimulator::new(draws(objects, passes, side), truth, side)
+}
+
+/// Every other object begins with a box.
+fn draws(objects: usize, passes: &[PassKind], side: usize) -> PromptDraws {
     let (near, far) = (side as f32 * 0.2, side as f32 * 0.6);
     let objects = (0..objects).map(|object| DrawnObject {
         box_xyxy_px: (object % 2 == 0).then_some([near, near, far, far]),
         places: (0..passes.len()).map(|pass| [(pass * 3 + object) as f32 * 0.31 % 1.0, 0.5, 0.5]).collect(),
         from_object: vec![false; passes.len()],
     });
-    ClickSimulator::new(PromptDraws { passes: passes.to_vec(), objects: objects.collect() }, truth, side)
+    PromptDraws { passes: passes.to_vec(), objects: objects.collect() }
 }

@@ -32,6 +32,14 @@ pub enum LearnError {
         /// As typed.
         n_parts: usize,
     },
+    /// Threads for the parts of a batch.
+    #[error("run.parallel = {n_parts}: the system gives no threads for as many parts: {reason}")]
+    NoThreads {
+        /// What was asked for.
+        n_parts: usize,
+        /// What the system said.
+        reason: String,
+    },
     /// The loss is not a number.
     #[error(
         "step {step}: the loss is {loss} (focal {focal}, dice {dice}, IoU {iou}) on {}; the run stops before the weights \

@@ -6,6 +6,7 @@
 //! The way of a step: a batch becomes a [`scene::Scene`], [`prompts`] decide what the annotator does, [`step::learn`] runs
 //! the passes and gives gradients, [`optimiser`] makes a step of them.
 
+mod adamw;
 mod courier;
 pub mod error;
 pub mod events;
@@ -13,6 +14,7 @@ pub mod losses;
 mod metrics;
 pub mod optimiser;
 pub mod options;
+pub mod parts;
 pub mod pretraining;
 mod previews;
 pub mod prompts;

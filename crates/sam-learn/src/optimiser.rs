@@ -1,6 +1,6 @@
 //! How gradients become steps: groups of parameters, their rates, clipping by the norm of all, the moving average.
 //!
-//! AdamW (Loshchilov 2019, arXiv 1711.05101) is burn's. Layer-wise decay is that of ViTDet (Li 2022, arXiv 2203.16527;
+//! AdamW (Loshchilov 2019, arXiv 1711.05101) is in [`crate::adamw`]. Layer-wise decay is that of ViTDet (Li 2022, arXiv 2203.16527;
 //! detectron2's `get_vit_lr_decay_rate`): patches and positions are layer 0, block `i` is layer `i + 1`, all other
 //! parameters are the last layer.
 
@@ -8,10 +8,13 @@ use std::collections::BTreeMap;
 
 use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamGroup, ParamId};
-use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
+use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::Tensor;
+use sam_kernel::adamw::sum_of_squares;
 use sam_model::Sam;
+use sam_model::fused::is_fusible;
 
+use crate::adamw::{InPlaceAdamW, in_memory};
 use crate::error::LearnError;
 use crate::options::{OptimiserOptions, ScheduleOptions};
 use crate::schedule::GroupRate;
@@ -53,14 +56,7 @@ pub fn build<M: Module>(
     schedule: &ScheduleOptions,
     first_step: u64,
 ) -> (ModuleOptimizer, ModuleLrScheduler) {
-    let adamw = |weight_decay: f64| {
-        AdamWConfig::new()
-            .with_beta_1(options.betas[0] as f32)
-            .with_beta_2(options.betas[1] as f32)
-            .with_epsilon(options.eps as f32)
-            .with_weight_decay(weight_decay as f32)
-            .build()
-    };
+    let adamw = |weight_decay: f64| InPlaceAdamW::new(options.betas, options.eps, weight_decay);
     let rate = |factor: f64| GroupRate { schedule: schedule.clone(), rate: options.lr * factor, next_step: first_step };
     let mut undecayed: Vec<ParamId> = Vec::new();
     // Keyed by the bits of the factor, so that equal factors are one group and the order never changes.
@@ -86,14 +82,14 @@ pub fn build<M: Module>(
 /// Scales all gradients down together when their L2 norm is above `max`; gives the norm before.
 #[must_use]
 pub fn clip_by_global_norm<M: Module>(model: &M, grads: GradientsParams, max: Option<f64>) -> (GradientsParams, f64) {
-    let mut squares = Squares { grads: &grads, sums: Vec::new() };
+    let mut squares = Squares { grads: &grads, sum: 0.0, on_device: Vec::new() };
     model.visit(&mut squares);
-    if squares.sums.is_empty() {
-        return (grads, 0.0);
+    let Squares { mut sum, on_device, .. } = squares;
+    if !on_device.is_empty() {
+        let sums: Tensor<1> = Tensor::cat(on_device, 0);
+        sum += sums.into_data().convert::<f64>().try_to_vec::<f64>().unwrap_or_default().iter().sum::<f64>();
     }
-    let sums: Tensor<1> = Tensor::cat(squares.sums, 0);
-    let sums = sums.into_data().convert::<f64>().try_to_vec::<f64>().unwrap_or_default();
-    let norm = sums.iter().sum::<f64>().sqrt();
+    let norm = sum.sqrt();
     match max {
         // As PyTorch's `clip_grad_norm_`, with its 1e-6.
         Some(max) if norm > max && norm.is_finite() => (scaled(model, grads, max / (norm + 1e-6)), norm),
@@ -166,13 +162,17 @@ fn rate_factor(key: &str, depth: usize, options: &OptimiserOptions) -> f64 {
 
 struct Squares<'a> {
     grads: &'a GradientsParams,
-    sums: Vec<Tensor<1>>,
+    sum: f64,
+    /// Sums that other devices hold, read together.
+    on_device: Vec<Tensor<1>>,
 }
 
 impl ModuleVisitor for Squares<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if let Some(grad) = self.grads.get::<D>(param.id) {
-            self.sums.push((grad.clone() * grad).sum());
+        match self.grads.get::<D>(param.id) {
+            Some(grad) if is_fusible(&grad) => self.sum += sum_of_squares(in_memory(grad).storage()),
+            Some(grad) => self.on_device.push((grad.clone() * grad).sum()),
+            None => {}
         }
     }
 }

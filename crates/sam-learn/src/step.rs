@@ -99,8 +99,8 @@ pub fn learn(
     (accumulated.grads(), losses)
 }
 
-/// As [`learn`], with the images in parts that are computed side by side, each on its own thread: small models leave most
-/// of a processor idle. The sum over the parts has a fixed order, so equal numbers of parts give equal results.
+/// As [`learn`], with the images in parts that are computed side by side. The sum over the parts has a fixed order, so equal
+/// numbers of parts give equal results.
 ///
 /// # Arguments
 /// - `recipe`: says in how many parts
@@ -112,7 +112,7 @@ pub fn learn_in_parts(sam: &Sam, scene: &Scene, draws: &PromptDraws, recipe: &Re
         let simulator = ClickSimulator::new(draws, &scene.truth, sam.image_size());
         learn(sam, scene, simulator, recipe.prompts.box_output, &recipe.loss, recipe.is_encoder_frozen)
     };
-    let n_parts = recipe.n_parts.clamp(1, n_images);
+    let n_parts = recipe.parts.n().min(n_images);
     if n_parts == 1 {
         return learn_one(sam, scene, draws.clone());
     }
@@ -123,24 +123,17 @@ pub fn learn_in_parts(sam: &Sam, scene: &Scene, draws: &PromptDraws, recipe: &Re
         .filter(|(_, objects)| !objects.is_empty())
         .collect();
     let device = sam.device();
-    let learned: Vec<(usize, GradientsParams, StepLosses)> = std::thread::scope(|scope| {
-        let threads: Vec<_> = parts
-            .into_iter()
-            .map(|(images, objects)| {
-                // Leaves of its own: backward passes over shared ones would wait for each other.
-                let sam = sam.clone().fork(&device);
-                let scene = scene.part(images, objects.clone());
-                let draws =
-                    PromptDraws { passes: draws.passes.clone(), objects: draws.objects[objects.clone()].to_vec() };
-                scope.spawn(move || {
-                    let (grads, losses) = learn_one(&sam, &scene, draws);
-                    (objects.len(), grads, losses)
-                })
-            })
-            .collect();
-        // A panic of a part is a panic of the step.
-        threads.into_iter().map(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    let work = parts.into_iter().map(|(images, objects)| {
+        // Leaves of its own: backward passes over shared ones would wait for each other.
+        let sam = sam.clone().fork(&device);
+        let scene = scene.part(images, objects.clone());
+        let draws = PromptDraws { passes: draws.passes.clone(), objects: draws.objects[objects.clone()].to_vec() };
+        move || {
+            let (grads, losses) = learn_one(&sam, &scene, draws);
+            (objects.len(), grads, losses)
+        }
     });
+    let learned: Vec<(usize, GradientsParams, StepLosses)> = recipe.parts.run(work.collect());
     let mut accumulated = GradientsAccumulator::new();
     let mut per_pass: Option<Tensor<2>> = None;
     for (n, grads, losses) in learned {

@@ -23,6 +23,7 @@ use sam_model::weights::{Dtype, ExportFormat, ExportOptions, ImageSizePolicy, ex
 use crate::error::LearnError;
 use crate::events::SegmentationTerms;
 use crate::options::{LossOptions, PromptOptions};
+use crate::parts::Parts;
 use crate::previews;
 use crate::prompts::PromptDraws;
 use crate::scene::Scene;
@@ -45,8 +46,8 @@ pub struct Recipe {
     pub accumulation: u64,
     /// Whether the encoder runs without gradients.
     pub is_encoder_frozen: bool,
-    /// Parts of a batch that are computed side by side.
-    pub n_parts: usize,
+    /// In which a batch is computed side by side.
+    pub parts: Parts,
 }
 
 /// A segmenter with its recipe.

@@ -30,6 +30,7 @@ use crate::events::RunEvent;
 use crate::metrics::ShownMetric;
 use crate::optimiser::{build, freeze, is_encoder_frozen};
 use crate::options::{LossOptions, OptimiserOptions, PromptOptions, ScheduleOptions};
+use crate::parts::Parts;
 use crate::run_log::RunLog;
 use crate::run_loop::RunLoop;
 use crate::saved_state::{Progress, SavedState};
@@ -157,7 +158,7 @@ pub fn train(sam: Sam, training: Training, resume: Option<&SavedState>) -> Resul
         loss: options.loss.clone(),
         accumulation,
         is_encoder_frozen: is_encoder_frozen(&sam),
-        n_parts: options.n_parts,
+        parts: Parts::new(options.n_parts)?,
     };
     let mut trainee = Trainee::new(sam, recipe);
     if let Some(state) = resume {
