@@ -57,6 +57,14 @@ impl LayerNorm<'_> {
 
     /// As [`LayerNorm::forward`], on the calling thread.
     pub(crate) fn forward_rows(&self, x: &[f32], y: &mut [f32]) {
+        match self.behind {
+            Behind::Nothing => self.forward_with(x, y, |value| value),
+            Behind::Gelu => self.forward_with(x, y, gelu),
+        }
+    }
+
+    #[inline(always)]
+    fn forward_with(&self, x: &[f32], y: &mut [f32], behind: impl Fn(f32) -> f32) {
         let channels = self.weight.len();
         vectorised(
             #[inline(always)]
@@ -64,11 +72,7 @@ impl LayerNorm<'_> {
                 for (x, y) in x.chunks_exact(channels).zip(y.chunks_exact_mut(channels)) {
                     let (mean, scale) = self.statistics(x);
                     for (((y, x), weight), bias) in y.iter_mut().zip(x).zip(self.weight).zip(self.bias) {
-                        let value = ((x - mean) * scale).mul_add(*weight, *bias);
-                        *y = match self.behind {
-                            Behind::Nothing => value,
-                            Behind::Gelu => gelu(value),
-                        };
+                        *y = behind(((x - mean) * scale).mul_add(*weight, *bias));
                     }
                 }
             },
@@ -101,7 +105,14 @@ impl LayerNorm<'_> {
     }
 
     /// As [`LayerNorm::backward`], on the calling thread; gradients of the parameters are added to.
-    pub(crate) fn backward_rows(
+    pub(crate) fn backward_rows(&self, x: &[f32], d_y: &[f32], d_x: &mut [f32], sums: &mut [Vec<f32>; 2]) {
+        match self.behind {
+            Behind::Nothing => self.backward_with::<false>(x, d_y, d_x, sums),
+            Behind::Gelu => self.backward_with::<true>(x, d_y, d_x, sums),
+        }
+    }
+
+    fn backward_with<const GELU: bool>(
         &self,
         x: &[f32],
         d_y: &[f32],
@@ -118,19 +129,24 @@ impl LayerNorm<'_> {
                 let rows = x.chunks_exact(channels).zip(d_y.chunks_exact(channels)).zip(d_x.chunks_exact_mut(channels));
                 for ((x, d_y), d_x) in rows {
                     let (mean, scale) = self.statistics(x);
+                    // Slices of one length that the compiler knows to be equal.
+                    let (weight, bias) = (&self.weight[..channels], &self.bias[..channels]);
+                    let (d_weight, d_bias) = (&mut d_weight[..channels], &mut d_bias[..channels]);
+                    let (normal, d_normal) = (&mut normal[..channels], &mut d_normal[..channels]);
+                    let (x, d_y, d_x) = (&x[..channels], &d_y[..channels], &mut d_x[..channels]);
                     for channel in 0..channels {
                         let value = (x[channel] - mean) * scale;
                         let mut d = d_y[channel];
-                        if self.behind == Behind::Gelu {
-                            d *= gelu_slope(value.mul_add(self.weight[channel], self.bias[channel]));
+                        if GELU {
+                            d *= gelu_slope(value.mul_add(weight[channel], bias[channel]));
                         }
-                        d_weight[channel] += d * value;
+                        d_weight[channel] = d.mul_add(value, d_weight[channel]);
                         d_bias[channel] += d;
                         normal[channel] = value;
-                        d_normal[channel] = d * self.weight[channel];
+                        d_normal[channel] = d * weight[channel];
                         d_x[channel] = value * d_normal[channel];
                     }
-                    let (mean_d, mean_of_product) = (sum(&d_normal) / n, sum(d_x) / n);
+                    let (mean_d, mean_of_product) = (sum(d_normal) / n, sum(d_x) / n);
                     for channel in 0..channels {
                         d_x[channel] = scale * (d_normal[channel] - mean_d - normal[channel] * mean_of_product);
                     }

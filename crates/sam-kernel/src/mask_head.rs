@@ -89,11 +89,11 @@ impl MaskHead<'_> {
         let per_object = self.bands_per_object(sizes);
         let of_object = masks.par_chunks_mut(sizes.masks * height * width * PIXELS).zip(bands.par_chunks(per_object));
         of_object.for_each(|(masks, bands)| {
-            let values = bands.iter().flat_map(|band| band.chunks_exact(sizes.masks));
-            for (number, values) in values.enumerate() {
-                let (y, x) = pixel(number, width);
-                for (mask, value) in values.iter().enumerate() {
-                    masks[(mask * height * 4 + y) * width * 4 + x] = *value;
+            let rows = bands.iter().flat_map(|band| band.chunks_exact(width * PIXELS * sizes.masks));
+            for (row, pixels) in rows.enumerate() {
+                for (mask, masks) in masks.chunks_exact_mut(height * width * PIXELS).enumerate() {
+                    let lines = &mut masks[row * width * PIXELS..][..width * PIXELS];
+                    for_each_pixel(width, |pixel, place| lines[place] = pixels[pixel * sizes.masks + mask]);
                 }
             }
         });
@@ -113,14 +113,13 @@ impl MaskHead<'_> {
         let [height, width] = sizes.grid;
         assert_eq!(d_masks.len(), sizes.objects * sizes.masks * height * width * PIXELS, "masks are [O, M, 4 G, 4 G]");
         let bands: Vec<BandGrads> = self.map_bands(sizes, |object, rows| {
-            let d_masks = &d_masks[object * sizes.masks * height * width * PIXELS..];
-            let first_pixel = rows.start * width * PIXELS;
-            let n_pixels = rows.len() * width * PIXELS;
-            let mut d_pixels = vec![0f32; n_pixels * sizes.masks];
-            for (number, values) in d_pixels.chunks_exact_mut(sizes.masks).enumerate() {
-                let (y, x) = pixel(first_pixel + number, width);
-                for (mask, value) in values.iter_mut().enumerate() {
-                    *value = d_masks[(mask * height * 4 + y) * width * 4 + x];
+            let per_mask = height * width * PIXELS;
+            let d_masks = &d_masks[object * sizes.masks * per_mask..][..sizes.masks * per_mask];
+            let mut d_pixels = vec![0f32; rows.len() * width * PIXELS * sizes.masks];
+            for (row, d_pixels) in rows.clone().zip(d_pixels.chunks_exact_mut(width * PIXELS * sizes.masks)) {
+                for (mask, d_masks) in d_masks.chunks_exact(per_mask).enumerate() {
+                    let lines = &d_masks[row * width * PIXELS..][..width * PIXELS];
+                    for_each_pixel(width, |pixel, place| d_pixels[pixel * sizes.masks + mask] = lines[place]);
                 }
             }
             let weights = self.mask_weights(sizes, mask_weights, object);
@@ -255,11 +254,17 @@ struct BandGrads {
     parameters: [Vec<f32>; 6],
 }
 
-/// Row and column of a pixel by its number in an object: tokens in reading order, quarters, pixels of a quarter.
-fn pixel(number: usize, tokens_per_row: usize) -> (usize, usize) {
-    let (token, quarter, corner) = (number / PIXELS, number / 4 % 4, number % 4);
-    let (row, column) = (token / tokens_per_row, token % tokens_per_row);
-    (row * 4 + quarter / 2 * 2 + corner / 2, column * 4 + quarter % 2 * 2 + corner % 2)
+/// The pixels of a row of tokens: the number of each by tokens, quarters and pixels of a quarter, and its place in the four
+/// lines of the mask.
+#[inline(always)]
+fn for_each_pixel(width: usize, mut see: impl FnMut(usize, usize)) {
+    for token in 0..width {
+        for pixel in 0..PIXELS {
+            let (quarter, corner) = (pixel / 4, pixel % 4);
+            let (y, x) = (quarter / 2 * 2 + corner / 2, quarter % 2 * 2 + corner % 2);
+            see(token * PIXELS + pixel, y * width * 4 + token * 4 + x);
+        }
+    }
 }
 
 fn add_bias(values: &mut [f32], bias: &[f32]) {

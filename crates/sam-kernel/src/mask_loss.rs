@@ -60,35 +60,78 @@ impl MaskSums {
     }
 
     fn part(&self, logits: &[f32], masks: &[f32], counts: Option<&[f32]>) -> [f32; SUMS] {
+        if self.focal_gamma == 2.0 {
+            self.part_with(logits, masks, counts, square)
+        } else {
+            self.part_with(
+                logits,
+                masks,
+                counts,
+                #[inline(always)]
+                |p| p.powf(self.focal_gamma),
+            )
+        }
+    }
+
+    #[inline(always)]
+    fn part_with(
+        &self,
+        logits: &[f32],
+        masks: &[f32],
+        counts: Option<&[f32]>,
+        modulate: impl Fn(f32) -> f32,
+    ) -> [f32; SUMS] {
         vectorised(
             #[inline(always)]
             || {
+                let (logits, logits_rest) = logits.as_chunks::<LANES>();
+                let (masks, masks_rest) = masks.as_chunks::<LANES>();
+                let (counts, counts_rest) = counts.map_or((None, None), |counts| {
+                    let (chunks, rest) = counts.as_chunks::<LANES>();
+                    (Some(chunks), Some(rest))
+                });
                 let mut lanes = [[0f32; LANES]; SUMS];
-                for start in (0..logits.len()).step_by(LANES) {
-                    let n = LANES.min(logits.len() - start);
-                    // What is beyond the end counts nowhere.
-                    let (mut x, mut mask, mut count) = ([0f32; LANES], [0f32; LANES], [0f32; LANES]);
-                    x[..n].copy_from_slice(&logits[start..][..n]);
-                    mask[..n].copy_from_slice(&masks[start..][..n]);
-                    match counts {
-                        Some(counts) => count[..n].copy_from_slice(&counts[start..][..n]),
-                        None => count[..n].fill(1.0),
-                    }
-                    for lane in 0..LANES {
-                        let (x, is_object, count) = (x[lane], mask[lane] > 0.5, count[lane]);
-                        let pixel = self.pixel(x, is_object);
-                        let on_object = if is_object { count } else { 0.0 };
-                        let predicted = if x > 0.0 { 1.0 } else { 0.0 };
-                        lanes[0][lane] += count * pixel.focal;
-                        lanes[1][lane] += on_object * pixel.probability;
-                        lanes[2][lane] += count * pixel.probability;
-                        lanes[3][lane] += on_object * predicted;
-                        lanes[4][lane] += count * predicted;
-                    }
+                for (at, (x, mask)) in logits.iter().zip(masks).enumerate() {
+                    let count = counts.map_or([1.0; LANES], |counts| counts[at]);
+                    self.add(x, mask, &count, &mut lanes, &modulate);
                 }
+                // What is beyond the end counts nowhere.
+                let n = logits_rest.len();
+                let (mut x, mut mask, mut count) = ([0f32; LANES], [0f32; LANES], [0f32; LANES]);
+                x[..n].copy_from_slice(logits_rest);
+                mask[..n].copy_from_slice(masks_rest);
+                match counts_rest {
+                    Some(rest) => count[..n].copy_from_slice(rest),
+                    None => count[..n].fill(1.0),
+                }
+                self.add(&x, &mask, &count, &mut lanes, &modulate);
                 lanes.map(sum_of_lanes)
             },
         )
+    }
+
+    #[inline(always)]
+    fn add(
+        &self,
+        x: &[f32; LANES],
+        mask: &[f32; LANES],
+        count: &[f32; LANES],
+        lanes: &mut [[f32; LANES]; SUMS],
+        modulate: &impl Fn(f32) -> f32,
+    ) {
+        let mut sums = *lanes;
+        for lane in 0..LANES {
+            let (x, is_object, count) = (x[lane], mask[lane] > 0.5, count[lane]);
+            let pixel = self.pixel(x, is_object, modulate);
+            let on_object = if is_object { count } else { 0.0 };
+            let predicted = if x > 0.0 { 1.0 } else { 0.0 };
+            sums[0][lane] += count * pixel.focal;
+            sums[1][lane] += on_object * pixel.probability;
+            sums[2][lane] += count * pixel.probability;
+            sums[3][lane] += on_object * predicted;
+            sums[4][lane] += count * predicted;
+        }
+        *lanes = sums;
     }
 
     /// Gradient of the logits from those of the first three sums; the other two have none.
@@ -107,26 +150,51 @@ impl MaskSums {
                 return;
             }
             let truth = truth.of_object(number / masks, pixels);
-            vectorised(
-                #[inline(always)]
-                || {
-                    for (at, (d_logit, &x)) in d_logits.iter_mut().zip(logits).enumerate() {
-                        let is_object = truth.masks[at] > 0.5;
-                        let count = truth.counts.map_or(1.0, |counts| counts[at]);
-                        let pixel = self.pixel(x, is_object);
-                        let of_probability = if is_object { d_sums[1] + d_sums[2] } else { d_sums[2] };
-                        *d_logit = count
-                            * (d_sums[0] * pixel.focal_slope
-                                + of_probability * pixel.probability * pixel.one_minus_probability);
-                    }
-                },
-            );
+            if self.focal_gamma == 2.0 {
+                self.backward_with(d_logits, logits, truth, d_sums, square);
+            } else {
+                self.backward_with(
+                    d_logits,
+                    logits,
+                    truth,
+                    d_sums,
+                    #[inline(always)]
+                    |p| p.powf(self.focal_gamma),
+                );
+            }
         });
         d_logits
     }
 
     #[inline(always)]
-    fn pixel(&self, x: f32, is_object: bool) -> Pixel {
+    fn backward_with(
+        &self,
+        d_logits: &mut [f32],
+        logits: &[f32],
+        truth: TruePixels<'_>,
+        d_sums: &[f32],
+        modulate: impl Fn(f32) -> f32,
+    ) {
+        let (d_focal, d_overlap, d_area) = (d_sums[0], d_sums[1], d_sums[2]);
+        vectorised(
+            #[inline(always)]
+            || {
+                for ((d_logit, x), mask) in d_logits.iter_mut().zip(logits).zip(truth.masks) {
+                    let is_object = *mask > 0.5;
+                    let pixel = self.pixel(*x, is_object, &modulate);
+                    let of_probability = if is_object { d_overlap + d_area } else { d_area };
+                    *d_logit =
+                        d_focal * pixel.focal_slope + of_probability * pixel.probability * pixel.one_minus_probability;
+                }
+                if let Some(counts) = truth.counts {
+                    d_logits.iter_mut().zip(counts).for_each(|(d_logit, count)| *d_logit *= count);
+                }
+            },
+        );
+    }
+
+    #[inline(always)]
+    fn pixel(&self, x: f32, is_object: bool, modulate: &impl Fn(f32) -> f32) -> Pixel {
         let x = x.clamp(-LARGEST_LOGIT, LARGEST_LOGIT);
         let (probability, one_minus_probability, log) = logistic(x);
         // `wrong` is how far the logit is on the wrong side, with the probability of it.
@@ -136,7 +204,7 @@ impl MaskSums {
             (x, probability, one_minus_probability, 1.0)
         };
         let cross_entropy = (if wrong > 0.0 { wrong } else { 0.0 }) + log;
-        let modulation = if self.focal_gamma == 2.0 { p * p } else { p.powf(self.focal_gamma) };
+        let modulation = modulate(p);
         let weight = if self.focal_alpha < 0.0 {
             1.0
         } else if is_object {
@@ -151,6 +219,11 @@ impl MaskSums {
             focal_slope: sign * weight * modulation * (p + self.focal_gamma * cross_entropy * q),
         }
     }
+}
+
+#[inline(always)]
+fn square(p: f32) -> f32 {
+    p * p
 }
 
 struct Pixel {
