@@ -10,6 +10,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use burn::tensor::{Device, Distribution, Tensor};
+use sam_learn::options::Activations;
 use sam_model::init::{initialise, initialise_mae};
 use sam_model::{
     MaeConfig, MaeTarget, MaskOutput, MaskedAutoencoder, ObjectPrompt, Prompts, RandomMasking, Sam, SamConfig, Variant,
@@ -24,7 +25,7 @@ struct Bench {
     run: fn(usize) -> Vec<f64>,
 }
 
-const BENCHES: [Bench; 11] = [
+const BENCHES: [Bench; 13] = [
     Bench { name: "loader", runs: 5, run: loader::loader },
     Bench { name: "loader_full_masks", runs: 5, run: loader::loader_full_masks },
     Bench { name: "vit_b/initialise", runs: 1, run: initialised },
@@ -35,6 +36,12 @@ const BENCHES: [Bench; 11] = [
     Bench { name: "vit_b/decode_1", runs: 9, run: |runs| decode(1, runs) },
     Bench { name: "vit_b/decode_64", runs: 5, run: |runs| decode(64, runs) },
     Bench { name: "training/decoder", runs: 1, run: training::decoder_step },
+    Bench { name: "training/whole", runs: 2, run: |runs| training::whole_step(runs, Activations::Keep) },
+    Bench {
+        name: "training/whole_recomputed",
+        runs: 2,
+        run: |runs| training::whole_step(runs, Activations::Recompute),
+    },
     Bench { name: "training/small", runs: 9, run: training::small_step },
 ];
 

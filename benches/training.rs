@@ -4,12 +4,12 @@ use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use sam_learn::losses::Truth;
 use sam_learn::optimiser::{build, clip_by_global_norm, freeze};
 use sam_learn::options::{
-    BoxOutput, LossOptions, LrDecay, OptimiserOptions, PromptOptions, PromptPreset, ScheduleOptions,
+    Activations, BoxOutput, LossOptions, LrDecay, OptimiserOptions, PromptOptions, PromptPreset, ScheduleOptions,
 };
 use sam_learn::parts::Parts;
 use sam_learn::prompts::{ClickSimulator, DrawnObject, PassKind, PromptDraws};
 use sam_learn::scene::Scene;
-use sam_learn::step::{learn_decoder, learn_in_parts};
+use sam_learn::step::{StepOptions, learn, learn_decoder, learn_in_parts};
 use sam_learn::trainee::Recipe;
 use sam_model::init::initialise;
 use sam_model::{ImageEncoderConfig, MaskDecoderConfig, PromptEncoderConfig, Sam, SamConfig, Variant};
@@ -27,7 +27,7 @@ pub(crate) fn decoder_step(runs: usize) -> Vec<f64> {
         let simulator = simulator(8, &sam_passes(), &scene.truth, 1024);
         let embeddings = Tensor::from_inner(embeddings.clone());
         let (mut grads, losses, _) =
-            learn_decoder(sam, embeddings, &scene, simulator, BoxOutput::Three, &LossOptions::default(), false);
+            learn_decoder(sam, embeddings, &scene, simulator, &step_options(Activations::Keep));
         (grads.grads(), losses)
     })
 }
@@ -68,13 +68,25 @@ pub(crate) fn small_step(runs: usize) -> Vec<f64> {
     let recipe = Recipe {
         seed: 0,
         prompts: PromptOptions { box_output: BoxOutput::Three, ..PromptOptions::preset(PromptPreset::Sam) },
-        loss: LossOptions::default(),
+        step: step_options(Activations::Keep),
         accumulation: 1,
-        is_encoder_frozen: false,
         parts: Parts::new(2).expect("two threads"),
     };
     let draws = draws(32, &passes, side);
-    steps(runs, sam, |sam| learn_in_parts(sam, &scene, &draws, &recipe))
+    steps(runs, sam, |sam| learn_in_parts(sam, &scene, &draws, &recipe, 0))
+}
+
+/// Everything of `vit_b` learns, at 1024 px, from one image with one object in 11 passes.
+pub(crate) fn whole_step(runs: usize, activations: Activations) -> Vec<f64> {
+    let device = Device::flex().autodiff();
+    let sam = initialise(SamConfig::published(Variant::VitB).init(&device).expect("published sizes fit"), 0);
+    let scene = scene(1, 1, 1024, 256);
+    let options = step_options(activations);
+    steps(runs, sam, |sam| learn(sam, &scene, simulator(1, &sam_passes(), &scene.truth, 1024), &options, 0))
+}
+
+fn step_options(activations: Activations) -> StepOptions {
+    StepOptions { box_output: BoxOutput::Three, loss: LossOptions::default(), is_encoder_frozen: false, activations }
 }
 
 /// Gradients, clipping and AdamW, again and again.

@@ -5,10 +5,10 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Int, Tensor, TensorData};
 use sam_learn::losses::Truth;
-use sam_learn::options::{BoxOutput, IouLoss, IouSupervision, LossOptions, LossResolution};
+use sam_learn::options::{Activations, BoxOutput, IouLoss, IouSupervision, LossOptions, LossResolution};
 use sam_learn::prompts::{ClickSimulator, PassKind};
 use sam_learn::scene::Scene;
-use sam_learn::step::{learn, learn_decoder};
+use sam_learn::step::{StepOptions, learn, learn_decoder};
 use sam_model::weights::ParameterPath;
 use sam_model::{PIXEL_MEAN, PIXEL_STD, SparsePrompts};
 
@@ -79,12 +79,22 @@ fn script(golden: &Golden, truth: &Truth, side_px: usize) -> ClickSimulator {
     ClickSimulator::scripted(passes, truth, side_px)
 }
 
+fn step_options(loss: &LossOptions) -> StepOptions {
+    StepOptions {
+        box_output: BoxOutput::Three,
+        loss: loss.clone(),
+        is_encoder_frozen: false,
+        activations: Activations::Keep,
+    }
+}
+
 fn check_variant(variant: &str, suffix: &str, loss: &LossOptions) {
     let golden = golden();
     let sam = tiny(&cpu().autodiff());
     let scene = scene(&golden, suffix);
     let simulator = || script(&golden, &scene.truth, sam.image_size());
-    let (grads, losses) = learn(&sam, &scene, simulator(), BoxOutput::Three, loss, false);
+    let options = step_options(loss);
+    let (grads, losses) = learn(&sam, &scene, simulator(), &options, 0);
 
     let terms = losses.read();
     let mean = |key: &str| -> Vec<f32> {
@@ -103,7 +113,7 @@ fn check_variant(variant: &str, suffix: &str, loss: &LossOptions) {
     assert_eq!(comparer.compared, 201, "every parameter has a gradient");
 
     let embeddings = sam.encode(Tensor::from_inner(scene.images.clone())).detach();
-    let (_, _, grad) = learn_decoder(&sam, embeddings, &scene, simulator(), BoxOutput::Three, loss, false);
+    let (_, _, grad) = learn_decoder(&sam, embeddings, &scene, simulator(), &options);
     let expected = golden.values(&format!("{variant}/image_embedding_grad"));
     check("image embedding", &values(grad.expect("the encoder learns")), &expected, RELATIVE * norm(&expected));
 }
@@ -125,13 +135,45 @@ fn so_does_one_with_sam_2s_losses_at_full_resolution() {
 }
 
 #[test]
+fn a_recomputing_encoder_changes_no_gradient() {
+    let golden = golden();
+    let sam = tiny(&cpu().autodiff());
+    let scene = scene(&golden, "");
+    let grads = |activations| {
+        let simulator = script(&golden, &scene.truth, sam.image_size());
+        let options = StepOptions { activations, ..step_options(&LossOptions::default()) };
+        learn(&sam, &scene, simulator, &options, 0).0
+    };
+    let (kept, recomputed) = (grads(Activations::Keep), grads(Activations::Recompute));
+    let mut equal = Equal { kept: &kept, recomputed: &recomputed, compared: 0 };
+    sam.visit(&mut equal);
+    assert_eq!(equal.compared, 201, "every parameter has a gradient");
+}
+
+struct Equal<'a> {
+    kept: &'a GradientsParams,
+    recomputed: &'a GradientsParams,
+    compared: usize,
+}
+
+impl ModuleVisitor for Equal<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let Some(kept) = self.kept.get::<D>(param.id) else { return };
+        let (kept, recomputed) = (values(kept), values(self.recomputed.get::<D>(param.id).expect("as the other")));
+        check("gradient", &recomputed, &kept, 1e-5 * norm(&kept).max(1e-6));
+        self.compared += 1;
+    }
+}
+
+#[test]
 fn a_frozen_encoder_changes_no_gradient_of_the_rest() {
     let golden = golden();
     let sam = tiny(&cpu().autodiff());
     let scene = scene(&golden, "");
     let grads = |is_frozen| {
         let simulator = script(&golden, &scene.truth, sam.image_size());
-        learn(&sam, &scene, simulator, BoxOutput::Three, &LossOptions::default(), is_frozen).0
+        let options = StepOptions { is_encoder_frozen: is_frozen, ..step_options(&LossOptions::default()) };
+        learn(&sam, &scene, simulator, &options, 0).0
     };
     let (frozen, whole) = (grads(true), grads(false));
     let id = sam.mask_decoder.iou_token.weight.id;

@@ -1,6 +1,7 @@
 //! The project's one integration test binary: whole paths, against the reference's numbers and through the real program.
 //! What belongs to one function is tested in its own file.
 
+mod block; // a block of vit_b's size equals the official one
 mod cli; // the real binary in a fresh folder, bad input included
 mod consumers; // other people's programs read what we write
 mod data_cli; // data check, preview, convert, split and synth through the real program

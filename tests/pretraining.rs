@@ -11,7 +11,7 @@ use sam_data::ImageTree;
 use sam_data::loader::{ErrorPolicy, LoaderOptions, Samples};
 use sam_data::synth::{SynthOptions, SynthScenes};
 use sam_data::transforms::{Augmentation, ResizedCrop};
-use sam_learn::options::{LrDecay, OptimiserOptions, ScheduleOptions};
+use sam_learn::options::{Activations, LrDecay, OptimiserOptions, ScheduleOptions};
 use sam_learn::{Ending, HeldOut, LearnError, Outcome, PretrainOptions, Pretraining, RunEvent, SavedState, pretrain};
 use sam_model::weights::{Checkpoint, MaeCheckpoint, StateDict};
 use sam_model::{MaeConfig, MaeTarget};
@@ -66,6 +66,8 @@ impl Setting {
             target: MaeTarget::NormalisedPixels,
             optimiser,
             schedule: ScheduleOptions { steps, warmup_steps: 2, decay: LrDecay::Cosine { final_share: 0.0 } },
+            n_parts: 1,
+            activations: Activations::Keep,
             every_steps: 4,
             patience: 0,
             n_previews: 2,
@@ -202,4 +204,24 @@ fn images_that_cannot_be_read_are_named_and_left_out() {
     setting.run(folder.path()).expect("it runs");
     let skipped = skipped.lock().expect("no panic");
     assert!(!skipped.is_empty() && skipped.iter().all(|reason| reason.contains("broken.png")), "{skipped:?}");
+}
+
+/// Computing the blocks again, or a batch in parts, changes nothing but the rounding.
+#[test]
+fn neither_recomputing_nor_parts_change_what_is_learned() {
+    let run = |n_parts: usize, activations: Activations| {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut setting = Setting::new(4);
+        (setting.options.n_parts, setting.options.activations) = (n_parts, activations);
+        setting.run(folder.path()).expect("it runs");
+        lines(folder.path()).iter().filter_map(|line| line.get("loss")?.as_f64()).collect::<Vec<f64>>()
+    };
+    let kept = run(1, Activations::Keep);
+    assert_eq!(kept.len(), 4);
+    for other in [run(1, Activations::Recompute), run(3, Activations::Keep)] {
+        assert_eq!(kept.len(), other.len());
+        for (kept, other) in kept.iter().zip(&other) {
+            assert!((kept - other).abs() < 1e-4 * kept, "{kept} and {other}");
+        }
+    }
 }

@@ -13,7 +13,7 @@ use sam_data::synth::{SynthOptions, SynthScenes};
 use sam_eval::trial::FirstMasks;
 use sam_eval::{EvalSet, Protocol, Start};
 use sam_learn::options::{
-    IouSupervision, LossOptions, LrDecay, OptimiserOptions, PromptOptions, PromptPreset, ScheduleOptions,
+    Activations, IouSupervision, LossOptions, LrDecay, OptimiserOptions, PromptOptions, PromptPreset, ScheduleOptions,
 };
 use sam_learn::{Ending, LearnError, Outcome, RunEvent, SavedState, TrainOptions, Training, Validation, train};
 use sam_model::weights::StateDict;
@@ -76,6 +76,7 @@ fn options(steps: u64) -> TrainOptions {
         optimiser: OptimiserOptions { lr: 1e-3, ema_decay: Some(0.9), layer_decay: 0.8, ..OptimiserOptions::default() },
         schedule: ScheduleOptions { steps, warmup_steps: 3, decay: LrDecay::Cosine { final_share: 0.1 } },
         n_parts: 1,
+        activations: Activations::Keep,
         every_steps: 4,
         baseline: true,
         metric: "miou_1_oracle".into(),
@@ -285,6 +286,19 @@ fn a_batch_in_parts_is_the_batch() {
     drop(_turn);
     let error = setting.run(folder().path()).expect_err("its dropout would come in any order").to_string();
     assert!(error.contains("run.parallel") && error.contains("drop_path"), "{error}");
+}
+
+/// Dropped paths and dropout included: what is computed again is the same.
+#[test]
+fn a_recomputing_run_repeats_to_the_bit() {
+    let run = || {
+        let run = folder();
+        let mut setting = Setting::new(4);
+        setting.options.activations = Activations::Recompute;
+        setting.run(run.path()).expect("it runs");
+        bytes(run.path(), "last.safetensors")
+    };
+    assert!(run() == run());
 }
 
 /// The loss of the first twenty steps, kept in a file: a change of recipe, data or model shows here.

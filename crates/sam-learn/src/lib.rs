@@ -18,6 +18,7 @@ pub mod parts;
 pub mod pretraining;
 mod previews;
 pub mod prompts;
+mod recompute;
 mod run_log;
 mod run_loop;
 pub mod saved_state;

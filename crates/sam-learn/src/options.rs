@@ -103,6 +103,17 @@ impl PromptOptions {
     }
 }
 
+/// What the encoder's blocks leave for the way back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activations {
+    /// All that it needs: fast.
+    #[default]
+    Keep,
+    /// The input of each block; the rest is computed again: the memory of one block for another forward pass.
+    Recompute,
+}
+
 /// What is minimised: `focal_weight * focal + dice_weight * dice + iou_weight * iou`, the mean over objects and passes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LossOptions {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::module::Module;
-use burn::optim::GradientsParams;
+use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{ExecutionError, Tensor};
 use burn::train::metric::{Adaptor, ItemLazy};
 use burn::train::{InferenceStep, Interrupter, TrainOutput, TrainStep};
@@ -26,7 +26,10 @@ use sam_model::{MaeTarget, MaskedAutoencoder, PIXEL_MEAN, PIXEL_STD, RandomMaski
 
 use crate::error::LearnError;
 use crate::events::{RunEvent, SegmentationTerms};
-use crate::options::{OptimiserOptions, ScheduleOptions};
+use crate::optimiser::scaled;
+use crate::options::{Activations, OptimiserOptions, ScheduleOptions};
+use crate::parts::Parts;
+use crate::recompute::Ran;
 use crate::saved_state::SavedState;
 use crate::student::{Judged, Report, Student};
 use crate::trainee::Shown;
@@ -58,6 +61,10 @@ pub struct PretrainOptions {
     pub optimiser: OptimiserOptions,
     /// How long, and at which rate.
     pub schedule: ScheduleOptions,
+    /// Parts of a batch that are computed side by side.
+    pub n_parts: usize,
+    /// What the blocks keep for the way back.
+    pub activations: Activations,
     /// Steps between validations and saves.
     pub every_steps: u64,
     /// Validations without improvement before the run stops; 0: never.
@@ -142,7 +149,13 @@ pub fn pretrain(
         interrupter: interrupter.clone(),
         listener: Arc::clone(&listener),
     });
-    let recipe = Recipe { seed: options.seed, mask_ratio: options.mask_ratio, target: options.target };
+    let recipe = Recipe {
+        seed: options.seed,
+        mask_ratio: options.mask_ratio,
+        target: options.target,
+        parts: Parts::new(options.n_parts)?,
+        activations: options.activations,
+    };
     let mut student = Autoencoder { mae, recipe };
     if let Some(state) = resume {
         student = state.load_model(student)?;
@@ -180,6 +193,8 @@ struct Recipe {
     seed: u64,
     mask_ratio: f64,
     target: MaeTarget,
+    parts: Parts,
+    activations: Activations,
 }
 
 /// A masked autoencoder with its recipe.
@@ -221,17 +236,61 @@ impl TrainStep for Autoencoder {
     type Output = PaintedBatch;
 
     fn step(&self, batch: DeviceBatch) -> TrainOutput<PaintedBatch> {
-        let masking = self.masking(MASKING_STREAM, batch.images.iter().map(|image| image.draw));
-        let images = Tensor::from_inner(images_of(&batch, self.mae.config().image_size_hw));
-        let loss = self.mae.loss(images, &masking, self.recipe.target);
-        let value = f64::from(loss.clone().into_scalar::<f32>());
-        let grads = GradientsParams::from_grads(loss.backward(), &self.mae);
+        let images = images_of(&batch, self.mae.config().image_size_hw);
+        let n_images = batch.images.len();
+        let n_parts = self.recipe.parts.n().min(n_images);
+        let device = self.mae.device();
+        let work = (0..n_parts).map(|part| {
+            let of_part = part * n_images / n_parts..(part + 1) * n_images / n_parts;
+            let masking = self.masking(MASKING_STREAM, batch.images[of_part.clone()].iter().map(|image| image.draw));
+            let images = images.clone().slice_dim(0, of_part.clone());
+            // Leaves of its own: backward passes over shared ones would wait for each other.
+            let mae = if n_parts > 1 { self.mae.clone().fork(&device) } else { self.mae.clone() };
+            let recipe = &self.recipe;
+            move || {
+                let (loss, grads) = learn(&mae, images, &masking, recipe);
+                (of_part.len() as f64 / n_images as f64, loss, grads)
+            }
+        });
+        let mut sums = GradientsAccumulator::new();
+        let mut value = 0.0;
+        for (share, loss, grads) in self.recipe.parts.run(work.collect()) {
+            value += share * loss;
+            let grads = if n_parts > 1 { scaled(&self.mae, grads, share) } else { grads };
+            sums.accumulate(&self.mae, grads);
+        }
+        let grads = sums.grads();
         let item = PaintedBatch {
             loss: value,
             images: batch.images.into_iter().map(|image| image.name).collect(),
             skipped: batch.drops.skipped,
         };
         TrainOutput { grads, item }
+    }
+}
+
+/// Loss of some images and the gradients of their mean.
+fn learn(
+    mae: &MaskedAutoencoder,
+    images: Tensor<4>,
+    masking: &RandomMasking,
+    recipe: &Recipe,
+) -> (f64, GradientsParams) {
+    match recipe.activations {
+        Activations::Keep => {
+            let loss = mae.loss(Tensor::from_inner(images), masking, recipe.target);
+            let value = f64::from(loss.clone().into_scalar::<f32>());
+            (value, GradientsParams::from_grads(loss.backward(), mae))
+        }
+        Activations::Recompute => {
+            let (kept, stages) = mae.stages(images, masking, recipe.target);
+            // Nothing is drawn on the way.
+            let (ran, loss) = Ran::forward(stages, kept, &mae.device(), 0);
+            let value = f64::from(loss.clone().into_scalar::<f32>());
+            let mut sums = GradientsAccumulator::new();
+            ran.backward(loss.ones_like(), mae, &mut sums);
+            (value, sums.grads())
+        }
     }
 }
 

@@ -16,8 +16,9 @@ use sam_model::{MaskOutput, Sam};
 
 use crate::losses::{PassLosses, Truth, one_hot, pass_losses};
 use crate::optimiser::scaled;
-use crate::options::{BoxOutput, LossOptions, LossResolution};
+use crate::options::{Activations, BoxOutput, LossOptions, LossResolution};
 use crate::prompts::{ClickSimulator, PromptDraws};
+use crate::recompute::Ran;
 use crate::scene::Scene;
 use crate::trainee::Recipe;
 
@@ -69,34 +70,55 @@ impl LossTerms {
     }
 }
 
+/// How a step is made.
+#[derive(Clone, Debug)]
+pub struct StepOptions {
+    /// Which masks a box asks for.
+    pub box_output: BoxOutput,
+    /// What is minimised.
+    pub loss: LossOptions,
+    /// Whether nothing of the encoder learns: it then runs without autodiff and without its drop path.
+    pub is_encoder_frozen: bool,
+    /// What the encoder keeps.
+    pub activations: Activations,
+}
+
 /// What is learned from a batch: gradients of the mean loss over its objects and passes.
 ///
 /// # Arguments
 /// - `sam`: on an autodiff device; what is frozen gets no gradient
-/// - `is_encoder_frozen`: the encoder then runs without autodiff and without its drop path
+/// - `seed`: of what a recomputing encoder draws
 #[must_use]
 pub fn learn(
     sam: &Sam,
     scene: &Scene,
     simulator: ClickSimulator,
-    box_output: BoxOutput,
-    loss: &LossOptions,
-    is_encoder_frozen: bool,
+    options: &StepOptions,
+    seed: u64,
 ) -> (GradientsParams, StepLosses) {
-    let images = Tensor::from_inner(scene.images.clone());
-    let embeddings = if is_encoder_frozen {
-        Tensor::from_inner(sam.image_encoder.valid().forward(scene.images.clone()))
-    } else {
-        sam.encode(images)
-    };
-    let (mut accumulated, losses, embedding_grad) =
-        learn_decoder(sam, embeddings.clone().detach(), scene, simulator, box_output, loss, is_encoder_frozen);
+    if options.is_encoder_frozen {
+        let embeddings = Tensor::from_inner(sam.image_encoder.valid().forward(scene.images.clone()));
+        let (mut sums, losses, _) = learn_decoder(sam, embeddings, scene, simulator, options);
+        return (sums.grads(), losses);
+    }
+    if options.activations == Activations::Recompute {
+        let stages = sam.image_encoder.stages();
+        let (ran, embeddings) = Ran::forward(stages, scene.images.clone(), &sam.device(), seed);
+        let embeddings = Tensor::from_inner(embeddings);
+        let (mut sums, losses, embedding_grad) = learn_decoder(sam, embeddings, scene, simulator, options);
+        if let Some(grad) = embedding_grad {
+            ran.backward(grad, sam, &mut sums);
+        }
+        return (sums.grads(), losses);
+    }
+    let embeddings = sam.encode(Tensor::from_inner(scene.images.clone()));
+    let (mut sums, losses, embedding_grad) = learn_decoder(sam, embeddings.clone().detach(), scene, simulator, options);
     if let Some(grad) = embedding_grad {
         // The gradient of this sum with respect to the embeddings is `grad`.
         let grads = (embeddings * Tensor::from_inner(grad)).sum().backward();
-        accumulated.accumulate(sam, GradientsParams::from_grads(grads, sam));
+        sums.accumulate(sam, GradientsParams::from_grads(grads, sam));
     }
-    (accumulated.grads(), losses)
+    (sums.grads(), losses)
 }
 
 /// As [`learn`], with the images in parts that are computed side by side. The sum over the parts has a fixed order, so equal
@@ -105,12 +127,18 @@ pub fn learn(
 /// # Arguments
 /// - `recipe`: says in how many parts
 #[must_use]
-pub fn learn_in_parts(sam: &Sam, scene: &Scene, draws: &PromptDraws, recipe: &Recipe) -> (GradientsParams, StepLosses) {
+pub fn learn_in_parts(
+    sam: &Sam,
+    scene: &Scene,
+    draws: &PromptDraws,
+    recipe: &Recipe,
+    seed: u64,
+) -> (GradientsParams, StepLosses) {
     let [n_images, ..] = scene.images.dims();
     let n_objects = scene.image_of_object.len();
     let learn_one = |sam: &Sam, scene: &Scene, draws: PromptDraws| {
         let simulator = ClickSimulator::new(draws, &scene.truth, sam.image_size());
-        learn(sam, scene, simulator, recipe.prompts.box_output, &recipe.loss, recipe.is_encoder_frozen)
+        learn(sam, scene, simulator, &recipe.step, seed)
     };
     let n_parts = recipe.parts.n().min(n_images);
     if n_parts == 1 {
@@ -156,10 +184,9 @@ pub fn learn_decoder(
     embeddings: Tensor<4>,
     scene: &Scene,
     mut simulator: ClickSimulator,
-    box_output: BoxOutput,
-    loss: &LossOptions,
-    is_encoder_frozen: bool,
+    options: &StepOptions,
 ) -> (GradientsAccumulator<Sam>, StepLosses, Option<Tensor<4>>) {
+    let StepOptions { box_output, loss, is_encoder_frozen, .. } = options;
     let truth = Truth {
         masks: Tensor::from_inner(scene.truth.masks.clone()),
         counts: scene.truth.counts.clone().map(Tensor::from_inner),
@@ -179,14 +206,14 @@ pub fn learn_decoder(
     let mut per_pass = Vec::with_capacity(passes.len());
     for (number, &kind) in passes.iter().enumerate() {
         let (output, offered) = match number {
-            0 => first_output(&simulator, sam, box_output, &scene.images.device()),
+            0 => first_output(&simulator, sam, *box_output, &scene.images.device()),
             _ => (MaskOutput::Single, None),
         };
         let prompts = simulator.prompts(kind);
         let (mut low_res, mut shown) = (Vec::new(), Vec::new());
         let mut sums: Option<Tensor<1>> = None;
         for part in &parts {
-            let leaf = if is_encoder_frozen { embeddings.clone() } else { embeddings.clone().detach().require_grad() };
+            let leaf = if *is_encoder_frozen { embeddings.clone() } else { embeddings.clone().detach().require_grad() };
             let of_object = &scene.image_of_object[part.clone()];
             let decoded = sam.decode(leaf.clone(), of_object, &prompts.part(part.clone()), output);
             let logits = match &upsampling {

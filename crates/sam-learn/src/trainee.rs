@@ -22,12 +22,12 @@ use sam_model::weights::{Dtype, ExportFormat, ExportOptions, ImageSizePolicy, ex
 
 use crate::error::LearnError;
 use crate::events::SegmentationTerms;
-use crate::options::{LossOptions, PromptOptions};
+use crate::options::PromptOptions;
 use crate::parts::Parts;
 use crate::previews;
 use crate::prompts::PromptDraws;
 use crate::scene::Scene;
-use crate::step::{LossTerms, learn_in_parts};
+use crate::step::{LossTerms, StepOptions, learn_in_parts};
 use crate::student::{Judged, Report, Student, weighted_mean};
 
 /// In the name of the stream that seeds a step's dropout; draws never get there.
@@ -40,12 +40,10 @@ pub struct Recipe {
     pub seed: u64,
     /// Who prompts.
     pub prompts: PromptOptions,
-    /// What is minimised.
-    pub loss: LossOptions,
+    /// How a step is made.
+    pub step: StepOptions,
     /// Batches of one optimiser step: they share which passes get no click.
     pub accumulation: u64,
-    /// Whether the encoder runs without gradients.
-    pub is_encoder_frozen: bool,
     /// In which a batch is computed side by side.
     pub parts: Parts,
 }
@@ -99,7 +97,7 @@ impl TrainStep for Trainee {
         let draws = PromptDraws::new(prompts, *seed, step, &batch.images, &batch.objects);
         let dropout_seed = RandomStream::new(*seed, Purpose::Prompt, &[DROPOUT_STREAM, batch.step]).next_u64();
         scene.images.device().seed(dropout_seed);
-        let (grads, losses) = learn_in_parts(&self.sam, &scene, &draws, &self.recipe);
+        let (grads, losses) = learn_in_parts(&self.sam, &scene, &draws, &self.recipe, dropout_seed);
         let item = StepReport {
             passes: losses.read(),
             images: batch.images.into_iter().map(|image| image.name).collect(),

@@ -29,12 +29,13 @@ use crate::error::LearnError;
 use crate::events::RunEvent;
 use crate::metrics::ShownMetric;
 use crate::optimiser::{build, freeze, is_encoder_frozen};
-use crate::options::{LossOptions, OptimiserOptions, PromptOptions, ScheduleOptions};
+use crate::options::{Activations, LossOptions, OptimiserOptions, PromptOptions, ScheduleOptions};
 use crate::parts::Parts;
 use crate::run_log::RunLog;
 use crate::run_loop::RunLoop;
 use crate::saved_state::{Progress, SavedState};
 use crate::silent_renderer::SilentRenderer;
+use crate::step::StepOptions;
 use crate::student::Student;
 use crate::trainee::{Recipe, Shown, Trainee, ValidationPass, ValidationSource};
 
@@ -54,6 +55,8 @@ pub struct TrainOptions {
     /// Parts of a batch that are computed side by side; above 1 only without drop path and dropout, whose draws would
     /// come in any order.
     pub n_parts: usize,
+    /// What the encoder keeps for the way back.
+    pub activations: Activations,
     /// Steps between validations and saves.
     pub every_steps: u64,
     /// Whether to validate before the first step.
@@ -155,9 +158,13 @@ pub fn train(sam: Sam, training: Training, resume: Option<&SavedState>) -> Resul
     let recipe = Recipe {
         seed: options.seed,
         prompts: options.prompts.clone(),
-        loss: options.loss.clone(),
+        step: StepOptions {
+            box_output: options.prompts.box_output,
+            loss: options.loss.clone(),
+            is_encoder_frozen: is_encoder_frozen(&sam),
+            activations: options.activations,
+        },
         accumulation,
-        is_encoder_frozen: is_encoder_frozen(&sam),
         parts: Parts::new(options.n_parts)?,
     };
     let mut trainee = Trainee::new(sam, recipe);

@@ -231,3 +231,49 @@ mod way_back {
         }
     }
 }
+
+#[cfg(all(test, feature = "autodiff"))]
+mod tests {
+    use super::*;
+
+    /// `a b + c`, element by element.
+    #[derive(Debug)]
+    struct MultiplyAdd;
+
+    impl SliceOperation for MultiplyAdd {
+        fn forward(&self, inputs: &[&[f32]]) -> SliceOutput {
+            let values = (0..inputs[0].len()).map(|i| inputs[0][i] * inputs[1][i] + inputs[2][i]).collect();
+            SliceOutput { values, shape: vec![inputs[0].len()], kept: vec![7.0] }
+        }
+
+        fn backward(&self, way: WayBack<'_>) -> Vec<Vec<f32>> {
+            assert_eq!((way.kept, way.wanted), (&[7.0][..], &[true, false, true][..]));
+            assert_eq!(way.output, [13.0, 23.0]);
+            let times = |other: &[f32]| way.d_output.iter().zip(other).map(|(d, x)| d * x).collect();
+            vec![times(way.inputs[1]), Vec::new(), way.d_output.to_vec()]
+        }
+    }
+
+    #[test]
+    fn gradients_go_to_those_who_want_them() {
+        let device = Device::flex();
+        let a = Tensor::<1>::from_floats([2.0, 3.0], &device.clone().autodiff()).require_grad();
+        let b = Tensor::<1>::from_floats([4.0, 5.0], &device);
+        // Not in one piece: every other number.
+        let c = Tensor::<1>::from_floats([5.0, 0.0, 8.0, 0.0], &device.autodiff()).require_grad();
+        let picked = c.clone().reshape([2, 2]).slice_dim(1, 0..1).reshape([2]);
+        let inputs = vec![a.clone().into_dispatch(), b.into_dispatch(), picked.into_dispatch()];
+        let out: Tensor<1> = fused(MultiplyAdd, inputs);
+        let grads = (out * 10.0).sum().backward();
+        let values = |grad: Option<Tensor<1>>| grad.expect("tracked").into_data().try_to_vec::<f32>().expect("f32");
+        assert_eq!(values(a.grad(&grads)), [40.0, 50.0]);
+        assert_eq!(values(c.grad(&grads)), [10.0, 0.0, 10.0, 0.0]);
+    }
+
+    #[test]
+    fn other_numbers_are_not_fusible() {
+        let x = Tensor::<1>::from_floats([1.0], &Device::flex());
+        assert!(is_fusible(&x) && is_fusible(&Tensor::from_inner(x.clone())));
+        assert!(!is_fusible(&x.cast(DType::F64)));
+    }
+}

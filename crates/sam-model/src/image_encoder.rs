@@ -18,6 +18,7 @@ use crate::drop_path::{DropPath, rising_rates};
 use crate::layer_norm::{LayerNorm2d, normalise};
 use crate::mlp::{Activation, MlpBlock, linear, linear_layer};
 use crate::patch_conv::PatchConv;
+use crate::stage::{Stage, run};
 
 /// Epsilon of the encoder's layer normalisations (`build_sam.py`).
 pub const ENCODER_LAYER_NORM_EPS: f64 = 1e-6;
@@ -106,11 +107,15 @@ impl ImageEncoder {
     /// - `images`: `[B, 3, S, S]`, normalised and padded (see [`crate::Sam::preprocess`])
     /// - returns `[B, out_chans, G, G]`
     pub fn forward(&self, images: Tensor<4>) -> Tensor<4> {
-        let mut x = self.embed_patches(images);
-        for block in &self.blocks {
-            x = block.forward(x);
-        }
-        self.neck.forward(x)
+        run(&self.stages(), images)
+    }
+
+    /// Patch embedding, blocks, neck.
+    pub fn stages(&self) -> Vec<Stage<'_>> {
+        let mut stages: Vec<Stage<'_>> = vec![Box::new(|images| self.embed_patches(images))];
+        stages.extend(self.blocks.iter().map(|block| -> Stage<'_> { Box::new(|x| block.forward(x)) }));
+        stages.push(Box::new(|x| self.neck.forward(x)));
+        stages
     }
 
     /// Patch tokens with their positions: what the first block sees.

@@ -18,6 +18,7 @@ pub mod plain_attention;
 pub mod prompt_encoder;
 pub mod sam;
 pub mod shared_rows;
+pub mod stage;
 pub mod two_way_transformer;
 pub mod weights;
 

@@ -26,6 +26,7 @@ use crate::layer_norm::normalise;
 use crate::mlp::{linear, linear_layer};
 use crate::patch_conv::PatchConv;
 use crate::sam::{SamConfigError, Variant};
+use crate::stage::{Stage, run};
 
 /// Side of the published models' images in pixels.
 pub const MAE_IMAGE_SIZE: usize = 224;
@@ -326,14 +327,23 @@ impl MaskedAutoencoder {
     /// - `images`: `[B, 3, H, W]`, normalised; no gradient goes to them
     /// - returns `[1]`
     pub fn loss(&self, images: Tensor<4>, masking: &RandomMasking, target: MaeTarget) -> Tensor<1> {
+        let (kept, stages) = self.stages(images, masking, target);
+        run(&stages, kept).reshape([1])
+    }
+
+    /// [`MaskedAutoencoder::loss`] as stages, and what the first one takes; the last one gives the loss, `[1, 1, 1, 1]`.
+    pub fn stages<'a>(
+        &'a self,
+        images: Tensor<4>,
+        masking: &'a RandomMasking,
+        target: MaeTarget,
+    ) -> (Tensor<4>, Vec<Stage<'a>>) {
         let [batch, ..] = images.dims();
         let device = images.device();
         let (n_patches, values) = (self.config.n_patches(), self.config.patch_values());
-        let patches = self.patchify(images); // [B, N, P]
-        let latent = self.encode_visible(patches.clone(), masking);
-        let tokens = self.decode(latent, masking);
         let n_removed = n_patches - masking.n_kept;
-        let painted = self.paint(tokens.narrow(1, masking.n_kept, n_removed)); // [B, R, P]
+        let patches = self.patchify(images); // [B, N, P]
+        let kept = self.kept(patches.clone(), masking);
         let rows = RandomMasking::rows(masking.removed(), n_patches, &device);
         let removed = patches.reshape([batch * n_patches, values]).select(0, rows).reshape([batch, n_removed, values]);
         let wanted = match target {
@@ -343,8 +353,21 @@ impl MaskedAutoencoder {
                 (removed - mean) / deviation
             }
         };
-        let error = painted - wanted;
-        (error.clone() * error).mean()
+        let mut stages: Vec<Stage<'a>> =
+            vec![Box::new(move |kept: Tensor<4>| self.visible_tokens(kept.squeeze_dim(1), masking).unsqueeze_dim(1))];
+        stages.extend(self.blocks.iter().map(|block| -> Stage<'a> { Box::new(|x| block.forward(x)) }));
+        stages.push(Box::new(move |x: Tensor<4>| {
+            let latent = normalise(x.squeeze_dim::<3>(1), &self.norm, ENCODER_LAYER_NORM_EPS);
+            self.decoder_tokens(latent, masking).unsqueeze_dim(1)
+        }));
+        stages.extend(self.decoder_blocks.iter().map(|block| -> Stage<'a> { Box::new(|x| block.forward(x)) }));
+        stages.push(Box::new(move |x: Tensor<4>| {
+            let painted = self.paint(x.squeeze_dim::<3>(1).narrow(1, 1 + masking.n_kept, n_removed)); // [B, R, P]
+            // What is wanted comes from the images, to which no gradient goes.
+            let error = painted - wanted.clone();
+            (error.clone() * error).mean().reshape([1, 1, 1, 1])
+        }));
+        (kept.unsqueeze_dim(1), stages)
     }
 
     /// What the decoder makes of images, in the values of the network's input.
@@ -408,18 +431,28 @@ impl MaskedAutoencoder {
     /// - `patches`: `[B, N, P]`
     /// - returns `[B, 1 + K, C]`, visible patches in the masking's order
     pub fn encode_visible(&self, patches: Tensor<3>, masking: &RandomMasking) -> Tensor<3> {
+        let tokens = self.visible_tokens(self.kept(patches, masking), masking);
+        normalise(through(&self.blocks, tokens), &self.norm, ENCODER_LAYER_NORM_EPS)
+    }
+
+    /// The patches that stay: `[B, N, P]` to `[B, K, P]`.
+    fn kept(&self, patches: Tensor<3>, masking: &RandomMasking) -> Tensor<3> {
         let [batch, n_patches, values] = patches.dims();
         assert_eq!(batch, masking.n_images(), "the masking is of as many images");
-        let device = patches.device();
-        let n_kept = masking.n_kept;
-        let rows = RandomMasking::rows(masking.kept(), n_patches, &device);
-        let kept = patches.reshape([batch * n_patches, values]).select(0, rows).reshape([batch, n_kept, values]);
+        let rows = RandomMasking::rows(masking.kept(), n_patches, &patches.device());
+        patches.reshape([batch * n_patches, values]).select(0, rows).reshape([batch, masking.n_kept, values])
+    }
+
+    /// Their tokens with positions, class token first: `[B, K, P]` to `[B, 1 + K, C]`.
+    fn visible_tokens(&self, kept: Tensor<3>, masking: &RandomMasking) -> Tensor<3> {
+        let [batch, n_kept, _] = kept.dims();
         let tokens = self.embed(kept);
-        let places = RandomMasking::rows(masking.kept(), 0, &device);
+        let places = RandomMasking::rows(masking.kept(), 0, &tokens.device());
+        let n_patches = self.config.n_patches();
         let positions = self.pos_embed.val().narrow(1, 1, n_patches);
         let [_, _, width] = positions.dims();
         let positions = positions.reshape([n_patches, width]).select(0, places).reshape([batch, n_kept, width]);
-        self.encode(tokens + positions)
+        self.with_class(tokens + positions)
     }
 
     /// Features of whole images, nothing removed.
@@ -430,7 +463,8 @@ impl MaskedAutoencoder {
     pub fn features(&self, images: Tensor<4>) -> Tensor<3> {
         let patches = self.patchify(images);
         let n_patches = self.config.n_patches();
-        self.encode(self.embed(patches) + self.pos_embed.val().narrow(1, 1, n_patches))
+        let tokens = self.with_class(self.embed(patches) + self.pos_embed.val().narrow(1, 1, n_patches));
+        normalise(through(&self.blocks, tokens), &self.norm, ENCODER_LAYER_NORM_EPS)
     }
 
     /// Images to patches, rows of patches first (`models_mae.py::patchify`).
@@ -475,16 +509,21 @@ impl MaskedAutoencoder {
         self.patch_embed.proj.forward(tall).reshape([batch, count, self.config.embed_dim])
     }
 
-    /// Class token, blocks, norm: `[B, K, C]` to `[B, 1 + K, C]`.
-    fn encode(&self, tokens: Tensor<3>) -> Tensor<3> {
+    /// The class token goes first: `[B, K, C]` to `[B, 1 + K, C]`.
+    fn with_class(&self, tokens: Tensor<3>) -> Tensor<3> {
         let [batch, _, width] = tokens.dims();
         let class = self.cls_token.val() + self.pos_embed.val().narrow(1, 0, 1);
-        let tokens = Tensor::cat(vec![class.expand([batch, 1, width]), tokens], 1);
-        normalise(through(&self.blocks, tokens), &self.norm, ENCODER_LAYER_NORM_EPS)
+        Tensor::cat(vec![class.expand([batch, 1, width]), tokens], 1)
     }
 
     /// Tokens of all patches, kept ones first, without the class token: `[B, 1 + K, C]` to `[B, N, D]`.
     fn decode(&self, latent: Tensor<3>, masking: &RandomMasking) -> Tensor<3> {
+        let tokens = self.decoder_tokens(latent, masking);
+        through(&self.decoder_blocks, tokens).narrow(1, 1, self.config.n_patches())
+    }
+
+    /// What the decoder's blocks take, class token first: `[B, 1 + K, C]` to `[B, 1 + N, D]`.
+    fn decoder_tokens(&self, latent: Tensor<3>, masking: &RandomMasking) -> Tensor<3> {
         let visible = linear(&self.decoder_embed, latent);
         let [batch, _, width] = visible.dims();
         let device = visible.device();
@@ -497,8 +536,7 @@ impl MaskedAutoencoder {
         let places = RandomMasking::rows(masking.order.iter().map(Vec::as_slice), 0, &device);
         let positions = table.narrow(1, 1, n_patches).reshape([n_patches, width]);
         let positions = positions.select(0, places).reshape([batch, n_patches, width]);
-        let tokens = tokens + Tensor::cat(vec![class_position, positions], 1);
-        through(&self.decoder_blocks, tokens).narrow(1, 1, n_patches)
+        tokens + Tensor::cat(vec![class_position, positions], 1)
     }
 
     /// `[B, any, D]` to `[B, any, P]`.

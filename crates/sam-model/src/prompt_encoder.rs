@@ -381,8 +381,7 @@ impl MaskDownscaling {
     /// - returns `[O, G, G, mask_in_chans]`
     fn channels(&self, logits_bhwc: Tensor<4>) -> Tensor<4> {
         let x = self.norm1.forward_gelu(self.conv1.forward(logits_bhwc));
-        let x = self.norm2.forward_gelu(self.conv2.forward(x));
-        x
+        self.norm2.forward_gelu(self.conv2.forward(x))
     }
 }
 

@@ -27,9 +27,10 @@ pub(crate) const CHANGEABLE: [&str; 11] = [
 ];
 
 /// Why the others may not. The first that fits counts.
-const REASONS: [(&str, &str); 10] = [
+const REASONS: [(&str, &str); 11] = [
     ("run.seed", "everything random in the run follows from it"),
     ("run.parallel", "sums in other parts are rounded otherwise, and the run would not be the same"),
+    ("run.activations", "what drops paths would be drawn in another order"),
     ("model", "the weights of the run began there and have these sizes"),
     ("data.validation", "figures before and after could not be compared"),
     ("data", "the batches that come would not be those of the run"),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use sam_eval::{ClickMetricsConfig, EvalProtocol, Protocol, Start, metric_names};
 use sam_infer::DeviceName;
+use sam_learn::options::Activations;
 use sam_model::weights::ExportFormat;
 use sam_model::weights::export::PUBLISHED_IMAGE_SIZE;
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,9 @@ pub(crate) struct RunPlan {
     pub(crate) threads: usize,
     /// Parts of a batch that are computed side by side.
     pub(crate) parallel: usize,
+    /// What the encoder's blocks keep for the way back.
+    #[serde(default)]
+    pub(crate) activations: Activations,
 }
 
 /// What a run is judged by on the way.
@@ -109,10 +113,16 @@ impl RunPlan {
         let dir = run.text_if_given("dir").map(|dir| std::path::absolute(&dir).unwrap_or_else(|_| dir.into()));
         let dir = run.required("dir", "the folder of the run", dir, PathBuf::new());
         let folder = dir.file_name().map_or_else(|| "run".to_owned(), |name| name.to_string_lossy().into_owned());
-        let mut plan =
-            Self { dir, name: folder, seed: 0, device: DeviceName::default().to_string(), threads: 0, parallel: 1 };
-        plan.seed = run.integer("seed", 0, 0..);
-        plan.parallel = run.integer("parallel", 1, 1..=*THREADS.end());
+        let activations = [("keep", Activations::Keep), ("recompute", Activations::Recompute)];
+        let mut plan = Self {
+            dir,
+            name: folder,
+            seed: run.integer("seed", 0, 0..),
+            device: DeviceName::default().to_string(),
+            threads: 0,
+            parallel: run.integer("parallel", 1, 1..=*THREADS.end()),
+            activations: run.choice("activations", Activations::Keep, &activations),
+        };
         plan.read_changeable(&run);
         plan
     }

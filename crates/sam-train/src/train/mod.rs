@@ -148,6 +148,7 @@ fn options(plan: &TrainPlan) -> TrainOptions {
         optimiser: plan.optimiser.clone(),
         schedule: plan.schedule.clone(),
         n_parts: plan.run.parallel,
+        activations: plan.run.activations,
         every_steps: plan.validation.every_steps,
         baseline: plan.validation.baseline,
         metric: plan.validation.metric.clone(),

@@ -56,6 +56,8 @@ pub(super) fn carry_out(plan: &PretrainPlan, folder: RunFolder, arguments: &RunA
             target: plan.mae.target,
             optimiser: plan.optimiser.clone(),
             schedule: plan.schedule.clone(),
+            n_parts: plan.run.parallel,
+            activations: plan.run.activations,
             every_steps: plan.validation.every_steps,
             patience: plan.validation.patience,
             n_previews: plan.log.previews,

@@ -1,0 +1,52 @@
+//! Block checkpointing (Chen 2016, arXiv 1604.06174): on the way forward only the input of each stage is kept, on the way back
+//! each is run again. One more forward pass buys the memory of all blocks but one.
+//!
+//! What a stage draws (dropped paths) is drawn again the same: the device's generator is seeded before each, as burn has one
+//! generator for all.
+
+use burn::module::Module;
+use burn::optim::{GradientsAccumulator, GradientsParams};
+use burn::tensor::{Device, Tensor};
+use sam_model::stage::Stage;
+
+/// Stages that ran once.
+pub(crate) struct Ran<'a> {
+    stages: Vec<Stage<'a>>,
+    /// Inputs, without gradients.
+    inputs: Vec<Tensor<4>>,
+    device: Device,
+    seed: u64,
+}
+
+impl<'a> Ran<'a> {
+    /// Runs stages one after the other; gives what comes out last, without gradients.
+    pub(crate) fn forward(stages: Vec<Stage<'a>>, input: Tensor<4>, device: &Device, seed: u64) -> (Self, Tensor<4>) {
+        let mut inputs = Vec::with_capacity(stages.len());
+        let mut x = input;
+        for (number, stage) in stages.iter().enumerate() {
+            inputs.push(x.clone());
+            device.seed(seed.wrapping_add(number as u64));
+            // Tracked and at once forgotten: only what learns draws.
+            x = stage(Tensor::from_inner(x)).detach().inner();
+        }
+        (Self { stages, inputs, device: device.clone(), seed }, x)
+    }
+
+    /// Adds the gradients of all parameters, given that of what came out last.
+    pub(crate) fn backward<M: Module>(self, d_output: Tensor<4>, model: &M, sums: &mut GradientsAccumulator<M>) {
+        let mut d_output = d_output;
+        for (number, (stage, input)) in self.stages.iter().zip(self.inputs).enumerate().rev() {
+            self.device.seed(self.seed.wrapping_add(number as u64));
+            let input = Tensor::from_inner(input);
+            let input = if number > 0 { input.require_grad() } else { input };
+            // The gradient of this sum with respect to the stage's output is `d_output`.
+            let grads = (stage(input.clone()) * Tensor::from_inner(d_output)).sum().backward();
+            let d_input = input.grad(&grads);
+            sums.accumulate(model, GradientsParams::from_grads(grads, model));
+            match d_input {
+                Some(d_input) => d_output = d_input,
+                None => return,
+            }
+        }
+    }
+}
