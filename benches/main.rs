@@ -25,11 +25,15 @@ struct Bench {
     run: fn(usize) -> Vec<f64>,
 }
 
-const BENCHES: [Bench; 13] = [
+const BENCHES: [Bench; 17] = [
     Bench { name: "loader", runs: 5, run: loader::loader },
     Bench { name: "loader_full_masks", runs: 5, run: loader::loader_full_masks },
     Bench { name: "vit_b/initialise", runs: 1, run: initialised },
     Bench { name: "vit_b/encoder", runs: 3, run: encoder },
+    Bench { name: "vit_b/block_global", runs: 5, run: |runs| block(0, false, runs) },
+    Bench { name: "vit_b/block_global_back", runs: 3, run: |runs| block(0, true, runs) },
+    Bench { name: "vit_b/block_window", runs: 5, run: |runs| block(14, false, runs) },
+    Bench { name: "vit_b/block_window_back", runs: 3, run: |runs| block(14, true, runs) },
     Bench { name: "mae_vit_b/encoder_whole", runs: 3, run: |runs| mae_encoder(Seen::Whole, runs) },
     Bench { name: "mae_vit_b/encoder_visible", runs: 5, run: |runs| mae_encoder(Seen::Quarter, runs) },
     Bench { name: "mae_vit_b/train_step", runs: 3, run: mae_step },
@@ -100,6 +104,25 @@ fn encoder(runs: usize) -> Vec<f64> {
     let sam = vit_b();
     let image = Tensor::<4>::random([1, 3, 1024, 1024], Distribution::Normal(0.0, 1.0), &Device::flex());
     time(runs, || drop(sam.encode(image.clone()).into_data()))
+}
+
+/// One block of the encoder over 64 x 64 tokens, whole or in windows; with its way back to all parameters.
+fn block(window: usize, with_gradients: bool, runs: usize) -> Vec<f64> {
+    let device = if with_gradients { Device::flex().autodiff() } else { Device::flex() };
+    let sam = initialise(SamConfig::published(Variant::VitB).init(&device).expect("published sizes fit"), 0);
+    let number = if window == 0 { 2 } else { 0 };
+    let block = &sam.image_encoder.blocks[number];
+    let x = Tensor::<4>::random([1, 64, 64, 768], Distribution::Normal(0.0, 1.0), &device);
+    let x = if with_gradients { x.require_grad() } else { x };
+    time(runs, || {
+        let y = block.forward(x.clone());
+        if with_gradients {
+            let grads = y.sum().backward();
+            drop((x.grad(&grads), burn::optim::GradientsParams::from_grads(grads, block)));
+        } else {
+            drop(y.into_data());
+        }
+    })
 }
 
 fn decode(objects: usize, runs: usize) -> Vec<f64> {

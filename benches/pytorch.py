@@ -10,6 +10,8 @@ a process reports only the highest memory it ever had:
 
     load            the network alone, nothing run: what the other rows' memory starts from
     encoder         one image through the encoder, median of 3
+    block ..        one block of it, over the whole grid or in windows, median of 5; `back` with gradients of all
+                    parameters and of its input, median of 3
     decode 1/64     prompt encoder and mask decoder for 1 or 64 objects of one click each, down to the three
                     low-resolution masks per object, median of 5; the image embedding is made up, the encoder not run
 
@@ -24,7 +26,8 @@ import subprocess
 import sys
 import time
 
-ROWS = {"load": 0, "encoder": 3, "decode 1": 5, "decode 64": 5}  # timed runs
+ROWS = {"load": 0, "encoder": 3, "block global": 5, "block global back": 3, "block window": 5, "block window back": 3,
+        "decode 1": 5, "decode 64": 5}  # timed runs
 
 
 def build(smoke):
@@ -51,6 +54,21 @@ def work(sam, row):
         image = torch.randn(1, 3, size, size)
         return lambda: sam.image_encoder(image)
 
+    if row.startswith("block"):
+        encoder, back = sam.image_encoder, row.endswith("back")
+        block = next(b for b in encoder.blocks if (b.window_size == 0) == ("global" in row))
+        grid = size // encoder.patch_embed.proj.kernel_size[0]
+        x = torch.randn(1, grid, grid, encoder.pos_embed.shape[-1], requires_grad=back)
+
+        def through():
+            y = block(x)
+            if back:
+                y.sum().backward()
+                for leaf in [x, *block.parameters()]:
+                    leaf.grad = None
+
+        return through
+
     objects = int(row.split()[1])
     embedding = torch.randn(1, sam.prompt_encoder.embed_dim, *sam.prompt_encoder.image_embedding_size)
     clicks = torch.rand(objects, 1, 2) * size, torch.ones(objects, 1)
@@ -71,7 +89,7 @@ def measure(row, smoke, threads):
     torch.set_num_threads(threads)
     sam, seconds = build(smoke), []
     if ROWS[row]:
-        with torch.inference_mode():
+        with torch.inference_mode(not row.endswith("back")):
             run = work(sam, row)
             run()
             for _ in range(ROWS[row]):
@@ -102,10 +120,10 @@ def main():
         results[row] = json.loads(done.stdout)
     model = "smoke network at 64" if args.smoke else "vit_b at 1024"
     print(f"segment_anything {model}, torch {results['load']['torch']}, CPU, {args.threads} threads, f32")
-    print(f"{'':12}{'median':>12}{'peak RSS':>12}")
+    print(f"{'':18}{'median':>12}{'peak RSS':>12}")
     for row, result in results.items():
         seconds = "" if result["seconds"] is None else f"{1000 * result['seconds']:.1f} ms"
-        print(f"{row:12}{seconds:>12}{result['peak_bytes'] / 2**20:>8.0f} MiB")
+        print(f"{row:18}{seconds:>12}{result['peak_bytes'] / 2**20:>8.0f} MiB")
 
 
 if __name__ == "__main__":

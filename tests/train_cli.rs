@@ -347,6 +347,50 @@ fn an_unreadable_image_is_named_and_stops_or_is_left_out() {
     assert!(err.contains("left out") && err.contains(&name), "{err}");
 }
 
+/// Numbers of a microscope that are none: named before anything is learned from them.
+#[test]
+fn pixels_that_are_no_numbers_are_named() {
+    let data = "[data.synth]\nseed = 1\nn_scenes = 8\nside_px_min = 32\nside_px_max = 32\n";
+    let text = SMALL.replace(data, "").replace("[data]\n", "[data]\ntrain = \"cells\"\nintensity = \"min_max\"\n");
+    let run = with_config(&text);
+    for folder in ["cells/images", "cells/masks"] {
+        std::fs::create_dir_all(run.path(folder)).expect("made");
+    }
+    for cell in 0..3u32 {
+        let pixels = image::Rgb32FImage::from_fn(40, 40, |x, y| {
+            let is_hole = cell == 1 && x == 7 && y == 9;
+            image::Rgb([if is_hole { f32::NAN } else { (x * 3 + y + cell) as f32 }; 3])
+        });
+        pixels.save(run.path(&format!("cells/images/cell_{cell}.tif"))).expect("saved");
+        let mask = image::GrayImage::from_fn(40, 40, |x, _| image::Luma([u8::from(x > 20)]));
+        mask.save(run.path(&format!("cells/masks/cell_{cell}.png"))).expect("saved");
+    }
+    let output = run.sam_train(&["--config", "train.toml"]);
+    let err = texts(&output).1;
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    for part in ["cell_1.tif", "3 of 4800 that are NaN or infinite", "leave the image out"] {
+        assert!(err.contains(part) && !err.contains("panicked"), "must say `{part}`:\n{err}");
+    }
+}
+
+/// A rate that throws the weights away: the step and its samples are named, and what was saved before stays.
+#[test]
+fn a_loss_that_is_no_number_stops_the_run() {
+    let run = with_config(SMALL);
+    run.ok(&["--config", "train.toml", "--set", "schedule.steps=2"]);
+    let saved = std::fs::read(run.path("run/last.safetensors")).expect("written");
+    // Going on with the optimiser's moments as they are, but weights beyond all bounds.
+    let text = SMALL.replace("lr = 1e-3", "lr = 1e38").replace("steps = 4", "steps = 40");
+    std::fs::write(run.path("wild.toml"), text.replace("dir = \"run\"", "dir = \"wild\"")).expect("written");
+    let output = run.sam_train(&["--config", "wild.toml"]);
+    let err = texts(&output).1;
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    for part in ["step ", "scene_", "the run stops"] {
+        assert!(err.contains(part) && !err.contains("panicked"), "must say `{part}`:\n{err}");
+    }
+    assert_eq!(std::fs::read(run.path("run/last.safetensors")).expect("still there"), saved);
+}
+
 fn is_image(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "png" || extension == "jpg")
 }

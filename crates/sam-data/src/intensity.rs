@@ -66,7 +66,7 @@ pub(crate) fn decode_image(
     for (pixel, out) in rgb.chunks_exact_mut(3).enumerate() {
         for (channel, out) in used.iter().zip(out) {
             let value = raster.sample(pixel * raster.n_channels + channel);
-            // `as` saturates, and NaN becomes 0.
+            // `as` saturates.
             *out = if intensity == Intensity::AsIs && !matches!(raster.samples, Samples::F32(_)) {
                 (value / (white / 256.0)) as u8
             } else {
@@ -105,6 +105,7 @@ fn scientific(bytes: &[u8], name: &str, channels: Option<&[usize]>) -> Result<Op
         Err(_) => return Ok(None),
         Ok(raster) => raster,
     };
+    refuse_no_numbers(&raster, name)?;
     let is_plain = !raster.is_deep()
         && channels.is_none()
         && match raster.meaning {
@@ -115,6 +116,22 @@ fn scientific(bytes: &[u8], name: &str, channels: Option<&[usize]>) -> Result<Op
             Meaning::Other => sam_image::decode_rgb_bytes(bytes, name).is_ok(),
         };
     Ok((!is_plain).then_some(raster))
+}
+
+/// No rule makes a grey level of what is no number, and none may be made up.
+fn refuse_no_numbers(raster: &Raster, name: &str) -> Result<(), DataError> {
+    let Samples::F32(values) = &raster.samples else { return Ok(()) };
+    let n_wrong = values.iter().filter(|value| !value.is_finite()).count();
+    if n_wrong == 0 {
+        return Ok(());
+    }
+    Err(DataError::Content {
+        path: PathBuf::from(name),
+        what: "pixels".to_owned(),
+        expected: "finite numbers".to_owned(),
+        got: format!("{n_wrong} of {} that are NaN or infinite", values.len()),
+        fix: "fill them in (with 0, or with what is around them), or leave the image out".to_owned(),
+    })
 }
 
 fn is_stack(error: &DataError) -> bool {
@@ -176,8 +193,6 @@ fn black_and_white(
                 "values above 255"
             } else if is_float && max <= 1.0 && max > 0.0 {
                 "values from 0 to 1, which look normalised"
-            } else if !(min.is_finite() && max.is_finite()) {
-                "values that are not finite"
             } else {
                 return Ok((0.0, if is_float { 255.0 } else { 256.0 }));
             };
@@ -212,7 +227,6 @@ fn used_values(raster: &Raster, used: &[usize; 3]) -> Vec<f32> {
     let channels = if used[0] == used[1] { &used[..1] } else { &used[..] };
     (0..n_pixels)
         .flat_map(|pixel| channels.iter().map(move |channel| raster.sample(pixel * raster.n_channels + channel) as f32))
-        .filter(|value| value.is_finite())
         .collect()
 }
 
@@ -222,9 +236,7 @@ fn extremes(raster: &Raster, used: &[usize]) -> (f64, f64) {
     for pixel in 0..n_pixels {
         for channel in used {
             let value = raster.sample(pixel * raster.n_channels + channel);
-            if value.is_finite() {
-                range = (range.0.min(value), range.1.max(value));
-            }
+            range = (range.0.min(value), range.1.max(value));
         }
     }
     range

@@ -294,8 +294,15 @@ fn pixels_normalised_or_deep() {
     assert!(!checked(folder.path()).has_errors(), "floats from 0 to 255 are taken as they are");
     write(&[-1.0; 56 * 40]);
     finds(folder.path(), ProblemKind::ImageUnreadable, 1);
-    write(&[f32::NAN; 56 * 40]);
+    // No rule makes a grey level of what is no number.
+    let mut values = vec![7f32; 56 * 40];
+    (values[3], values[4]) = (f32::NAN, f32::INFINITY);
+    write(&values);
     finds(folder.path(), ProblemKind::ImageUnreadable, 1);
+    let options = SourceOptions { intensity: sam_data::Intensity::MinMax, ..SourceOptions::default() };
+    let report = check(folder.path(), &options, &|_, _| {}).expect("checked");
+    let example = &report.problem(ProblemKind::ImageUnreadable).expect("found").examples[0];
+    assert!(example.contains("2 of 2240 that are NaN or infinite"), "{example}");
 }
 
 #[test]
