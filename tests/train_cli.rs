@@ -205,6 +205,22 @@ fn a_pretraining_leaves_a_folder_that_a_training_starts_from() {
     }
     let out = run.ok(&["--resume", "pretrained", "--set", "schedule.steps=6"]);
     assert!(out.contains("after step 4") && out.contains("step 6/6"), "{out}");
+    run.refused(
+        &["--resume", "pretrained", "--set", "mae.mask_ratio=0.5"],
+        &["mae.mask_ratio cannot be another when a run goes on", "objective"],
+    );
+    // A configuration may be given, as long as it is that of the run but for what may change.
+    let configured = ["--resume", "pretrained", "--config", "pretrain.toml", "--set", "schedule.steps=8"];
+    let out = run.ok(&configured);
+    assert!(out.contains("after step 6") && out.contains("step 8/8"), "{out}");
+    run.refused(
+        &[&configured[..], &["--set", "data.images_per_step=2"]].concat(),
+        &["pretrain.toml: not the configuration of this run", "images_per_step must stay 4", "got 2"],
+    );
+    run.refused(
+        &["--resume", "pretrained", "--config", "train.toml"],
+        &["train.toml: task must be \"pretrain\"", "pretrained", "got \"train\""],
+    );
     let start = ["--set", "model.init=mae", "--set", "model.mae=pretrained", "--set", "schedule.steps=2"];
     let out = run.ok(&[&["--config", "train.toml"][..], &start].concat());
     assert!(out.contains("15 tensors are taken"), "{out}");

@@ -1,7 +1,6 @@
 //! `task = "pretrain"`: a plan becomes a run folder, as for a training.
 
 use std::io::{IsTerminal, Write};
-use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
@@ -177,15 +176,4 @@ fn hold_out(samples: &Arc<dyn Samples>, names: Option<Names>, seed: u64, share: 
     }
     let subset = |indices| Arc::new(Subset { samples: Arc::clone(samples), indices }) as Arc<dyn Samples>;
     Ok((subset(kept), Some(subset(held_out))))
-}
-
-/// Whether the run in this folder is a pre-training.
-pub(super) fn is_here(folder: &RunFolder) -> bool {
-    PretrainPlan::is_saved_at(&folder.plan_path())
-}
-
-/// Goes on with the run in a folder.
-pub(super) fn resume(folder: RunFolder, run: &Path, arguments: &RunArguments) -> Result<(), Failure> {
-    let plan = PretrainPlan::resumed(&folder.plan_path(), run, &arguments.set).bad_input()?;
-    carry_out(&plan, folder, arguments)
 }
