@@ -65,6 +65,17 @@ fn with_config(text: &str) -> Run {
     run
 }
 
+fn read(run: &Run, name: &str) -> String {
+    std::fs::read_to_string(run.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// A table of a `report.md`, without the last column, which is a time.
+fn validations(markdown: &str) -> Vec<String> {
+    let table = markdown.split("## Validations\n\n").nth(1).expect("a table");
+    let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+    rows.filter_map(|row| Some(row.trim_end_matches(" |").rsplit_once(" | ")?.0.to_owned())).collect()
+}
+
 /// A command under a shell that limits the size of files, which then fail to grow as on a full disk.
 #[cfg(unix)]
 fn on_a_full_disk(run: &Run, arguments: &[&str]) -> (Option<i32>, String) {
@@ -87,6 +98,19 @@ fn a_run_leaves_a_folder_that_explains_itself() {
         assert!(run.path(&format!("run/{name}")).is_file(), "{name}");
     }
     assert!(run.path("run/previews/step-00000004.png").is_file());
+    let html = read(&run, "run/report.html");
+    for part in ["<svg", "Learning rate", "What the loss is made of", "data:image/jpeg;base64,", "focal_weight = 20.0"]
+    {
+        assert!(html.contains(part), "{part}");
+    }
+    // Before, and the best, which is the last or not.
+    let n_pictures = html.matches("<img ").count();
+    assert!((2..=3).contains(&n_pictures), "{n_pictures}");
+    for outside in ["http:", "https:", "<script", "<link"] {
+        assert!(!html.contains(outside), "{outside}");
+    }
+    let markdown = read(&run, "run/report.md");
+    assert!(markdown.starts_with("# run\n") && markdown.contains("| steps | 4 of 4 |"), "{markdown}");
     let (sam, _) = Checkpoint::open(&run.path("run/best.safetensors"))
         .and_then(|checkpoint| checkpoint.load(&crate::fixture::cpu()))
         .expect("other programs load it");
@@ -203,6 +227,11 @@ fn a_pretraining_leaves_a_folder_that_a_training_starts_from() {
     for name in ["plan.toml", "metrics.jsonl", "best.safetensors", "encoder.pth", "previews/step-00000004.png"] {
         assert!(run.path(&format!("pretrained/{name}")).is_file(), "{name}");
     }
+    let html = read(&run, "pretrained/report.html");
+    for part in ["<svg", ">held out<", "Learning rate", "what was left of it", "data:image/jpeg;base64,", "mask_ratio"]
+    {
+        assert!(html.contains(part), "{part}");
+    }
     let out = run.ok(&["--resume", "pretrained", "--set", "schedule.steps=6"]);
     assert!(out.contains("after step 4") && out.contains("step 6/6"), "{out}");
     run.refused(
@@ -245,6 +274,12 @@ fn a_run_goes_on_with_more_steps_and_refuses_another_recipe() {
     run.ok(&["--config", "train.toml"]);
     let out = run.ok(&["--resume", "run", "--set", "schedule.steps=6"]);
     assert!(out.contains("after step 4") && out.contains("step 6/6"), "{out}");
+    // The report is that of a run that was never stopped.
+    let again = with_config(SMALL);
+    again.ok(&["--config", "train.toml", "--set", "schedule.steps=6"]);
+    let [resumed, whole] = [&run, &again].map(|run| validations(&read(run, "run/report.md")));
+    assert_eq!(whole.len(), 4, "before, and after 2, 4 and 6 steps: {whole:?}");
+    assert_eq!(resumed, whole);
     run.refused(&["--resume", "run", "--set", "optimiser.lr=1e-5"], &["optimiser.lr", "moments"]);
     run.refused(&["--resume", "nowhere"], &["nowhere", "plan.toml"]);
     // A configuration may be given, as long as it is that of the run but for what may change.
@@ -393,4 +428,6 @@ fn ctrl_c_saves_and_says_how_to_go_on() {
     assert_eq!(output.status.code(), Some(0), "{out}\n{err}");
     assert!(out.contains("go on with: sam-train --resume"), "{out}\n{err}");
     assert!(run.path("run/last.safetensors").is_file());
+    let markdown = read(&run, "run/report.md");
+    assert!(markdown.contains(" of 100000 |") && markdown.contains("## Run"), "{markdown}");
 }

@@ -112,6 +112,12 @@ pub enum LearnError {
         /// Why.
         reason: String,
     },
+    /// The report of a run could not be made.
+    #[error("the report of the run: {source}")]
+    Report {
+        /// Why.
+        source: sam_eval::EvalError,
+    },
     /// A metric that no validation gives.
     #[error("validation.metric: \"{metric}\" is not computed; computed are {}", computed.join(", "))]
     NoSuchMetric {

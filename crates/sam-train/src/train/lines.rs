@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use sam_learn::pretraining::RECONSTRUCTION_LOSS;
+use sam_learn::run_report::duration;
 use sam_learn::{Outcome, Progress, RunEvent, Scores, SegmentationTerms, StepRecord, ValidationRecord};
 
 use crate::output::output;
@@ -120,25 +121,4 @@ fn validation_line(record: &ValidationRecord) -> String {
         (false, false) => String::new(),
     };
     format!("validation after step {}: {}{what}", record.scores.step, metrics.join("  "))
-}
-
-/// As a person says it.
-fn duration(seconds: f64) -> String {
-    let seconds = seconds.max(0.0).round() as u64;
-    let (hours, minutes, rest) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    match (hours, minutes) {
-        (0, 0) => format!("{rest} s"),
-        (0, _) => format!("{minutes} min {rest:02} s"),
-        _ => format!("{hours} h {minutes:02} min"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::duration;
-
-    #[test]
-    fn durations_read_well() {
-        assert_eq!([duration(9.4), duration(61.0), duration(7322.0)], ["9 s", "1 min 01 s", "2 h 02 min"]);
-    }
 }

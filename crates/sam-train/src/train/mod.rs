@@ -5,6 +5,7 @@
 mod lines;
 mod materials;
 mod pretrain;
+mod report;
 mod run_folder;
 
 use std::io::{IsTerminal, Write};
@@ -14,6 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, anyhow};
 use burn::train::Interrupter;
+use sam_learn::training::Listener;
 use sam_learn::{Ending, Outcome, SavedState, TrainOptions, Training, train};
 use sam_model::weights::{Dtype, ExportFormat, ExportOptions, ImageSizePolicy, export};
 
@@ -25,6 +27,7 @@ use crate::failure::{BadInput, Failure};
 use crate::output::output;
 use crate::train::lines::Lines;
 use crate::train::materials::Materials;
+use crate::train::report::ReportWriter;
 use crate::train::run_folder::RunFolder;
 
 /// A configuration is carried out, or a run gone on with.
@@ -130,6 +133,7 @@ fn carry_out(plan: &TrainPlan, folder: RunFolder, arguments: &RunArguments) -> R
 
     let is_terminal = std::io::stdout().is_terminal() && !arguments.plain;
     let lines = Arc::new(Lines::new(plan.log.every_steps, is_terminal));
+    let report = Arc::new(ReportWriter::new(&folder, &plan.run.name));
     let interrupter = Interrupter::new();
     stop_on_ctrl_c(&interrupter)?;
     let training = Training {
@@ -139,27 +143,35 @@ fn carry_out(plan: &TrainPlan, folder: RunFolder, arguments: &RunArguments) -> R
         loader: materials.loader,
         validation: materials.validation,
         interrupter,
-        listener: {
-            let lines = Arc::clone(&lines);
-            Arc::new(move |event| lines.show(event))
-        },
+        listener: listener(&lines, &report),
         terminal_view: is_terminal,
     };
     lines.begin(folder.path(), resume.as_ref().map(|state| &state.progress));
-    let outcome = train(materials.sam, training, resume.as_ref()).map_err(|error| failed(error, folder.path()))?;
+    let outcome = train(materials.sam, training, resume.as_ref());
+    let written = report.write();
+    let outcome = outcome.map_err(|error| failed(error, folder.path()))?;
     lines.end(&outcome);
+    report.tell()?;
     match outcome.ending {
-        Ending::Interrupted => {
-            writeln!(
-                output(),
-                "stopped after step {}; go on with: sam-train --resume {}",
-                outcome.progress.step,
-                folder.path().display()
-            )?;
-            Ok(())
-        }
-        Ending::Finished | Ending::EarlyStopped => finish(plan, &folder, &outcome),
+        Ending::Interrupted => writeln!(
+            output(),
+            "stopped after step {}; go on with: sam-train --resume {}",
+            outcome.progress.step,
+            folder.path().display()
+        )?,
+        Ending::Finished | Ending::EarlyStopped => finish(plan, &folder, &outcome)?,
     }
+    // Last, as everything else is worth more.
+    Ok(written?)
+}
+
+/// Who hears what happens.
+fn listener(lines: &Arc<Lines>, report: &Arc<ReportWriter>) -> Listener {
+    let (lines, report) = (Arc::clone(lines), Arc::clone(report));
+    Arc::new(move |event| {
+        lines.show(event);
+        report.on(event);
+    })
 }
 
 /// Threads that compute; 0: one for each processor.
