@@ -7,6 +7,7 @@
 //!   NoC, failures) of any group, and the [`Calibration`] of the predicted IoU.
 //! - **AP and AR.** [`evaluate_coco`] and [`evaluate_lvis`] give the arrays that `pycocotools` and `lvis` give, to the
 //!   last bit, from the same JSON files.
+//! - **Classes.** [`Questions`] says how often a classifier of frozen features is right, and whether another is better.
 //! - **Afterwards.** [`Results`] is what is written and read again, [`mod@bootstrap`] says how sure one can be of a number or
 //!   of a difference, [`mod@gate`] turns numbers into pass or fail, [`Report`] shows them to people and to CI.
 //!
@@ -19,6 +20,7 @@ pub mod bootstrap;
 pub mod box_prompts;
 pub mod calibration;
 pub mod chart;
+pub mod classification;
 pub mod click_metrics;
 pub mod clicks;
 pub mod coco_ap;
@@ -48,6 +50,7 @@ pub use average_precision::{AreaRange, IouKind, PrecisionRecall};
 pub use bootstrap::{Bootstrap, Interval, Pairing};
 pub use box_prompts::{BoxPrompts, mask_metrics, segment_boxes};
 pub use calibration::Calibration;
+pub use classification::{ClassScores, Questions};
 pub use click_metrics::{ClickMetrics, ClickMetricsConfig};
 pub use clicks::{Click, Clicker};
 pub use coco_ap::{Categories, CocoConfig, evaluate_coco};

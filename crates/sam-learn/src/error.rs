@@ -88,6 +88,17 @@ pub enum LearnError {
         /// The loader's message, which names the file.
         reason: String,
     },
+    /// Images whose features are wanted cannot be had.
+    #[error(transparent)]
+    Samples(#[from] sam_data::loader::LoaderError),
+    /// An encoder gives nonsense.
+    #[error("sample {index}: the features hold {value}; the training that wrote the checkpoint has diverged")]
+    FeatureNotFinite {
+        /// Of the data set.
+        index: usize,
+        /// What came.
+        value: f32,
+    },
     /// Validation failed.
     #[error("validation after step {step}: {source}")]
     Validation {

@@ -3,6 +3,8 @@
 //! Two things are learned by one loop: promptable segmentation ([`training`]) and, before it, to fill in removed patches
 //! ([`pretraining`]).
 //!
+//! What a frozen encoder knows already, [`probe`] says.
+//!
 //! The way of a step: a batch becomes a [`scene::Scene`], [`prompts`] decide what the annotator does, [`step::learn`] runs
 //! the passes and gives gradients, [`optimiser`] makes a step of them.
 
@@ -15,6 +17,7 @@ pub mod optimiser;
 pub mod options;
 pub mod pretraining;
 mod previews;
+pub mod probe;
 pub mod prompts;
 mod run_curves;
 pub mod run_log;

@@ -28,6 +28,7 @@ use crate::error::LearnError;
 use crate::events::{RunEvent, SegmentationTerms};
 use crate::options::{OptimiserOptions, ScheduleOptions};
 use crate::saved_state::SavedState;
+use crate::scene::normalised_images;
 use crate::student::{Judged, Report, Student};
 use crate::trainee::Shown;
 use crate::training::{Listener, LoopOptions, Outcome, Session};
@@ -201,11 +202,7 @@ impl Autoencoder {
 
 /// Normalised images of a batch without autodiff, `[B, 3, H, W]`: every one fills the model's input.
 fn images_of(batch: &DeviceBatch, [height, width]: [usize; 2]) -> Tensor<4> {
-    let pixels = batch.pixels.clone().inner();
-    let device = pixels.device();
-    let channels = |values: [f32; 3]| Tensor::<1>::from_floats(values, &device).reshape([1, 1, 1, 3]);
-    let pixels = pixels.narrow(1, 0, height).narrow(2, 0, width).float();
-    ((pixels - channels(PIXEL_MEAN)) / channels(PIXEL_STD)).permute([0, 3, 1, 2])
+    normalised_images(batch).narrow(2, 0, height).narrow(3, 0, width)
 }
 
 /// What a training step says.

@@ -8,6 +8,8 @@ mod pretrain;
 mod report;
 mod run_folder;
 
+pub(crate) use materials::{pretrained_file, told};
+
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::sync::Arc;

@@ -88,6 +88,7 @@ pub(super) fn carry_out(plan: &PretrainPlan, folder: RunFolder, arguments: &RunA
     writeln!(out, "best checkpoint: {}", outcome.best.display())?;
     writeln!(out, "encoder alone:   {} ({} tensors)", encoder.path.display(), encoder.tensors)?;
     writeln!(out, "start from it:   model.init = \"mae\" and model.mae = \"{shown}\" in a training's configuration")?;
+    writeln!(out, "what it knows:   sam-train probe --checkpoint {shown} --data LABELLED")?;
     // Last, as everything else is worth more.
     Ok(written?)
 }
