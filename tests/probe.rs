@@ -146,7 +146,7 @@ fn mean(rows: &[f32], weights: &[(usize, f32)]) -> Vec<f32> {
 fn features_of_an_object_are_the_mean_under_its_mask() {
     let mae = autoencoder();
     let encoder = FrozenEncoder::Autoencoder(Box::new(mae.clone()));
-    let found = of_objects(&[encoder.clone()], 2);
+    let found = of_objects(std::slice::from_ref(&encoder), 2);
     assert_eq!((found.classes.as_slice(), found.images.as_slice()), (&[1, 0, 1][..], &[0, 0, 2][..]));
     let left_out = &found.left_out;
     assert_eq!((left_out.n_unreadable, left_out.without_class, left_out.too_small), (1, 2, 0));

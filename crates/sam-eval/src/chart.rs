@@ -2,6 +2,9 @@
 
 use std::fmt::Write;
 
+use crate::axis::labels;
+pub use crate::axis::{Axis, Scale, ticks};
+
 /// A line or a set of bars.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Series {
@@ -41,126 +44,12 @@ pub struct Frame<'a> {
     pub y: Axis,
 }
 
-/// A vertical axis.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Axis {
-    range: [f64; 2],
-    scale: Scale,
-}
-
-/// What is of equal height.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scale {
-    /// Differences.
-    Linear,
-    /// Factors: for what falls by orders of magnitude.
-    Logarithmic,
-}
-
-impl Axis {
-    /// From 0 to 1.
-    pub const SHARE: Self = Self { range: [0.0, 1.0], scale: Scale::Linear };
-
-    /// An axis with room for all values, from one round number to another. What is no number, and under
-    /// [`Scale::Logarithmic`] what is not above zero, gets no room.
-    #[must_use]
-    pub fn around(values: impl Iterator<Item = f64>, scale: Scale) -> Self {
-        let has_place = |value: &f64| value.is_finite() && (scale == Scale::Linear || *value > 0.0);
-        let [low, high] = values
-            .filter(has_place)
-            .fold([f64::INFINITY, f64::NEG_INFINITY], |[low, high], value| [low.min(value), high.max(value)]);
-        let range = match scale {
-            _ if low > high => [0.0, 1.0],
-            Scale::Linear => {
-                // A line that never moves lies in the middle of an axis with some width.
-                let half = if high > low { 0.0 } else { 0.5 * low.abs().max(1e-12) };
-                let step = round_step(high - low + 2.0 * half, N_ROWS);
-                [((low - half) / step).floor() * step, ((high + half) / step).ceil() * step]
-            }
-            Scale::Logarithmic => {
-                let wide = if high > low { 1.0 } else { 1.5 };
-                [below_in_125(low / wide), above_in_125(high * wide)]
-            }
-        };
-        match scale {
-            Scale::Logarithmic if low > high => Self::SHARE,
-            _ => Self { range, scale },
-        }
-    }
-
-    /// Where a value lies, from 0 at the bottom to 1 at the top; outside of the range at its end.
-    fn share(&self, value: f64) -> f64 {
-        let [low, high] = self.range;
-        let share = match self.scale {
-            Scale::Linear => (value - low) / (high - low),
-            Scale::Logarithmic => (value.max(low) / low).ln() / (high / low).ln(),
-        };
-        share.clamp(0.0, 1.0)
-    }
-
-    /// Where it has a number.
-    fn ticks(&self) -> Vec<f64> {
-        let [low, high] = self.range;
-        match self.scale {
-            Scale::Linear => ticks([low, high], N_ROWS),
-            Scale::Logarithmic => {
-                let mut all = vec![low];
-                while let Some(next) =
-                    all.last().map(|&last| above_in_125(last * 1.01)).filter(|&next| next < high * 1.01)
-                {
-                    all.push(next);
-                }
-                // Every third of 1, 2, 5 is a decade, once there are several of these.
-                let every = if all.len() > 2 * N_ROWS { 3 } else { 1 };
-                let decade = |tick: &f64| every == 1 || (tick.log10() - tick.log10().round()).abs() < 1e-6;
-                all.retain(decade);
-                all
-            }
-        }
-    }
-}
-
-/// Round numbers within a range, about so many.
-#[must_use]
-pub fn ticks([low, high]: [f64; 2], about: usize) -> Vec<f64> {
-    let step = round_step(high - low, about);
-    let (first, last) = ((low / step - 1e-9).ceil() as i64, (high / step + 1e-9).floor() as i64);
-    (first..=last).map(|at| at as f64 * step).collect()
-}
-
-/// 1, 2 or 5 times a power of ten, so that about so many steps fill the width.
-fn round_step(width: f64, about: usize) -> f64 {
-    above_in_125((width / about.max(1) as f64).max(f64::MIN_POSITIVE) * 0.999_999)
-}
-
-/// The lowest of 1, 2 and 5 times a power of ten that is not below.
-fn above_in_125(value: f64) -> f64 {
-    let decade = 10f64.powf(value.log10().floor());
-    [1.0, 2.0, 5.0, 10.0]
-        .map(|factor| factor * decade)
-        .into_iter()
-        .find(|&round| round >= value * (1.0 - 1e-9))
-        .unwrap_or(value)
-}
-
-/// The highest of 1, 2 and 5 times a power of ten that is not above.
-fn below_in_125(value: f64) -> f64 {
-    let decade = 10f64.powf(value.log10().floor());
-    [5.0, 2.0, 1.0]
-        .map(|factor| factor * decade)
-        .into_iter()
-        .find(|&round| round <= value * (1.0 + 1e-9))
-        .unwrap_or(value)
-}
-
 const WIDTH: f64 = 560.0;
 const HEIGHT: f64 = 320.0;
 const LEFT: f64 = 52.0;
 const RIGHT: f64 = 16.0;
 const TOP: f64 = 48.0;
 const BOTTOM: f64 = 44.0;
-/// Lines of the grid, about.
-const N_ROWS: usize = 5;
 /// Colours of the style sheet: `--series-0` and so on.
 pub(crate) const N_COLOURS: usize = 6;
 
@@ -199,7 +88,7 @@ pub fn histogram(frame: &Frame<'_>, bin_width: f64, series: &[Series]) -> String
     let highest = series.iter().flat_map(|bars| &bars.points).map(|point| point.1).fold(0.0, f64::max);
     // A round number above the highest bar.
     let top = (highest * 10.0).ceil().clamp(1.0, 10.0) / 10.0;
-    let y_axis = Axis { range: [0.0, top], scale: Scale::Linear };
+    let y_axis = Axis::linear([0.0, top]);
     let mut svg = open(frame, &y_axis);
     let n = series.len().max(1) as f64;
     let full = x_of(frame, frame.x_range[0] + bin_width) - x_of(frame, frame.x_range[0]);
@@ -301,31 +190,6 @@ fn y_of(axis: &Axis, y: f64) -> f64 {
     HEIGHT - BOTTOM - axis.share(y) * (HEIGHT - TOP - BOTTOM)
 }
 
-/// Numbers of one axis in one way: with as many decimals as all of them need, or with their powers of ten.
-fn labels(ticks: &[f64]) -> Vec<String> {
-    const MAX_DECIMALS: usize = 4;
-    let plain = |decimals: usize| ticks.iter().map(move |tick| format!("{tick:.decimals$}"));
-    let says_all = |decimals: &usize| {
-        plain(*decimals).zip(ticks).all(|(text, tick)| {
-            text.parse::<f64>().is_ok_and(|shown| (shown - tick).abs() <= 1e-6 * tick.abs().max(f64::MIN_POSITIVE))
-        })
-    };
-    match (0..=MAX_DECIMALS).find(says_all) {
-        Some(decimals) => {
-            let short = |text: String| match text.contains('.') {
-                true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
-                false => text,
-            };
-            plain(decimals).map(short).collect()
-        }
-        None => {
-            let with_power =
-                |tick: &f64| if *tick == 0.0 { "0".to_owned() } else { format!("{tick:.1e}").replace(".0e", "e") };
-            ticks.iter().map(with_power).collect()
-        }
-    }
-}
-
 /// At most three decimals, no trailing zeros; where these would say too little, two digits and the power of ten.
 fn number(value: f64) -> String {
     let text = format!("{value:.3}");
@@ -362,53 +226,12 @@ pub(crate) fn escape(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn near(got: &[f64], expected: &[f64]) {
-        let is_near = |(got, expected): (&f64, &f64)| (got - expected).abs() <= 1e-9 * expected.abs().max(1e-300);
-        assert!(got.len() == expected.len() && got.iter().zip(expected).all(is_near), "{got:?} {expected:?}");
-    }
-
-    #[test]
-    fn axes_begin_and_end_at_round_numbers() {
-        let linear = |values: &[f64]| Axis::around(values.iter().copied(), Scale::Linear);
-        near(&linear(&[0.38, 0.97]).range, &[0.2, 1.0]);
-        near(&linear(&[0.38, 0.97]).ticks(), &[0.2, 0.4, 0.6, 0.8, 1.0]);
-        near(&Axis::SHARE.ticks(), &[0.0, 0.2, 0.4, 0.6, 0.8, 1.0]);
-        near(&linear(&[0.0, 2e-3]).ticks(), &[0.0, 5e-4, 1e-3, 1.5e-3, 2e-3]);
-        near(&linear(&[3.0, f64::NAN, 3.0]).range, &[1.0, 5.0]);
-        assert_eq!(linear(&[]).range, [0.0, 1.0]);
-        let logarithmic = |values: &[f64]| Axis::around(values.iter().copied(), Scale::Logarithmic);
-        near(&logarithmic(&[0.03, 0.7, 0.0, -1.0]).range, &[0.02, 1.0]);
-        near(&logarithmic(&[0.03, 0.7]).ticks(), &[0.02, 0.05, 0.1, 0.2, 0.5, 1.0]);
-        near(&logarithmic(&[1e-5, 100.0]).ticks(), &[1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0]);
-        assert_eq!(logarithmic(&[0.0]), Axis::SHARE);
-        near(&ticks([0.0, 2400.0], 6), &[0.0, 500.0, 1000.0, 1500.0, 2000.0]);
-    }
-
-    #[test]
-    fn values_lie_where_the_scale_says() {
-        let logarithmic = Axis { range: [0.01, 1.0], scale: Scale::Logarithmic };
-        for (value, share) in [(0.01, 0.0), (0.1, 0.5), (1.0, 1.0), (7.0, 1.0), (0.0, 0.0)] {
-            assert!((logarithmic.share(value) - share).abs() < 1e-12, "{value}");
-        }
-        let linear = Axis { range: [2.0, 4.0], scale: Scale::Linear };
-        assert_eq!([1.0, 2.5, 9.0].map(|value| linear.share(value)), [0.0, 0.25, 1.0]);
-    }
-
     #[test]
     fn numbers_are_short_and_say_enough() {
         let cases = [(0.5, "0.5"), (600.0, "600"), (1_600_000.0, "1600000"), (0.0, "0"), (-0.0, "0"), (0.002, "0.002")];
         for (value, text) in cases.into_iter().chain([(5e-4, "5e-4"), (1.5e-3, "1.5e-3"), (0.123_45, "0.123")]) {
             assert_eq!(number(value), text);
         }
-    }
-
-    #[test]
-    fn an_axis_has_numbers_of_one_kind() {
-        assert_eq!(labels(&[0.0, 0.2, 0.4, 1.0]), ["0", "0.2", "0.4", "1"]);
-        assert_eq!(labels(&[0.0, 5e-4, 1e-3, 1.5e-3]), ["0", "0.0005", "0.001", "0.0015"]);
-        assert_eq!(labels(&[0.0, 5e-5, 1e-4]), ["0", "5e-5", "1e-4"]);
-        assert_eq!(labels(&[0.02, 0.1, 1.0, 10.0]), ["0.02", "0.1", "1", "10"]);
-        assert_eq!(labels(&[0.0, 500.0, 1000.0]), ["0", "500", "1000"]);
     }
 
     #[test]

@@ -16,6 +16,7 @@
 mod error;
 
 pub mod average_precision;
+mod axis;
 pub mod bootstrap;
 pub mod box_prompts;
 pub mod calibration;

@@ -23,7 +23,7 @@ pub(crate) struct Limits {
 pub(crate) fn minimise(
     start: Vec<f64>,
     limits: Limits,
-    function: &mut dyn FnMut(&[f64]) -> (f64, Vec<f64>),
+    mut function: impl FnMut(&[f64]) -> (f64, Vec<f64>),
 ) -> Vec<f64> {
     let mut place = start;
     let (mut value, mut gradient) = function(&place);
@@ -113,14 +113,14 @@ mod tests {
         // sum of s_i (x_i - i)^2 / 2 with scales from 1 to 10,000: plain descent takes tens of thousands of steps.
         let scales = [1.0, 10.0, 100.0, 1000.0, 10_000.0];
         let mut n_evaluations = 0;
-        let mut function = |x: &[f64]| {
+        let function = |x: &[f64]| {
             n_evaluations += 1;
             let off: Vec<f64> = x.iter().enumerate().map(|(at, x)| x - at as f64).collect();
             let value = off.iter().zip(scales).map(|(off, scale)| scale * off * off / 2.0).sum();
             (value, off.iter().zip(scales).map(|(off, scale)| scale * off).collect())
         };
         let limits = Limits { gradient: 1e-8, n_evaluations: 1000 };
-        let found = minimise(vec![5.0; 5], limits, &mut function);
+        let found = minimise(vec![5.0; 5], limits, function);
         for (at, found) in found.iter().enumerate() {
             assert!((found - at as f64).abs() < 1e-7, "{found}");
         }

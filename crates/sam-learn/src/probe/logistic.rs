@@ -157,8 +157,8 @@ impl Rows {
 
     fn fit(&self, penalty: f64, start: Layer) -> Layer {
         let Layer { n_classes, width, values } = start;
-        let mut function = |values: &[f64]| self.loss_and_gradient(values, n_classes, width, penalty);
-        Layer { n_classes, width, values: minimise(values, LIMITS, &mut function) }
+        let function = |values: &[f64]| self.loss_and_gradient(values, n_classes, width, penalty);
+        Layer { n_classes, width, values: minimise(values, LIMITS, function) }
     }
 
     /// Mean cross-entropy.

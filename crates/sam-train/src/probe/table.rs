@@ -9,28 +9,35 @@ use crate::output::output;
 
 pub(crate) fn print(results: &ProbeResults) -> std::io::Result<()> {
     let mut out = output();
-    let of_neighbours = format!("nearest neighbours, k = {}", results.neighbours);
-    let classifiers: [(&str, fn(&Row) -> &Scores); 2] =
-        [(&of_neighbours, |row| &row.neighbours), ("linear layer", |row| &row.linear)];
     let is_compared = results.rows.iter().any(|row| row.neighbours.less_random.is_some());
-    for (title, scores) in classifiers {
-        let header = [title, "features", "accuracy", "balanced", if is_compared { "less random weights" } else { "" }];
-        let mut rows = vec![header.map(str::to_owned)];
-        rows.extend(results.rows.iter().map(|row| {
-            let Scores { scores, less_random } = scores(row);
-            let [accuracy, balanced] = cells(scores);
-            let difference = less_random.map_or_else(String::new, difference);
-            [row.name.clone(), row.width.to_string(), accuracy, balanced, difference]
-        }));
-        let [accuracy, balanced] = cells(&results.most_frequent_class);
-        rows.push(["the most frequent class".to_owned(), String::new(), accuracy, balanced, String::new()]);
-        writeln!(out)?;
-        print_rows(&mut out, &rows)?;
-    }
+    let of_neighbours = format!("nearest neighbours, k = {}", results.neighbours);
+    print_classifier(&mut out, results, &of_neighbours, is_compared, |row| &row.neighbours)?;
+    print_classifier(&mut out, results, "linear layer", is_compared, |row| &row.linear)?;
     if is_compared {
         writeln!(out, "\n* beyond chance: zero lies outside the 95 % interval of the paired bootstrap over images")?;
     }
     Ok(())
+}
+
+fn print_classifier(
+    out: &mut impl Write,
+    results: &ProbeResults,
+    title: &str,
+    is_compared: bool,
+    scores: impl Fn(&Row) -> &Scores,
+) -> std::io::Result<()> {
+    let header = [title, "features", "accuracy", "balanced", if is_compared { "less random weights" } else { "" }];
+    let mut rows = vec![header.map(str::to_owned)];
+    rows.extend(results.rows.iter().map(|row| {
+        let Scores { scores, less_random } = scores(row);
+        let [accuracy, balanced] = cells(scores);
+        let difference = less_random.map_or_else(String::new, difference);
+        [row.name.clone(), row.width.to_string(), accuracy, balanced, difference]
+    }));
+    let [accuracy, balanced] = cells(&results.most_frequent_class);
+    rows.push(["the most frequent class".to_owned(), String::new(), accuracy, balanced, String::new()]);
+    writeln!(out)?;
+    print_rows(out, &rows)
 }
 
 fn cells(scores: &ClassScores) -> [String; 2] {
