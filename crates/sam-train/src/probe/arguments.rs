@@ -29,7 +29,7 @@ pub(crate) struct ProbeArguments {
     /// Share of the images that is judged, by a hash of their names [default: the split that the data comes with, else 0.2]
     #[arg(long, value_name = "SHARE")]
     pub(crate) hold_out: Option<f64>,
-    /// What is classified [default: images in folders by class, else objects]
+    /// What is classified [default: objects where the data is of a known format, else images]
     #[arg(long, value_enum)]
     pub(crate) of: Option<Subject>,
     /// What stands for a whole image: mean (of the tokens of its patches) or class (the class token)
