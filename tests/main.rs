@@ -12,7 +12,10 @@ mod golden; // every output equals the official package's
 mod gradients; // so does every gradient
 mod learning; // a whole training step equals PyTorch's
 mod mae; // the masked autoencoder equals PyTorch, and starts a segmenter
+mod pretrain_cli; // pre-training through the real program
 mod pretraining; // whole pre-trainings: repeat, go on, accumulate, learn
+mod probe; // features are what they should be, and their classifiers those of scikit-learn
+mod probe_cli; // probe through the real program: classes, parts, baselines, bad input
 mod train_cli; // --config and --resume through the real program
 mod training_behaviour; // drop path and dropout act while training only
 mod training_runs; // whole runs: repeat, go on, accumulate, learn by heart

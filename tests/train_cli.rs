@@ -13,7 +13,7 @@ use crate::cli::{Run, texts};
 use crate::fixture::path;
 
 /// A run of seconds on made-up scenes.
-const SMALL: &str = r#"
+pub(crate) const SMALL: &str = r#"
 [run]
 dir = "run"
 [model]
@@ -59,10 +59,21 @@ every_steps = 1
 previews = 1
 "#;
 
-fn with_config(text: &str) -> Run {
+pub(crate) fn with_config(text: &str) -> Run {
     let run = Run::new();
     std::fs::write(run.path("train.toml"), text).expect("written");
     run
+}
+
+pub(crate) fn read(run: &Run, name: &str) -> String {
+    std::fs::read_to_string(run.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// A table of a `report.md`, without the last column, which is a time.
+fn validations(markdown: &str) -> Vec<String> {
+    let table = markdown.split("## Validations\n\n").nth(1).expect("a table");
+    let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+    rows.filter_map(|row| Some(row.trim_end_matches(" |").rsplit_once(" | ")?.0.to_owned())).collect()
 }
 
 /// A command under a shell that limits the size of files, which then fail to grow as on a full disk.
@@ -87,6 +98,19 @@ fn a_run_leaves_a_folder_that_explains_itself() {
         assert!(run.path(&format!("run/{name}")).is_file(), "{name}");
     }
     assert!(run.path("run/previews/step-00000004.png").is_file());
+    let html = read(&run, "run/report.html");
+    for part in ["<svg", "Learning rate", "What the loss is made of", "data:image/jpeg;base64,", "focal_weight = 20.0"]
+    {
+        assert!(html.contains(part), "{part}");
+    }
+    // Before, and the best, which is the last or not.
+    let n_pictures = html.matches("<img ").count();
+    assert!((2..=3).contains(&n_pictures), "{n_pictures}");
+    for outside in ["http:", "https:", "<script", "<link"] {
+        assert!(!html.contains(outside), "{outside}");
+    }
+    let markdown = read(&run, "run/report.md");
+    assert!(markdown.starts_with("# run\n") && markdown.contains("| steps | 4 of 4 |"), "{markdown}");
     let (sam, _) = Checkpoint::open(&run.path("run/best.safetensors"))
         .and_then(|checkpoint| checkpoint.load(&crate::fixture::cpu()))
         .expect("other programs load it");
@@ -155,80 +179,18 @@ fn a_run_starts_from_a_masked_autoencoder() {
     refuse(&["model.init=scratch"], &["model.mae", "init = \"mae\""]);
 }
 
-/// A pre-training of seconds on made-up scenes.
-const SMALL_PRETRAINING: &str = r#"
-task = "pretrain"
-[run]
-dir = "pretrained"
-[model]
-image_size = 32
-patch_size = 8
-[model.sizes]
-embed_dim = 16
-depth = 1
-num_heads = 2
-decoder_embed_dim = 8
-decoder_depth = 1
-decoder_heads = 2
-[data]
-images_per_step = 4
-[data.synth]
-n_scenes = 8
-side_px_min = 32
-side_px_max = 40
-[data.validation_synth]
-n_scenes = 2
-[optimiser]
-lr = 1e-3
-[schedule]
-steps = 4
-[validation]
-every_steps = 2
-[log]
-every_steps = 1
-"#;
-
-/// The whole way: pre-training, its folder, going on, and a training that starts from it.
-#[test]
-fn a_pretraining_leaves_a_folder_that_a_training_starts_from() {
-    let run = with_config(SMALL);
-    std::fs::write(run.path("pretrain.toml"), SMALL_PRETRAINING).expect("written");
-    let plan = run.ok(&["--config", "pretrain.toml", "--check"]);
-    assert!(plan.contains("task = \"pretrain\"") && plan.contains("mask_ratio = 0.75"), "{plan}");
-    let out = run.ok(&["--config", "pretrain.toml"]);
-    for part in ["sees 4 of 16 patches", "before training", "step 4/4", "best by reconstruction_loss", "encoder alone"]
-    {
-        assert!(out.contains(part), "must say `{part}`:\n{out}");
-    }
-    for name in ["plan.toml", "metrics.jsonl", "best.safetensors", "encoder.pth", "previews/step-00000004.png"] {
-        assert!(run.path(&format!("pretrained/{name}")).is_file(), "{name}");
-    }
-    let out = run.ok(&["--resume", "pretrained", "--set", "schedule.steps=6"]);
-    assert!(out.contains("after step 4") && out.contains("step 6/6"), "{out}");
-    let start = ["--set", "model.init=mae", "--set", "model.mae=pretrained", "--set", "schedule.steps=2"];
-    let out = run.ok(&[&["--config", "train.toml"][..], &start].concat());
-    assert!(out.contains("15 tensors are taken"), "{out}");
-
-    let refuse = |sets: &[&str], parts: &[&str]| {
-        let mut arguments = vec!["--config", "pretrain.toml", "--force"];
-        sets.iter().for_each(|set| arguments.extend(["--set", *set]));
-        run.refused(&arguments, parts);
-    };
-    refuse(&["mae.mask_ratio=1.0"], &["mae.mask_ratio", "1.0"]);
-    refuse(&["mae.mask_ratio=0.99"], &["mae.mask_ratio", "16 patches"]);
-    refuse(&["model.image_size=30"], &["image height 30", "multiple of patch_size 8"]);
-    refuse(&["model.variant=vit_b"], &["model.variant", "model.sizes"]);
-    refuse(&["optimiser.base_lr=1e-3"], &["optimiser.base_lr", "images_per_step / 256"]);
-    refuse(&["optimiser.accumulation=3"], &["data.images_per_step", "multiple of optimiser.accumulation"]);
-    refuse(&["model.mask_ratio=0.5"], &["model.mask_ratio"]);
-}
-
 #[test]
 fn a_run_goes_on_with_more_steps_and_refuses_another_recipe() {
     let run = with_config(SMALL);
     run.ok(&["--config", "train.toml"]);
     let out = run.ok(&["--resume", "run", "--set", "schedule.steps=6"]);
     assert!(out.contains("after step 4") && out.contains("step 6/6"), "{out}");
+    // The report is that of a run that was never stopped.
+    let again = with_config(SMALL);
+    again.ok(&["--config", "train.toml", "--set", "schedule.steps=6"]);
+    let [resumed, whole] = [&run, &again].map(|run| validations(&read(run, "run/report.md")));
+    assert_eq!(whole.len(), 4, "before, and after 2, 4 and 6 steps: {whole:?}");
+    assert_eq!(resumed, whole);
     run.refused(&["--resume", "run", "--set", "optimiser.lr=1e-5"], &["optimiser.lr", "moments"]);
     run.refused(&["--resume", "nowhere"], &["nowhere", "plan.toml"]);
     // A configuration may be given, as long as it is that of the run but for what may change.
@@ -421,4 +383,6 @@ fn ctrl_c_saves_and_says_how_to_go_on() {
     assert_eq!(output.status.code(), Some(0), "{out}\n{err}");
     assert!(out.contains("go on with: sam-train --resume"), "{out}\n{err}");
     assert!(run.path("run/last.safetensors").is_file());
+    let markdown = read(&run, "run/report.md");
+    assert!(markdown.contains(" of 100000 |") && markdown.contains("## Run"), "{markdown}");
 }

@@ -19,6 +19,7 @@ mod tar_members;
 mod yolo_seg;
 
 pub mod check;
+pub mod class_folders;
 pub mod convert;
 pub mod epochs;
 pub mod error;
@@ -37,6 +38,7 @@ pub mod synth;
 pub mod transforms;
 
 pub use check::{CheckReport, check};
+pub use class_folders::ClassFolders;
 pub use convert::{ConvertReport, ConvertTo, convert};
 pub use epochs::{DeviceBatch, EpochLoader};
 pub use error::DataError;

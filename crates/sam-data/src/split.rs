@@ -107,7 +107,12 @@ impl Split {
         Self::of_names(&names, rule)
     }
 
-    fn of_names(names: &[String], rule: &SplitRule) -> Result<Self, DataError> {
+    /// A split by shares of whatever has these names.
+    ///
+    /// # Errors
+    ///
+    /// As [`Split::by_rule`].
+    pub fn of_names(names: &[String], rule: &SplitRule) -> Result<Self, DataError> {
         let is_share = |share: f64| (0.0..1.0).contains(&share);
         if !is_share(rule.val) || !is_share(rule.test) || rule.val + rule.test >= 1.0 {
             return Err(DataError::Option {

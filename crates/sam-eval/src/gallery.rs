@@ -10,7 +10,7 @@ use sam_image::{Mask, ModelFrame, Overlay, PointLabel, RgbImage, Rle, overlay, r
 use crate::clicks::tight_box_xyxy_px;
 use crate::error::EvalError;
 use crate::object_record::{ObjectRecord, RoundPrompt};
-use crate::report::GalleryItem;
+use crate::page::GalleryItem;
 use crate::results::Run;
 
 /// Longer side of each of the two views.
@@ -172,7 +172,12 @@ fn beside([left, right]: &[RgbImage; 2]) -> RgbImage {
     both
 }
 
-fn data_uri(picture: &RgbImage, name: &str) -> Result<String, EvalError> {
+/// A picture as JPEG inside its own address; `name` is for the message when that fails.
+///
+/// # Errors
+///
+/// When the picture cannot be encoded.
+pub fn data_uri(picture: &RgbImage, name: &str) -> Result<String, EvalError> {
     let mut jpeg = Vec::new();
     let (width, height) = picture.dimensions();
     JpegEncoder::new_with_quality(&mut jpeg, QUALITY)

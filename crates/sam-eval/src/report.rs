@@ -1,13 +1,15 @@
 //! An evaluation for people: `report.md` and one `report.html` that needs nothing but itself.
 //!
-//! Both are rendered from the same tables (`report_tables`); the page adds curves, histograms and the galleries. Everything
-//! is a pure function of what is given, so a report of the same results is the same file.
+//! Both are one [`Page`] of tables (`report_tables`), charts (`report_charts`) and galleries, of which Markdown shows the
+//! tables.
 
 use crate::comparison::ComparisonRow;
 use crate::error::EvalError;
 use crate::gate::Verdict;
+use crate::page::{Gallery, Page, Section};
+use crate::report_charts::charts;
+use crate::report_tables::tables;
 use crate::results::Results;
-use crate::{report_html, report_markdown};
 
 /// A model of the report.
 #[derive(Clone, Copy, Debug)]
@@ -16,24 +18,6 @@ pub struct Model<'a> {
     pub name: &'a str,
     /// Its evaluation.
     pub results: &'a Results,
-}
-
-/// Pictures under a heading.
-#[derive(Clone, Debug)]
-pub struct Gallery {
-    /// Such as "Worst at click 1".
-    pub title: String,
-    /// In order.
-    pub items: Vec<GalleryItem>,
-}
-
-/// A picture.
-#[derive(Clone, Debug)]
-pub struct GalleryItem {
-    /// Below it.
-    pub caption: String,
-    /// "data:image/png;base64,..": the page carries it.
-    pub data_uri: String,
 }
 
 /// All that is shown.
@@ -59,7 +43,7 @@ impl Report<'_> {
     /// When there is no model, or the comparison is of others.
     pub fn markdown(&self) -> Result<String, EvalError> {
         self.check()?;
-        Ok(report_markdown::render(self))
+        Ok(self.page().markdown())
     }
 
     /// The content of `report.html`.
@@ -69,7 +53,23 @@ impl Report<'_> {
     /// When there is no model, the comparison is of others, or a picture is not inline.
     pub fn html(&self) -> Result<String, EvalError> {
         self.check()?;
-        Ok(report_html::render(self))
+        self.page().html()
+    }
+
+    /// The gate and the main table come before the charts, details after them.
+    fn page(&self) -> Page {
+        let mut tables = tables(self);
+        let after =
+            tables.iter().position(|table| table.title != "Gate" && table.title != "Results").unwrap_or(tables.len());
+        let details = tables.split_off(after);
+        let charts = charts(self);
+        let mut sections: Vec<Section> = tables.into_iter().map(Section::Table).collect();
+        if !charts.is_empty() {
+            sections.push(Section::Charts { title: "Curves".to_owned(), charts });
+        }
+        sections.extend(self.galleries.iter().cloned().map(Section::Gallery));
+        sections.extend(details.into_iter().map(Section::Table));
+        Page { title: self.title.to_owned(), sections }
     }
 
     fn check(&self) -> Result<(), EvalError> {
@@ -79,25 +79,12 @@ impl Report<'_> {
         if n == 0 {
             return refuse("models", "at least one", "none".to_owned());
         }
-        if let Some(row) = self.comparison.iter().find(|row| row.intervals.len() != n || row.differences.len() + 1 != n)
-        {
-            let got = format!("{} of {}", row.intervals.len(), row.metric);
-            return refuse("comparison", &format!("an interval for each of {n} models"), got);
-        }
-        let mut items = self.galleries.iter().flat_map(|gallery| &gallery.items);
-        match items.find(|item| !is_inline_picture(&item.data_uri)) {
-            Some(item) => {
-                let got = item.data_uri.chars().take(40).collect();
-                refuse("data_uri", "an inline picture (data:image/png;base64,..)", got)
+        match self.comparison.iter().find(|row| row.intervals.len() != n || row.differences.len() + 1 != n) {
+            Some(row) => {
+                let got = format!("{} of {}", row.intervals.len(), row.metric);
+                refuse("comparison", &format!("an interval for each of {n} models"), got)
             }
             None => Ok(()),
         }
     }
-}
-
-fn is_inline_picture(uri: &str) -> bool {
-    let is_base64 = |byte: u8| byte.is_ascii_alphanumeric() || b"+/=".contains(&byte);
-    let content =
-        ["png", "jpeg", "webp"].iter().find_map(|kind| uri.strip_prefix(&format!("data:image/{kind};base64,")));
-    content.is_some_and(|content| !content.is_empty() && content.bytes().all(is_base64))
 }

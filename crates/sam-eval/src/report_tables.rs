@@ -4,19 +4,9 @@ use std::collections::BTreeSet;
 
 use crate::bootstrap::Interval;
 use crate::metric::{Better, Metric, Metrics, Unit, reading_order};
+use crate::page::Table;
 use crate::report::Report;
 use crate::results::{DataSetResults, Results};
-
-/// Rows under a heading.
-#[derive(Clone, Debug)]
-pub(crate) struct Table {
-    pub(crate) title: String,
-    /// A sentence under the heading; may be empty.
-    pub(crate) note: String,
-    pub(crate) header: Vec<String>,
-    /// The first cell names the row.
-    pub(crate) rows: Vec<Vec<String>>,
-}
 
 /// All tables, in order of reading.
 pub(crate) fn tables(report: &Report<'_>) -> Vec<Table> {

@@ -96,6 +96,17 @@ pub enum LearnError {
         /// The loader's message, which names the file.
         reason: String,
     },
+    /// Images whose features are wanted cannot be had.
+    #[error(transparent)]
+    Samples(#[from] sam_data::loader::LoaderError),
+    /// An encoder gives nonsense.
+    #[error("sample {index}: the features hold {value}; the training that wrote the checkpoint has diverged")]
+    FeatureNotFinite {
+        /// Of the data set.
+        index: usize,
+        /// What came.
+        value: f32,
+    },
     /// Validation failed.
     #[error("validation after step {step}: {source}")]
     Validation {
@@ -119,6 +130,12 @@ pub enum LearnError {
         path: PathBuf,
         /// Why.
         reason: String,
+    },
+    /// The report of a run could not be made.
+    #[error("the report of the run: {source}")]
+    Report {
+        /// Why.
+        source: sam_eval::EvalError,
     },
     /// A metric that no validation gives.
     #[error("validation.metric: \"{metric}\" is not computed; computed are {}", computed.join(", "))]

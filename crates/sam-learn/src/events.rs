@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::saved_state::Scores;
 
@@ -44,7 +44,7 @@ pub enum RunEvent {
 }
 
 /// One line of `metrics.jsonl`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepRecord {
     /// Optimiser steps done.
     pub step: u64,
@@ -74,7 +74,7 @@ pub struct StepRecord {
 }
 
 /// Of a step that learns masks.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SegmentationTerms {
     /// Focal loss, not weighted.
     pub focal: f64,
@@ -91,7 +91,7 @@ pub struct SegmentationTerms {
 }
 
 /// One line of `metrics.jsonl`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ValidationRecord {
     /// The numbers.
     #[serde(flatten)]

@@ -3,6 +3,8 @@
 //! Two things are learned by one loop: promptable segmentation ([`training`]) and, before it, to fill in removed patches
 //! ([`pretraining`]).
 //!
+//! What a frozen encoder knows already, [`probe`] says.
+//!
 //! The way of a step: a batch becomes a [`scene::Scene`], [`prompts`] decide what the annotator does, [`step::learn`] runs
 //! the passes and gives gradients, [`optimiser`] makes a step of them.
 
@@ -17,10 +19,13 @@ pub mod options;
 pub mod parts;
 pub mod pretraining;
 mod previews;
+pub mod probe;
 pub mod prompts;
 mod recompute;
-mod run_log;
+mod run_curves;
+pub mod run_log;
 mod run_loop;
+pub mod run_report;
 pub mod saved_state;
 pub mod scene;
 pub mod schedule;
@@ -34,5 +39,7 @@ mod walk;
 pub use error::LearnError;
 pub use events::{RunEvent, SegmentationTerms, StepRecord, ValidationRecord};
 pub use pretraining::{HeldOut, PretrainOptions, Pretraining, pretrain};
+pub use run_log::RunHistory;
+pub use run_report::RunReport;
 pub use saved_state::{Progress, SavedState, Scores};
 pub use training::{Ending, Outcome, TrainOptions, Training, Validation, train};

@@ -31,6 +31,7 @@ use crate::options::{Activations, OptimiserOptions, ScheduleOptions};
 use crate::parts::Parts;
 use crate::recompute::Ran;
 use crate::saved_state::SavedState;
+use crate::scene::normalised_images;
 use crate::student::{Judged, Report, Student};
 use crate::trainee::Shown;
 use crate::training::{Listener, LoopOptions, Outcome, Session};
@@ -216,11 +217,7 @@ impl Autoencoder {
 
 /// Normalised images of a batch without autodiff, `[B, 3, H, W]`: every one fills the model's input.
 fn images_of(batch: &DeviceBatch, [height, width]: [usize; 2]) -> Tensor<4> {
-    let pixels = batch.pixels.clone().inner();
-    let device = pixels.device();
-    let channels = |values: [f32; 3]| Tensor::<1>::from_floats(values, &device).reshape([1, 1, 1, 3]);
-    let pixels = pixels.narrow(1, 0, height).narrow(2, 0, width).float();
-    ((pixels - channels(PIXEL_MEAN)) / channels(PIXEL_STD)).permute([0, 3, 1, 2])
+    normalised_images(batch).narrow(2, 0, height).narrow(3, 0, width)
 }
 
 /// What a training step says.
@@ -310,6 +307,8 @@ struct HeldOutReport {
     loss: Result<f64, String>,
     /// Input, what was left of it, what was made of that.
     rows: Vec<Vec<RgbImage>>,
+    /// Why images could not be read, for the first few of them.
+    left_out: Vec<String>,
 }
 
 impl InferenceStep for Autoencoder {
@@ -317,19 +316,24 @@ impl InferenceStep for Autoencoder {
     type Output = HeldOutReport;
 
     fn step(&self, pass: HeldOutPass) -> HeldOutReport {
-        let mut rows = Vec::new();
-        let loss = self.judge(&pass, &mut rows);
-        HeldOutReport { loss, rows }
+        let (mut rows, mut left_out) = (Vec::new(), Vec::new());
+        let loss = self.judge(&pass, &mut rows, &mut left_out);
+        HeldOutReport { loss, rows, left_out }
     }
 }
 
 impl Autoencoder {
-    fn judge(&self, pass: &HeldOutPass, rows: &mut Vec<Vec<RgbImage>>) -> Result<f64, String> {
+    fn judge(
+        &self,
+        pass: &HeldOutPass,
+        rows: &mut Vec<Vec<RgbImage>>,
+        left_out: &mut Vec<String>,
+    ) -> Result<f64, String> {
         let (device, size_hw) = (self.mae.device(), self.mae.config().image_size_hw);
         let of_images = pass.held_out.n_images.min(pass.held_out.samples.n_samples());
         let (mut sum, mut n_images) = (0.0, 0);
-        let loader = Loader::new(Arc::clone(&pass.held_out.samples), pass.loader.clone(), 0);
-        for batch in loader {
+        let mut loader = Loader::new(Arc::clone(&pass.held_out.samples), pass.loader.clone(), 0);
+        while let Some(batch) = loader.next_batch() {
             let mut batch = DeviceBatch::new(batch.map_err(|error| error.to_string())?, &device);
             let n = batch.images.len().min(of_images - n_images);
             batch.images.truncate(n);
@@ -351,6 +355,7 @@ impl Autoencoder {
                 return Err("the run was asked to stop".to_owned());
             }
         }
+        left_out.extend(loader.report().drops.skipped.iter().map(|skipped| skipped.reason.clone()));
         if n_images == 0 {
             return Err("no image that is held out could be read".to_owned());
         }
@@ -438,6 +443,10 @@ impl Student for Autoencoder {
             return Err(LearnError::NoSuchMetric { metric: metric.to_owned(), computed });
         }
         Ok(Judged { metrics: BTreeMap::from([(metric.to_owned(), loss)]), sign: -1.0 })
+    }
+
+    fn left_out(report: &HeldOutReport) -> &[String] {
+        &report.left_out
     }
 
     fn picture(_pass: &HeldOutPass, report: &HeldOutReport, n_images: usize) -> Option<RgbImage> {

@@ -17,6 +17,10 @@ const CELL_PX: usize = 256;
 /// Folder of the pictures in a run folder.
 const FOLDER: &str = "previews";
 
+/// Names of the pictures, with the step between.
+const PREFIX: &str = "step-";
+const ENDING: &str = ".png";
+
 /// A sheet of up to `n_images` images, spread over the first set; `None` when there is nothing to draw.
 pub(crate) fn draw(pass: &ValidationPass, evaluation: &Evaluation, n_images: usize) -> Option<RgbImage> {
     let set = pass.sets.first()?;
@@ -35,10 +39,31 @@ pub(crate) fn draw(pass: &ValidationPass, evaluation: &Evaluation, n_images: usi
 pub(crate) fn write(picture: &RgbImage, folder: &Path, step: u64) -> Result<PathBuf, LearnError> {
     let folder = folder.join(FOLDER);
     std::fs::create_dir_all(&folder).map_err(|source| LearnError::Write { path: folder.clone(), source })?;
-    let path = folder.join(format!("step-{step:08}.png"));
+    let path = folder.join(format!("{PREFIX}{step:08}{ENDING}"));
     save_rgb_png(picture, &path)
         .map_err(|error| LearnError::Write { path: path.clone(), source: std::io::Error::other(error.to_string()) })?;
     Ok(path)
+}
+
+/// The sheets in a run folder with their steps, in order.
+pub(crate) fn drawn(folder: &Path) -> Result<Vec<(u64, PathBuf)>, LearnError> {
+    let folder = folder.join(FOLDER);
+    let read_error = |error: std::io::Error| LearnError::Read { path: folder.clone(), reason: error.to_string() };
+    let entries = match std::fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(read_error(error)),
+    };
+    let mut sheets = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(read_error)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let step =
+            name.strip_prefix(PREFIX).and_then(|rest| rest.strip_suffix(ENDING)).and_then(|step| step.parse().ok());
+        sheets.extend(step.map(|step| (step, path)));
+    }
+    sheets.sort();
+    Ok(sheets)
 }
 
 fn row_of(set: &EvalSet, sample: &Sample, evaluation: &Evaluation) -> Vec<RgbImage> {

@@ -9,11 +9,17 @@ use std::path::{Path, PathBuf};
 
 use sam_image::RgbImage;
 use sam_model::weights::write_atomically;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tensorboard_rs::summary_writer::SummaryWriter;
 
 use crate::error::LearnError;
 use crate::events::{StepRecord, ValidationRecord};
+
+/// Of a run folder: a line of JSON for each step and each validation.
+pub(crate) const LOG_FILE: &str = "metrics.jsonl";
+
+const STEP: &str = "step";
+const VALIDATION: &str = "validation";
 
 /// A line says what it is.
 #[derive(Serialize)]
@@ -37,7 +43,7 @@ impl RunLog {
     ///
     /// When they cannot be read or written.
     pub(crate) fn open(folder: &Path, done_step: u64, with_tensorboard: bool) -> Result<Self, LearnError> {
-        let path = folder.join("metrics.jsonl");
+        let path = folder.join(LOG_FILE);
         let write_error = |source| LearnError::Write { path: path.clone(), source };
         if path.exists() {
             let kept = lines_up_to(&path, done_step)?;
@@ -54,7 +60,7 @@ impl RunLog {
     ///
     /// When the disk is full or refuses.
     pub(crate) fn step(&mut self, record: &StepRecord) -> Result<(), LearnError> {
-        self.line("step", record)?;
+        self.line(STEP, record)?;
         let step = record.step as usize;
         self.scalars(
             step,
@@ -88,7 +94,7 @@ impl RunLog {
     ///
     /// When the disk is full or refuses.
     pub(crate) fn validation(&mut self, record: &ValidationRecord) -> Result<(), LearnError> {
-        self.line("validation", record)?;
+        self.line(VALIDATION, record)?;
         let names: Vec<String> = record.scores.metrics.keys().map(|name| format!("val/{name}")).collect();
         let values: Vec<(&str, f64)> =
             names.iter().map(String::as_str).zip(record.scores.metrics.values().copied()).collect();
@@ -124,6 +130,58 @@ impl RunLog {
     }
 }
 
+/// What a run has said so far.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RunHistory {
+    /// In order.
+    pub steps: Vec<StepRecord>,
+    /// In order.
+    pub validations: Vec<ValidationRecord>,
+    /// Lines that are none of these, such as one that a crash cut short.
+    pub n_unreadable: usize,
+}
+
+impl RunHistory {
+    /// Reads the log of a run folder.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, or it cannot be read.
+    pub fn read(folder: &Path) -> Result<Self, LearnError> {
+        let path = folder.join(LOG_FILE);
+        let read_error = |source: std::io::Error| LearnError::Read { path: path.clone(), reason: source.to_string() };
+        let mut history = Self::default();
+        for line in BufReader::new(File::open(&path).map_err(read_error)?).split(b'\n') {
+            match RecordedLine::of(&line.map_err(read_error)?) {
+                Some(RecordedLine::Step(record)) => history.steps.push(record),
+                Some(RecordedLine::Validation(record)) => history.validations.push(record),
+                None => history.n_unreadable += 1,
+            }
+        }
+        Ok(history)
+    }
+}
+
+enum RecordedLine {
+    Step(StepRecord),
+    Validation(ValidationRecord),
+}
+
+impl RecordedLine {
+    fn of(line: &[u8]) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Kind {
+            event: String,
+        }
+        // Twice, because what a line is need not stand at its beginning.
+        match serde_json::from_slice::<Kind>(line).ok()?.event.as_str() {
+            STEP => serde_json::from_slice(line).ok().map(Self::Step),
+            VALIDATION => serde_json::from_slice(line).ok().map(Self::Validation),
+            _ => None,
+        }
+    }
+}
+
 /// A line that a crash cut short goes, too.
 fn lines_up_to(path: &Path, done_step: u64) -> Result<Vec<u8>, LearnError> {
     let read_error = |source: std::io::Error| LearnError::Read { path: path.to_owned(), reason: source.to_string() };
@@ -143,6 +201,8 @@ fn lines_up_to(path: &Path, done_step: u64) -> Result<Vec<u8>, LearnError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::events::SegmentationTerms;
+    use crate::saved_state::Scores;
 
     #[test]
     fn lines_of_steps_to_come_and_half_lines_go() {
@@ -152,5 +212,37 @@ mod tests {
             .expect("written");
         drop(RunLog::open(folder.path(), 1, false).expect("opens"));
         assert_eq!(std::fs::read_to_string(&path).expect("there"), "{\"event\":\"step\",\"step\":1}\n");
+    }
+
+    #[test]
+    fn what_was_written_is_read_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let step = |step: u64, segmentation| StepRecord {
+            step,
+            of_steps: 9,
+            lr: 1e-4,
+            loss: 0.1 + 0.2,
+            segmentation,
+            grad_norm: 2.0,
+            n_images: 3,
+            images_per_s: 4.0,
+            data_wait_share: 0.0,
+            memory_mib: 5.0,
+            elapsed_s: 6.0,
+            eta_s: 7.0,
+        };
+        let terms =
+            SegmentationTerms { focal: 0.1, dice: 0.2, iou_error: 0.3, miou_first: 0.4, miou_last: 0.5, n_objects: 6 };
+        let steps = vec![step(1, None), step(2, Some(terms))];
+        let scores = Scores { step: 2, metrics: std::iter::once(("a/b".to_owned(), 0.25)).collect() };
+        let validation =
+            ValidationRecord { scores, metric: "a/b".to_owned(), is_best: true, is_baseline: false, took_s: 1.5 };
+        let mut log = RunLog::open(folder.path(), 0, false).expect("opens");
+        steps.iter().try_for_each(|record| log.step(record)).expect("written");
+        log.validation(&validation).expect("written");
+        log.file.write_all(b"{\"event\":\"step\",\"st").expect("written");
+        drop(log);
+        let history = RunHistory::read(folder.path()).expect("reads");
+        assert_eq!(history, RunHistory { steps, validations: vec![validation], n_unreadable: 1 });
     }
 }

@@ -282,6 +282,9 @@ impl<S: Student> RunLoop<S> {
             Err(_) if components.interrupter.should_stop() => return Ok(Break(())),
             Err(error) => return Err(error),
         };
+        for reason in S::left_out(&judgement) {
+            (self.listener)(&RunEvent::Skipped { step, reason: reason.clone() });
+        }
         let scores = Scores { step, metrics };
         let is_baseline = step == 0;
         let score = |scores: &Scores| sign * scores.metrics.get(&self.options.metric).copied().unwrap_or(f64::NAN);

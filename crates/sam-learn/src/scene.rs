@@ -28,18 +28,9 @@ impl Scene {
     /// Normalises a batch on its device.
     #[must_use]
     pub fn new(batch: &DeviceBatch) -> Self {
-        let pixels = batch.pixels.clone().inner();
-        let device = pixels.device();
-        let [images, side, _, _] = pixels.dims();
+        let device = batch.pixels.clone().inner().device();
         let [objects, mask_side, _] = batch.object_masks.dims();
         let image_index = batch.image_index.clone().inner();
-
-        let channels = |values: [f32; 3]| Tensor::<1>::from_floats(values, &device).reshape([1, 1, 1, 3]);
-        let normal = (pixels.float() - channels(PIXEL_MEAN)) / channels(PIXEL_STD); // [B, S, S, 3]
-        let normal = match content(&batch.images, side, &device) {
-            Some(content) => normal * content.reshape([images, side, side, 1]),
-            None => normal,
-        };
 
         // [B, M, M]: in the picture and not ignored.
         let inside = content(&batch.images, mask_side, &device);
@@ -52,7 +43,7 @@ impl Scene {
             counts.map(|counts| counts.select(0, image_index.clone()).reshape([objects, 1, mask_side, mask_side]));
         let masks = batch.object_masks.clone().inner().float().reshape([objects, 1, mask_side, mask_side]);
         let image_of_object = batch.objects.iter().map(|object| object.image_index).collect();
-        Self { images: normal.permute([0, 3, 1, 2]), image_of_object, truth: Truth { masks, counts } }
+        Self { images: normalised_images(batch), image_of_object, truth: Truth { masks, counts } }
     }
 
     /// Some of the images with their objects, which are sorted by image.
@@ -65,6 +56,20 @@ impl Scene {
             truth: self.truth.part(objects),
         }
     }
+}
+
+/// The images of a batch as networks take them, the padding zero, `[B, 3, S, S]`; not tracked by autodiff.
+pub(crate) fn normalised_images(batch: &DeviceBatch) -> Tensor<4> {
+    let pixels = batch.pixels.clone().inner();
+    let device = pixels.device();
+    let [images, side, _, _] = pixels.dims();
+    let channels = |values: [f32; 3]| Tensor::<1>::from_floats(values, &device).reshape([1, 1, 1, 3]);
+    let normal = (pixels.float() - channels(PIXEL_MEAN)) / channels(PIXEL_STD); // [B, S, S, 3]
+    let normal = match content(&batch.images, side, &device) {
+        Some(content) => normal * content.reshape([images, side, side, 1]),
+        None => normal,
+    };
+    normal.permute([0, 3, 1, 2])
 }
 
 /// 1 where a grid of `grid_side` cells over the square looks at the picture, `[B, grid, grid]`; `None` when it always does.

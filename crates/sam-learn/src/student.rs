@@ -42,6 +42,9 @@ pub(crate) trait Student:
     /// The numbers of a validation.
     fn judged(judgement: &Self::Judgement, metric: &str, step: u64) -> Result<Judged, LearnError>;
 
+    /// Why samples could not be looked at, each naming its file; the numbers are those of the others.
+    fn left_out(judgement: &Self::Judgement) -> &[String];
+
     /// What the model does, drawn; `None` when there is nothing to draw.
     fn picture(pass: &Self::Pass, judgement: &Self::Judgement, n_images: usize) -> Option<RgbImage>;
 }

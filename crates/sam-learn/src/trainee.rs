@@ -305,6 +305,11 @@ impl Student for Trainee {
         Ok(Judged { metrics, sign })
     }
 
+    /// None: a validation that cannot read a sample is an error.
+    fn left_out(_report: &ValidationReport) -> &[String] {
+        &[]
+    }
+
     fn picture(pass: &ValidationPass, report: &ValidationReport, n_images: usize) -> Option<RgbImage> {
         previews::draw(pass, report.evaluation.as_ref().ok()?, n_images)
     }

@@ -9,6 +9,7 @@ use sam_model::weights::{Dtype, ExportFormat};
 use serde::de::DeserializeOwned;
 
 use crate::eval::EvalArguments;
+use crate::probe::ProbeArguments;
 
 /// Train, evaluate, export and try promptable segmenters (Segment Anything).
 #[derive(Debug, Parser)]
@@ -59,6 +60,8 @@ pub(crate) enum Command {
     Predict(PredictArguments),
     /// Measure checkpoints on data sets: mIoU per click and box, NoC, AP; with a report, and a gate for CI
     Eval(Box<EvalArguments>),
+    /// Say what an encoder's features know of named images or objects: nearest neighbours and a linear layer
+    Probe(Box<ProbeArguments>),
     /// Look at a data set, convert it, split it, or make one
     #[command(subcommand)]
     Data(DataCommand),

@@ -9,8 +9,10 @@ mod eval;
 mod export;
 mod failure;
 mod inspect;
+mod names;
 mod output;
 mod predict;
+mod probe;
 mod progress;
 mod target;
 mod timing;
@@ -37,6 +39,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         Some(Command::Export(arguments)) => export::run(&arguments),
         Some(Command::Predict(arguments)) => predict::run(&arguments),
         Some(Command::Eval(arguments)) => eval::run(&arguments),
+        Some(Command::Probe(arguments)) => probe::run(&arguments),
         Some(Command::Data(command)) => data::run(&command),
     }
 }

@@ -30,3 +30,20 @@ pub(crate) fn check_target(path: &Path, option: &str, target: Target, force: boo
         _ => Ok(()),
     }
 }
+
+/// Refuses a folder for results that cannot be written, or in which one of these files is that nobody asked to replace.
+pub(crate) fn check_results(out: &Path, files: &[&str], force: bool) -> Result<()> {
+    if !out.exists() && out.symlink_metadata().is_err() {
+        // Made when there is something to write, with the folders above it.
+        return Ok(());
+    }
+    if !out.is_dir() {
+        return check_target(out, "--out", Target::Folder, force);
+    }
+    match files.iter().map(|name| out.join(name)).find(|path| path.exists()) {
+        Some(path) if !force => {
+            bail!("{} is of an earlier run; give another --out, or --force to replace it", path.display())
+        }
+        _ => Ok(()),
+    }
+}

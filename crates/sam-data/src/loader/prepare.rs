@@ -60,7 +60,11 @@ pub(crate) fn prepare(samples: &dyn Samples, options: &LoaderOptions, draw: u64)
             Ok(sample) => sample,
             Err(error) if options.on_error == ErrorPolicy::Stop => return Err(error),
             Err(error) => {
-                last_reason = error.to_string();
+                // The step says nothing about the file, and another size of batch has another.
+                last_reason = match error {
+                    LoaderError::Sample { source, .. } => source.to_string(),
+                    error => error.to_string(),
+                };
                 drops.skipped.push(SkippedSample { sample_index, draw, reason: last_reason.clone() });
                 if options.order == Order::InOrderOnce {
                     return Ok(gap(sample_index, draw, drops));

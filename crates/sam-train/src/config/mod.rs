@@ -29,7 +29,7 @@ pub(crate) use document::{Document, line_of};
 pub(crate) use pretrain::PretrainPlan;
 pub(crate) use problems::ConfigError;
 pub(crate) use reader::Paths;
-pub(crate) use resume::check_resume;
+pub(crate) use resume::{ResumablePlan, check_resume};
 pub(crate) use train::TrainPlan;
 
 use reader::Reader;

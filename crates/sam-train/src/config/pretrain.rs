@@ -181,29 +181,6 @@ impl PretrainPlan {
         Ok(plan)
     }
 
-    /// The plan that was saved with a run, with what `--set` changes: where it computes, how long it goes on, what it says.
-    ///
-    /// # Errors
-    ///
-    /// When the text is no plan, or a key is another one or has a wrong value.
-    pub(crate) fn resumed(saved: &Path, folder: &Path, overrides: &[String]) -> Result<Self, ConfigError> {
-        let file = saved.display().to_string();
-        let not_a_plan = |error: String| ConfigError::of_file(&file, format!("must be the plan of a run: {error}"));
-        let text = std::fs::read_to_string(saved).map_err(|error| not_a_plan(error.to_string()))?;
-        let mut plan: Self = toml::from_str(&text).map_err(|error| not_a_plan(error.message().to_owned()))?;
-        plan.run.dir = std::path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf());
-        let document = Document::parse("--set", PathBuf::new(), "", overrides)?;
-        let reader = Reader::new(&document, Paths::MustExist);
-        let top = reader.top();
-        plan.run.read_changeable(&top.section("run"));
-        plan.data.read_changeable(&top.section("data"));
-        plan.schedule.steps = top.section("schedule").integer("steps", plan.schedule.steps, plan.schedule.steps..);
-        plan.validation.read_changeable(&top.section("validation"));
-        plan.log.read_changeable(&top.section("log"));
-        reader.finish()?;
-        Ok(plan)
-    }
-
     /// Whether a saved plan is one of these.
     pub(crate) fn is_saved_at(path: &Path) -> bool {
         let text = std::fs::read_to_string(path).unwrap_or_default();
@@ -329,7 +306,8 @@ impl PretrainDataPlan {
         plan
     }
 
-    fn read_changeable(&mut self, data: &Section<'_>) {
+    /// What may be another on resume.
+    pub(super) fn read_changeable(&mut self, data: &Section<'_>) {
         self.workers = data.integer("workers", self.workers, WORKERS);
         self.prefetch = data.integer("prefetch", self.prefetch, 1..=*WORKERS.end());
     }
@@ -391,17 +369,18 @@ impl PretrainValidationPlan {
             patience: 0,
         };
         plan.read_changeable(&validation);
-        let expected = format!("at most schedule.steps ({steps}): the run would end before");
-        reader.check(
-            plan.every_steps <= steps,
-            &["validation.every_steps", "schedule.steps"],
-            &expected,
-            plan.every_steps,
-        );
+        plan.check(reader, steps);
         plan
     }
 
-    fn read_changeable(&mut self, validation: &Section<'_>) {
+    pub(super) fn check(&self, reader: &Reader<'_>, steps: u64) {
+        let keys = ["validation.every_steps", "schedule.steps"];
+        let expected = format!("at most schedule.steps ({steps}): the run would end before");
+        reader.check(self.every_steps <= steps, &keys, &expected, self.every_steps);
+    }
+
+    /// What may be another on resume.
+    pub(super) fn read_changeable(&mut self, validation: &Section<'_>) {
         self.every_steps = validation.integer("every_steps", self.every_steps, 1..);
         self.patience = validation.integer("patience", self.patience, 0..);
     }

@@ -6,40 +6,165 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
 use super::document::{Document, line_of};
+use super::pretrain::PretrainPlan;
 use super::problems::{ConfigError, Place, Problem};
 use super::reader::{Paths, Reader};
 use super::train::TrainPlan;
 
-/// Keys of a plan that may be another when a run goes on; a section stands for all that is in it.
-pub(crate) const CHANGEABLE: [&str; 11] = [
-    "run.name",
-    "run.device",
-    "run.threads",
-    "data.workers",
-    "data.prefetch",
-    "schedule.steps",
-    "validation.every_steps",
-    "validation.patience",
-    "validation.baseline",
-    "log",
-    "result",
-];
+/// A plan that a run is gone on with.
+pub(crate) trait ResumablePlan: Serialize + DeserializeOwned {
+    /// Keys that may be another when a run goes on; a section stands for all that is in it.
+    const CHANGEABLE: &'static [&'static str];
 
-/// Why the others may not. The first that fits counts.
-const REASONS: [(&str, &str); 11] = [
-    ("run.seed", "everything random in the run follows from it"),
-    ("run.parallel", "sums in other parts are rounded otherwise, and the run would not be the same"),
-    ("run.activations", "what drops paths would be drawn in another order"),
-    ("model", "the weights of the run began there and have these sizes"),
-    ("data.validation", "figures before and after could not be compared"),
-    ("data", "the batches that come would not be those of the run"),
-    ("prompts", "the run would go on with another objective"),
-    ("loss", "the run would go on with another objective"),
-    ("optimiser", "the moments that the optimiser keeps belong to it"),
-    ("schedule", "the rates of the steps that are done follow from it"),
-    ("validation", "figures before and after could not be compared, nor the best be told"),
-];
+    /// Why the others may not, by section. The first that fits counts.
+    const REASONS: &'static [(&'static str, &'static str)];
+
+    /// The key under which a new run takes the weights of one whose plan another version wrote.
+    const ANEW: &'static str;
+
+    /// How many steps the run has.
+    fn steps(&self) -> u64;
+
+    /// Where the run is now, as it may have moved.
+    fn set_folder(&mut self, folder: PathBuf);
+
+    /// Reads what may be another.
+    fn read_changeable(&mut self, reader: &Reader<'_>);
+
+    /// The plan that was saved with a run, for the run in `folder`, with what `--set` changes.
+    ///
+    /// # Errors
+    ///
+    /// When the text is no plan, or an override is none of [`ResumablePlan::CHANGEABLE`] or has a wrong value.
+    fn resumed(saved: &Path, folder: &Path, overrides: &[String]) -> Result<Self, ConfigError> {
+        let mut plan: Self = read_saved(saved)?;
+        plan.set_folder(std::path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf()));
+        let document = Document::parse("--set", PathBuf::new(), "", overrides)?;
+        refuse_fixed::<Self>(&document)?;
+        let reader = Reader::new(&document, Paths::MustExist);
+        plan.read_changeable(&reader);
+        reader.finish()?;
+        Ok(plan)
+    }
+}
+
+const SAME_RANDOMNESS: &str = "everything random in the run follows from it";
+const SAME_BEGINNING: &str = "the weights of the run began there and have these sizes";
+const SAME_SCALE: &str = "figures before and after could not be compared";
+const SAME_JUDGE: &str = "figures before and after could not be compared, nor the best be told";
+const SAME_BATCHES: &str = "the batches that come would not be those of the run";
+const SAME_OBJECTIVE: &str = "the run would go on with another objective";
+const SAME_MOMENTS: &str = "the moments that the optimiser keeps belong to it";
+const SAME_RATES: &str = "the rates of the steps that are done follow from it";
+const SAME_DRAWS: &str = "what drops paths would be drawn in another order";
+const SAME_ROUNDING: &str = "sums in other parts are rounded otherwise, and the run would not be the same";
+
+impl ResumablePlan for TrainPlan {
+    const CHANGEABLE: &'static [&'static str] = &[
+        "run.name",
+        "run.device",
+        "run.threads",
+        "data.workers",
+        "data.prefetch",
+        "schedule.steps",
+        "validation.every_steps",
+        "validation.patience",
+        "validation.baseline",
+        "log",
+        "result",
+    ];
+
+    const REASONS: &'static [(&'static str, &'static str)] = &[
+        ("run.seed", SAME_RANDOMNESS),
+        ("run.parallel", SAME_ROUNDING),
+        ("run.activations", SAME_DRAWS),
+        ("model", SAME_BEGINNING),
+        ("data.validation", SAME_SCALE),
+        ("data", SAME_BATCHES),
+        ("prompts", SAME_OBJECTIVE),
+        ("loss", SAME_OBJECTIVE),
+        ("optimiser", SAME_MOMENTS),
+        ("schedule", SAME_RATES),
+        ("validation", SAME_JUDGE),
+    ];
+
+    const ANEW: &'static str = "model.checkpoint";
+
+    fn steps(&self) -> u64 {
+        self.schedule.steps
+    }
+
+    fn set_folder(&mut self, folder: PathBuf) {
+        self.run.dir = folder;
+    }
+
+    fn read_changeable(&mut self, reader: &Reader<'_>) {
+        let top = reader.top();
+        self.run.read_changeable(&top.section("run"));
+        self.data.read_changeable(&top.section("data"));
+        self.schedule.steps = top.section("schedule").integer("steps", self.schedule.steps, self.schedule.steps..);
+        self.validation.read_changeable(&top.section("validation"));
+        self.validation.check(reader, self.schedule.steps);
+        self.log.read_changeable(&top.section("log"));
+        self.result.read_changeable(&top.section("result"));
+        self.result.check(reader, self.model.image_size());
+    }
+}
+
+impl ResumablePlan for PretrainPlan {
+    const CHANGEABLE: &'static [&'static str] = &[
+        "run.name",
+        "run.device",
+        "run.threads",
+        "data.workers",
+        "data.prefetch",
+        "schedule.steps",
+        "validation.every_steps",
+        "validation.patience",
+        "log",
+    ];
+
+    const REASONS: &'static [(&'static str, &'static str)] = &[
+        ("run.seed", SAME_RANDOMNESS),
+        ("run.parallel", SAME_ROUNDING),
+        ("run.activations", SAME_ROUNDING),
+        ("model", SAME_BEGINNING),
+        ("data.validation", SAME_SCALE),
+        ("data.validation_synth", SAME_SCALE),
+        ("data.hold_out", SAME_BATCHES),
+        ("data.held_out", SAME_SCALE),
+        ("data", SAME_BATCHES),
+        ("images_per_step", SAME_BATCHES),
+        ("mae", SAME_OBJECTIVE),
+        ("optimiser", SAME_MOMENTS),
+        ("schedule", SAME_RATES),
+        ("validation", SAME_JUDGE),
+    ];
+
+    const ANEW: &'static str = "model.mae";
+
+    fn steps(&self) -> u64 {
+        self.schedule.steps
+    }
+
+    fn set_folder(&mut self, folder: PathBuf) {
+        self.run.dir = folder;
+    }
+
+    fn read_changeable(&mut self, reader: &Reader<'_>) {
+        let top = reader.top();
+        self.run.read_changeable(&top.section("run"));
+        self.data.read_changeable(&top.section("data"));
+        self.schedule.steps = top.section("schedule").integer("steps", self.schedule.steps, self.schedule.steps..);
+        self.validation.read_changeable(&top.section("validation"));
+        self.validation.check(reader, self.schedule.steps);
+        self.log.read_changeable(&top.section("log"));
+    }
+}
 
 /// A key that would be another, and must not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,68 +192,45 @@ impl fmt::Display for Refusal {
 /// # Errors
 ///
 /// When a plan does not fit into TOML.
-pub(crate) fn check_resume(old: &TrainPlan, new: &TrainPlan) -> Result<Vec<Refusal>, toml::ser::Error> {
+pub(crate) fn check_resume<P: ResumablePlan>(old: &P, new: &P) -> Result<Vec<Refusal>, toml::ser::Error> {
     let mut refusals = Vec::new();
-    compare("", &toml::Value::try_from(old)?, &toml::Value::try_from(new)?, &mut refusals);
-    if new.schedule.steps < old.schedule.steps {
+    compare::<P>("", &toml::Value::try_from(old)?, &toml::Value::try_from(new)?, &mut refusals);
+    if new.steps() < old.steps() {
         refusals.push(Refusal {
             key: "schedule.steps".to_owned(),
-            saved: format!("at least {}", old.schedule.steps),
-            asked: new.schedule.steps.to_string(),
+            saved: format!("at least {}", old.steps()),
+            asked: new.steps().to_string(),
             reason: "a run may grow; to end it sooner, stop it and export its checkpoint",
         });
     }
     Ok(refusals)
 }
 
-impl TrainPlan {
-    /// The plan that was saved with a run, for the run in `folder`, which may have moved, with what `--set` changes.
-    ///
-    /// # Errors
-    ///
-    /// When the text is no plan, or an override is none of [`CHANGEABLE`] or has a wrong value.
-    pub(crate) fn resumed(saved: &Path, folder: &Path, overrides: &[String]) -> Result<Self, ConfigError> {
-        let file = saved.display().to_string();
-        let text = std::fs::read_to_string(saved)
-            .map_err(|error| ConfigError::of_file(&file, format!("must be the plan of a run: {error}")))?;
-        let mut plan: Self = toml::from_str(&text).map_err(|error| not_a_plan(&file, &text, &error))?;
-        plan.run.dir = std::path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf());
-
-        let document = Document::parse("--set", PathBuf::new(), "", overrides)?;
-        refuse_fixed(&document)?;
-        let reader = Reader::new(&document, Paths::MustExist);
-        let top = reader.top();
-        plan.run.read_changeable(&top.section("run"));
-        plan.data.read_changeable(&top.section("data"));
-        plan.schedule.steps = top.section("schedule").integer("steps", plan.schedule.steps, plan.schedule.steps..);
-        plan.validation.read_changeable(&top.section("validation"));
-        plan.validation.check(&reader, plan.schedule.steps);
-        plan.log.read_changeable(&top.section("log"));
-        plan.result.read_changeable(&top.section("result"));
-        plan.result.check(&reader, plan.model.image_size());
-        reader.finish()?;
-        Ok(plan)
-    }
-}
-
-fn not_a_plan(file: &str, text: &str, error: &toml::de::Error) -> ConfigError {
-    let place = error.span().map_or(Place::File, |span| Place::Line(line_of(text, span.start)));
-    let message = format!(
-        "must be the plan of a run, as this version writes it: {}; to begin anew from the weights of the run, \
-         give one of its checkpoints as model.checkpoint",
-        error.message()
-    );
-    ConfigError::new(file, &[], vec![Problem { place, key: String::new(), message }])
+fn read_saved<P: ResumablePlan>(saved: &Path) -> Result<P, ConfigError> {
+    let file = saved.display().to_string();
+    let text = std::fs::read_to_string(saved)
+        .map_err(|error| ConfigError::of_file(&file, format!("must be the plan of a run: {error}")))?;
+    toml::from_str(&text).map_err(|error| {
+        let place = error.span().map_or(Place::File, |span| Place::Line(line_of(&text, span.start)));
+        let message = format!(
+            "must be the plan of a run, as this version writes it: {}; to begin anew from the weights of the run, give \
+             one of its checkpoints as {}",
+            error.message(),
+            P::ANEW
+        );
+        ConfigError::new(&file, &[], vec![Problem { place, key: String::new(), message }])
+    })
 }
 
 /// Keys that exist but must stay get their reason; what does not exist at all, the reader tells.
-fn refuse_fixed(document: &Document) -> Result<(), ConfigError> {
+fn refuse_fixed<P: ResumablePlan>(document: &Document) -> Result<(), ConfigError> {
     let problem = |(index, typed): (usize, &String)| {
         let key = typed.split('=').next().unwrap_or_default().trim();
         let reason = match key {
             "run.dir" => "the folder is the one that is gone on with",
-            _ if is_changeable(key) => return None,
-            _ => reason(key)?,
+            "task" => "a run stays what it was begun as",
+            _ if is_changeable::<P>(key) => return None,
+            _ => reason::<P>(key)?,
         };
         let message = format!("{key} cannot be another when a run goes on: {reason}");
         Some(Problem { place: Place::Override(index), key: key.to_owned(), message })
@@ -140,13 +242,13 @@ fn refuse_fixed(document: &Document) -> Result<(), ConfigError> {
     Err(ConfigError::new(&document.file, &document.overrides, problems))
 }
 
-fn compare(key: &str, old: &toml::Value, new: &toml::Value, refusals: &mut Vec<Refusal>) {
-    if key == "run.dir" || is_changeable(key) {
+fn compare<P: ResumablePlan>(key: &str, old: &toml::Value, new: &toml::Value, refusals: &mut Vec<Refusal>) {
+    if key == "run.dir" || is_changeable::<P>(key) {
         return;
     }
     let (toml::Value::Table(old_table), toml::Value::Table(new_table)) = (old, new) else {
         if old != new {
-            refusals.push(refusal(key, old.to_string(), new.to_string()));
+            refusals.push(refusal::<P>(key, old.to_string(), new.to_string()));
         }
         return;
     };
@@ -156,26 +258,26 @@ fn compare(key: &str, old: &toml::Value, new: &toml::Value, refusals: &mut Vec<R
     for name in keys {
         let inner = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
         match (old_table.get(name), new_table.get(name)) {
-            (Some(old), Some(new)) => compare(&inner, old, new, refusals),
-            (old, new) if !is_changeable(&inner) => {
+            (Some(old), Some(new)) => compare::<P>(&inner, old, new, refusals),
+            (old, new) if !is_changeable::<P>(&inner) => {
                 let shown = |value: Option<&toml::Value>| value.map_or("unset".to_owned(), toml::Value::to_string);
-                refusals.push(refusal(&inner, shown(old), shown(new)));
+                refusals.push(refusal::<P>(&inner, shown(old), shown(new)));
             }
             _ => {}
         }
     }
 }
 
-fn refusal(key: &str, saved: String, asked: String) -> Refusal {
-    Refusal { key: key.to_owned(), saved, asked, reason: reason(key).unwrap_or("it decides what the run is") }
+fn refusal<P: ResumablePlan>(key: &str, saved: String, asked: String) -> Refusal {
+    Refusal { key: key.to_owned(), saved, asked, reason: reason::<P>(key).unwrap_or("it decides what the run is") }
 }
 
-fn reason(key: &str) -> Option<&'static str> {
-    REASONS.iter().find(|(section, _)| is_within(key, section)).map(|(_, reason)| *reason)
+fn reason<P: ResumablePlan>(key: &str) -> Option<&'static str> {
+    P::REASONS.iter().find(|(section, _)| is_within(key, section)).map(|(_, reason)| *reason)
 }
 
-fn is_changeable(key: &str) -> bool {
-    CHANGEABLE.iter().any(|changeable| is_within(key, changeable))
+fn is_changeable<P: ResumablePlan>(key: &str) -> bool {
+    P::CHANGEABLE.iter().any(|changeable| is_within(key, changeable))
 }
 
 fn is_within(key: &str, section: &str) -> bool {

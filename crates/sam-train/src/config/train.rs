@@ -72,7 +72,7 @@ impl TrainPlan {
         Ok(plan)
     }
 
-    /// As it is printed and saved; [`TrainPlan::resumed`] reads it again.
+    /// As it is printed and saved; [`super::ResumablePlan::resumed`] reads it again.
     ///
     /// # Errors
     ///

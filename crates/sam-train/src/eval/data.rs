@@ -1,7 +1,6 @@
 //! The data sets of an evaluation, looked through before anything is computed: bad annotations show in seconds and not after
 //! an hour, and progress knows how much there is to do.
 
-use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,6 +13,7 @@ use sam_image::Rle;
 
 use super::plan::{DataPlan, EvalPlan};
 use crate::failure::{BadInput, Failure};
+use crate::names::unique;
 
 /// A data set, open.
 pub(crate) struct OpenSet {
@@ -136,40 +136,4 @@ fn names(data: &[DataPlan]) -> Vec<String> {
         data.name.clone().or(stem).unwrap_or_else(|| data.path.display().to_string())
     };
     unique(data.iter().map(short).collect(), data.iter().map(|data| data.path.display().to_string()).collect())
-}
-
-/// The short names, where two are equal the long ones, and numbers behind what is still equal.
-pub(crate) fn unique(short: Vec<String>, long: Vec<String>) -> Vec<String> {
-    let count = |names: &[String]| {
-        let mut counts: HashMap<String, usize> = HashMap::new();
-        names.iter().for_each(|name| *counts.entry(name.clone()).or_default() += 1);
-        counts
-    };
-    let counts = count(&short);
-    let names: Vec<String> =
-        short.into_iter().zip(long).map(|(short, long)| if counts[&short] > 1 { long } else { short }).collect();
-    let counts = count(&names);
-    let mut seen: HashMap<String, usize> = HashMap::new();
-    let numbered = names.into_iter().map(|name| {
-        let number = seen.entry(name.clone()).or_default();
-        *number += 1;
-        if counts[&name] > 1 { format!("{name} ({number})") } else { name }
-    });
-    numbered.collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::unique;
-
-    #[test]
-    fn names_are_short_where_that_is_enough() {
-        let of = |names: &[[&str; 2]]| {
-            let part = |at: usize| names.iter().map(|pair| pair[at].to_owned()).collect();
-            unique(part(0), part(1))
-        };
-        assert_eq!(of(&[["a", "x/a"], ["b", "x/b"]]), ["a", "b"]);
-        assert_eq!(of(&[["a", "x/a"], ["a", "y/a"], ["b", "y/b"]]), ["x/a", "y/a", "b"]);
-        assert_eq!(of(&[["a", "x/a"], ["a", "x/a"]]), ["x/a (1)", "x/a (2)"]);
-    }
 }

@@ -5,19 +5,19 @@
 //! the results are in folders by their names.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow};
 use sam_eval::gallery::picture;
 use sam_eval::junit::junit_xml;
 use sam_eval::{ComparisonRow, EvalError, Evaluation, Extremes, Gallery, Model, Report, Results, Run, Start, Verdict};
 use sam_image::Rle;
 use sam_model::weights::write_atomically;
 
-use super::data::{OpenSet, unique};
+use super::data::OpenSet;
 use super::plan::{EvalPlan, RunPlan};
 use crate::failure::Failure;
-use crate::target::{Target, check_target};
+use crate::target::check_results;
 
 const RESULTS: &str = "results.json";
 const REPORT: &str = "report.html";
@@ -32,30 +32,11 @@ pub(crate) struct ModelOutcome {
     pub(crate) seconds: f64,
 }
 
-/// Names for tables and folders: the files', or their paths where those are equal.
-pub(crate) fn model_names(checkpoints: &[PathBuf]) -> Vec<String> {
-    let short = |path: &PathBuf| {
-        let stem = if path.is_dir() { path.file_name() } else { path.file_stem() };
-        stem.map_or_else(|| path.display().to_string(), |stem| stem.to_string_lossy().into_owned())
-    };
-    unique(checkpoints.iter().map(short).collect(), checkpoints.iter().map(|path| path.display().to_string()).collect())
-}
-
-/// Refuses a folder that cannot be written, or that holds results nobody asked to replace.
+/// Refuses a folder that holds results nobody asked to replace.
 pub(crate) fn check_out(run: &RunPlan) -> anyhow::Result<()> {
-    let Some(out) = &run.out else { return Ok(()) };
-    if !out.exists() && out.symlink_metadata().is_err() {
-        // Made when there is something to write, with the folders above it.
-        return Ok(());
-    }
-    if !out.is_dir() {
-        return check_target(out, "--out", Target::Folder, run.force);
-    }
-    match [RESULTS, REPORT].map(|name| out.join(name)).into_iter().find(|path| path.exists()) {
-        Some(path) if !run.force => {
-            bail!("{} is of an earlier run; give another --out, or --force to replace it", path.display())
-        }
-        _ => Ok(()),
+    match &run.out {
+        Some(out) => check_results(out, &[RESULTS, REPORT], run.force),
+        None => Ok(()),
     }
 }
 

@@ -30,6 +30,7 @@ use sam_model::weights::Checkpoint;
 
 use crate::export::print_load_report;
 use crate::failure::{BadInput, Failure};
+use crate::names;
 use crate::progress::Progress;
 
 use boxes::BoxTask;
@@ -67,7 +68,7 @@ pub(crate) fn run_plan(plan: &EvalPlan) -> Result<(), Failure> {
     if let Some(boxes) = boxes.as_ref().filter(|_| plan.uses_no_model()) {
         outcomes.push(score_only(plan, boxes)?);
     }
-    let names = files::model_names(&plan.model.checkpoint);
+    let names = names::of_checkpoints(&plan.model.checkpoint);
     for ((checkpoint, name), path) in checkpoints.iter().zip(names).zip(&plan.model.checkpoint) {
         if checkpoints.len() > 1 {
             writeln!(std::io::stderr(), "evaluating {}", path.display())?;

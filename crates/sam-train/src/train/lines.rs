@@ -1,11 +1,13 @@
 //! A run in plain lines, and the table at its end.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use sam_learn::pretraining::RECONSTRUCTION_LOSS;
+use sam_learn::run_report::duration;
 use sam_learn::{Outcome, Progress, RunEvent, Scores, SegmentationTerms, StepRecord, ValidationRecord};
 
 use crate::output::output;
@@ -16,16 +18,21 @@ const WIDTH: usize = 21;
 /// Between two lines about a validation that goes on.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
+/// Files that are named at the end; the others are counted.
+const SPELT_OUT: usize = 20;
+
 /// Prints what happens; on a terminal burn-train's view shows the steps and only the end is printed.
 pub(crate) struct Lines {
     every_steps: u64,
     is_terminal: bool,
     last_line: Mutex<Instant>,
+    /// Images that could not be read, by the reason, which names the file; and how often that was so.
+    left_out: Mutex<BTreeMap<String, usize>>,
 }
 
 impl Lines {
     pub(crate) fn new(every_steps: u64, is_terminal: bool) -> Self {
-        Self { every_steps, is_terminal, last_line: Mutex::new(Instant::now()) }
+        Self { every_steps, is_terminal, last_line: Mutex::new(Instant::now()), left_out: Mutex::default() }
     }
 
     pub(crate) fn begin(&self, folder: &Path, resumed: Option<&Progress>) {
@@ -40,6 +47,9 @@ impl Lines {
     pub(crate) fn show(&self, event: &RunEvent) {
         if let RunEvent::Skipped { step, reason } = event {
             let _ = writeln!(std::io::stderr(), "step {step}: left out: {reason}");
+            if let Ok(mut left_out) = self.left_out.lock() {
+                *left_out.entry(reason.clone()).or_default() += 1;
+            }
         }
         if self.is_terminal {
             return;
@@ -62,8 +72,9 @@ impl Lines {
         };
     }
 
-    /// Before, best and last side by side.
+    /// What was left out; before, best and last side by side.
     pub(crate) fn end(&self, outcome: &Outcome) {
+        self.count_left_out();
         let Progress { baseline, best, last, .. } = &outcome.progress;
         let rows: Vec<(&str, &Scores)> = [("before", baseline), ("best", best), ("last", last)]
             .into_iter()
@@ -84,6 +95,24 @@ impl Lines {
             let _ = writeln!(out, "{name:<8}{:>8}{}", scores.step, values.concat());
         }
         let _ = writeln!(out);
+    }
+
+    /// Each file once: a run meets it again in every epoch.
+    fn count_left_out(&self) {
+        let Ok(left_out) = self.left_out.lock() else { return };
+        if left_out.is_empty() {
+            return;
+        }
+        let n_times: usize = left_out.values().sum();
+        let mut out = output();
+        let n = left_out.len();
+        let _ = writeln!(out, "\nimages that could not be read and were left out: {n} ({n_times} times)");
+        for (reason, times) in left_out.iter().take(SPELT_OUT) {
+            let _ = writeln!(out, "  {times} x {reason}");
+        }
+        if n > SPELT_OUT {
+            let _ = writeln!(out, "  and {} more", n - SPELT_OUT);
+        }
     }
 }
 
@@ -120,25 +149,4 @@ fn validation_line(record: &ValidationRecord) -> String {
         (false, false) => String::new(),
     };
     format!("validation after step {}: {}{what}", record.scores.step, metrics.join("  "))
-}
-
-/// As a person says it.
-fn duration(seconds: f64) -> String {
-    let seconds = seconds.max(0.0).round() as u64;
-    let (hours, minutes, rest) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    match (hours, minutes) {
-        (0, 0) => format!("{rest} s"),
-        (0, _) => format!("{minutes} min {rest:02} s"),
-        _ => format!("{hours} h {minutes:02} min"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::duration;
-
-    #[test]
-    fn durations_read_well() {
-        assert_eq!([duration(9.4), duration(61.0), duration(7322.0)], ["9 s", "1 min 01 s", "2 h 02 min"]);
-    }
 }

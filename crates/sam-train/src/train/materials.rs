@@ -90,13 +90,13 @@ fn open_model(plan: &TrainPlan, device: &burn::tensor::Device, notes: &mut Vec<S
 }
 
 /// The checkpoint of a pre-training run, or the file itself.
-pub(super) fn pretrained_file(path: &Path) -> PathBuf {
+pub(crate) fn pretrained_file(path: &Path) -> PathBuf {
     let of_run = path.join(sam_learn::training::BEST_FILE);
     if of_run.is_file() { of_run } else { path.to_owned() }
 }
 
 /// What became of every tensor, numbered ones on one line.
-pub(super) fn told(report: &LoadReport) -> Vec<String> {
+pub(crate) fn told(report: &LoadReport) -> Vec<String> {
     let LoadReport { used, dropped, fresh, resized, assumed } = report;
     let mut lines = vec![format!("model: {used} tensors are taken from it")];
     lines.extend(assumed.iter().map(|assumed| format!("model: assumed: {assumed}")));

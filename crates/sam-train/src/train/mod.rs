@@ -5,7 +5,10 @@
 mod lines;
 mod materials;
 mod pretrain;
+mod report;
 mod run_folder;
+
+pub(crate) use materials::{pretrained_file, told};
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -14,73 +17,106 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, anyhow};
 use burn::train::Interrupter;
+use sam_learn::training::Listener;
 use sam_learn::{Ending, Outcome, SavedState, TrainOptions, Training, train};
 use sam_model::weights::{Dtype, ExportFormat, ExportOptions, ImageSizePolicy, export};
 
 use crate::cli::RunArguments;
 use crate::config::run::Export;
-use crate::config::{Document, Paths, PretrainPlan, Task, TrainPlan, check_resume};
+use crate::config::{Document, Paths, PretrainPlan, ResumablePlan, Task, TrainPlan, check_resume};
 use crate::eval::{self, EvalPlan};
 use crate::failure::{BadInput, Failure};
 use crate::output::output;
 use crate::train::lines::Lines;
 use crate::train::materials::Materials;
+use crate::train::report::ReportWriter;
 use crate::train::run_folder::RunFolder;
 
 /// A configuration is carried out, or a run gone on with.
 pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
-    let (plan, folder) = match (&arguments.config, &arguments.resume) {
-        (Some(config), None) => {
-            let document = Document::load(config, &arguments.set).bad_input()?;
-            match Task::of(&document).bad_input()? {
-                Task::Train => {}
-                Task::Evaluate => {
-                    return eval::run_plan(&EvalPlan::from_config(config, &arguments.set).bad_input()?);
-                }
-                Task::Pretrain => {
-                    let plan = PretrainPlan::read(&document, Paths::MustExist).bad_input()?;
-                    if arguments.check {
-                        write!(output(), "{}", plan.to_toml()?)?;
-                        return Ok(());
-                    }
-                    let folder = RunFolder::to_make(&plan.run.dir, arguments.force).bad_input()?;
-                    return pretrain::carry_out(&plan, folder, arguments);
-                }
-            }
+    match (&arguments.config, &arguments.resume) {
+        (Some(config), None) => begin(config, arguments),
+        (None, Some(run)) => go_on(run, arguments),
+        (Some(config), Some(run)) => go_on_as_configured(run, config, arguments),
+        (None, None) => {
+            Err(anyhow!("give --config FILE to begin a run, or --resume RUN to go on with one")).bad_input()
+        }
+    }
+}
+
+fn begin(config: &Path, arguments: &RunArguments) -> Result<(), Failure> {
+    let document = Document::load(config, &arguments.set).bad_input()?;
+    match Task::of(&document).bad_input()? {
+        Task::Evaluate => eval::run_plan(&EvalPlan::from_config(config, &arguments.set).bad_input()?),
+        Task::Train => {
             let plan = TrainPlan::read(&document, Paths::MustExist).bad_input()?;
             if arguments.check {
                 write!(output(), "{}", plan.to_toml()?)?;
                 return Ok(());
             }
             let folder = RunFolder::to_make(&plan.run.dir, arguments.force).bad_input()?;
-            (plan, folder)
+            carry_out(&plan, folder, arguments)
         }
-        (None, Some(run)) => {
-            let folder = RunFolder::to_resume(run).bad_input()?;
-            if pretrain::is_here(&folder) {
-                return pretrain::resume(folder, run, arguments);
+        Task::Pretrain => {
+            let plan = PretrainPlan::read(&document, Paths::MustExist).bad_input()?;
+            if arguments.check {
+                write!(output(), "{}", plan.to_toml()?)?;
+                return Ok(());
             }
-            let plan = TrainPlan::resumed(&folder.plan_path(), run, &arguments.set).bad_input()?;
-            (plan, folder)
+            let folder = RunFolder::to_make(&plan.run.dir, arguments.force).bad_input()?;
+            pretrain::carry_out(&plan, folder, arguments)
         }
-        (Some(config), Some(run)) => {
-            let folder = RunFolder::to_resume(run).bad_input()?;
-            let saved = TrainPlan::resumed(&folder.plan_path(), run, &[]).bad_input()?;
-            let document = Document::load(config, &arguments.set).bad_input()?;
+    }
+}
+
+fn go_on(run: &Path, arguments: &RunArguments) -> Result<(), Failure> {
+    let folder = RunFolder::to_resume(run).bad_input()?;
+    let saved = folder.plan_path();
+    match PretrainPlan::is_saved_at(&saved) {
+        true => {
+            let plan = PretrainPlan::resumed(&saved, run, &arguments.set).bad_input()?;
+            pretrain::carry_out(&plan, folder, arguments)
+        }
+        false => {
+            let plan = TrainPlan::resumed(&saved, run, &arguments.set).bad_input()?;
+            carry_out(&plan, folder, arguments)
+        }
+    }
+}
+
+/// A configuration may be given, as long as it is that of the run but for what may change.
+fn go_on_as_configured(run: &Path, config: &Path, arguments: &RunArguments) -> Result<(), Failure> {
+    let folder = RunFolder::to_resume(run).bad_input()?;
+    let saved = folder.plan_path();
+    let document = Document::load(config, &arguments.set).bad_input()?;
+    let task = if PretrainPlan::is_saved_at(&saved) { Task::Pretrain } else { Task::Train };
+    let asked = Task::of(&document).bad_input()?;
+    if asked != task {
+        let (shown, run, task, asked) = (config.display(), run.display(), task.name(), asked.name());
+        return Err(anyhow!("{shown}: task must be \"{task}\", which the run in {run} is, got \"{asked}\""))
+            .bad_input();
+    }
+    match task {
+        Task::Pretrain => {
+            let plan = PretrainPlan::read(&document, Paths::MustExist).bad_input()?;
+            refuse_another(&PretrainPlan::resumed(&saved, run, &[]).bad_input()?, &plan, config)?;
+            pretrain::carry_out(&plan, folder, arguments)
+        }
+        Task::Train | Task::Evaluate => {
             let plan = TrainPlan::read(&document, Paths::MustExist).bad_input()?;
-            let refusals = check_resume(&saved, &plan)?;
-            if !refusals.is_empty() {
-                let lines: Vec<String> = refusals.iter().map(|refusal| format!("\n  {refusal}")).collect();
-                return Err(anyhow!("{}: not the configuration of this run:{}", config.display(), lines.concat()))
-                    .bad_input();
-            }
-            (plan, folder)
+            refuse_another(&TrainPlan::resumed(&saved, run, &[]).bad_input()?, &plan, config)?;
+            carry_out(&plan, folder, arguments)
         }
-        (None, None) => {
-            return Err(anyhow!("give --config FILE to begin a run, or --resume RUN to go on with one")).bad_input();
-        }
-    };
-    carry_out(&plan, folder, arguments)
+    }
+}
+
+fn refuse_another<P: ResumablePlan>(saved: &P, asked: &P, config: &Path) -> Result<(), Failure> {
+    let refusals = check_resume(saved, asked)?;
+    if refusals.is_empty() {
+        return Ok(());
+    }
+    let lines: Vec<String> = refusals.iter().map(|refusal| format!("\n  {refusal}")).collect();
+    Err(anyhow!("{}: not the configuration of this run:{}", config.display(), lines.concat())).bad_input()
 }
 
 fn carry_out(plan: &TrainPlan, folder: RunFolder, arguments: &RunArguments) -> Result<(), Failure> {
@@ -99,6 +135,7 @@ fn carry_out(plan: &TrainPlan, folder: RunFolder, arguments: &RunArguments) -> R
 
     let is_terminal = std::io::stdout().is_terminal() && !arguments.plain;
     let lines = Arc::new(Lines::new(plan.log.every_steps, is_terminal));
+    let report = Arc::new(ReportWriter::new(&folder, &plan.run.name));
     let interrupter = Interrupter::new();
     stop_on_ctrl_c(&interrupter)?;
     let training = Training {
@@ -108,27 +145,35 @@ fn carry_out(plan: &TrainPlan, folder: RunFolder, arguments: &RunArguments) -> R
         loader: materials.loader,
         validation: materials.validation,
         interrupter,
-        listener: {
-            let lines = Arc::clone(&lines);
-            Arc::new(move |event| lines.show(event))
-        },
+        listener: listener(&lines, &report),
         terminal_view: is_terminal,
     };
     lines.begin(folder.path(), resume.as_ref().map(|state| &state.progress));
-    let outcome = train(materials.sam, training, resume.as_ref()).map_err(|error| failed(error, folder.path()))?;
+    let outcome = train(materials.sam, training, resume.as_ref());
+    let written = report.write();
+    let outcome = outcome.map_err(|error| failed(error, folder.path()))?;
     lines.end(&outcome);
+    report.tell()?;
     match outcome.ending {
-        Ending::Interrupted => {
-            writeln!(
-                output(),
-                "stopped after step {}; go on with: sam-train --resume {}",
-                outcome.progress.step,
-                folder.path().display()
-            )?;
-            Ok(())
-        }
-        Ending::Finished | Ending::EarlyStopped => finish(plan, &folder, &outcome),
+        Ending::Interrupted => writeln!(
+            output(),
+            "stopped after step {}; go on with: sam-train --resume {}",
+            outcome.progress.step,
+            folder.path().display()
+        )?,
+        Ending::Finished | Ending::EarlyStopped => finish(plan, &folder, &outcome)?,
     }
+    // Last, as everything else is worth more.
+    Ok(written?)
+}
+
+/// Who hears what happens.
+fn listener(lines: &Arc<Lines>, report: &Arc<ReportWriter>) -> Listener {
+    let (lines, report) = (Arc::clone(lines), Arc::clone(report));
+    Arc::new(move |event| {
+        lines.show(event);
+        report.on(event);
+    })
 }
 
 /// Threads that compute; 0: one for each processor.

@@ -1,7 +1,6 @@
 //! `task = "pretrain"`: a plan becomes a run folder, as for a training.
 
 use std::io::{IsTerminal, Write};
-use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
@@ -23,8 +22,9 @@ use crate::config::pretrain::{HeldOutPlan, SourceKind};
 use crate::failure::{BadInput, Failure};
 use crate::output::output;
 use crate::train::lines::Lines;
+use crate::train::report::ReportWriter;
 use crate::train::run_folder::RunFolder;
-use crate::train::{failed, stop_on_ctrl_c};
+use crate::train::{failed, listener, stop_on_ctrl_c};
 
 /// The encoder alone under timm's names, for other programs.
 const ENCODER_FILE: &str = "encoder.pth";
@@ -47,6 +47,7 @@ pub(super) fn carry_out(plan: &PretrainPlan, folder: RunFolder, arguments: &RunA
 
     let is_terminal = std::io::stdout().is_terminal() && !arguments.plain;
     let lines = Arc::new(Lines::new(plan.log.every_steps, is_terminal));
+    let report = Arc::new(ReportWriter::new(&folder, &plan.run.name));
     let interrupter = Interrupter::new();
     stop_on_ctrl_c(&interrupter)?;
     let pretraining = Pretraining {
@@ -68,28 +69,30 @@ pub(super) fn carry_out(plan: &PretrainPlan, folder: RunFolder, arguments: &RunA
         loader: plan.loader_options(),
         held_out,
         interrupter,
-        listener: {
-            let lines = Arc::clone(&lines);
-            Arc::new(move |event| lines.show(event))
-        },
+        listener: listener(&lines, &report),
         terminal_view: is_terminal,
     };
     lines.begin(folder.path(), resume.as_ref().map(|state| &state.progress));
-    let outcome = pretrain(mae, pretraining, resume.as_ref()).map_err(|error| failed(error, folder.path()))?;
+    let outcome = pretrain(mae, pretraining, resume.as_ref());
+    let written = report.write();
+    let outcome = outcome.map_err(|error| failed(error, folder.path()))?;
     lines.end(&outcome);
+    report.tell()?;
     let mut out = output();
     let shown = folder.path().display();
     if outcome.ending == Ending::Interrupted {
         writeln!(out, "stopped after step {}; go on with: sam-train --resume {shown}", outcome.progress.step)?;
-        return Ok(());
+        return Ok(written?);
     }
     let (mae, _) = MaeCheckpoint::open(&outcome.best)?.load(0, &burn::tensor::Device::flex())?;
     let options = MaeExportOptions { format: ExportFormat::Pth, dtype: Dtype::F32, parts: MaeParts::Encoder };
-    let written = export_mae(&mae, options, &folder.path().join(ENCODER_FILE))?;
+    let encoder = export_mae(&mae, options, &folder.path().join(ENCODER_FILE))?;
     writeln!(out, "best checkpoint: {}", outcome.best.display())?;
-    writeln!(out, "encoder alone:   {} ({} tensors)", written.path.display(), written.tensors)?;
+    writeln!(out, "encoder alone:   {} ({} tensors)", encoder.path.display(), encoder.tensors)?;
     writeln!(out, "start from it:   model.init = \"mae\" and model.mae = \"{shown}\" in a training's configuration")?;
-    Ok(())
+    writeln!(out, "what it knows:   sam-train probe --checkpoint {shown} --data LABELLED")?;
+    // Last, as everything else is worth more.
+    Ok(written?)
 }
 
 fn open_model(plan: &PretrainPlan, notes: &mut Vec<String>) -> Result<MaskedAutoencoder> {
@@ -179,15 +182,4 @@ fn hold_out(samples: &Arc<dyn Samples>, names: Option<Names>, seed: u64, share: 
     }
     let subset = |indices| Arc::new(Subset { samples: Arc::clone(samples), indices }) as Arc<dyn Samples>;
     Ok((subset(kept), Some(subset(held_out))))
-}
-
-/// Whether the run in this folder is a pre-training.
-pub(super) fn is_here(folder: &RunFolder) -> bool {
-    PretrainPlan::is_saved_at(&folder.plan_path())
-}
-
-/// Goes on with the run in a folder.
-pub(super) fn resume(folder: RunFolder, run: &Path, arguments: &RunArguments) -> Result<(), Failure> {
-    let plan = PretrainPlan::resumed(&folder.plan_path(), run, &arguments.set).bad_input()?;
-    carry_out(&plan, folder, arguments)
 }

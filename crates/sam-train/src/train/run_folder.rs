@@ -5,7 +5,7 @@
 //! plan.toml          as carried out      tensorboard/    the same for TensorBoard
 //! environment.json   where and by what   previews/       pictures at each validation
 //! best.safetensors   official keys       checkpoints/    everything to go on with
-//! last.safetensors   official keys
+//! last.safetensors   official keys       report.html     curves, numbers, pictures (report.md: numbers)
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -63,6 +63,20 @@ impl RunFolder {
 
     pub(crate) fn checkpoints(&self) -> PathBuf {
         self.path.join(CHECKPOINTS_FOLDER)
+    }
+
+    /// The files that say what is done, with what they are; those that are there.
+    pub(crate) fn texts(&self) -> Vec<(&'static str, String)> {
+        [("Configuration, as typed", CONFIG), ("Plan, with every default", PLAN)]
+            .into_iter()
+            .filter_map(|(what, name)| Some((what, std::fs::read_to_string(self.path.join(name)).ok()?)))
+            .collect()
+    }
+
+    /// Where and by what it is done, as [`RunFolder::begin`] has written it.
+    pub(crate) fn environment(&self) -> serde_json::Value {
+        let text = std::fs::read_to_string(self.path.join(ENVIRONMENT)).unwrap_or_default();
+        serde_json::from_str(&text).unwrap_or_default()
     }
 
     /// Makes the folder and says in it what is done; the plan of a run that goes on is written anew.

@@ -1,78 +1,17 @@
-//! `report.html`: one file with everything in it.
+//! The charts of a report: IoU per click, histograms of IoU, and how far the predicted IoU can be trusted.
 
-use crate::chart::{Frame, N_COLOURS, Series, escape, histogram, lines};
+use crate::chart::{Axis, Frame, Mark, N_COLOURS, Series, histogram, lines};
 use crate::object_record::ObjectRecord;
-use crate::report::{Gallery, Model, Report};
-use crate::report_tables::{Table, tables};
+use crate::report::{Model, Report};
 use crate::results::Run;
 use crate::trial::{FirstClick, Start};
 
 /// Bins of the histograms.
 const N_BINS: usize = 10;
 
-const STYLE: &str = include_str!("report.css");
-
-pub(crate) fn render(report: &Report<'_>) -> String {
-    let mut tables = tables(report);
-    // The gate and the main table come before the charts, details after them.
-    let after =
-        tables.iter().position(|table| table.title != "Gate" && table.title != "Results").unwrap_or(tables.len());
-    let details = tables.split_off(after);
-    let body = [
-        tables.iter().map(table_html).collect::<String>(),
-        charts(report),
-        report.galleries.iter().map(gallery_html).collect(),
-        details.iter().map(table_html).collect(),
-    ];
-    format!(
-        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \
-         content=\"width=device-width, initial-scale=1\"><title>{title}</title><style>{STYLE}</style></head>\n\
-         <body><main><h1>{title}</h1>\n{}</main></body></html>\n",
-        body.concat(),
-        title = escape(report.title)
-    )
-}
-
-fn table_html(table: &Table) -> String {
-    let cells = |tag: &str, cells: &[String]| -> String {
-        let cell = |cell: &String| format!("<{tag}>{}</{tag}>", escape(cell));
-        format!("<tr{}>{}</tr>\n", row_class(cells), cells.iter().map(cell).collect::<String>())
-    };
-    let note = if table.note.is_empty() { String::new() } else { format!("<p>{}</p>", escape(&table.note)) };
-    format!(
-        "<section><h2>{}</h2>{note}<div class=\"wide\"><table><thead>{}</thead><tbody>{}</tbody></table></div></section>\n",
-        escape(&table.title),
-        cells("th", &table.header),
-        table.rows.iter().map(|row| cells("td", row)).collect::<String>()
-    )
-}
-
-/// A missed bound is to be seen.
-fn row_class(cells: &[String]) -> &'static str {
-    match cells.get(1).map(String::as_str) {
-        Some("MISSED") => " class=\"missed\"",
-        _ => "",
-    }
-}
-
-fn gallery_html(gallery: &Gallery) -> String {
-    let item = |item: &crate::report::GalleryItem| {
-        let caption = escape(&item.caption);
-        format!(
-            "<figure><img src=\"{}\" alt=\"{caption}\"><figcaption>{caption}</figcaption></figure>\n",
-            item.data_uri
-        )
-    };
-    let items: String = gallery.items.iter().map(item).collect();
-    format!("<section><h2>{}</h2><div class=\"gallery\">{items}</div></section>\n", escape(&gallery.title))
-}
-
-fn charts(report: &Report<'_>) -> String {
-    let charts = [iou_per_click(report), first_ious(report), calibration(report)].concat();
-    if charts.is_empty() {
-        return String::new();
-    }
-    format!("<section><h2>Curves</h2><div class=\"charts\">{}</div></section>\n", charts.concat())
+/// All of them, ready to be set.
+pub(crate) fn charts(report: &Report<'_>) -> Vec<String> {
+    [iou_per_click(report), first_ious(report), calibration(report)].concat()
 }
 
 /// Each run of each model, with its name in a legend.
@@ -102,7 +41,7 @@ fn iou_per_click(report: &Report<'_>) -> Vec<String> {
             record.clicks().zip(&mut sums).for_each(|(round, sum)| *sum += round.iou);
         }
         let mean = |(at, sum): (usize, &f64)| ((at + 1) as f64, sum / run.records.len() as f64);
-        series.push(Series { name, points: sums.iter().enumerate().map(mean).collect() });
+        series.push(Series { name, mark: Mark::Dots, points: sums.iter().enumerate().map(mean).collect() });
     }
     let most = series.iter().map(|line| line.points.len()).max().unwrap_or(0);
     if most == 0 {
@@ -115,6 +54,7 @@ fn iou_per_click(report: &Report<'_>) -> Vec<String> {
         y_label: "mean IoU over objects",
         x_range: [1.0, most as f64],
         x_ticks: &ticks,
+        y: Axis::SHARE,
     };
     vec![lines(&frame, &series)]
 }
@@ -138,9 +78,16 @@ fn first_ious(report: &Report<'_>) -> Vec<String> {
             }
             let n = run.records.len().max(1) as f64;
             let bar = |(bin, &count): (usize, &usize)| (bin as f64 / N_BINS as f64, count as f64 / n);
-            series.push(Series { name, points: counts.iter().enumerate().map(bar).collect() });
+            series.push(Series { name, mark: Mark::Dots, points: counts.iter().enumerate().map(bar).collect() });
         }
-        let frame = Frame { title, x_label: "IoU", y_label: "share of objects", x_range: [0.0, 1.0], x_ticks: &ticks };
+        let frame = Frame {
+            title,
+            x_label: "IoU",
+            y_label: "share of objects",
+            x_range: [0.0, 1.0],
+            x_ticks: &ticks,
+            y: Axis::SHARE,
+        };
         if !series.is_empty() {
             rendered.push(histogram(&frame, 1.0 / N_BINS as f64, &series));
         }
@@ -154,14 +101,14 @@ fn calibration(report: &Report<'_>) -> Vec<String> {
         let Some(calibration) = &run.calibration else { continue };
         let used = calibration.bins.iter().filter(|bin| bin.n_answers > 0);
         let points = used.map(|bin| (bin.mean_predicted_iou.clamp(0.0, 1.0), bin.mean_iou)).collect();
-        series.push(Series { name, points });
+        series.push(Series { name, mark: Mark::Dots, points });
     }
     if series.is_empty() {
         return Vec::new();
     }
     // The ideal takes the colour after the models', or dashes when those are used up.
     let at = series.len().min(N_COLOURS);
-    series.insert(at, Series { name: "ideal".to_owned(), points: vec![(0.0, 0.0), (1.0, 1.0)] });
+    series.insert(at, Series { name: "ideal".to_owned(), mark: Mark::Dots, points: vec![(0.0, 0.0), (1.0, 1.0)] });
     let ticks = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0];
     let frame = Frame {
         title: "Predicted and real IoU",
@@ -169,6 +116,7 @@ fn calibration(report: &Report<'_>) -> Vec<String> {
         y_label: "mean real IoU",
         x_range: [0.0, 1.0],
         x_ticks: &ticks,
+        y: Axis::SHARE,
     };
     vec![lines(&frame, &series)]
 }

@@ -1,0 +1,223 @@
+//! The curves of a run: loss and what it is made of, what validation says, the rate, the gradient.
+//!
+//! A run has up to a million steps and a chart a few hundred pixels: so many steps that follow one another give one point,
+//! their mean. Behind the smooth line, grey, are the steps themselves, or the means of few where they are too many to draw.
+
+use sam_eval::chart::{Axis, Frame, Mark, Scale, Series, lines, ticks};
+
+use crate::events::{SegmentationTerms, StepRecord, ValidationRecord};
+use crate::pretraining::RECONSTRUCTION_LOSS;
+use crate::run_log::RunHistory;
+
+/// Points of a smooth line, at most.
+const N_BINS: usize = 120;
+
+/// Points of a grey line, at most.
+const N_FINE_BINS: usize = 1000;
+
+/// From here on factors say more than differences.
+const LOGARITHMIC_FROM: f64 = 4.0;
+
+/// Numbers below the horizontal axis, about.
+const N_X_TICKS: usize = 6;
+
+/// All of them, ready to be set.
+pub(crate) fn charts(history: &RunHistory) -> Vec<String> {
+    let steps = &history.steps;
+    let rates = Series { name: "highest of all groups".to_owned(), mark: Mark::Line, points: thinned(steps) };
+    let drawn = [
+        loss(history),
+        terms(history),
+        training_iou(history),
+        validation(history),
+        chart(history, "Learning rate", "rate", Some(Scale::Linear), vec![rates]),
+        chart(
+            history,
+            "Norm of the gradient, before clipping",
+            "norm",
+            None,
+            noisy("", steps, |step| Some(step.grad_norm)),
+        ),
+    ];
+    drawn.into_iter().flatten().collect()
+}
+
+/// Of training; and of what is held out, where that is the same loss.
+fn loss(history: &RunHistory) -> Option<String> {
+    let mut series = noisy("training", &history.steps, |step| Some(step.loss));
+    series.extend(validated(history, RECONSTRUCTION_LOSS, "held out"));
+    chart(history, "Loss", "loss", None, series)
+}
+
+fn terms(history: &RunHistory) -> Option<String> {
+    let steps = &history.steps;
+    let series = [
+        smooth("focal", steps, |step| Some(of_terms(step)?.focal)),
+        smooth("dice", steps, |step| Some(of_terms(step)?.dice)),
+        smooth("error of the predicted IoU", steps, |step| Some(of_terms(step)?.iou_error)),
+    ];
+    chart(history, "What the loss is made of, not weighted", "loss", None, series.into_iter().flatten().collect())
+}
+
+fn training_iou(history: &RunHistory) -> Option<String> {
+    let steps = &history.steps;
+    let series = [
+        smooth("after the first prompt", steps, |step| Some(of_terms(step)?.miou_first)),
+        smooth("after the last pass", steps, |step| Some(of_terms(step)?.miou_last)),
+    ];
+    let series = series.into_iter().flatten().collect();
+    chart(history, "IoU on what is learned from", "mean IoU over objects", Some(Scale::Linear), series)
+}
+
+fn of_terms(step: &StepRecord) -> Option<&SegmentationTerms> {
+    step.segmentation.as_ref()
+}
+
+/// The mean IoUs over everything.
+fn validation(history: &RunHistory) -> Option<String> {
+    let names = history.validations.first()?.scores.metrics.keys();
+    let names = names.filter(|name| name.starts_with("miou") && !name.contains('/'));
+    let series = names.filter_map(|name| validated(history, name, name)).collect();
+    chart(history, "IoU on what is never learned from", "mean IoU over objects", Some(Scale::Linear), series)
+}
+
+fn validated(history: &RunHistory, metric: &str, name: &str) -> Option<Series> {
+    let point = |record: &ValidationRecord| Some((record.scores.step as f64, *record.scores.metrics.get(metric)?));
+    let points: Vec<(f64, f64)> = history.validations.iter().filter_map(point).collect();
+    (!points.is_empty()).then(|| Series { name: name.to_owned(), mark: Mark::Dots, points })
+}
+
+/// A chart over the steps of the run; `None` when there is nothing to draw.
+fn chart(
+    history: &RunHistory,
+    title: &str,
+    y_label: &str,
+    scale: Option<Scale>,
+    series: Vec<Series>,
+) -> Option<String> {
+    let ys = || series.iter().flat_map(|line| &line.points).map(|&(_, y)| y).filter(|y| y.is_finite());
+    if series.iter().all(|line| line.points.is_empty()) {
+        return None;
+    }
+    // All charts of a run have one axis. A run that is stopped early ends where it ends, not where it was planned to.
+    let of_steps = history.steps.iter().map(|record| record.step);
+    let of_validations = history.validations.iter().map(|record| record.scores.step);
+    let at = || of_steps.clone().chain(of_validations.clone());
+    let x_range = [at().min(), at().max()].map(|step| step.unwrap_or_default() as f64);
+    let [low, high] = [ys().fold(f64::INFINITY, f64::min), ys().fold(0.0, f64::max)];
+    let falls_by_factors = low > 0.0 && high / low > LOGARITHMIC_FROM;
+    let scale = scale.unwrap_or(if falls_by_factors { Scale::Logarithmic } else { Scale::Linear });
+    let y_label = match scale {
+        Scale::Logarithmic => format!("{y_label}, logarithmic"),
+        Scale::Linear => y_label.to_owned(),
+    };
+    let x_ticks: Vec<f64> = ticks(x_range, N_X_TICKS).into_iter().filter(|tick| tick.fract() == 0.0).collect();
+    let frame =
+        Frame { title, x_label: "steps", y_label: &y_label, x_range, x_ticks: &x_ticks, y: Axis::around(ys(), scale) };
+    Some(lines(&frame, &series))
+}
+
+/// A grey line of the steps and a smooth one over it.
+fn noisy(name: &str, steps: &[StepRecord], get: impl Fn(&StepRecord) -> Option<f64>) -> Vec<Series> {
+    let fine = binned(steps, &get, N_FINE_BINS);
+    let Some(smooth) = smooth(name, steps, &get) else { return Vec::new() };
+    let per_point = steps.len().div_ceil(N_FINE_BINS);
+    let of = |n: usize| if n > 1 { format!("mean of {n} steps") } else { "each step".to_owned() };
+    if fine.len() == smooth.points.len() {
+        return vec![smooth];
+    }
+    let named = match (name, of(steps.len().div_ceil(N_BINS))) {
+        ("", of) => of,
+        (name, of) => format!("{name}, {of}"),
+    };
+    vec![Series { name: of(per_point), mark: Mark::Faint, points: fine }, Series { name: named, ..smooth }]
+}
+
+fn smooth(name: &str, steps: &[StepRecord], get: impl Fn(&StepRecord) -> Option<f64>) -> Option<Series> {
+    let points = binned(steps, &get, N_BINS);
+    (!points.is_empty()).then(|| Series { name: name.to_owned(), mark: Mark::Line, points })
+}
+
+/// Means of equal numbers of steps that follow one another, each at its middle step.
+fn binned(steps: &[StepRecord], get: &impl Fn(&StepRecord) -> Option<f64>, n_bins: usize) -> Vec<(f64, f64)> {
+    let values: Vec<(f64, f64)> = steps.iter().filter_map(|step| Some((step.step as f64, get(step)?))).collect();
+    let per_bin = values.len().div_ceil(n_bins).max(1);
+    let mean = |bin: &[(f64, f64)]| {
+        let n = bin.len() as f64;
+        (bin.iter().map(|point| point.0).sum::<f64>() / n, bin.iter().map(|point| point.1).sum::<f64>() / n)
+    };
+    values.chunks(per_bin).map(mean).collect()
+}
+
+/// The rate is what it is and not a mean; the corners of a schedule stay corners.
+fn thinned(steps: &[StepRecord]) -> Vec<(f64, f64)> {
+    let every = steps.len().div_ceil(N_FINE_BINS).max(1);
+    let is_shown = |at: usize| at.is_multiple_of(every) || at + 1 == steps.len();
+    let shown = steps.iter().enumerate().filter(|&(at, _)| is_shown(at));
+    shown.map(|(_, step)| (step.step as f64, step.lr)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(step: u64, loss: f64) -> StepRecord {
+        StepRecord {
+            step,
+            of_steps: 9,
+            lr: step as f64,
+            loss,
+            segmentation: None,
+            grad_norm: 1.0,
+            n_images: 1,
+            images_per_s: 1.0,
+            data_wait_share: 0.0,
+            memory_mib: 1.0,
+            elapsed_s: 1.0,
+            eta_s: 1.0,
+        }
+    }
+
+    #[test]
+    fn many_steps_become_means_of_equal_numbers() {
+        let steps: Vec<StepRecord> = (1..=10).map(|at| step(at, at as f64 * at as f64)).collect();
+        let points = binned(&steps, &|step| Some(step.loss), 4);
+        // Three steps each, the last one alone.
+        let expected = [(2.0, 14.0 / 3.0), (5.0, 77.0 / 3.0), (8.0, 194.0 / 3.0), (10.0, 100.0)];
+        assert!(points.iter().zip(expected).all(|(a, b)| a.0 == b.0 && (a.1 - b.1).abs() < 1e-9), "{points:?}");
+        assert_eq!(points.len(), expected.len());
+        assert_eq!(binned(&steps, &|step| Some(step.loss), 10).len(), 10);
+        assert!(binned(&steps, &|_| None, 10).is_empty());
+    }
+
+    #[test]
+    fn a_short_run_is_drawn_step_by_step_and_a_long_one_smoothly() {
+        let short: Vec<StepRecord> = (1..=20).map(|at| step(at, 1.0)).collect();
+        let series = noisy("training", &short, |step| Some(step.loss));
+        assert_eq!((series.len(), series[0].points.len(), series[0].name.as_str()), (1, 20, "training"));
+        let long: Vec<StepRecord> = (1..=5000).map(|at| step(at, 1.0)).collect();
+        let series = noisy("training", &long, |step| Some(step.loss));
+        assert_eq!([&series[0].name, &series[1].name], ["mean of 5 steps", "training, mean of 42 steps"]);
+        assert_eq!(series[0].mark, Mark::Faint);
+        assert!(series[0].points.len() <= N_FINE_BINS && series[1].points.len() <= N_BINS);
+        let rates = thinned(&long);
+        assert_eq!((rates[0], rates.last().copied()), ((1.0, 1.0), Some((5000.0, 5000.0))));
+    }
+
+    #[test]
+    fn a_run_without_a_step_or_a_validation_has_what_there_is() {
+        assert!(charts(&RunHistory::default()).is_empty());
+        let history = RunHistory { steps: vec![step(1, 2.0)], ..RunHistory::default() };
+        assert_eq!(charts(&history).len(), 3, "loss, rate and gradient");
+    }
+
+    #[test]
+    fn a_loss_that_falls_by_factors_is_drawn_by_factors() {
+        let of = |losses: [f64; 2]| {
+            let steps = losses.iter().zip(1..).map(|(&loss, at)| step(at, loss)).collect();
+            loss(&RunHistory { steps, ..RunHistory::default() }).expect("a chart")
+        };
+        assert!(of([1.0, 0.05]).contains("loss, logarithmic"));
+        assert!(!of([1.0, 0.5]).contains("logarithmic"));
+    }
+}

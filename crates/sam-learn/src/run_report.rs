@@ -1,0 +1,272 @@
+//! A run for people: `report.html`, one file with its curves, numbers and pictures, and `report.md` with the numbers.
+//!
+//! Everything comes out of the run folder (`metrics.jsonl` and `previews/`), never out of the memory of a session: so the
+//! report of a run that was stopped and went on is that of a run that was never stopped, and a crash leaves the one of the
+//! last save.
+
+use std::path::{Path, PathBuf};
+
+use sam_eval::gallery::data_uri;
+use sam_eval::{Gallery, GalleryItem, Page, Section, Table};
+use sam_image::decode_rgb;
+use sam_model::weights::write_atomically;
+
+use crate::error::LearnError;
+use crate::events::ValidationRecord;
+use crate::previews;
+use crate::run_curves::charts;
+use crate::run_log::RunHistory;
+
+/// For a browser.
+pub const REPORT_FILE: &str = "report.html";
+
+/// For the summary of a CI job, or a terminal.
+pub const REPORT_MARKDOWN_FILE: &str = "report.md";
+
+/// Rows of the table of validations; of more, some are left out.
+const MAX_ROWS: usize = 60;
+
+/// What the run folder's log does not know.
+#[derive(Clone, Debug, Default)]
+pub struct RunReport {
+    /// The heading.
+    pub title: String,
+    /// Where and by what it is carried out, as names and values.
+    pub about: Vec<(String, String)>,
+    /// Files to be shown as they are, each under its name.
+    pub texts: Vec<(String, String)>,
+}
+
+impl RunReport {
+    /// Writes both files into the folder of a run.
+    ///
+    /// # Errors
+    ///
+    /// When its log cannot be read, or a file not be written.
+    pub fn write(&self, folder: &Path) -> Result<(), LearnError> {
+        let page = self.page(folder)?;
+        let html = page.html().map_err(|source| LearnError::Report { source })?;
+        for (name, content) in [(REPORT_FILE, html), (REPORT_MARKDOWN_FILE, page.markdown())] {
+            let path = folder.join(name);
+            let write_error = |source| LearnError::Write { path: path.clone(), source };
+            write_atomically(&path, write_error, |temporary| std::fs::write(temporary, &content).map_err(write_error))?;
+        }
+        Ok(())
+    }
+
+    fn page(&self, folder: &Path) -> Result<Page, LearnError> {
+        let history = RunHistory::read(folder)?;
+        let mut sections: Vec<Section> = [result(&history)].into_iter().flatten().map(Section::Table).collect();
+        sections.push(Section::Charts { title: "Curves".to_owned(), charts: charts(&history) });
+        sections.extend(pictures(folder, &history)?.map(Section::Pictures));
+        sections.extend(validations(&history).map(Section::Table));
+        sections.push(Section::Table(self.run(&history)));
+        sections
+            .extend(self.texts.iter().map(|(title, text)| Section::Text { title: title.clone(), text: text.clone() }));
+        Ok(Page { title: self.title.clone(), sections })
+    }
+
+    fn run(&self, history: &RunHistory) -> Table {
+        let mut rows: Vec<[String; 2]> = Vec::new();
+        let mut row = |name: &str, value: String| rows.push([name.to_owned(), value]);
+        if let Some(last) = history.steps.last() {
+            row("steps", format!("{} of {}", last.step, last.of_steps));
+            let n_images: usize = history.steps.iter().map(|record| record.n_images).sum();
+            row("images looked at", n_images.to_string());
+            let validating: f64 = history.validations.iter().map(|record| record.took_s).sum();
+            // The time of a step's line does not know of the validation behind it.
+            let after_last = history.validations.iter().filter(|record| record.scores.step >= last.step);
+            let elapsed = last.elapsed_s + after_last.map(|record| record.took_s).sum::<f64>();
+            row("time", format!("{}, of which {} for validation", duration(elapsed), duration(validating)));
+            let training = (elapsed - validating).max(f64::MIN_POSITIVE);
+            row("images per second, without validation", format!("{:.2}", n_images as f64 / training));
+            let waits = history.steps.iter().map(|record| record.data_wait_share);
+            let wait = waits.sum::<f64>() / history.steps.len() as f64;
+            row("share of it waiting for data", format!("{:.1} %", 100.0 * wait));
+            let memory = history.steps.iter().map(|record| record.memory_mib).fold(0.0, f64::max);
+            row("memory, most after a step", format!("{memory:.0} MiB"));
+        }
+        if history.n_unreadable > 0 {
+            row("lines of the log that cannot be read", history.n_unreadable.to_string());
+        }
+        self.about.iter().for_each(|(name, value)| row(name, value.clone()));
+        let rows = rows.into_iter().map(Vec::from).collect();
+        Table { title: "Run".to_owned(), note: String::new(), header: vec![String::new(), "value".to_owned()], rows }
+    }
+}
+
+/// Before, best, last, and what was gained; `None` when nothing was validated.
+fn result(history: &RunHistory) -> Option<Table> {
+    let validations = &history.validations;
+    let baseline = validations.iter().find(|record| record.is_baseline);
+    let best = validations.iter().rev().find(|record| record.is_best);
+    let last = validations.iter().rev().find(|record| !record.is_baseline);
+    let shown: Vec<(&str, &ValidationRecord)> = [("before", baseline), ("best", best), ("last", last)]
+        .into_iter()
+        .filter_map(|(name, record)| record.map(|record| (name, record)))
+        .collect();
+    let names = metric_names(shown.first()?.1);
+    let cells = |name: &str, record: &ValidationRecord| row_of(name, record, &names);
+    let mut rows: Vec<Vec<String>> = shown.iter().map(|&(name, record)| cells(name, record)).collect();
+    if let (Some(baseline), Some(best)) = (baseline, best) {
+        let mut row = vec!["best less before".to_owned(), String::new()];
+        row.extend(names.iter().map(|name| {
+            let of = |record: &ValidationRecord| record.scores.metrics.get(*name).copied();
+            of(best).zip(of(baseline)).map_or_else(|| "–".to_owned(), |(best, before)| format!("{:+.4}", best - before))
+        }));
+        rows.push(row);
+    }
+    let metric = &shown[0].1.metric;
+    let note = match best {
+        Some(_) => format!("On what is never learned from; the best is the best by {metric}."),
+        None => "On what is never learned from.".to_owned(),
+    };
+    Some(Table { title: "Result".to_owned(), note, header: header("", &names), rows })
+}
+
+/// All of them, or so many of a long run that the table can be read; the best is always there.
+fn validations(history: &RunHistory) -> Option<Table> {
+    let all = &history.validations;
+    let names = metric_names(all.first()?);
+    let best = all.iter().rposition(|record| record.is_best);
+    let every = all.len().div_ceil(MAX_ROWS);
+    let is_shown = |at: usize| at.is_multiple_of(every) || at + 1 == all.len() || Some(at) == best;
+    let rows: Vec<Vec<String>> = all
+        .iter()
+        .enumerate()
+        .filter(|&(at, _)| is_shown(at))
+        .map(|(at, record)| {
+            let name = match (record.is_baseline, Some(at) == best) {
+                (true, _) => "before",
+                (false, true) => "best",
+                (false, false) => "",
+            };
+            let mut row = row_of(name, record, &names);
+            row.push(duration(record.took_s));
+            row
+        })
+        .collect();
+    let note = match rows.len() == all.len() {
+        true => String::new(),
+        false => format!("{} of {}; metrics.jsonl has them all.", rows.len(), all.len()),
+    };
+    let mut header = header("", &names);
+    header.push("took".to_owned());
+    Some(Table { title: "Validations".to_owned(), note, header, rows })
+}
+
+/// Of everything together; parts, such as `small/miou_1`, are in the log.
+fn metric_names(record: &ValidationRecord) -> Vec<&str> {
+    record.scores.metrics.keys().map(String::as_str).filter(|name| !name.contains('/')).collect()
+}
+
+fn header(first: &str, names: &[&str]) -> Vec<String> {
+    [first, "step"].iter().chain(names).map(|&name| name.to_owned()).collect()
+}
+
+fn row_of(name: &str, record: &ValidationRecord, names: &[&str]) -> Vec<String> {
+    let value =
+        |name: &&str| record.scores.metrics.get(*name).map_or_else(|| "–".to_owned(), |value| format!("{value:.4}"));
+    [name.to_owned(), record.scores.step.to_string()].into_iter().chain(names.iter().map(value)).collect()
+}
+
+/// What the model did before, at its best and at the end.
+fn pictures(folder: &Path, history: &RunHistory) -> Result<Option<Gallery>, LearnError> {
+    let drawn = previews::drawn(folder)?;
+    let best = history.validations.iter().rev().find(|record| record.is_best).map(|record| record.scores.step);
+    let mut chosen: Vec<(&str, &(u64, PathBuf))> = Vec::new();
+    let mut choose = |what: &'static str, step: Option<u64>| {
+        let found = drawn.iter().find(|(drawn, _)| Some(*drawn) == step);
+        if let Some(found) = found.filter(|found| !chosen.iter().any(|(_, other)| other.0 == found.0)) {
+            chosen.push((what, found));
+        }
+    };
+    choose("before training", Some(0));
+    choose("the best", best);
+    // A run that goes on from an earlier save finds pictures of steps that are still to come.
+    choose("the last", history.validations.last().map(|record| record.scores.step));
+    chosen.sort_by_key(|(_, (step, _))| *step);
+    let columns = match history.steps.last() {
+        Some(record) if record.segmentation.is_none() => "as it is, what was left of it, what was made of that",
+        _ => "what is wanted, then what was found from each kind of prompt",
+    };
+    let item = |(what, (step, path)): (&str, &(u64, PathBuf))| {
+        let picture =
+            decode_rgb(path).map_err(|error| LearnError::Read { path: path.clone(), reason: error.to_string() })?;
+        let data_uri =
+            data_uri(&picture, &path.display().to_string()).map_err(|source| LearnError::Report { source })?;
+        Ok(GalleryItem { caption: format!("After step {step}, {what}."), data_uri })
+    };
+    let items: Vec<GalleryItem> = chosen.into_iter().map(item).collect::<Result<_, LearnError>>()?;
+    let title = format!("Pictures: {columns}");
+    Ok((!items.is_empty()).then_some(Gallery { title, items }))
+}
+
+/// As a person says it.
+#[must_use]
+pub fn duration(seconds: f64) -> String {
+    let seconds = seconds.max(0.0).round() as u64;
+    let (hours, minutes, rest) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    match (hours, minutes) {
+        (0, 0) => format!("{rest} s"),
+        (0, _) => format!("{minutes} min {rest:02} s"),
+        _ => format!("{hours} h {minutes:02} min"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::saved_state::Scores;
+
+    fn validation(step: u64, value: f64, is_best: bool) -> ValidationRecord {
+        let metrics = [("miou_1", value), ("small/miou_1", 0.0)].map(|(name, value)| (name.to_owned(), value));
+        let scores = Scores { step, metrics: metrics.into_iter().collect() };
+        ValidationRecord { scores, metric: "miou_1".to_owned(), is_best, is_baseline: step == 0, took_s: 61.0 }
+    }
+
+    #[test]
+    fn the_result_is_before_best_and_last() {
+        let validations = vec![
+            validation(0, 0.1, false),
+            validation(5, 0.5, true),
+            validation(10, 0.7, true),
+            validation(15, 0.6, false),
+        ];
+        let table = result(&RunHistory { validations, ..RunHistory::default() }).expect("validated");
+        assert_eq!(table.header, ["", "step", "miou_1"]);
+        assert_eq!(
+            table.rows,
+            [
+                ["before", "0", "0.1000"],
+                ["best", "10", "0.7000"],
+                ["last", "15", "0.6000"],
+                ["best less before", "", "+0.6000"]
+            ]
+        );
+        assert!(result(&RunHistory::default()).is_none());
+    }
+
+    #[test]
+    fn a_long_run_has_a_table_that_can_be_read() {
+        let validations: Vec<ValidationRecord> =
+            (0..500).map(|at| validation(at, at as f64 / 1e3, at == 100 || at == 307)).collect();
+        let table = validations_of(validations);
+        assert!(table.rows.len() <= MAX_ROWS + 2, "{}", table.rows.len());
+        let steps: Vec<&str> = table.rows.iter().map(|row| row[1].as_str()).collect();
+        assert_eq!((steps[0], steps.last().copied()), ("0", Some("499")));
+        let best: Vec<&Vec<String>> = table.rows.iter().filter(|row| row[0] == "best").collect();
+        assert_eq!(best, [&["best", "307", "0.3070", "1 min 01 s"]]);
+        assert!(table.note.ends_with("of 500; metrics.jsonl has them all."), "{}", table.note);
+        assert_eq!(validations_of(vec![validation(0, 0.5, false)]).note, "");
+    }
+
+    fn validations_of(validations: Vec<ValidationRecord>) -> Table {
+        super::validations(&RunHistory { validations, ..RunHistory::default() }).expect("there are some")
+    }
+
+    #[test]
+    fn durations_read_well() {
+        assert_eq!([duration(9.4), duration(61.0), duration(7322.0)], ["9 s", "1 min 01 s", "2 h 02 min"]);
+    }
+}

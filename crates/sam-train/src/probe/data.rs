@@ -1,0 +1,374 @@
+//! What is learned from and what is judged, looked through before any image is encoded: classes, parts, and images of which
+//! not even the header can be read.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{anyhow, bail};
+use sam_data::loader::Samples;
+use sam_data::{ClassFolders, DataError, OnBad, Source, SourceOptions, Split, SplitRule};
+use sam_learn::probe::{Labels, ProbePart};
+
+use super::arguments::{ProbeArguments, Subject};
+
+/// The share that is judged when nothing else says.
+const HOLD_OUT: f64 = 0.2;
+
+/// Things that are spelt out in a message; the rest is counted.
+const SPELT_OUT: usize = 5;
+
+/// Classes and parts, ready.
+pub(crate) struct ProbeData {
+    pub(crate) subject: Subject,
+    pub(crate) classes: Vec<ClassCount>,
+    pub(crate) train: ProbePart,
+    pub(crate) val: ProbePart,
+    /// What was left out, a sentence each.
+    pub(crate) left_out: Vec<String>,
+}
+
+/// How often a class occurs.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub(crate) struct ClassCount {
+    pub(crate) name: String,
+    /// Samples to learn from.
+    pub(crate) n_train: usize,
+    /// Samples to judge.
+    pub(crate) n_val: usize,
+}
+
+/// A set of images, whatever names their classes.
+enum Set {
+    Images(Arc<ClassFolders>),
+    Objects(Arc<Source>),
+}
+
+impl ProbeData {
+    pub(crate) fn open(arguments: &ProbeArguments) -> anyhow::Result<Self> {
+        let options = arguments.source.options()?;
+        let set = Set::open(&arguments.data, arguments.of, &options)?;
+        let subject = set.subject();
+        let (mut train, mut val) = match &arguments.val {
+            Some(path) => {
+                let judged = Set::open(path, Some(subject), &options)?;
+                (Part::of(&set, (0..set.len()).collect()), Part::of(&judged, (0..judged.len()).collect()))
+            }
+            None => {
+                let (train, val) = set.parts(arguments)?;
+                (Part::of(&set, train), Part::of(&set, val))
+            }
+        };
+        let mut left_out = set.left_out(options.bad)?;
+        for part in [&mut train, &mut val] {
+            if let Some(n) = arguments.max_images {
+                part.keep_at_most(n.get());
+            }
+            left_out.extend(part.look(options.bad)?);
+        }
+        let counts = count(&train, &val)?;
+        let classes = chosen(counts, arguments, subject, &mut left_out)?;
+        let names: Vec<&str> = classes.iter().map(|class| class.name.as_str()).collect();
+        Ok(Self { subject, train: train.labelled(&names), val: val.labelled(&names), left_out, classes })
+    }
+
+    /// "159 objects of 24 images learned from, ..".
+    pub(crate) fn tell(&self, out: &mut impl Write) -> std::io::Result<()> {
+        let sum = |count: fn(&ClassCount) -> usize| self.classes.iter().map(count).sum::<usize>();
+        let of = |n_samples: usize, part: &ProbePart| match self.subject {
+            Subject::Images => counted(n_samples, "image"),
+            Subject::Objects => {
+                format!("{} of {}", counted(n_samples, "object"), counted(part.indices.len(), "image"))
+            }
+        };
+        let (train, val) = (of(sum(|c| c.n_train), &self.train), of(sum(|c| c.n_val), &self.val));
+        writeln!(out, "{}; learned from {train}, judged on {val}", counted(self.classes.len(), "class"))?;
+        self.left_out.iter().try_for_each(|what| writeln!(out, "left out: {what}"))
+    }
+}
+
+impl Clone for Set {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Images(folders) => Self::Images(Arc::clone(folders)),
+            Self::Objects(source) => Self::Objects(Arc::clone(source)),
+        }
+    }
+}
+
+impl Set {
+    fn open(path: &Path, subject: Option<Subject>, options: &SourceOptions) -> anyhow::Result<Self> {
+        let images = || ClassFolders::open(path, options.split.as_deref(), options.intensity);
+        let objects = || Source::open(path, options);
+        match subject {
+            Some(Subject::Images) => Ok(Self::Images(Arc::new(images()?))),
+            Some(Subject::Objects) => Ok(Self::Objects(Arc::new(objects()?))),
+            None => match objects() {
+                Ok(source) => Ok(Self::Objects(Arc::new(source))),
+                // Only a folder that is of no format of objects may be one of images by class.
+                Err(unknown @ DataError::UnknownFormat { .. }) if path.is_dir() => match images() {
+                    Ok(folders) => Ok(Self::Images(Arc::new(folders))),
+                    Err(no_images) => Err(anyhow!("{no_images}. As a data set of objects: {unknown}")),
+                },
+                Err(error) => Err(error.into()),
+            },
+        }
+    }
+
+    fn subject(&self) -> Subject {
+        match self {
+            Self::Images(_) => Subject::Images,
+            Self::Objects(_) => Subject::Objects,
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Images(folders) => folders.len(),
+            Self::Objects(source) => source.len(),
+        }
+    }
+
+    fn name(&self, index: usize) -> String {
+        match self {
+            Self::Images(folders) => folders.name(index).to_owned(),
+            Self::Objects(source) => source.name(index),
+        }
+    }
+
+    fn classes(&self) -> &[String] {
+        match self {
+            Self::Images(folders) => folders.classes(),
+            Self::Objects(source) => source.classes(),
+        }
+    }
+
+    fn given_split(&self, index: usize) -> Option<&str> {
+        match self {
+            Self::Images(folders) => folders.given_split(index),
+            Self::Objects(source) => source.given_split(index),
+        }
+    }
+
+    fn samples(&self) -> Arc<dyn Samples> {
+        match self {
+            Self::Images(folders) => folders.clone(),
+            Self::Objects(source) => source.clone(),
+        }
+    }
+
+    /// Classes of what an image gives, found without decoding it.
+    fn classes_of(&self, index: usize) -> Result<Vec<Option<usize>>, DataError> {
+        match self {
+            Self::Images(folders) => folders.look_at(index).map(|()| vec![Some(folders.class(index))]),
+            Self::Objects(source) => Ok(source.objects(index)?.objects.iter().map(|object| object.class).collect()),
+        }
+    }
+
+    /// What was no part of it from the start.
+    fn left_out(&self, bad: OnBad) -> anyhow::Result<Vec<String>> {
+        match self {
+            Self::Objects(source) => {
+                let mut err = std::io::stderr();
+                source.notes().iter().try_for_each(|note| writeln!(err, "note: {note}"))?;
+                Ok(Vec::new())
+            }
+            Self::Images(folders) => {
+                let stray = folders.without_class();
+                let n = counted(stray.len(), "image");
+                let what = format!("{n} beside the folders of classes: {}", listed(stray));
+                match (stray.is_empty(), bad) {
+                    (true, _) => Ok(Vec::new()),
+                    (false, OnBad::Drop) => Ok(vec![what]),
+                    (false, OnBad::Refuse) => bail!("{what}; move them, or leave them out with --drop-bad"),
+                }
+            }
+        }
+    }
+
+    /// What is learned from and what is judged: as told, as given, or by a hash of the names.
+    fn parts(&self, arguments: &ProbeArguments) -> anyhow::Result<(Vec<usize>, Vec<usize>)> {
+        if let Some(file) = &arguments.split {
+            let Self::Objects(source) = self else {
+                bail!("--split is of a data set of objects; put images into folders train and val, or use --hold-out");
+            };
+            let split = Split::load(source, file)?;
+            if split.train.is_empty() || split.val.is_empty() {
+                bail!("{}: the parts train and val must have images", file.display());
+            }
+            return Ok((split.train, split.val));
+        }
+        let of_part = |part: &str| -> Vec<usize> {
+            (0..self.len()).filter(|&index| self.given_split(index) == Some(part)).collect()
+        };
+        if arguments.hold_out.is_none() {
+            let train = of_part("train");
+            let judged = ["val", "test"].map(of_part).into_iter().find(|part| !part.is_empty());
+            if let Some(judged) = judged.filter(|_| !train.is_empty()) {
+                return Ok((train, judged));
+            }
+        }
+        let names: Vec<String> = (0..self.len()).map(|index| self.name(index)).collect();
+        let val = arguments.hold_out.unwrap_or(HOLD_OUT);
+        let split = Split::of_names(&names, &SplitRule { val, seed: arguments.seed, ..SplitRule::default() });
+        let split = split.map_err(|error| anyhow!("--hold-out {val}: {error}"))?;
+        Ok((split.train, split.val))
+    }
+}
+
+/// Some images of a set.
+struct Part {
+    set: Set,
+    indices: Vec<usize>,
+    /// Of the samples that each of these gives, once that was looked at.
+    classes: Vec<Vec<Option<usize>>>,
+}
+
+impl Part {
+    fn of(set: &Set, indices: Vec<usize>) -> Self {
+        Self { set: set.clone(), indices, classes: Vec::new() }
+    }
+
+    /// Spread evenly: neighbours are often alike, and of one class.
+    fn keep_at_most(&mut self, n_images: usize) {
+        let n = self.indices.len();
+        if n_images < n {
+            self.indices = (0..n_images).map(|at| self.indices[at * n / n_images]).collect();
+        }
+    }
+
+    /// Finds out the classes; counts and names images whose header or annotations cannot be read.
+    fn look(&mut self, bad: OnBad) -> anyhow::Result<Option<String>> {
+        let mut wrong = Vec::new();
+        let (set, classes) = (&self.set, &mut self.classes);
+        self.indices.retain(|&index| match set.classes_of(index) {
+            Ok(found) => {
+                classes.push(found);
+                true
+            }
+            Err(error) => {
+                wrong.push(error.to_string());
+                false
+            }
+        });
+        let what = format!("{} that cannot be read: {}", counted(wrong.len(), "image"), listed(&wrong));
+        match (wrong.is_empty(), bad) {
+            (true, _) => Ok(None),
+            (false, OnBad::Drop) => Ok(Some(what)),
+            (false, OnBad::Refuse) => bail!("{what}; mend them, or leave them out with --drop-bad"),
+        }
+    }
+
+    /// With classes as the probe numbers them.
+    fn labelled(self, classes: &[&str]) -> ProbePart {
+        let number = |name: &String| classes.iter().position(|class| class == name);
+        let of_set: Vec<Option<usize>> = self.set.classes().iter().map(number).collect();
+        let labels = match &self.set {
+            Set::Objects(_) => Labels::OfObjects(of_set),
+            Set::Images(folders) => {
+                Labels::OfImages((0..folders.len()).map(|index| of_set[folders.class(index)]).collect())
+            }
+        };
+        let mut indices = self.indices;
+        if let Labels::OfImages(classes) = &labels {
+            indices.retain(|&index| classes[index].is_some());
+        }
+        ProbePart { samples: self.set.samples(), indices, labels }
+    }
+
+    /// Samples of each class by name, and how many have none.
+    fn count(&self) -> (BTreeMap<&str, usize>, usize) {
+        let (mut counts, mut without) = (BTreeMap::new(), 0);
+        for class in self.classes.iter().flatten() {
+            match class.and_then(|class| self.set.classes().get(class)) {
+                Some(name) => *counts.entry(name.as_str()).or_default() += 1,
+                None => without += 1,
+            }
+        }
+        (counts, without)
+    }
+}
+
+fn count(train: &Part, val: &Part) -> anyhow::Result<Vec<ClassCount>> {
+    let ((n_train, without_train), (n_val, without_val)) = (train.count(), val.count());
+    let names: BTreeSet<&str> = n_train.keys().chain(n_val.keys()).copied().collect();
+    let of = |counts: &BTreeMap<&str, usize>, name: &str| counts.get(name).copied().unwrap_or_default();
+    let counts: Vec<ClassCount> = names
+        .into_iter()
+        .map(|name| ClassCount { name: name.to_owned(), n_train: of(&n_train, name), n_val: of(&n_val, name) })
+        .collect();
+    if counts.is_empty() {
+        let found = match without_train + without_val {
+            0 => "no object at all".to_owned(),
+            n => format!("{} without a class", counted(n, "object")),
+        };
+        bail!("a probe needs classes to tell apart, got {found}; SA-1B and instance label images have none");
+    }
+    Ok(counts)
+}
+
+/// The classes that are told apart, or why that cannot be.
+fn chosen(
+    counts: Vec<ClassCount>,
+    arguments: &ProbeArguments,
+    subject: Subject,
+    left_out: &mut Vec<String>,
+) -> anyhow::Result<Vec<ClassCount>> {
+    let kind = match subject {
+        Subject::Images => "image",
+        Subject::Objects => "object",
+    };
+    let classes = match arguments.min_samples {
+        Some(n) => {
+            let is_enough = |class: &ClassCount| class.n_train >= n.get() && class.n_val > 0;
+            let (kept, rare): (Vec<ClassCount>, Vec<ClassCount>) = counts.into_iter().partition(is_enough);
+            if !rare.is_empty() {
+                let names: Vec<String> = rare.into_iter().map(|class| class.name).collect();
+                left_out.push(format!("{} of few {kind}s: {}", counted(names.len(), "class"), listed(&names)));
+            }
+            kept
+        }
+        None => {
+            let unknown: Vec<String> = counts
+                .iter()
+                .filter(|class| class.n_train == 0)
+                .map(|class| format!("{} ({})", class.name, counted(class.n_val, kind)))
+                .collect();
+            if !unknown.is_empty() {
+                bail!(
+                    "{} judged and never learned from: {}; give another --seed or a smaller --hold-out, or leave out rare \
+                     classes with --min-samples 1",
+                    counted(unknown.len(), "class"),
+                    listed(&unknown)
+                );
+            }
+            counts
+        }
+    };
+    if classes.len() < 2 {
+        let got = classes.first().map_or_else(|| "none".to_owned(), |class| format!("{} alone", class.name));
+        bail!("a probe needs at least two classes to tell apart, got {got}");
+    }
+    let n_val: usize = classes.iter().map(|class| class.n_val).sum();
+    if n_val == 0 {
+        bail!("there is no {kind} to judge; give --val, or a larger --hold-out");
+    }
+    Ok(classes)
+}
+
+/// "1 image", "2 images", "3 classes".
+pub(crate) fn counted(n: usize, what: &str) -> String {
+    let ending = match n {
+        1 => "",
+        _ if what.ends_with('s') => "es",
+        _ => "s",
+    };
+    format!("{n} {what}{ending}")
+}
+
+/// The first few.
+pub(crate) fn listed(names: &[String]) -> String {
+    let shown = names.iter().take(SPELT_OUT).map(String::as_str).collect::<Vec<_>>().join(", ");
+    if names.len() > SPELT_OUT { format!("{shown}, ..") } else { shown }
+}
