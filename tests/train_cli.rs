@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use sam_model::MaeConfig;
 use sam_model::init::initialise_mae;
 use sam_model::weights::{Checkpoint, Dtype, ExportFormat, MaeExportOptions, MaeParts, export_mae};
+use serde_json::Value;
 
 use crate::cli::{Run, texts};
 use crate::fixture::path;
@@ -123,6 +124,31 @@ fn a_run_leaves_a_folder_that_explains_itself() {
     std::fs::write(run.path("mine/thesis.txt"), "years").expect("written");
     run.refused(&["--config", "train.toml", "--force", "--set", "run.dir=mine"], &["mine", "is no run"]);
     assert!(run.path("mine/thesis.txt").is_file());
+}
+
+/// The scenes of a configuration as files, and the checkpoint as another program finds it: the same numbers again.
+#[test]
+fn a_run_reaches_its_numbers_again_from_files() {
+    let run = with_config(SMALL);
+    run.ok(&["--config", "train.toml"]);
+    let out = run.ok(&["data", "synth", "--config", "train.toml", "--out", "scenes", "--train", "3"]);
+    assert!(out.contains("train: 3 scenes") && out.contains("val: 2 scenes"), "{out}");
+    run.ok(&["eval", "--checkpoint", "run/best.safetensors", "--data", "scenes", "--part", "val", "--out", "eval"]);
+    let read = |name: &str| std::fs::read_to_string(run.path(name)).expect("written");
+    let results = sam_eval::Results::from_json("results.json", &read("eval/results.json")).expect("results");
+    let log = read("run/metrics.jsonl");
+    let best = log
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).expect("JSON"))
+        .rfind(|line| line["is_best"] == true)
+        .expect("one is the best");
+    for metric in ["miou_1", "miou_1_oracle", "miou_box", "miou_box_oracle"] {
+        let stated = best["metrics"][metric].as_f64().unwrap_or_else(|| panic!("no {metric} in {best}"));
+        let again = results.metric(metric).expect("computed").value;
+        assert!((stated - again).abs() < 1e-6, "{metric}: {stated} in the run, {again} from its files");
+    }
+    run.refused(&["data", "synth", "--config", "nowhere.toml", "--out", "more"], &["nowhere.toml"]);
+    run.refused(&["data", "synth", "--config", "train.toml", "--seed", "3", "--out", "more"], &["--config", "--seed"]);
 }
 
 /// From a pre-training to a segmenter: the encoder's weights are taken, and the run says what is not.

@@ -262,12 +262,15 @@ pub(crate) struct SynthArguments {
     /// What to write
     #[arg(long, default_value = "coco")]
     pub(crate) format: SynthFormat,
+    /// Write the scenes of a configuration, those it learns from and those it validates on, as a run makes them
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["seed", "first", "min_side", "max_side", "noise"])]
+    pub(crate) config: Option<PathBuf>,
     /// Scenes to train on
     #[arg(long, default_value_t = 24)]
     pub(crate) train: usize,
-    /// Scenes to validate on
-    #[arg(long, default_value_t = 12)]
-    pub(crate) val: usize,
+    /// Scenes to validate on [default: 12, with --config all of them]
+    #[arg(long)]
+    pub(crate) val: Option<usize>,
     /// Scenes of different seeds have nothing in common
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,

@@ -6,6 +6,7 @@
 use std::num::NonZeroUsize;
 
 use sam_data::loader::{ErrorPolicy, Labels, LoaderOptions, ObjectLimits, Order};
+use sam_data::synth::SynthScenes;
 use sam_data::transforms::{Augmentation, ColourJitter, RandomCrop, ScaleJitter};
 use serde::{Deserialize, Serialize};
 
@@ -75,6 +76,19 @@ pub(crate) struct AugmentationPlan {
 }
 
 impl DataPlan {
+    /// The made-up scenes that are learned from, and those that are validated on.
+    pub(crate) fn synthetic(&self) -> [Option<SynthScenes>; 2] {
+        let train = match &self.train {
+            DataSource::Synth(plan) => Some(plan.scenes()),
+            DataSource::Files(_) => None,
+        };
+        let validation = match &self.validation {
+            Validation::Synth(plan) => Some(plan.scenes()),
+            _ => None,
+        };
+        [train, validation]
+    }
+
     pub(super) fn read(reader: &Reader<'_>, accumulation: usize) -> Self {
         let data = reader.top().section("data");
         let train = DataSource::read_train(reader, &data);

@@ -1,28 +1,29 @@
 //! `sam-train data synth`: small scenes with exact masks, the same ones for the same seed on every machine.
 
 use std::io::Write;
+use std::path::Path;
 
-use anyhow::anyhow;
+use anyhow::{anyhow, bail};
 use sam_data::sample::Sample;
 use sam_data::synth::{SynthOptions, SynthScenes, class_names, write_coco, write_sa1b};
 
 use crate::cli::{SynthArguments, SynthFormat};
+use crate::config::{Document, Paths, TrainPlan};
 use crate::failure::{BadInput, Failure};
 use crate::output::output;
 use crate::progress::Progress;
 
+/// Scenes to validate on when nothing is said.
+const N_VAL: usize = 12;
+
+/// Part and scenes.
+type Part = (&'static str, SynthScenes);
+
 pub(crate) fn run(arguments: &SynthArguments) -> Result<(), Failure> {
-    let [smallest, largest] = [arguments.min_side, arguments.max_side];
-    if smallest < 32 || smallest > largest || largest > 8192 {
-        return Err(anyhow!("--min-side and --max-side must be 32 to 8192 and in order, got {smallest} and {largest}"))
-            .bad_input();
-    }
-    if arguments.train + arguments.val == 0 {
-        return Err(anyhow!("--train and --val are both 0: there is nothing to make")).bad_input();
-    }
-    if !(0.0..=64.0).contains(&arguments.noise) {
-        return Err(anyhow!("--noise must be 0 to 64 grey levels, got {}", arguments.noise)).bad_input();
-    }
+    let parts = match &arguments.config {
+        Some(config) => of_config(config, arguments)?,
+        None => of_options(arguments).bad_input()?,
+    };
     let occupied = arguments.out.read_dir().is_ok_and(|mut entries| entries.next().is_some());
     if occupied && !arguments.force {
         return Err(anyhow!(
@@ -31,21 +32,11 @@ pub(crate) fn run(arguments: &SynthArguments) -> Result<(), Failure> {
         ))
         .bad_input();
     }
-    let options = SynthOptions {
-        side_px_min: smallest,
-        side_px_max: largest,
-        noise_levels: arguments.noise,
-        ..SynthOptions::default()
-    };
     let mut out = output();
-    // Training scenes come first, validation scenes follow; no scene is in both.
-    let splits =
-        [("train", arguments.first, arguments.train), ("val", arguments.first + arguments.train as u64, arguments.val)];
-    for (split, first_index, n_scenes) in splits.into_iter().filter(|(_, _, count)| *count > 0) {
-        let scenes = SynthScenes { seed: arguments.seed, first_index, n_scenes, options };
+    for (split, scenes) in parts {
         let mut objects = 0;
-        let mut progress = Progress::new("drawing scenes", n_scenes as u64);
-        let samples = (0..n_scenes).map(|index| {
+        let mut progress = Progress::new("drawing scenes", scenes.n_scenes as u64);
+        let samples = (0..scenes.n_scenes).map(|index| {
             let sample: Sample = scenes.scene(index).sample;
             objects += sample.objects.len();
             progress.set(index as u64 + 1);
@@ -53,10 +44,56 @@ pub(crate) fn run(arguments: &SynthArguments) -> Result<(), Failure> {
         });
         match arguments.format {
             SynthFormat::Coco => write_coco(&arguments.out, split, samples, &class_names())?,
-            SynthFormat::Sa1b => write_sa1b(&arguments.out.join(split), samples, first_index + 1)?,
+            SynthFormat::Sa1b => write_sa1b(&arguments.out.join(split), samples, scenes.first_index + 1)?,
         }
         drop(progress);
-        writeln!(out, "{split}: {n_scenes} scenes with {objects} objects in {}", arguments.out.join(split).display())?;
+        let folder = arguments.out.join(split);
+        writeln!(out, "{split}: {} scenes with {objects} objects in {}", scenes.n_scenes, folder.display())?;
     }
     Ok(())
+}
+
+fn of_options(arguments: &SynthArguments) -> anyhow::Result<Vec<Part>> {
+    let [smallest, largest] = [arguments.min_side, arguments.max_side];
+    if smallest < 32 || smallest > largest || largest > 8192 {
+        bail!("--min-side and --max-side must be 32 to 8192 and in order, got {smallest} and {largest}");
+    }
+    let (train, val) = (arguments.train, arguments.val.unwrap_or(N_VAL));
+    if train + val == 0 {
+        bail!("--train and --val are both 0: there is nothing to make");
+    }
+    if !(0.0..=64.0).contains(&arguments.noise) {
+        bail!("--noise must be 0 to 64 grey levels, got {}", arguments.noise);
+    }
+    let options = SynthOptions {
+        side_px_min: smallest,
+        side_px_max: largest,
+        noise_levels: arguments.noise,
+        ..SynthOptions::default()
+    };
+    // Training scenes come first, validation scenes follow; no scene is in both.
+    let parts = [("train", arguments.first, train), ("val", arguments.first + train as u64, val)];
+    let scenes = |first_index, n_scenes| SynthScenes { seed: arguments.seed, first_index, n_scenes, options };
+    let parts = parts.into_iter().filter(|(_, _, count)| *count > 0);
+    Ok(parts.map(|(split, first, count)| (split, scenes(first, count))).collect())
+}
+
+/// The scenes of a training's configuration; at most `--train` of those it learns from, at most `--val` of the others.
+fn of_config(config: &Path, arguments: &SynthArguments) -> Result<Vec<Part>, Failure> {
+    let document = Document::load(config, &[]).bad_input()?;
+    let plan = TrainPlan::read(&document, Paths::MayBeMissing).bad_input()?;
+    let at_most = |scenes: SynthScenes, n: Option<usize>| SynthScenes {
+        n_scenes: scenes.n_scenes.min(n.unwrap_or(usize::MAX)),
+        ..scenes
+    };
+    let [train, val] = plan.data.synthetic();
+    let train = train.map(|scenes| ("train", at_most(scenes, Some(arguments.train))));
+    let val = val.map(|scenes| ("val", at_most(scenes, arguments.val)));
+    let parts: Vec<Part> = train.into_iter().chain(val).filter(|(_, scenes)| scenes.n_scenes > 0).collect();
+    if parts.is_empty() {
+        let file = config.display();
+        return Err(anyhow!("{file} makes no scenes: it has neither [data.synth] nor [data.validation_synth]"))
+            .bad_input();
+    }
+    Ok(parts)
 }
