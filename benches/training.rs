@@ -86,7 +86,13 @@ pub(crate) fn whole_step(runs: usize, activations: Activations) -> Vec<f64> {
 }
 
 fn step_options(activations: Activations) -> StepOptions {
-    StepOptions { box_output: BoxOutput::Three, loss: LossOptions::default(), is_encoder_frozen: false, activations }
+    StepOptions {
+        box_output: BoxOutput::Three,
+        loss: LossOptions::default(),
+        is_encoder_frozen: false,
+        activations,
+        objects_at_once: None,
+    }
 }
 
 /// Gradients, clipping and AdamW, again and again.

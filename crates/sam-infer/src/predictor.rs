@@ -21,7 +21,8 @@ use sam_model::{MASK_THRESHOLD, MaskOutput, ObjectPrompt, Prompts, Sam, SamConfi
 use crate::embedding::{ImageEmbedding, picture_fingerprint};
 use crate::prompt::{Prompt, PromptError};
 
-/// Objects that go through the decoder at once; each holds a copy of its image's embedding there (4 MiB per layer).
+/// Objects that are decoded together. On the processor the decoder goes through them in smaller parts; elsewhere each holds a
+/// copy of its image's embedding (4 MiB per layer).
 const OBJECTS_PER_PASS: usize = 64;
 
 /// A segmenter ready to answer prompts.

@@ -18,8 +18,8 @@ pub struct AdamW {
     pub eps: f64,
     /// Share of a weight, times the rate, that is taken off.
     pub weight_decay: f64,
-    /// Steps so far, this one included.
-    pub time: u32,
+    /// Steps so far, this one included; what it corrects is gone long before the largest.
+    pub time: i32,
 }
 
 impl AdamW {
@@ -32,7 +32,7 @@ impl AdamW {
         assert!([grads.len(), first.len(), second.len()] == [n; 3], "moments and gradients are as many as weights");
         let [keep_1, keep_2] = self.betas.map(|beta| beta as f32);
         let [add_1, add_2] = self.betas.map(|beta| (1.0 - beta) as f32);
-        let [corrected_1, corrected_2] = self.betas.map(|beta| 1.0 - beta.powi(self.time as i32));
+        let [corrected_1, corrected_2] = self.betas.map(|beta| 1.0 - beta.powi(self.time));
         let rate = (self.lr / corrected_1) as f32;
         let share = (1.0 / corrected_2.sqrt()) as f32;
         let (shrink, eps) = ((1.0 - self.lr * self.weight_decay) as f32, self.eps as f32);
@@ -85,15 +85,15 @@ mod tests {
         let n = 40_001;
         let (mut weights, mut first, mut second) = (values(n, 1), vec![0f32; n], vec![0f32; n]);
         let mut exact: Vec<[f64; 3]> = weights.iter().map(|&w| [f64::from(w), 0.0, 0.0]).collect();
-        for time in 1..=4u32 {
+        for time in 1..=4 {
             let adamw = AdamW { lr: 0.01, betas: [0.9, 0.99], eps: 1e-8, weight_decay: 0.1, time };
-            let grads = values(n, 10 + time);
+            let grads = values(n, 10 + time.unsigned_abs());
             adamw.step(&mut weights, &grads, &mut first, &mut second);
             for ([w, m, v], &grad) in exact.iter_mut().zip(&grads) {
                 let g = f64::from(grad);
                 *m = 0.9 * *m + 0.1 * g;
                 *v = 0.99 * *v + 0.01 * g * g;
-                let (m, v) = (*m / (1.0 - 0.9f64.powi(time as i32)), *v / (1.0 - 0.99f64.powi(time as i32)));
+                let (m, v) = (*m / (1.0 - 0.9f64.powi(time)), *v / (1.0 - 0.99f64.powi(time)));
                 *w = *w * (1.0 - 0.01 * 0.1) - 0.01 * m / (v.sqrt() + 1e-8);
             }
         }

@@ -63,15 +63,18 @@ impl Linear<'_> {
         y
     }
 
-    /// Gradients from the input and the gradient of the output.
+    /// Gradients from the input and the gradient of the output; `wanted` says which, in the order of [`LinearGrads`], the
+    /// others stay empty.
     #[must_use]
-    pub fn backward(&self, x: &[f32], d_y: &[f32]) -> LinearGrads {
+    pub fn backward(&self, x: &[f32], d_y: &[f32], wanted: [bool; 3]) -> LinearGrads {
         let (rows, inputs, outputs) = (self.rows(x), self.inputs(), self.bias.len());
         let d = Matrix::new(d_y, rows, outputs);
+        let [x_wanted, weight_wanted, bias_wanted] = wanted;
+        let when = |is_wanted: bool, grad: &dyn Fn() -> Vec<f32>| if is_wanted { grad() } else { Vec::new() };
         LinearGrads {
-            x: product(d, self.matrix().transposed(), Threads::All),
-            weight: product(Matrix::new(x, rows, inputs).transposed(), d, Threads::All),
-            bias: column_sums(d_y, outputs),
+            x: when(x_wanted, &|| product(d, self.matrix().transposed(), Threads::All)),
+            weight: when(weight_wanted, &|| product(Matrix::new(x, rows, inputs).transposed(), d, Threads::All)),
+            bias: when(bias_wanted, &|| column_sums(d_y, outputs)),
         }
     }
 }
@@ -250,7 +253,8 @@ fn relu(x: f32) -> f32 {
 
 #[inline(always)]
 fn relu_slope(x: f32) -> f32 {
-    if x > 0.0 { 1.0 } else { 0.0 }
+    // As above.
+    if x <= 0.0 { 0.0 } else { 1.0 }
 }
 
 /// `function(row + bias)` in place.
@@ -383,10 +387,15 @@ mod tests {
             let layer = Linear { weight: &weight, bias: &bias };
             let (x_64, w_64, d_64) = (Wide::new(&x, inputs), Wide::new(&weight, outputs), Wide::new(&d_y, outputs));
             check("y", &layer.forward(&x), &x_64.times(&w_64).plus(&bias).values, 1e-6);
-            let grads = layer.backward(&x, &d_y);
+            let grads = layer.backward(&x, &d_y, [true; 3]);
             check("x", &grads.x, &d_64.times(&w_64.transposed()).values, 1e-6);
             check("weight", &grads.weight, &x_64.transposed().times(&d_64).values, 1e-6);
             check("bias", &grads.bias, &d_64.sums(), 1e-6);
+            for one in 0..3 {
+                let few = layer.backward(&x, &d_y, std::array::from_fn(|at| at == one));
+                let all = [(&few.x, &grads.x), (&few.weight, &grads.weight), (&few.bias, &grads.bias)];
+                assert!(all.iter().enumerate().all(|(at, (few, all))| if at == one { few == all } else { few.is_empty() }));
+            }
         }
     }
 

@@ -13,8 +13,8 @@ pub const SUMS: usize = 5;
 /// Pixels whose sum is one f32; such sums are added in f64.
 const PIXELS_PER_PART: usize = 4096;
 
-/// Beyond it a logit counts as this large.
-const LARGEST_LOGIT: f32 = 1e9;
+/// Beyond it a logit counts as this large: its cross entropy times a weight would be no number any more.
+pub const LARGEST_LOGIT: f32 = 1e9;
 
 /// Which sums are made.
 #[derive(Clone, Copy, Debug, PartialEq)]

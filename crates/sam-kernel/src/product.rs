@@ -24,7 +24,7 @@ impl<'a> Matrix<'a> {
     /// When `data` does not have `rows * columns` elements.
     #[must_use]
     pub fn new(data: &'a [f32], rows: usize, columns: usize) -> Self {
-        assert_eq!(data.len(), rows * columns, "a {rows} x {columns} matrix has as many elements");
+        assert_eq!(Some(data.len()), rows.checked_mul(columns), "a {rows} x {columns} matrix has as many elements");
         Self { data, rows, columns, row_stride: columns, column_stride: 1 }
     }
 
@@ -76,7 +76,7 @@ pub enum Threads {
 /// When the sizes do not fit.
 pub fn multiply(out: &mut [f32], before: Before, scale: f32, a: Matrix<'_>, b: Matrix<'_>, threads: Threads) {
     assert_eq!(a.columns, b.rows, "a has as many columns as b rows");
-    assert_eq!(out.len(), a.rows * b.columns, "the result has a's rows and b's columns");
+    assert_eq!(Some(out.len()), a.rows.checked_mul(b.columns), "the result has a's rows and b's columns");
     if out.is_empty() {
         return;
     }
@@ -91,7 +91,7 @@ pub fn multiply(out: &mut [f32], before: Before, scale: f32, a: Matrix<'_>, b: M
 #[must_use]
 pub fn product(a: Matrix<'_>, b: Matrix<'_>, threads: Threads) -> Vec<f32> {
     assert_eq!(a.columns, b.rows, "a has as many columns as b rows");
-    let len = a.rows * b.columns;
+    let len = a.rows.checked_mul(b.columns).expect("a result that memory can hold");
     if a.columns == 0 {
         return vec![0.0; len];
     }
@@ -113,8 +113,9 @@ unsafe fn run(out: *mut f32, before: Before, scale: f32, a: Matrix<'_>, b: Matri
         Threads::One => Parallelism::None,
         Threads::All => Parallelism::Rayon(0),
     };
-    // SAFETY: constructors of `Matrix` checked that every element lies in its slice, and strides of slices fit an isize.
-    // The result does not overlap them: it is borrowed exclusively, or new.
+    // SAFETY: constructors of `Matrix` checked that every element lies in its slice. A stride that does not fit an isize
+    // wraps, but then there is one row (or column) at most, or the last would lie outside, so it is only ever multiplied by
+    // zero. The result does not overlap the inputs: it is borrowed exclusively, or new.
     unsafe {
         gemm(
             a.rows,
@@ -180,6 +181,19 @@ mod tests {
     #[should_panic(expected = "leave the slice")]
     fn a_matrix_never_leaves_its_slice() {
         let _ = Matrix::strided(&[0.0; 33], 4, 4, 10);
+    }
+
+    #[test]
+    #[should_panic(expected = "as many elements")]
+    fn a_number_of_elements_never_wraps() {
+        let _ = Matrix::new(&[], 1 << (usize::BITS / 2), 1 << (usize::BITS / 2));
+    }
+
+    #[test]
+    #[should_panic(expected = "memory can hold")]
+    fn the_size_of_a_result_never_wraps() {
+        let long = Matrix::new(&[], 1 << (usize::BITS / 2), 0);
+        let _ = product(long, long.transposed(), Threads::One);
     }
 
     #[test]

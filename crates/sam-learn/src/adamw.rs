@@ -54,7 +54,7 @@ impl Optimizer for InPlaceAdamW {
             betas: self.betas,
             eps: self.eps,
             weight_decay: self.weight_decay,
-            time: u32::try_from(time).unwrap_or(u32::MAX),
+            time: i32::try_from(time).unwrap_or(i32::MAX),
         };
         adamw.step(weights.storage_mut(), grad.storage(), first.storage_mut(), second.storage_mut());
         let [weights, first, second] = [weights, first, second].map(Tensor::from_primitive::<Flex>);

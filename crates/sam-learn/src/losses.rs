@@ -13,7 +13,7 @@ use std::ops::Range;
 
 use burn::tensor::activation::sigmoid;
 use burn::tensor::{Int, Tensor};
-use sam_kernel::mask_loss::{MaskSums, SUMS, TruePixels};
+use sam_kernel::mask_loss::{LARGEST_LOGIT, MaskSums, SUMS, TruePixels};
 use sam_model::fused::{SliceOperation, SliceOutput, WayBack, fused, is_fusible};
 
 use crate::options::{IouLoss, IouSupervision, LossOptions};
@@ -23,9 +23,6 @@ const DICE_SMOOTHING: f32 = 1.0;
 
 /// Larger than any loss of a mask; keeps masks that are not offered from being chosen.
 const NOT_OFFERED: f32 = 1e9;
-
-/// Beyond it a logit counts as this large: its cross entropy times a weight would be no number any more.
-const LARGEST_LOGIT: f32 = 1e9;
 
 /// What is true, and where it counts.
 #[derive(Clone, Debug)]

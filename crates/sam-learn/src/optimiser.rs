@@ -1,6 +1,6 @@
 //! How gradients become steps: groups of parameters, their rates, clipping by the norm of all, the moving average.
 //!
-//! AdamW (Loshchilov 2019, arXiv 1711.05101) is in [`crate::adamw`]. Layer-wise decay is that of ViTDet (Li 2022, arXiv 2203.16527;
+//! AdamW (Loshchilov 2019, arXiv 1711.05101) is in `adamw.rs`. Layer-wise decay is that of ViTDet (Li 2022, arXiv 2203.16527;
 //! detectron2's `get_vit_lr_decay_rate`): patches and positions are layer 0, block `i` is layer `i + 1`, all other
 //! parameters are the last layer.
 
@@ -87,7 +87,7 @@ pub fn clip_by_global_norm<M: Module>(model: &M, grads: GradientsParams, max: Op
     let Squares { mut sum, on_device, .. } = squares;
     if !on_device.is_empty() {
         let sums: Tensor<1> = Tensor::cat(on_device, 0);
-        sum += sums.into_data().convert::<f64>().try_to_vec::<f64>().unwrap_or_default().iter().sum::<f64>();
+        sum += sums.into_data().convert::<f64>().try_to_vec::<f64>().expect("converted to f64").iter().sum::<f64>();
     }
     let norm = sum.sqrt();
     match max {

@@ -376,7 +376,7 @@ impl Autoencoder {
 /// `[B, 3, H, W]` as the network sees it to pictures.
 fn pictures(images: Tensor<4>) -> Vec<RgbImage> {
     let [batch, _, height, width] = images.dims();
-    let values = images.permute([0, 2, 3, 1]).into_data().convert::<f32>().try_to_vec::<f32>().unwrap_or_default();
+    let values = images.permute([0, 2, 3, 1]).into_data().convert::<f32>().try_to_vec::<f32>().expect("converted to f32");
     let byte = |(at, value): (usize, &f32)| {
         let channel = at % 3;
         (value * PIXEL_STD[channel] + PIXEL_MEAN[channel]).round().clamp(0.0, 255.0) as u8

@@ -50,3 +50,44 @@ impl<'a> Ran<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::nn::{Linear, LinearConfig};
+    use burn::tensor::Distribution;
+
+    /// What a stage draws on the way forward it draws again on the way back, whatever was drawn in between.
+    #[test]
+    fn what_was_dropped_is_dropped_again() {
+        let device = Device::flex().autodiff();
+        let layers: Vec<Linear> = (0..3).map(|_| LinearConfig::new(4, 4).init(&device)).collect();
+        let stage = |layer: &Linear, x: Tensor<4>| {
+            let kept = Tensor::random([64, 1, 1, 1], Distribution::Bernoulli(0.5), &x.device());
+            x.clone() + layer.forward(x) * kept
+        };
+        let input = Tensor::<4>::random([64, 1, 1, 4], Distribution::Default, &Device::flex());
+        let weights = Tensor::<4>::random([64, 1, 1, 4], Distribution::Default, &Device::flex());
+
+        // Seeded as `Ran` says it does, with everything kept.
+        let mut x = Tensor::from_inner(input.clone());
+        for (number, layer) in layers.iter().enumerate() {
+            device.seed(7 + number as u64);
+            x = stage(layer, x);
+        }
+        let output = x.clone().inner().into_data();
+        let grads = (x * Tensor::from_inner(weights.clone())).sum().backward();
+        let expected = GradientsParams::from_grads(grads, &layers);
+
+        let stages = layers.iter().map(|layer| Box::new(move |x| stage(layer, x)) as Stage<'_>).collect();
+        let (ran, last) = Ran::forward(stages, input, &device, 7);
+        last.into_data().assert_eq(&output, true);
+        let mut sums = GradientsAccumulator::new();
+        ran.backward(weights, &layers, &mut sums);
+        let got = sums.grads();
+        for layer in &layers {
+            let of = |grads: &GradientsParams| grads.get::<2>(layer.weight.id).expect("it learns").into_data();
+            of(&got).assert_approx_eq::<f32>(&of(&expected), burn::tensor::Tolerance::absolute(1e-6));
+        }
+    }
+}

@@ -12,6 +12,7 @@ use std::ops::Range;
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
+use sam_model::resize::linear_resize_weights;
 use sam_model::{MaskOutput, Sam};
 
 use crate::losses::{PassLosses, Truth, one_hot, pass_losses};
@@ -48,7 +49,7 @@ impl StepLosses {
     /// By pass; waits for the device.
     #[must_use]
     pub fn read(self) -> Vec<LossTerms> {
-        let values = self.per_pass.into_data().convert::<f64>().try_to_vec::<f64>().unwrap_or_default();
+        let values = self.per_pass.into_data().convert::<f64>().try_to_vec::<f64>().expect("converted to f64");
         let terms = |v: &[f64]| LossTerms { focal: v[0], dice: v[1], iou: v[2], total: v[3], miou: v[4] };
         values.chunks_exact(5).map(terms).collect()
     }
@@ -81,6 +82,8 @@ pub struct StepOptions {
     pub is_encoder_frozen: bool,
     /// What the encoder keeps.
     pub activations: Activations,
+    /// Objects that are decoded together, which changes the use of memory and no result; `None`: [`Sam::objects_at_once`].
+    pub objects_at_once: Option<usize>,
 }
 
 /// What is learned from a batch: gradients of the mean loss over its objects and passes.
@@ -140,6 +143,7 @@ pub fn learn_in_parts(
         let simulator = ClickSimulator::new(draws, &scene.truth, sam.image_size());
         learn(sam, scene, simulator, &recipe.step, seed)
     };
+    assert!(n_objects > 0, "a scene has objects: those without are not put together");
     let n_parts = recipe.parts.n().min(n_images);
     if n_parts == 1 {
         return learn_one(sam, scene, draws.clone());
@@ -163,17 +167,12 @@ pub fn learn_in_parts(
     });
     let learned: Vec<(usize, GradientsParams, StepLosses)> = recipe.parts.run(work.collect());
     let mut accumulated = GradientsAccumulator::new();
-    let mut per_pass: Option<Tensor<2>> = None;
+    let mut per_pass = Tensor::zeros([draws.passes.len(), 5], &scene.images.device());
     for (n, grads, losses) in learned {
         let share = n as f64 / n_objects as f64;
         accumulated.accumulate(sam, scaled(sam, grads, share));
-        let weighted = losses.per_pass.mul_scalar(share);
-        per_pass = Some(match per_pass {
-            Some(sum) => sum + weighted,
-            None => weighted,
-        });
+        per_pass = per_pass + losses.per_pass.mul_scalar(share);
     }
-    let per_pass = per_pass.unwrap_or_else(|| Tensor::zeros([draws.passes.len(), 5], &scene.images.device()));
     (accumulated.grads(), StepLosses { per_pass })
 }
 
@@ -195,9 +194,10 @@ pub fn learn_decoder(
     let passes = simulator.passes().to_vec();
     let upsampling = match loss.resolution {
         LossResolution::Low => None,
-        LossResolution::Full => Some(bilinear_matrix(sam.config().low_res_side(), mask_side, &scene.images.device())),
+        LossResolution::Full => Some(resize_matrix(sam.config().low_res_side(), mask_side, &scene.images.device())),
     };
-    let at_once = sam.objects_at_once().min(n_objects).max(1);
+    assert!(n_objects > 0, "a scene has objects: those without are not put together");
+    let at_once = options.objects_at_once.unwrap_or_else(|| sam.objects_at_once()).clamp(1, n_objects);
     let parts = (0..n_objects).step_by(at_once).map(|start| start..(start + at_once).min(n_objects));
     let parts: Vec<Range<usize>> = parts.collect();
     let share = 1.0 / (n_objects * passes.len()) as f64;
@@ -211,7 +211,7 @@ pub fn learn_decoder(
         };
         let prompts = simulator.prompts(kind);
         let (mut low_res, mut shown) = (Vec::new(), Vec::new());
-        let mut sums: Option<Tensor<1>> = None;
+        let mut sums = Tensor::zeros([5], &scene.images.device());
         for part in &parts {
             let leaf = if *is_encoder_frozen { embeddings.clone() } else { embeddings.clone().detach().require_grad() };
             let of_object = &scene.image_of_object[part.clone()];
@@ -230,15 +230,10 @@ pub fn learn_decoder(
                 shown.push(pick_mask(logits.detach().inner(), carried.as_ref()));
             }
             low_res.push(pick_mask(decoded.low_res_logits.detach().inner(), carried.as_ref()));
-            let terms = terms(&losses, carried.as_ref());
-            sums = Some(match sums {
-                None => terms,
-                Some(sums) => sums + terms,
-            });
+            sums = sums + terms(&losses, carried.as_ref());
             learned.add(sam, &leaf, losses.total.sum().mul_scalar(share).backward());
         }
-        let sums = sums.unwrap_or_else(|| Tensor::zeros([5], &scene.images.device()));
-        per_pass.push(sums.div_scalar(n_objects.max(1) as f64).reshape([1, 5]));
+        per_pass.push(sums.div_scalar(n_objects as f64).reshape([1, 5]));
         let low_res = Tensor::cat(low_res, 0);
         let shown = if upsampling.is_some() { Tensor::cat(shown, 0) } else { low_res.clone() };
         simulator.observe(low_res, shown);
@@ -321,8 +316,12 @@ fn pick_mask(logits: Tensor<4>, weights: Option<&Tensor<2>>) -> Tensor<4> {
     }
 }
 
-/// Bilinear resize as two products with a constant matrix `[to, from]`: has a gradient on every device, which burn's
-/// `interpolate` has not.
+/// `[to, from]`, see [`linear_resize_weights`].
+fn resize_matrix(from: usize, to: usize, device: &Device) -> Tensor<2> {
+    Tensor::from_data(TensorData::new(linear_resize_weights(from, to), [to, from]), device)
+}
+
+/// Bilinear resize, one axis after the other.
 fn upsample(logits: Tensor<4>, matrix: Tensor<2>) -> Tensor<4> {
     let [objects, masks, from, _] = logits.dims();
     let [to, _] = matrix.dims();
@@ -330,19 +329,6 @@ fn upsample(logits: Tensor<4>, matrix: Tensor<2>) -> Tensor<4> {
     let columns = columns.reshape([objects * masks, from, to]);
     let rows = matrix.reshape([1, to, from]).expand([objects * masks, to, from]).matmul(columns);
     rows.reshape([objects, masks, to, to])
-}
-
-/// `F.interpolate(mode="bilinear", align_corners=False)` along one axis, as a matrix.
-fn bilinear_matrix(from: usize, to: usize, device: &Device) -> Tensor<2> {
-    let mut weights = vec![0f32; to * from];
-    for (row, line) in weights.chunks_exact_mut(from).enumerate() {
-        let place = ((row as f64 + 0.5) * from as f64 / to as f64 - 0.5).max(0.0);
-        let (below, share) = (place as usize, place.fract() as f32);
-        let above = (below + 1).min(from - 1);
-        line[below] += 1.0 - share;
-        line[above] += share;
-    }
-    Tensor::from_data(TensorData::new(weights, [to, from]), device)
 }
 
 #[cfg(test)]
@@ -354,7 +340,7 @@ mod tests {
         let device = Device::flex();
         let values: Vec<f32> = (0..18).map(|v| ((v * 7) % 11) as f32).collect();
         let logits = Tensor::<4>::from_data(TensorData::new(values, [2, 1, 3, 3]), &device);
-        let ours = upsample(logits.clone(), bilinear_matrix(3, 8, &device));
+        let ours = upsample(logits.clone(), resize_matrix(3, 8, &device));
         use burn::tensor::module::interpolate;
         use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
         let options =

@@ -163,6 +163,7 @@ pub fn train(sam: Sam, training: Training, resume: Option<&SavedState>) -> Resul
             loss: options.loss.clone(),
             is_encoder_frozen: is_encoder_frozen(&sam),
             activations: options.activations,
+            objects_at_once: None,
         },
         accumulation,
         parts: Parts::new(options.n_parts)?,

@@ -88,6 +88,10 @@ impl AbsentKeys {
 }
 
 impl SliceOperation for SelfAttention {
+    fn keeps_output(&self) -> bool {
+        true
+    }
+
     fn forward(&self, inputs: &[&[f32]]) -> SliceOutput {
         let (values, kept) = SelfAttention::forward(self, inputs[0], inputs[1], tables_of(inputs));
         let [height, width] = self.grid;
@@ -133,6 +137,10 @@ impl Between {
 }
 
 impl SliceOperation for Between {
+    fn keeps_output(&self) -> bool {
+        true
+    }
+
     fn forward(&self, inputs: &[&[f32]]) -> SliceOutput {
         let (values, kept) = self.sizes.forward(self.inputs(inputs));
         let CrossAttention { objects, queries, heads, channels, .. } = self.sizes;

@@ -28,7 +28,7 @@ pub struct SliceOutput {
 pub struct WayBack<'a> {
     /// Contents of the inputs.
     pub inputs: &'a [&'a [f32]],
-    /// Contents of the result.
+    /// Contents of the result; empty unless [`SliceOperation::keeps_output`].
     pub output: &'a [f32],
     /// See [`SliceOutput::kept`].
     pub kept: &'a [f32],
@@ -45,6 +45,11 @@ pub trait SliceOperation: Debug + Send + Sync + 'static {
 
     /// Gradients of all inputs, in order; those that are not wanted may be left empty.
     fn backward(&self, way: WayBack<'_>) -> Vec<Vec<f32>>;
+
+    /// Whether the way back needs the result, which then lives until it is gone.
+    fn keeps_output(&self) -> bool {
+        false
+    }
 }
 
 /// Whether [`fused`] can run on this tensor: numbers of 32 bits on the processor, and gradients only where this crate was
@@ -58,7 +63,7 @@ pub fn is_fusible<const D: usize>(tensor: &Tensor<D>) -> bool {
 /// Runs an operation; all inputs must be fusible.
 ///
 /// # Panics
-/// When there are as many inputs as no operation has.
+/// When no operation has so many inputs.
 #[must_use]
 pub fn fused<const D: usize>(operation: impl SliceOperation, inputs: Vec<DispatchTensor>) -> Tensor<D> {
     Tensor::from_dispatch(<Dispatch as FusedBackend>::fused(Arc::new(operation), Inputs::new(inputs)))
@@ -67,9 +72,7 @@ pub fn fused<const D: usize>(operation: impl SliceOperation, inputs: Vec<Dispatc
 /// The inputs of an operation, as burn wants their number: known when it compiles.
 #[derive(ExtensionType)]
 pub enum Inputs<B: Backend> {
-    /// One input, and so on.
-    One(FloatTensor<B>),
-    #[expect(missing_docs, reason = "as said above")]
+    /// Two inputs, and so on.
     Two(FloatTensor<B>, FloatTensor<B>),
     #[expect(missing_docs, reason = "as said above")]
     Three(FloatTensor<B>, FloatTensor<B>, FloatTensor<B>),
@@ -96,7 +99,6 @@ impl<B: Backend> Inputs<B> {
         let mut tensors = tensors.into_iter();
         let mut next = || tensors.next().expect("there are as many as were counted");
         match n {
-            1 => Self::One(next()),
             2 => Self::Two(next(), next()),
             3 => Self::Three(next(), next(), next()),
             4 => Self::Four(next(), next(), next(), next()),
@@ -108,7 +110,6 @@ impl<B: Backend> Inputs<B> {
 
     fn into_list(self) -> Vec<FloatTensor<B>> {
         match self {
-            Self::One(a) => vec![a],
             Self::Two(a, b) => vec![a, b],
             Self::Three(a, b, c) => vec![a, b, c],
             Self::Four(a, b, c, d) => vec![a, b, c, d],
@@ -168,7 +169,6 @@ mod way_back {
         fn fused(operation: Arc<dyn SliceOperation>, inputs: Inputs<Self>) -> FloatTensor<Self> {
             let inputs = inputs.into_list();
             match inputs.len() {
-                1 => tracked::<C, 1>(operation, inputs),
                 2 => tracked::<C, 2>(operation, inputs),
                 3 => tracked::<C, 3>(operation, inputs),
                 4 => tracked::<C, 4>(operation, inputs),
@@ -188,7 +188,8 @@ mod way_back {
         let (output, kept) = run(operation.as_ref(), &inputs);
         match FusedBackward.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prepared) => {
-                let state = Remembered { operation, inputs, output: output.clone(), kept: Arc::new(kept) };
+                let kept_output = operation.keeps_output().then(|| output.clone());
+                let state = Remembered { operation, inputs, output: kept_output, kept: Arc::new(kept) };
                 prepared.finish(state, output)
             }
             OpsKind::UnTracked(prepared) => prepared.finish(output),
@@ -202,7 +203,7 @@ mod way_back {
     struct Remembered {
         operation: Arc<dyn SliceOperation>,
         inputs: Vec<Values>,
-        output: Values,
+        output: Option<Values>,
         kept: Arc<Vec<f32>>,
     }
 
@@ -216,7 +217,7 @@ mod way_back {
             let wanted = ops.parents.each_ref().map(Option::is_some);
             let way = WayBack {
                 inputs: &slices,
-                output: slice(&output),
+                output: output.as_ref().map(slice).unwrap_or_default(),
                 kept: &kept,
                 d_output: slice(&d_output),
                 wanted: &wanted,
@@ -241,6 +242,10 @@ mod tests {
     struct MultiplyAdd;
 
     impl SliceOperation for MultiplyAdd {
+        fn keeps_output(&self) -> bool {
+            true
+        }
+
         fn forward(&self, inputs: &[&[f32]]) -> SliceOutput {
             let values = (0..inputs[0].len()).map(|i| inputs[0][i] * inputs[1][i] + inputs[2][i]).collect();
             SliceOutput { values, shape: vec![inputs[0].len()], kept: vec![7.0] }

@@ -16,6 +16,7 @@ pub mod mlp;
 pub mod patch_conv;
 pub mod plain_attention;
 pub mod prompt_encoder;
+pub mod resize;
 pub mod sam;
 pub mod shared_rows;
 pub mod stage;

@@ -47,7 +47,8 @@ impl SliceOperation for OneLayer {
 
     fn backward(&self, way: WayBack<'_>) -> Vec<Vec<f32>> {
         let layer = kernel::Linear { weight: way.inputs[1], bias: way.inputs[2] };
-        let grads = layer.backward(way.inputs[0], way.d_output);
+        let wanted = [way.wanted[0], way.wanted[1], way.wanted[2]];
+        let grads = layer.backward(way.inputs[0], way.d_output, wanted);
         vec![grads.x, grads.weight, grads.bias]
     }
 }

@@ -9,6 +9,8 @@
 use burn::tensor::activation::softmax;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
+use crate::resize::linear_resize_weights;
+
 /// Largest number of scores that exist at once when no gradient is needed (64 MiB of f32).
 const SCORES_PER_BLOCK: usize = 16 * 1024 * 1024;
 
@@ -166,21 +168,6 @@ pub(crate) fn resized(table: Tensor<2>, size: usize) -> Tensor<2> {
     Tensor::<2>::from_data(weights, &table.device()).matmul(table)
 }
 
-/// Row-major `[to, from]` matrix of PyTorch's 1-D linear interpolation with `align_corners=False`.
-pub fn linear_resize_weights(from: usize, to: usize) -> Vec<f32> {
-    let mut weights = vec![0f32; to * from];
-    let ratio = from as f64 / to as f64;
-    for (position, row) in weights.chunks_exact_mut(from).enumerate() {
-        let source = ((position as f64 + 0.5) * ratio - 0.5).max(0.0);
-        let low = (source as usize).min(from - 1);
-        let high = (low + 1).min(from - 1);
-        let fraction = (source - low as f64) as f32;
-        row[low] += 1.0 - fraction;
-        row[high] += fraction;
-    }
-    weights
-}
-
 /// Cuts a map into square windows, filled up at the right and bottom to whole windows.
 ///
 /// # Shapes
@@ -285,14 +272,6 @@ mod tests {
         let table = Tensor::<2>::from_data([[-2.], [-1.], [0.], [1.], [2.]], &Device::flex());
         let relative = relative_position(table, 3).reshape([3, 3]);
         relative.into_data().assert_eq(&TensorData::from([[0f32, -1., -2.], [1., 0., -1.], [2., 1., 0.]]), false);
-    }
-
-    #[test]
-    fn linear_resize_keeps_constants_and_identity() {
-        assert_eq!(linear_resize_weights(3, 3), [1., 0., 0., 0., 1., 0., 0., 0., 1.]);
-        for row in linear_resize_weights(5, 9).chunks(5) {
-            assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-6);
-        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! Both as PyTorch's `interpolate(align_corners=False)`, which is what MAE's and SAM's users do
 //! (arXiv 2111.06377; segment-anything pull request 419). Windowed blocks keep their tables: a window does not grow.
 
-use crate::plain_attention::linear_resize_weights;
+use crate::resize::linear_resize_weights;
 
 /// PyTorch's bicubic coefficient.
 const CUBIC_A: f64 = -0.75;
