@@ -280,12 +280,14 @@ fn learn(
             (value, GradientsParams::from_grads(loss.backward(), mae))
         }
         Activations::Recompute => {
-            let (kept, stages) = mae.stages(images, masking, recipe.target);
+            let untracked = mae.clone().no_grad();
+            let (kept, stages) = untracked.stages(images.clone(), masking, recipe.target);
             // Nothing is drawn on the way.
-            let (ran, loss) = Ran::forward(stages, kept, &mae.device(), 0);
+            let (ran, loss) = Ran::forward(&stages, kept, &mae.device(), 0);
             let value = f64::from(loss.clone().into_scalar::<f32>());
             let mut sums = GradientsAccumulator::new();
-            ran.backward(loss.ones_like(), mae, &mut sums);
+            let (_, stages) = mae.stages(images, masking, recipe.target);
+            ran.backward(&stages, loss.ones_like(), mae, &mut sums);
             (value, sums.grads())
         }
     }
@@ -376,7 +378,8 @@ impl Autoencoder {
 /// `[B, 3, H, W]` as the network sees it to pictures.
 fn pictures(images: Tensor<4>) -> Vec<RgbImage> {
     let [batch, _, height, width] = images.dims();
-    let values = images.permute([0, 2, 3, 1]).into_data().convert::<f32>().try_to_vec::<f32>().expect("converted to f32");
+    let values =
+        images.permute([0, 2, 3, 1]).into_data().convert::<f32>().try_to_vec::<f32>().expect("converted to f32");
     let byte = |(at, value): (usize, &f32)| {
         let channel = at % 3;
         (value * PIXEL_STD[channel] + PIXEL_MEAN[channel]).round().clamp(0.0, 255.0) as u8

@@ -10,32 +10,44 @@ use burn::tensor::{Device, Tensor};
 use sam_model::stage::Stage;
 
 /// Stages that ran once.
-pub(crate) struct Ran<'a> {
-    stages: Vec<Stage<'a>>,
-    /// Inputs, without gradients.
+pub(crate) struct Ran {
+    /// Inputs of the stages, without gradients.
     inputs: Vec<Tensor<4>>,
     device: Device,
     seed: u64,
 }
 
-impl<'a> Ran<'a> {
+impl Ran {
     /// Runs stages one after the other; gives what comes out last, without gradients.
-    pub(crate) fn forward(stages: Vec<Stage<'a>>, input: Tensor<4>, device: &Device, seed: u64) -> (Self, Tensor<4>) {
+    ///
+    /// # Arguments
+    /// - `stages`: of a model after `no_grad`, which draws as one that learns but leaves no graph. The graph of one that
+    ///   learns would stay, with all that its operations remember, until something else goes back: burn only then looks for
+    ///   what nobody needs any more
+    pub(crate) fn forward(stages: &[Stage<'_>], input: Tensor<4>, device: &Device, seed: u64) -> (Self, Tensor<4>) {
         let mut inputs = Vec::with_capacity(stages.len());
         let mut x = input;
         for (number, stage) in stages.iter().enumerate() {
             inputs.push(x.clone());
             device.seed(seed.wrapping_add(number as u64));
-            // Tracked and at once forgotten: only what learns draws.
-            x = stage(Tensor::from_inner(x)).detach().inner();
+            x = stage(Tensor::from_inner(x)).inner();
         }
-        (Self { stages, inputs, device: device.clone(), seed }, x)
+        (Self { inputs, device: device.clone(), seed }, x)
     }
 
     /// Adds the gradients of all parameters, given that of what came out last.
-    pub(crate) fn backward<M: Module>(self, d_output: Tensor<4>, model: &M, sums: &mut GradientsAccumulator<M>) {
+    ///
+    /// # Arguments
+    /// - `stages`: the same ones, of the model that learns
+    pub(crate) fn backward<M: Module>(
+        self,
+        stages: &[Stage<'_>],
+        d_output: Tensor<4>,
+        model: &M,
+        sums: &mut GradientsAccumulator<M>,
+    ) {
         let mut d_output = d_output;
-        for (number, (stage, input)) in self.stages.iter().zip(self.inputs).enumerate().rev() {
+        for (number, (stage, input)) in stages.iter().zip(self.inputs).enumerate().rev() {
             self.device.seed(self.seed.wrapping_add(number as u64));
             let input = Tensor::from_inner(input);
             let input = if number > 0 { input.require_grad() } else { input };
@@ -79,11 +91,15 @@ mod tests {
         let grads = (x * Tensor::from_inner(weights.clone())).sum().backward();
         let expected = GradientsParams::from_grads(grads, &layers);
 
-        let stages = layers.iter().map(|layer| Box::new(move |x| stage(layer, x)) as Stage<'_>).collect();
-        let (ran, last) = Ran::forward(stages, input, &device, 7);
+        let stages = |layers| -> Vec<Stage<'_>> {
+            let layers: &Vec<Linear> = layers;
+            layers.iter().map(|layer| Box::new(move |x| stage(layer, x)) as Stage<'_>).collect()
+        };
+        let untracked = layers.clone().no_grad();
+        let (ran, last) = Ran::forward(&stages(&untracked), input, &device, 7);
         last.into_data().assert_eq(&output, true);
         let mut sums = GradientsAccumulator::new();
-        ran.backward(weights, &layers, &mut sums);
+        ran.backward(&stages(&layers), weights, &layers, &mut sums);
         let got = sums.grads();
         for layer in &layers {
             let of = |grads: &GradientsParams| grads.get::<2>(layer.weight.id).expect("it learns").into_data();

@@ -105,12 +105,12 @@ pub fn learn(
         return (sums.grads(), losses);
     }
     if options.activations == Activations::Recompute {
-        let stages = sam.image_encoder.stages();
-        let (ran, embeddings) = Ran::forward(stages, scene.images.clone(), &sam.device(), seed);
+        let untracked = sam.image_encoder.clone().no_grad();
+        let (ran, embeddings) = Ran::forward(&untracked.stages(), scene.images.clone(), &sam.device(), seed);
         let embeddings = Tensor::from_inner(embeddings);
         let (mut sums, losses, embedding_grad) = learn_decoder(sam, embeddings, scene, simulator, options);
         if let Some(grad) = embedding_grad {
-            ran.backward(grad, sam, &mut sums);
+            ran.backward(&sam.image_encoder.stages(), grad, sam, &mut sums);
         }
         return (sums.grads(), losses);
     }

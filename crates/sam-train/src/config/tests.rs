@@ -642,6 +642,7 @@ fn the_configurations_of_this_repository_are_valid() {
     for (name, text) in [
         ("quickstart", include_str!("../../../../configs/quickstart.toml")),
         ("finetune", include_str!("../../../../configs/finetune.toml")),
+        ("finetune-photos", include_str!("../../../../configs/finetune-photos.toml")),
         ("paper-vit-b", include_str!("../../../../configs/paper-vit-b.toml")),
         ("paper-vit-l", include_str!("../../../../configs/paper-vit-l.toml")),
         ("paper-vit-h", include_str!("../../../../configs/paper-vit-h.toml")),
@@ -680,6 +681,22 @@ fn so_are_those_of_pre_training() {
         assert_eq!(saved, plan, "{name}");
         assert!(text.contains(&format!("--config configs/{name}.toml")), "{name} says how it is run");
     }
+}
+
+/// What the one makes, the other takes, as its header says.
+#[test]
+fn the_quick_pretraining_and_the_quickstart_have_one_encoder() {
+    let text = include_str!("../../../../configs/pretrain-quick.toml");
+    let document = Document::parse("c.toml", PathBuf::new(), text, &[]).expect("TOML");
+    let mae = PretrainPlan::read(&document, Paths::MayBeMissing).expect("valid").model.config;
+    let training = include_str!("../../../../configs/quickstart.toml");
+    let ModelPlan::Scratch(sam) = read(training).expect("valid").model else { panic!("it starts from nothing") };
+    let encoder = sam.image_encoder;
+    assert_eq!(mae.image_size_hw, [encoder.image_size; 2]);
+    assert_eq!(
+        [mae.patch_size, mae.embed_dim, mae.depth, mae.num_heads, mae.mlp_dim],
+        [encoder.patch_size, encoder.embed_dim, encoder.depth, encoder.num_heads, encoder.mlp_dim]
+    );
 }
 
 /// The least that a pre-training needs.
