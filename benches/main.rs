@@ -16,6 +16,10 @@ use sam_model::{
     MaeConfig, MaeTarget, MaskOutput, MaskedAutoencoder, ObjectPrompt, Prompts, RandomMasking, Sam, SamConfig, Variant,
 };
 
+/// As in the program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Set in the child process: which measurement to make.
 const CHILD: &str = "SAM_TRAIN_BENCH";
 

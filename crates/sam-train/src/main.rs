@@ -25,6 +25,10 @@ use clap::Parser;
 use crate::cli::{Arguments, Command};
 use crate::failure::Failure;
 
+/// Keeps the memory of one tensor for the next.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match run(Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
