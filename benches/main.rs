@@ -132,6 +132,7 @@ fn block(window: usize, with_gradients: bool, runs: usize) -> Vec<f64> {
 fn decode(objects: usize, runs: usize) -> Vec<f64> {
     let (sam, device) = (vit_b(), Device::flex());
     let embedding = Tensor::<4>::random([1, 256, 64, 64], Distribution::Normal(0.0, 1.0), &device);
+    let positions = sam.image_positions();
     let click = |object: usize| ObjectPrompt {
         points_xy_px: vec![([(object * 37 % 1024) as f32, (object * 91 % 1024) as f32], true)],
         ..ObjectPrompt::default()
@@ -139,7 +140,8 @@ fn decode(objects: usize, runs: usize) -> Vec<f64> {
     let objects: Vec<ObjectPrompt> = (0..objects).map(click).collect();
     time(runs, || {
         let prompts = Prompts::from_objects(&objects, 256, &device);
-        let decoded = sam.decode(embedding.clone(), &vec![0; objects.len()], &prompts, MaskOutput::Multi);
+        let of = vec![0; objects.len()];
+        let decoded = sam.decode_at(positions.clone(), embedding.clone(), &of, &prompts, MaskOutput::Multi);
         drop((decoded.low_res_logits.into_data(), decoded.iou_predictions.into_data()));
     })
 }

@@ -29,6 +29,8 @@ const OBJECTS_PER_PASS: usize = 64;
 #[derive(Clone, Debug)]
 pub struct Predictor {
     sam: Sam,
+    /// See [`Sam::image_positions`].
+    image_positions: Tensor<4>,
     device: Device,
     encoder: OnceLock<u64>,
 }
@@ -38,7 +40,7 @@ impl Predictor {
     pub fn new(sam: &Sam) -> Self {
         let sam = sam.valid();
         let device = sam.device();
-        Self { sam, device, encoder: OnceLock::new() }
+        Self { image_positions: sam.image_positions(), sam, device, encoder: OnceLock::new() }
     }
 
     /// Loads a checkpoint of any layout that is read here.
@@ -160,7 +162,7 @@ impl Predictor {
         output: MaskOutput,
     ) -> sam_model::DecodedMasks {
         let prompts = Prompts::from_objects(objects, self.config().low_res_side(), &self.device);
-        self.sam.decode(images.clone(), index, &prompts, output)
+        self.sam.decode_at(self.image_positions.clone(), images.clone(), index, &prompts, output)
     }
 }
 

@@ -202,6 +202,7 @@ pub fn learn_decoder(
     let parts: Vec<Range<usize>> = parts.collect();
     let share = 1.0 / (n_objects * passes.len()) as f64;
 
+    let positions = sam.image_positions();
     let mut learned = Learned { grads: GradientsAccumulator::new(), embedding: None };
     let mut per_pass = Vec::with_capacity(passes.len());
     for (number, &kind) in passes.iter().enumerate() {
@@ -215,7 +216,8 @@ pub fn learn_decoder(
         for part in &parts {
             let leaf = if *is_encoder_frozen { embeddings.clone() } else { embeddings.clone().detach().require_grad() };
             let of_object = &scene.image_of_object[part.clone()];
-            let decoded = sam.decode(leaf.clone(), of_object, &prompts.part(part.clone()), output);
+            let prompts = prompts.part(part.clone());
+            let decoded = sam.decode_at(positions.clone(), leaf.clone(), of_object, &prompts, output);
             let logits = match &upsampling {
                 None => decoded.low_res_logits.clone(),
                 Some(matrix) => upsample(decoded.low_res_logits.clone(), Tensor::from_inner(matrix.clone())),

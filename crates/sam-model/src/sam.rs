@@ -323,13 +323,29 @@ impl Sam {
         prompts: &Prompts,
         output: MaskOutput,
     ) -> DecodedMasks {
+        self.decode_at(self.image_positions(), image_embeddings, image_of_object, prompts, output)
+    }
+
+    /// Positions of the embedding's cells, `[1, G, G, C]`; nothing that learns changes them.
+    pub fn image_positions(&self) -> Tensor<4> {
+        self.prompt_encoder.dense_positions()
+    }
+
+    /// As [`Sam::decode`], for those who decode often: given [`Sam::image_positions`] once.
+    pub fn decode_at(
+        &self,
+        image_positions: Tensor<4>,
+        image_embeddings: Tensor<4>,
+        image_of_object: &[usize],
+        prompts: &Prompts,
+        output: MaskOutput,
+    ) -> DecodedMasks {
         let [images, ..] = image_embeddings.dims();
         assert_eq!(image_of_object.len(), prompts.objects, "each object names one image");
         assert!(image_of_object.iter().all(|&image| image < images), "there are {images} images");
         let embeddings = image_embeddings.permute([0, 2, 3, 1]);
-        let positions = self.prompt_encoder.dense_positions();
         let prompts = self.prompt_encoder.forward(prompts);
-        self.mask_decoder.forward(embeddings, image_of_object, positions, prompts, output)
+        self.mask_decoder.forward(embeddings, image_of_object, image_positions, prompts, output)
     }
 }
 
