@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
-use sam_model::weights::{Checkpoint, StateDict};
+use sam_model::weights::{Checkpoint, ParameterPath, StateDict};
 use sam_model::{MaskPrompts, Prompts, Sam, SparsePrompts};
 
 /// Decoder masks and full-size logits. The official package itself, run in f32, is within 6e-5 of these f64 results; sums
@@ -115,4 +117,46 @@ pub(crate) fn max_abs_diff(got: &[f32], expected: &[f32]) -> f32 {
 pub(crate) fn check(what: &str, got: &[f32], expected: &[f32], tolerance: f32) {
     let diff = max_abs_diff(got, expected);
     assert!(diff <= tolerance, "{what}: off by {diff:e}, allowed {tolerance:e}");
+}
+
+/// Gradients under official keys and in official layout, and the keys of parameters that have none.
+pub(crate) fn official_gradients(
+    module: &impl Module,
+    grads: &GradientsParams,
+) -> (Vec<(String, Vec<f32>)>, Vec<String>) {
+    let mut lister = Lister { path: ParameterPath::default(), grads, found: Vec::new(), missing: Vec::new() };
+    module.visit(&mut lister);
+    (lister.found, lister.missing)
+}
+
+struct Lister<'a> {
+    path: ParameterPath,
+    grads: &'a GradientsParams,
+    found: Vec<(String, Vec<f32>)>,
+    missing: Vec<String>,
+}
+
+impl ModuleVisitor for Lister<'_> {
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.path.enter(name, container_type);
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.exit();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let key = self.path.official_key();
+        match self.grads.get::<D>(param.id) {
+            Some(grad) => {
+                let shape = grad.dims();
+                self.found.push((key, self.path.to_official(values(grad), &shape)));
+            }
+            None => self.missing.push(key),
+        }
+    }
+}
+
+pub(crate) fn norm(values: &[f32]) -> f32 {
+    values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt() as f32
 }

@@ -12,175 +12,24 @@
 //! Shapes: `B` images, `H W` image in pixels, `N` patches, `K` patches kept, `R = N - K` removed, `C` encoder width, `D`
 //! decoder width, `P` values of a patch (`patch * patch * 3`, rows first, channels last).
 
-use burn::module::{Initializer, Module, Param};
-use burn::nn::{LayerNorm, LayerNormConfig, Linear};
-use burn::tensor::{Device, Int, Tensor, TensorData};
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
+mod config;
+mod masking;
+
+use burn::module::{Module, Param};
+use burn::nn::{LayerNorm, Linear};
+use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-use crate::fingerprint::Fingerprint;
-use crate::image_encoder::{Block, BlockConfig, ENCODER_LAYER_NORM_EPS, PatchEmbed};
-use crate::init::sines_and_cosines;
-use crate::layer_norm::normalise;
-use crate::mlp::{linear, linear_layer};
-use crate::patch_conv::PatchConv;
-use crate::sam::{SamConfigError, Variant};
-use crate::stage::{Stage, run};
+pub use config::{MAE_IMAGE_SIZE, MaeConfig};
+pub use masking::{RandomMasking, masking_noise};
 
-/// Side of the published models' images in pixels.
-pub const MAE_IMAGE_SIZE: usize = 224;
+use crate::image_encoder::{Block, ENCODER_LAYER_NORM_EPS, PatchEmbed};
+use crate::layer_norm::normalise;
+use crate::mlp::linear;
+use crate::stage::{Stage, run};
 
 /// Added to a patch's variance before its root is taken (`models_mae.py::forward_loss`).
 const PATCH_VARIANCE_EPS: f64 = 1e-6;
-
-/// As in `sam.rs`: larger belongs to no model.
-const MAX_WIDTH: usize = 1 << 16;
-const MAX_DEPTH: usize = 1000;
-const MAX_IMAGE_SIZE: usize = 1 << 15;
-
-/// Sizes of a masked autoencoder.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MaeConfig {
-    /// Height and width of the input in pixels; multiples of `patch_size`.
-    pub image_size_hw: [usize; 2],
-    /// Side of a patch in pixels.
-    pub patch_size: usize,
-    /// Width of the encoder's tokens; a multiple of 4.
-    pub embed_dim: usize,
-    /// Blocks of the encoder.
-    pub depth: usize,
-    /// Attention heads of the encoder; divides `embed_dim`.
-    pub num_heads: usize,
-    /// Hidden width of the encoder's MLPs.
-    pub mlp_dim: usize,
-    /// Width of the decoder's tokens; a multiple of 4.
-    pub decoder_embed_dim: usize,
-    /// Blocks of the decoder.
-    pub decoder_depth: usize,
-    /// Attention heads of the decoder; divides `decoder_embed_dim`.
-    pub decoder_num_heads: usize,
-    /// Hidden width of the decoder's MLPs.
-    pub decoder_mlp_dim: usize,
-}
-
-impl MaeConfig {
-    /// A published size at 224 px (`models_mae.py`): patches of 16 px, of 14 px in ViT-H.
-    ///
-    /// A SAM has patches of 16 px whatever its size: set `patch_size` to 16 to pre-train a ViT-H for one.
-    pub fn published(variant: Variant) -> Self {
-        let (patch_size, embed_dim, depth, num_heads) = match variant {
-            Variant::VitB => (16, 768, 12, 12),
-            Variant::VitL => (16, 1024, 24, 16),
-            Variant::VitH => (14, 1280, 32, 16),
-        };
-        Self {
-            image_size_hw: [MAE_IMAGE_SIZE; 2],
-            patch_size,
-            embed_dim,
-            depth,
-            num_heads,
-            mlp_dim: 4 * embed_dim,
-            decoder_embed_dim: 512,
-            decoder_depth: 8,
-            decoder_num_heads: 16,
-            decoder_mlp_dim: 4 * 512,
-        }
-    }
-
-    /// Rows and columns of patches.
-    pub fn grid_hw(&self) -> [usize; 2] {
-        self.image_size_hw.map(|side| side / self.patch_size)
-    }
-
-    /// Patches of an image.
-    pub fn n_patches(&self) -> usize {
-        let [rows, columns] = self.grid_hw();
-        rows * columns
-    }
-
-    /// Values of a patch.
-    pub fn patch_values(&self) -> usize {
-        self.patch_size * self.patch_size * 3
-    }
-
-    /// Checks that the sizes fit together, and lists everything that does not.
-    pub fn check(&self) -> Result<(), SamConfigError> {
-        let mut problems = Vec::new();
-        let [height, width] = self.image_size_hw;
-        for (name, size, limit) in [
-            ("image height", height, MAX_IMAGE_SIZE),
-            ("image width", width, MAX_IMAGE_SIZE),
-            ("patch_size", self.patch_size, MAX_IMAGE_SIZE),
-            ("embed_dim", self.embed_dim, MAX_WIDTH),
-            ("mlp_dim", self.mlp_dim, MAX_WIDTH),
-            ("decoder_embed_dim", self.decoder_embed_dim, MAX_WIDTH),
-            ("decoder_mlp_dim", self.decoder_mlp_dim, MAX_WIDTH),
-            ("depth", self.depth, MAX_DEPTH),
-            ("decoder_depth", self.decoder_depth, MAX_DEPTH),
-        ] {
-            if size == 0 || size > limit {
-                problems.push(format!("{name} must be between 1 and {limit}, got {size}"));
-            }
-        }
-        let divides = |divisor: usize, value: usize| divisor > 0 && value > 0 && value.is_multiple_of(divisor);
-        for (name, side) in [("image height", height), ("image width", width)] {
-            if !divides(self.patch_size, side) {
-                problems.push(format!("{name} {side} must be a multiple of patch_size {}", self.patch_size));
-            }
-        }
-        for (name, width, heads_name, heads) in [
-            ("embed_dim", self.embed_dim, "num_heads", self.num_heads),
-            ("decoder_embed_dim", self.decoder_embed_dim, "decoder_num_heads", self.decoder_num_heads),
-        ] {
-            if !divides(heads, width) {
-                problems.push(format!("{heads_name} {heads} must divide {name} {width}"));
-            }
-            if !width.is_multiple_of(4) {
-                problems.push(format!("{name} must be a multiple of 4, for positions of two axes, got {width}"));
-            }
-        }
-        if problems.is_empty() { Ok(()) } else { Err(SamConfigError { problems }) }
-    }
-
-    /// A model on `device` with its fixed positions; all else is zero (norms: identity) until a checkpoint or
-    /// [`crate::init::initialise_mae`] fills it.
-    pub fn init(&self, device: &Device) -> Result<MaskedAutoencoder, SamConfigError> {
-        self.check()?;
-        let norm = |width: usize| LayerNormConfig::new(width).with_epsilon(ENCODER_LAYER_NORM_EPS).init(device);
-        let blocks = |depth: usize, dim: usize, num_heads: usize, mlp_dim: usize| {
-            let config = BlockConfig { dim, num_heads, mlp_dim, window: 0, rel_pos: None, drop_path: 0.0 };
-            (0..depth).map(|_| config.init(device)).collect()
-        };
-        let positions = |width: usize| {
-            // The class token has no place: its row is zero.
-            let mut values = vec![0f32; width];
-            values.extend(sines_and_cosines(self.grid_hw(), width));
-            let table = Tensor::from_data(TensorData::new(values, [1, 1 + self.n_patches(), width]), device);
-            Param::from_tensor(table).set_require_grad(false)
-        };
-        Ok(MaskedAutoencoder {
-            patch_embed: PatchEmbed { proj: PatchConv::new(3, self.embed_dim, self.patch_size, true, device) },
-            cls_token: Initializer::Zeros.init([1, 1, self.embed_dim], device),
-            pos_embed: positions(self.embed_dim),
-            blocks: blocks(self.depth, self.embed_dim, self.num_heads, self.mlp_dim),
-            norm: norm(self.embed_dim),
-            decoder_embed: linear_layer(self.embed_dim, self.decoder_embed_dim, device),
-            mask_token: Initializer::Zeros.init([1, 1, self.decoder_embed_dim], device),
-            decoder_pos_embed: positions(self.decoder_embed_dim),
-            decoder_blocks: blocks(
-                self.decoder_depth,
-                self.decoder_embed_dim,
-                self.decoder_num_heads,
-                self.decoder_mlp_dim,
-            ),
-            decoder_norm: norm(self.decoder_embed_dim),
-            decoder_pred: linear_layer(self.decoder_embed_dim, self.patch_values(), device),
-            config: self.clone(),
-        })
-    }
-}
 
 /// What the decoder paints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -190,84 +39,6 @@ pub enum MaeTarget {
     Pixels,
     /// The pixels of each patch less their mean, over their deviation: better features (table 1d of the paper).
     NormalisedPixels,
-}
-
-/// Which patches of each image are removed.
-#[derive(Clone, Debug)]
-pub struct RandomMasking {
-    /// Patches by rising noise, kept ones first: `order[image][place]` is a patch.
-    order: Vec<Vec<usize>>,
-    n_kept: usize,
-}
-
-impl RandomMasking {
-    /// Patches that stay of `n_patches` (`models_mae.py::random_masking`).
-    pub fn n_kept(n_patches: usize, ratio: f64) -> usize {
-        (n_patches as f64 * (1.0 - ratio)) as usize
-    }
-
-    /// Removes the patches of highest noise, one row of `noise` per image; the first of equals stays.
-    ///
-    /// # Panics
-    /// When nothing would stay, or nothing go.
-    pub fn from_noise(noise: &[Vec<f32>], ratio: f64) -> Self {
-        let n_patches = noise.first().map_or(0, Vec::len);
-        let n_kept = Self::n_kept(n_patches, ratio);
-        assert!(
-            n_kept > 0 && n_kept < n_patches,
-            "of {n_patches} patches some must be kept and some removed; at a ratio of {ratio} {n_kept} are kept"
-        );
-        let order = noise
-            .iter()
-            .map(|noise| {
-                assert_eq!(noise.len(), n_patches, "a value of noise for each patch");
-                let mut order: Vec<usize> = (0..n_patches).collect();
-                order.sort_by(|&a, &b| noise[a].total_cmp(&noise[b]));
-                order
-            })
-            .collect();
-        Self { order, n_kept }
-    }
-
-    /// As [`RandomMasking::from_noise`], with the noise of each image drawn from `seed` and the image's own number.
-    pub fn draw(seed: u64, draws: &[u64], n_patches: usize, ratio: f64) -> Self {
-        let noise: Vec<Vec<f32>> = draws.iter().map(|&draw| masking_noise(seed, draw, n_patches)).collect();
-        Self::from_noise(&noise, ratio)
-    }
-
-    /// Images.
-    pub fn n_images(&self) -> usize {
-        self.order.len()
-    }
-
-    /// The patches that stay, by image, in the order in which the encoder gets them.
-    pub fn kept(&self) -> impl Iterator<Item = &[usize]> {
-        self.order.iter().map(|order| &order[..self.n_kept])
-    }
-
-    /// The patches that go, by image.
-    pub fn removed(&self) -> impl Iterator<Item = &[usize]> {
-        self.order.iter().map(|order| &order[self.n_kept..])
-    }
-
-    /// Rows of a `[B * rows_per_image, ..]` tensor for these patches.
-    fn rows<'a>(patches: impl Iterator<Item = &'a [usize]>, rows_per_image: usize, device: &Device) -> Tensor<1, Int> {
-        let rows = patches
-            .enumerate()
-            .flat_map(|(image, patches)| patches.iter().map(move |patch| (image * rows_per_image + patch) as i64));
-        let rows: Vec<i64> = rows.collect();
-        let count = rows.len();
-        Tensor::from_data(TensorData::new(rows, [count]), device)
-    }
-}
-
-/// Uniform noise in `[0, 1)` for the patches of one image; the same on every machine and in every version.
-pub fn masking_noise(seed: u64, draw: u64, n_patches: usize) -> Vec<f32> {
-    let mut hash = Fingerprint::new(seed);
-    hash.add_bytes(b"masking");
-    hash.add_word(draw);
-    let mut rng = StdRng::seed_from_u64(hash.value());
-    (0..n_patches).map(|_| rng.random::<f32>()).collect()
 }
 
 /// Images in, removed patches out.
@@ -581,26 +352,6 @@ mod tests {
         crate::init::initialise_mae(config.init(&Device::flex()).expect("sizes fit"), 1)
     }
 
-    /// Elements of the official state dicts, by hand from the shapes in `models_mae.py`.
-    #[test]
-    fn published_sizes_have_the_published_number_of_parameters() {
-        let totals = [(Variant::VitB, 111_907_840), (Variant::VitL, 329_541_888), (Variant::VitH, 657_074_508)];
-        for (variant, total) in totals {
-            let mae = MaeConfig::published(variant).init(&Device::flex()).expect("published sizes fit");
-            assert_eq!(mae.num_params(), total, "{}", variant.name());
-        }
-    }
-
-    #[test]
-    fn every_misfit_is_listed_at_once() {
-        let mut config = MaeConfig::published(Variant::VitB);
-        (config.image_size_hw, config.num_heads, config.decoder_embed_dim) = ([224, 230], 7, 510);
-        let text = config.check().expect_err("sizes do not fit").to_string();
-        for part in ["width 230", "num_heads 7", "510"] {
-            assert!(text.contains(part), "{text}");
-        }
-    }
-
     #[test]
     fn unpatchify_of_patchify_is_the_same_image() {
         let mae = tiny();
@@ -638,11 +389,5 @@ mod tests {
         let visible = picture.removed * -1.0 + 1.0;
         let difference = (picture.completed - images) * visible;
         assert_eq!(difference.abs().max().into_scalar::<f32>(), 0.0);
-    }
-
-    #[test]
-    #[should_panic(expected = "some must be kept")]
-    fn a_ratio_that_keeps_nothing_is_refused() {
-        let _ = RandomMasking::draw(0, &[0], 12, 0.95);
     }
 }
