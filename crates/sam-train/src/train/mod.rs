@@ -7,18 +7,15 @@ mod materials;
 mod pretrain;
 mod report;
 mod run_folder;
+mod watch;
 
 pub(crate) use materials::{pretrained_file, told};
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, anyhow};
-use burn::train::Interrupter;
-use sam_learn::training::Listener;
-use sam_learn::{Ending, Outcome, SavedState, TrainOptions, Training, train};
+use anyhow::anyhow;
+use sam_learn::{Outcome, TrainOptions, Training, train};
 use sam_model::weights::{Dtype, ExportFormat, ExportOptions, ImageSizePolicy, export};
 
 use crate::cli::RunArguments;
@@ -27,10 +24,9 @@ use crate::config::{Document, Paths, PretrainPlan, ResumablePlan, Task, TrainPla
 use crate::eval::{self, EvalPlan};
 use crate::failure::{BadInput, Failure};
 use crate::output::output;
-use crate::train::lines::Lines;
 use crate::train::materials::Materials;
-use crate::train::report::ReportWriter;
 use crate::train::run_folder::RunFolder;
+use crate::train::watch::Watch;
 
 /// A configuration is carried out, or a run gone on with.
 pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
@@ -120,69 +116,20 @@ fn refuse_another<P: ResumablePlan>(saved: &P, asked: &P, config: &Path) -> Resu
 }
 
 fn carry_out(plan: &TrainPlan, folder: RunFolder, arguments: &RunArguments) -> Result<(), Failure> {
-    use_threads(plan.run.threads)?;
-    let resume = match arguments.resume {
-        Some(_) => SavedState::newest(&folder.checkpoints()).bad_input()?,
-        None => None,
-    };
+    let watch = Watch::new(folder, &plan.run, &plan.log, arguments)?;
     let materials = Materials::open(plan).bad_input()?;
-    let mut out = output();
-    for note in &materials.notes {
-        writeln!(out, "{note}")?;
-    }
-    drop(out);
-    folder.begin(&plan.to_toml()?, &plan.run.device, arguments.config.as_deref())?;
-
-    let is_terminal = std::io::stdout().is_terminal() && !arguments.plain;
-    let lines = Arc::new(Lines::new(plan.log.every_steps, is_terminal));
-    let report = Arc::new(ReportWriter::new(&folder, &plan.run.name));
-    let interrupter = Interrupter::new();
-    stop_on_ctrl_c(&interrupter)?;
+    watch.begin(&plan.to_toml()?, &materials.notes)?;
     let training = Training {
         options: options(plan),
-        folder: folder.path().to_owned(),
+        folder: watch.folder().to_owned(),
         samples: materials.samples,
         loader: materials.loader,
         validation: materials.validation,
-        interrupter,
-        listener: listener(&lines, &report),
-        terminal_view: is_terminal,
+        interrupter: watch.interrupter(),
+        listener: watch.listener(),
+        terminal_view: watch.is_terminal(),
     };
-    lines.begin(folder.path(), resume.as_ref().map(|state| &state.progress));
-    let outcome = train(materials.sam, training, resume.as_ref());
-    let written = report.write();
-    let outcome = outcome.map_err(|error| failed(error, folder.path()))?;
-    lines.end(&outcome);
-    report.tell()?;
-    match outcome.ending {
-        Ending::Interrupted => writeln!(
-            output(),
-            "stopped after step {}; go on with: sam-train --resume {}",
-            outcome.progress.step,
-            folder.path().display()
-        )?,
-        Ending::Finished | Ending::EarlyStopped => finish(plan, &folder, &outcome)?,
-    }
-    // Last, as everything else is worth more.
-    Ok(written?)
-}
-
-/// Who hears what happens.
-fn listener(lines: &Arc<Lines>, report: &Arc<ReportWriter>) -> Listener {
-    let (lines, report) = (Arc::clone(lines), Arc::clone(report));
-    Arc::new(move |event| {
-        lines.show(event);
-        report.on(event);
-    })
-}
-
-/// Threads that compute; 0: one for each processor.
-fn use_threads(n_threads: usize) -> Result<(), Failure> {
-    if n_threads > 0 {
-        // Fails only when threads were started before, which would be our own mistake.
-        rayon::ThreadPoolBuilder::new().num_threads(n_threads).build_global().context("run.threads")?;
-    }
-    Ok(())
+    watch.carry_out(|resume| train(materials.sam, training, resume), |outcome| finish(plan, watch.folder(), outcome))
 }
 
 fn options(plan: &TrainPlan) -> TrainOptions {
@@ -203,38 +150,8 @@ fn options(plan: &TrainPlan) -> TrainOptions {
     }
 }
 
-/// What was saved is still good; the message says how to go on.
-fn failed(error: sam_learn::LearnError, folder: &Path) -> Failure {
-    let can_go_on = SavedState::newest(&folder.join(sam_learn::training::CHECKPOINTS_FOLDER)).ok().flatten();
-    let hint = can_go_on.map(|state| {
-        format!("step {} is saved; go on with: sam-train --resume {}", state.progress.step, folder.display())
-    });
-    let error = match hint {
-        Some(hint) => anyhow!("{error}. {hint}"),
-        None => anyhow::Error::new(error),
-    };
-    Failure::Run(error)
-}
-
-/// The first Ctrl-C finishes the step and saves; the second ends at once.
-fn stop_on_ctrl_c(interrupter: &Interrupter) -> Result<(), Failure> {
-    let interrupter = interrupter.clone();
-    let is_second = AtomicBool::new(false);
-    ctrlc::set_handler(move || {
-        if is_second.swap(true, Ordering::SeqCst) {
-            /// What a shell reports for a program that Ctrl-C ended.
-            const ENDED_BY_CTRL_C: i32 = 130;
-            std::process::exit(ENDED_BY_CTRL_C);
-        }
-        let _ = writeln!(std::io::stderr(), "\nfinishing this step and saving; Ctrl-C again ends at once");
-        interrupter.stop(Some("Ctrl-C"));
-    })
-    .context("Ctrl-C cannot be caught")?;
-    Ok(())
-}
-
 /// Exports, and what to do next.
-fn finish(plan: &TrainPlan, folder: &RunFolder, outcome: &Outcome) -> Result<(), Failure> {
+fn finish(plan: &TrainPlan, folder: &Path, outcome: &Outcome) -> Result<(), Failure> {
     let mut out = output();
     let checkpoint = sam_model::weights::Checkpoint::open(&outcome.best)?;
     let (sam, _) = checkpoint.load(&burn::tensor::Device::flex())?;
@@ -246,7 +163,7 @@ fn finish(plan: &TrainPlan, folder: &RunFolder, outcome: &Outcome) -> Result<(),
             continue; // It is there already: the best checkpoint.
         }
         let format = ExportFormat::from(kind);
-        let path = folder.path().join(match format {
+        let path = folder.join(match format {
             ExportFormat::Safetensors => format!("export-{size}.safetensors"),
             ExportFormat::Pth => "export.pth".to_owned(),
             ExportFormat::HuggingFace => "export-huggingface".to_owned(),
@@ -256,7 +173,7 @@ fn finish(plan: &TrainPlan, folder: &RunFolder, outcome: &Outcome) -> Result<(),
     }
     writeln!(out, "best checkpoint: {}", outcome.best.display())?;
     if plan.log.previews > 0 {
-        writeln!(out, "pictures:        {}", folder.path().join("previews").display())?;
+        writeln!(out, "pictures:        {}", folder.join("previews").display())?;
     }
     writeln!(
         out,

@@ -1,15 +1,15 @@
 //! `task = "pretrain"`: a plan becomes a run folder, as for a training.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use burn::train::Interrupter;
 use sam_data::loader::{Samples, Subset};
 use sam_data::random::{Purpose, RandomStream};
 use sam_data::{ImageTree, Intensity, Source};
 use sam_infer::DeviceName;
-use sam_learn::{Ending, HeldOut, PretrainOptions, Pretraining, SavedState, pretrain};
+use sam_learn::{HeldOut, Outcome, PretrainOptions, Pretraining, pretrain};
 use sam_model::MaskedAutoencoder;
 use sam_model::fingerprint::Fingerprint;
 use sam_model::init::initialise_mae;
@@ -21,35 +21,18 @@ use crate::config::data_source::DataSource;
 use crate::config::pretrain::{HeldOutPlan, SourceKind};
 use crate::failure::{BadInput, Failure};
 use crate::output::output;
-use crate::train::lines::Lines;
-use crate::train::report::ReportWriter;
 use crate::train::run_folder::RunFolder;
-use crate::train::{failed, listener, stop_on_ctrl_c};
+use crate::train::watch::Watch;
 
 /// The encoder alone under timm's names, for other programs.
 const ENCODER_FILE: &str = "encoder.pth";
 
 pub(super) fn carry_out(plan: &PretrainPlan, folder: RunFolder, arguments: &RunArguments) -> Result<(), Failure> {
-    super::use_threads(plan.run.threads)?;
-    let resume = match arguments.resume {
-        Some(_) => SavedState::newest(&folder.checkpoints()).bad_input()?,
-        None => None,
-    };
+    let watch = Watch::new(folder, &plan.run, &plan.log, arguments)?;
     let mut notes = Vec::new();
     let mae = open_model(plan, &mut notes).bad_input()?;
     let (samples, held_out) = open_data(plan, &mut notes).bad_input()?;
-    let mut out = output();
-    for note in &notes {
-        writeln!(out, "{note}")?;
-    }
-    drop(out);
-    folder.begin(&plan.to_toml()?, &plan.run.device, arguments.config.as_deref())?;
-
-    let is_terminal = std::io::stdout().is_terminal() && !arguments.plain;
-    let lines = Arc::new(Lines::new(plan.log.every_steps, is_terminal));
-    let report = Arc::new(ReportWriter::new(&folder, &plan.run.name));
-    let interrupter = Interrupter::new();
-    stop_on_ctrl_c(&interrupter)?;
+    watch.begin(&plan.to_toml()?, &notes)?;
     let pretraining = Pretraining {
         options: PretrainOptions {
             seed: plan.run.seed,
@@ -64,35 +47,28 @@ pub(super) fn carry_out(plan: &PretrainPlan, folder: RunFolder, arguments: &RunA
             n_previews: plan.log.previews,
             tensorboard: plan.log.tensorboard,
         },
-        folder: folder.path().to_owned(),
+        folder: watch.folder().to_owned(),
         samples,
         loader: plan.loader_options(),
         held_out,
-        interrupter,
-        listener: listener(&lines, &report),
-        terminal_view: is_terminal,
+        interrupter: watch.interrupter(),
+        listener: watch.listener(),
+        terminal_view: watch.is_terminal(),
     };
-    lines.begin(folder.path(), resume.as_ref().map(|state| &state.progress));
-    let outcome = pretrain(mae, pretraining, resume.as_ref());
-    let written = report.write();
-    let outcome = outcome.map_err(|error| failed(error, folder.path()))?;
-    lines.end(&outcome);
-    report.tell()?;
-    let mut out = output();
-    let shown = folder.path().display();
-    if outcome.ending == Ending::Interrupted {
-        writeln!(out, "stopped after step {}; go on with: sam-train --resume {shown}", outcome.progress.step)?;
-        return Ok(written?);
-    }
+    watch.carry_out(|resume| pretrain(mae, pretraining, resume), |outcome| finish(watch.folder(), outcome))
+}
+
+/// The encoder for other programs, and what to do next.
+fn finish(folder: &Path, outcome: &Outcome) -> Result<(), Failure> {
     let (mae, _) = MaeCheckpoint::open(&outcome.best)?.load(0, &burn::tensor::Device::flex())?;
     let options = MaeExportOptions { format: ExportFormat::Pth, dtype: Dtype::F32, parts: MaeParts::Encoder };
-    let encoder = export_mae(&mae, options, &folder.path().join(ENCODER_FILE))?;
+    let encoder = export_mae(&mae, options, &folder.join(ENCODER_FILE))?;
+    let (mut out, shown) = (output(), folder.display());
     writeln!(out, "best checkpoint: {}", outcome.best.display())?;
     writeln!(out, "encoder alone:   {} ({} tensors)", encoder.path.display(), encoder.tensors)?;
     writeln!(out, "start from it:   model.init = \"mae\" and model.mae = \"{shown}\" in a training's configuration")?;
     writeln!(out, "what it knows:   sam-train probe --checkpoint {shown} --data LABELLED")?;
-    // Last, as everything else is worth more.
-    Ok(written?)
+    Ok(())
 }
 
 fn open_model(plan: &PretrainPlan, notes: &mut Vec<String>) -> Result<MaskedAutoencoder> {

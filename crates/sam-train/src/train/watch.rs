@@ -1,0 +1,153 @@
+//! What surrounds the loop of a run, whatever it learns: what was saved, who hears of it, who may stop it, how it ends.
+
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, anyhow};
+use burn::train::Interrupter;
+use sam_learn::training::{CHECKPOINTS_FOLDER, Listener};
+use sam_learn::{Ending, LearnError, Outcome, SavedState};
+
+use crate::cli::RunArguments;
+use crate::config::run::{LogPlan, RunPlan};
+use crate::failure::{BadInput, Failure};
+use crate::output::output;
+use crate::train::lines::Lines;
+use crate::train::report::ReportWriter;
+use crate::train::run_folder::RunFolder;
+
+/// Of one run.
+pub(super) struct Watch<'a> {
+    folder: RunFolder,
+    run: &'a RunPlan,
+    arguments: &'a RunArguments,
+    resume: Option<SavedState>,
+    lines: Arc<Lines>,
+    report: Arc<ReportWriter>,
+    interrupter: Interrupter,
+    is_terminal: bool,
+}
+
+impl<'a> Watch<'a> {
+    /// Sets the number of threads, and looks for what was saved.
+    pub(super) fn new(
+        folder: RunFolder,
+        run: &'a RunPlan,
+        log: &LogPlan,
+        arguments: &'a RunArguments,
+    ) -> Result<Self, Failure> {
+        use_threads(run.threads)?;
+        let resume = match arguments.resume {
+            Some(_) => SavedState::newest(&folder.checkpoints()).bad_input()?,
+            None => None,
+        };
+        let is_terminal = std::io::stdout().is_terminal() && !arguments.plain;
+        Ok(Self {
+            run,
+            arguments,
+            resume,
+            lines: Arc::new(Lines::new(log.every_steps, is_terminal)),
+            report: Arc::new(ReportWriter::new(&folder, &run.name)),
+            interrupter: Interrupter::new(),
+            is_terminal,
+            folder,
+        })
+    }
+
+    /// Tells what was opened, and makes the folder: from here on Ctrl-C saves.
+    pub(super) fn begin(&self, plan: &str, notes: &[String]) -> Result<(), Failure> {
+        let mut out = output();
+        for note in notes {
+            writeln!(out, "{note}")?;
+        }
+        drop(out);
+        self.folder.begin(plan, &self.run.device, self.arguments.config.as_deref())?;
+        stop_on_ctrl_c(&self.interrupter)
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(super) fn interrupter(&self) -> Interrupter {
+        self.interrupter.clone()
+    }
+
+    pub(super) fn is_terminal(&self) -> bool {
+        self.is_terminal
+    }
+
+    /// Who hears what happens.
+    pub(super) fn listener(&self) -> Listener {
+        let (lines, report) = (Arc::clone(&self.lines), Arc::clone(&self.report));
+        Arc::new(move |event| {
+            lines.show(event);
+            report.on(event);
+        })
+    }
+
+    /// Learns, and tells how it ended; what is finished goes on to `finish`.
+    pub(super) fn carry_out(
+        &self,
+        learn: impl FnOnce(Option<&SavedState>) -> Result<Outcome, LearnError>,
+        finish: impl FnOnce(&Outcome) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let folder = self.folder();
+        self.lines.begin(folder, self.resume.as_ref().map(|state| &state.progress));
+        let outcome = learn(self.resume.as_ref());
+        let written = self.report.write();
+        let outcome = outcome.map_err(|error| failed(error, folder))?;
+        self.lines.end(&outcome);
+        self.report.tell()?;
+        match outcome.ending {
+            Ending::Interrupted => {
+                let (step, shown) = (outcome.progress.step, folder.display());
+                writeln!(output(), "stopped after step {step}; go on with: sam-train --resume {shown}")?;
+            }
+            Ending::Finished | Ending::EarlyStopped => finish(&outcome)?,
+        }
+        // Last, as everything else is worth more.
+        Ok(written?)
+    }
+}
+
+/// Threads that compute; 0: one for each processor.
+fn use_threads(n_threads: usize) -> Result<(), Failure> {
+    if n_threads > 0 {
+        // Fails only when threads were started before, which would be our own mistake.
+        rayon::ThreadPoolBuilder::new().num_threads(n_threads).build_global().context("run.threads")?;
+    }
+    Ok(())
+}
+
+/// What was saved is still good; the message says how to go on.
+fn failed(error: LearnError, folder: &Path) -> Failure {
+    let can_go_on = SavedState::newest(&folder.join(CHECKPOINTS_FOLDER)).ok().flatten();
+    let hint = can_go_on.map(|state| {
+        format!("step {} is saved; go on with: sam-train --resume {}", state.progress.step, folder.display())
+    });
+    let error = match hint {
+        Some(hint) => anyhow!("{error}. {hint}"),
+        None => anyhow::Error::new(error),
+    };
+    Failure::Run(error)
+}
+
+/// The first Ctrl-C finishes the step and saves; the second ends at once.
+fn stop_on_ctrl_c(interrupter: &Interrupter) -> Result<(), Failure> {
+    let interrupter = interrupter.clone();
+    let is_second = AtomicBool::new(false);
+    ctrlc::set_handler(move || {
+        if is_second.swap(true, Ordering::SeqCst) {
+            /// What a shell reports for a program that Ctrl-C ended.
+            const ENDED_BY_CTRL_C: i32 = 130;
+            std::process::exit(ENDED_BY_CTRL_C);
+        }
+        let _ = writeln!(std::io::stderr(), "\nfinishing this step and saving; Ctrl-C again ends at once");
+        interrupter.stop(Some("Ctrl-C"));
+    })
+    .context("Ctrl-C cannot be caught")?;
+    Ok(())
+}
