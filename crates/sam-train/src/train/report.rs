@@ -10,16 +10,13 @@ use crate::output::output;
 
 /// Writes the report of one run.
 pub(super) struct ReportWriter {
-    folder: std::path::PathBuf,
-    report: RunReport,
+    folder: RunFolder,
+    name: String,
 }
 
 impl ReportWriter {
-    /// For a folder that was begun.
-    pub(super) fn new(folder: &RunFolder, name: &str) -> Self {
-        let texts = folder.texts().into_iter().map(|(title, text)| (title.to_owned(), text)).collect();
-        let report = RunReport { title: name.to_owned(), about: about(&folder.environment()), texts };
-        Self { folder: folder.path().to_owned(), report }
+    pub(super) fn new(folder: RunFolder, name: String) -> Self {
+        Self { folder, name }
     }
 
     /// After a save; a report that cannot be written is not worth ending a run for.
@@ -32,12 +29,14 @@ impl ReportWriter {
     }
 
     pub(super) fn write(&self) -> Result<(), LearnError> {
-        self.report.write(&self.folder)
+        let texts = self.folder.texts().into_iter().map(|(title, text)| (title.to_owned(), text)).collect();
+        let report = RunReport { title: self.name.clone(), about: about(&self.folder.environment()), texts };
+        report.write(self.folder.path())
     }
 
     /// Says where it is.
     pub(super) fn tell(&self) -> std::io::Result<()> {
-        writeln!(output(), "look at:         {}", self.folder.join(REPORT_FILE).display())
+        writeln!(output(), "look at:         {}", self.folder.path().join(REPORT_FILE).display())
     }
 }
 

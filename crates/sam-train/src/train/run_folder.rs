@@ -18,6 +18,7 @@ const PLAN: &str = "plan.toml";
 const ENVIRONMENT: &str = "environment.json";
 
 /// A run folder, before or after it is made.
+#[derive(Clone, Debug)]
 pub(crate) struct RunFolder {
     path: PathBuf,
     /// Whether what is there goes.

@@ -49,7 +49,7 @@ impl<'a> Watch<'a> {
             arguments,
             resume,
             lines: Arc::new(Lines::new(log.every_steps, is_terminal)),
-            report: Arc::new(ReportWriter::new(&folder, &run.name)),
+            report: Arc::new(ReportWriter::new(folder.clone(), run.name.clone())),
             interrupter: Interrupter::new(),
             is_terminal,
             folder,
