@@ -7,6 +7,8 @@
 //!
 //! Shapes: `B` images, `S` side of the loader's square, `H W` input of the model.
 
+mod held_out;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,17 +17,19 @@ use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{ExecutionError, Tensor};
 use burn::train::metric::{Adaptor, ItemLazy};
-use burn::train::{InferenceStep, Interrupter, TrainOutput, TrainStep};
-use sam_data::loader::{Labels, Loader, LoaderOptions, Order, Samples, SkippedSample};
+use burn::train::{Interrupter, TrainOutput, TrainStep};
+use sam_data::loader::{Labels, LoaderOptions, Order, Samples, SkippedSample};
 use sam_data::random::{Purpose, RandomStream};
 use sam_data::transforms::{Augmentation, ResizedCrop};
 use sam_data::{DeviceBatch, EpochLoader};
 use sam_image::{RgbImage, contact_sheet};
 use sam_model::weights::{Dtype, ExportFormat, MaeExportOptions, MaeParts, export_mae};
-use sam_model::{MaeTarget, MaskedAutoencoder, PIXEL_MEAN, PIXEL_STD, RandomMasking};
+use sam_model::{MaeTarget, MaskedAutoencoder, RandomMasking};
+
+use held_out::{HeldOutPass, HeldOutReport};
 
 use crate::error::LearnError;
-use crate::events::{RunEvent, SegmentationTerms};
+use crate::events::SegmentationTerms;
 use crate::optimiser::scaled;
 use crate::options::{Activations, OptimiserOptions, ScheduleOptions};
 use crate::parts::Parts;
@@ -39,9 +43,8 @@ use crate::training::{Listener, LoopOptions, Outcome, Session};
 /// What is judged by, and what chooses the best checkpoint.
 pub const RECONSTRUCTION_LOSS: &str = "reconstruction_loss";
 
-/// In the names of the streams that seed masking; draws never get there.
+/// In the name of the stream that seeds masking; draws never get there.
 const MASKING_STREAM: u64 = u64::MAX - 2;
-const HELD_OUT_STREAM: u64 = u64::MAX - 3;
 
 /// Images of a batch at which the published `blr` is the rate (`main_pretrain.py`).
 const IMAGES_OF_BASE_RATE: f64 = 256.0;
@@ -293,105 +296,6 @@ fn learn(
     }
 }
 
-/// One pass over what is held out.
-#[derive(Clone)]
-struct HeldOutPass {
-    held_out: HeldOut,
-    loader: LoaderOptions,
-    n_previews: usize,
-    interrupter: Interrupter,
-    listener: Listener,
-}
-
-/// What comes of it.
-struct HeldOutReport {
-    /// Over images, or why there is none.
-    loss: Result<f64, String>,
-    /// Input, what was left of it, what was made of that.
-    rows: Vec<Vec<RgbImage>>,
-    /// Why images could not be read, for the first few of them.
-    left_out: Vec<String>,
-}
-
-impl InferenceStep for Autoencoder {
-    type Input = HeldOutPass;
-    type Output = HeldOutReport;
-
-    fn step(&self, pass: HeldOutPass) -> HeldOutReport {
-        let (mut rows, mut left_out) = (Vec::new(), Vec::new());
-        let loss = self.judge(&pass, &mut rows, &mut left_out);
-        HeldOutReport { loss, rows, left_out }
-    }
-}
-
-impl Autoencoder {
-    fn judge(
-        &self,
-        pass: &HeldOutPass,
-        rows: &mut Vec<Vec<RgbImage>>,
-        left_out: &mut Vec<String>,
-    ) -> Result<f64, String> {
-        let (device, size_hw) = (self.mae.device(), self.mae.config().image_size_hw);
-        let of_images = pass.held_out.n_images.min(pass.held_out.samples.n_samples());
-        let (mut sum, mut n_images) = (0.0, 0);
-        let mut loader = Loader::new(Arc::clone(&pass.held_out.samples), pass.loader.clone(), 0);
-        while let Some(batch) = loader.next_batch() {
-            let mut batch = DeviceBatch::new(batch.map_err(|error| error.to_string())?, &device);
-            let n = batch.images.len().min(of_images - n_images);
-            batch.images.truncate(n);
-            let images = images_of(&batch, size_hw).narrow(0, 0, n);
-            // By the image and not by its place, so that a larger batch removes the same patches.
-            let masking = self.masking(HELD_OUT_STREAM, batch.images.iter().map(|image| image.draw));
-            let loss = self.mae.loss(images.clone(), &masking, self.recipe.target);
-            sum += f64::from(loss.into_scalar::<f32>()) * n as f64;
-            if rows.len() < pass.n_previews {
-                let wanted = pass.n_previews - rows.len();
-                rows.extend(self.panels(images, &masking).into_iter().take(wanted));
-            }
-            n_images += n;
-            (pass.listener)(&RunEvent::Validating { n_images, of_images });
-            if n_images >= of_images {
-                break;
-            }
-            if pass.interrupter.should_stop() {
-                return Err("the run was asked to stop".to_owned());
-            }
-        }
-        left_out.extend(loader.report().drops.skipped.iter().map(|skipped| skipped.reason.clone()));
-        if n_images == 0 {
-            return Err("no image that is held out could be read".to_owned());
-        }
-        Ok(sum / n_images as f64)
-    }
-
-    /// A row for each image: as it is, what was left of it, what the decoder made of that.
-    fn panels(&self, images: Tensor<4>, masking: &RandomMasking) -> Vec<Vec<RgbImage>> {
-        let painted = self.mae.reconstruct(images.clone(), masking, self.recipe.target);
-        let kept = painted.removed * -1.0 + 1.0;
-        // Removed patches in the mean colour, which is zero here.
-        let views = [images.clone(), images * kept, painted.completed].map(pictures);
-        let [seen, left, made] = views;
-        seen.into_iter().zip(left).zip(made).map(|((seen, left), made)| vec![seen, left, made]).collect()
-    }
-}
-
-/// `[B, 3, H, W]` as the network sees it to pictures.
-fn pictures(images: Tensor<4>) -> Vec<RgbImage> {
-    let [batch, _, height, width] = images.dims();
-    let values =
-        images.permute([0, 2, 3, 1]).into_data().convert::<f32>().try_to_vec::<f32>().expect("converted to f32");
-    let byte = |(at, value): (usize, &f32)| {
-        let channel = at % 3;
-        (value * PIXEL_STD[channel] + PIXEL_MEAN[channel]).round().clamp(0.0, 255.0) as u8
-    };
-    let bytes: Vec<u8> = values.iter().enumerate().map(byte).collect();
-    bytes
-        .chunks_exact((height * width * 3).max(1))
-        .take(batch)
-        .filter_map(|bytes| RgbImage::from_raw(width as u32, height as u32, bytes.to_vec()))
-        .collect()
-}
-
 impl Report for PaintedBatch {
     fn weight(&self) -> usize {
         self.images.len()
@@ -467,18 +371,6 @@ impl ItemLazy for PaintedBatch {
 impl Adaptor<Shown> for PaintedBatch {
     fn adapt(&self) -> Shown {
         Shown(vec![("loss", self.loss)])
-    }
-}
-
-impl ItemLazy for HeldOutReport {
-    fn sync(self) -> Result<Self, ExecutionError> {
-        Ok(self)
-    }
-}
-
-impl Adaptor<Shown> for HeldOutReport {
-    fn adapt(&self) -> Shown {
-        Shown(self.loss.iter().map(|&loss| (RECONSTRUCTION_LOSS, loss)).collect())
     }
 }
 
