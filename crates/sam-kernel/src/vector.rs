@@ -165,6 +165,23 @@ mod tests {
         (0..=n).map(move |i| (from + (to - from) * i as f64 / n as f64) as f32)
     }
 
+    /// Without a feature of pulp for each, the loops would run one number at a time.
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn there_is_code_for_both_widths() {
+        use pulp::x86::{Arch, V3, V4};
+        let by_hand = [V4::try_new().map(Arch::V4), V3::try_new().map(Arch::V3)];
+        for arch in by_hand.into_iter().flatten() {
+            let values: Vec<f32> = (0..1000).map(|i| i as f32 * 0.01).collect();
+            let exponentials = arch.dispatch(
+                #[inline(always)]
+                || values.iter().map(|&x| exp(x)).collect::<Vec<f32>>(),
+            );
+            let plain: Vec<f32> = values.iter().map(|&x| exp(x)).collect();
+            assert_eq!(exponentials, plain);
+        }
+    }
+
     #[test]
     fn exponentials_are_within_two_units_of_the_last_place() {
         for x in grid(-87.0, 88.6, 200_000) {
