@@ -1,12 +1,12 @@
 //! A transformer block of `vit_b`'s size, whole and in windows: outputs and every gradient equal the official package's.
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, ModuleMapper, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Tensor, TensorData};
 use sam_model::image_encoder::{Block, BlockConfig};
 use sam_model::weights::ParameterPath;
 
-use crate::fixture::{Golden, check, cpu, values};
+use crate::fixture::{Golden, check, cpu, norm, official_gradients, values};
 
 const GRID: usize = 18;
 const DIM: usize = 768;
@@ -82,35 +82,9 @@ impl ModuleMapper for Fill {
     }
 }
 
-struct Compare<'a> {
-    path: ParameterPath,
-    grads: &'a GradientsParams,
-    golden: &'a Golden,
-    variant: &'a str,
-    compared: usize,
-}
-
-impl ModuleVisitor for Compare<'_> {
-    fn enter_module(&mut self, name: &str, container_type: &str) {
-        self.path.enter(name, container_type);
-    }
-
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.exit();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let grad = values(self.grads.get::<D>(param.id).expect("every parameter has a gradient"));
-        let grad = self.path.to_official(grad, &param.dims());
-        compare_grad(self.golden, self.variant, &self.path.official_key(), &grad);
-        self.compared += 1;
-    }
-}
-
 fn compare_grad(golden: &Golden, variant: &str, key: &str, grad: &[f32]) {
-    let norm = grad.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>().sqrt() as f32;
     let expected = golden.values(&format!("{variant}/norm/{key}"))[0];
-    check(&format!("{variant}: norm of {key}"), &[norm / expected], &[1.0], BACKWARD);
+    check(&format!("{variant}: norm of {key}"), &[norm(grad) / expected], &[1.0], BACKWARD);
     let expected = golden.values(&format!("{variant}/grad/{key}"));
     let largest = expected.iter().fold(0f32, |largest, value| largest.max(value.abs()));
     check(&format!("{variant}: {key}"), &kept(grad), &expected, BACKWARD * largest);
@@ -137,9 +111,10 @@ fn a_block_of_vit_b_equals_the_official_one() {
         let grads = (out * weights).sum().backward();
         compare_grad(&golden, variant, "x", &values(x.grad(&grads).expect("tracked")));
         let grads = GradientsParams::from_grads(grads, &block);
-        let path = ParameterPath::default();
-        let mut compare = Compare { path, grads: &grads, golden: &golden, variant, compared: 0 };
-        block.visit(&mut compare);
-        assert_eq!(compare.compared, KEYS.len(), "every parameter is compared");
+        let (found, missing) = official_gradients(&block, &grads);
+        assert!(missing.is_empty() && found.len() == KEYS.len(), "every parameter has a gradient");
+        for (key, grad) in found {
+            compare_grad(&golden, variant, &key, &grad);
+        }
     }
 }

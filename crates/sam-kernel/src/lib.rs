@@ -10,6 +10,7 @@ pub mod layer_norm;
 pub mod linear;
 pub mod mask_head;
 pub mod mask_loss;
+pub mod perceptron;
 pub mod product;
 #[cfg(test)]
 mod testing;

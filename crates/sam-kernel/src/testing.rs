@@ -47,3 +47,54 @@ pub(crate) fn gelu(x: f64) -> f64 {
 pub(crate) fn gelu_slope(x: f64) -> f64 {
     normal(x) + x * (-x * x / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt()
 }
+
+/// A matrix of f64 with the operations that definitions are written in.
+pub(crate) struct Wide {
+    pub(crate) values: Vec<f64>,
+    columns: usize,
+}
+
+impl Wide {
+    pub(crate) fn new(values: &[f32], columns: usize) -> Self {
+        Self { values: values.iter().map(|&x| f64::from(x)).collect(), columns }
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.values.len() / self.columns
+    }
+
+    pub(crate) fn transposed(&self) -> Self {
+        let (rows, columns) = (self.rows(), self.columns);
+        let values = (0..rows * columns).map(|at| self.values[at % rows * columns + at / rows]).collect();
+        Self { values, columns: rows }
+    }
+
+    pub(crate) fn times(&self, other: &Self) -> Self {
+        let inner = self.columns;
+        assert_eq!(inner, other.rows());
+        let at = |i: usize, j: usize| {
+            (0..inner).map(|l| self.values[i * inner + l] * other.values[l * other.columns + j]).sum()
+        };
+        let values = (0..self.rows() * other.columns).map(|p| at(p / other.columns, p % other.columns)).collect();
+        Self { values, columns: other.columns }
+    }
+
+    pub(crate) fn plus(mut self, bias: &[f32]) -> Self {
+        let columns = self.columns;
+        self.values.iter_mut().enumerate().for_each(|(at, value)| *value += f64::from(bias[at % columns]));
+        self
+    }
+
+    pub(crate) fn map(&self, function: impl Fn(f64) -> f64) -> Self {
+        Self { values: self.values.iter().map(|&x| function(x)).collect(), columns: self.columns }
+    }
+
+    pub(crate) fn zip(&self, other: &Self) -> Self {
+        let values = self.values.iter().zip(&other.values).map(|(a, b)| a * b).collect();
+        Self { values, columns: self.columns }
+    }
+
+    pub(crate) fn sums(&self) -> Vec<f64> {
+        (0..self.columns).map(|c| self.values.iter().skip(c).step_by(self.columns).sum()).collect()
+    }
+}

@@ -9,6 +9,7 @@ use burn::nn::{Linear, LinearConfig};
 use burn::tensor::activation::{gelu, relu};
 use burn::tensor::{Device, Tensor};
 use sam_kernel::linear as kernel;
+use sam_kernel::perceptron::Perceptron;
 
 use crate::fused::{SliceOperation, SliceOutput, WayBack, fused, is_fusible};
 
@@ -54,7 +55,7 @@ impl SliceOperation for OneLayer {
 }
 
 /// The non-linearity between the two layers of an [`MlpBlock`].
-pub use kernel::Activation;
+pub use sam_kernel::perceptron::Activation;
 
 /// Two linear layers with an activation between them.
 #[derive(Module, Debug)]
@@ -101,9 +102,9 @@ struct TwoLayers {
 }
 
 impl TwoLayers {
-    fn kernel<'a>(&self, inputs: &[&'a [f32]]) -> kernel::Perceptron<'a> {
+    fn kernel<'a>(&self, inputs: &[&'a [f32]]) -> Perceptron<'a> {
         let layer = |at: usize| kernel::Linear { weight: inputs[at], bias: inputs[at + 1] };
-        kernel::Perceptron { first: layer(1), second: layer(3), activation: self.activation }
+        Perceptron { first: layer(1), second: layer(3), activation: self.activation }
     }
 }
 
