@@ -1,6 +1,7 @@
-//! The training loader as it runs: SA-1B pairs with sides of 1500 to 2250 px through two threads into batches at 1024 with 16 masks.
+//! The training loader in its usual configuration: SA-1B pairs with sides of 1500 to 2250 px, two worker threads,
+//! batches at 1024 px with 16 masks per image.
 //!
-//! The pictures are synthetic scenes, written once to the folder of `SAM_TRAIN_BENCH_SA1B` (a temporary one when unset), so
+//! The images are synthetic scenes, written once to the folder of `SAM_TRAIN_BENCH_SA1B` (a temporary one if unset), so
 //! that `benches/pytorch_loader.py` can read the same files.
 
 use std::num::NonZeroUsize;
@@ -45,7 +46,7 @@ fn measure(runs: usize, mask_side_px: usize) -> Vec<f64> {
         .map(|_| {
             let mut batches = Loader::new(Arc::<Source>::clone(&source), options.clone(), 0);
             let warm = batches.next().expect("endless").expect("sound pairs");
-            assert_eq!(warm.objects.len(), BATCH * N_MASKS, "every picture has at least 16 objects");
+            assert_eq!(warm.objects.len(), BATCH * N_MASKS, "every image has at least 16 objects");
             let start = Instant::now();
             for batch in batches.take(n_batches) {
                 std::hint::black_box(batch.expect("sound pairs"));
@@ -65,5 +66,5 @@ fn write_once(folder: &Path) {
     (options.side_px_min, options.side_px_max) = (1500, 2250);
     let samples = (0..).map(|index| Scene::draw(7, index, &options).sample);
     let samples = samples.filter(|sample| sample.objects.len() >= N_MASKS + 2).take(N_IMAGES as usize);
-    write_sa1b(folder, samples, 1).expect("room for 16 pictures");
+    write_sa1b(folder, samples, 1).expect("room for 16 images");
 }

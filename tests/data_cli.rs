@@ -1,4 +1,4 @@
-//! The `data` commands through the real program: what they find, draw and write, and what they say of bad data.
+//! The `data` commands through the real program: findings, previews, outputs, and errors for bad data.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -32,7 +32,7 @@ fn masks(path: &Path) -> BTreeMap<String, Vec<String>> {
 }
 
 #[test]
-fn check_counts_and_finds_nothing_wrong_with_our_own() {
+fn check_counts_and_accepts_the_committed_sets() {
     let run = Run::new();
     let text = run.ok(&["data", "check", &datasets("photos"), "--json", "photos.json"]);
     for part in ["format   coco", "images   7", "objects  29", "part     val: 2 images", "class    cup: 1"] {
@@ -68,7 +68,7 @@ fn check_reads_what_every_tool_writes() {
 }
 
 #[test]
-fn check_names_what_is_wrong_and_how_to_mend_it() {
+fn check_reports_problems_with_their_fixes() {
     let run = Run::new();
     let scenes =
         ["data", "synth", "--out", "scenes", "--train", "4", "--val", "0", "--max-side", "130", "--noise", "0"];
@@ -86,15 +86,15 @@ fn check_names_what_is_wrong_and_how_to_mend_it() {
     coco["annotations"][last]["segmentation"]["counts"] = "04".into();
     std::fs::write(&json, coco.to_string()).expect("written");
 
-    run.refused(&["data", "check", "scenes", "--json", "report.json"], &["errors of", "mend them"]);
-    let report = std::fs::read_to_string(run.path("report.json")).expect("written in spite of the errors");
+    run.refused(&["data", "check", "scenes", "--json", "report.json"], &["errors of", "fix them"]);
+    let report = std::fs::read_to_string(run.path("report.json")).expect("written despite the errors");
     let report: CheckReport = serde_json::from_str(&report).expect("a report");
     for kind in [ProblemKind::ImageMissing, ProblemKind::ImageUnreadable] {
         let problem = report.problem(kind).unwrap_or_else(|| panic!("{kind:?} must be found: {report:?}"));
         assert!(problem.count >= 1 && !problem.fix.is_empty() && !problem.examples.is_empty());
     }
     assert!(report.problems.len() >= 4, "category and mask, too: {:?}", report.problems);
-    // What is wrong stops everything else, and is left out and counted when asked.
+    // Errors stop the other commands; with `--drop-bad`, bad objects are dropped and counted.
     run.refused(&["data", "preview", "scenes", "--out", "sheets"], &["annotation 1", "category_id", "data check"]);
     run.refused(&["data", "check", "nowhere"], &["nowhere"]);
     std::fs::create_dir(run.path("empty")).expect("made");
@@ -103,7 +103,7 @@ fn check_names_what_is_wrong_and_how_to_mend_it() {
 }
 
 #[test]
-fn preview_draws_a_row_per_image() {
+fn preview_has_a_row_per_image() {
     let run = Run::new();
     let arguments = ["data", "preview", &datasets("photos"), "--out", "sheets", "--count", "7", "--cell", "64"];
     let text = run.ok(&arguments);
@@ -113,11 +113,11 @@ fn preview_draws_a_row_per_image() {
     assert_eq!(decode_rgb(&run.path("sheets/sheet_001.png")).expect("a PNG").height(), 68 + 4);
     run.refused(&arguments, &["sheet_000.png", "--force"]);
     run.ok(&[&arguments[..], &["--force"]].concat());
-    assert_eq!(decode_rgb(&run.path("sheets/sheet_000.png")).expect("a PNG"), first, "the same seed draws the same");
+    assert_eq!(decode_rgb(&run.path("sheets/sheet_000.png")).expect("a PNG"), first, "equal seeds give equal sheets");
 }
 
 #[test]
-fn masks_survive_every_format_that_can_hold_them() {
+fn masks_survive_conversion() {
     let run = Run::new();
     let original = masks(Path::new(&datasets("photos")));
     for format in ["coco", "sa1b"] {
@@ -126,13 +126,13 @@ fn masks_survive_every_format_that_can_hold_them() {
         assert_eq!(masks(&run.path(format)), original, "{format}");
         run.refused(&["data", "convert", &datasets("photos"), "--to", format, "--out", format], &[format]);
     }
-    // A label image has one id per pixel: what overlaps is said to be lost.
+    // A label image has one id per pixel, and losses by overlap are reported.
     let text = run.ok(&["data", "convert", &datasets("photos"), "--to", "labels", "--out", "labels"]);
-    assert!(text.contains("not the same: a pixel has one id"), "{text}");
+    assert!(text.contains("changed: each pixel has one id"), "{text}");
 }
 
 #[test]
-fn split_keeps_its_choice_when_files_are_added() {
+fn split_is_stable_when_files_are_added() {
     let run = Run::new();
     let split = |path: &str, name: &str, arguments: &[&str]| -> BTreeMap<String, Vec<String>> {
         let base = ["data", "split", path, "--out", name];
@@ -158,7 +158,7 @@ fn split_keeps_its_choice_when_files_are_added() {
 }
 
 #[test]
-fn synth_makes_the_committed_scenes() {
+fn synth_generates_the_committed_scenes() {
     let run = Run::new();
     run.ok(&["data", "synth", "--out", "scenes", "--seed", "1", "--max-side", "160", "--noise", "0.8"]);
     let committed = PathBuf::from(datasets("synth"));
@@ -177,7 +177,7 @@ fn synth_makes_the_committed_scenes() {
     }
     assert_eq!(compared, 36);
     run.refused(&["data", "synth", "--out", "scenes"], &["not empty", "--force"]);
-    run.refused(&["data", "synth", "--out", "s", "--train", "0", "--val", "0"], &["nothing to make"]);
+    run.refused(&["data", "synth", "--out", "s", "--train", "0", "--val", "0"], &["nothing to generate"]);
     let text = run.ok(&["data", "synth", "--out", "pairs", "--format", "sa1b", "--train", "3", "--val", "1"]);
     assert!(text.contains("train: 3 scenes"), "{text}");
     assert_eq!(masks(&run.path("pairs/train")).len(), 3);

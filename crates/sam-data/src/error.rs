@@ -1,4 +1,4 @@
-//! The one error type of the crate: which file, what was expected, what came, and what to do about it.
+//! The crate's error type: file, expected and actual content, and the fix.
 
 use std::path::{Path, PathBuf};
 
@@ -6,35 +6,35 @@ use sam_image::ImageError;
 
 use crate::finding::Finding;
 
-/// Why a data set could not be opened, read or written.
+/// An error while opening, reading or writing a data set.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DataError {
-    /// The operating system could not read or write.
+    /// Reading or writing failed in the operating system.
     #[error("{path}: {source}", path = path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// The system's reason.
+        /// The operating system's error.
         source: std::io::Error,
     },
 
-    /// An image file that gives no pixels.
+    /// An image file that cannot be decoded.
     #[error(transparent)]
     Image(#[from] ImageError),
 
-    /// Nothing that we know was found.
+    /// No known format was recognised.
     #[error(
-        "{path}: must hold a data set of a known format, got {found}. Looked for: {looked_for}. Name the format if it is one of these \
+        "{path}: must hold a data set of a known format, got {found}. Looked for: {recognised_by}. Name the format if it is one of these \
          (format = \"coco\" and so on), or convert to one of them",
         path = path.display()
     )]
     UnknownFormat {
-        /// What was looked at.
+        /// The path.
         path: PathBuf,
-        /// What each format is known by.
-        looked_for: String,
-        /// What is there.
+        /// The files each format is recognised by.
+        recognised_by: String,
+        /// The files found.
         found: String,
     },
 
@@ -44,24 +44,24 @@ pub enum DataError {
         path = path.display()
     )]
     AmbiguousFormat {
-        /// What was looked at.
+        /// The path.
         path: PathBuf,
-        /// The formats, each with what it was recognised by.
+        /// The formats, each with the file it was recognised by.
         formats: String,
     },
 
-    /// Content that is not as its format says.
+    /// Content that violates its format.
     #[error("{path}: {what} must be {expected}, got {got}; {fix}", path = path.display())]
     Content {
         /// The file or folder.
         path: PathBuf,
-        /// The part of it.
+        /// The element in question.
         what: String,
-        /// The rule.
+        /// The requirement.
         expected: String,
-        /// What came.
+        /// The actual value.
         got: String,
-        /// What to do about it.
+        /// The suggested fix.
         fix: String,
     },
 
@@ -73,20 +73,20 @@ pub enum DataError {
     JsonSyntax {
         /// The file.
         path: PathBuf,
-        /// Where in it.
+        /// Byte offset.
         at: u64,
-        /// What came there.
+        /// The unexpected input.
         got: String,
     },
 
-    /// JSON whose fields are not those of the format.
+    /// JSON that does not match the format's schema.
     #[error("{path}: must be a {what} JSON file: {source}", path = path.display())]
     Json {
         /// The file.
         path: PathBuf,
         /// The format.
         what: &'static str,
-        /// The parser's reason, with line and column.
+        /// The parser's error, with line and column.
         source: serde_json::Error,
     },
 
@@ -95,50 +95,50 @@ pub enum DataError {
     Yaml {
         /// The file.
         path: PathBuf,
-        /// The parser's reason.
+        /// The parser's error.
         source: Box<serde_saphyr::Error>,
     },
 
-    /// Something is wrong with the data that must not be passed over in silence.
+    /// Problems in the data that would silently change the result.
     #[error("{path}: {}", describe(findings), path = path.display())]
     Findings {
         /// The data set.
         path: PathBuf,
-        /// All that was found; errors only.
+        /// All findings of error severity.
         findings: Vec<Finding>,
     },
 
-    /// An option that does not fit the data set.
+    /// An invalid option.
     #[error("{key} must be {expected}, got {got}")]
     Option {
-        /// The key as it is typed in a config.
+        /// Key of the option in a configuration.
         key: &'static str,
-        /// The rule.
+        /// The requirement.
         expected: String,
-        /// What came.
+        /// The actual value.
         got: String,
     },
 
-    /// A part of a split without any image.
+    /// A part of a split without images.
     #[error(
         "the {part} part of the split must have at least one image, got none of {n_images} images in {n_groups} groups; \
-         use another seed, a larger share, or a finer group key"
+         use another seed, a larger fraction, or a finer group key"
     )]
     EmptySplit {
-        /// The part.
+        /// Name of the part.
         part: String,
-        /// Images in all.
+        /// Total number of images.
         n_images: usize,
-        /// Groups in all.
+        /// Total number of groups.
         n_groups: usize,
     },
 
-    /// A picture could not be encoded.
+    /// An image could not be encoded.
     #[error("{path}: cannot encode: {source}", path = path.display())]
     Encode {
         /// The file to write.
         path: PathBuf,
-        /// The encoder's reason.
+        /// The encoder's error.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
@@ -149,12 +149,12 @@ impl DataError {
     }
 }
 
-/// How many findings are spelt out in an error; the rest is for `data check`.
+/// Number of findings spelt out in an error; `data check` lists the rest.
 const SPELT_OUT: usize = 3;
 
 fn describe(findings: &[Finding]) -> String {
     let mut text = format!(
-        "{} problem{} that must not be passed over in silence: ",
+        "{} problem{} that would silently change the result: ",
         findings.len(),
         if findings.len() == 1 { "" } else { "s" }
     );
@@ -168,7 +168,7 @@ fn describe(findings: &[Finding]) -> String {
         text.push_str("; ...");
     }
     text.push_str(
-        ". `sam-train data check` lists all; `--drop-bad` (bad = \"drop\" in a config) leaves them out and counts them",
+        ". `sam-train data check` lists all; `--drop-bad` (bad = \"drop\" in a config) drops and counts them",
     );
     text
 }

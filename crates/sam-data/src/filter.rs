@@ -1,22 +1,23 @@
-//! Objects that are left out by size, as the SAM paper does, and how many.
+//! Filters objects by size, as the SAM paper does, and counts those removed.
 //!
-//! Paper (Kirillov 2023, appendix A "Training algorithm" and B): masks over 90 % of the image are left out of training. Small
-//! ones are judged at the model's scale, where the image's longest side is 1024: the area times the square of the scale.
+//! Paper (Kirillov 2023, appendices A "Training algorithm" and B): masks covering more than 90 % of the image are
+//! excluded from training. Small masks are measured at the model's scale, where the image's longest side is 1024 px:
+//! the area times the square of the scale.
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
 use crate::sample::ObjectMask;
 
-/// Which objects are left out; by default none.
+/// Size limits for objects; the default keeps all.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MaskFilter {
-    /// Masks of more than this share of the image are left out; the paper has 0.9.
+    /// Masks covering more than this fraction of the image are dropped; 0.9 in the paper.
     pub max_image_share: f64,
-    /// Masks of less area than this at the model's scale are left out, in pixels.
+    /// Masks with a smaller area at the model's scale are dropped, in pixels.
     pub min_area_model_px: f64,
-    /// Longest side of the image in the model.
+    /// Longest side of the image at the model's scale.
     pub model_side_px: usize,
 }
 
@@ -26,12 +27,12 @@ impl Default for MaskFilter {
     }
 }
 
-/// How many objects a filter left out.
+/// Number of objects dropped by a filter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FilterCounts {
-    /// Above the largest share of the image.
+    /// Objects above `max_image_share`.
     pub too_large: u64,
-    /// Below the smallest area at model scale.
+    /// Objects below `min_area_model_px`.
     pub too_small: u64,
 }
 
@@ -51,7 +52,7 @@ impl MaskFilter {
         Ok(())
     }
 
-    /// Leaves out what is too large or too small.
+    /// Drops objects that are too large or too small.
     pub fn apply(&self, size_hw: [usize; 2], objects: &mut Vec<ObjectMask>) -> FilterCounts {
         let mut counts = FilterCounts::default();
         let image_px = (size_hw[0] * size_hw[1]) as f64;
@@ -71,9 +72,8 @@ impl MaskFilter {
     }
 }
 
-/// Area after the image's longest side has become `model_side_px`.
-#[must_use]
-pub fn area_at_model_scale(area_px: f64, size_hw: [usize; 2], model_side_px: usize) -> f64 {
+/// Returns the area after resizing the image's longest side to `model_side_px`.
+pub(crate) fn area_at_model_scale(area_px: f64, size_hw: [usize; 2], model_side_px: usize) -> f64 {
     let scale = model_side_px as f64 / size_hw[0].max(size_hw[1]).max(1) as f64;
     area_px * scale * scale
 }
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn leaves_out_by_share_and_by_area_at_scale() {
+    fn objects_are_dropped_by_fraction_and_by_area_at_scale() {
         // Longest side 20 -> 1024: one pixel is 51.2^2 = 2621.44.
         let filter = MaskFilter { max_image_share: 0.9, min_area_model_px: 2622.0, model_side_px: 1024 };
         let mut objects = vec![object(1), object(2), object(180), object(181)];

@@ -1,52 +1,62 @@
-//! Data sets of images and masks, from disk to batches. Never knows a model.
+//! Data sets of images and masks, from disk to batches. Independent of any model.
+//!
+//! A [`Source`] reads a data set of any supported [`Format`] as [`Sample`]s; [`loader::Loader`] turns samples into batches.
+//! [`check`] reports the problems of a data set, [`convert`] writes it in another format, and [`synth`] generates scenes.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use sam_data::loader::{Loader, LoaderOptions};
+//! use sam_data::synth::{SynthOptions, SynthScenes, class_names, write_coco};
+//! use sam_data::{Source, SourceOptions};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let folder = tempfile::tempdir()?;
+//! let scenes = SynthScenes { seed: 1, first_index: 0, n_scenes: 2, options: SynthOptions::default() };
+//! write_coco(folder.path(), "train", (0..2).map(|index| scenes.scene(index).sample), &class_names())?;
+//!
+//! let source = Source::open(folder.path(), &SourceOptions::default())?;
+//! for index in 0..source.len() {
+//!     let sample = source.sample(index)?;
+//!     println!("{}: {} objects", sample.name, sample.objects.len());
+//! }
+//!
+//! let mut loader = Loader::new(Arc::new(source), LoaderOptions::default(), 0);
+//! let batch = loader.next_batch().expect("training is endless")?;
+//! assert_eq!(batch.pixels.len(), 1024 * 1024 * 3);
+//! # Ok(())
+//! # }
+//! ```
 
-mod coco;
-mod coco_index;
-mod json_cursor;
-mod label_images;
-mod label_map;
-mod labelme;
-mod layout;
-mod names;
+mod check;
+mod convert;
+mod error;
+mod filter;
+mod finding;
+mod formats;
 mod output_file;
-mod pairing;
-mod place;
-mod raster;
-mod sa1b;
-mod segmentation;
+mod permutation;
+mod sample;
+mod source;
+mod source_options;
+mod split;
 mod tally;
-mod tar_members;
-mod yolo_seg;
 
-pub mod check;
-pub mod class_folders;
-pub mod convert;
-pub mod epochs;
-pub mod error;
-pub mod filter;
-pub mod finding;
-pub mod images;
-pub mod intensity;
 pub mod loader;
-pub mod permutation;
 pub mod random;
-pub mod sample;
-pub mod source;
-pub mod source_options;
-pub mod split;
 pub mod synth;
 pub mod transforms;
 
 pub use check::{CheckReport, check};
-pub use class_folders::ClassFolders;
 pub use convert::{ConvertReport, ConvertTo, convert};
-pub use epochs::{DeviceBatch, EpochLoader};
 pub use error::DataError;
-pub use filter::{FilterCounts, MaskFilter, area_at_model_scale};
+pub use filter::{FilterCounts, MaskFilter};
 pub use finding::{Finding, ProblemKind, Severity};
-pub use images::ImageTree;
-pub use intensity::Intensity;
-pub use loader::{BatchImage, BatchObject};
+pub use formats::class_folders::ClassFolders;
+pub use formats::images::ImageTree;
+pub use formats::intensity::Intensity;
+pub use loader::batch::{BatchImage, BatchObject};
+pub use loader::device::{DeviceBatch, EpochLoader};
 pub use sample::{ObjectMask, Sample};
 pub use source::{ImageObjects, Source};
 pub use source_options::{Crowd, Format, LabelKind, OnBad, SourceOptions, Void};

@@ -1,11 +1,11 @@
-//! Files that are there whole or not at all.
+//! Atomic writes: a file is complete or absent.
 
 use std::io::Write;
 use std::path::Path;
 
 use crate::error::DataError;
 
-/// Writes beside the target and renames; folders above are made.
+/// Writes to a temporary file beside the target and renames it; creates missing folders.
 pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), DataError> {
     let io = |error| DataError::io(path, error);
     let folder = match path.parent() {

@@ -1,17 +1,18 @@
-//! The order of an epoch without a list: a keyed permutation of `0..n`, computed at any position in constant time and space.
+//! The order of an epoch without a list: a keyed permutation of `0..n`, evaluated at any position in constant time and
+//! space.
 //!
-//! Eleven million images need neither an index vector nor a walk to step 90,000. A balanced Feistel network permutes the
-//! next power of four at or above `n`; positions that fall outside `0..n` are sent through again until they fall inside
+//! Eleven million images need neither an index vector nor iteration up to step 90,000. A balanced Feistel network
+//! permutes the next power of four at or above `n`; results outside `0..n` are permuted again until they fall inside
 //! ("cycle walking": Black and Rogaway, "Ciphers with arbitrary finite domains", 2002), at most four times on average.
 
 use crate::random::{Purpose, RandomStream, mix64};
 
-/// Enough rounds that small sets are well mixed; four would do for a cipher on large ones (Luby and Rackoff).
+/// Rounds for well-mixed small sets; four would do for a cipher on large ones (Luby and Rackoff).
 const N_ROUNDS: usize = 8;
 
 /// A permutation of `0..n`.
 #[derive(Debug, Clone)]
-pub struct Permutation {
+pub(crate) struct Permutation {
     n: u64,
     half_bits: u32,
     round_keys: [u64; N_ROUNDS],
@@ -22,9 +23,8 @@ impl Permutation {
     ///
     /// # Panics
     ///
-    /// When `n` is zero or above 2^62; no data set is.
-    #[must_use]
-    pub fn new(n: u64, seed: u64, epoch: u64) -> Self {
+    /// When `n` is zero or above 2^62.
+    pub(crate) fn new(n: u64, seed: u64, epoch: u64) -> Self {
         assert!(n > 0 && n <= 1 << 62, "a permutation must be of 1 to 2^62 elements, got {n}");
         let n_bits = 64 - (n - 1).leading_zeros();
         let mut keys = RandomStream::new(seed, Purpose::Order, &[epoch]);
@@ -36,8 +36,7 @@ impl Permutation {
     /// # Panics
     ///
     /// When the position is not below `n`.
-    #[must_use]
-    pub fn at(&self, position: u64) -> u64 {
+    pub(crate) fn at(&self, position: u64) -> u64 {
         assert!(position < self.n, "a position must be below {}, got {position}", self.n);
         let mut element = self.encrypt(position);
         while element >= self.n {
@@ -73,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn sa_1b_can_be_entered_anywhere() {
+    fn any_position_of_sa_1b_can_be_evaluated() {
         let n = 11_185_362;
         let permutation = Permutation::new(n, 0, 7);
         let mut elements: Vec<u64> = (n - 1000..n).map(|at| permutation.at(at)).collect();
@@ -95,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn each_element_is_anywhere_and_neighbours_part() {
+    fn elements_are_uniform_and_neighbours_separate() {
         let n = 10u64;
         let mut counts = vec![0usize; (n * n) as usize];
         let mut n_neighbours = 0;
@@ -108,7 +107,7 @@ mod tests {
             n_neighbours += order.windows(2).filter(|w| w[1] == w[0] + 1).count();
         }
         assert!(counts.iter().all(|n| (850..1150).contains(n)), "{counts:?}");
-        // Nine places, each with chance 1/10.
+        // Nine places, each with probability 1/10.
         assert!((8_500..9_500).contains(&n_neighbours), "{n_neighbours}");
     }
 }

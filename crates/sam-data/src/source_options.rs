@@ -1,21 +1,21 @@
-//! How a data set is read, as it is typed in a config.
+//! Options for reading a data set, as in a configuration.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::filter::MaskFilter;
-use crate::intensity::Intensity;
+use crate::formats::intensity::Intensity;
 
-/// The formats that are read.
+/// The supported formats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
-    /// COCO instances, LVIS, Roboflow's COCO layout.
+    /// COCO instances, LVIS, or Roboflow's COCO layout.
     Coco,
     /// Images with label images.
     LabelImages,
-    /// SA-1B: a JSON file per image, in folders or tar shards.
+    /// SA-1B: one JSON file per image, in folders or tar shards.
     Sa1b,
     /// YOLO segmentation.
     YoloSeg,
@@ -24,7 +24,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// As it is typed in a config.
+    /// The name used in a configuration.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -37,37 +37,37 @@ impl Format {
     }
 }
 
-/// What `iscrowd = 1` means in a COCO file.
+/// Meaning of `iscrowd = 1` in a COCO file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Crowd {
-    /// Found out from the file, and said in [`crate::Source::notes`].
+    /// Determined from the file and reported in [`crate::Source::notes`].
     #[default]
     Auto,
-    /// A region of many objects: neither loss nor metric counts its pixels.
+    /// A region of many objects, whose pixels are ignored by losses and metrics.
     Ignore,
-    /// An object like others; some tools mark all run-length masks as crowd.
+    /// An object like any other; some tools mark all run-length masks as crowd.
     Instances,
-    /// Left out and counted; its pixels are background.
+    /// Dropped and counted; its pixels are background.
     Drop,
 }
 
-/// What the numbers of a label image mean.
+/// Meaning of the values of a label image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LabelKind {
-    /// Found out from the files, and said in [`crate::Source::notes`].
+    /// Determined from the files and reported in [`crate::Source::notes`].
     #[default]
     Auto,
     /// Each id is an object.
     Instance,
     /// Each id is a class; its 8-connected components are objects.
     Semantic,
-    /// Everything but 0 is foreground; its 8-connected components are objects.
+    /// Every value except 0 is foreground; its 8-connected components are objects.
     Binary,
 }
 
-/// Which id of a label image is void: pixels that count neither as object nor as background.
+/// The void id of a label image: pixels that count neither as object nor as background.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Void {
@@ -80,41 +80,41 @@ pub enum Void {
     Id(u32),
 }
 
-/// What to do about data that is wrong.
+/// Handling of bad data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnBad {
     /// Stop with an error.
     #[default]
     Refuse,
-    /// Leave it out and count it.
+    /// Drop it and count it.
     Drop,
 }
 
-/// How to read a data set; the defaults suit most.
+/// Options for reading a data set; the defaults suit most.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SourceOptions {
-    /// The format; found out when not given.
+    /// The format; recognised if not given.
     pub format: Option<Format>,
-    /// Folder of the images, when it is not beside the annotations; relative to the data set.
+    /// Folder of the images, if not beside the annotations; relative to the data set.
     pub images: Option<PathBuf>,
-    /// Only this part of the split that the data set comes with: `train`, `val` or `test`.
+    /// Restricts to this part of the data set's own split: `train`, `val` or `test`.
     pub split: Option<String>,
-    /// COCO: what crowd means.
+    /// COCO: meaning of crowd annotations.
     pub crowd: Crowd,
-    /// Label images: what ids mean.
+    /// Label images: meaning of the ids.
     pub labels: LabelKind,
-    /// Label images: which id is void.
+    /// Label images: the void id.
     pub void: Void,
     /// Semantic label images: names of the classes, id 1 first.
     pub classes: Vec<String>,
-    /// How images of more than 8 bits become 8-bit.
+    /// Conversion of images with more than 8 bits.
     pub intensity: Intensity,
-    /// Which channels become red, green and blue (three numbers), or grey (one).
+    /// Channels used as red, green and blue (three indices), or as grey (one).
     pub channels: Option<Vec<usize>>,
-    /// What to do about bad data.
+    /// Handling of bad data.
     pub bad: OnBad,
-    /// Objects that are left out by size.
+    /// Size limits for objects.
     pub filter: MaskFilter,
 }

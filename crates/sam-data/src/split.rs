@@ -1,8 +1,8 @@
-//! Which images are for training, validation and testing.
+//! Splits of a data set into training, validation and test images.
 //!
-//! A part is given by the data set, or follows from a hash of the image's group and the seed. The hash knows nothing of other
-//! images, so files that are added later never move the others, and a larger share only adds to a part. Groups stay together:
-//! slices of one patient, frames of one video. Splits are by image, never by patch.
+//! The part of an image is given by the data set, or follows from a hash of the image's group and the seed. The hash
+//! does not depend on other images, so added files never move existing ones, and a larger fraction only adds to a part.
+//! Groups stay together: slices of one patient, frames of one video. Splits are by image, never by patch.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
@@ -11,34 +11,36 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
 use crate::output_file::write_atomically;
+use crate::random::{GOLDEN, fnv1a, mix64};
 use crate::source::Source;
 
-/// What must stay together.
+/// The group of an image; groups stay together.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GroupKey {
     /// Each image is its own group.
     #[default]
     Image,
-    /// Images of one folder.
+    /// Images in the same folder.
     Folder,
-    /// Images whose file names are the same up to this text: `_` keeps `patient7_slice1.png` and `patient7_slice2.png` together.
+    /// Images with the same file name up to this text: `_` keeps `patient7_slice1.png` and `patient7_slice2.png`
+    /// together.
     Prefix(String),
-    /// Images for which this pattern captures the same text (its first group, or all of it).
+    /// Images for which this pattern captures the same text (its first group, or the whole match).
     Regex(String),
 }
 
-/// A split by shares.
+/// A split by fractions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SplitRule {
-    /// Share of groups for validation.
+    /// Fraction of groups for validation.
     pub val: f64,
-    /// Share of groups for testing; may be 0.
+    /// Fraction of groups for testing; may be 0.
     pub test: f64,
-    /// Another seed is another split.
+    /// Random seed of the split.
     pub seed: u64,
-    /// What must stay together.
+    /// The group of an image; groups stay together.
     pub group: GroupKey,
 }
 
@@ -48,18 +50,18 @@ impl Default for SplitRule {
     }
 }
 
-/// Indices into a source, rising.
+/// The parts of a split, as ascending indices into a source.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Split {
-    /// For training.
+    /// Training images.
     pub train: Vec<usize>,
-    /// For choosing among checkpoints.
+    /// Validation images, for selecting checkpoints.
     pub val: Vec<usize>,
-    /// For the final figure.
+    /// Test images, for the final result.
     pub test: Vec<usize>,
 }
 
-/// A split by name, as it is saved.
+/// A split by image names, as saved.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SplitFile {
@@ -70,11 +72,11 @@ struct SplitFile {
 }
 
 impl Split {
-    /// The split that the data set comes with.
+    /// Returns the data set's own split.
     ///
     /// # Errors
     ///
-    /// When an image is in no part, or there is nothing to train on.
+    /// When an image is in no part, or the training part is empty.
     pub fn given(source: &Source) -> Result<Self, DataError> {
         let mut split = Self::default();
         for index in 0..source.len() {
@@ -88,7 +90,7 @@ impl Split {
                         what: format!("the part of {}", source.name(index)),
                         expected: "train, val or test".to_owned(),
                         got: other.unwrap_or("none").to_owned(),
-                        fix: "split by share, or put images into folders train, val and test".to_owned(),
+                        fix: "split by fractions, or put images into folders train, val and test".to_owned(),
                     });
                 }
             }
@@ -97,17 +99,17 @@ impl Split {
         Ok(split)
     }
 
-    /// A split by shares.
+    /// A split by fractions.
     ///
     /// # Errors
     ///
-    /// When the rule makes no sense, a name has no group, or a part that should have images has none.
+    /// When the rule is invalid, a name has no group, or a part that should have images is empty.
     pub fn by_rule(source: &Source, rule: &SplitRule) -> Result<Self, DataError> {
         let names: Vec<String> = (0..source.len()).map(|index| source.name(index)).collect();
         Self::of_names(&names, rule)
     }
 
-    /// A split by shares of whatever has these names.
+    /// A split of names by fractions.
     ///
     /// # Errors
     ///
@@ -117,7 +119,7 @@ impl Split {
         if !is_share(rule.val) || !is_share(rule.test) || rule.val + rule.test >= 1.0 {
             return Err(DataError::Option {
                 key: "split.val and split.test",
-                expected: "from 0 to below 1 together".to_owned(),
+                expected: "at least 0 and together below 1".to_owned(),
                 got: format!("{} and {}", rule.val, rule.test),
             });
         }
@@ -135,7 +137,7 @@ impl Split {
             let group = group_of(name, &rule.group, pattern.as_ref())?;
             let hash = hash(rule.seed, group);
             groups.insert(hash);
-            // 53 bits are what an f64 holds.
+            // An f64 holds 53 bits.
             let share = (hash >> 11) as f64 / (1u64 << 53) as f64;
             if share < rule.test {
                 split.test.push(index);
@@ -162,7 +164,7 @@ impl Split {
         Ok(())
     }
 
-    /// Saves the names of each part as JSON.
+    /// Saves the image names of each part as JSON.
     ///
     /// # Errors
     ///
@@ -178,11 +180,11 @@ impl Split {
         write_atomically(path, &text)
     }
 
-    /// Reads what [`Split::save`] wrote. Images that are in no part are for training, so that added files find a place.
+    /// Loads a split saved by [`Split::save`]. Images in no part are added to training, so that new files are used.
     ///
     /// # Errors
     ///
-    /// When the file cannot be read, or names an image that the source has not.
+    /// When the file cannot be read, or names an image that the source does not have.
     pub fn load(source: &Source, path: &Path) -> Result<Self, DataError> {
         let bytes = std::fs::read(path).map_err(|error| DataError::io(path, error))?;
         let file: SplitFile = serde_json::from_slice(&bytes).map_err(|source| DataError::Json {
@@ -224,7 +226,7 @@ fn group_of<'a>(name: &'a str, key: &GroupKey, pattern: Option<&regex_lite::Rege
         (GroupKey::Folder, _) => Ok(folder),
         (GroupKey::Prefix(end), _) => match file.find(end.as_str()) {
             Some(at) if !end.is_empty() => Ok(&name[..name.len() - file.len() + at]),
-            _ => Err(no_group(format!("a text that every file name has, got {end:?} which is not in this name"))),
+            _ => Err(no_group(format!("text that occurs in every file name, got {end:?}, which is not in this name"))),
         },
         (GroupKey::Regex(_), Some(pattern)) => {
             let captures =
@@ -236,16 +238,9 @@ fn group_of<'a>(name: &'a str, key: &GroupKey, pattern: Option<&regex_lite::Rege
     }
 }
 
-/// FNV-1a of the text, mixed with the seed by the finaliser of splitmix64. Written out here because saved splits depend on it:
-/// it must never change with a library.
+/// A hash of seed and text; a test pins it because saved splits depend on it.
 fn hash(seed: u64, text: &str) -> u64 {
-    let fnv = text
-        .bytes()
-        .fold(0xCBF2_9CE4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3));
-    let mut mixed = fnv ^ seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    mixed ^ (mixed >> 31)
+    mix64(fnv1a(text.bytes()) ^ seed.wrapping_mul(GOLDEN))
 }
 
 #[cfg(test)]
@@ -257,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_are_kept_and_added_files_move_nothing() {
+    fn fractions_hold_and_added_files_do_not_move_others() {
         let rule = SplitRule { val: 0.2, test: 0.1, ..SplitRule::default() };
         let small = Split::of_names(&names(1000), &rule).expect("splits");
         let large = Split::of_names(&names(2000), &rule).expect("splits");
@@ -270,10 +265,10 @@ mod tests {
     }
 
     #[test]
-    fn the_hash_is_for_ever() {
+    fn the_hash_is_pinned() {
         assert_eq!([hash(0, "a.png"), hash(7, "a.png")], HASHES_OF_A_PNG);
     }
-    /// Computed by a few lines of Python; another value means that every saved split would change.
+    /// Computed independently in Python; another value would change every saved split.
     const HASHES_OF_A_PNG: [u64; 2] = [15_056_803_862_227_643_222, 18_016_195_467_190_585_591];
 
     #[test]
@@ -300,7 +295,7 @@ mod tests {
     #[test]
     fn an_empty_part_is_an_error() {
         let rule = SplitRule { val: 0.01, ..SplitRule::default() };
-        let message = Split::of_names(&names(3), &rule).expect_err("refused").to_string();
+        let message = Split::of_names(&names(3), &rule).expect_err("rejected").to_string();
         assert!(message.contains("the val part") && message.contains("3 images in 3 groups"), "{message}");
     }
 }

@@ -1,4 +1,4 @@
-//! What was left out or found odd while reading, counted once per image however often workers read it.
+//! Counts of findings while reading, once per image however often it is read.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,10 +7,10 @@ use std::sync::{Mutex, PoisonError};
 use crate::filter::FilterCounts;
 use crate::finding::{Finding, ProblemKind};
 
-/// Counters that workers share.
+/// Counters shared by worker threads.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
-    /// A bit per image: whether it has been counted.
+    /// One bit per image: whether it has been counted.
     visited: Vec<AtomicU64>,
     kinds: Mutex<BTreeMap<ProblemKind, u64>>,
     too_large: AtomicU64,

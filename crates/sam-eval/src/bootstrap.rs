@@ -5,10 +5,10 @@
 //! are compared on the same draws ("paired"), which takes out what is hard or easy about the images themselves. The
 //! statistic is the one that is reported: the mean over objects, then over data sets.
 
+use sam_data::random::RandomStream;
 use serde::{Deserialize, Serialize};
 
 use crate::click_metrics::ClickMetrics;
-use crate::draw::Draws;
 use crate::error::EvalError;
 use crate::object_record::ObjectRecord;
 
@@ -173,11 +173,11 @@ pub fn bootstrap(
     }
     let mut places: Vec<Vec<usize>> = n_images.iter().map(|&n| (0..n).collect()).collect();
     let value = statistic(&places);
-    let mut draws = Draws::new(config.seed, &[b"bootstrap"]);
+    let mut draws = RandomStream::named(config.seed, &[b"bootstrap"]);
     let mut values = Vec::with_capacity(config.n_draws);
     for _ in 0..config.n_draws {
         for (places, &n) in places.iter_mut().zip(n_images) {
-            places.iter_mut().for_each(|place| *place = draws.below(n));
+            places.iter_mut().for_each(|place| *place = draws.index(n));
         }
         values.push(statistic(&places));
     }

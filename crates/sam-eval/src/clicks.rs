@@ -10,11 +10,10 @@
 //! Kept on purpose: when no error is left to click on, the rule gives a *negative* click at the upper left pixel, as both
 //! references do. Differs: distances are exactly Euclidean ([`DistanceMap`]), where OpenCV's are to the last float.
 
+use sam_data::random::RandomStream;
 use sam_image::distance::{Border, DistanceMap};
 use sam_image::{Mask, Rle};
 use serde::{Deserialize, Serialize};
-
-use crate::draw::Draws;
 
 /// One click, in pixels of the original image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -92,7 +91,7 @@ impl Clicker {
         if n_pixels == 0 {
             return None;
         }
-        let wanted = Draws::new(seed, name).below(n_pixels);
+        let wanted = RandomStream::named(seed, name).index(n_pixels);
         let mut set = counts.pixels().iter().enumerate().filter(|(_, set)| **set);
         let (at, _) = set.nth(wanted)?;
         Some(self.remember([y0 + at / (x1 - x0), x0 + at % (x1 - x0)], true))

@@ -27,7 +27,6 @@ pub mod clicks;
 pub mod coco_ap;
 pub mod coco_json;
 pub mod comparison;
-mod draw;
 pub mod eval_set;
 pub mod evaluate;
 pub mod gallery;

@@ -30,9 +30,6 @@ use crate::scene::Scene;
 use crate::step::{LossTerms, StepOptions, learn_in_parts};
 use crate::student::{Judged, Report, Student, weighted_mean};
 
-/// In the name of the stream that seeds a step's dropout; draws never get there.
-const DROPOUT_STREAM: u64 = u64::MAX - 1;
-
 /// What a step needs beside the weights.
 #[derive(Clone, Debug)]
 pub struct Recipe {
@@ -95,7 +92,7 @@ impl TrainStep for Trainee {
         let scene = Scene::new(&batch);
         let step = batch.step / accumulation;
         let draws = PromptDraws::new(prompts, *seed, step, &batch.images, &batch.objects);
-        let dropout_seed = RandomStream::new(*seed, Purpose::Prompt, &[DROPOUT_STREAM, batch.step]).next_u64();
+        let dropout_seed = RandomStream::new(*seed, Purpose::Dropout, &[batch.step]).next_u64();
         scene.images.device().seed(dropout_seed);
         let (grads, losses) = learn_in_parts(&self.sam, &scene, &draws, &self.recipe, dropout_seed);
         let item = StepReport {

@@ -1,4 +1,4 @@
-//! What a check found, in a form that programs read.
+//! The report of a check, in machine-readable form.
 
 use std::collections::BTreeMap;
 
@@ -7,86 +7,86 @@ use serde::{Deserialize, Serialize};
 use crate::finding::{ProblemKind, Severity};
 use crate::source_options::Format;
 
-/// What a data set is and what is wrong with it.
+/// Contents and problems of a data set.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CheckReport {
-    /// What was looked at.
+    /// The path.
     pub path: String,
-    /// The format that was found or named.
+    /// The format, recognised or given.
     pub format: Format,
-    /// What was decided about it.
+    /// Decisions made while opening, such as the meaning of label values.
     pub notes: Vec<String>,
-    /// How many images are listed.
+    /// Images listed.
     pub images: u64,
-    /// How many of them have no object.
+    /// Images without objects.
     pub images_without_objects: u64,
-    /// How many objects there are.
+    /// Objects in all images.
     pub objects: u64,
-    /// How many images have pixels that do not count.
+    /// Images with ignore regions.
     pub images_with_ignore: u64,
-    /// Images of each part that the data set comes with.
+    /// Images in each part of the data set's own split.
     pub parts: BTreeMap<String, u64>,
-    /// Objects of each class.
+    /// Objects per class.
     pub classes: Vec<ClassCount>,
-    /// How large objects are where the image's longest side is `model_side_px`.
+    /// Histogram of object sizes at the scale where the image's longest side is `model_side_px`.
     pub sizes: Vec<SizeBin>,
-    /// Longest side of images in the model.
+    /// Longest side of the model's input.
     pub model_side_px: usize,
     /// Smallest and largest image, height and width.
     pub image_sizes_hw: Option<[[usize; 2]; 2]>,
-    /// Images of which the file or the labels cannot be read.
+    /// Images whose file or labels cannot be read.
     pub unreadable_images: u64,
-    /// The same as a percentage.
+    /// Unreadable images in percent.
     pub unreadable_percent: f64,
-    /// Each kind of problem, errors first.
+    /// Problems by kind, errors first.
     pub problems: Vec<Problem>,
 }
 
 /// Objects of one class.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClassCount {
-    /// The class.
+    /// Name of the class.
     pub name: String,
-    /// Objects in all.
+    /// Objects in all parts.
     pub objects: u64,
     /// Objects in each part of the split.
     pub by_part: BTreeMap<String, u64>,
 }
 
-/// Objects of one range of sizes.
+/// Number of objects in a range of sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SizeBin {
-    /// From this side on, in pixels of the model.
+    /// Lower bound of the side in model pixels, inclusive.
     pub from_px: u32,
     /// Up to below this side; none for the last.
     pub to_px: Option<u32>,
-    /// How many objects.
+    /// Number of objects.
     pub objects: u64,
 }
 
 /// All findings of one kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
-    /// What kind.
+    /// The kind.
     pub kind: ProblemKind,
-    /// How bad.
+    /// The severity.
     pub severity: Severity,
-    /// How many.
+    /// Number of findings.
     pub count: u64,
-    /// The first of them.
+    /// The first places.
     pub examples: Vec<String>,
-    /// What to do.
+    /// The suggested fix.
     pub fix: String,
 }
 
 impl CheckReport {
-    /// Whether anything must be mended before training.
+    /// Returns whether there are errors, which must be fixed before training.
     #[must_use]
     pub fn has_errors(&self) -> bool {
         self.problems.iter().any(|problem| problem.severity == Severity::Error)
     }
 
-    /// The problem of this kind, if there is one.
+    /// Returns the problem of this kind, if any.
     #[must_use]
     pub fn problem(&self, kind: ProblemKind) -> Option<&Problem> {
         self.problems.iter().find(|problem| problem.kind == kind)

@@ -1,8 +1,10 @@
 //! COCO: `annotations/instances_PART.json` with compressed run lengths, images in a folder per part.
 //!
-//! Annotations are written as they come, so a large data set needs no memory; only the short entries of images wait for the end.
+//! Annotations are streamed, so memory does not grow with the data set; only the short image entries are held until the
+//! end.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -10,12 +12,11 @@ use std::path::{Path, PathBuf};
 use sam_image::Rle;
 use serde::Serialize;
 
-use super::Written;
 use crate::error::DataError;
 use crate::sample::ObjectMask;
-use crate::source::Source;
+use crate::source::ImageObjects;
 
-/// What objects without a class are called, as COCO wants a class for each.
+/// Class name for objects without a class, as COCO requires one.
 const NO_CLASS: &str = "object";
 
 #[derive(Serialize)]
@@ -55,14 +56,24 @@ struct CategoryJson<'a> {
     name: &'a str,
 }
 
-pub(super) struct CocoWriter {
+/// Writes one annotation file per part of the split.
+pub(crate) struct CocoWriter {
     folder: PathBuf,
+    classes: Vec<String>,
     files: BTreeMap<Option<String>, PartFile>,
-    /// Whether ids of the source are unique over all images and stay.
+    /// Whether the objects' ids are unique over all images and are written as they are.
     keeps_ids: bool,
     last_id: u64,
     n_without_class: u64,
-    has_classes: bool,
+}
+
+/// The entry of an image under `images`.
+pub(crate) struct ImageEntry<'a> {
+    /// The part of the split, which has a file of its own.
+    pub(crate) part: Option<&'a str>,
+    pub(crate) id: u64,
+    /// Relative to the part's folder.
+    pub(crate) file_name: &'a str,
 }
 
 struct PartFile {
@@ -70,67 +81,54 @@ struct PartFile {
     file: BufWriter<File>,
     images: String,
     n_annotations: u64,
-    /// Ignore regions wait until all ids of objects are known.
+    /// Ignore regions are written last, when all object ids are known.
     ignores: Vec<(u64, Rle)>,
 }
 
 impl CocoWriter {
-    pub(super) fn new(source: &Source, out: &Path) -> Result<Self, DataError> {
+    pub(crate) fn new(out: &Path, classes: &[String], keeps_ids: bool) -> Result<Self, DataError> {
         let folder = out.join("annotations");
         std::fs::create_dir_all(&folder).map_err(|error| DataError::io(&folder, error))?;
-        Ok(Self {
-            folder,
-            files: BTreeMap::new(),
-            keeps_ids: source.is_one_numbering(),
-            last_id: 0,
-            n_without_class: 0,
-            has_classes: !source.classes().is_empty(),
-        })
+        let classes = classes.to_vec();
+        Ok(Self { folder, classes, files: BTreeMap::new(), keeps_ids, last_id: 0, n_without_class: 0 })
     }
 
-    pub(super) fn add(&mut self, source: &Source, written: &Written) -> Result<(), DataError> {
-        let part = source.given_split(written.index).map(str::to_owned);
-        let image_id = written.index as u64 + 1;
-        let no_class = source.classes().len() + 1;
-        let mut lines = Vec::with_capacity(written.annotations.objects.len());
-        for object in &written.annotations.objects {
-            let id = if self.keeps_ids { object.id } else { self.last_id + 1 };
-            self.last_id = self.last_id.max(id);
-            self.n_without_class += u64::from(object.class.is_none());
-            lines.push(annotation(object, id, image_id, no_class));
-        }
-        let folder = &self.folder;
-        let file = match self.files.entry(part) {
-            std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::btree_map::Entry::Vacant(entry) => {
-                let file = PartFile::new(folder, entry.key().as_deref())?;
+    pub(crate) fn add(&mut self, image: &ImageEntry<'_>, annotations: &ImageObjects) -> Result<(), DataError> {
+        let file = match self.files.entry(image.part.map(str::to_owned)) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                let file = PartFile::new(&self.folder, image.part)?;
                 entry.insert(file)
             }
         };
-        let [height, width] = written.annotations.size_hw;
-        let image = ImageJson { id: image_id, file_name: &written.name, height, width };
+        let [height, width] = annotations.size_hw;
+        let entry = ImageJson { id: image.id, file_name: image.file_name, height, width };
         if !file.images.is_empty() {
             file.images.push_str(",\n");
         }
-        file.images.push_str(&file.json(&image)?);
-        for line in lines {
-            file.write(&line)?;
+        file.images.push_str(&file.json(&entry)?);
+        for object in &annotations.objects {
+            let id = if self.keeps_ids { object.id } else { self.last_id + 1 };
+            self.last_id = self.last_id.max(id);
+            self.n_without_class += u64::from(object.class.is_none());
+            file.write(&annotation(object, id, image.id, self.classes.len() + 1))?;
         }
-        if let Some(ignore) = &written.annotations.ignore {
-            file.ignores.push((image_id, ignore.clone()));
+        if let Some(ignore) = &annotations.ignore {
+            file.ignores.push((image.id, ignore.clone()));
         }
         Ok(())
     }
 
-    pub(super) fn finish(mut self, source: &Source) -> Result<Vec<String>, DataError> {
+    /// Completes the files. Returns what the format could not represent, one sentence each.
+    pub(crate) fn finish(mut self) -> Result<Vec<String>, DataError> {
         let mut categories: Vec<_> =
-            source.classes().iter().enumerate().map(|(class, name)| CategoryJson { id: class + 1, name }).collect();
+            self.classes.iter().enumerate().map(|(class, name)| CategoryJson { id: class + 1, name }).collect();
         let has_ignores = self.files.values().any(|file| !file.ignores.is_empty());
         if self.n_without_class > 0 || has_ignores && categories.is_empty() {
             categories.push(CategoryJson { id: categories.len() + 1, name: NO_CLASS });
         }
         let mut notes = Vec::new();
-        if self.n_without_class > 0 && self.has_classes {
+        if self.n_without_class > 0 && !self.classes.is_empty() {
             notes.push(format!("{} objects without a class got the class \"{NO_CLASS}\"", self.n_without_class));
         } else if self.n_without_class > 0 {
             notes.push(format!("COCO needs a class: all objects got the class \"{NO_CLASS}\""));
@@ -142,7 +140,7 @@ impl CocoWriter {
             );
         }
         if !self.keeps_ids {
-            notes.push("objects were numbered anew, because COCO's ids are unique over all images".to_owned());
+            notes.push("objects were renumbered because COCO ids are unique over all images".to_owned());
         }
         for file in self.files.values_mut() {
             for (image_id, mask) in std::mem::take(&mut file.ignores) {

@@ -1,7 +1,7 @@
 //! Label images: 16-bit grey PNGs of instance ids under `masks`, beside `images`.
 //!
-//! One pixel has one id. Where objects overlap, the smaller lies on top, as a part lies on its whole; what that hides is counted.
-//! Ids of the source stay when they fit; otherwise objects of that image are numbered from 1.
+//! Each pixel has one id. Where objects overlap, the smaller one is on top, as a part lies on its whole; hidden pixels
+//! are counted. The source's ids are kept if they fit; otherwise the image's objects are numbered from 1.
 
 use std::fs::File;
 use std::io::BufWriter;
@@ -11,10 +11,10 @@ use super::Written;
 use crate::error::DataError;
 use crate::source::ImageObjects;
 
-/// The id of pixels that do not count.
+/// The id of ignored pixels.
 const VOID: u16 = u16::MAX;
 
-/// What one label image could not hold.
+/// Losses in one label image.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Overlaps {
     hidden_objects: u64,
@@ -44,7 +44,7 @@ impl LabelsWriter {
         let mut notes = Vec::new();
         if self.covered_objects > 0 {
             notes.push(format!(
-                "a pixel has one id: {} objects lost pixels to smaller ones on top or to ignore regions, {} of them all",
+                "each pixel has one id: {} objects lost pixels to smaller objects or ignore regions, {} of them completely",
                 self.covered_objects, self.hidden_objects
             ));
         }
@@ -89,7 +89,7 @@ pub(super) fn write_labels(path: &Path, annotations: &ImageObjects) -> Result<Ov
     let [height, width] = annotations.size_hw;
     let mut labels = vec![0u16; height * width];
     let mut left_px: Vec<usize> = objects.iter().map(|object| object.mask.area_px()).collect();
-    // Which object has a pixel is its place in `objects` plus 1, so that ids may be anything.
+    // The owner of each pixel as an index into `objects` plus 1, so that ids may be anything.
     let mut owner = vec![0u32; height * width];
     let regions = by_area.iter().map(|&at| (Some(at), &objects[at].mask));
     for (at, mask) in regions.chain(annotations.ignore.iter().map(|mask| (None, mask))) {

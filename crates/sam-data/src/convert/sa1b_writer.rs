@@ -1,7 +1,7 @@
 //! SA-1B: the dict with `image` and `annotations`, beside each image.
 //!
-//! Boxes follow the data set and come from inclusive indices: width and height are one less than the mask's. Scores are those of
-//! drawn masks, 1.
+//! As in the data set, boxes come from inclusive indices: width and height are one less than the mask's. Scores are 1,
+//! since the masks are annotations.
 
 use std::path::Path;
 
@@ -40,7 +40,7 @@ struct AnnotationJson {
     point_coords: [[f64; 2]; 1],
 }
 
-/// What of the data set has no place in SA-1B.
+/// Counts of what SA-1B cannot represent.
 #[derive(Default)]
 pub(super) struct Sa1bWriter {
     n_classes: u64,
@@ -66,21 +66,12 @@ impl Sa1bWriter {
 }
 
 /// Writes the JSON beside an image.
-pub(super) fn write_json(
-    image_path: &Path,
-    name: &str,
-    index: usize,
-    annotations: &ImageObjects,
-) -> Result<(), DataError> {
+pub(crate) fn write_json(image_path: &Path, image_id: u64, annotations: &ImageObjects) -> Result<(), DataError> {
     let [height, width] = annotations.size_hw;
     let path = image_path.with_extension("json");
+    let file_name = image_path.file_name().unwrap_or_default().to_string_lossy();
     let file = FileJson {
-        image: ImageJson {
-            image_id: index as u64 + 1,
-            width,
-            height,
-            file_name: name.rsplit('/').next().unwrap_or(name),
-        },
+        image: ImageJson { image_id, width, height, file_name: &file_name },
         annotations: annotations
             .objects
             .iter()
@@ -104,7 +95,7 @@ pub(super) fn write_json(
     write_atomically(&path, &text)
 }
 
-/// The middle of the longest run within a column: a pixel of the mask, away from its edge.
+/// The middle of the longest run within a column: a pixel of the mask away from its edge.
 fn point_inside(mask: &Rle) -> [f64; 2] {
     let height = mask.size_hw()[0].max(1);
     let (mut at, mut best, mut best_len) = (0usize, 0usize, 0usize);

@@ -1,36 +1,39 @@
-//! What the loader delivers: one step's images and objects in host memory, still 8 bits.
+//! One step's images and objects in host memory, as 8-bit values.
 //!
-//! `B` images, `O` objects of all of them, `S` the model's side, `M` the side of the masks. Objects are flat and carry the
-//! index of their image, so images may have any number of them. Images are padded with 0 right and below; the
-//! reference pads *after* normalisation, so whoever normalises must zero what lies outside `view.resized_hw`.
+//! `B` images, `O` objects of all images, `S` side of the model's input, `M` side of the masks. Objects are flat and
+//! carry the index of their image, so images may have any number of them. Images are padded with 0 on the right and
+//! below; the reference pads *after* normalisation, so normalisation must set everything outside `view.resized_hw` to
+//! zero.
 
 use sam_image::Rle;
 
+use crate::loader::drops::Drops;
 use crate::loader::failure::LoaderError;
-use crate::loader::options::{LoaderOptions, Order};
+use crate::loader::options::{LoaderOptions, ObjectLimits, Order};
 use crate::loader::prepare::PreparedImage;
 use crate::transforms::{MaskSampler, View};
 
-/// One step of training or validation.
+/// The data of one step of training or validation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
-    /// Which step this is.
+    /// Index of the step.
     pub step: u64,
-    /// `S`.
+    /// Side of the model's input, `S`.
     pub side_px: usize,
-    /// `M`.
+    /// Side of the masks, `M`.
     pub mask_side_px: usize,
     /// RGB, `[B, S, S, 3]`, padded with 0.
     pub pixels: Vec<u8>,
-    /// `[B]`.
+    /// The images, `[B]`.
     pub images: Vec<BatchImage>,
-    /// 0 or 1, `[O, M, M]`.
+    /// Masks of 0 and 1, `[O, M, M]`.
     pub object_masks: Vec<u8>,
-    /// `[O]`, by image.
+    /// The objects ordered by image, `[O]`.
     pub objects: Vec<BatchObject>,
-    /// 1 where neither loss nor metric may look, `[B, M, M]`; padding is not marked. `None` when no image has such pixels.
+    /// 1 where pixels are ignored by losses and metrics, `[B, M, M]`; padding is not marked. `None` if no image has
+    /// such pixels.
     pub ignore_masks: Option<Vec<u8>>,
-    /// What was left out on the way.
+    /// Counts of dropped objects and samples.
     pub drops: Drops,
 }
 
@@ -41,64 +44,26 @@ pub struct BatchImage {
     pub name: String,
     /// Index in the data set.
     pub sample_index: usize,
-    /// Which draw of the run this is; random decisions about the image are keyed by it.
+    /// Index of the draw within the run, which is the key of the image's random decisions.
     pub draw: u64,
-    /// What is seen of the original, and the way back.
+    /// The visible part of the original, and the mapping back to it.
     pub view: View,
 }
 
 /// One object of a batch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BatchObject {
-    /// Which of the batch's images it is on.
+    /// Index of its image in the batch.
     pub image_index: usize,
-    /// The data set's id of the object.
+    /// Id of the object in the data set.
     pub id: u64,
-    /// Class, where the data set has classes.
+    /// Class, if the data set has classes.
     pub class: Option<usize>,
     /// The mask in original pixels.
     pub mask: Rle,
-}
-
-/// What did not make it into a batch. Sums over batches are the run's.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Drops {
-    /// Objects of which the view shows nothing (cropped away, or thinner than the grid of the mask).
-    pub n_erased: u64,
-    /// Objects of which the view shows less than `visible_px_min`.
-    pub n_too_small: u64,
-    /// Objects above `image_share_max`.
-    pub n_too_large: u64,
-    /// Objects not chosen because of the caps.
-    pub n_over_cap: u64,
-    /// Views drawn again because they showed no object.
-    pub n_views_redrawn: u64,
-    /// Samples without any usable object: replaced in [`Order::ShuffledEpochs`], kept in [`Order::InOrderOnce`].
-    pub n_without_objects: u64,
-    /// Samples that could not be read, with the reason.
-    pub skipped: Vec<SkippedSample>,
-}
-
-/// A sample that could not be read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SkippedSample {
-    /// Index in the data set.
-    pub sample_index: usize,
-    /// The draw that asked for it.
-    pub draw: u64,
-    /// The source's message, which names the file.
-    pub reason: String,
-}
-
-impl Drops {
-    pub(crate) fn add_counts(&mut self, other: &Self) {
-        self.n_erased += other.n_erased;
-        self.n_too_small += other.n_too_small;
-        self.n_too_large += other.n_too_large;
-        self.n_over_cap += other.n_over_cap;
-        self.n_views_redrawn += other.n_views_redrawn;
-        self.n_without_objects += other.n_without_objects;
-    }
+    /// Tight box of the visible part of the mask, in original pixels with exclusive ends; the whole window if nothing
+    /// is visible.
+    pub visible_box_xyxy_px: [f32; 4],
 }
 
 impl Batch {
@@ -113,7 +78,7 @@ impl Batch {
         &self.object_masks[object * n..][..n]
     }
 
-    /// Puts the prepared images of a step together, in the order of their draws; the first error wins.
+    /// Assembles the prepared images of a step in the order of their draws; returns the first error.
     pub(crate) fn assemble(
         options: &LoaderOptions,
         step: u64,
@@ -122,16 +87,16 @@ impl Batch {
         let mut prepared = prepared.into_iter().collect::<Result<Vec<_>, _>>()?;
         let mut drops = Drops::default();
         let n_candidates: Vec<usize> = prepared.iter().map(|p| p.candidates.len()).collect();
-        let n_chosen = fair_shares(&n_candidates, options.objects);
+        let n_chosen = even_numbers(&n_candidates, options.objects);
         for (image, &n) in prepared.iter_mut().zip(&n_chosen) {
             drops.add_counts(&image.drops);
             drops.n_over_cap += (image.candidates.len() - n) as u64;
             drops.skipped.append(&mut image.drops.skipped);
-            // Candidates are in random order; the chosen ones go back to the data set's.
+            // Candidates are in random order; the chosen ones are restored to the data set's order.
             image.candidates.truncate(n);
             image.candidates.sort_unstable_by_key(|c| c.place);
         }
-        // In validation, a sample that could not be read leaves a gap.
+        // In validation, an unreadable sample leaves a gap.
         if options.order == Order::InOrderOnce {
             prepared.retain(|image| image.pixels.is_some());
         }
@@ -173,6 +138,7 @@ impl Batch {
                     image_index,
                     id: candidate.object.id,
                     class: candidate.object.class,
+                    visible_box_xyxy_px: image.view.visible_box_xyxy_px(&candidate.object.mask),
                     mask: candidate.object.mask,
                 });
             }
@@ -187,9 +153,9 @@ impl Batch {
     }
 }
 
-/// How many objects each image gives: its own up to the cap, then the largest shares are lowered to one common level
-/// until the batch's cap holds; what the level leaves over goes to the first images that can use it.
-fn fair_shares(n_candidates: &[usize], limits: crate::loader::ObjectLimits) -> Vec<usize> {
+/// Number of objects per image: all up to the image's cap, then the largest numbers are lowered to one common level
+/// until the batch's cap holds; the remainder goes to the first images that can use it.
+fn even_numbers(n_candidates: &[usize], limits: ObjectLimits) -> Vec<usize> {
     let wanted: Vec<usize> = n_candidates.iter().map(|&n| n.min(limits.per_image_max)).collect();
     let total: usize = wanted.iter().sum();
     if total <= limits.per_batch_max {
@@ -214,13 +180,12 @@ fn fair_shares(n_candidates: &[usize], limits: crate::loader::ObjectLimits) -> V
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::loader::ObjectLimits;
 
     #[test]
-    fn shares_are_fair_and_use_the_cap() {
+    fn objects_are_distributed_evenly_up_to_the_limit() {
         let check = |n_candidates: &[usize], per_image_max, per_batch_max, expected: &[usize]| {
             let limits = ObjectLimits { per_image_max, per_batch_max, ..ObjectLimits::default() };
-            assert_eq!(fair_shares(n_candidates, limits), expected);
+            assert_eq!(even_numbers(n_candidates, limits), expected);
         };
         check(&[3, 100, 100], 64, 64, &[3, 31, 30]);
         check(&[3, 2], 64, 64, &[3, 2]);

@@ -1,27 +1,27 @@
-//! Why a step has no batch.
+//! Errors of the loader.
 
-use crate::loader::options::SampleError;
+use crate::sample::SampleError;
 
-/// Why a step has no batch. The step is named by [`LoaderError::step`] and in the message.
+/// The error of a step without a batch. [`LoaderError::step`] and the message name the step.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoaderError {
-    /// A source with nothing in it.
+    /// A source without samples.
     #[error("a data set must have at least 1 sample, got 0")]
     NoSamples,
 
-    /// The source could not give a sample.
+    /// The source could not read a sample.
     #[error("step {step}, sample {sample_index}: {source}")]
     Sample {
         /// The step that needed it.
         step: u64,
         /// Index in the data set.
         sample_index: usize,
-        /// The source's reason.
+        /// The source's error.
         source: SampleError,
     },
 
-    /// A mask or an ignore mask that is not of its image's size: the source is at fault.
+    /// A mask or ignore mask whose size differs from its image's, which is a fault of the source.
     #[error(
         "step {step}, sample {sample_index} ({name}): masks must have the image's size {} x {}, got {} x {} (height x width)",
         image_hw[0], image_hw[1], mask_hw[0], mask_hw[1]
@@ -39,36 +39,36 @@ pub enum LoaderError {
         mask_hw: [usize; 2],
     },
 
-    /// Reading or transforming a sample panicked; the run must not hang on it.
+    /// Reading or transforming a sample panicked; the run must not hang.
     #[error("step {step}, draw {draw}: the loader panicked: {message}")]
     Panicked {
         /// The step.
         step: u64,
         /// The draw.
         draw: u64,
-        /// What the panic said.
+        /// The panic message.
         message: String,
     },
 
     /// Many samples in a row were unreadable or had no objects.
     #[error(
-        "step {step}: {n_tried} samples in a row could not be used ({n_unreadable} unreadable, the others without usable objects); \
+        "step {step}: {n_tried} consecutive samples could not be used ({n_unreadable} unreadable, the others without usable objects); \
          last reason: {last_reason}; run `sam-train data check` on the data set"
     )]
     NothingUsable {
         /// The step.
         step: u64,
-        /// How many were tried.
+        /// Number of samples tried.
         n_tried: u64,
-        /// How many of them could not be read.
+        /// Number of unreadable ones among them.
         n_unreadable: usize,
-        /// Why the last one was refused.
+        /// Reason of the last failure.
         last_reason: String,
     },
 }
 
 impl LoaderError {
-    /// The step that has no batch; step 0 for a data set without samples.
+    /// Returns the step without a batch; 0 for a data set without samples.
     #[must_use]
     pub fn step(&self) -> u64 {
         match self {

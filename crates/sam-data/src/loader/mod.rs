@@ -1,21 +1,29 @@
-//! From samples to batches: any number of threads, batches strictly in step order, each a pure function of (seed, step).
+//! Loads samples into batches: any number of threads, batches strictly in step order, each a pure function of (seed,
+//! step).
 //!
-//! Threads take single draws and not whole batches, so that a large batch is ready as soon as a small one would be, and
-//! memory is bounded by the prefetch alone. They stop taking draws when `n_prefetch_batches` batches are begun or
-//! finished ahead of the consumer. Any step can be the first: nothing is walked or listed to get there.
+//! Threads take single draws, not whole batches, so a large batch has no longer latency than a small one, and memory is
+//! bounded by the prefetch alone. They pause when `n_prefetch_batches` batches are begun or finished ahead of the
+//! consumer. Any step can be the first: starting there costs nothing.
 //!
-//! Different from PyTorch's `DataLoader`: no worker has a seed of its own, so the number of workers changes nothing; and
-//! an error surfaces at the step that it belongs to, after all earlier batches were delivered.
+//! Differs from PyTorch's `DataLoader`: workers have no seeds of their own, so their number changes nothing; and an
+//! error surfaces at its step, after all earlier batches were delivered.
+//!
+//! The threads are the loader's own and not rayon's: workers block on the prefetch window and are joined on drop, and jobs
+//! that block would starve the pool that the networks and the other commands share.
 
-mod batch;
+pub(crate) mod batch;
+pub(crate) mod device;
+mod drops;
 mod failure;
 mod options;
 mod prepare;
 mod queue;
 
-pub use batch::{Batch, BatchImage, BatchObject, Drops, SkippedSample};
+pub use crate::sample::{SampleError, Samples, Subset};
+pub use batch::Batch;
+pub use drops::{Drops, SkippedSample};
 pub use failure::LoaderError;
-pub use options::{ErrorPolicy, Labels, LoaderOptions, ObjectLimits, Order, SampleError, Samples, Subset};
+pub use options::{ErrorPolicy, Labels, LoaderOptions, ObjectLimits, Order};
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -23,7 +31,7 @@ use std::time::{Duration, Instant};
 
 use queue::Queue;
 
-/// How many skipped samples the report keeps by name; the count goes on.
+/// Number of skipped samples listed in the report; all are counted.
 const N_SKIPPED_EXAMPLES: usize = 20;
 
 /// A stream of batches. Dropping it stops and joins its threads.
@@ -35,31 +43,31 @@ pub struct Loader {
     report: LoaderReport,
 }
 
-/// What a loader has done so far.
+/// Statistics of a loader.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LoaderReport {
     /// Batches delivered.
     pub n_batches: u64,
-    /// Images in them.
+    /// Images in the delivered batches.
     pub n_images: u64,
-    /// Objects in them.
+    /// Objects in the delivered batches.
     pub n_objects: u64,
-    /// How long the consumer has waited for batches in all.
+    /// Total time the consumer has waited for batches.
     pub waited: Duration,
-    /// How long it waited for the last one.
+    /// Time it waited for the last batch.
     pub waited_last: Duration,
-    /// Sums over the delivered batches; `skipped` keeps the first few.
+    /// Sums over the delivered batches; `skipped` holds the first few.
     pub drops: Drops,
-    /// How many samples were skipped, named or not.
+    /// Number of skipped samples, listed or not.
     pub n_skipped: u64,
 }
 
 impl Loader {
-    /// A loader whose first batch is that of `first_step`. Its threads start at once.
+    /// Creates a loader whose first batch is that of `first_step`. Its threads start immediately.
     ///
     /// # Panics
     ///
-    /// When the system refuses to start a thread, or a side in the options is zero.
+    /// When a thread cannot be started, or a side in the options is zero.
     #[must_use]
     pub fn new(samples: Arc<dyn Samples>, options: LoaderOptions, first_step: u64) -> Self {
         assert!(
@@ -76,17 +84,17 @@ impl Loader {
                 std::thread::Builder::new()
                     .name(format!("sam-data-{worker}"))
                     .spawn(move || queue.work())
-                    .expect("the system must let a thread start")
+                    .expect("a thread can be started")
             })
             .collect();
         Self { queue, workers, next_step: first_step, is_done: false, report: LoaderReport::default() }
     }
 
-    /// The next step's batch, or `None` behind the end of [`Order::InOrderOnce`] and after an error.
+    /// Returns the next step's batch, or `None` after the end of [`Order::InOrderOnce`] and after an error.
     ///
     /// # Errors
     ///
-    /// When the step's samples cannot be used and the policy does not allow to go on without them.
+    /// When the step's samples cannot be used and the policy does not allow skipping them.
     pub fn next_batch(&mut self) -> Option<Result<Batch, LoaderError>> {
         let asked = Instant::now();
         let result = self.next_with_images();
@@ -103,7 +111,7 @@ impl Loader {
         result
     }
 
-    /// The step whose batch comes next.
+    /// Returns the step of the next batch.
     #[must_use]
     pub fn next_step(&self) -> u64 {
         self.next_step
@@ -115,7 +123,7 @@ impl Loader {
         &self.report
     }
 
-    /// Goes over batches whose every sample was skipped, which only validation can have; their drops are counted.
+    /// Skips batches without images, which occur only in validation; their drops are counted.
     fn next_with_images(&mut self) -> Option<Result<Batch, LoaderError>> {
         while !self.is_done {
             let result = self.queue.take(self.next_step)?;
@@ -153,7 +161,7 @@ impl Drop for Loader {
     fn drop(&mut self) {
         self.queue.stop();
         for worker in self.workers.drain(..) {
-            // A worker catches panics of the work; one of its own has already been printed.
+            // A worker catches panics of its work; any other has already been printed.
             drop(worker.join());
         }
     }

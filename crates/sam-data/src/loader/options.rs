@@ -1,84 +1,34 @@
-//! What a loader delivers and how, and the two things it reads from: samples by index, and an order of draws.
+//! Options of a loader: contents of batches, order of samples, and threads.
 
 use std::num::NonZeroUsize;
-use std::sync::Arc;
 
 use crate::permutation::Permutation;
-use crate::sample::Sample;
-use crate::source::Source;
 use crate::transforms::Augmentation;
 
-/// Why a source could not give a sample; it names the file itself.
-pub type SampleError = Box<dyn std::error::Error + Send + Sync>;
-
-/// Anything that gives samples by index, from many threads at once: a data set on disk, or scenes made on the fly.
-pub trait Samples: Send + Sync {
-    /// How many samples there are.
-    fn n_samples(&self) -> usize;
-
-    /// The sample at this index; equal indices give equal samples.
-    ///
-    /// # Errors
-    ///
-    /// When the sample cannot be read or makes no sense.
-    fn sample(&self, index: usize) -> Result<Sample, SampleError>;
-}
-
-impl Samples for Source {
-    fn n_samples(&self) -> usize {
-        self.len()
-    }
-
-    fn sample(&self, index: usize) -> Result<Sample, SampleError> {
-        Ok(Source::sample(self, index)?)
-    }
-}
-
-/// Some of the samples of another set, such as one split. Batches then name samples by their place in `indices`.
-///
-/// Four bytes per sample: 44 MB for all of SA-1B, and nothing of the samples themselves.
-#[derive(Clone)]
-pub struct Subset {
-    /// The whole set.
-    pub samples: Arc<dyn Samples>,
-    /// Which samples belong to the subset, in its order.
-    pub indices: Vec<u32>,
-}
-
-impl Samples for Subset {
-    fn n_samples(&self) -> usize {
-        self.indices.len()
-    }
-
-    fn sample(&self, index: usize) -> Result<Sample, SampleError> {
-        self.samples.sample(self.indices[index] as usize)
-    }
-}
-
-/// Everything that decides what batches hold, and how they are made.
+/// Contents of batches and how they are loaded.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoaderOptions {
-    /// Of order, augmentation and choice of objects.
+    /// Random seed for order, augmentation and sampling of objects.
     pub seed: u64,
-    /// Images in a batch.
+    /// Images per batch.
     pub n_images: NonZeroUsize,
-    /// Side of the model's square, 1024 for the official checkpoints.
+    /// Side of the model's input, 1024 for the official checkpoints.
     pub side_px: usize,
-    /// Side of the object masks over that square: 256 for a loss at the decoder's own resolution.
+    /// Side of the object masks over that input: 256 for a loss at the decoder's own resolution.
     pub mask_side_px: usize,
-    /// Which samples come when.
+    /// Order of the samples.
     pub order: Order,
-    /// Which objects of an image are used.
+    /// Limits on the objects of an image.
     pub objects: ObjectLimits,
-    /// Whether objects are what it is about.
+    /// Whether objects are used.
     pub labels: Labels,
-    /// Random changes of each image.
+    /// Augmentation of each image.
     pub augmentation: Augmentation,
-    /// Threads that read and transform; 0 does the work inside [`crate::loader::Loader::next_batch`].
+    /// Worker threads; 0 does the work inside [`crate::loader::Loader::next_batch`].
     pub n_workers: usize,
-    /// How many batches may be finished or begun ahead of the consumer; at least 1 is used.
+    /// Batches begun or finished ahead of the consumer; at least 1 is used.
     pub n_prefetch_batches: usize,
-    /// What happens when a sample cannot be read.
+    /// Handling of unreadable samples.
     pub on_error: ErrorPolicy,
 }
 
@@ -100,18 +50,18 @@ impl Default for LoaderOptions {
     }
 }
 
-/// Which samples come when. A *draw* counts samples from the start of the run: draw = step x images per batch + place.
+/// The order of samples. A *draw* counts samples from the start of the run: draw = step x images per batch + position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
-    /// Without end: every sample once per epoch, in an order that differs from epoch to epoch. Batches go across the
-    /// borders of epochs, so all are full.
+    /// Endless: every sample once per epoch, in a different order each epoch. Batches may cross the borders of epochs,
+    /// so all are full.
     ShuffledEpochs,
     /// Every sample once, by index; the last batch may be smaller. For validation.
     InOrderOnce,
 }
 
 impl Order {
-    /// The sample of a draw, or `None` behind the end.
+    /// Returns the sample of a draw, or `None` after the end.
     #[must_use]
     pub fn index_of(self, draw: u64, n_samples: usize, seed: u64) -> Option<usize> {
         let n = n_samples as u64;
@@ -123,17 +73,17 @@ impl Order {
     }
 }
 
-/// Which objects of an image are used. The choice among those that qualify is random, not by size or order.
+/// Limits on the objects of an image. The choice among those that qualify is random, not by size or order.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ObjectLimits {
-    /// At most this many of one image.
+    /// Maximum number of objects per image.
     pub per_image_max: usize,
-    /// At most this many in a batch, shared evenly: an image gives more only where others have fewer. The paper takes up
-    /// to 64 masks per GPU (appendix A).
+    /// Maximum number of objects per batch, distributed evenly: an image gives more only if others have fewer. The
+    /// paper takes up to 64 masks per GPU (appendix A).
     pub per_batch_max: usize,
-    /// Smallest area after the transforms, in pixels of the mask (of `mask_side_px`).
+    /// Minimum visible area after the transforms, in pixels of the mask (of `mask_side_px`).
     pub visible_px_min: usize,
-    /// Largest share of the original image that a mask may cover; the paper drops masks above 0.9 (appendix A).
+    /// Maximum fraction of the original image that a mask may cover; the paper drops masks above 0.9 (appendix A).
     pub image_share_max: f64,
 }
 
@@ -145,28 +95,28 @@ impl Default for ObjectLimits {
 }
 
 impl ObjectLimits {
-    /// Every object that the view shows; for validation.
+    /// No limits: every visible object, for validation.
     #[must_use]
     pub fn all() -> Self {
         Self { per_image_max: usize::MAX, per_batch_max: usize::MAX, visible_px_min: 1, image_share_max: 1.0 }
     }
 }
 
-/// Whether objects are what it is about.
+/// Whether objects are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Labels {
-    /// An image without objects gives way to another.
+    /// Objects are required; an image without objects is replaced.
     Wanted,
-    /// Images alone; their objects, where there are any, are left aside.
+    /// Images only; objects are ignored.
     Unused,
 }
 
-/// What happens when a sample cannot be read.
+/// Handling of unreadable samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorPolicy {
-    /// The step that needed it is an error, and the loader ends there.
+    /// The step fails, and the loader ends there.
     Stop,
     /// It is counted and named in the batch's [`crate::loader::Drops`]; in [`Order::ShuffledEpochs`] another sample
-    /// stands in, chosen by (seed, draw).
+    /// replaces it, chosen by (seed, draw).
     Skip,
 }

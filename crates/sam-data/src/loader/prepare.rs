@@ -1,22 +1,22 @@
-//! One draw: from its number to an image with the objects that may be used. A pure function of (samples, options, draw).
+//! Prepares one draw: an image with its candidate objects, as a pure function of (samples, options, draw).
 //!
-//! Nothing here knows of threads or of the other images in the batch. Keys are draws and not (step, place), so that two
-//! batches of one image hold what one batch of two images holds.
+//! Preparation is independent of threads and of the other images in the batch. Keys are draws, not (step, position), so
+//! two batches of one image hold the same as one batch of two.
 
 use image::RgbImage;
 use sam_image::Rle;
 
-use crate::loader::batch::{Drops, SkippedSample};
+use crate::loader::drops::{Drops, SkippedSample};
 use crate::loader::failure::LoaderError;
-use crate::loader::options::{ErrorPolicy, Labels, LoaderOptions, Order, Samples};
+use crate::loader::options::{ErrorPolicy, Labels, LoaderOptions, Order};
 use crate::random::{Purpose, RandomStream};
-use crate::sample::{ObjectMask, Sample};
+use crate::sample::{ObjectMask, Sample, Samples};
 use crate::transforms::{MaskSampler, View};
 
-/// How often a view that shows no object is drawn again before the whole image is taken.
+/// Attempts to sample a view that shows an object before the whole image is taken.
 const N_VIEW_ATTEMPTS: u64 = 8;
 
-/// How many samples stand in for one another before the data set is taken to be broken.
+/// Replacement samples tried before the data set is considered broken.
 const N_SUBSTITUTES: u64 = 32;
 
 /// An image of a batch before the batch's caps are known.
@@ -26,7 +26,7 @@ pub(crate) struct PreparedImage {
     pub(crate) sample_index: usize,
     pub(crate) draw: u64,
     pub(crate) view: View,
-    /// As seen, without padding; `None` only for a sample skipped in validation.
+    /// The rendered view without padding; `None` only for a sample skipped in validation.
     pub(crate) pixels: Option<RgbImage>,
     /// In random order.
     pub(crate) candidates: Vec<Candidate>,
@@ -37,12 +37,12 @@ pub(crate) struct PreparedImage {
 /// An object that may be used.
 #[derive(Debug)]
 pub(crate) struct Candidate {
-    /// Where it was in the sample's list.
+    /// Index in the sample's list.
     pub(crate) place: usize,
     pub(crate) object: ObjectMask,
 }
 
-/// The image of a draw, or of its substitute.
+/// Prepares the image of a draw, or of its replacement.
 pub(crate) fn prepare(samples: &dyn Samples, options: &LoaderOptions, draw: u64) -> Result<PreparedImage, LoaderError> {
     let step = draw / options.n_images.get() as u64;
     let n_samples = samples.n_samples();
@@ -60,7 +60,7 @@ pub(crate) fn prepare(samples: &dyn Samples, options: &LoaderOptions, draw: u64)
             Ok(sample) => sample,
             Err(error) if options.on_error == ErrorPolicy::Stop => return Err(error),
             Err(error) => {
-                // The step says nothing about the file, and another size of batch has another.
+                // The step is irrelevant to the file and depends on the batch size.
                 last_reason = match error {
                     LoaderError::Sample { source, .. } => source.to_string(),
                     error => error.to_string(),
@@ -90,7 +90,7 @@ pub(crate) fn prepare(samples: &dyn Samples, options: &LoaderOptions, draw: u64)
     Err(LoaderError::NothingUsable { step, n_tried: N_SUBSTITUTES, n_unreadable: drops.skipped.len(), last_reason })
 }
 
-/// The place of a sample that validation could not read.
+/// The placeholder of a sample that validation could not read.
 fn gap(sample_index: usize, draw: u64, drops: Drops) -> PreparedImage {
     PreparedImage {
         name: String::new(),
@@ -172,7 +172,7 @@ fn transform(
     }
 }
 
-/// The first drawn view that shows a usable object, else the whole image; and how much of each object it shows.
+/// The first sampled view with a usable object, else the whole image; and the visible pixels of each object.
 fn view_with_objects(
     options: &LoaderOptions,
     keys: [u64; 2],

@@ -1,4 +1,4 @@
-//! The threads' side of the loader: who does which draw, and where finished batches wait.
+//! The work queue of the loader: distributes draws over worker threads and holds finished batches.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -6,8 +6,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::loader::batch::Batch;
 use crate::loader::failure::LoaderError;
-use crate::loader::options::{LoaderOptions, Order, Samples};
+use crate::loader::options::{LoaderOptions, Order};
 use crate::loader::prepare::{PreparedImage, prepare};
+use crate::sample::Samples;
 
 type Prepared = Result<PreparedImage, LoaderError>;
 
@@ -16,17 +17,17 @@ pub(crate) struct Queue {
     samples: Arc<dyn Samples>,
     options: LoaderOptions,
     state: Mutex<State>,
-    /// The consumer has moved on, or everything stops.
+    /// Signals that the consumer has advanced, or that the loader stops.
     space: Condvar,
-    /// A batch is ready, or everything stops.
+    /// Signals that a batch is ready, or that the loader stops.
     arrival: Condvar,
 }
 
 struct State {
     next_draw: u64,
-    /// The step that the consumer asks for next.
+    /// The next step of the consumer.
     wanted_step: u64,
-    /// Steps with draws still under way.
+    /// Steps with unfinished draws.
     open: BTreeMap<u64, OpenBatch>,
     ready: BTreeMap<u64, Result<Batch, LoaderError>>,
     is_stopped: bool,
@@ -55,7 +56,7 @@ impl Queue {
         }
     }
 
-    /// A worker's life.
+    /// The loop of a worker.
     pub(crate) fn work(&self) {
         while let Some(draw) = self.claim() {
             let prepared = self.prepare_guarded(draw);
@@ -67,7 +68,7 @@ impl Queue {
         }
     }
 
-    /// The batch of a step, waiting for it; without workers, made here. `None` behind the end or when stopped.
+    /// Waits for the batch of a step; without workers, prepares it here. `None` after the end or when stopped.
     pub(crate) fn take(&self, step: u64) -> Option<Result<Batch, LoaderError>> {
         if self.samples.n_samples() == 0 {
             return Some(Err(LoaderError::NoSamples));
@@ -97,11 +98,11 @@ impl Queue {
         }
     }
 
-    /// Wakes everybody up to leave.
+    /// Wakes all threads so that they end.
     pub(crate) fn stop(&self) {
         let mut state = self.lock();
         state.is_stopped = true;
-        // Batches that nobody will fetch are tens of megabytes each.
+        // Unclaimed batches are tens of megabytes each.
         state.ready.clear();
         state.open.clear();
         drop(state);
@@ -109,7 +110,7 @@ impl Queue {
         self.arrival.notify_all();
     }
 
-    /// The next draw inside the prefetch window, waiting for room; `None` when there will be no more.
+    /// Claims the next draw inside the prefetch window, waiting for room; `None` when there will be no more.
     fn claim(&self) -> Option<u64> {
         let per_batch = self.options.n_images.get() as u64;
         let n_prefetch = self.options.n_prefetch_batches.max(1) as u64;
@@ -129,7 +130,7 @@ impl Queue {
         }
     }
 
-    /// Stores a finished draw; gives all of its batch back when it was the last.
+    /// Stores a finished draw; returns the whole batch if it was the last.
     fn hand_in(&self, draw: u64, prepared: Prepared) -> Option<(u64, Vec<Prepared>)> {
         let per_batch = self.options.n_images.get() as u64;
         let (step, place) = (draw / per_batch, (draw % per_batch) as usize);
@@ -151,7 +152,7 @@ impl Queue {
         Some((step, complete.places.into_iter().flatten().collect()))
     }
 
-    /// How many images a step has: all but the end of [`Order::InOrderOnce`] are full.
+    /// Number of images of a step; only the end of [`Order::InOrderOnce`] is not full.
     fn n_images_of(&self, step: u64) -> usize {
         let per_batch = self.options.n_images.get();
         let n_samples = self.samples.n_samples() as u64;
@@ -185,7 +186,7 @@ fn wait<'a>(condition: &Condvar, state: MutexGuard<'a, State>) -> MutexGuard<'a,
     condition.wait(state).unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A panic in a worker would leave the consumer waiting for ever; as an error it surfaces at its step.
+/// A panic in a worker would leave the consumer waiting forever; as an error it surfaces at its step.
 fn guarded<T>(step: u64, draw: u64, work: impl FnOnce() -> Result<T, LoaderError>) -> Result<T, LoaderError> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let message = match (panic.downcast_ref::<String>(), panic.downcast_ref::<&str>()) {

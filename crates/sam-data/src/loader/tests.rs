@@ -1,4 +1,4 @@
-//! The loader's promises: purity, order, bounds, errors at their step, and no hang.
+//! The loader's guarantees: purity, order, bounds, errors at their step, and no hang.
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,6 +8,7 @@ use std::time::Duration;
 use image::RgbImage;
 use sam_image::{Mask, Rle};
 
+use super::batch::BatchImage;
 use super::*;
 use crate::sample::{ObjectMask, Sample};
 use crate::synth::{SynthOptions, SynthScenes};
@@ -45,7 +46,7 @@ fn with_workers(options: LoaderOptions, n_workers: usize) -> LoaderOptions {
     LoaderOptions { n_workers, n_prefetch_batches: n_workers + 1, ..options }
 }
 
-/// The batches of some steps; every one must be there.
+/// The batches of a range of steps, which must all exist.
 fn batches(samples: &Arc<dyn Samples>, options: &LoaderOptions, first: u64, n: usize) -> Vec<Batch> {
     Loader::new(Arc::clone(samples), options.clone(), first)
         .take(n)
@@ -60,9 +61,9 @@ fn within_ten_seconds<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
     result.recv_timeout(Duration::from_secs(10)).expect("the loader must not hang")
 }
 
-/// Pre-training takes images as they are, labelled or not.
+/// Pre-training uses images whether labelled or not.
 #[test]
-fn images_without_objects_are_taken_when_labels_are_unused() {
+fn images_without_objects_are_used_when_labels_are_not() {
     struct Bare;
     impl Samples for Bare {
         fn n_samples(&self) -> usize {
@@ -99,7 +100,7 @@ fn workers_and_restarts_change_nothing() {
 }
 
 #[test]
-fn two_batches_of_one_image_are_one_of_two() {
+fn two_batches_of_one_image_equal_one_of_two() {
     let samples = scenes(5);
     let of = |n_images: usize| LoaderOptions {
         n_images: NonZeroUsize::new(n_images).unwrap_or(NonZeroUsize::MIN),
@@ -119,7 +120,7 @@ fn two_batches_of_one_image_are_one_of_two() {
 }
 
 #[test]
-fn batches_are_what_they_say() {
+fn batches_are_consistent() {
     let samples = scenes(7);
     for batch in batches(&samples, &with_workers(options(), 2), 0, 20) {
         assert_eq!(batch.images.len(), 3);
@@ -192,7 +193,7 @@ fn validation_is_once_in_order_with_everything() {
     assert!(loader.next_batch().is_none());
 }
 
-/// Five images of a hand-made kind: a dot in the corner, a dot in the middle, a full mask.
+/// Five constructed images: a dot in the corner, a dot in the middle, a full mask.
 struct Corners;
 
 impl Samples for Corners {
@@ -240,7 +241,7 @@ fn what_is_dropped_is_counted() {
 }
 
 #[test]
-fn views_without_objects_are_drawn_again_and_never_delivered() {
+fn views_without_objects_are_resampled() {
     /// Only the dot in the corner.
     struct Corner;
     impl Samples for Corner {
@@ -269,7 +270,7 @@ fn views_without_objects_are_drawn_again_and_never_delivered() {
     assert_eq!(loader.report().drops.n_without_objects, 0);
 }
 
-/// Sound but for some indices.
+/// Readable except for some indices.
 struct Flawed {
     inner: Arc<dyn Samples>,
     bad: Vec<usize>,
@@ -307,19 +308,19 @@ fn an_error_comes_at_its_step_and_ends_the_loader() {
 }
 
 #[test]
-fn skipping_replaces_in_training_and_leaves_out_in_validation() {
+fn skipped_samples_are_replaced_in_training_and_omitted_in_validation() {
     let training = LoaderOptions { on_error: ErrorPolicy::Skip, ..options() };
     let samples = flawed(&[2, 7]);
     let expected = batches(&samples, &with_workers(training.clone(), 0), 0, 6);
     assert_eq!(batches(&samples, &with_workers(training.clone(), 3), 0, 6), expected);
     assert!(expected.iter().all(|batch| batch.images.len() == 3));
     let skipped: Vec<&SkippedSample> = expected.iter().flat_map(|b| &b.drops.skipped).collect();
-    // Two epochs of nine; a substitute can be bad itself.
+    // Two epochs of nine; a replacement can be unreadable, too.
     assert!(skipped.len() >= 4, "{skipped:?}");
     assert!(skipped.iter().all(|s| s.reason.contains("end marker")));
 
     let validation = LoaderOptions { order: Order::InOrderOnce, ..with_workers(training, 2) };
-    // The whole middle batch is bad.
+    // All of the middle batch is unreadable.
     let mut loader = Loader::new(flawed(&[3, 4, 5, 8]), validation, 0);
     let indices: Vec<Vec<usize>> = loader
         .by_ref()
@@ -364,7 +365,7 @@ fn a_panic_is_an_error_and_not_a_hang() {
 }
 
 #[test]
-fn masks_of_another_size_are_named() {
+fn masks_of_another_size_are_an_error_with_the_sample() {
     struct Mixed;
     impl Samples for Mixed {
         fn n_samples(&self) -> usize {
@@ -381,10 +382,10 @@ fn masks_of_another_size_are_named() {
     assert!(error.to_string().contains("corners_0"), "{error}");
 }
 
-/// Counts how many samples were asked for.
+/// Counts the samples requested.
 struct Counted {
     inner: Arc<dyn Samples>,
-    n_asked: AtomicUsize,
+    n_requested: AtomicUsize,
 }
 
 impl Samples for Counted {
@@ -393,28 +394,28 @@ impl Samples for Counted {
     }
 
     fn sample(&self, index: usize) -> Result<Sample, SampleError> {
-        self.n_asked.fetch_add(1, Ordering::SeqCst);
+        self.n_requested.fetch_add(1, Ordering::SeqCst);
         self.inner.sample(index)
     }
 }
 
 #[test]
 fn prefetch_is_bounded_and_a_full_loader_drops_at_once() {
-    let n_asked = within_ten_seconds(|| {
-        let counted = Arc::new(Counted { inner: scenes(50), n_asked: AtomicUsize::new(0) });
+    let n_requested = within_ten_seconds(|| {
+        let counted = Arc::new(Counted { inner: scenes(50), n_requested: AtomicUsize::new(0) });
         let options = LoaderOptions { n_workers: 4, n_prefetch_batches: 2, ..options() };
         let samples: Arc<dyn Samples> = Arc::<Counted>::clone(&counted);
         let mut loader = Loader::new(samples, options, 0);
         assert!(loader.next_batch().is_some());
-        // Long enough to fill up, were there no bound.
+        // Long enough to fill up if there were no bound.
         std::thread::sleep(Duration::from_millis(300));
-        let n_asked = counted.n_asked.load(Ordering::SeqCst);
+        let n_requested = counted.n_requested.load(Ordering::SeqCst);
         assert!(loader.report().waited >= loader.report().waited_last);
         drop(loader);
-        n_asked
+        n_requested
     });
     // One batch taken and two ahead, of three images each; a sample without objects costs one more.
-    assert!((9..=12).contains(&n_asked), "{n_asked}");
+    assert!((9..=12).contains(&n_requested), "{n_requested}");
 }
 
 #[test]

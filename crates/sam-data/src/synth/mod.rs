@@ -1,47 +1,47 @@
-//! Synthetic scenes: small pictures in which segmenting by clicks is a real task, with masks that are exact.
+//! Synthetic scenes: small images on which segmenting by clicks is a real task, with exact masks.
 //!
-//! Textured shapes lie on one another, so masks are occluded; some carry parts, which carry parts, so that one click is
-//! truly ambiguous (a disc on a plate on a cloth: each is an object, and the plate's mask *includes* the disc); some are
-//! thin lines, some tiny, rings show through. A scene is a pure function of (seed, index, options), on every machine: a
+//! Textured shapes overlap, so masks are occluded; some carry parts, which carry parts, so that one click is truly
+//! ambiguous (a disc on a plate on a cloth: each is an object, and the plate's mask *includes* the disc); some are thin
+//! lines, some tiny, and rings have holes. A scene is a pure function of (seed, index, options) on every machine; a
 //! test pins the first ones.
 //!
-//! Masks: an object covers its shape, clipped to the shape that it is a part of; of that, what a later shape that is not
-//! its own part lies on is taken away. Colours are blurred by a pixel in half of the scenes, masks never.
+//! Masks: an object covers its shape, clipped to the shape it is a part of, minus all later shapes that are not its own
+//! parts. Colours are blurred by a pixel in half of the scenes, masks never.
 
 mod output;
 mod scene;
 mod shape;
 mod texture;
 
-pub use output::{WriteError, write_coco, write_sa1b};
+pub use output::{write_coco, write_sa1b};
 pub use scene::{Scene, SceneObject};
 pub use shape::ShapeKind;
 
-use crate::loader::{SampleError, Samples};
 use crate::sample::Sample;
+use crate::sample::{SampleError, Samples};
 
-/// What scenes look like. Lengths are shares of the shorter side, so any size of image gives the same kind of picture.
+/// Appearance of scenes. Lengths are fractions of the shorter side, so images of any size look alike.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SynthOptions {
-    /// Smallest height and width.
+    /// Minimum height and width.
     pub side_px_min: usize,
-    /// Largest height and width; each is drawn by itself.
+    /// Maximum height and width; each is sampled independently.
     pub side_px_max: usize,
-    /// Fewest shapes that lie on the background (parts of shapes come on top).
+    /// Minimum number of shapes on the background, not counting parts of shapes.
     pub n_shapes_min: usize,
-    /// Most shapes that lie on the background.
+    /// Maximum number of shapes on the background.
     pub n_shapes_max: usize,
-    /// Chance that a filled shape carries a part, and a part another; at most three levels.
+    /// Probability that a filled shape carries a part, and a part another; at most three levels.
     pub nested_chance: f64,
-    /// Chance that a shape on the background is a thin line.
+    /// Probability that a shape on the background is a thin line.
     pub thin_chance: f64,
-    /// Chance that a shape on the background is tiny: 2 to 4.5 % of the shorter side in radius.
+    /// Probability that a shape on the background is tiny: 2 to 4.5 % of the shorter side in radius.
     pub tiny_chance: f64,
-    /// Deviation of the noise on every channel, in grey levels.
+    /// Standard deviation of the noise on every channel, in grey levels.
     pub noise_levels: f64,
-    /// An object of which less than this is visible is left out of the scene.
+    /// Minimum visible area; objects below it are not part of the scene.
     pub visible_px_min: usize,
-    /// An object of which less than this share of its shape is visible is left out of the scene.
+    /// Minimum visible fraction of a shape; objects below it are not part of the scene.
     pub visible_share_min: f64,
 }
 
@@ -62,27 +62,27 @@ impl Default for SynthOptions {
     }
 }
 
-/// Names of the classes: the kinds of shapes.
+/// Returns the names of the classes: the kinds of shapes.
 #[must_use]
 pub fn class_names() -> Vec<String> {
     ShapeKind::ALL.map(|kind| kind.name().to_owned()).to_vec()
 }
 
-/// Scenes as a data set, made when asked for.
+/// Scenes as a data set, generated on demand.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SynthScenes {
-    /// Scenes of different seeds have nothing in common.
+    /// Random seed of the scenes.
     pub seed: u64,
-    /// Index of the first scene, so that sets of one seed can be kept apart.
+    /// Index of the first scene, so that sets with the same seed can be disjoint.
     pub first_index: u64,
-    /// How many scenes the set has.
+    /// Number of scenes.
     pub n_scenes: usize,
-    /// What they look like.
+    /// Appearance of the scenes.
     pub options: SynthOptions,
 }
 
 impl SynthScenes {
-    /// A scene of the set, with what is known beyond a sample.
+    /// Generates a scene of the set, with its geometry.
     #[must_use]
     pub fn scene(&self, index: usize) -> Scene {
         Scene::draw(self.seed, self.first_index + index as u64, &self.options)

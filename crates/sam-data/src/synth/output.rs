@@ -1,159 +1,45 @@
-//! Scenes, or any samples, as files: COCO with PNG images, or SA-1B's pairs of JPEG and JSON.
-//!
-//! Every mask is written as compressed RLE, which keeps holes and parts exactly. Nothing is a crowd. SA-1B's boxes are one
-//! less in width and height than COCO's, as its own files have them.
+//! Writes scenes, or any samples, as files: COCO with PNG images, or SA-1B's pairs of JPEG and JSON.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use image::ExtendedColorType;
 use image::ImageEncoder;
 use image::codecs::jpeg::JpegEncoder;
-use sam_image::{ImageError, RgbImage, Rle, save_rgb_png};
-use serde::Serialize;
+use sam_image::{RgbImage, save_rgb_png};
 
+use crate::convert::coco_writer::{CocoWriter, ImageEntry};
+use crate::convert::sa1b_writer;
+use crate::error::DataError;
+use crate::filter::FilterCounts;
+use crate::output_file::write_atomically;
 use crate::sample::Sample;
+use crate::source::ImageObjects;
 
 /// JPEG quality of SA-1B pairs: visually lossless, a third of the PNG.
 const JPEG_QUALITY: u8 = 92;
 
-/// Why a data set could not be written.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum WriteError {
-    /// The operating system refused.
-    #[error("{path}: {source}", path = path.display())]
-    Io {
-        /// The file or folder.
-        path: PathBuf,
-        /// The system's reason.
-        source: std::io::Error,
-    },
-    /// The image could not be encoded.
-    #[error(transparent)]
-    Image(#[from] ImageError),
-    /// The JSON could not be made.
-    #[error("{path}: {source}", path = path.display())]
-    Json {
-        /// The file.
-        path: PathBuf,
-        /// The reason.
-        source: serde_json::Error,
-    },
-}
-
-#[derive(Serialize)]
-struct CocoFile<'a> {
-    images: Vec<CocoImage>,
-    annotations: Vec<CocoAnnotation>,
-    categories: Vec<CocoCategory<'a>>,
-}
-
-#[derive(Serialize)]
-struct CocoImage {
-    id: u64,
-    file_name: String,
-    width: u32,
-    height: u32,
-}
-
-#[derive(Serialize)]
-struct CocoAnnotation {
-    id: u64,
-    image_id: u64,
-    category_id: u64,
-    segmentation: Segmentation,
-    area: usize,
-    bbox: [usize; 4],
-    iscrowd: u8,
-}
-
-#[derive(Serialize)]
-struct CocoCategory<'a> {
-    id: u64,
-    name: &'a str,
-}
-
-#[derive(Serialize)]
-struct Segmentation {
-    size: [usize; 2],
-    counts: String,
-}
-
-#[derive(Serialize)]
-struct Sa1bFile {
-    image: Sa1bImage,
-    annotations: Vec<Sa1bAnnotation>,
-}
-
-#[derive(Serialize)]
-struct Sa1bImage {
-    image_id: u64,
-    width: u32,
-    height: u32,
-    file_name: String,
-}
-
-#[derive(Serialize)]
-struct Sa1bAnnotation {
-    id: u64,
-    segmentation: Segmentation,
-    bbox: [usize; 4],
-    area: usize,
-    predicted_iou: f64,
-    stability_score: f64,
-    crop_box: [u32; 4],
-    point_coords: [[f64; 2]; 1],
-}
-
-impl From<&Rle> for Segmentation {
-    fn from(mask: &Rle) -> Self {
-        Self { size: mask.size_hw(), counts: mask.to_coco_string() }
-    }
-}
-
-/// Writes one split of a COCO data set: `ROOT/SPLIT/NAME.png` and `ROOT/annotations/instances_SPLIT.json`.
+/// Writes one part of a COCO data set: `ROOT/PART/NAME.png` and `ROOT/annotations/instances_PART.json`.
 ///
-/// Categories get the ids 1, 2, .. in the order of `class_names`; an object without class gets category 1.
+/// Categories get the ids 1, 2, .. in the order of `class_names`.
 ///
 /// # Errors
 ///
 /// When a file cannot be written.
 pub fn write_coco(
     root: &Path,
-    split: &str,
+    part: &str,
     samples: impl Iterator<Item = Sample>,
     class_names: &[String],
-) -> Result<(), WriteError> {
-    let images_folder = root.join(split);
-    let annotations_folder = root.join("annotations");
-    create_folder(&images_folder)?;
-    create_folder(&annotations_folder)?;
-    let mut file = CocoFile { images: Vec::new(), annotations: Vec::new(), categories: Vec::new() };
-    for (id, name) in (1..).zip(class_names) {
-        file.categories.push(CocoCategory { id, name });
-    }
-    for (image_id, sample) in (1..).zip(samples) {
+) -> Result<(), DataError> {
+    let folder = root.join(part);
+    create_folder(&folder)?;
+    let mut writer = CocoWriter::new(root, class_names, false)?;
+    for (id, sample) in (1..).zip(samples) {
         let file_name = format!("{}.png", sample.name);
-        save_rgb_png(&sample.image, &images_folder.join(&file_name))?;
-        file.images.push(CocoImage {
-            id: image_id,
-            file_name,
-            width: sample.image.width(),
-            height: sample.image.height(),
-        });
-        for object in &sample.objects {
-            file.annotations.push(CocoAnnotation {
-                id: file.annotations.len() as u64 + 1,
-                image_id,
-                category_id: object.class.unwrap_or(0) as u64 + 1,
-                segmentation: Segmentation::from(&object.mask),
-                area: object.mask.area_px(),
-                bbox: object.mask.bbox_xywh_px(),
-                iscrowd: 0,
-            });
-        }
+        save_rgb_png(&sample.image, &folder.join(&file_name))?;
+        writer.add(&ImageEntry { part: Some(part), id, file_name: &file_name }, &annotations_of(sample))?;
     }
-    write_json(&annotations_folder.join(format!("instances_{split}.json")), &file)
+    writer.finish().map(drop)
 }
 
 /// Writes SA-1B pairs, `ROOT/sa_ID.jpg` and `ROOT/sa_ID.json`, with ids from `first_id`.
@@ -161,79 +47,55 @@ pub fn write_coco(
 /// # Errors
 ///
 /// When a file cannot be written.
-pub fn write_sa1b(root: &Path, samples: impl Iterator<Item = Sample>, first_id: u64) -> Result<(), WriteError> {
+pub fn write_sa1b(root: &Path, samples: impl Iterator<Item = Sample>, first_id: u64) -> Result<(), DataError> {
     create_folder(root)?;
-    let mut annotation_id = first_id * 1000;
-    for (image_id, sample) in (first_id..).zip(samples) {
-        let (width, height) = sample.image.dimensions();
-        let file_name = format!("sa_{image_id}.jpg");
-        save_jpeg(&sample.image, &root.join(&file_name))?;
-        let mut annotations = Vec::with_capacity(sample.objects.len());
-        for object in &sample.objects {
-            let [x, y, box_width, box_height] = object.mask.bbox_xywh_px();
-            annotation_id += 1;
-            annotations.push(Sa1bAnnotation {
-                id: annotation_id,
-                segmentation: Segmentation::from(&object.mask),
-                bbox: [x, y, box_width.saturating_sub(1), box_height.saturating_sub(1)],
-                area: object.mask.area_px(),
-                predicted_iou: 1.0,
-                stability_score: 1.0,
-                crop_box: [0, 0, width, height],
-                point_coords: [point_inside(&object.mask)],
-            });
+    // Ids are unique over all images, as in the data set.
+    let mut object_ids = first_id * 1000 + 1..;
+    for (id, sample) in (first_id..).zip(samples) {
+        let path = root.join(format!("sa_{id}.jpg"));
+        save_jpeg(&sample.image, &path)?;
+        let mut annotations = annotations_of(sample);
+        for (object, id) in annotations.objects.iter_mut().zip(object_ids.by_ref()) {
+            object.id = id;
         }
-        let file = Sa1bFile { image: Sa1bImage { image_id, width, height, file_name }, annotations };
-        write_json(&root.join(format!("sa_{image_id}.json")), &file)?;
+        sa1b_writer::write_json(&path, id, &annotations)?;
     }
     Ok(())
 }
 
-/// The middle of the mask's longest run; the corner for an empty mask.
-fn point_inside(mask: &Rle) -> [f64; 2] {
-    let height = mask.size_hw()[0].max(1);
-    let (mut at, mut best) = (0usize, (0u32, 0usize));
-    for pair in mask.counts().chunks_exact(2) {
-        let start = at + pair[0] as usize;
-        at = start + pair[1] as usize;
-        if pair[1] > best.0 {
-            best = (pair[1], start + pair[1] as usize / 2);
-        }
+fn annotations_of(sample: Sample) -> ImageObjects {
+    ImageObjects {
+        size_hw: [sample.image.height() as usize, sample.image.width() as usize],
+        objects: sample.objects,
+        ignore: sample.ignore,
+        findings: Vec::new(),
+        filtered: FilterCounts::default(),
     }
-    [(best.1 / height) as f64, (best.1 % height) as f64]
 }
 
-fn create_folder(path: &Path) -> Result<(), WriteError> {
-    std::fs::create_dir_all(path).map_err(|source| WriteError::Io { path: path.to_path_buf(), source })
+fn create_folder(path: &Path) -> Result<(), DataError> {
+    std::fs::create_dir_all(path).map_err(|error| DataError::io(path, error))
 }
 
-fn save_jpeg(image: &RgbImage, path: &Path) -> Result<(), WriteError> {
+fn save_jpeg(image: &RgbImage, path: &Path) -> Result<(), DataError> {
     let mut bytes = Vec::new();
     JpegEncoder::new_with_quality(&mut bytes, JPEG_QUALITY)
         .write_image(image.as_raw(), image.width(), image.height(), ExtendedColorType::Rgb8)
-        .map_err(|source| ImageError::Encode { path: path.to_path_buf(), source: Box::new(source) })?;
-    write_bytes(path, &bytes)
-}
-
-fn write_json(path: &Path, value: &impl Serialize) -> Result<(), WriteError> {
-    let mut bytes =
-        serde_json::to_vec(value).map_err(|source| WriteError::Json { path: path.to_path_buf(), source })?;
-    bytes.push(b'\n');
-    write_bytes(path, &bytes)
-}
-
-fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
-    std::fs::write(path, bytes).map_err(|source| WriteError::Io { path: path.to_path_buf(), source })
+        .map_err(|source| DataError::Encode { path: path.to_path_buf(), source: Box::new(source) })?;
+    write_atomically(path, &bytes)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::loader::Samples;
-    use crate::source::{Source, SourceOptions};
+    use sam_image::Rle;
+
+    use crate::sample::Samples;
+    use crate::source::Source;
+    use crate::source_options::SourceOptions;
     use crate::synth::{SynthOptions, SynthScenes, class_names};
 
-    /// What `datasets/README.md` says about `datasets/synth`.
+    /// The scenes of `datasets/synth`, as its README describes them.
     fn committed(first_index: u64, n_scenes: usize) -> SynthScenes {
         SynthScenes {
             seed: 1,
@@ -290,15 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn points_lie_inside() {
-        for object in samples(committed(0, 20)).flat_map(|sample| sample.objects) {
-            let [x, y] = point_inside(&object.mask);
-            assert!(object.mask.to_mask().get(y as usize, x as usize));
-        }
-    }
-
-    #[test]
-    fn the_committed_set_is_what_the_generator_makes() {
+    fn the_committed_set_equals_the_generated_one() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../datasets/synth");
         let source = open(&root);
         let all = samples(committed(0, 36));
@@ -313,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn the_committed_photographs_are_sound() {
+    fn the_committed_photographs_are_valid() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../datasets/photos");
         let source = open(&root);
         assert_eq!(Samples::n_samples(&source), 7);

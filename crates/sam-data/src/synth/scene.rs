@@ -1,4 +1,4 @@
-//! One scene: shapes and their order, what is visible of each, and the picture.
+//! One scene: its shapes in order, the visible part of each, and the image.
 
 use image::RgbImage;
 use sam_image::{Mask, Rle};
@@ -12,27 +12,27 @@ use crate::synth::texture::Texture;
 /// Levels of nesting: part, sub-part, whole, as the three masks of SAM's decoder (paper, §3).
 const N_LEVELS_MAX: usize = 3;
 
-/// A synthetic scene: a sample, and how its objects lie.
+/// A synthetic scene: a sample, and the geometry of its objects.
 #[derive(Debug, Clone)]
 pub struct Scene {
-    /// Image and masks.
+    /// The image and its masks.
     pub sample: Sample,
-    /// One per object of the sample, in its order, which is from back to front.
+    /// One entry per object of the sample, from back to front.
     pub objects: Vec<SceneObject>,
 }
 
-/// What is known about an object beyond its mask.
+/// Geometry of an object beyond its mask.
 #[derive(Debug, Clone)]
 pub struct SceneObject {
-    /// Which kind of shape it is.
+    /// The kind of shape.
     pub kind: ShapeKind,
-    /// The object that it is a part of; that one's mask includes this one's.
+    /// The object it is a part of, whose mask includes this one's.
     pub parent: Option<usize>,
-    /// Its whole shape, hidden parts included; clipped to its parent's.
+    /// Its whole shape, including occluded pixels, clipped to its parent's.
     pub cover: Rle,
 }
 
-/// A shape before it is known how much of it stays visible.
+/// A shape before occlusion.
 struct Layer {
     kind: ShapeKind,
     parent: Option<usize>,
@@ -41,7 +41,7 @@ struct Layer {
 }
 
 impl Scene {
-    /// The scene of a seed and an index.
+    /// Generates the scene of a seed and an index.
     ///
     /// # Panics
     ///
@@ -60,7 +60,7 @@ impl Scene {
             options.n_shapes_min,
             options.n_shapes_max
         );
-        // In a hundred thousand default scenes none is without objects, but options can be extreme.
+        // No default scene in a hundred thousand is without objects, but options can be extreme.
         for attempt in 0.. {
             let mut stream = RandomStream::new(seed, Purpose::Scene, &[index, attempt]);
             let n_sides = options.side_px_max - options.side_px_min + 1;
@@ -111,7 +111,7 @@ fn shorter_px(size_hw: [usize; 2]) -> f64 {
     size_hw[0].min(size_hw[1]) as f64
 }
 
-/// From back to front; a part comes right after what it lies on.
+/// Samples the layers from back to front; a part follows its parent.
 fn draw_layers(
     size_hw: [usize; 2],
     background: &Texture,
@@ -149,7 +149,7 @@ fn draw_layers(
     layers
 }
 
-/// Parts on the last layer, and parts on those; only where they are large enough to be seen and have area to lie on.
+/// Adds a part to the last layer, and parts to parts, if they are large enough to be seen.
 fn draw_parts(
     layers: &mut Vec<Layer>,
     mut centre: [f64; 2],
@@ -165,7 +165,7 @@ fn draw_parts(
             return;
         }
         let kind = draw_kind(stream, 5);
-        // Often concentric, like a plate and what is on it.
+        // Often concentric, like food on a plate.
         let offset_px = if stream.chance(0.4) { 0.0 } else { radius_px * stream.uniform(0.0, 0.45) };
         centre = around(centre, stream.unit(), offset_px);
         let mut cover = Outline::draw(kind, centre, part_radius_px, stream).cover(size_hw);
@@ -179,12 +179,12 @@ fn draw_parts(
     }
 }
 
-/// One of the first `n_kinds`: lines are drawn on their own terms.
+/// One of the first `n_kinds`; lines are sampled separately.
 fn draw_kind(stream: &mut RandomStream, n_kinds: usize) -> ShapeKind {
     ShapeKind::ALL[stream.index(n_kinds)]
 }
 
-/// What is seen of a layer: its cover without what lies on it, but with its own parts.
+/// The visible part of a layer: its cover minus later layers, except its own parts.
 fn visible(layers: &[Layer], at: usize) -> Mask {
     let mut mask = layers[at].cover.clone();
     for above in at + 1..layers.len() {
@@ -208,7 +208,7 @@ fn is_part_of(layers: &[Layer], mut part: usize, whole: usize) -> bool {
     false
 }
 
-/// Leaves out what is hardly visible, and what lies on it; nothing is seen that is not an object, and the reverse.
+/// Removes layers that are hardly visible, with their parts, so that visible shapes and objects correspond.
 fn without_hidden(mut layers: Vec<Layer>, options: &SynthOptions) -> Vec<Layer> {
     let mut at = 0;
     while at < layers.len() {
@@ -220,7 +220,7 @@ fn without_hidden(mut layers: Vec<Layer>, options: &SynthOptions) -> Vec<Layer> 
             at += 1;
             continue;
         }
-        // Parts follow their whole, one after the other; their indices shift with them.
+        // Parts follow their parent directly; indices shift with the removal.
         let n_gone = 1 + (at + 1..layers.len()).take_while(|&part| is_part_of(&layers, part, at)).count();
         layers.drain(at..at + n_gone);
         for parent in layers[at..].iter_mut().filter_map(|l| l.parent.as_mut()) {
@@ -262,7 +262,7 @@ fn paint(
     let mut image = RgbImage::new(width as u32, height as u32);
     for (pixel, colour) in image.pixels_mut().zip(&colours) {
         for (value, colour) in pixel.0.iter_mut().zip(colour) {
-            // Three uniforms of variance 1/12 each: their sum times two has deviation one.
+            // Three uniforms have variance 1/4 in sum, so twice the sum has deviation one.
             let noise = (stream.unit() + stream.unit() + stream.unit() - 1.5) * 2.0;
             *value = (colour + noise * options.noise_levels + 0.5).clamp(0.0, 255.0) as u8;
         }
@@ -270,7 +270,7 @@ fn paint(
     image
 }
 
-/// A blur of one pixel (1 2 1), as a lens and a demosaic leave it.
+/// A blur of one pixel (1 2 1), similar to a lens and a demosaic.
 fn softened(colours: &[[f64; 3]], size_hw: [usize; 2]) -> Vec<[f64; 3]> {
     let [height, width] = size_hw;
     let at = |row: usize, column: usize| &colours[row * width + column];
@@ -291,23 +291,21 @@ fn softened(colours: &[[f64; 3]], size_hw: [usize; 2]) -> Vec<[f64; 3]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random::fnv1a;
     use sam_image::rle_intersection_px;
 
     fn scenes(n: u64) -> impl Iterator<Item = Scene> {
         (0..n).map(|index| Scene::draw(3, index, &SynthOptions::default()))
     }
 
-    /// FNV-1a over everything that a scene is.
+    /// A hash of the image, the masks and the classes.
     fn fingerprint(scene: &Scene) -> u64 {
-        let mut hash = 0xCBF2_9CE4_8422_2325u64;
-        let mut eat = |byte: u8| hash = (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01B3);
-        scene.sample.image.as_raw().iter().for_each(|&b| eat(b));
-        for object in &scene.sample.objects {
-            let counts = object.mask.counts().iter();
-            counts.flat_map(|n| n.to_le_bytes()).for_each(&mut eat);
-            eat(object.class.map_or(255, |class| class as u8));
-        }
-        hash
+        let image = scene.sample.image.as_raw().iter().copied();
+        let objects = scene.sample.objects.iter().flat_map(|object| {
+            let counts = object.mask.counts().iter().flat_map(|n| n.to_le_bytes());
+            counts.chain([object.class.map_or(255, |class| class as u8)])
+        });
+        fnv1a(image.chain(objects))
     }
 
     #[test]

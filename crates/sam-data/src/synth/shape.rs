@@ -1,24 +1,24 @@
-//! Outlines of the synthetic shapes, and which pixels they cover.
+//! Outlines of the synthetic shapes, and the pixels they cover.
 //!
-//! Only sums, products, quotients and square roots decide about pixels: these are exact on every machine by IEEE 754, the
-//! sine of the C library is not, and a committed data set should be the same wherever it is made again.
+//! Only sums, products, quotients and square roots decide about pixels: these are exact on every machine by IEEE 754,
+//! unlike the C library's sine, and a committed data set must be reproducible everywhere.
 
 use sam_image::Mask;
 
 use crate::random::RandomStream;
 
-/// The kinds of shapes; the class of an object is its kind.
+/// The kinds of shapes, which are the classes of objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ShapeKind {
-    /// An ellipse in any direction.
+    /// An ellipse of any orientation.
     Ellipse,
-    /// A polygon of 3 to 7 corners, not always convex.
+    /// A polygon with 3 to 7 corners, not always convex.
     Polygon,
-    /// A star of 4 to 7 rays.
+    /// A star with 4 to 7 rays.
     Star,
     /// A smooth irregular outline.
     Blob,
-    /// An ellipse with a hole, through which one sees what is behind.
+    /// An ellipse with a transparent hole.
     Ring,
     /// A thin curved line.
     Stroke,
@@ -75,7 +75,7 @@ impl Ellipse {
 }
 
 impl Outline {
-    /// A random outline of a kind around a centre, reaching about `radius_px`.
+    /// Samples an outline of a kind around a centre, reaching about `radius_px`.
     pub(crate) fn draw(kind: ShapeKind, centre: [f64; 2], radius_px: f64, stream: &mut RandomStream) -> Self {
         match kind {
             ShapeKind::Ellipse => Self::Ellipse(draw_ellipse(centre, radius_px, 0.55, stream)),
@@ -109,7 +109,7 @@ impl Outline {
         }
     }
 
-    /// A line through about `centre`, `radius_px` to each side, bending at will.
+    /// Samples a bent line through about `centre`, `radius_px` to each side.
     pub(crate) fn draw_stroke(centre: [f64; 2], radius_px: f64, half_width_px: f64, stream: &mut RandomStream) -> Self {
         let turn = stream.unit();
         let n_points = 3 + stream.index(3);
@@ -125,7 +125,7 @@ impl Outline {
         Self::Stroke { path: cut_corners(&cut_corners(&path, false), false), half_width_px }
     }
 
-    /// The pixels whose centres are inside.
+    /// Rasterises the outline: the pixels whose centres are inside.
     pub(crate) fn cover(&self, size_hw: [usize; 2]) -> Mask {
         let [x0, y0, x1, y1] = self.bounds_px();
         let clip = |value: f64, size: usize| value.clamp(0.0, size as f64) as usize;
@@ -175,7 +175,7 @@ fn draw_ellipse(centre: [f64; 2], radius_px: f64, flatness_min: f64, stream: &mu
     }
 }
 
-/// Corners around a centre, evenly but for some play, each between `share_min` and 1 of the radius away.
+/// Samples corners around a centre, evenly spaced with jitter, each at `share_min` to 1 of the radius.
 fn draw_corners(
     centre: [f64; 2],
     radius_px: f64,
@@ -193,7 +193,8 @@ fn draw_corners(
         .collect()
 }
 
-/// The point at this part of a full turn and this distance; sine and cosine by their series, see the module's text.
+/// The point at this fraction of a full turn and this distance; sine and cosine by their series, see the module's
+/// documentation.
 pub(crate) fn around(centre: [f64; 2], turn: f64, radius_px: f64) -> [f64; 2] {
     let quarters = (turn - turn.floor()) * 4.0;
     let angle = (quarters - quarters.floor()) * std::f64::consts::FRAC_PI_2;
@@ -209,7 +210,7 @@ pub(crate) fn around(centre: [f64; 2], turn: f64, radius_px: f64) -> [f64; 2] {
     [centre[0] + x * radius_px, centre[1] + y * radius_px]
 }
 
-/// One round of Chaikin's corner cutting: each edge keeps its middle half.
+/// One round of Chaikin's corner cutting: each edge is reduced to its middle half.
 fn cut_corners(path: &[[f64; 2]], is_closed: bool) -> Vec<[f64; 2]> {
     let n_edges = if is_closed { path.len() } else { path.len() - 1 };
     let between = |a: [f64; 2], b: [f64; 2], share: f64| [a[0] + (b[0] - a[0]) * share, a[1] + (b[1] - a[1]) * share];

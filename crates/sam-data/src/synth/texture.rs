@@ -1,12 +1,12 @@
-//! Surfaces of the synthetic shapes: two colours and a rule over pixels. Exact arithmetic only, as in `shape.rs`.
+//! Textures of the synthetic shapes: two colours and a pattern. Exact arithmetic only, as in `shape.rs`.
 
 use crate::random::{RandomStream, mix64};
 use crate::synth::shape::around;
 
-/// Colours closer than this in RGB are too alike to be told apart under texture and noise.
+/// Minimum distance of base colours in RGB, so that they differ under texture and noise.
 const COLOUR_DISTANCE_MIN: f64 = 70.0;
 
-/// A surface.
+/// A texture.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Texture {
     base: [f64; 3],
@@ -29,7 +29,7 @@ enum Pattern {
 }
 
 impl Texture {
-    /// A random surface that differs from the given base colours, for an image of this shorter side.
+    /// Samples a texture that differs from the given base colours, for an image of this shorter side.
     pub(crate) fn draw(stream: &mut RandomStream, unlike: &[[f64; 3]], shorter_px: f64) -> Self {
         let pattern =
             [Pattern::Flat, Pattern::Gradient, Pattern::Stripes, Pattern::Checks, Pattern::Dots, Pattern::Clouds]
@@ -45,7 +45,7 @@ impl Texture {
         }
     }
 
-    /// A surface for behind everything: clouds over a gradient, large and calm.
+    /// Samples the background: clouds or a gradient, at a large scale.
     pub(crate) fn draw_background(stream: &mut RandomStream, shorter_px: f64) -> Self {
         let pattern = if stream.chance(0.7) { Pattern::Clouds } else { Pattern::Gradient };
         Self {
@@ -55,12 +55,12 @@ impl Texture {
         }
     }
 
-    /// The colour that others should differ from.
+    /// The base colour.
     pub(crate) fn base(&self) -> [f64; 3] {
         self.base
     }
 
-    /// The colour at a pixel, 0 to 255. `across_px` is the length over which a gradient goes from one colour to the other.
+    /// The colour at a pixel, 0 to 255. `across_px` is the length of a gradient from one colour to the other.
     pub(crate) fn colour_at(&self, [x, y]: [f64; 2], across_px: f64) -> [f64; 3] {
         let along = x * self.direction[0] + y * self.direction[1];
         let across = y * self.direction[0] - x * self.direction[1];
@@ -71,7 +71,7 @@ impl Texture {
         let share = match self.pattern {
             Pattern::Flat => 0.0,
             Pattern::Gradient => {
-                // There and back again: a jump would look like the border of an object that is none.
+                // Mirrored at the ends, as a jump would look like the border of an object.
                 let way = (along / across_px).abs() % 2.0;
                 way.min(2.0 - way)
             }
@@ -90,7 +90,7 @@ impl Texture {
         std::array::from_fn(|c| self.base[c] + (self.second[c] - self.base[c]) * share)
     }
 
-    /// Value noise: random values on a grid, smoothly joined.
+    /// Value noise: random values on a grid, smoothly interpolated.
     fn clouds(&self, x: f64, y: f64) -> f64 {
         let (column, row) = (x.floor(), y.floor());
         let smooth = |t: f64| t * t * (3.0 - 2.0 * t);

@@ -1,8 +1,8 @@
 //! Colour jitter: brightness, contrast and saturation by random factors.
 //!
 //! Factors and blends are those of torchvision's `ColorJitter`: `1 +- strength`, towards black, towards the mean grey,
-//! towards the pixel's grey. Different from torchvision: the order is fixed (brightness, contrast, saturation) and nothing
-//! is rounded in between, so the three are one pass over the pixels.
+//! towards the pixel's grey. Differs from torchvision: the order is fixed (brightness, contrast, saturation) and
+//! intermediate values are not rounded, so the three are one pass over the pixels.
 
 use image::RgbImage;
 
@@ -11,7 +11,7 @@ use crate::random::RandomStream;
 /// ITU-R 601 luma, as Pillow's `convert("L")`.
 const LUMA: [f32; 3] = [0.299, 0.587, 0.114];
 
-/// How much colours may change; 0 turns a part off.
+/// Strengths of the colour changes; 0 turns one off.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ColourJitter {
     /// The factor is uniform in `1 - brightness` to `1 + brightness`, at least 0.
@@ -30,7 +30,7 @@ impl Default for ColourJitter {
 }
 
 impl ColourJitter {
-    /// Changes the colours of an image.
+    /// Changes the colours of an image in place.
     pub fn apply(&self, image: &mut RgbImage, stream: &mut RandomStream) {
         let [brightness, contrast, saturation] = [self.brightness, self.contrast, self.saturation]
             .map(|strength| stream.uniform((1.0 - strength).max(0.0), 1.0 + strength) as f32);
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn each_factor_goes_where_its_name_says() {
+    fn each_factor_has_its_effect() {
         let mut dark = gradient();
         change_colours(&mut dark, 0.5, 1.0, 1.0);
         assert_eq!(dark.get_pixel(4, 6).0, [30, 45, 50]);

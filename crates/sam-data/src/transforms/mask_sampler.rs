@@ -1,13 +1,13 @@
-//! Masks through a view, from runs straight to the pixels that the loss compares.
+//! Samples masks through a view, from run lengths directly to the pixels that the loss compares.
 //!
-//! The rule: pixel `(i, j)` of a mask of side `m` takes the original pixel under its centre, the model point
-//! `((j + 0.5) side / m, (i + 0.5) side / m)`. That is the half-pixel grid on which the model's logits live
-//! (`F.interpolate(.., align_corners=False)` of segment-anything 1.0 keeps it at every resolution), so mask and logits of
-//! one resolution lie on top of each other, and a prediction scaled up to the original is compared at the same places.
-//! A centre on the border of two original pixels takes the one with the higher index, as Pillow's `NEAREST` does.
+//! The rule: pixel `(i, j)` of a mask of side `m` takes the original pixel under its centre, the model point `((j +
+//! 0.5) side / m, (i + 0.5) side / m)`. This is the half-pixel grid of the model's logits (segment-anything 1.0 keeps
+//! it at every resolution by `F.interpolate(.., align_corners=False)`), so mask and logits of one resolution are
+//! aligned, and a prediction upscaled to the original is compared at the same places. A centre on the border of two
+//! original pixels takes the one with the higher index, as Pillow's `NEAREST` does.
 //!
-//! Rows and columns of the view are independent, so nothing is decoded: each run of the RLE touches a range of rows in a
-//! range of columns, known from two small tables. A mask costs its runs and its own pixels, not those of the original.
+//! Rows and columns of the view are independent, so nothing is decoded: each run of the RLE covers a range of rows in a
+//! range of columns, found in two small tables. The cost of a mask is its runs and its own pixels, not the original's.
 
 use sam_image::Rle;
 
@@ -22,10 +22,10 @@ pub struct MaskSampler {
     columns: AxisMap,
 }
 
-/// For one axis: which pixels of the mask look at originals in a range. They are always a range themselves.
+/// Maps a range of original pixels to the range of mask pixels that sample it, along one axis.
 #[derive(Debug, Clone)]
 struct AxisMap {
-    /// `n_below[p]`: how many pixels of the mask look at an original pixel before `p`.
+    /// `n_below[p]`: number of mask pixels that sample an original pixel before `p`.
     n_below: Vec<u32>,
     mirrored: bool,
 }
@@ -45,7 +45,7 @@ impl AxisMap {
                 break;
             }
             let original = centre * to_original.scale_xy[xy] + to_original.shift_xy[xy];
-            // A hair of slack, so that a centre that is on a border but for rounding counts as on it.
+            // The slack counts a centre that misses a border only by rounding as on it.
             let original = ((original + 1e-9).max(0.0) as usize).clamp(first, last);
             n_below[original + 1] += 1;
         }
@@ -59,7 +59,7 @@ impl AxisMap {
         self.n_below[self.n_below.len() - 1] as usize
     }
 
-    /// The pixels of the mask that look at originals `start..end`.
+    /// The mask pixels that sample originals `start..end`.
     fn range(&self, start: usize, end: usize) -> std::ops::Range<usize> {
         let (low, high) = (self.n_below[start] as usize, self.n_below[end] as usize);
         if self.mirrored { self.n_seen() - high..self.n_seen() - low } else { low..high }
@@ -67,7 +67,7 @@ impl AxisMap {
 }
 
 impl MaskSampler {
-    /// A sampler for masks of `mask_side_px` x `mask_side_px` over the model's whole square.
+    /// Creates a sampler for masks of `mask_side_px` x `mask_side_px` over the model's whole input.
     ///
     /// # Panics
     ///
@@ -83,17 +83,17 @@ impl MaskSampler {
         }
     }
 
-    /// Side of the masks.
+    /// Returns the side of the masks.
     #[must_use]
     pub fn mask_side_px(&self) -> usize {
         self.mask_side_px
     }
 
-    /// How many pixels [`MaskSampler::paint`] would set: zero when the view does not show the object.
+    /// Returns the number of pixels that [`MaskSampler::paint`] would set: zero if the object is not visible.
     ///
     /// # Panics
     ///
-    /// When the mask is not of the image's size.
+    /// When the mask's size is not the image's.
     #[must_use]
     pub fn visible_px(&self, mask: &Rle) -> usize {
         let mut sum = 0;
@@ -101,11 +101,11 @@ impl MaskSampler {
         sum
     }
 
-    /// Writes the mask as 0 and 1, row after row; padding is 0.
+    /// Writes the mask as 0 and 1, row by row; padding is 0.
     ///
     /// # Panics
     ///
-    /// When the mask is not of the image's size, or `pixels` not of `mask_side_px` squared.
+    /// When the mask's size is not the image's, or `pixels` is not of `mask_side_px` squared.
     pub fn paint(&self, mask: &Rle, pixels: &mut [u8]) {
         let side = self.mask_side_px;
         assert_eq!(pixels.len(), side * side, "a mask of {side} px must have side x side pixels");
@@ -143,15 +143,15 @@ impl MaskSampler {
         }
     }
 
-    /// Calls back with the rows and columns that each run of the mask sets; a range may be empty.
+    /// Visits the rows and columns that each run of the mask sets; a range may be empty.
     fn for_each_block(&self, mask: &Rle, mut visit: impl FnMut(std::ops::Range<usize>, std::ops::Range<usize>)) {
-        assert_eq!(mask.size_hw(), self.original_hw, "a mask must be of its image's size");
+        assert_eq!(mask.size_hw(), self.original_hw, "a mask must have its image's size");
         let height = self.original_hw[0];
         let mut at = 0usize;
         for pair in mask.counts().chunks_exact(2) {
             let (mut start, end) = (at + pair[0] as usize, at + (pair[0] + pair[1]) as usize);
             at = end;
-            // The part in the first column, whole columns, the part in the last.
+            // Split into the rest of the first column, whole columns, and the start of the last.
             while start < end {
                 let column = start / height;
                 let (top, end_column) = (start % height, end / height);
@@ -189,7 +189,7 @@ mod tests {
         })
     }
 
-    /// The rule of the module, read literally, pixel by pixel, over integers where a border decides.
+    /// The module's rule, evaluated literally for each pixel.
     fn by_geometry(view: &View, mask: &Mask, side: usize) -> Vec<u8> {
         let to_original = view.to_original();
         let mut pixels = vec![0; side * side];
@@ -251,7 +251,8 @@ mod tests {
 
     #[test]
     fn a_mirrored_image_shows_mirrored_masks() {
-        // The red channel of the image is the mask: both must move alike, mirrored or not, at full resolution.
+        // The red channel of the image is the mask: both must be transformed alike, mirrored or not, at full
+        // resolution.
         for (mirrored_x, mirrored_y) in [(true, false), (false, true), (true, true)] {
             let mask = speckled([48, 64], &mut RandomStream::new(6, Purpose::View, &[]));
             let image =
@@ -267,12 +268,12 @@ mod tests {
     }
 
     #[test]
-    fn back_in_the_original_is_the_same_mask_where_nothing_was_lost() {
+    fn masks_map_back_where_nothing_was_lost() {
         for draw in 0..50 {
             let mut stream = RandomStream::new(8, Purpose::View, &[draw]);
             let flips =
                 Augmentation { horizontal_flip_chance: 0.5, vertical_flip_chance: 0.5, ..Augmentation::default() };
-            // Enlarged, so that each original pixel has at least one of its own.
+            // Enlarged, so that each original pixel is sampled at least once.
             let view = flips.draw_view([37, 50], 128, &mut stream);
             let mask = speckled([37, 50], &mut stream);
             let mut painted = vec![0; 128 * 128];

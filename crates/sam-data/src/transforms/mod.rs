@@ -1,17 +1,18 @@
-//! What augmentation does to an image and its masks, and the way back.
+//! Augmentation of an image and its masks, and the mapping back.
 //!
-//! A random draw from [`Augmentation`] gives a [`View`]: which part of the original is seen, at which scale, mirrored or
-//! not. The view is one affine map with an exact inverse, so image, masks, points and boxes all follow the same geometry
-//! ([`MaskSampler`] for masks), and predictions find their way back. [`ColourJitter`] then changes colours in place.
+//! Sampling an [`Augmentation`] gives a [`View`]: the visible part of the original, its scale, and whether it is
+//! mirrored. The view is one affine map with an exact inverse, so image, masks, points and boxes follow the same
+//! geometry ([`MaskSampler`] for masks), and predictions can be mapped back. [`ColourJitter`] then changes colours in
+//! place.
 //!
-//! Frames: *original* pixels are those of the decoded, upright image; *model* pixels those of the square of `side_px`, in
-//! which the image sits in the **top-left corner** whatever the augmentation, as it does at inference. Coordinates are
-//! continuous: pixel `i` covers `[i, i + 1)` and its centre is `i + 0.5`.
+//! Frames: *original* pixels are those of the decoded, upright image; *model* pixels are those of the square input of
+//! `side_px`, in which the image lies in the **top-left corner** whatever the augmentation, as at inference.
+//! Coordinates are continuous: pixel `i` covers `[i, i + 1)` and its centre is `i + 0.5`.
 //!
 //! Large-scale jitter is that of ViTDet (Ghiasi et al. 2021, "Simple copy-paste", §3; detectron2's `ResizeScale` with
-//! `FixedSizeCrop`): a scale `s` uniform in 0.1-2.0; below 1 the image is shrunk and the rest is padding, above 1 a window
-//! of 1/s of the longer side is seen. Different from detectron2: the window is cut on whole original pixels before the
-//! resize, which is the same picture for a fraction of the work.
+//! `FixedSizeCrop`): a scale `s` uniform in 0.1-2.0; below 1 the image is shrunk and padded, above 1 a window of 1/s of
+//! the longer side is cropped. Differs from detectron2: the window is cropped on whole original pixels before the
+//! resize, which gives the same image at a fraction of the cost.
 
 mod colour;
 mod mask_sampler;
@@ -25,12 +26,12 @@ use sam_image::{ModelFrame, Resampling};
 
 use crate::random::RandomStream;
 
-/// Which random changes are made. All off by default, as in the paper's training on SA-1B (appendix A).
+/// Random augmentations. All are off by default, as in the paper's training on SA-1B (appendix A).
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Augmentation {
-    /// Chance of mirroring left and right, 0.5 in most recipes.
+    /// Probability of a horizontal flip, 0.5 in most recipes.
     pub horizontal_flip_chance: f64,
-    /// Chance of mirroring top and bottom; for microscopy and pictures from above.
+    /// Probability of a vertical flip, for microscopy and aerial images.
     pub vertical_flip_chance: f64,
     /// Large-scale jitter, 0.1-2.0 in the paper when training on manual annotations.
     pub scale_jitter: Option<ScaleJitter>,
@@ -38,19 +39,19 @@ pub struct Augmentation {
     pub crop: Option<RandomCrop>,
     /// Brightness, contrast, saturation.
     pub colour: Option<ColourJitter>,
-    /// A window that fills the model's input, in place of crop, jitter and padding: pre-training's.
+    /// A window that fills the model's input, instead of crop, jitter and padding; for pre-training.
     pub resized_crop: Option<ResizedCrop>,
 }
 
-/// A random window of the image, squeezed to the model's input (torchvision's `RandomResizedCrop`, of which these are the
-/// defaults but for the area; MAE has 0.2 to 1, and bicubic).
+/// A random window of the image, resized to the model's input (torchvision's `RandomResizedCrop` with its defaults
+/// except for the area; MAE uses 0.2 to 1, and bicubic).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ResizedCrop {
-    /// Smallest and largest share of the image's area.
+    /// Minimum and maximum fraction of the image's area.
     pub area_share: [f64; 2],
-    /// Smallest and largest width over height of the window.
+    /// Minimum and maximum aspect ratio (width / height) of the window.
     pub aspect: [f64; 2],
-    /// Height and width that it is resized to; the longer is the model's side.
+    /// Size after resizing, `[height, width]`; the longer one is the side of the model's input.
     pub size_hw: [usize; 2],
 }
 
@@ -61,14 +62,14 @@ impl ResizedCrop {
         Self { area_share: [0.2, 1.0], aspect: [3.0 / 4.0, 4.0 / 3.0], size_hw }
     }
 
-    /// The whole middle: what is looked at when nothing is random.
+    /// The largest centred window, for deterministic use.
     #[must_use]
     pub fn middle(size_hw: [usize; 2]) -> Self {
         let aspect = size_hw[1] as f64 / size_hw[0] as f64;
         Self { area_share: [1.0, 1.0], aspect: [aspect, aspect], size_hw }
     }
 
-    /// As torchvision draws it: ten tries to find a window that fits, else the largest in the middle of allowed aspect.
+    /// As in torchvision: ten attempts to find a window that fits, else the largest centred one with an allowed aspect.
     fn draw(&self, original_hw: [usize; 2], stream: &mut RandomStream) -> Window {
         const TRIES: usize = 10;
         let [height, width] = original_hw.map(|side| side as f64);
@@ -88,12 +89,12 @@ impl ResizedCrop {
     }
 }
 
-/// A scale relative to "the longer side fills the model's square".
+/// A scale relative to "the longer side fills the model's input".
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ScaleJitter {
-    /// The smallest scale, above 0.
+    /// Minimum scale, above 0.
     pub scale_min: f64,
-    /// The largest scale.
+    /// Maximum scale.
     pub scale_max: f64,
 }
 
@@ -104,12 +105,12 @@ impl Default for ScaleJitter {
     }
 }
 
-/// A window with both sides a random share of the image's, at a random place.
+/// A window whose sides are a random fraction of the image's, at a random place.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RandomCrop {
-    /// The smallest share of each side, above 0.
+    /// Minimum fraction of each side, above 0.
     pub side_share_min: f64,
-    /// The largest share of each side, at most 1.
+    /// Maximum fraction of each side, at most 1.
     pub side_share_max: f64,
 }
 
@@ -120,16 +121,16 @@ impl Default for RandomCrop {
 }
 
 impl Augmentation {
-    /// Whether another draw can show another part of the image.
+    /// Returns whether sampling again can show another part of the image.
     #[must_use]
     pub fn can_hide_objects(&self) -> bool {
         self.crop.is_some() || self.scale_jitter.is_some() || self.resized_crop.is_some()
     }
 
-    /// A random view of an image of `original_hw` for a model of `side_px`.
+    /// Samples a view of an image of `original_hw` for a model input of `side_px`.
     ///
-    /// The stream is always asked for the same number of values in the same order, so turning one part on does not change
-    /// what the others draw.
+    /// The stream always yields the same number of values in the same order, so enabling one augmentation does not
+    /// change the values of the others.
     ///
     /// # Panics
     ///
@@ -145,7 +146,7 @@ impl Augmentation {
             assert_eq!(
                 crop.size_hw[0].max(crop.size_hw[1]),
                 side_px,
-                "the window fills the model's square on one side"
+                "the window must fill the model's input on one side"
             );
             return View {
                 original_hw,
@@ -192,7 +193,7 @@ fn between(low: f64, high: f64, unit: f64) -> f64 {
     low + (high - low) * unit
 }
 
-/// A rectangle of whole original pixels.
+/// A rectangle in whole original pixels.
 struct Window {
     origin_yx: [usize; 2],
     size_hw: [usize; 2],
@@ -203,7 +204,7 @@ impl Window {
         Self { origin_yx: [0, 0], size_hw }
     }
 
-    /// The window inside this one of about the given sides; `places` in [0, 1) say where, over all possible origins.
+    /// A window of about the given sides inside this one; `places` in [0, 1) select the origin among all possible ones.
     fn shrunk_to(&self, sides_hw: [f64; 2], places: [f64; 2]) -> Self {
         let mut shrunk = Self::whole(self.size_hw);
         for axis in 0..2 {
@@ -264,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn one_part_does_not_change_the_draws_of_another() {
+    fn augmentations_do_not_change_the_draws_of_others() {
         for draw in 0..200 {
             let stream = RandomStream::new(4, Purpose::View, &[draw]);
             let all = everything().draw_view([300, 400], 256, &mut stream.clone());
@@ -278,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn windows_of_pretraining_have_their_areas_and_aspects() {
+    fn pretraining_windows_have_their_areas_and_aspects() {
         let crop = ResizedCrop::of_pretraining([32, 48]);
         let augmentation =
             Augmentation { resized_crop: Some(crop), horizontal_flip_chance: 0.5, ..Augmentation::default() };
@@ -292,11 +293,11 @@ mod tests {
             let share = height * width / 240_000.0;
             (sum, smallest, largest) = (sum + share, smallest.min(share), largest.max(share));
         }
-        // Uniform from 0.2 on, less what does not fit a picture of 2 : 3 at 3 : 4 to 4 : 3 (at most 8/9 of it does).
+        // Uniform from 0.2 on, except what does not fit an image of 2 : 3 at 3 : 4 to 4 : 3 (at most 8/9 of it does).
         assert!(smallest < 0.21 && largest > 0.86 && largest < 0.9, "{smallest} {largest}");
-        // A window of aspect r fits up to a share of 2 r / 3; over log-uniform r that gives a mean of 0.4511.
+        // A window of aspect r fits up to a fraction of 2 r / 3; over log-uniform r that gives a mean of 0.4511.
         assert!((sum / 4000.0 - 0.4511).abs() < 0.01, "{}", sum / 4000.0);
-        // Nothing of that area fits a line: its middle is taken.
+        // No window of that area fits a line, so its middle is taken.
         let view = augmentation.draw_view([4, 4000], 48, &mut RandomStream::new(0, Purpose::View, &[1]));
         assert_eq!((view.crop_hw, view.crop_origin_yx[0]), ([4, 5], 0));
         let middle = Augmentation { resized_crop: Some(ResizedCrop::middle([32, 32])), ..Augmentation::default() };
@@ -305,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_on_is_the_preprocessing_of_inference() {
+    fn no_augmentation_equals_the_preprocessing_of_inference() {
         let view = Augmentation::default().draw_view([333, 500], 1024, &mut RandomStream::new(0, Purpose::View, &[]));
         assert_eq!(view, View::whole([333, 500], 1024));
         assert!(!Augmentation::default().can_hide_objects());

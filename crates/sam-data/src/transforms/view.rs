@@ -1,31 +1,32 @@
-//! One look at an image: crop, resize, mirror, pad; with the exact way there and back.
+//! A view of an image: crop, resize, mirror, pad; with exact maps in both directions.
 //!
-//! Source of the frame: `ResizeLongestSide` of segment-anything 1.0, by way of [`sam_image::ModelFrame`]; a view of the
-//! whole image is that frame to the last bit. The image is mirrored inside its own area, so padding stays right and below.
+//! Source of the frame: `ResizeLongestSide` of segment-anything 1.0, through [`sam_image::ModelFrame`]; a view of the
+//! whole image equals that frame bit for bit. The image is mirrored inside its own area, so padding stays on the right
+//! and below.
 //!
 //! Layout: pixels height x width x 3; masks row-major, square, one byte of 0 or 1 per pixel.
 
 use image::RgbImage;
-use sam_image::{Mask, ModelFrame, Resampling, resize_rgb_with};
+use sam_image::{Mask, ModelFrame, Resampling, Rle, resize_rgb_with};
 
-/// Which part of the original image is seen, and where it lies in the model's square.
+/// The visible part of the original image, and its place in the model's input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct View {
     /// Size of the image as decoded, `[height, width]`.
     pub original_hw: [usize; 2],
-    /// First row and column of the original that is seen.
+    /// First visible row and column of the original.
     pub crop_origin_yx: [usize; 2],
-    /// How many rows and columns of the original are seen.
+    /// Numbers of visible rows and columns of the original.
     pub crop_hw: [usize; 2],
-    /// Size of what is seen inside the model's square; the rest, right and below, is padding.
+    /// Size of the visible part in the model's input; the rest, right and below, is padding.
     pub resized_hw: [usize; 2],
-    /// Side of the model's square.
+    /// Side of the model's input.
     pub side_px: usize,
-    /// Whether left and right are exchanged.
+    /// Whether the image is flipped horizontally.
     pub mirrored_x: bool,
-    /// Whether top and bottom are exchanged.
+    /// Whether the image is flipped vertically.
     pub mirrored_y: bool,
-    /// How pixels are resized.
+    /// Resampling of the pixels.
     pub resampling: Resampling,
 }
 
@@ -34,18 +35,18 @@ pub struct View {
 pub struct Affine {
     /// Model pixels per original pixel, negative where mirrored.
     pub scale_xy: [f64; 2],
-    /// Where the original's corner lies, in model pixels.
+    /// Position of the original's corner, in model pixels.
     pub shift_xy: [f64; 2],
 }
 
 impl Affine {
-    /// The map applied to a point.
+    /// Applies the map to a point.
     #[must_use]
     pub fn apply(&self, xy: [f64; 2]) -> [f64; 2] {
         [0, 1].map(|axis| xy[axis] * self.scale_xy[axis] + self.shift_xy[axis])
     }
 
-    /// The map of the opposite direction.
+    /// Returns the inverse map.
     #[must_use]
     pub fn inverse(&self) -> Self {
         Self {
@@ -56,7 +57,7 @@ impl Affine {
 }
 
 impl View {
-    /// The view of inference: everything, upright, longer side to `side_px`.
+    /// The view of inference: the whole image, with its longer side resized to `side_px`.
     ///
     /// # Panics
     ///
@@ -75,7 +76,7 @@ impl View {
         }
     }
 
-    /// The map from original to model pixels.
+    /// Returns the map from original to model pixels.
     #[must_use]
     pub fn to_model(&self) -> Affine {
         let mirrored = [self.mirrored_x, self.mirrored_y];
@@ -93,47 +94,75 @@ impl View {
         Affine { scale_xy, shift_xy }
     }
 
-    /// The map from model to original pixels.
+    /// Returns the map from model to original pixels.
     #[must_use]
     pub fn to_original(&self) -> Affine {
         self.to_model().inverse()
     }
 
-    /// A point `[x, y]` of the original image in the model's frame.
+    /// Maps a point `[x, y]` of the original image to the model's frame.
     #[must_use]
     pub fn point_to_model(&self, xy_px: [f32; 2]) -> [f32; 2] {
         self.to_model().apply(xy_px.map(f64::from)).map(|v| v as f32)
     }
 
-    /// A point `[x, y]` of the model's frame in the original image.
+    /// Maps a point `[x, y]` of the model's frame to the original image.
     #[must_use]
     pub fn point_to_original(&self, xy_px: [f32; 2]) -> [f32; 2] {
         self.to_original().apply(xy_px.map(f64::from)).map(|v| v as f32)
     }
 
-    /// A box `[x0, y0, x1, y1]` of the original image in the model's frame; ordered again where mirrored, not clipped.
+    /// Maps a box `[x0, y0, x1, y1]` of the original image to the model's frame; corners are reordered if mirrored, not
+    /// clipped.
     #[must_use]
     pub fn box_to_model(&self, box_xyxy_px: [f32; 4]) -> [f32; 4] {
         let [x0, y0, x1, y1] = box_xyxy_px;
         ordered(self.point_to_model([x0, y0]), self.point_to_model([x1, y1]))
     }
 
-    /// A box `[x0, y0, x1, y1]` of the model's frame in the original image.
+    /// Maps a box `[x0, y0, x1, y1]` of the model's frame to the original image.
     #[must_use]
     pub fn box_to_original(&self, box_xyxy_px: [f32; 4]) -> [f32; 4] {
         let [x0, y0, x1, y1] = box_xyxy_px;
         ordered(self.point_to_original([x0, y0]), self.point_to_original([x1, y1]))
     }
 
-    /// The image as seen: cropped, resized as the reference does, mirrored; without padding, so of size `resized_hw`.
+    /// Returns the tight box of the visible part of a mask, in original pixels with exclusive ends; the whole window if
+    /// nothing is visible.
+    pub(crate) fn visible_box_xyxy_px(&self, mask: &Rle) -> [f32; 4] {
+        let height = mask.size_hw()[0];
+        let [top, left] = self.crop_origin_yx;
+        let [bottom, right] = [top + self.crop_hw[0], left + self.crop_hw[1]];
+        let mut bounds: Option<[usize; 4]> = None;
+        let mut start = 0usize;
+        for (at, &count) in mask.counts().iter().enumerate() {
+            let end = start + count as usize;
+            let is_object = at % 2 == 1 && count > 0;
+            let mut position = start;
+            while is_object && position < end {
+                let column = position / height;
+                let column_end = ((column + 1) * height).min(end);
+                let (y0, y1) = ((position - column * height).max(top), (column_end - column * height).min(bottom));
+                if (left..right).contains(&column) && y0 < y1 {
+                    let [x_min, y_min, x_max, y_max] = bounds.unwrap_or([column, y0, column + 1, y1]);
+                    bounds = Some([x_min.min(column), y_min.min(y0), x_max.max(column + 1), y_max.max(y1)]);
+                }
+                position = column_end;
+            }
+            start = end;
+        }
+        bounds.unwrap_or([left, top, right, bottom]).map(|edge| edge as f32)
+    }
+
+    /// Renders the view: crops, resizes as the reference does, and mirrors; without padding, so of size `resized_hw`.
     ///
     /// # Panics
     ///
-    /// When the image is not of `original_hw`.
+    /// When the image's size is not `original_hw`.
     #[must_use]
     pub fn render(&self, image: &RgbImage) -> RgbImage {
         let size_hw = [image.height() as usize, image.width() as usize];
-        assert_eq!(size_hw, self.original_hw, "a view must be of the image that it was drawn for");
+        assert_eq!(size_hw, self.original_hw, "a view must be used with the image it was sampled for");
         let [y, x, height, width] =
             [self.crop_origin_yx[0], self.crop_origin_yx[1], self.crop_hw[0], self.crop_hw[1]].map(|px| px as u32);
         let mut seen = if self.crop_hw == self.original_hw {
@@ -151,10 +180,10 @@ impl View {
         seen
     }
 
-    /// A mask over the model's square, `mask_side_px` on each side, in original pixels.
+    /// Maps a mask over the model's input, `mask_side_px` on each side, to original pixels.
     ///
-    /// Each original pixel takes the value at its centre; what the view does not see is not set. This is the inverse of
-    /// [`crate::transforms::MaskSampler`]; logits go through the model's own bilinear path instead.
+    /// Each original pixel takes the value at its centre; invisible pixels are not set. This is the inverse of
+    /// [`crate::transforms::MaskSampler`]; logits use the model's own bilinear path instead.
     ///
     /// # Panics
     ///
@@ -216,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn points_and_boxes_go_there_and_back() {
+    fn points_and_boxes_map_back() {
         for draw in 0..500 {
             let mut stream = RandomStream::new(2, Purpose::View, &[draw]);
             let view = WILD.draw_view([427, 640], 1024, &mut stream);
@@ -264,5 +293,17 @@ mod tests {
         assert_eq!(seen.get_pixel(3, 2).0, [2, 3, 0]);
         // The centre of original pixel (5, 1) is the centre of model pixel (0, 0).
         assert_eq!(view.point_to_model([5.5, 1.5]), [0.5, 0.5]);
+    }
+
+    #[test]
+    fn the_visible_box_is_tight_around_what_the_view_shows() {
+        let mask = Rle::from_mask(&Mask::from_fn([64, 64], |y, x| (20..60).contains(&y) && (10..30).contains(&x)));
+        let view = View { crop_origin_yx: [30, 0], crop_hw: [20, 25], ..View::whole([64, 64], 64) };
+        assert_eq!(view.visible_box_xyxy_px(&mask), [10.0, 30.0, 25.0, 50.0]);
+        let elsewhere = View { crop_origin_yx: [0, 40], crop_hw: [10, 10], ..view };
+        assert_eq!(elsewhere.visible_box_xyxy_px(&mask), [40.0, 0.0, 50.0, 10.0]);
+        // Columns that are set down to the last row make one run over several columns.
+        let columns = Rle::from_mask(&Mask::from_fn([4, 6], |_, column| (1..4).contains(&column)));
+        assert_eq!(View::whole([4, 6], 64).visible_box_xyxy_px(&columns), [1.0, 0.0, 4.0, 4.0]);
     }
 }

@@ -1,4 +1,4 @@
-//! Round trips between formats: what a format can hold comes back bit for bit, and what it cannot is said.
+//! Round trips between formats: representable content returns bit for bit, and losses are reported.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -101,12 +101,12 @@ fn to_label_images_and_back_keeps_ids_and_void() {
 }
 
 #[test]
-fn overlaps_that_label_images_cannot_hold_are_counted() {
+fn overlaps_lost_in_label_images_are_counted() {
     let source = open(&fixture("coco"));
     let (_folder, back, notes) =
         converted(&source, ConvertTo::Labels, &SourceOptions { void: Void::Id(65535), ..SourceOptions::default() });
     assert!(notes.iter().any(|note| note.contains("objects lost pixels")), "{notes:?}");
-    // Nothing appears that was not there: the union is the same.
+    // No pixels are invented: the union is the same.
     let union = |source: &Source| {
         let objects = source.objects(0).expect("objects");
         let masks: Vec<_> = objects.objects.into_iter().map(|object| object.mask).chain(objects.ignore).collect();
@@ -116,11 +116,11 @@ fn overlaps_that_label_images_cannot_hold_are_counted() {
 }
 
 #[test]
-fn nothing_is_overwritten_and_a_failure_leaves_nothing() {
+fn nothing_is_overwritten_and_failures_leave_no_files() {
     let folder = tempfile::tempdir().expect("a folder");
     let source = open(&fixture("cvat"));
     std::fs::write(folder.path().join("precious.txt"), "x").expect("written");
-    let message = convert(&source, folder.path(), ConvertTo::Coco, &|_, _| {}).expect_err("refused").to_string();
+    let message = convert(&source, folder.path(), ConvertTo::Coco, &|_, _| {}).expect_err("rejected").to_string();
     assert!(message.contains("new or empty"), "{message}");
     let copy = crate::copy_of("cvat");
     std::fs::remove_file(copy.path().join("images/default/frame_000000.jpg")).expect("removed");

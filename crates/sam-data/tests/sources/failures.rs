@@ -1,4 +1,5 @@
-//! Each failure of the list in `peers.md` §4.4: `check` names it with a place and a fix, and reading does not pass it over.
+//! Each failure in the list of `peers.md` §4.4: `check` reports it with a place and a fix, and reading does not ignore
+//! it.
 
 use std::path::Path;
 
@@ -14,7 +15,7 @@ fn checked(path: &Path) -> CheckReport {
     check(path, &SourceOptions::default(), &|_, _| {}).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// The kind is found this often, with examples, and its severity decides whether reading stops.
+/// Checks the number of findings of a kind, their examples, and that their severity decides whether reading stops.
 #[track_caller]
 fn finds(path: &Path, kind: ProblemKind, count: u64) -> CheckReport {
     let report = checked(path);
@@ -26,7 +27,7 @@ fn finds(path: &Path, kind: ProblemKind, count: u64) -> CheckReport {
             let source = Source::open(path, options)?;
             (0..source.len()).try_for_each(|index| source.sample(index).map(|_| ()))
         };
-        let message = read(&SourceOptions::default()).expect_err("an error is not passed over").to_string();
+        let message = read(&SourceOptions::default()).expect_err("an error is not ignored").to_string();
         assert!(message.len() > 40, "{message}");
     }
     report
@@ -56,7 +57,7 @@ fn clean_sets_have_no_errors() {
 }
 
 #[test]
-fn images_missing_cut_off_empty_or_of_another_kind() {
+fn images_missing_truncated_empty_or_of_another_format() {
     let folder = copy_of("cvat");
     let image = folder.path().join("images/default/frame_000000.jpg");
     let whole = std::fs::read(&image).expect("bytes");
@@ -78,7 +79,7 @@ fn unpaired_files_are_never_paired_by_order() {
     std::fs::remove_file(folder.path().join("masks/cell_1.png")).expect("removed");
     let report = checked(folder.path());
     assert_eq!(report.problem(ProblemKind::ImageUnpaired).expect("found").count, 1);
-    let message = Source::open(folder.path(), &SourceOptions::default()).expect_err("refused").to_string();
+    let message = Source::open(folder.path(), &SourceOptions::default()).expect_err("rejected").to_string();
     assert!(message.contains("cell_1.tif") && message.contains("same stem"), "{message}");
     let dropping = SourceOptions { bad: OnBad::Drop, ..SourceOptions::default() };
     let source = Source::open(folder.path(), &dropping).expect("opens");
@@ -92,7 +93,7 @@ fn unpaired_files_are_never_paired_by_order() {
 fn two_labels_of_one_stem() {
     let folder = copy_of("labels_deep");
     std::fs::copy(folder.path().join("masks/cell_1.png"), folder.path().join("masks/cell_1_mask.png")).expect("copied");
-    // Exact stems win over suffixed ones only when there is one file; both are reported.
+    // An exact stem wins over a suffixed one only if there is one file; both are reported.
     finds(folder.path(), ProblemKind::LabelsPerImage, 1);
 }
 
@@ -114,7 +115,7 @@ fn exif_rotation_is_reported() {
 }
 
 #[test]
-fn labels_that_are_no_ids() {
+fn labels_that_are_not_ids() {
     let folder = copy_of("binary");
     let path = folder.path().join("y_mask.png");
     RgbImage::from_fn(56, 40, |x, _| image::Rgb([x as u8, 0, 9])).save(&path).expect("saved");
@@ -130,7 +131,7 @@ fn labels_that_are_no_ids() {
 }
 
 #[test]
-fn masks_empty_tiny_huge_or_drawn_twice() {
+fn masks_empty_tiny_huge_or_duplicated() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::create_dir_all(folder.path().join("images")).expect("made");
     RgbImage::from_pixel(100, 100, image::Rgb([9, 99, 200])).save(folder.path().join("images/a.png")).expect("saved");
@@ -190,7 +191,7 @@ fn polygons_short_not_finite_or_outside() {
 }
 
 #[test]
-fn boxes_in_place_of_outlines() {
+fn boxes_instead_of_outlines() {
     let folder = tempfile::tempdir().expect("a folder");
     RgbImage::from_pixel(100, 100, image::Rgb([9, 99, 200])).save(folder.path().join("a.png")).expect("saved");
     let shape = |at: u32| {
@@ -244,7 +245,7 @@ fn a_file_of_crowds_only() {
 }
 
 #[test]
-fn ids_used_twice_and_ids_of_nothing() {
+fn duplicate_ids_and_unknown_ids() {
     let change = |from: &str, to: &str| {
         let folder = copy_of("cvat");
         replace(&cvat_json(&folder), from, to);
@@ -264,7 +265,7 @@ fn ids_used_twice_and_ids_of_nothing() {
 }
 
 #[test]
-fn classes_absent_from_a_part_and_pictures_in_two() {
+fn classes_absent_from_a_part_and_images_in_two() {
     let folder = copy_of("ultralytics");
     finds(folder.path(), ProblemKind::ClassAbsent, 1);
     std::fs::copy(folder.path().join("images/train/a.jpg"), folder.path().join("images/val/b.jpg")).expect("copied");
@@ -291,10 +292,10 @@ fn pixels_normalised_or_deep() {
     write(&(0..56 * 40).map(|at| at as f32 / 2240.0).collect::<Vec<_>>());
     finds(folder.path(), ProblemKind::PixelsNormalised, 1);
     write(&(0..56 * 40).map(|at| at as f32 / 10.0).collect::<Vec<_>>());
-    assert!(!checked(folder.path()).has_errors(), "floats from 0 to 255 are taken as they are");
+    assert!(!checked(folder.path()).has_errors(), "floats from 0 to 255 are accepted");
     write(&[-1.0; 56 * 40]);
     finds(folder.path(), ProblemKind::ImageUnreadable, 1);
-    // No rule makes a grey level of what is no number.
+    // NaN and infinite values have no grey level, and none may be invented.
     let mut values = vec![7f32; 56 * 40];
     (values[3], values[4]) = (f32::NAN, f32::INFINITY);
     write(&values);
@@ -302,11 +303,11 @@ fn pixels_normalised_or_deep() {
     let options = SourceOptions { intensity: sam_data::Intensity::MinMax, ..SourceOptions::default() };
     let report = check(folder.path(), &options, &|_, _| {}).expect("checked");
     let example = &report.problem(ProblemKind::ImageUnreadable).expect("found").examples[0];
-    assert!(example.contains("2 of 2240 that are NaN or infinite"), "{example}");
+    assert!(example.contains("2 of 2240 NaN or infinite"), "{example}");
 }
 
 #[test]
-fn a_stack_of_pages_is_not_cut_to_its_first() {
+fn a_stack_of_pages_is_rejected() {
     let folder = copy_of("labels_deep");
     for (path, kind) in
         [("images/cell_1.tif", ProblemKind::ImageUnreadable), ("masks/cell_2_masks.tif", ProblemKind::LabelUnreadable)]
@@ -324,7 +325,7 @@ fn a_stack_of_pages_is_not_cut_to_its_first() {
 }
 
 #[test]
-fn extensions_in_capitals() {
+fn upper_case_extensions() {
     finds(&fixture("cvat"), ProblemKind::ExtensionCase, 1);
 }
 
@@ -340,12 +341,12 @@ fn class_maps_and_binary_masks_read_as_instances() {
 }
 
 #[test]
-fn damaged_json_says_where() {
+fn damaged_json_is_an_error_with_its_position() {
     let folder = copy_of("cvat");
     let path = cvat_json(&folder);
     let text = std::fs::read_to_string(&path).expect("text");
     std::fs::write(&path, &text[..text.len() / 2]).expect("written");
-    let message = Source::open(folder.path(), &SourceOptions::default()).expect_err("cut off").to_string();
+    let message = Source::open(folder.path(), &SourceOptions::default()).expect_err("truncated").to_string();
     assert!(message.contains("instances_default.json") && message.contains("at byte"), "{message}");
     let folder = copy_of("labelme");
     std::fs::write(folder.path().join("desk.json"), "{\"shapes\": [}").expect("written");
@@ -353,7 +354,7 @@ fn damaged_json_says_where() {
 }
 
 #[test]
-fn a_wrong_data_yaml_is_refused_with_its_key() {
+fn a_wrong_data_yaml_is_an_error_with_its_key() {
     let folder = copy_of("ultralytics");
     let yaml = folder.path().join("data.yaml");
     replace(&yaml, "images/train #", "pictures/train #");
@@ -368,7 +369,7 @@ fn a_wrong_data_yaml_is_refused_with_its_key() {
 }
 
 #[test]
-fn options_are_checked_and_unknown_keys_refused() {
+fn invalid_options_and_unknown_keys_are_errors() {
     let refused = |text: &str| serde_json::from_str::<SourceOptions>(text).is_err();
     assert!(refused(r#"{"crowds": "auto"}"#) && refused(r#"{"crowd": "maybe"}"#));
     let options: SourceOptions =
@@ -381,7 +382,7 @@ fn options_are_checked_and_unknown_keys_refused() {
 }
 
 #[test]
-fn splits_are_given_or_by_hash_and_survive_a_file() {
+fn splits_are_given_or_by_hash_and_can_be_saved() {
     let source = open(&fixture("roboflow"));
     let split = Split::given(&source).expect("given");
     assert_eq!((split.train.len(), split.val.len(), split.test.len()), (1, 1, 1));

@@ -1,4 +1,4 @@
-//! Every format gives what `expected.json` says: names, sizes, ids, classes, masks bit for bit, ignore regions.
+//! Every format yields the content of `expected.json`: names, sizes, ids, classes, masks bit for bit, ignore regions.
 
 use base64::Engine;
 use sam_data::{Crowd, Format, Intensity, LabelKind, Source, SourceOptions};
@@ -11,7 +11,7 @@ fn expected() -> Value {
     serde_json::from_slice(&std::fs::read(fixture("expected.json")).expect("expected.json")).expect("JSON")
 }
 
-/// What the images and objects of a source are, in the form of `expected.json`.
+/// The images and objects of a source, in the form of `expected.json`.
 fn content(source: &Source) -> Value {
     let mut images = serde_json::Map::new();
     for index in 0..source.len() {
@@ -55,7 +55,7 @@ fn cvat_masks_marked_as_crowd_are_objects() {
 }
 
 #[test]
-fn roboflow_has_its_split() {
+fn roboflow_splits_are_read() {
     let source = check("roboflow", Format::Coco);
     assert_eq!(source.classes(), ["things", "leaf"]);
     let splits: Vec<_> = (0..source.len()).map(|index| source.given_split(index)).collect();
@@ -72,7 +72,7 @@ fn roboflow_has_its_split() {
 #[test]
 fn coco_crowds_are_ignore_regions() {
     let source = check("coco", Format::Coco);
-    assert!(source.notes()[0].contains("taken for ignore regions"), "{:?}", source.notes());
+    assert!(source.notes()[0].contains("read as ignore regions"), "{:?}", source.notes());
     for (crowd, n_objects) in [(Crowd::Instances, 3), (Crowd::Drop, 2)] {
         let source =
             Source::open(&fixture("coco"), &SourceOptions { crowd, ..SourceOptions::default() }).expect("opens");
@@ -83,7 +83,7 @@ fn coco_crowds_are_ignore_regions() {
 }
 
 #[test]
-fn lvis_finds_its_images_by_url() {
+fn lvis_images_are_found_by_url() {
     check("lvis", Format::Coco);
 }
 
@@ -136,7 +136,7 @@ fn voc_palettes_are_read_as_indices() {
 #[test]
 fn deep_ids_keep_their_value_and_deep_images_need_a_rule() {
     let path = fixture("labels_deep");
-    let message = open(&path).sample(1).expect_err("floats are refused").to_string();
+    let message = open(&path).sample(1).expect_err("floats are rejected").to_string();
     assert!(
         message.contains("values above 255 (1771 to 7894)") && message.contains("intensity = \"percentile\""),
         "{message}"
@@ -148,7 +148,7 @@ fn deep_ids_keep_their_value_and_deep_images_need_a_rule() {
         .decode(expected()["labels_deep_pixels"]["grey"].as_str().expect("text"));
     let image = source.sample(0).expect("sample").image;
     for (pixel, grey) in image.pixels().zip(grey.expect("base64")) {
-        // The two round halves differently, on values that hang on the last digit of a float.
+        // The two round halves differently, for values that depend on the last digit of a float.
         assert!(pixel.0.iter().all(|&x| x.abs_diff(grey) <= 1), "{pixel:?} {grey}");
     }
     for intensity in [Intensity::MinMax, Intensity::Window { level: 4000.0, width: 2000.0 }] {
@@ -173,7 +173,7 @@ fn semantic_labels_become_components_of_classes() {
 }
 
 #[test]
-fn exif_rotation_is_followed_whichever_pixels_were_annotated() {
+fn exif_rotation_applies_to_annotations_of_either_orientation() {
     let source = check("exif", Format::Coco);
     assert!(source.objects(0).expect("objects").findings.is_empty());
     let found = &source.objects(1).expect("objects").findings;
@@ -181,24 +181,24 @@ fn exif_rotation_is_followed_whichever_pixels_were_annotated() {
 }
 
 #[test]
-fn a_format_that_cannot_be_told_is_an_error_that_lists_both_sides() {
+fn an_unknown_or_ambiguous_format_is_an_error_with_the_candidates() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("notes.docx"), "x").expect("written");
-    let message = Source::open(folder.path(), &SourceOptions::default()).expect_err("refused").to_string();
+    let message = Source::open(folder.path(), &SourceOptions::default()).expect_err("rejected").to_string();
     for words in ["COCO", "SA-1B", "YOLO", "Labelme", "label images", "notes.docx"] {
         assert!(message.contains(words), "{words} is missing in: {message}");
     }
     let both = copy_of("cvat");
     std::fs::create_dir_all(both.path().join("labels/default")).expect("a folder");
     std::fs::write(both.path().join("labels/default/frame_000000.txt"), "0 0 0 1 0 1 1").expect("written");
-    let message = Source::open(both.path(), &SourceOptions::default()).expect_err("refused").to_string();
+    let message = Source::open(both.path(), &SourceOptions::default()).expect_err("rejected").to_string();
     assert!(message.contains("coco (") && message.contains("yolo_seg ("), "{message}");
     let options = SourceOptions { format: Some(Format::Coco), ..SourceOptions::default() };
     assert_eq!(Source::open(both.path(), &options).expect("named").len(), 2);
 }
 
 #[test]
-fn a_misnamed_image_is_pointed_at() {
+fn a_misnamed_image_is_suggested() {
     let folder = copy_of("cvat");
     replace(&folder.path().join("annotations/instances_default.json"), "frame_000001.JPG", "frame_000001.jpg");
     let message = open(folder.path()).sample(1).expect_err("missing").to_string();

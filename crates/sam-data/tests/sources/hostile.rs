@@ -1,4 +1,4 @@
-//! Any bytes are a sample or an error: no panic, no allocation beyond what a file can hold.
+//! Any bytes yield a sample or an error: no panic, no allocation beyond what a file can hold.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use sam_data::{Format, LabelKind, OnBad, Source, SourceOptions, check};
 
 use crate::fixture;
 
-/// Opens and reads everything, both strictly and leniently; only panics count.
+/// Opens and reads a whole data set, strictly and leniently; only panics count.
 fn read_all(path: &Path, format: Option<Format>) {
     for bad in [OnBad::Refuse, OnBad::Drop] {
         for labels in [LabelKind::Instance, LabelKind::Semantic] {
@@ -31,7 +31,7 @@ fn spoilt(name: &str, file: &str, bytes: &[u8]) -> tempfile::TempDir {
     folder
 }
 
-/// A file with some bytes changed, cut off or doubled.
+/// A file with some bytes changed, removed or duplicated.
 fn mutated(original: &[u8], changes: &[(prop::sample::Index, u8)], end: &prop::sample::Index, cut: bool) -> Vec<u8> {
     let mut bytes = original.to_vec();
     for (at, byte) in changes {
@@ -44,7 +44,7 @@ fn mutated(original: &[u8], changes: &[(prop::sample::Index, u8)], end: &prop::s
     bytes
 }
 
-/// Every reader with the file of it that is parsed.
+/// Every reader, with the file that it parses.
 const TARGETS: [(&str, &str, Format); 13] = [
     ("cvat", "annotations/instances_default.json", Format::Coco),
     ("cvat", "images/default/frame_000000.jpg", Format::Coco),
@@ -107,7 +107,7 @@ proptest! {
     }
 }
 
-/// Peak memory of this process in kB, where the system says.
+/// Peak memory of this process in kB, if the system reports it.
 fn peak_kb() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM"))?;
@@ -115,7 +115,7 @@ fn peak_kb() -> Option<u64> {
 }
 
 #[test]
-fn bombs_are_errors_and_not_allocations() {
+fn decompression_bombs_are_errors_without_allocations() {
     // A size of 10^10 pixels in a few bytes, in every place that declares one.
     let rle = r#"[{"segmentation": {"size": [4000000000, 4000000000], "counts": "0"}}]"#;
     let runs = r#"[{"segmentation": {"size": [40, 56], "counts": [2000000000, 2000000000, 2000000000]}}]"#;
@@ -126,7 +126,7 @@ fn bombs_are_errors_and_not_allocations() {
     }
     let labelme = r#"{"shapes": [{"label": "x", "points": [[0, 0], [9, 9]], "shape_type": "rectangle"}], "imagePath": "desk.jpg", "imageHeight": 22000, "imageWidth": 22000}"#;
     read_all(spoilt("labelme", "desk.json", labelme.as_bytes()).path(), Some(Format::Labelme));
-    // A PNG that declares 20000 x 20000 in its header and holds next to nothing.
+    // A PNG that declares 20000 x 20000 in its header and holds almost no data.
     let mut png = std::fs::read(fixture("labels_deep/masks/cell_1.png")).expect("a fixture");
     png[16..24].copy_from_slice(&[0, 0, 0x4E, 0x20, 0, 0, 0x4E, 0x20]);
     let crc = crc32(&png[12..29]);

@@ -7,17 +7,14 @@ use burn::train::metric::{Adaptor, ItemLazy};
 use burn::train::{InferenceStep, Interrupter};
 use sam_data::DeviceBatch;
 use sam_data::loader::{Loader, LoaderOptions};
+use sam_data::random::Purpose;
 use sam_image::RgbImage;
 use sam_model::{PIXEL_MEAN, PIXEL_STD, RandomMasking};
 
-use super::{Autoencoder, HeldOut, images_of};
+use super::{Autoencoder, HeldOut, RECONSTRUCTION_LOSS, images_of};
 use crate::events::RunEvent;
-use crate::options::RECONSTRUCTION_LOSS;
 use crate::trainee::Shown;
 use crate::training::Listener;
-
-/// In the name of the stream that seeds masking; draws never get there.
-const HELD_OUT_STREAM: u64 = u64::MAX - 3;
 
 /// One pass over what is held out.
 #[derive(Clone)]
@@ -67,8 +64,8 @@ impl Autoencoder {
             batch.images.truncate(n);
             let images = images_of(&batch, size_hw).narrow(0, 0, n);
             // By the image and not by its place, so that a larger batch removes the same patches.
-            let masking = self.masking(HELD_OUT_STREAM, batch.images.iter().map(|image| image.draw));
-            let loss = self.mae.loss(images.clone(), &masking, self.recipe.mae.target);
+            let masking = self.masking(Purpose::HeldOutMasking, batch.images.iter().map(|image| image.draw));
+            let loss = self.mae.loss(images.clone(), &masking, self.recipe.target);
             sum += f64::from(loss.into_scalar::<f32>()) * n as f64;
             if rows.len() < pass.n_previews {
                 let wanted = pass.n_previews - rows.len();
@@ -92,7 +89,7 @@ impl Autoencoder {
 
     /// A row for each image: as it is, what was left of it, what the decoder made of that.
     fn panels(&self, images: Tensor<4>, masking: &RandomMasking) -> Vec<Vec<RgbImage>> {
-        let painted = self.mae.reconstruct(images.clone(), masking, self.recipe.mae.target);
+        let painted = self.mae.reconstruct(images.clone(), masking, self.recipe.target);
         let kept = painted.removed * -1.0 + 1.0;
         // Removed patches in the mean colour, which is zero here.
         let views = [images.clone(), images * kept, painted.completed].map(pictures);

@@ -6,12 +6,8 @@
 use sam_data::random::{Purpose, RandomStream};
 use sam_data::transforms::View;
 use sam_data::{BatchImage, BatchObject};
-use sam_image::Rle;
 
 use crate::options::{BoxNoise, NoiseDistribution, PromptOptions};
-
-/// In place of a draw in the name of a step's own stream; draws never get there.
-const STEP_STREAM: u64 = u64::MAX;
 
 /// What prompts a pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,14 +45,14 @@ impl PromptDraws {
     /// Draws for a batch. `step` is the optimiser's: batches whose gradients are summed share it.
     #[must_use]
     pub fn new(options: &PromptOptions, seed: u64, step: u64, images: &[BatchImage], objects: &[BatchObject]) -> Self {
-        let mut stream = RandomStream::new(seed, Purpose::Prompt, &[STEP_STREAM, step]);
+        let mut stream = RandomStream::new(seed, Purpose::Passes, &[step]);
         let passes = draw_passes(options, &mut stream);
         let objects = objects
             .iter()
             .map(|object| {
                 let image = &images[object.image_index];
                 let mut stream = RandomStream::new(seed, Purpose::Prompt, &[image.draw, object.id]);
-                draw_object(options, &object.mask, &image.view, &mut stream)
+                draw_object(options, object.visible_box_xyxy_px, &image.view, &mut stream)
             })
             .collect();
         Self { passes, objects }
@@ -77,13 +73,13 @@ fn draw_passes(options: &PromptOptions, stream: &mut RandomStream) -> Vec<PassKi
 }
 
 /// Always asks the stream for the same number of values in the same order.
-fn draw_object(options: &PromptOptions, mask: &Rle, view: &View, stream: &mut RandomStream) -> DrawnObject {
+fn draw_object(options: &PromptOptions, box_xyxy_px: [f32; 4], view: &View, stream: &mut RandomStream) -> DrawnObject {
     let is_box = stream.chance(options.box_chance);
     let moves: [f64; 4] = std::array::from_fn(|_| match options.box_noise.distribution {
         NoiseDistribution::Gaussian => stream.normal(),
         NoiseDistribution::Uniform => stream.uniform(-1.0, 1.0),
     });
-    let tight = view.box_to_model(visible_bounds_xyxy_px(mask, view));
+    let tight = view.box_to_model(box_xyxy_px);
     let box_xyxy_px = is_box.then(|| noisy_box(tight, moves, &options.box_noise, view.side_px));
     let (mut places, mut from_object) = (Vec::new(), Vec::new());
     for _ in 0..=options.correction_clicks {
@@ -106,38 +102,11 @@ fn noisy_box(tight_xyxy_px: [f32; 4], moves: [f64; 4], noise: &BoxNoise, side_px
     [x0.min(x1), y0.min(y1), x0.max(x1), y0.max(y1)].map(|edge| edge as f32)
 }
 
-/// The tight box, in original pixels with exclusive ends, of what the view shows of a mask; the whole window where it shows
-/// nothing.
-fn visible_bounds_xyxy_px(mask: &Rle, view: &View) -> [f32; 4] {
-    let height = mask.size_hw()[0];
-    let [top, left] = view.crop_origin_yx;
-    let [bottom, right] = [top + view.crop_hw[0], left + view.crop_hw[1]];
-    let mut bounds: Option<[usize; 4]> = None;
-    let mut start = 0usize;
-    for (at, &count) in mask.counts().iter().enumerate() {
-        let end = start + count as usize;
-        let is_object = at % 2 == 1 && count > 0;
-        let mut position = start;
-        while is_object && position < end {
-            let column = position / height;
-            let column_end = ((column + 1) * height).min(end);
-            let (y0, y1) = ((position - column * height).max(top), (column_end - column * height).min(bottom));
-            if (left..right).contains(&column) && y0 < y1 {
-                let [x_min, y_min, x_max, y_max] = bounds.unwrap_or([column, y0, column + 1, y1]);
-                bounds = Some([x_min.min(column), y_min.min(y0), x_max.max(column + 1), y_max.max(y1)]);
-            }
-            position = column_end;
-        }
-        start = end;
-    }
-    bounds.unwrap_or([left, top, right, bottom]).map(|edge| edge as f32)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::options::PromptPreset;
-    use sam_image::Mask;
+    use sam_image::{Mask, Rle};
 
     const SIDE: usize = 64;
 
@@ -147,7 +116,8 @@ mod tests {
 
     fn object(id: u64, [x0, y0, x1, y1]: [usize; 4]) -> BatchObject {
         let mask = Mask::from_fn([SIDE, SIDE], |row, column| (y0..y1).contains(&row) && (x0..x1).contains(&column));
-        BatchObject { image_index: 0, id, class: None, mask: Rle::from_mask(&mask) }
+        let visible_box_xyxy_px = [x0, y0, x1, y1].map(|edge| edge as f32);
+        BatchObject { image_index: 0, id, class: None, mask: Rle::from_mask(&mask), visible_box_xyxy_px }
     }
 
     fn draws(options: &PromptOptions, draw: u64, n: u64) -> Vec<DrawnObject> {
@@ -224,17 +194,5 @@ mod tests {
         assert_eq!(alone.objects[0], both.objects[1]);
         assert_eq!(alone.passes, both.passes);
         assert_ne!(alone.objects[0], PromptDraws::new(&options, 6, 9, &[image(31)], &[object(8, box_xyxy)]).objects[0]);
-    }
-
-    #[test]
-    fn the_tight_box_is_that_of_what_the_view_shows() {
-        let mask = object(0, [10, 20, 30, 60]).mask;
-        let view = View { crop_origin_yx: [30, 0], crop_hw: [20, 25], ..View::whole([SIDE, SIDE], SIDE) };
-        assert_eq!(visible_bounds_xyxy_px(&mask, &view), [10.0, 30.0, 25.0, 50.0]);
-        let elsewhere = View { crop_origin_yx: [0, 40], crop_hw: [10, 10], ..view };
-        assert_eq!(visible_bounds_xyxy_px(&mask, &elsewhere), [40.0, 0.0, 50.0, 10.0]);
-        // Columns that are full down to the last row make one run over several columns.
-        let full = Rle::from_mask(&Mask::from_fn([4, 6], |_, column| (1..4).contains(&column)));
-        assert_eq!(visible_bounds_xyxy_px(&full, &View::whole([4, 6], SIDE)), [1.0, 0.0, 4.0, 4.0]);
     }
 }

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use sam_data::filter::MaskFilter;
+use sam_data::MaskFilter;
 use sam_data::synth::{SynthOptions, SynthScenes};
 use sam_data::{Crowd, Format, GroupKey, Intensity, LabelKind, OnBad, SourceOptions, SplitRule, Void};
 use serde::{Deserialize, Serialize};

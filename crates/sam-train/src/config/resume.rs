@@ -10,10 +10,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::document::{Document, line_of};
-use super::pretrain::{self, PretrainPlan};
+use super::pretrain::PretrainPlan;
 use super::problems::{ConfigError, Place, Problem};
 use super::reader::{Paths, Reader};
-use super::run::{change_log, change_run, change_validation, check_validation};
 use super::train::TrainPlan;
 
 /// A plan that a run is gone on with.
@@ -105,12 +104,12 @@ impl ResumablePlan for TrainPlan {
 
     fn read_changeable(&mut self, reader: &Reader<'_>) {
         let top = reader.top();
-        change_run(&mut self.run, &top.section("run"));
+        self.run.read_changeable(&top.section("run"));
         self.data.read_changeable(&top.section("data"));
         self.schedule.steps = top.section("schedule").integer("steps", self.schedule.steps, self.schedule.steps..);
-        change_validation(&mut self.validation, &top.section("validation"));
-        check_validation(&self.validation, reader, self.schedule.steps);
-        change_log(&mut self.log, &top.section("log"));
+        self.validation.read_changeable(&top.section("validation"));
+        self.validation.check(reader, self.schedule.steps);
+        self.log.read_changeable(&top.section("log"));
         self.result.read_changeable(&top.section("result"));
         self.result.check(reader, self.model.image_size());
     }
@@ -158,12 +157,12 @@ impl ResumablePlan for PretrainPlan {
 
     fn read_changeable(&mut self, reader: &Reader<'_>) {
         let top = reader.top();
-        change_run(&mut self.run, &top.section("run"));
+        self.run.read_changeable(&top.section("run"));
         self.data.read_changeable(&top.section("data"));
         self.schedule.steps = top.section("schedule").integer("steps", self.schedule.steps, self.schedule.steps..);
-        pretrain::change_validation(&mut self.validation, &top.section("validation"));
-        check_validation(&self.validation, reader, self.schedule.steps);
-        change_log(&mut self.log, &top.section("log"));
+        self.validation.read_changeable(&top.section("validation"));
+        self.validation.check(reader, self.schedule.steps);
+        self.log.read_changeable(&top.section("log"));
     }
 }
 

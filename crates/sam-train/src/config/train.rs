@@ -1,9 +1,7 @@
 //! `task = "train"`: a configuration as it is typed becomes the plan of a run, with every default and every derived
 //! number.
 
-use sam_learn::options::{
-    LogOptions, LossOptions, OptimiserOptions, PromptOptions, RunOptions, ScheduleOptions, ValidationOptions,
-};
+use sam_learn::options::{LossOptions, OptimiserOptions, PromptOptions, ScheduleOptions};
 use serde::{Deserialize, Serialize};
 
 use super::data::DataPlan;
@@ -12,7 +10,7 @@ use super::learning::{read_loss, read_optimiser, read_prompts, read_schedule};
 use super::model::ModelPlan;
 use super::problems::ConfigError;
 use super::reader::{Paths, Reader};
-use super::run::{ResultPlan, read_log, read_run, read_validation};
+use super::run::{LogPlan, ResultPlan, RunPlan, ValidationPlan};
 use super::{Task, read_task};
 
 /// Everything that decides a run. It is printed before the run, saved with it, and read again to go on with it.
@@ -20,7 +18,7 @@ use super::{Task, read_task};
 #[serde(deny_unknown_fields)]
 pub(crate) struct TrainPlan {
     /// Where it happens.
-    pub(crate) run: RunOptions,
+    pub(crate) run: RunPlan,
     /// Which network, from which weights.
     pub(crate) model: ModelPlan,
     /// What is learned from and validated on.
@@ -34,9 +32,9 @@ pub(crate) struct TrainPlan {
     /// How many steps, at which rates.
     pub(crate) schedule: ScheduleOptions,
     /// What it is judged by.
-    pub(crate) validation: ValidationOptions,
+    pub(crate) validation: ValidationPlan,
     /// What it says on the way.
-    pub(crate) log: LogOptions,
+    pub(crate) log: LogPlan,
     /// What it leaves behind.
     pub(crate) result: ResultPlan,
 }
@@ -59,12 +57,12 @@ impl TrainPlan {
         let schedule = read_schedule(&reader);
         let model = ModelPlan::read(&reader);
         let plan = Self {
-            run: read_run(&reader),
+            run: RunPlan::read(&reader),
             data: DataPlan::read(&reader, optimiser.accumulation),
             prompts: read_prompts(&reader),
             loss: read_loss(&reader),
-            validation: read_validation(&reader, schedule.steps),
-            log: read_log(&reader),
+            validation: ValidationPlan::read(&reader, schedule.steps),
+            log: LogPlan::read(&reader),
             result: ResultPlan::read(&reader, model.image_size()),
             model,
             optimiser,

@@ -1,4 +1,4 @@
-//! `sam-train data check`: what is in a data set, and everything that is wrong with it.
+//! `sam-train data check`: contents and problems of a data set.
 
 use std::io::Write;
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::output::output;
 use crate::progress::Progress;
 use crate::target::{Target, check_target};
 
-/// Classes that are listed; a larger list is in the JSON.
+/// Number of classes printed; the JSON has all.
 const CLASSES_SHOWN: usize = 12;
 
 /// Width of the longest bar of the histogram.
@@ -40,7 +40,7 @@ pub(crate) fn run(arguments: &CheckArguments) -> Result<(), Failure> {
         let errors: Vec<_> = report.problems.iter().filter(|problem| problem.severity == Severity::Error).collect();
         let count: u64 = errors.iter().map(|problem| problem.count).sum();
         let kinds = errors.len();
-        Err(anyhow!("{}: {count} errors of {kinds} kinds; mend them as said above", arguments.path.display()))
+        Err(anyhow!("{}: {count} errors of {kinds} kinds; fix them as listed above", arguments.path.display()))
             .bad_input()?;
     }
     Ok(())
@@ -54,7 +54,7 @@ fn print(report: &CheckReport) -> Result<(), Failure> {
     }
     let mut images = format!("{} ({} without objects", report.images, report.images_without_objects);
     if report.images_with_ignore > 0 {
-        images += &format!(", {} with pixels that do not count", report.images_with_ignore);
+        images += &format!(", {} with ignore regions", report.images_with_ignore);
     }
     if report.unreadable_images > 0 {
         images += &format!(", {} unreadable = {:.2} %", report.unreadable_images, report.unreadable_percent);

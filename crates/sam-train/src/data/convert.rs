@@ -1,4 +1,4 @@
-//! `sam-train data convert`: one format to another, and what the other cannot hold.
+//! `sam-train data convert`: converts a data set and reports what the target format cannot represent.
 
 use std::io::Write;
 use std::sync::{Mutex, PoisonError};
@@ -25,10 +25,10 @@ pub(crate) fn run(arguments: &ConvertArguments) -> Result<(), Failure> {
     }
     writeln!(out, "{} images with {} objects in {}", report.images, report.objects, arguments.out.display())?;
     for (kind, count) in source.tally() {
-        writeln!(out, "left out: {count} x {}", serde_json::json!(kind).as_str().unwrap_or_default())?;
+        writeln!(out, "dropped: {count} x {}", serde_json::json!(kind).as_str().unwrap_or_default())?;
     }
     for note in &report.notes {
-        writeln!(out, "not the same: {note}")?;
+        writeln!(out, "changed: {note}")?;
     }
     if report.notes.is_empty() {
         writeln!(out, "nothing was lost")?;

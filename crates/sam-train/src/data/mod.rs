@@ -1,4 +1,4 @@
-//! `sam-train data`: look at a data set before anything is spent on it.
+//! `sam-train data`: inspect, convert and generate data sets.
 
 mod check;
 mod convert;

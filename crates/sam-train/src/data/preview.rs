@@ -1,5 +1,5 @@
-//! `sam-train data preview`: contact sheets of a data set, a row per image: the image with its masks and boxes, then what
-//! augmentation makes of it.
+//! `sam-train data preview`: contact sheets of a data set, one row per image: the image with its masks and boxes, then
+//! augmented views.
 
 use std::io::Write;
 
@@ -15,10 +15,10 @@ use crate::failure::{BadInput, Failure};
 use crate::output::output;
 use crate::progress::Progress;
 
-/// Rows of a sheet.
+/// Rows per sheet.
 const ROWS: usize = 6;
 
-/// What neither loss nor metric counts is shown at this share of its brightness.
+/// Brightness factor of ignored pixels.
 const IGNORED_BRIGHTNESS: f32 = 0.35;
 
 pub(crate) fn run(arguments: &PreviewArguments) -> Result<(), Failure> {
@@ -35,10 +35,10 @@ pub(crate) fn run(arguments: &PreviewArguments) -> Result<(), Failure> {
     for note in source.notes() {
         writeln!(out, "note: {note}")?;
     }
-    // Spread over the whole set: neighbours are often alike.
+    // Spread over the whole set, as neighbours are often alike.
     let count = arguments.count.min(source.len()).max(1);
     let chosen: Vec<usize> = (0..count).map(|row| row * source.len() / count).collect();
-    let mut progress = Progress::new("drawing sheets", count as u64);
+    let mut progress = Progress::new("rendering sheets", count as u64);
     for (number, rows) in chosen.chunks(ROWS).enumerate() {
         let path = arguments.out.join(sheet_name(number));
         let mut cells = Vec::with_capacity(rows.len());
@@ -52,7 +52,7 @@ pub(crate) fn run(arguments: &PreviewArguments) -> Result<(), Failure> {
                 row + 1,
                 sample.name,
                 sample.objects.len(),
-                if sample.ignore.is_some() { ", dark where nothing counts" } else { "" }
+                if sample.ignore.is_some() { ", ignore regions darkened" } else { "" }
             )?;
             cells.push(row_of(&sample, index, arguments));
             progress.set((number * ROWS + row + 1) as u64);
@@ -66,7 +66,7 @@ fn sheet_name(number: usize) -> String {
     format!("sheet_{number:03}.png")
 }
 
-/// What augmentation may do here: everything that training can be told to do.
+/// All augmentations that training offers.
 fn augmentation() -> Augmentation {
     Augmentation {
         horizontal_flip_chance: 0.5,
@@ -91,9 +91,9 @@ fn cell_of(sample: &Sample, augmentation: &Augmentation, arguments: &PreviewArgu
     let size_hw = [sample.image.height() as usize, sample.image.width() as usize];
     let mut stream = RandomStream::new(arguments.seed, Purpose::View, keys);
     let view = augmentation.draw_view(size_hw, arguments.cell, &mut stream);
-    let mut picture = view.render(&sample.image);
+    let mut image = view.render(&sample.image);
     if let Some(colour) = &augmentation.colour {
-        colour.apply(&mut picture, &mut RandomStream::new(arguments.seed, Purpose::Colour, keys));
+        colour.apply(&mut image, &mut RandomStream::new(arguments.seed, Purpose::Colour, keys));
     }
     let sampler = MaskSampler::new(&view, arguments.cell);
     let visible = |rle: &Rle| {
@@ -102,21 +102,22 @@ fn cell_of(sample: &Sample, augmentation: &Augmentation, arguments: &PreviewArgu
         Mask::new([arguments.cell; 2], pixels.iter().map(|&pixel| pixel != 0).collect()).ok()
     };
     let mut canvas = RgbImage::new(arguments.cell as u32, arguments.cell as u32);
-    paste(&mut canvas, &picture, 0, 0);
-    let mut picture = canvas;
+    paste(&mut canvas, &image, 0, 0);
+    let mut image = canvas;
     if let Some(ignored) = sample.ignore.as_ref().and_then(visible) {
-        for (pixel, &ignored) in picture.pixels_mut().zip(ignored.pixels()) {
+        for (pixel, &ignored) in image.pixels_mut().zip(ignored.pixels()) {
             if ignored {
                 pixel.0 = pixel.0.map(|level| (f32::from(level) * IGNORED_BRIGHTNESS) as u8);
             }
         }
     }
-    // Large ones first, or a whole would cover its parts; by the original, so that an object keeps its colour in every view.
+    // Large ones first, or a whole would cover its parts; sorted by the original, so that an object keeps its colour in
+    // every view.
     let mut objects: Vec<&Rle> = sample.objects.iter().map(|object| &object.mask).collect();
     objects.sort_by_key(|mask| std::cmp::Reverse(mask.area_px()));
     let masks: Vec<Mask> = objects.into_iter().filter_map(visible).collect();
     let outside = [-1.0; 4];
     let bounds = |mask: &Mask| mask.bounds_xyxy_px().map_or(outside, |bounds| bounds.map(|edge| edge as f32));
     let boxes: Vec<[f32; 4]> = masks.iter().map(bounds).collect();
-    overlay(&picture, &Overlay { masks: &masks, boxes_xyxy_px: &boxes, points_xy_px: &[] })
+    overlay(&image, &Overlay { masks: &masks, boxes_xyxy_px: &boxes, points_xy_px: &[] })
 }

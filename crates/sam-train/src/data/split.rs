@@ -1,4 +1,4 @@
-//! `sam-train data split`: which images train, which choose, which judge, fixed by a hash of their names.
+//! `sam-train data split`: assigns images to training, validation and test by a hash of their names.
 
 use std::io::Write;
 

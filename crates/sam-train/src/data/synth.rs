@@ -1,10 +1,10 @@
-//! `sam-train data synth`: small scenes with exact masks, the same ones for the same seed on every machine.
+//! `sam-train data synth`: synthetic scenes with exact masks, equal for equal seeds on every machine.
 
 use std::io::Write;
 use std::path::Path;
 
 use anyhow::{anyhow, bail};
-use sam_data::sample::Sample;
+use sam_data::Sample;
 use sam_data::synth::{SynthOptions, SynthScenes, class_names, write_coco, write_sa1b};
 
 use crate::cli::{SynthArguments, SynthFormat};
@@ -13,10 +13,10 @@ use crate::failure::{BadInput, Failure};
 use crate::output::output;
 use crate::progress::Progress;
 
-/// Scenes to validate on when nothing is said.
+/// Default number of validation scenes.
 const N_VAL: usize = 12;
 
-/// Part and scenes.
+/// Name of the part and its scenes.
 type Part = (&'static str, SynthScenes);
 
 pub(crate) fn run(arguments: &SynthArguments) -> Result<(), Failure> {
@@ -35,7 +35,7 @@ pub(crate) fn run(arguments: &SynthArguments) -> Result<(), Failure> {
     let mut out = output();
     for (split, scenes) in parts {
         let mut objects = 0;
-        let mut progress = Progress::new("drawing scenes", scenes.n_scenes as u64);
+        let mut progress = Progress::new("generating scenes", scenes.n_scenes as u64);
         let samples = (0..scenes.n_scenes).map(|index| {
             let sample: Sample = scenes.scene(index).sample;
             objects += sample.objects.len();
@@ -60,7 +60,7 @@ fn of_options(arguments: &SynthArguments) -> anyhow::Result<Vec<Part>> {
     }
     let (train, val) = (arguments.train, arguments.val.unwrap_or(N_VAL));
     if train + val == 0 {
-        bail!("--train and --val are both 0: there is nothing to make");
+        bail!("--train and --val are both 0: there is nothing to generate");
     }
     if !(0.0..=64.0).contains(&arguments.noise) {
         bail!("--noise must be 0 to 64 grey levels, got {}", arguments.noise);
@@ -71,14 +71,14 @@ fn of_options(arguments: &SynthArguments) -> anyhow::Result<Vec<Part>> {
         noise_levels: arguments.noise,
         ..SynthOptions::default()
     };
-    // Training scenes come first, validation scenes follow; no scene is in both.
+    // Validation scenes follow the training scenes, so no scene is in both.
     let parts = [("train", arguments.first, train), ("val", arguments.first + train as u64, val)];
     let scenes = |first_index, n_scenes| SynthScenes { seed: arguments.seed, first_index, n_scenes, options };
     let parts = parts.into_iter().filter(|(_, _, count)| *count > 0);
     Ok(parts.map(|(split, first, count)| (split, scenes(first, count))).collect())
 }
 
-/// The scenes of a training's configuration; at most `--train` of those it learns from, at most `--val` of the others.
+/// The scenes of a training configuration: at most `--train` for training and `--val` for validation.
 fn of_config(config: &Path, arguments: &SynthArguments) -> Result<Vec<Part>, Failure> {
     let document = Document::load(config, &[]).bad_input()?;
     let plan = TrainPlan::read(&document, Paths::MayBeMissing).bad_input()?;
@@ -92,7 +92,7 @@ fn of_config(config: &Path, arguments: &SynthArguments) -> Result<Vec<Part>, Fai
     let parts: Vec<Part> = train.into_iter().chain(val).filter(|(_, scenes)| scenes.n_scenes > 0).collect();
     if parts.is_empty() {
         let file = config.display();
-        return Err(anyhow!("{file} makes no scenes: it has neither [data.synth] nor [data.validation_synth]"))
+        return Err(anyhow!("{file} defines no scenes: it has neither [data.synth] nor [data.validation_synth]"))
             .bad_input();
     }
     Ok(parts)

@@ -161,7 +161,7 @@ impl Set {
     /// Classes of what an image gives, found without decoding it.
     fn classes_of(&self, index: usize) -> Result<Vec<Option<usize>>, DataError> {
         match self {
-            Self::Images(folders) => folders.look_at(index).map(|()| vec![Some(folders.class(index))]),
+            Self::Images(folders) => folders.check_header(index).map(|()| vec![Some(folders.class(index))]),
             Self::Objects(source) => Ok(source.objects(index)?.objects.iter().map(|object| object.class).collect()),
         }
     }

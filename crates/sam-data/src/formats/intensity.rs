@@ -1,37 +1,39 @@
-//! Scientific images to the 8-bit RGB that SAM was trained on: 16-bit and float samples, many channels.
+//! Converts scientific images (16-bit, float, many channels) to the 8-bit RGB that SAM was trained on.
 //!
-//! 8-bit images are never changed. Everything deeper needs a rule, because no rule suits all: a 12-bit microscope, a CT in
-//! Hounsfield units and a photograph in 16 bits look black, white or right under the same one. Rules work per image, over all
-//! channels that are used. Without a rule, 16-bit integers keep their high byte, as [`sam_image::decode_rgb`] does, and floats
-//! are taken only when they are 0 to 255 already.
+//! 8-bit images are never changed. Deeper images need a rule, because none suits all: 12-bit microscopy, CT in
+//! Hounsfield units and a 16-bit photograph look black, white or right under the same one. Rules apply per image, over
+//! all used channels. Without a rule, 16-bit integers keep their high byte, as in [`sam_image::decode_rgb`], and floats
+//! are accepted only if they already range from 0 to 255.
 //!
-//! Sources: micro-sam normalises to 8 bits by range; MedSAM cuts percentiles 0.5 to 99.5 and CT windows (level 40, width 400).
+//! Sources: micro-sam normalises by range; MedSAM clips to percentiles 0.5 to 99.5 and to CT windows (level 40, width
+//! 400).
 
+use std::io::Cursor;
 use std::path::PathBuf;
 
 use image::{DynamicImage, RgbImage};
 use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
-use crate::place::ImageHeader;
-use crate::raster::{Meaning, Raster, RasterFormat, Samples};
+use crate::formats::place::{FilePlace, ImageHeader};
+use crate::formats::raster::{Meaning, Raster, RasterFormat, Samples};
 
-/// How samples of more than 8 bits become 8 bits.
+/// Conversion of samples with more than 8 bits to 8 bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Intensity {
-    /// 16-bit integers by their high byte; floats only from 0 to 255.
+    /// The high byte of 16-bit integers; floats only if from 0 to 255.
     #[default]
     AsIs,
     /// From percentile 1 (black) to percentile 99.8 (white).
     Percentile,
     /// From the smallest value (black) to the largest (white).
     MinMax,
-    /// From `level - width / 2` (black) to `level + width / 2` (white), as radiologists set CT.
+    /// From `level - width / 2` (black) to `level + width / 2` (white), the radiologist's CT window.
     Window {
-        /// The grey in the middle.
+        /// Value of the middle grey.
         level: f32,
-        /// From black to white; above 0.
+        /// Range from black to white; above 0.
         width: f32,
     },
 }
@@ -39,7 +41,7 @@ pub enum Intensity {
 const PERCENTILE_LOW: f64 = 1.0;
 const PERCENTILE_HIGH: f64 = 99.8;
 
-/// What was seen in an image on the way to 8 bits.
+/// Value range of an image before conversion.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct PixelRange {
     pub(crate) is_float: bool,
@@ -47,7 +49,19 @@ pub(crate) struct PixelRange {
     pub(crate) max: f64,
 }
 
-/// An upright RGB image from the bytes of a file.
+/// Reads an image file as upright RGB.
+pub(crate) fn read_image(
+    place: &FilePlace,
+    intensity: Intensity,
+    channels: Option<&[usize]>,
+) -> Result<(ImageHeader, RgbImage), DataError> {
+    let (bytes, name) = (place.read()?, place.name());
+    let header = ImageHeader::read(Cursor::new(&bytes), &name)?;
+    let image = decode_image(&bytes, &name, &header, intensity, channels)?;
+    Ok((header, image))
+}
+
+/// Decodes a file to an upright RGB image.
 pub(crate) fn decode_image(
     bytes: &[u8],
     name: &str,
@@ -79,7 +93,7 @@ pub(crate) fn decode_image(
     Ok(image.into_rgb8())
 }
 
-/// The values of a deep image; `None` for a plain 8-bit one.
+/// The value range of a deep image; `None` for an 8-bit one.
 pub(crate) fn pixel_range(bytes: &[u8], name: &str) -> Result<Option<PixelRange>, DataError> {
     let Some(raster) = scientific(bytes, name, None)? else {
         return Ok(None);
@@ -88,9 +102,9 @@ pub(crate) fn pixel_range(bytes: &[u8], name: &str) -> Result<Option<PixelRange>
     Ok(raster.is_deep().then_some(PixelRange { is_float: matches!(raster.samples, Samples::F32(_)), min, max }))
 }
 
-/// The stored numbers of a file that the plain decoder reads wrongly or not at all; also refuses stacks.
+/// The stored values of a file that the plain decoder reads wrongly or not at all; stacks are rejected.
 fn scientific(bytes: &[u8], name: &str, channels: Option<&[usize]>) -> Result<Option<Raster>, DataError> {
-    /// Where a PNG's header has its bit depth.
+    /// Offset of the bit depth in a PNG header.
     const PNG_DEPTH_AT: usize = 24;
     match RasterFormat::of(bytes) {
         Some(RasterFormat::Png) if bytes.get(PNG_DEPTH_AT) == Some(&16) || channels.is_some() => {}
@@ -98,28 +112,28 @@ fn scientific(bytes: &[u8], name: &str, channels: Option<&[usize]>) -> Result<Op
         _ => return Ok(None),
     }
     let raster = Raster::read(bytes, name);
-    // Kinds that only the plain decoder knows (JPEG in TIFF and the like) are its business.
+    // Variants that only the plain decoder supports (such as JPEG in TIFF) are left to it.
     let raster = match raster {
         Err(error) if sam_image::decode_rgb_bytes(bytes, name).is_err() => return Err(error),
         Err(error @ DataError::Content { .. }) if is_stack(&error) => return Err(error),
         Err(_) => return Ok(None),
         Ok(raster) => raster,
     };
-    refuse_no_numbers(&raster, name)?;
+    reject_non_finite(&raster, name)?;
     let is_plain = !raster.is_deep()
         && channels.is_none()
         && match raster.meaning {
             Meaning::Palette => true,
             Meaning::Grey => raster.n_channels <= 2,
             Meaning::Rgb => matches!(raster.n_channels, 3 | 4),
-            // Colour spaces such as CMYK and YCbCr; channels without a colour come as 2 or more than 4.
+            // Colour spaces such as CMYK and YCbCr; uncoloured channels come as 2 or more than 4.
             Meaning::Other => sam_image::decode_rgb_bytes(bytes, name).is_ok(),
         };
     Ok((!is_plain).then_some(raster))
 }
 
-/// No rule makes a grey level of what is no number, and none may be made up.
-fn refuse_no_numbers(raster: &Raster, name: &str) -> Result<(), DataError> {
+/// NaN and infinite values have no grey level, and none may be invented.
+fn reject_non_finite(raster: &Raster, name: &str) -> Result<(), DataError> {
     let Samples::F32(values) = &raster.samples else { return Ok(()) };
     let n_wrong = values.iter().filter(|value| !value.is_finite()).count();
     if n_wrong == 0 {
@@ -129,8 +143,8 @@ fn refuse_no_numbers(raster: &Raster, name: &str) -> Result<(), DataError> {
         path: PathBuf::from(name),
         what: "pixels".to_owned(),
         expected: "finite numbers".to_owned(),
-        got: format!("{n_wrong} of {} that are NaN or infinite", values.len()),
-        fix: "fill them in (with 0, or with what is around them), or leave the image out".to_owned(),
+        got: format!("{n_wrong} of {} NaN or infinite", values.len()),
+        fix: "replace them (by 0, or by their neighbours), or exclude the image".to_owned(),
     })
 }
 
@@ -138,7 +152,7 @@ fn is_stack(error: &DataError) -> bool {
     matches!(error, DataError::Content { got, .. } if got.starts_with("a stack"))
 }
 
-/// The three channels that become red, green and blue.
+/// The channels used as red, green and blue.
 fn used_channels(raster: &Raster, name: &str, channels: Option<&[usize]>) -> Result<[usize; 3], DataError> {
     let n = raster.n_channels;
     let content = |expected: String, fix: &str| DataError::Content {
@@ -152,20 +166,20 @@ fn used_channels(raster: &Raster, name: &str, channels: Option<&[usize]>) -> Res
         Some(&[one]) if one < n => Ok([one; 3]),
         Some(&[r, g, b]) if r.max(g).max(b) < n => Ok([r, g, b]),
         Some(&[_]) | Some(&[_, _, _]) => Err(content(
-            format!("of at least {} channels", channels.unwrap_or(&[]).iter().max().map_or(0, |m| m + 1)),
+            format!("an image of at least {} channels", channels.unwrap_or(&[]).iter().max().map_or(0, |m| m + 1)),
             "channels count from 0",
         )),
         Some(other) => Err(DataError::Option {
             key: "channels",
-            expected: "one or three channel numbers, from 0 on".to_owned(),
+            expected: "one or three channel indices, from 0".to_owned(),
             got: format!("{other:?}"),
         }),
         None => match (n, raster.meaning) {
             (1, _) | (2, Meaning::Grey) => Ok([0; 3]),
             (3, _) | (4, Meaning::Rgb) => Ok([0, 1, 2]),
             _ => Err(content(
-                "of 1 or 3 channels, or RGB with alpha".to_owned(),
-                "say which to use, such as channels = [0] or channels = [2, 1, 0]",
+                "an image of 1 or 3 channels, or RGB with alpha".to_owned(),
+                "select channels, such as channels = [0] or channels = [2, 1, 0]",
             )),
         },
     }

@@ -1,4 +1,4 @@
-//! Many short strings in one allocation: eleven million names cost their letters and eight bytes each.
+//! Many short strings in one allocation: eleven million names cost their bytes plus eight each.
 
 /// Strings by index.
 #[derive(Clone, Debug, Default)]
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gives_back_what_was_pushed() {
+    fn names_are_returned_as_pushed() {
         let names: Names = ["a", "", "ccc"].map(str::to_owned).into_iter().collect();
         assert_eq!(names.len(), 3);
         assert_eq!([names.get(0), names.get(1), names.get(2)], ["a", "", "ccc"]);

@@ -1,7 +1,7 @@
-//! Where everything lies in a COCO file: images, classes, and for every annotation the place of its `segmentation`.
+//! Index of a COCO file: images, classes, and the byte range of every annotation's `segmentation`.
 //!
-//! One pass, one window of the file in memory. An annotation costs 32 bytes; its polygons stay in the file and are parsed when
-//! a sample needs them, so a million annotations open in seconds and in tens of megabytes, and coordinates keep all digits.
+//! One pass with one window of the file in memory. An annotation costs 32 bytes; its polygons stay in the file and are
+//! parsed when a sample needs them, so a million annotations open in seconds and tens of megabytes.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -11,9 +11,9 @@ use serde::Deserialize;
 
 use crate::error::DataError;
 use crate::finding::{Finding, ProblemKind};
-use crate::json_cursor::{JsonCursor, Span};
-use crate::names::Names;
-use crate::segmentation::SegmentationKind;
+use crate::formats::json_cursor::{JsonCursor, Span};
+use crate::formats::names::Names;
+use crate::formats::segmentation::SegmentationKind;
 
 /// One `.json` file, indexed.
 #[derive(Debug)]
@@ -30,9 +30,9 @@ pub(crate) struct CocoIndex {
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ImageRow {
-    /// None when the file has text for an id, or a number below zero.
+    /// None if the file's id is text or negative.
     pub(crate) id: Option<u64>,
-    /// 0 x 0 when the file does not say.
+    /// 0 x 0 if the file does not state it.
     pub(crate) size_hw: [u32; 2],
 }
 
@@ -48,7 +48,7 @@ pub(crate) struct AnnotationRow {
     pub(crate) is_crowd: bool,
 }
 
-/// No class, or one that is not listed.
+/// Marks an annotation without a listed class.
 pub(crate) const NO_CATEGORY: u32 = u32::MAX;
 
 #[derive(Deserialize)]
@@ -70,7 +70,7 @@ struct CategoryJson {
     name: String,
 }
 
-/// Ids are numbers by the format, and text in some exports.
+/// Ids are integers by the format, and text in some exports.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Id {
     Number(i64),
@@ -81,7 +81,7 @@ impl<'de> Deserialize<'de> for Id {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = serde_json::Value::deserialize(deserializer)?;
         Self::of(&value)
-            .ok_or_else(|| serde::de::Error::custom(format!("an id must be a whole number or text, got {value}")))
+            .ok_or_else(|| serde::de::Error::custom(format!("an id must be an integer or text, got {value}")))
     }
 }
 
@@ -89,7 +89,7 @@ impl Id {
     fn of(value: &serde_json::Value) -> Option<Self> {
         match value {
             serde_json::Value::String(text) => Some(Self::Text(text.clone())),
-            // pandas writes 17.0.
+            // pandas writes integers as 17.0.
             serde_json::Value::Number(number) => number
                 .as_i64()
                 .or_else(|| number.as_f64().filter(|x| x.fract() == 0.0 && x.abs() < 9e15).map(|x| x as i64))
@@ -98,7 +98,7 @@ impl Id {
         }
     }
 
-    /// Most ids are digits, and most of the time of opening goes into them.
+    /// Most ids are plain digits, and parsing them takes most of the opening time.
     fn parse(raw: &[u8]) -> Option<Self> {
         match std::str::from_utf8(raw).ok()?.parse::<i64>() {
             Ok(number) => Some(Self::Number(number)),
@@ -116,14 +116,14 @@ impl std::fmt::Display for Id {
     }
 }
 
-/// What is known of an annotation before all images and classes are.
+/// An annotation before all images and classes are known.
 struct Pending {
     row: AnnotationRow,
     image_key: u32,
     category_key: u32,
 }
 
-/// Ids to small numbers in the order they are met.
+/// Maps ids to consecutive numbers.
 #[derive(Default)]
 struct Keys {
     keys: HashMap<Id, u32>,
@@ -137,7 +137,7 @@ impl Keys {
 }
 
 impl CocoIndex {
-    /// Indexes a file. `findings` gets what is wrong with single entries.
+    /// Indexes a file. Problems of single entries are added to `findings`.
     pub(crate) fn read(path: &Path, findings: &mut Vec<Finding>) -> Result<Self, DataError> {
         let file = File::open(path).map_err(|error| DataError::io(path, error))?;
         let mut cursor = JsonCursor::new(file, path)?;
@@ -175,7 +175,7 @@ struct Scan {
     categories: Vec<String>,
     has_categories: bool,
     image_keys: Keys,
-    /// Image by key; none for an id that only annotations have.
+    /// Image by key; `u32::MAX` for an id that only annotations use.
     image_by_key: Vec<u32>,
     category_keys: Keys,
     category_by_key: Vec<u32>,
@@ -309,7 +309,7 @@ impl Scan {
                 continue;
             };
             let (kind, span) = segmentation;
-            // "[]" is what box-only tools write.
+            // Box-only tools write "[]".
             let kind = if span.len <= 2 { SegmentationKind::None } else { kind };
             self.pending.push(Pending {
                 row: AnnotationRow {
@@ -381,7 +381,7 @@ fn set_key(by_key: &mut Vec<u32>, key: u32, set: impl FnOnce(&mut u32)) {
     set(&mut by_key[key]);
 }
 
-/// LVIS mixes the folders train2017 and val2017 and names files by URL only.
+/// LVIS mixes the folders train2017 and val2017, and identifies files by URL only.
 fn name_of_url(url: &str) -> Option<String> {
     let mut parts = url.rsplit('/');
     let (file, folder) = (parts.next()?, parts.next()?);

@@ -1,7 +1,7 @@
-//! One `segmentation` of COCO and SA-1B as a mask, and polygons of any format.
+//! Masks from the `segmentation` values of COCO and SA-1B, and from polygons of any format.
 //!
-//! Source: pycocotools' `annToRLE` and `frPyObjects`. Different from them: run lengths must fill the image and have its size,
-//! polygons of fewer than three points are reported and leave the other parts alone, and what is no number is named.
+//! Source: pycocotools' `annToRLE` and `frPyObjects`. Differences: run lengths must fill the image and have its size,
+//! polygons with fewer than three points are reported without affecting the other parts, and NaN is reported by name.
 
 use sam_image::decode::MAX_PIXELS;
 use sam_image::{ImageError, Rle, polygon_to_rle};
@@ -9,10 +9,10 @@ use serde::Deserialize;
 
 use crate::finding::{Finding, ProblemKind};
 
-/// How far a polygon may leave its image without a word, as a share of the side; annotators round.
+/// Tolerated distance outside the image, as a fraction of its side; annotation tools round.
 const OUTSIDE_TOLERANCE: f64 = 0.01;
 
-/// By JSON type, never by `iscrowd`.
+/// Determined by the JSON type, never by `iscrowd`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SegmentationKind {
     /// Missing, null or empty: a box or a caption.
@@ -21,7 +21,7 @@ pub(crate) enum SegmentationKind {
     Rle,
 }
 
-/// The mask of one `segmentation`, or a finding why there is none.
+/// The mask of a `segmentation`, or a finding.
 pub(crate) fn segmentation_mask(
     size_hw: [usize; 2],
     kind: SegmentationKind,
@@ -49,7 +49,7 @@ enum PolygonsJson {
 }
 
 fn parse_polygons(text: &[u8]) -> Result<Vec<Vec<f64>>, Wrong> {
-    // The common form first; the untagged enum would parse into an intermediate tree.
+    // The common form is tried first; the untagged enum would parse into an intermediate tree.
     if let Ok(parts) = serde_json::from_slice::<Vec<Vec<f64>>>(text) {
         return Ok(parts);
     }
@@ -58,16 +58,16 @@ fn parse_polygons(text: &[u8]) -> Result<Vec<Vec<f64>>, Wrong> {
         Ok(PolygonsJson::Flat(flat)) => Ok(vec![flat]),
         Err(error) => {
             let text = String::from_utf8_lossy(text);
-            // Python's json writes these, though JSON has no word for them.
+            // Python's json module writes these although JSON does not allow them.
             if let Some(word) = ["NaN", "Infinity", "null"].into_iter().find(|word| text.contains(word)) {
-                return Err((ProblemKind::PolygonNotFinite, format!("coordinates must be numbers, got {word}")));
+                return Err((ProblemKind::PolygonNotFinite, format!("coordinates must be finite, got {word}")));
             }
             Err((ProblemKind::AnnotationUnreadable, format!("segmentation must be lists of numbers: {error}")))
         }
     }
 }
 
-/// The union of polygons; parts that enclose nothing are reported, and are no reason to lose the others.
+/// The union of polygons; degenerate parts are reported without affecting the others.
 pub(crate) fn polygon_mask(
     size_hw: [usize; 2],
     parts: &[Vec<f64>],
@@ -107,7 +107,7 @@ pub(crate) fn polygon_mask(
         findings.push(Finding::new(
             ProblemKind::PolygonOutside,
             place,
-            format!("a polygon leaves the image of {height} x {width} (height x width)"),
+            format!("a polygon reaches outside the image of {height} x {width} (height x width)"),
         ));
     }
     let union = if masks.is_empty() { Rle::empty(size_hw) } else { Rle::union(&masks) };

@@ -1,29 +1,29 @@
 //! Images with label images: instance ids, class maps, binary masks, and VOC's palettes.
 //!
-//! Sources: the VOC devkit (`SegmentationObject`: palette indices, 0 background, 1..N objects, 255 void), MedSAM, sam-hq and
-//! micro-sam for what people have. Different from RITM's reader: palettes are read as indices, so void is 255 and not the grey
-//! 220 of its colour. Images and labels are paired by stem.
+//! Sources: the VOC devkit (`SegmentationObject`: palette indices, 0 background, 1..N objects, 255 void); MedSAM,
+//! sam-hq and micro-sam for common variants. Differs from RITM's reader: palettes are read as indices, so void is 255
+//! and not the grey level 220 of its colour. Images and labels are paired by stem.
 //!
-//! Without being told, ids are instances when the files are palettes or deeper than 8 bits or have several ids, and binary when
-//! only one value occurs beside 0 in all files that are looked at. It says what it decided.
+//! By default, ids are instances if the files have palettes, more than 8 bits or several ids, and masks are binary if
+//! all inspected files have one value beside 0. The decision is reported in the notes.
 
 use std::path::{Path, PathBuf};
 
 use crate::error::DataError;
 use crate::finding::{Finding, ProblemKind};
-use crate::label_map::LabelMap;
-use crate::layout;
-use crate::pairing::{PairRule, Pairs, Unlabelled, folders_of};
-use crate::place::{FilePlace, ImageHeader};
+use crate::formats::files;
+use crate::formats::label_map::LabelMap;
+use crate::formats::pairing::{PairRule, Pairs, Unlabelled, folders_of};
+use crate::formats::place::{FilePlace, ImageHeader};
+use crate::formats::{Annotated, FormatReader, Listing};
 use crate::sample::ObjectMask;
-use crate::source::{Annotated, FormatReader, Listing};
 use crate::source_options::{LabelKind, SourceOptions, Void};
 
-/// VOC's id of pixels that do not count.
+/// VOC's id of ignored pixels.
 const VOC_VOID: u32 = 255;
-/// How many label files are looked at to tell their kind, spread over the data set.
-const LOOKED_AT: usize = 16;
-/// An object in more parts than this, none of them the main one, is probably a class.
+/// Number of label files inspected to determine their kind, spread over the data set.
+const N_INSPECTED: usize = 16;
+/// An object with more components than this and no dominant one is probably a class.
 const SCATTERED_PARTS: usize = 8;
 
 /// VOC's classes, index 1 first: VOCdevkit's `VOCinit.m`.
@@ -57,7 +57,7 @@ pub(crate) struct LabelImages {
     kind: LabelKind,
     void: Option<u32>,
     classes: Vec<String>,
-    /// VOC has the classes of its objects in a second folder.
+    /// VOC stores the classes of its objects in a second folder.
     class_folder: Option<PathBuf>,
 }
 
@@ -69,8 +69,8 @@ impl LabelImages {
         let (is_voc_objects, is_voc_classes) = (voc_folder("SegmentationObject"), voc_folder("SegmentationClass"));
         let is_voc = is_voc_objects || is_voc_classes;
         let rule = PairRule {
-            is_label: &layout::is_image,
-            unlabelled: if is_voc { Unlabelled::LeftOut } else { Unlabelled::Wrong },
+            is_label: &files::is_image,
+            unlabelled: if is_voc { Unlabelled::Excluded } else { Unlabelled::Error },
             allow_suffix: true,
             split: if is_voc { None } else { options.split.as_deref() },
         };
@@ -82,9 +82,10 @@ impl LabelImages {
             }
         }
         if pairs.n_unlabelled() > 0 {
-            listing
-                .notes
-                .push(format!("{} images have no label image and are left out, as in VOC", pairs.n_unlabelled()));
+            listing.notes.push(format!(
+                "{} images have no label image and are not part of the data set, as in VOC",
+                pairs.n_unlabelled()
+            ));
         }
         let look = Look::at(&pairs)?;
         let kind = match options.labels {
@@ -95,7 +96,7 @@ impl LabelImages {
         let void = match options.void {
             Void::Id(id) => Some(id),
             Void::None => None,
-            // An 8-bit class map has 255 classes at most and by custom 255 is none of them.
+            // By convention, 255 is not a class in 8-bit class maps.
             Void::Auto => {
                 (is_voc || look.is_palette || kind == LabelKind::Semantic && look.is_narrow).then_some(VOC_VOID)
             }
@@ -117,7 +118,7 @@ impl LabelImages {
         (id as usize).checked_sub(1).filter(|&class| class < self.classes.len())
     }
 
-    /// The class map beside VOC's objects, when this image has one of the right size.
+    /// The class map of a VOC image, if it exists and has the right size.
     fn class_map(&self, label_path: &Path, size_hw: [usize; 2]) -> Result<Option<LabelMap>, DataError> {
         let Some(folder) = &self.class_folder else {
             return Ok(None);
@@ -209,10 +210,10 @@ impl FormatReader for LabelImages {
     }
 }
 
-/// Ids whose parts lie apart with no main one are classes more often than objects.
+/// Reports ids with many components and no dominant one: they are usually classes.
 fn note_scattered(objects: &[ObjectMask], place: &str, findings: &mut Vec<Finding>) {
     for object in objects {
-        // Runs are a cheap bound: an object has at least as many as parts.
+        // The number of runs is a cheap upper bound of the number of components.
         if object.mask.counts().len() / 2 <= SCATTERED_PARTS {
             continue;
         }
@@ -220,7 +221,7 @@ fn note_scattered(objects: &[ObjectMask], place: &str, findings: &mut Vec<Findin
         let largest = components.areas_px().iter().max().copied().unwrap_or(0);
         if components.len() > SCATTERED_PARTS && largest * 2 < object.mask.area_px() {
             let detail = format!(
-                "it is in {} parts, the largest of {largest} of {} px",
+                "it has {} components, the largest with {largest} of {} px",
                 components.len(),
                 object.mask.area_px()
             );
@@ -229,13 +230,13 @@ fn note_scattered(objects: &[ObjectMask], place: &str, findings: &mut Vec<Findin
     }
 }
 
-/// What the first label files show.
+/// Properties of the inspected label files.
 struct Look {
     is_palette: bool,
     is_narrow: bool,
-    /// Distinct values beside 0, over all files looked at, when few.
+    /// Distinct values other than 0 in all inspected files.
     values: Vec<u32>,
-    /// Whether every file has one value at most beside 0.
+    /// Whether every file has at most one value other than 0.
     is_binary: bool,
     example: String,
 }
@@ -244,13 +245,13 @@ impl Look {
     fn at(pairs: &Pairs) -> Result<Self, DataError> {
         let mut look =
             Self { is_palette: false, is_narrow: true, values: Vec::new(), is_binary: true, example: String::new() };
-        let step = pairs.len().div_ceil(LOOKED_AT).max(1);
+        let step = pairs.len().div_ceil(N_INSPECTED).max(1);
         for index in (0..pairs.len()).step_by(step) {
             let Some(path) = pairs.label_path(index) else {
                 continue;
             };
             let bytes = std::fs::read(&path).map_err(|error| DataError::io(&path, error))?;
-            // What cannot be read is reported with its sample.
+            // Unreadable files are reported with their sample.
             let Ok(map) = LabelMap::read(&bytes, &path.display().to_string()) else {
                 continue;
             };
@@ -269,11 +270,11 @@ impl Look {
     }
 
     fn kind(&self, listing: &mut Listing) -> LabelKind {
-        // Instances numbered from 1 may be one per image; 255 as the only value never is a number.
+        // Deep files and palettes hold ids even if each has only one.
         let is_mask = self.is_binary && self.values.len() == 1 && !self.is_palette && self.is_narrow;
         if is_mask {
             listing.notes.push(format!(
-                "label images have only the values 0 and {}: read as binary masks, each 8-connected component an object (labels = \"instance\" or \"semantic\" reads them otherwise)",
+                "label images have only the values 0 and {}: read as binary masks, whose 8-connected components are objects (labels = \"instance\" or \"semantic\" reads them otherwise)",
                 self.values[0]
             ));
             return LabelKind::Binary;
@@ -299,6 +300,6 @@ fn read_voc_lists(root: &Path, pairs: &mut Pairs) -> Result<(), DataError> {
             split_of.insert(stem.to_owned(), split);
         }
     }
-    pairs.set_splits(|image| split_of.get(layout::stem(image)).copied());
+    pairs.set_splits(|image| split_of.get(files::stem(image)).copied());
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Where the bytes of a file are: on disk, inside a tar shard, or already in memory; and the header of an image there.
+//! Locations of files (on disk, inside a tar shard, in memory) and the headers of images there.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Cursor, Read, Seek, SeekFrom};
@@ -10,20 +10,21 @@ use sam_image::decode::MAX_PIXELS;
 use sam_image::{Mask, Rle};
 
 use crate::error::DataError;
+use crate::formats::raster::tiff_header;
 
-/// A file, wherever it lies.
+/// Location of a file.
 #[derive(Clone, Debug)]
 pub(crate) enum FilePlace {
     /// A file of its own.
     Path(PathBuf),
-    /// A member of an archive that is read in place.
+    /// A member of an archive, read in place.
     Within { archive: PathBuf, member: String, at: u64, len: u64 },
-    /// Bytes that came with the annotation.
+    /// Bytes embedded in the annotation.
     Memory { name: String, bytes: Vec<u8> },
 }
 
 impl FilePlace {
-    /// What messages call it.
+    /// The name used in messages.
     pub(crate) fn name(&self) -> String {
         match self {
             Self::Path(path) => path.display().to_string(),
@@ -40,7 +41,7 @@ impl FilePlace {
         }
     }
 
-    /// Size and orientation of the image, from its first bytes where the format allows.
+    /// Reads size and orientation of the image, from its first bytes if the format allows.
     pub(crate) fn image_header(&self) -> Result<ImageHeader, DataError> {
         let name = self.name();
         match self {
@@ -49,7 +50,7 @@ impl FilePlace {
                 ImageHeader::read(BufReader::new(file), &name)
             }
             Self::Within { archive, at, len, .. } => {
-                // Headers are short; a member with a long one is read whole.
+                // Headers are short; if one is long, the whole member is read.
                 let head = read_range(archive, *at, (*len).min(HEAD_BYTES))?;
                 match ImageHeader::read(Cursor::new(&head), &name) {
                     Err(_) if (head.len() as u64) < *len => ImageHeader::read(Cursor::new(&self.read()?), &name),
@@ -63,13 +64,13 @@ impl FilePlace {
 
 const HEAD_BYTES: u64 = 1 << 16;
 
-/// A part of a file.
+/// Reads a range of a file.
 pub(crate) fn read_range(path: &Path, at: u64, len: u64) -> Result<Vec<u8>, DataError> {
     let mut file = File::open(path).map_err(|error| DataError::io(path, error))?;
     read_open_range(&mut file, path, at, len)
 }
 
-/// A part of an open file. A length from a damaged index cannot allocate more than the file has.
+/// Reads a range of an open file. A length from a damaged index cannot allocate more than the file has.
 pub(crate) fn read_open_range(file: &mut File, path: &Path, at: u64, len: u64) -> Result<Vec<u8>, DataError> {
     let io = |error| DataError::io(path, error);
     file.seek(SeekFrom::Start(at)).map_err(io)?;
@@ -80,24 +81,21 @@ pub(crate) fn read_open_range(file: &mut File, path: &Path, at: u64, len: u64) -
     }
     Err(io(std::io::Error::new(
         std::io::ErrorKind::UnexpectedEof,
-        format!(
-            "must have {len} bytes from byte {at} on, got {}; did the file change after it was opened?",
-            bytes.len()
-        ),
+        format!("must have {len} bytes from byte {at}, got {}; did the file change after it was opened?", bytes.len()),
     )))
 }
 
-/// What the header of an image file says.
+/// Size and orientation of an image file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ImageHeader {
     /// Size of the pixels as they are stored.
     pub(crate) stored_hw: [usize; 2],
-    /// How they are to be turned to be upright (EXIF).
+    /// The EXIF orientation.
     pub(crate) orientation: Orientation,
 }
 
 impl ImageHeader {
-    /// Reads a header. JPEG markers are walked by hand, because decoders want the whole file.
+    /// Reads a header. JPEG markers are parsed by hand because decoders read the whole file.
     pub(crate) fn read(mut reader: impl BufRead + Seek, name: &str) -> Result<Self, DataError> {
         let io = |error| DataError::io(Path::new(name), error);
         let head = reader.fill_buf().map_err(io)?;
@@ -107,7 +105,8 @@ impl ImageHeader {
             }
             reader.seek(SeekFrom::Start(0)).map_err(io)?;
         } else if head.starts_with(b"II*\0") || head.starts_with(b"MM\0*") || head.starts_with(b"II+\0") {
-            return crate::raster::tiff_header(reader, name);
+            let (stored_hw, orientation) = tiff_header(reader, name)?;
+            return Ok(Self { stored_hw, orientation });
         }
         let guessed = ImageReader::new(&mut reader).with_guessed_format().map_err(io)?;
         let is_known = matches!(
@@ -124,7 +123,7 @@ impl ImageHeader {
                 return Ok(header);
             }
         }
-        // The one decoder of the house says what is wrong.
+        // The full decoder produces the error message.
         let mut bytes = Vec::new();
         reader.seek(SeekFrom::Start(0)).map_err(io)?;
         reader.read_to_end(&mut bytes).map_err(io)?;
@@ -139,7 +138,7 @@ impl ImageHeader {
         self.stored_hw[0] as u64 * self.stored_hw[1] as u64
     }
 
-    /// Whether width and height change places when the image is turned upright.
+    /// Whether the EXIF orientation swaps width and height.
     pub(crate) fn is_swapped(&self) -> bool {
         matches!(
             self.orientation,
@@ -147,13 +146,13 @@ impl ImageHeader {
         )
     }
 
-    /// Size of the image as it is seen, which is the size of masks.
+    /// Size of the upright image, which is the size of masks.
     pub(crate) fn upright_hw(&self) -> [usize; 2] {
         let [height, width] = self.stored_hw;
         if self.is_swapped() { [width, height] } else { [height, width] }
     }
 
-    /// A mask over the stored pixels, turned as the image is.
+    /// Rotates a mask of the stored pixels as the image is rotated.
     pub(crate) fn upright(&self, stored: &Rle) -> Rle {
         let from = stored.to_mask();
         let [height, width] = from.size_hw();
@@ -173,7 +172,7 @@ impl ImageHeader {
     }
 }
 
-/// Size from the first start-of-frame, orientation from the EXIF block before it; `None` when the markers are odd.
+/// Size from the first start-of-frame, orientation from the EXIF block before it; `None` for unusual markers.
 fn read_jpeg_header(reader: &mut (impl BufRead + Seek)) -> std::io::Result<Option<ImageHeader>> {
     const EXIF: &[u8] = b"Exif\0\0";
     let mut orientation = Orientation::NoTransforms;

@@ -1,7 +1,7 @@
-//! A label image as ids, and its ids as masks.
+//! Label images as arrays of ids, and ids as masks.
 //!
-//! Palette PNGs give their **indices** (VOC, DAVIS), 16- and 32-bit ids keep their value. Colours that are no grey, fractions,
-//! and lossy files are refused: no rule turns them back into ids.
+//! Palette PNGs yield their **indices** (VOC, DAVIS); 16- and 32-bit ids keep their value. Colours other than grey,
+//! fractions, and lossy files are rejected: no rule turns them back into ids.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -9,9 +9,9 @@ use std::path::PathBuf;
 use sam_image::{Components, Connectivity, ImageError, Mask, Rle};
 
 use crate::error::DataError;
-use crate::raster::{Meaning, Raster, Samples};
+use crate::formats::raster::{Meaning, Raster, Samples};
 
-/// More objects in one image than any annotator draws; a photograph read as labels has a million.
+/// Limit of ids in one image; a photograph read as labels has a million.
 const MAX_IDS: usize = 100_000;
 
 /// One id per pixel, row-major.
@@ -32,7 +32,7 @@ impl LabelMap {
         let not_ids = |got: &str| DataError::Content {
             path: PathBuf::from(name),
             what: "a label image".to_owned(),
-            expected: "one channel of whole numbers from 0 on".to_owned(),
+            expected: "one channel of non-negative integers".to_owned(),
             got: got.to_owned(),
             fix: "save ids as 8- or 16-bit grey or as a palette PNG".to_owned(),
         };
@@ -46,7 +46,7 @@ impl LabelMap {
                 ids.map_err(|_| not_ids("negative numbers"))?
             }
             Samples::F32(v) => {
-                /// The integers that a float holds exactly.
+                /// Largest integer up to which f32 is exact.
                 const EXACT: f32 = 16_777_216.0;
                 if let Some(x) = v.iter().find(|&&x| !(0.0..=EXACT).contains(&x) || x.fract() != 0.0) {
                     return Err(not_ids(&format!("the float {x}")));
@@ -69,7 +69,7 @@ impl LabelMap {
         Ok(Self { size_hw: raster.size_hw, ids, is_palette: raster.meaning == Meaning::Palette, is_narrow })
     }
 
-    /// The distinct ids, rising.
+    /// The distinct ids in ascending order.
     pub(crate) fn distinct(&self) -> Vec<u32> {
         let mut distinct = Vec::new();
         let mut is_seen = [false; 256];
@@ -97,7 +97,7 @@ impl LabelMap {
         distinct
     }
 
-    /// The mask of every id but 0, by rising id.
+    /// The mask of every id except 0, in ascending order of ids.
     pub(crate) fn masks(&self, name: &str) -> Result<Vec<(u32, Rle)>, DataError> {
         let [height, width] = self.size_hw;
         // Ends of runs in column-major order, per id: start, end, start, end.
@@ -121,7 +121,7 @@ impl LabelMap {
                             what: "a label image".to_owned(),
                             expected: format!("at most {MAX_IDS} ids"),
                             got: "more".to_owned(),
-                            fix: "is it the image and not its labels?".to_owned(),
+                            fix: "is this the image instead of its labels?".to_owned(),
                         });
                     }
                 }
@@ -139,7 +139,7 @@ impl LabelMap {
             .collect()
     }
 
-    /// The 8-connected components of every id but 0, as new ids from 1 on, with the id each came from.
+    /// The 8-connected components of every id except 0, each with its id.
     pub(crate) fn components(&self, name: &str) -> Result<Vec<(u32, Rle)>, DataError> {
         let mut all = Vec::new();
         for (id, mask) in self.masks(name)? {
@@ -150,7 +150,7 @@ impl LabelMap {
         Ok(all)
     }
 
-    /// The id that most pixels of a mask have here; for the class of a VOC instance. 0 and `void` do not vote.
+    /// The most frequent id under a mask, except 0 and `void`: the class of a VOC instance.
     pub(crate) fn majority(&self, mask: &Mask, void: Option<u32>) -> Option<u32> {
         let mut votes: BTreeMap<u32, usize> = BTreeMap::new();
         for (&id, &is_set) in self.ids.iter().zip(mask.pixels()) {

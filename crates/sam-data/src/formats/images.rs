@@ -1,26 +1,26 @@
-//! Images without labels, for pre-training: all that lie below a folder and inside the `.tar` shards there.
+//! Unlabelled images for pre-training: all images below a folder and inside its `.tar` shards.
 //!
-//! Everything with the ending of an image counts, whatever the folders are called; hidden files do not. Files are listed
-//! once, and their headers are read only when they are asked for: a million images cost their names. One that cannot be
-//! read is the loader's to report ([`crate::loader::ErrorPolicy`]), with its name.
+//! Every file with an image extension counts, whatever its folder is called, except hidden files. Files are listed
+//! once; their headers are read on demand, so a million images cost only their names. The loader reports unreadable
+//! images by name ([`crate::loader::ErrorPolicy`]).
 
 use std::path::{Path, PathBuf};
 
 use crate::error::DataError;
-use crate::intensity::{Intensity, decode_image};
-use crate::layout;
-use crate::loader::{SampleError, Samples};
-use crate::names::Names;
-use crate::place::{FilePlace, ImageHeader};
+use crate::formats::files;
+use crate::formats::intensity::{Intensity, read_image};
+use crate::formats::names::Names;
+use crate::formats::place::FilePlace;
+use crate::formats::tar_members;
 use crate::sample::Sample;
-use crate::tar_members;
+use crate::sample::{SampleError, Samples};
 
 /// All images below a folder.
 #[derive(Debug)]
 pub struct ImageTree {
     root: PathBuf,
     names: Names,
-    /// Where images inside shards are: index of the first, in order; behind the images that are files.
+    /// Shards, each with the index of its first member; members come after the images that are files.
     shards: Vec<Shard>,
     members: Vec<(u64, u64)>,
     n_files: usize,
@@ -39,17 +39,17 @@ impl ImageTree {
     ///
     /// # Errors
     ///
-    /// When it cannot be read, a shard is damaged, or there is no image.
+    /// When it cannot be read, a shard is damaged, or there are no images.
     pub fn open(path: &Path, intensity: Intensity) -> Result<Self, DataError> {
         let (root, files) = match path.is_file() {
             true => {
                 let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 (path.parent().unwrap_or(Path::new("")).to_path_buf(), vec![name])
             }
-            false => (path.to_path_buf(), layout::list_files(path)?),
+            false => (path.to_path_buf(), files::list_files(path)?),
         };
         let mut tree = Self {
-            names: files.iter().filter(|name| layout::is_image(name)).cloned().collect(),
+            names: files.iter().filter(|name| files::is_image(name)).cloned().collect(),
             root,
             shards: Vec::new(),
             members: Vec::new(),
@@ -57,35 +57,35 @@ impl ImageTree {
             intensity,
         };
         tree.n_files = tree.names.len();
-        for shard in files.iter().filter(|name| layout::has_extension(name, "tar")) {
+        for shard in files.iter().filter(|name| files::has_extension(name, "tar")) {
             let archive = tree.root.join(shard);
             tree.shards.push(Shard { path: shard.clone(), first_member: tree.members.len() });
             let members = tar_members::list(&archive)?;
-            for member in members.iter().filter(|member| layout::is_image(&member.name)) {
+            for member in members.iter().filter(|member| files::is_image(&member.name)) {
                 tree.members.push((member.at, member.len));
-                tree.names.push(&format!("{}/{}", layout::stem(shard), member.name));
+                tree.names.push(&format!("{}/{}", files::stem(shard), member.name));
             }
         }
         if tree.names.len() == 0 {
             return Err(DataError::Content {
                 path: path.to_path_buf(),
-                what: "a folder to pre-train on".to_owned(),
+                what: "a pre-training folder".to_owned(),
                 expected: "images (jpg, png, tif, bmp, webp) at any depth, or .tar shards of them".to_owned(),
                 got: format!("{} files, none of them an image", files.len()),
-                fix: "give the folder that holds them; unpack .zip and .gz first".to_owned(),
+                fix: "give the folder that contains them; unpack .zip and .gz first".to_owned(),
             });
         }
         Ok(tree)
     }
 
-    /// How many images there are; at least one.
+    /// Number of images; at least one.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "an empty one cannot be opened")]
     pub fn len(&self) -> usize {
         self.names.len()
     }
 
-    /// Path relative to the root; inside a shard, its stem comes first.
+    /// Path relative to the root; for a member of a shard, it starts with the shard's stem.
     ///
     /// # Panics
     ///
@@ -102,7 +102,7 @@ impl ImageTree {
         let shard = &self.shards[self.shards.partition_point(|shard| shard.first_member <= member) - 1];
         let (at, len) = self.members[member];
         let name = self.name(index);
-        let inside = name.strip_prefix(layout::stem(&shard.path)).unwrap_or(name).trim_start_matches('/');
+        let inside = name.strip_prefix(files::stem(&shard.path)).unwrap_or(name).trim_start_matches('/');
         FilePlace::Within { archive: self.root.join(&shard.path), member: inside.to_owned(), at, len }
     }
 }
@@ -113,10 +113,7 @@ impl Samples for ImageTree {
     }
 
     fn sample(&self, index: usize) -> Result<Sample, SampleError> {
-        let place = self.place(index);
-        let (bytes, name) = (place.read()?, place.name());
-        let header = ImageHeader::read(std::io::Cursor::new(&bytes), &name)?;
-        let image = decode_image(&bytes, &name, &header, self.intensity, None)?;
+        let (_, image) = read_image(&self.place(index), self.intensity, None)?;
         Ok(Sample { name: self.name(index).to_owned(), image, objects: Vec::new(), ignore: None })
     }
 }
@@ -126,7 +123,7 @@ mod tests {
     use super::*;
     use image::RgbImage;
 
-    fn picture(value: u8) -> RgbImage {
+    fn uniform(value: u8) -> RgbImage {
         RgbImage::from_pixel(5, 4, image::Rgb([value; 3]))
     }
 
@@ -136,7 +133,7 @@ mod tests {
         let at = |name: &str| folder.path().join(name);
         std::fs::create_dir_all(at("a/b c")).expect("made");
         for (name, value) in [("a/b c/deep.png", 1), ("top.bmp", 2), ("shard.png", 3)] {
-            picture(value).save(at(name)).expect("written");
+            uniform(value).save(at(name)).expect("written");
         }
         std::fs::write(at("a/notes.txt"), "no image").expect("written");
         std::fs::write(at(".hidden.png"), "no image").expect("written");

@@ -1,13 +1,13 @@
-//! A data set in another format: COCO, SA-1B, or label images.
+//! Converts a data set to COCO, SA-1B, or label images.
 //!
-//! Masks are written as run lengths wherever the format has them, so holes and parts survive. What a format cannot hold is said in
-//! [`ConvertReport::notes`], with how much of it there was. Image files are copied byte for byte; one with EXIF rotation is written
-//! upright as PNG, because readers disagree about such files. The whole output is made beside the target and renamed at the end: it
-//! is there complete or not at all.
+//! Masks are written as run lengths where the format has them, so holes and parts survive. [`ConvertReport::notes`]
+//! lists what a format cannot represent and how much of it there was. Image files are copied byte for byte; images with
+//! EXIF rotation are written upright as PNG, because readers disagree about such files. The output is written to a
+//! temporary folder beside the target and renamed at the end, so it is complete or absent.
 
-mod coco_writer;
+pub(crate) mod coco_writer;
 mod labels_writer;
-mod sa1b_writer;
+pub(crate) mod sa1b_writer;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -17,13 +17,14 @@ use rayon::prelude::*;
 use sam_image::RgbImage;
 use serde::{Deserialize, Serialize};
 
+use crate::convert::coco_writer::{CocoWriter, ImageEntry};
 use crate::error::DataError;
-use crate::intensity::decode_image;
-use crate::layout;
-use crate::place::ImageHeader;
+use crate::formats::files;
+use crate::formats::intensity::decode_image;
+use crate::formats::place::ImageHeader;
 use crate::source::{ImageObjects, Source};
 
-/// Images that are worked on at a time; their annotations are in memory together.
+/// Images processed at a time; their annotations are in memory together.
 const BATCH: usize = 64;
 
 /// The format to write.
@@ -38,22 +39,23 @@ pub enum ConvertTo {
     Labels,
 }
 
-/// What was written, and what was not.
+/// Summary of a conversion.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConvertReport {
-    /// How many images.
+    /// Images written.
     pub images: u64,
-    /// How many objects.
+    /// Number of objects.
     pub objects: u64,
-    /// What the format could not hold or what changed, one sentence each; empty when nothing was lost.
+    /// What the format could not represent or what changed, one sentence each; empty if nothing was lost.
     pub notes: Vec<String>,
 }
 
-/// Writes a data set in another format into a new folder. `progress` is called with images done and images in all.
+/// Writes a data set in another format into a new folder. `progress` is called with the number of written images and
+/// the total.
 ///
 /// # Errors
 ///
-/// When the folder exists and is not empty, a sample cannot be read, or something cannot be written.
+/// When the folder is not empty, a sample cannot be read, or a file cannot be written.
 pub fn convert(
     source: &Source,
     out: &Path,
@@ -64,7 +66,7 @@ pub fn convert(
     if out.exists() && (!out.is_dir() || std::fs::read_dir(out).map_err(io)?.next().is_some()) {
         return Err(DataError::Option {
             key: "out",
-            expected: "a folder that is new or empty".to_owned(),
+            expected: "a new or empty folder".to_owned(),
             got: out.display().to_string(),
         });
     }
@@ -76,7 +78,9 @@ pub fn convert(
     let unfinished = tempfile::Builder::new().prefix(".converting-").tempdir_in(parent).map_err(io)?;
     let names = output_names(source)?;
     let mut writer = match to {
-        ConvertTo::Coco => Writer::Coco(coco_writer::CocoWriter::new(source, unfinished.path())?),
+        ConvertTo::Coco => {
+            Writer::Coco(CocoWriter::new(unfinished.path(), source.classes(), source.is_one_numbering())?)
+        }
         ConvertTo::Sa1b => Writer::Sa1b(sa1b_writer::Sa1bWriter::default()),
         ConvertTo::Labels => Writer::Labels(labels_writer::LabelsWriter::default()),
     };
@@ -95,15 +99,15 @@ pub fn convert(
             progress(report.images as usize, source.len());
         }
     }
-    report.notes = writer.finish(source)?;
+    report.notes = writer.finish()?;
     if n_upright > 0 {
         report.notes.push(format!("{n_upright} images with EXIF rotation were written upright, as PNG"));
     }
-    let dropped: u64 = source.tally().iter().filter(|(kind, _)| kind.leaves_out()).map(|(_, count)| count).sum();
+    let dropped: u64 = source.tally().iter().filter(|(kind, _)| kind.drops_object()).map(|(_, count)| count).sum();
     let filtered = source.filtered();
     if dropped + filtered.too_large + filtered.too_small > 0 {
         report.notes.push(format!(
-            "{} annotations were left out while reading; `data check` lists them",
+            "{} annotations were dropped while reading; `data check` lists them",
             dropped + filtered.too_large + filtered.too_small
         ));
     }
@@ -129,7 +133,7 @@ fn open_to_all(_folder: &Path) -> std::io::Result<()> {
 }
 
 enum Writer {
-    Coco(coco_writer::CocoWriter),
+    Coco(CocoWriter),
     Sa1b(sa1b_writer::Sa1bWriter),
     Labels(labels_writer::LabelsWriter),
 }
@@ -137,7 +141,11 @@ enum Writer {
 impl Writer {
     fn add(&mut self, source: &Source, written: &Written) -> Result<(), DataError> {
         match self {
-            Self::Coco(writer) => writer.add(source, written),
+            Self::Coco(writer) => {
+                let id = written.index as u64 + 1;
+                let image = ImageEntry { part: source.given_split(written.index), id, file_name: &written.name };
+                writer.add(&image, &written.annotations)
+            }
             Self::Sa1b(writer) => {
                 writer.add(written);
                 Ok(())
@@ -149,19 +157,19 @@ impl Writer {
         }
     }
 
-    fn finish(self, source: &Source) -> Result<Vec<String>, DataError> {
+    fn finish(self) -> Result<Vec<String>, DataError> {
         match self {
-            Self::Coco(writer) => writer.finish(source),
+            Self::Coco(writer) => writer.finish(),
             Self::Sa1b(writer) => Ok(writer.notes()),
             Self::Labels(writer) => Ok(writer.notes()),
         }
     }
 }
 
-/// An image whose own files are written.
+/// An image whose image file and own label file have been written.
 struct Written {
     index: usize,
-    /// The file name relative to its folder of images.
+    /// File name relative to the folder of images.
     name: String,
     annotations: ImageObjects,
     is_upright_copy: bool,
@@ -175,7 +183,7 @@ fn write_one(source: &Source, index: usize, name: &str, to: ConvertTo, out: &Pat
     let shown = place.name();
     let header = ImageHeader::read(std::io::Cursor::new(&bytes), &shown)?;
     let is_upright_copy = header.orientation != Orientation::NoTransforms;
-    let name = if is_upright_copy { format!("{}.png", layout::stem(name)) } else { name.to_owned() };
+    let name = if is_upright_copy { format!("{}.png", files::stem(name)) } else { name.to_owned() };
     let folder = match to {
         ConvertTo::Coco => source.given_split(index).unwrap_or("images").to_owned(),
         // SA-1B has images and JSON files side by side.
@@ -197,13 +205,13 @@ fn write_one(source: &Source, index: usize, name: &str, to: ConvertTo, out: &Pat
     let mut overlaps = labels_writer::Overlaps::default();
     match to {
         ConvertTo::Coco => {}
-        ConvertTo::Sa1b => sa1b_writer::write_json(&path, &name, index, &annotations)?,
+        ConvertTo::Sa1b => sa1b_writer::write_json(&path, index as u64 + 1, &annotations)?,
         ConvertTo::Labels => {
             let masks = match source.given_split(index) {
                 Some(split) => format!("{split}/masks"),
                 None => "masks".to_owned(),
             };
-            let path = out.join(masks).join(format!("{}.png", layout::stem(&name)));
+            let path = out.join(masks).join(format!("{}.png", files::stem(&name)));
             make_folder_of(&path)?;
             overlaps = labels_writer::write_labels(&path, &annotations)?;
         }
@@ -211,26 +219,26 @@ fn write_one(source: &Source, index: usize, name: &str, to: ConvertTo, out: &Pat
     Ok(Written { index, name, annotations, is_upright_copy, overlaps })
 }
 
-/// Names without the part in front, safe to join, and of different stems.
+/// Image names without the part's prefix, safe to join, and with distinct stems.
 fn output_names(source: &Source) -> Result<Vec<String>, DataError> {
     let mut stems = HashSet::with_capacity(source.len());
     let mut names = Vec::with_capacity(source.len());
     for index in 0..source.len() {
         let name = source.name(index);
         let split = source.given_split(index);
-        // Data sets name the part `train`, `valid` or `val2017`; it comes back as a folder of its own.
+        // Data sets call the part `train`, `valid` or `val2017`; the output has a folder for it anyway.
         let own = match name.split_once('/') {
-            Some((top, rest)) if split.is_some() && layout::split_name(top) == split => rest,
+            Some((top, rest)) if split.is_some() && files::split_name(top) == split => rest,
             _ => &name,
         };
         let safe: PathBuf =
             Path::new(own).components().filter(|part| matches!(part, std::path::Component::Normal(_))).collect();
         let safe = safe.to_string_lossy().replace('\\', "/");
-        if !stems.insert((split.map(str::to_owned), layout::stem(&safe).to_owned())) {
+        if !stems.insert((split.map(str::to_owned), files::stem(&safe).to_owned())) {
             return Err(DataError::Content {
                 path: source.root().to_path_buf(),
                 what: "image names".to_owned(),
-                expected: "of different stems".to_owned(),
+                expected: "with distinct stems".to_owned(),
                 got: format!("{safe} twice"),
                 fix: "rename one of the images".to_owned(),
             });

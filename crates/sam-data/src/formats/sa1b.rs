@@ -1,13 +1,14 @@
-//! SA-1B: a JSON file beside each image, in folders or inside `.tar` shards that are read in place.
+//! SA-1B: one JSON file per image, in folders or inside `.tar` shards that are read in place.
 //!
-//! Source: the data set's README and `scripts/amg.py` of segment_anything. Two kinds of file: the dict with `image` and
-//! `annotations`, and the bare list that `amg.py --convert-to-rle` writes (no `image`, no ids). There are no classes.
+//! Source: the data set's README and `scripts/amg.py` of segment_anything. There are two variants: the dict with
+//! `image` and `annotations`, and the bare list written by `amg.py --convert-to-rle` (no `image`, no ids). There are no
+//! classes.
 //!
-//! Different from the reference: boxes of the file are not read (they come from inclusive indices and are one pixel short);
-//! run lengths must fill the image.
+//! Differences from the reference: the file's boxes are not read (they come from inclusive indices and are one pixel
+//! short); run lengths must fill the image.
 //!
-//! Eleven million images are listed once: a stem costs its letters and eight bytes, a member of a shard 28 bytes more. Only the
-//! listing of one folder or shard is held beside that.
+//! Eleven million images are listed once: a stem costs its bytes plus eight, a member of a shard 28 bytes more. Beyond
+//! that, only the listing of one folder or shard is held.
 
 use std::path::{Path, PathBuf};
 
@@ -16,19 +17,19 @@ use serde_json::value::RawValue;
 
 use crate::error::DataError;
 use crate::finding::{Finding, ProblemKind};
-use crate::layout::{self, Folder};
-use crate::names::Names;
-use crate::place::{FilePlace, ImageHeader};
+use crate::formats::files::{self, Folder};
+use crate::formats::names::Names;
+use crate::formats::place::{FilePlace, ImageHeader};
+use crate::formats::segmentation::{SegmentationKind, segmentation_mask};
+use crate::formats::tar_members::{self, TarMember, damaged};
+use crate::formats::{Annotated, FormatReader, Listing};
 use crate::sample::ObjectMask;
-use crate::segmentation::{SegmentationKind, segmentation_mask};
-use crate::source::{Annotated, FormatReader, Listing};
 use crate::source_options::SourceOptions;
-use crate::tar_members::{self, TarMember, damaged};
 
-/// The largest annotation file; SA-1B's have 30 kB.
+/// Largest annotation file; SA-1B's have about 30 kB.
 const MAX_JSON_BYTES: u64 = 1 << 30;
 
-/// All shards.
+/// Folders and archives of pairs.
 #[derive(Debug, Default)]
 pub(crate) struct Sa1b {
     shards: Vec<Shard>,
@@ -36,7 +37,7 @@ pub(crate) struct Sa1b {
     starts: Vec<usize>,
     /// Names of images within their shard.
     names: Names,
-    /// Places of members; empty for folders.
+    /// Byte ranges of archive members; empty for folders.
     members: Vec<Member>,
 }
 
@@ -44,12 +45,12 @@ pub(crate) struct Sa1b {
 struct Shard {
     /// The folder of images, or the archive.
     path: PathBuf,
-    /// Where the JSON files are, when not beside the images.
+    /// Folder of the JSON files, if not beside the images.
     jsons: Option<PathBuf>,
-    /// What names start with.
+    /// Prefix of names.
     prefix: String,
     split: Option<&'static str>,
-    /// Where its members start, for an archive.
+    /// Index of its first member, for an archive.
     first_member: Option<usize>,
 }
 
@@ -91,17 +92,17 @@ struct SizeJson {
 impl Sa1b {
     pub(crate) fn open(path: &Path, options: &SourceOptions, listing: &mut Listing) -> Result<Self, DataError> {
         let mut all = Self::default();
-        if path.is_file() && layout::has_extension(&path.to_string_lossy(), "tar") {
+        if path.is_file() && files::has_extension(&path.to_string_lossy(), "tar") {
             all.add_archive(path, String::new(), None, listing)?;
         } else if path.is_file() {
             // A single JSON stands for its folder.
             all.add_folder(path.parent().unwrap_or(Path::new("")), None, String::new(), None, listing)?;
-        } else if let pairs = layout::folder_pairs(path)?
+        } else if let pairs = files::folder_pairs(path)?
             && !pairs.is_empty()
         {
             let is_one = pairs.len() == 1;
             for pair in pairs {
-                let split = pair.split.as_deref().and_then(layout::split_name);
+                let split = pair.split.as_deref().and_then(files::split_name);
                 if options.split.is_none() || options.split.as_deref() == split {
                     let prefix = split.filter(|_| !is_one).map_or(String::new(), |split| format!("{split}/"));
                     all.add_folder(&pair.images, Some(pair.labels), prefix, split, listing)?;
@@ -114,7 +115,7 @@ impl Sa1b {
         Ok(all)
     }
 
-    /// Folders of pairs and archives, below one another.
+    /// Adds folders of pairs and archives, recursively.
     fn add_tree(
         &mut self,
         root: &Path,
@@ -125,16 +126,16 @@ impl Sa1b {
     ) -> Result<(), DataError> {
         let at = root.join(below);
         let folder = Folder::list(&at)?;
-        let split = below.split('/').find_map(layout::split_name);
+        let split = below.split('/').find_map(files::split_name);
         let is_wanted = options.split.is_none() || options.split.as_deref() == split;
         let prefix = if below.is_empty() { String::new() } else { format!("{below}/") };
         if is_wanted && folder.with_extension("json").next().is_some() {
             self.add_listed(&at, None, prefix.clone(), split, &folder.files, &folder.files, listing);
         }
         for tar in folder.with_extension("tar") {
-            let split = split.or_else(|| layout::split_name(tar));
+            let split = split.or_else(|| files::split_name(tar));
             if options.split.is_none() || options.split.as_deref() == split {
-                self.add_archive(&at.join(tar), format!("{prefix}{}/", layout::stem(tar)), split, listing)?;
+                self.add_archive(&at.join(tar), format!("{prefix}{}/", files::stem(tar)), split, listing)?;
             }
         }
         let folders = folder.folders;
@@ -155,9 +156,9 @@ impl Sa1b {
         split: Option<&'static str>,
         listing: &mut Listing,
     ) -> Result<(), DataError> {
-        let image_files = layout::list_files(images)?;
+        let image_files = files::list_files(images)?;
         let json_files = match &jsons {
-            Some(folder) => layout::list_files(folder)?,
+            Some(folder) => files::list_files(folder)?,
             None => image_files.clone(),
         };
         self.add_listed(images, jsons, prefix, split, &image_files, &json_files, listing);
@@ -176,8 +177,8 @@ impl Sa1b {
         listing: &mut Listing,
     ) {
         let entry = |name: &String| TarMember { name: name.clone(), at: 0, len: 0 };
-        let image_entries = image_files.iter().filter(|name| layout::is_image(name)).map(entry).collect();
-        let json_entries = json_files.iter().filter(|name| layout::has_extension(name, "json")).map(entry).collect();
+        let image_entries = image_files.iter().filter(|name| files::is_image(name)).map(entry).collect();
+        let json_entries = json_files.iter().filter(|name| files::has_extension(name, "json")).map(entry).collect();
         let shown = images.display().to_string();
         self.starts.push(self.names.len());
         self.shards.push(Shard { path: images.to_path_buf(), jsons, prefix, split, first_member: None });
@@ -186,7 +187,7 @@ impl Sa1b {
         }
     }
 
-    /// Reads the headers of an archive once; its contents stay where they are.
+    /// Reads the headers of an archive once; its contents stay in place.
     fn add_archive(
         &mut self,
         path: &Path,
@@ -196,9 +197,9 @@ impl Sa1b {
     ) -> Result<(), DataError> {
         let (mut images, mut jsons) = (Vec::new(), Vec::new());
         for member in tar_members::list(path)? {
-            if layout::is_image(&member.name) {
+            if files::is_image(&member.name) {
                 images.push(member);
-            } else if layout::has_extension(&member.name, "json") {
+            } else if files::has_extension(&member.name, "json") {
                 jsons.push(member);
             }
         }
@@ -243,7 +244,7 @@ impl Sa1b {
 
     fn json_place(&self, index: usize) -> FilePlace {
         let (shard, at) = self.locate(index);
-        let name = format!("{}.json", layout::stem(self.names.get(index)));
+        let name = format!("{}.json", files::stem(self.names.get(index)));
         match shard.first_member {
             Some(first) => {
                 let member = self.members[first + at];
@@ -324,7 +325,7 @@ fn read_json(bytes: &[u8], name: &str, image_hw: [usize; 2]) -> Annotated {
             return annotated;
         }
     };
-    // A bare list has the size in each mask only.
+    // In a bare list, only the masks state the size.
     let first_hw = || {
         annotations
             .iter()
@@ -344,7 +345,7 @@ fn read_json(bytes: &[u8], name: &str, image_hw: [usize; 2]) -> Annotated {
     annotated
 }
 
-/// Images with the JSON of their stem; both lists are sorted by name.
+/// Pairs images with the JSON of their stem; both lists are sorted by name.
 fn paired(
     images: Vec<TarMember>,
     jsons: Vec<TarMember>,
@@ -352,17 +353,17 @@ fn paired(
     findings: &mut Vec<Finding>,
 ) -> Vec<(TarMember, TarMember)> {
     let mut jsons: std::collections::BTreeMap<String, TarMember> =
-        jsons.into_iter().map(|json| (layout::stem(&json.name).to_owned(), json)).collect();
+        jsons.into_iter().map(|json| (files::stem(&json.name).to_owned(), json)).collect();
     let mut pairs: Vec<(TarMember, TarMember)> = Vec::with_capacity(images.len());
     for image in images {
-        match jsons.remove(layout::stem(&image.name)) {
+        match jsons.remove(files::stem(&image.name)) {
             Some(json) => pairs.push((image, json)),
-            None if pairs.last().is_some_and(|(last, _)| layout::stem(&last.name) == layout::stem(&image.name)) => {
+            None if pairs.last().is_some_and(|(last, _)| files::stem(&last.name) == files::stem(&image.name)) => {
                 let place = format!("{shown}, {}", image.name);
                 findings.push(Finding::new(ProblemKind::ImageListedTwice, place, "another image has the same stem"));
             }
             None => {
-                let detail = format!("no {}.json beside it", layout::stem(&image.name));
+                let detail = format!("there is no {}.json beside it", files::stem(&image.name));
                 findings.push(Finding::new(ProblemKind::ImageUnpaired, format!("{shown}, {}", image.name), detail));
             }
         }
@@ -371,7 +372,7 @@ fn paired(
         findings.push(Finding::new(
             ProblemKind::LabelUnpaired,
             format!("{shown}, {}", json.name),
-            "no image of its stem beside it",
+            "there is no image with its stem beside it",
         ));
     }
     pairs

@@ -1,11 +1,12 @@
-//! YOLO segmentation: one `.txt` per image, one line per object, coordinates as shares of the image's size.
+//! YOLO segmentation: one `.txt` per image, one line per object, coordinates as fractions of the image's size.
 //!
-//! Source: Ultralytics' `verify_image_label` and `img2label_paths` (the label path is the image path with the last `/images/`
-//! replaced by `/labels/`). A line is `class x1 y1 x2 y2 ...` of at least three points; one polygon, so holes and parts are joined
-//! by thin bridges if at all. A missing or empty file is a background image. Sizes are of the upright image, as there.
+//! Source: Ultralytics' `verify_image_label` and `img2label_paths` (the label path is the image path with the last
+//! `/images/` replaced by `/labels/`). A line is `class x1 y1 x2 y2 ...` with at least three points. It is a single
+//! polygon, so holes and parts can only be joined by thin bridges. A missing or empty file is a background image. As
+//! there, sizes refer to the upright image.
 //!
-//! Different from Ultralytics, which clips in silence and drops images with a bad line: up to 1 % outside is clipped, more is a
-//! finding; a line of four numbers is a box, which is no mask, and is left out and counted.
+//! Differs from Ultralytics, which clips silently and drops images with a bad line: up to 1 % outside is clipped, more
+//! is a finding; a line of four numbers is a box, which is not a mask, and is dropped and counted.
 
 use std::path::{Path, PathBuf};
 
@@ -13,15 +14,15 @@ use serde::Deserialize;
 
 use crate::error::DataError;
 use crate::finding::{Finding, ProblemKind};
-use crate::layout::{self, FolderPair};
-use crate::pairing::{PairRule, Pairs, Unlabelled, folders_of};
-use crate::place::{FilePlace, ImageHeader};
+use crate::formats::files::{self, Folder, FolderPair};
+use crate::formats::pairing::{PairRule, Pairs, Unlabelled, folders_of};
+use crate::formats::place::{FilePlace, ImageHeader};
+use crate::formats::segmentation::polygon_mask;
+use crate::formats::{Annotated, FormatReader, Listing};
 use crate::sample::ObjectMask;
-use crate::segmentation::polygon_mask;
-use crate::source::{Annotated, FormatReader, Listing};
 use crate::source_options::SourceOptions;
 
-/// How far outside a coordinate may be, as a share of the side; exporters round.
+/// Tolerated distance outside the image, as a fraction of its side; exporters round.
 const TOLERANCE: f64 = 0.01;
 
 /// Folders of images and `.txt` labels.
@@ -72,7 +73,7 @@ enum Names {
 
 impl YoloSeg {
     pub(crate) fn open(path: &Path, options: &SourceOptions, listing: &mut Listing) -> Result<Self, DataError> {
-        let yaml = if path.is_file() { Some(path.to_path_buf()) } else { layout::data_yaml(path)? };
+        let yaml = if path.is_file() { Some(path.to_path_buf()) } else { data_yaml(path)? };
         let mut folders = Vec::new();
         let mut listed = Vec::new();
         let mut classes = Vec::new();
@@ -107,18 +108,18 @@ impl YoloSeg {
             None => folders.extend(folders_of(path, options.images.as_deref())?),
         }
         for pair in &mut folders {
-            // No label of a part at all: all of it is background, or the folder is misnamed.
+            // A part without any labels is all background, or the folder has another name.
             if !pair.labels.is_dir() {
                 listing.findings.push(Finding::new(
                     ProblemKind::ImageUnpaired,
                     pair.images.display().to_string(),
-                    format!("its labels must be in {}, got no such folder", pair.labels.display()),
+                    format!("its labels must be in {}, which does not exist", pair.labels.display()),
                 ));
                 pair.labels = pair.images.clone();
             }
         }
         let is_label = |name: &str| {
-            layout::has_extension(name, "txt") && !matches!(layout::stem(name), "classes" | "train" | "val" | "test")
+            files::has_extension(name, "txt") && !matches!(files::stem(name), "classes" | "train" | "val" | "test")
         };
         let rule = PairRule {
             is_label: &is_label,
@@ -128,7 +129,7 @@ impl YoloSeg {
         };
         let pairs = Pairs::find(folders, &rule, &mut listing.findings)?;
         if pairs.n_unlabelled() > 0 {
-            listing.notes.push(format!("{} images have no label file: taken for background", pairs.n_unlabelled()));
+            listing.notes.push(format!("{} images have no label file and are background", pairs.n_unlabelled()));
         }
         if classes.is_empty() && path.is_dir() {
             classes = classes_txt(path)?;
@@ -226,37 +227,57 @@ fn read_line(
         .map(|word| word.parse().map_err(|_| unreadable(format!("must be numbers, got {word}"))))
         .collect::<Result<_, _>>()?;
     let Some((&class, shares)) = numbers.split_first() else {
-        return Err(unreadable("must have a class and coordinates, got nothing".to_owned()));
+        return Err(unreadable("must have a class and coordinates, got an empty line".to_owned()));
     };
     if class < 0.0 || class.fract() != 0.0 || class > f64::from(u32::MAX) {
-        return Err(unreadable(format!("must start with a class number, got {class}")));
+        return Err(unreadable(format!("must start with a class index, got {class}")));
     }
     if n_classes > 0 && class >= n_classes as f64 {
         return Err((ProblemKind::CategoryUnknown, format!("class must be below {n_classes}, got {class}")));
     }
     if shares.len() == 4 {
-        return Err((ProblemKind::NoMask, "four numbers are a box, no outline".to_owned()));
+        return Err((ProblemKind::NoMask, "four numbers are a box, not an outline".to_owned()));
     }
     if !shares.len().is_multiple_of(2) {
         return Err(unreadable(format!("must have an even number of coordinates, got {}", shares.len())));
     }
     if let Some(bad) = shares.iter().find(|share| !share.is_finite()) {
-        return Err((ProblemKind::PolygonNotFinite, format!("coordinates must be numbers, got {bad}")));
+        return Err((ProblemKind::PolygonNotFinite, format!("coordinates must be finite, got {bad}")));
     }
     if let Some(far) = shares.iter().find(|&&share| !(-TOLERANCE..=1.0 + TOLERANCE).contains(&share)) {
         findings.push(Finding::new(
             ProblemKind::PolygonOutside,
             place,
-            format!("coordinates must be shares from 0 to 1, got {far}{}", if *far > 2.0 { " (pixels?)" } else { "" }),
+            format!(
+                "coordinates must be fractions from 0 to 1, got {far}{}",
+                if *far > 2.0 { " (pixels?)" } else { "" }
+            ),
         ));
-        // Far outside is another unit, and cutting it off would leave a wrong mask.
+        // Coordinates far outside have another unit; clipping them would produce a wrong mask.
         if far.abs() > 2.0 {
-            return Err(unreadable(format!("coordinates must be shares from 0 to 1, got {far}")));
+            return Err(unreadable(format!("coordinates must be fractions from 0 to 1, got {far}")));
         }
     }
     let scale = [size_hw[1] as f64, size_hw[0] as f64];
     let flat = shares.iter().enumerate().map(|(at, share)| share.clamp(0.0, 1.0) * scale[at % 2]).collect();
     Ok((polygon_mask(size_hw, &[flat], place, findings)?, class as usize))
+}
+
+/// The `.yaml` file of a folder with the keys of a YOLO data set.
+pub(crate) fn data_yaml(folder: &Path) -> Result<Option<PathBuf>, DataError> {
+    let listing = Folder::list(folder)?;
+    let mut names: Vec<_> = listing.with_extension("yaml").chain(listing.with_extension("yml")).collect();
+    // `data.yaml` takes precedence over others, such as a model's configuration.
+    names.sort_by_key(|name| (*name != "data.yaml", name.len()));
+    for name in names {
+        let path = folder.join(name);
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let has = |key: &str| text.lines().any(|line| line.starts_with(key));
+        if has("names:") && (has("train:") || has("val:") || has("path:")) {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
 }
 
 fn read_yaml(path: &Path) -> Result<DataYaml, DataError> {
@@ -286,7 +307,7 @@ fn class_names(data: &DataYaml, yaml: &Path) -> Result<Vec<String>, DataError> {
     }
 }
 
-/// `classes.txt`, as annotators write it beside the labels.
+/// `classes.txt`, as annotation tools write it beside the labels.
 fn classes_txt(root: &Path) -> Result<Vec<String>, DataError> {
     for at in [root.to_path_buf(), root.join("labels")] {
         let path = at.join("classes.txt");
@@ -298,8 +319,8 @@ fn classes_txt(root: &Path) -> Result<Vec<String>, DataError> {
     Ok(Vec::new())
 }
 
-/// A path of `data.yaml`. Ultralytics takes it relative to `path`, which is relative to its own data folder; Roboflow writes
-/// `../train/images` and means `train/images`.
+/// Resolves a path of `data.yaml`. Ultralytics takes it relative to `path`, which is relative to its own data folder;
+/// Roboflow writes `../train/images` and means `train/images`.
 fn resolve(base: &Path, path: Option<&str>, part: &str, yaml: &Path, split: &str) -> Result<PathBuf, DataError> {
     let part = part.replace('\\', "/");
     let inner = part.trim_start_matches("../").trim_start_matches("./");
@@ -313,7 +334,7 @@ fn resolve(base: &Path, path: Option<&str>, part: &str, yaml: &Path, split: &str
             return Ok(at.clone());
         }
         if at.is_dir() {
-            // `train: train` means the folder that has images and labels.
+            // `train: train` refers to the folder that contains images and labels.
             let images = at.join("images");
             return Ok(if images.is_dir() && !at.ends_with("images") { images } else { at.clone() });
         }
@@ -330,7 +351,7 @@ fn resolve(base: &Path, path: Option<&str>, part: &str, yaml: &Path, split: &str
     })
 }
 
-/// The last `images` folder of a path becomes `labels`.
+/// Replaces the last `images` folder of a path by `labels`.
 fn label_folder(images: &Path) -> PathBuf {
     let parts: Vec<_> = images.components().collect();
     let last = parts.iter().rposition(|part| part.as_os_str() == "images");
@@ -345,7 +366,7 @@ fn label_path(image: &Path) -> PathBuf {
     label_folder(image).with_extension("txt")
 }
 
-/// A list of image paths, relative to the list's folder (`./images/a.jpg`) or to the data set.
+/// Reads a list of image paths, relative to the list's folder (`./images/a.jpg`) or to the data set.
 fn read_list(list: &Path, base: &Path, split: &'static str) -> Result<Vec<ListedImage>, DataError> {
     let text = std::fs::read_to_string(list).map_err(|error| DataError::io(list, error))?;
     let beside = list.parent().unwrap_or(base);
@@ -376,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_bad_line_is_named() {
+    fn every_kind_of_bad_line_is_reported() {
         for (line, kind) in [
             ("0 0.1 0.1 0.2 0.2", ProblemKind::NoMask),
             ("0 0.1 0.1 0.2 0.2 0.3", ProblemKind::AnnotationUnreadable),

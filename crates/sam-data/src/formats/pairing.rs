@@ -1,20 +1,20 @@
-//! Which label file belongs to which image: by stem, never by sort order.
+//! Pairs images with label files: by stem, never by sort order.
 //!
-//! Two sorted lists of unequal length pair wrongly from the first gap on, and nobody notices. Here a file without its
-//! counterpart is a finding, and so are two label files of one stem.
+//! Two sorted lists of unequal length pair wrongly from the first gap on, unnoticed. Here a file without its
+//! counterpart is a finding, and so are two label files with the same stem.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::error::DataError;
 use crate::finding::{Finding, ProblemKind};
-use crate::layout::{self, FolderPair};
-use crate::names::Names;
+use crate::formats::files::{self, FolderPair};
+use crate::formats::names::Names;
 
 /// Images with their label files.
 #[derive(Debug, Default)]
 pub(crate) struct Pairs {
-    /// Relative paths of images, of labels (empty where an image has none), and the folders that they are relative to.
+    /// Relative paths of images and labels (empty for an image without labels), and the folders they are relative to.
     images: Names,
     labels: Names,
     folder: Vec<u16>,
@@ -23,25 +23,25 @@ pub(crate) struct Pairs {
     n_unlabelled: usize,
 }
 
-/// Whether an image must have labels.
+/// Treatment of images without labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unlabelled {
-    /// It is a finding, and the image is left out.
-    Wrong,
-    /// It shows nothing; it stays, without objects.
+    /// The image is excluded with a finding.
+    Error,
+    /// The image is kept, without objects.
     Background,
-    /// It is not part of the data set: VOC has labels for a sixth of its images.
-    LeftOut,
+    /// The image is not part of the data set: VOC has labels for a sixth of its images.
+    Excluded,
 }
 
-/// What to pair.
+/// The rule for pairing.
 pub(crate) struct PairRule<'a> {
-    /// Whether a relative path is a label file.
+    /// Tells label files by relative path.
     pub(crate) is_label: &'a dyn Fn(&str) -> bool,
     pub(crate) unlabelled: Unlabelled,
-    /// Whether label stems may have `_mask` and the like appended.
+    /// Whether label stems may carry a suffix such as `_mask`.
     pub(crate) allow_suffix: bool,
-    /// Only this part.
+    /// Restricts to this part of the split.
     pub(crate) split: Option<&'a str>,
 }
 
@@ -65,18 +65,18 @@ impl Pairs {
         findings: &mut Vec<Finding>,
     ) -> Result<(), DataError> {
         let is_shared = pair.images == pair.labels;
-        let label_files = layout::list_files(&pair.labels)?;
-        let image_files = if is_shared { label_files.clone() } else { layout::list_files(&pair.images)? };
+        let label_files = files::list_files(&pair.labels)?;
+        let image_files = if is_shared { label_files.clone() } else { files::list_files(&pair.images)? };
         let stems_of_images: std::collections::HashSet<&str> =
-            image_files.iter().filter(|name| layout::is_image(name)).map(|name| layout::stem(name)).collect();
-        // Beside images, only a suffix or another kind of file tells a label.
+            image_files.iter().filter(|name| files::is_image(name)).map(|name| files::stem(name)).collect();
+        // In a folder shared with images, only a suffix or another extension distinguishes a label.
         let label_stem = |name: &str| -> Option<String> {
             if !(rule.is_label)(name) {
                 return None;
             }
-            let stem = layout::stem(name);
-            let unsuffixed = layout::unsuffixed_stem(name).filter(|_| rule.allow_suffix);
-            if is_shared && layout::is_image(name) {
+            let stem = files::stem(name);
+            let unsuffixed = files::unsuffixed_stem(name).filter(|_| rule.allow_suffix);
+            if is_shared && files::is_image(name) {
                 return unsuffixed.map(str::to_owned);
             }
             let suffixed = unsuffixed.filter(|rest| stems_of_images.contains(rest));
@@ -95,14 +95,14 @@ impl Pairs {
         let is_label_too = |name: &str| is_shared && label_stem(name).is_some();
         let number = self.folders.len() as u16;
         let mut last: Option<(&str, &str)> = None;
-        for image in image_files.iter().filter(|name| layout::is_image(name) && !is_label_too(name)) {
+        for image in image_files.iter().filter(|name| files::is_image(name) && !is_label_too(name)) {
             let place = || pair.images.join(image).display().to_string();
-            let stem = layout::stem(image);
+            let stem = files::stem(image);
             if let Some((_, other)) = last.filter(|(last_stem, _)| *last_stem == stem) {
                 findings.push(Finding::new(
                     ProblemKind::ImageListedTwice,
                     place(),
-                    format!("{other} has the same stem, so their labels cannot be told apart"),
+                    format!("{other} has the same stem, so their labels cannot be distinguished"),
                 ));
                 continue;
             }
@@ -110,26 +110,26 @@ impl Pairs {
             let split = pair
                 .split
                 .as_deref()
-                .and_then(layout::split_name)
-                .or_else(|| image.split_once('/').and_then(|(top, _)| layout::split_name(top)));
+                .and_then(files::split_name)
+                .or_else(|| image.split_once('/').and_then(|(top, _)| files::split_name(top)));
             if rule.split.is_some() && rule.split != split {
                 labels.remove(stem);
                 continue;
             }
             let found = labels.remove(stem).unwrap_or_default();
             match (found.as_slice(), rule.unlabelled) {
-                ([], Unlabelled::LeftOut) => {
+                ([], Unlabelled::Excluded) => {
                     self.n_unlabelled += 1;
                     continue;
                 }
                 ([], Unlabelled::Background) => self.n_unlabelled += 1,
-                ([], Unlabelled::Wrong) => {
-                    let detail = format!("no label of stem {stem} in {}", pair.labels.display());
+                ([], Unlabelled::Error) => {
+                    let detail = format!("no label with stem {stem} in {}", pair.labels.display());
                     findings.push(Finding::new(ProblemKind::ImageUnpaired, place(), detail));
                     continue;
                 }
                 ([_, other, ..], _) => {
-                    let detail = format!("{} and {other} both are its labels", found[0]);
+                    let detail = format!("{} and {other} are both its labels", found[0]);
                     findings.push(Finding::new(ProblemKind::LabelsPerImage, place(), detail));
                     continue;
                 }
@@ -141,12 +141,11 @@ impl Pairs {
             self.splits.push(split);
         }
         for name in labels.into_values().flatten() {
-            if rule.split.is_some()
-                && name.split_once('/').is_some_and(|(top, _)| layout::split_name(top) != rule.split)
+            if rule.split.is_some() && name.split_once('/').is_some_and(|(top, _)| files::split_name(top) != rule.split)
             {
                 continue;
             }
-            let detail = format!("no image of stem {} in {}", layout::stem(name), pair.images.display());
+            let detail = format!("no image with stem {} in {}", files::stem(name), pair.images.display());
             findings.push(Finding::new(
                 ProblemKind::LabelUnpaired,
                 pair.labels.join(name).display().to_string(),
@@ -157,7 +156,7 @@ impl Pairs {
         Ok(())
     }
 
-    /// Images without labels that are no finding.
+    /// Number of images without labels that are not findings.
     pub(crate) fn n_unlabelled(&self) -> usize {
         self.n_unlabelled
     }
@@ -166,7 +165,7 @@ impl Pairs {
         self.images.len()
     }
 
-    /// The image's path relative to its folder, with the split in front where two folders are read.
+    /// The image's path relative to its folder, prefixed by the part if several folders are read.
     pub(crate) fn name(&self, index: usize) -> String {
         let image = self.images.get(index);
         match &self.folders[usize::from(self.folder[index])].split {
@@ -189,7 +188,7 @@ impl Pairs {
         self.splits[index]
     }
 
-    /// Gives the parts from outside, such as a list file.
+    /// Sets the parts from another source, such as a list file.
     pub(crate) fn set_splits(&mut self, split_of: impl Fn(&str) -> Option<&'static str>) {
         for index in 0..self.len() {
             self.splits[index] = split_of(self.images.get(index));
@@ -206,30 +205,22 @@ impl Pairs {
     }
 }
 
-/// The folders of a data set, or what the options name.
+/// The folders of a data set, or those named by the options.
 pub(crate) fn folders_of(root: &Path, images: Option<&Path>) -> Result<Vec<FolderPair>, DataError> {
     let Some(images) = images else {
-        let found = layout::folder_pairs(root)?;
+        let found = files::folder_pairs(root)?;
         if !found.is_empty() {
             return Ok(found);
         }
         return Ok(vec![FolderPair { images: root.to_path_buf(), labels: root.to_path_buf(), split: None }]);
     };
-    let folder = root.join(images);
-    if !folder.is_dir() {
-        return Err(DataError::Option {
-            key: "images",
-            expected: "a folder".to_owned(),
-            got: folder.display().to_string(),
-        });
-    }
-    // With the images named, the labels are the other folder, or the data set itself.
-    let listing = layout::Folder::list(root)?;
-    let labels = layout::LABEL_FOLDERS
+    // If the images are given, the labels are in a label folder or in the root.
+    let listing = files::Folder::list(root)?;
+    let labels = files::LABEL_FOLDERS
         .iter()
         .find_map(|wanted| listing.folders.iter().find(|name| name.to_lowercase() == *wanted));
     Ok(vec![FolderPair {
-        images: folder,
+        images: files::given_folder(root, images)?,
         labels: labels.map_or_else(|| root.to_path_buf(), |name| root.join(name)),
         split: None,
     }])

@@ -1,12 +1,12 @@
-//! Labelme: a JSON file per image with drawn shapes.
+//! Labelme: one JSON file of shapes per image.
 //!
-//! Source: labelme's `LabelFile` and its `labelme2coco.py`: shapes that share label and `group_id` are one object, others are
-//! objects of their own. Polygons, rectangles (two corners), circles (centre and a point of the edge) and masks (a corner pair and
-//! a PNG) have an area; points and lines have none and are left out and counted. `__ignore__` becomes an ignore region,
-//! `_background_` is no object, as in labelme's own converters.
+//! Source: labelme's `LabelFile` and `labelme2coco.py`: shapes with the same label and `group_id` are one object, all
+//! others are separate objects. Polygons, rectangles (two corners), circles (centre and a point of the edge) and masks
+//! (two corners and a PNG) have an area; points and lines have none and are dropped and counted. As in labelme's
+//! converters, `__ignore__` is an ignore region and `_background_` is not an object.
 //!
-//! Different from labelme2coco: circles and polygons are drawn by COCO's rule and not by PIL's. When the image file is gone, the
-//! copy inside the JSON is used. Labelme turns images upright before drawing, so sizes are those of the upright image.
+//! Differences from labelme2coco: circles and polygons are rasterised by COCO's rule, not PIL's. If the image file is
+//! missing, the copy inside the JSON is used. Labelme shows images upright, so sizes refer to the upright image.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -18,16 +18,16 @@ use serde::de::IgnoredAny;
 
 use crate::error::DataError;
 use crate::finding::{Finding, ProblemKind};
-use crate::layout;
-use crate::names::Names;
-use crate::place::{FilePlace, ImageHeader};
-use crate::raster::Raster;
+use crate::formats::files;
+use crate::formats::names::Names;
+use crate::formats::place::{FilePlace, ImageHeader};
+use crate::formats::raster::Raster;
+use crate::formats::segmentation::polygon_mask;
+use crate::formats::{Annotated, FormatReader, Listing};
 use crate::sample::ObjectMask;
-use crate::segmentation::polygon_mask;
-use crate::source::{Annotated, FormatReader, Listing};
 use crate::source_options::SourceOptions;
 
-/// Corners of the polygon that a circle becomes; at a radius of 500 px it is less than a fifth of a pixel off.
+/// Corners of the polygon that approximates a circle; at a radius of 500 px the error is below a fifth of a pixel.
 const CIRCLE_CORNERS: usize = 128;
 const IGNORE: &str = "__ignore__";
 const BACKGROUND: &str = "_background_";
@@ -37,14 +37,14 @@ const BACKGROUND: &str = "_background_";
 pub(crate) struct Labelme {
     root: PathBuf,
     jsons: Names,
-    /// As the JSON names it, relative to the JSON.
+    /// `imagePath` of each JSON file, relative to it.
     images: Names,
     splits: Vec<Option<&'static str>>,
     classes: Vec<String>,
     images_folder: Option<PathBuf>,
 }
 
-/// What opening needs of a file; the rest is passed over.
+/// The fields needed for opening.
 #[derive(Deserialize)]
 struct HeadJson {
     #[serde(rename = "imagePath", default)]
@@ -93,7 +93,7 @@ impl Labelme {
         let files = if path.is_file() {
             vec![path.file_name().unwrap_or_default().to_string_lossy().into_owned()]
         } else {
-            layout::list_files(&root)?
+            files::list_files(&root)?
         };
         let mut all = Self {
             images_folder: options.images.as_ref().map(|images| root.join(images)),
@@ -105,8 +105,8 @@ impl Labelme {
         };
         let mut classes = BTreeSet::new();
         let mut stems = BTreeSet::new();
-        for name in files.iter().filter(|name| layout::has_extension(name, "json")) {
-            let split = name.split_once('/').and_then(|(top, _)| layout::split_name(top));
+        for name in files.iter().filter(|name| files::has_extension(name, "json")) {
+            let split = name.split_once('/').and_then(|(top, _)| files::split_name(top));
             if options.split.is_some() && options.split.as_deref() != split {
                 continue;
             }
@@ -123,26 +123,26 @@ impl Labelme {
                     continue;
                 }
             };
-            stems.insert(layout::stem(name).to_owned());
+            stems.insert(files::stem(name).to_owned());
             classes.extend(head.shapes.into_iter().map(|shape| shape.label));
             all.jsons.push(name);
             let image = head.image_path.unwrap_or_default().replace('\\', "/");
-            stems.insert(layout::stem(&beside(name, &image)).to_owned());
+            stems.insert(files::stem(&beside(name, &image)).to_owned());
             all.images.push(&image);
             all.splits.push(split);
         }
-        for image in files.iter().filter(|name| layout::is_image(name)) {
+        for image in files.iter().filter(|name| files::is_image(name)) {
             let is_other_part = options.split.is_some()
-                && image.split_once('/').and_then(|(top, _)| layout::split_name(top)) != options.split.as_deref();
+                && image.split_once('/').and_then(|(top, _)| files::split_name(top)) != options.split.as_deref();
             if all.images_folder.is_none()
                 && !is_other_part
-                && !stems.contains(layout::stem(image))
+                && !stems.contains(files::stem(image))
                 && !is_in_image_folder(image, &stems)
             {
                 listing.findings.push(Finding::new(
                     ProblemKind::ImageUnpaired,
                     all.root.join(image).display().to_string(),
-                    "no .json of its stem",
+                    "no .json with its stem",
                 ));
             }
         }
@@ -157,14 +157,14 @@ impl Labelme {
     }
 }
 
-/// Images in a folder of their own whose JSON files lie in another have the same file stem.
+/// Images and their JSON files may lie in separate folders and then share the file's stem.
 fn is_in_image_folder(image: &str, stems: &BTreeSet<String>) -> bool {
     let file = |path: &str| path.rsplit('/').next().unwrap_or(path).to_owned();
-    let wanted = file(layout::stem(image));
+    let wanted = file(files::stem(image));
     stems.iter().any(|stem| file(stem) == wanted)
 }
 
-/// A path of the JSON, relative to the data set.
+/// A path relative to the JSON file, made relative to the data set.
 fn beside(json: &str, image: &str) -> String {
     match json.rsplit_once('/') {
         Some((folder, _)) => format!("{folder}/{image}"),
@@ -177,10 +177,10 @@ impl FormatReader for Labelme {
         self.jsons.len()
     }
 
-    /// Of the JSON's place and the image's extension, because several files may name one image.
+    /// The JSON file's path with the image's extension, because several files may refer to one image.
     fn name(&self, index: usize) -> String {
         let extension = self.images.get(index).rsplit_once('.').map_or("png", |(_, extension)| extension);
-        format!("{}.{extension}", layout::stem(self.jsons.get(index)))
+        format!("{}.{extension}", files::stem(self.jsons.get(index)))
     }
 
     fn classes(&self) -> &[String] {
@@ -212,7 +212,7 @@ impl FormatReader for Labelme {
             return Err(missing(format!("imagePath {image} does not exist and imageData is null")));
         };
         let bytes = decode_base64(&data).map_err(|error| {
-            missing(format!("imagePath {image} does not exist and imageData is no base64: {error}"))
+            missing(format!("imagePath {image} does not exist and imageData is not base64: {error}"))
         })?;
         Ok(FilePlace::Memory { name: format!("{}:imageData", json.display()), bytes })
     }
@@ -244,10 +244,10 @@ fn read_json(bytes: &[u8], name: &str, image_hw: [usize; 2], classes: &[String])
     };
     let mut annotated = Annotated::new(frame_hw);
     if frame_hw != image_hw && frame_hw != [image_hw[1], image_hw[0]] {
-        // Reported by whoever compares the frames; a declared size must not be drawn on before that.
+        // The caller reports the mismatch of sizes; masks of a declared size must not be allocated before that.
         return annotated;
     }
-    // By group, or by number for shapes without one; the order of the file is kept.
+    // Keyed by the first shape of the group, which keeps the order of the file.
     let mut objects: BTreeMap<usize, (Vec<Rle>, String)> = BTreeMap::new();
     let mut group_at: BTreeMap<(String, i64), usize> = BTreeMap::new();
     for (ordinal, shape) in file.shapes.into_iter().enumerate() {
@@ -312,7 +312,7 @@ fn shape_mask(
     polygon_mask(size_hw, &[flat], place, findings)
 }
 
-/// A PNG of the box whose first corner is given.
+/// The mask of a shape that holds a PNG of its box.
 fn pasted_mask(shape: &ShapeJson, [x, y]: [f64; 2], size_hw: [usize; 2]) -> Result<Rle, (ProblemKind, String)> {
     let wrong = |detail: String| (ProblemKind::AnnotationUnreadable, detail);
     let text = shape.mask.as_deref().ok_or_else(|| wrong("a mask shape must have a mask".to_owned()))?;
@@ -326,7 +326,7 @@ fn pasted_mask(shape: &ShapeJson, [x, y]: [f64; 2], size_hw: [usize; 2]) -> Resu
             raster.n_channels
         )));
     }
-    // Labelme truncates the corner, and so does numpy's slice.
+    // Labelme truncates the corner, as numpy's slice does.
     let (left, top) = (x as usize, y as usize);
     if left + width > size_hw[1] || top + height > size_hw[0] {
         return Err(wrong(format!(

@@ -1,4 +1,4 @@
-//! What is inside a plain `.tar`, without unpacking it.
+//! Members of a plain `.tar`, without unpacking it.
 
 use std::fs::File;
 use std::path::Path;
@@ -12,7 +12,7 @@ pub(crate) struct TarMember {
     pub(crate) len: u64,
 }
 
-/// Reads the headers of an archive once; hidden files are left out. Sorted by name.
+/// Reads the headers of an archive; hidden files are skipped. Sorted by name.
 pub(crate) fn list(path: &Path) -> Result<Vec<TarMember>, DataError> {
     let io = |error| DataError::io(path, error);
     let file = File::open(path).map_err(io)?;
@@ -40,7 +40,7 @@ pub(crate) fn list(path: &Path) -> Result<Vec<TarMember>, DataError> {
     Ok(members)
 }
 
-/// An archive that is not whole, or holds what cannot be.
+/// The error for a truncated or malformed archive.
 pub(crate) fn damaged(path: &Path, got: &dyn std::fmt::Display) -> DataError {
     DataError::Content {
         path: path.to_path_buf(),

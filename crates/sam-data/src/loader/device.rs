@@ -1,10 +1,10 @@
-//! Batches on the device, as the `DataLoader` that burn's training loops take.
+//! Batches on the device, behind the `DataLoader` interface of burn's training loops.
 //!
-//! burn counts in epochs; here an epoch is a fixed number of steps of one endless stream, so checkpoints and validation
-//! come at a chosen interval and a run goes on at any step. Between epochs the stream stays open and keeps reading ahead.
-//! Pixels and masks travel as bytes; whoever normalises does it on the device.
+//! burn counts epochs; here an epoch is a fixed number of steps of one endless stream, so checkpoints and validation
+//! come at a chosen interval and a run resumes at any step. Between epochs the stream stays open and keeps prefetching.
+//! Pixels and masks are transferred as bytes and normalised on the device.
 //!
-//! Shapes: `B` images, `O` objects, `S` side of the model's square, `M` side of the masks.
+//! Shapes: `B` images, `O` objects, `S` side of the model's input, `M` side of the masks.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,31 +12,39 @@ use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
 use burn::data::dataset::DatasetError;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
-use crate::loader::{Batch, BatchImage, BatchObject, Drops, Loader, LoaderOptions, LoaderReport, Order, Samples};
+use crate::loader::batch::{Batch, BatchImage, BatchObject};
+use crate::loader::{Drops, Loader, LoaderOptions, LoaderReport, Order};
+use crate::sample::Samples;
 
 /// One step's images and objects on the device.
 #[derive(Clone, Debug)]
 pub struct DeviceBatch {
-    /// Which step this is.
+    /// Index of the step.
     pub step: u64,
-    /// RGB, 0 to 255, `[B, S, S, 3]`, padded with 0 right and below.
+    /// RGB from 0 to 255, `[B, S, S, 3]`, padded with 0 on the right and below.
     pub pixels: Tensor<4, Int>,
-    /// 0 or 1, `[O, M, M]`.
+    /// Masks of 0 and 1, `[O, M, M]`.
     pub object_masks: Tensor<3, Int>,
-    /// 1 where neither loss nor metric may look, `[B, M, M]`.
+    /// 1 where pixels are ignored by losses and metrics, `[B, M, M]`.
     pub ignore_masks: Option<Tensor<3, Int>>,
-    /// `[O]`, the image of each object.
+    /// Index of each object's image, `[O]`.
     pub image_index: Tensor<1, Int>,
-    /// `[B]`: names, and the way back to original pixels.
+    /// Names, and the mapping to original pixels, `[B]`.
     pub images: Vec<BatchImage>,
-    /// `[O]`: ids, classes and the masks in original pixels.
+    /// Ids, classes and the masks in original pixels, `[O]`.
     pub objects: Vec<BatchObject>,
-    /// What was left out on the way.
+    /// Counts of dropped objects and samples.
     pub drops: Drops,
 }
 
 impl DeviceBatch {
     /// Uploads a batch.
+    ///
+    /// # Shapes
+    ///
+    /// - pixels: `[B, S, S, 3]`
+    /// - object masks: `[O, M, M]`, ignore masks: `[B, M, M]`
+    /// - image index: `[O]`
     pub fn new(batch: Batch, device: &Device) -> Self {
         let (images, objects) = (batch.images.len(), batch.objects.len());
         let (side, mask_side) = (batch.side_px, batch.mask_side_px);
@@ -54,7 +62,7 @@ impl DeviceBatch {
     }
 }
 
-/// As bytes where the device can hold them; some GPUs' shaders cannot.
+/// Uploads bytes as u8 if the device supports it; some GPUs' shaders do not.
 fn bytes<const D: usize>(values: Vec<u8>, shape: [usize; D], device: &Device) -> Tensor<D, Int> {
     let data = TensorData::new(values, shape);
     match device.supports_dtype(DType::U8) {
@@ -73,12 +81,12 @@ pub struct EpochLoader {
     stream: Arc<Mutex<Stream>>,
 }
 
-/// Which steps of the stream an epoch is.
+/// The steps of the stream that form an epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Steps {
-    /// So many from where the last epoch ended; then as many are left to other devices.
+    /// The next `steps`; the `left_out` steps after them belong to other devices.
     Next { steps: usize, left_out: u64 },
-    /// These of a finite stream, again in every epoch.
+    /// The same steps of a finite stream in every epoch.
     Pass { first: u64, steps: usize },
 }
 
@@ -90,7 +98,7 @@ struct Stream {
 }
 
 impl EpochLoader {
-    /// Training: epochs of `steps_per_epoch` steps, the first of them `first_step` of the run.
+    /// A training loader with epochs of `steps_per_epoch` steps, starting at `first_step` of the run.
     ///
     /// # Panics
     /// When an epoch has no step, or the order ends.
@@ -101,14 +109,14 @@ impl EpochLoader {
         first_step: u64,
         device: &Device,
     ) -> Self {
-        assert!(steps_per_epoch > 0, "an epoch needs at least one step");
-        assert_eq!(options.order, Order::ShuffledEpochs, "training needs an order without end");
+        assert!(steps_per_epoch > 0, "an epoch must have at least one step, got 0");
+        assert_eq!(options.order, Order::ShuffledEpochs, "training must have an endless order");
         let stream = Stream { next_step: first_step, ..Stream::default() };
         let steps = Steps::Next { steps: steps_per_epoch, left_out: 0 };
         Self::new(samples, options, steps, stream, device)
     }
 
-    /// Validation: every sample once per pass, in the order of the data set.
+    /// A validation loader: every sample once per pass, in the order of the data set.
     pub fn validation(samples: Arc<dyn Samples>, options: LoaderOptions, device: &Device) -> Self {
         let options = LoaderOptions { order: Order::InOrderOnce, ..options };
         let steps = samples.n_samples().div_ceil(options.n_images.get());
@@ -119,7 +127,7 @@ impl EpochLoader {
         Self { samples, options, device: device.clone(), steps, stream: Arc::new(Mutex::new(stream)) }
     }
 
-    /// The step that the next epoch begins with.
+    /// The first step of the next epoch.
     pub fn next_step(&self) -> u64 {
         self.stream().next_step
     }
@@ -161,7 +169,7 @@ impl DataLoader<DeviceBatch> for EpochLoader {
         Arc::new(Self { device: device.clone(), ..self.clone() })
     }
 
-    /// A part of each epoch, for one of several devices, in whole steps.
+    /// A range of each epoch for one of several devices, in whole steps.
     fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<DeviceBatch>> {
         let images = self.options.n_images.get();
         let (start, end) = (start / images, end / images);
@@ -178,7 +186,7 @@ impl DataLoader<DeviceBatch> for EpochLoader {
     }
 }
 
-/// One epoch of an [`EpochLoader`]; gives the stream back when it ends.
+/// One epoch of an [`EpochLoader`]; returns the stream when it ends.
 struct Epoch<'a> {
     loader: &'a EpochLoader,
     open: Option<Loader>,
@@ -254,18 +262,18 @@ mod tests {
     }
 
     #[test]
-    fn epochs_are_pieces_of_one_stream() {
+    fn epochs_are_consecutive_pieces_of_one_stream() {
         let loader = training(0);
         let (first, second) = (epoch(&loader), epoch(&loader));
         assert_eq!(first.iter().chain(&second).map(|batch| batch.0).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5]);
         assert_eq!(loader.next_step(), 6);
         assert_eq!(loader.report().n_batches, 6);
-        // A run that goes on at step 3 sees what it would have seen.
+        // A run resumed at step 3 gets the same batches.
         assert_eq!(epoch(&training(3)), second);
     }
 
     #[test]
-    fn an_epoch_that_is_left_early_is_gone_on_with() {
+    fn an_interrupted_epoch_is_continued() {
         let loader = training(0);
         drop(loader.iter().next());
         assert_eq!(loader.next_step(), 1);
@@ -292,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_arrive_as_they_left() {
+    fn uploaded_bytes_are_unchanged() {
         let mut host = Loader::new(scenes(), options(), 0);
         let host = host.next_batch().expect("endless").expect("sound");
         let device = DeviceBatch::new(host.clone(), &Device::flex());

@@ -1,28 +1,27 @@
-//! Images in folders by class, as `torchvision.datasets.ImageFolder` has them: `root/CLASS/IMAGE`, with the parts of a split
-//! above where there is one, `root/train/CLASS/IMAGE` and `root/val/CLASS/IMAGE`.
+//! Images in one folder per class, as in `torchvision.datasets.ImageFolder`: `root/CLASS/IMAGE`, or with a split above,
+//! `root/train/CLASS/IMAGE` and `root/val/CLASS/IMAGE`.
 //!
-//! Folders above are parts only when all of them are called so (train, val, valid, validation, test ..); among others, a
-//! folder `train` is a class. Below a class, folders mean nothing.
+//! Top folders are parts of a split only if all of them have such names (train, val, valid, validation, test ..);
+//! otherwise a folder `train` is a class. Folders below a class have no meaning.
 
 use std::collections::BTreeSet;
-use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
 use crate::error::DataError;
-use crate::intensity::{Intensity, decode_image};
-use crate::layout;
-use crate::loader::{SampleError, Samples};
-use crate::names::Names;
-use crate::place::{FilePlace, ImageHeader};
+use crate::formats::files;
+use crate::formats::intensity::{Intensity, read_image};
+use crate::formats::names::Names;
+use crate::formats::place::FilePlace;
 use crate::sample::Sample;
+use crate::sample::{SampleError, Samples};
 
-/// Images with a class each.
+/// Images with one class each.
 #[derive(Debug)]
 pub struct ClassFolders {
     root: PathBuf,
     classes: Vec<String>,
     names: Names,
-    /// Of each image, a place in `classes`.
+    /// For each image, an index into `classes`.
     class_of: Vec<usize>,
     part_of: Vec<Option<&'static str>>,
     without_class: Vec<String>,
@@ -30,19 +29,19 @@ pub struct ClassFolders {
 }
 
 impl ClassFolders {
-    /// Lists a folder; `part` takes the images of one part of the split alone.
+    /// Lists a folder; `part` selects the images of one part of the split.
     ///
     /// # Errors
     ///
-    /// When the folder cannot be read, or no image has a class, or none is in the part.
+    /// When the folder cannot be read, no image has a class, or the part is empty.
     pub fn open(root: &Path, part: Option<&str>, intensity: Intensity) -> Result<Self, DataError> {
-        let images: Vec<String> = layout::list_files(root)?.into_iter().filter(|name| layout::is_image(name)).collect();
+        let images: Vec<String> = files::list_files(root)?.into_iter().filter(|name| files::is_image(name)).collect();
         let tops: BTreeSet<&str> = images.iter().filter_map(|name| Some(name.split_once('/')?.0)).collect();
-        let has_parts = !tops.is_empty() && tops.iter().all(|top| layout::split_name(top).is_some());
+        let has_parts = !tops.is_empty() && tops.iter().all(|top| files::split_name(top).is_some());
         let placed = |name: &str| -> Option<(Option<&'static str>, String)> {
             let (top, rest) = name.split_once('/')?;
             match has_parts {
-                true => Some((layout::split_name(top), rest.split_once('/')?.0.to_owned())),
+                true => Some((files::split_name(top), rest.split_once('/')?.0.to_owned())),
                 false => Some((None, top.to_owned())),
             }
         };
@@ -77,13 +76,13 @@ impl ClassFolders {
                 what: "a folder of labelled images".to_owned(),
                 expected: "CLASS/IMAGE, or train/CLASS/IMAGE and val/CLASS/IMAGE".to_owned(),
                 got,
-                fix: "put the images of each class into a folder of its name".to_owned(),
+                fix: "put the images of each class into a folder with its name".to_owned(),
             });
         }
         Ok(folders)
     }
 
-    /// How many images there are; at least one.
+    /// Number of images; at least one.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "an empty one cannot be opened")]
     pub fn len(&self) -> usize {
@@ -100,13 +99,13 @@ impl ClassFolders {
         self.names.get(index)
     }
 
-    /// Names of the classes, in the order of the alphabet.
+    /// Names of the classes, sorted.
     #[must_use]
     pub fn classes(&self) -> &[String] {
         &self.classes
     }
 
-    /// Class of an image, as a place in [`ClassFolders::classes`].
+    /// Class of an image, as an index into [`ClassFolders::classes`].
     ///
     /// # Panics
     ///
@@ -116,7 +115,7 @@ impl ClassFolders {
         self.class_of[index]
     }
 
-    /// The part (`train`, `val`, `test`) that the folder above puts an image in.
+    /// The part (`train`, `val`, `test`) given by the top folder.
     ///
     /// # Panics
     ///
@@ -126,22 +125,22 @@ impl ClassFolders {
         self.part_of[index]
     }
 
-    /// Images that lie beside the folders of classes, and so are not among these.
+    /// Images outside the class folders, which are excluded.
     #[must_use]
     pub fn without_class(&self) -> &[String] {
         &self.without_class
     }
 
-    /// Reads no more than the header of an image.
+    /// Checks that an image's header can be read.
     ///
     /// # Errors
     ///
-    /// When it is none.
+    /// When it cannot.
     ///
     /// # Panics
     ///
     /// When there is no such image.
-    pub fn look_at(&self, index: usize) -> Result<(), DataError> {
+    pub fn check_header(&self, index: usize) -> Result<(), DataError> {
         self.place(index).image_header().map(drop)
     }
 
@@ -156,10 +155,7 @@ impl Samples for ClassFolders {
     }
 
     fn sample(&self, index: usize) -> Result<Sample, SampleError> {
-        let place = self.place(index);
-        let (bytes, name) = (place.read()?, place.name());
-        let header = ImageHeader::read(Cursor::new(&bytes), &name)?;
-        let image = decode_image(&bytes, &name, &header, self.intensity, None)?;
+        let (_, image) = read_image(&self.place(index), self.intensity, None)?;
         Ok(Sample { name: self.name(index).to_owned(), image, objects: Vec::new(), ignore: None })
     }
 }
@@ -200,9 +196,9 @@ mod tests {
         assert_eq!(all, expected);
         assert_eq!(images.without_class(), ["stray.png"]);
         assert_eq!(images.sample(2).expect("sound").image.get_pixel(0, 0)[0], 0);
-        std::fs::write(folder.path().join("dog/b.png"), "no picture").expect("written");
-        assert!(images.look_at(0).is_ok());
-        let error = images.look_at(2).expect_err("no picture").to_string();
+        std::fs::write(folder.path().join("dog/b.png"), "not an image").expect("written");
+        assert!(images.check_header(0).is_ok());
+        let error = images.check_header(2).expect_err("not an image").to_string();
         assert!(error.contains("dog/b.png"), "{error}");
     }
 
@@ -214,7 +210,7 @@ mod tests {
         let parts: Vec<Option<&str>> = (0..images.len()).map(|at| images.given_split(at)).collect();
         assert_eq!(parts, [Some("train"), Some("train"), Some("val")]);
         assert_eq!(images.without_class(), ["train/stray.png"]);
-        // Classes are numbered alike, whatever the part.
+        // Class indices do not depend on the part.
         let val = open(&folder, Some("val")).expect("opens");
         assert_eq!((val.len(), val.class(0), val.classes().len()), (1, 1, 2));
         let error = open(&folder, Some("test")).expect_err("no such part").to_string();
@@ -222,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_without_classes_says_what_was_expected() {
+    fn a_folder_without_classes_is_an_error_with_the_expected_layout() {
         let error = open(&folder(&["a.png", "b.png"]), None).expect_err("no class").to_string();
         assert!(error.contains("train/CLASS/IMAGE") && error.contains("2 images"), "{error}");
     }

@@ -1,93 +1,41 @@
-//! What is wrong with a data set, all at once and before training: every failure that cost somebody days.
-//!
-//! Every image is decoded and every mask is made, on all cores. Nothing stops at the first problem; the report counts each kind,
-//! shows up to five places, and says what to do. The list of kinds is [`ProblemKind`]. The result does not depend on the number of
-//! cores.
-
-mod report;
+//! The running totals of a check: findings, counts per class and part, sizes, and duplicates.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use image::metadata::Orientation;
-use rayon::prelude::*;
 use sam_image::{RgbImage, rle_iou};
 
-pub use report::{CheckReport, ClassCount, Problem, SizeBin};
-
+use super::report::{CheckReport, ClassCount, Problem, SizeBin};
 use crate::error::DataError;
-use crate::filter::{MaskFilter, area_at_model_scale};
+use crate::filter::area_at_model_scale;
 use crate::finding::{Finding, ProblemKind};
-use crate::intensity::{Intensity, decode_image, pixel_range};
-use crate::place::ImageHeader;
+use crate::formats::intensity::{Intensity, decode_image, pixel_range};
+use crate::formats::place::ImageHeader;
 use crate::sample::ObjectMask;
 use crate::source::Source;
-use crate::source_options::{Format, LabelKind, SourceOptions};
+use crate::source_options::{Format, LabelKind};
 
-/// Places that are shown of each kind.
+/// Places shown for each kind.
 const MAX_EXAMPLES: usize = 5;
-/// A mask of more than this share of its image is probably the background.
-const HUGE_SHARE: f64 = 0.95;
-/// Smallest area at model scale when the filter has none: one pixel of SAM's mask output, which is a quarter of the input.
-const TINY_AREA_MODEL_PX: f64 = 16.0;
-/// Two masks that overlap more are one object drawn twice.
+/// A mask covering more than this fraction of its image is probably the background.
+const HUGE_FRACTION: f64 = 0.95;
+/// Two masks with a larger IoU are one object drawn twice.
 const TWICE_IOU: f64 = 0.95;
 /// Edges of the histogram of object sizes, as sides of squares of equal area at model scale.
 const SIZE_EDGES_PX: [u32; 9] = [0, 4, 8, 16, 32, 64, 128, 256, 512];
-/// Fewer rectangles than this are no pattern.
+/// Minimum number of rectangles for them to count as a pattern.
 const MIN_RECTANGLES: u64 = 4;
 
-/// Checks a data set. `progress` is called from all threads with images done and images in all.
-///
-/// # Errors
-///
-/// When it cannot be opened at all. What is wrong inside is in the report.
-pub fn check(
-    path: &Path,
-    options: &SourceOptions,
-    progress: &(dyn Fn(usize, usize) + Sync),
-) -> Result<CheckReport, DataError> {
-    // Objects that training would filter out are still to be checked.
-    let unfiltered = SourceOptions { filter: MaskFilter::default(), ..options.clone() };
-    let (source, findings) = Source::open_lenient(path, &unfiltered)?;
-    let rule = Rule {
-        tiny_area_model_px: if options.filter.min_area_model_px > 0.0 {
-            options.filter.min_area_model_px
-        } else {
-            TINY_AREA_MODEL_PX
-        },
-        model_side_px: options.filter.model_side_px,
-    };
-    let n_done = AtomicUsize::new(0);
-    let seen = (0..source.len())
-        .into_par_iter()
-        .fold(Totals::default, |mut totals, index| {
-            totals.add_image(&source, index, &rule);
-            progress(n_done.fetch_add(1, Ordering::Relaxed) + 1, source.len());
-            totals
-        })
-        .reduce(Totals::default, Totals::merged);
-    let mut all = Totals::default();
-    for finding in findings {
-        all.note(finding);
-    }
-    let mut all = all.merged(seen);
-    all.note_copies(&source);
-    all.note_classes(&source);
-    all.note_patterns(&source);
-    Ok(all.report(&source, &rule))
+/// Sizes that the check depends on.
+pub(super) struct Rule {
+    pub(super) tiny_area_model_px: f64,
+    pub(super) model_side_px: usize,
 }
 
-struct Rule {
-    tiny_area_model_px: f64,
-    model_side_px: usize,
-}
-
-/// What has been seen; merging keeps the order of images, so examples are the same on any number of cores.
+/// Running totals; merging keeps the order of images, so the examples are the same on any number of cores.
 #[derive(Default)]
-struct Totals {
+pub(super) struct Totals {
     problems: BTreeMap<ProblemKind, (u64, Vec<String>)>,
     n_objects: u64,
     n_rectangles: u64,
@@ -100,13 +48,13 @@ struct Totals {
     sizes: [u64; SIZE_EDGES_PX.len()],
     sizes_hw: BTreeSet<[usize; 2]>,
     /// Hash of the pixels, and the image.
-    pictures: Vec<(u64, usize)>,
-    /// Ids of label images, while few.
+    pixel_hashes: Vec<(u64, usize)>,
+    /// The first distinct object ids.
     ids: BTreeSet<u64>,
 }
 
 impl Totals {
-    fn note(&mut self, finding: Finding) {
+    pub(super) fn note(&mut self, finding: Finding) {
         let (count, examples) = self.problems.entry(finding.kind).or_default();
         *count += 1;
         if examples.len() < MAX_EXAMPLES {
@@ -114,7 +62,7 @@ impl Totals {
         }
     }
 
-    fn merged(mut self, other: Self) -> Self {
+    pub(super) fn merged(mut self, other: Self) -> Self {
         for (kind, (count, examples)) in other.problems {
             let mine = self.problems.entry(kind).or_default();
             mine.0 += count;
@@ -137,12 +85,12 @@ impl Totals {
         }
         self.sizes_hw.extend(other.sizes_hw);
         self.keep_extreme_sizes();
-        self.pictures.extend(other.pictures);
+        self.pixel_hashes.extend(other.pixel_hashes);
         self.ids.extend(other.ids);
         self
     }
 
-    fn add_image(&mut self, source: &Source, index: usize, rule: &Rule) {
+    pub(super) fn add_image(&mut self, source: &Source, index: usize, rule: &Rule) {
         let name = source.name(index);
         let part = source.given_split(index).unwrap_or_default().to_owned();
         if !part.is_empty() {
@@ -153,7 +101,7 @@ impl Totals {
         {
             self.note(Finding::new(ProblemKind::ExtensionCase, name.clone(), format!("its extension is .{extension}")));
         }
-        let Some(header) = self.add_picture(source, index, &name) else {
+        let Some(header) = self.add_pixels(source, index, &name) else {
             self.n_unreadable += 1;
             return;
         };
@@ -170,10 +118,12 @@ impl Totals {
         if annotations.findings.iter().any(is_unreadable) {
             self.n_unreadable += 1;
         }
-        let is_told = annotations.findings.iter().any(|finding| finding.kind == ProblemKind::ExifSwapped);
-        if header.orientation != Orientation::NoTransforms && !is_told {
-            let detail =
-                format!("EXIF says {:?}; annotations are taken to be of the upright image", header.orientation);
+        let is_reported = annotations.findings.iter().any(|finding| finding.kind == ProblemKind::ExifSwapped);
+        if header.orientation != Orientation::NoTransforms && !is_reported {
+            let detail = format!(
+                "the EXIF orientation is {:?}; annotations are assumed to refer to the upright image",
+                header.orientation
+            );
             self.note(Finding::new(ProblemKind::ExifRotated, name.clone(), detail));
         }
         for finding in annotations.findings {
@@ -186,8 +136,8 @@ impl Totals {
         self.add_objects(&annotations.objects, annotations.size_hw, &name, &part, rule);
     }
 
-    /// Decodes the image; `None` when that is impossible.
-    fn add_picture(&mut self, source: &Source, index: usize, name: &str) -> Option<ImageHeader> {
+    /// Decodes the image; `None` if that fails.
+    fn add_pixels(&mut self, source: &Source, index: usize, name: &str) -> Option<ImageHeader> {
         let place = match source.image_place(index) {
             Ok(place) => place,
             Err(DataError::Findings { findings, .. }) => {
@@ -222,11 +172,7 @@ impl Totals {
                 return None;
             }
             if !range.is_float {
-                self.note(Finding::new(
-                    ProblemKind::PixelsDeep,
-                    name,
-                    format!("{values}, and 8 of their bits are kept"),
-                ));
+                self.note(Finding::new(ProblemKind::PixelsDeep, name, format!("{values}, of which 8 bits are kept")));
             }
         }
         let image = match decode_image(&bytes, &shown, &header, options.intensity, options.channels.as_deref()) {
@@ -239,7 +185,7 @@ impl Totals {
         if image.iter().max() == Some(&1) {
             self.note(Finding::new(ProblemKind::PixelsNormalised, name, "its brightest value is 1 of 255"));
         }
-        self.pictures.push((picture_hash(&image), index));
+        self.pixel_hashes.push((pixel_hash(&image), index));
         Some(header)
     }
 
@@ -254,15 +200,15 @@ impl Totals {
             let bin = SIZE_EDGES_PX.partition_point(|&edge| f64::from(edge) <= side_px) - 1;
             self.sizes[bin] += 1;
             if area_model_px < rule.tiny_area_model_px {
-                let detail = format!("{area_px} px are {area_model_px:.1} px at the model's scale");
+                let detail = format!("{area_px} px, {area_model_px:.1} px at the model's scale");
                 self.note(Finding::new(ProblemKind::MaskTiny, place(), detail));
             }
-            if area_px as f64 > HUGE_SHARE * image_px {
+            if area_px as f64 > HUGE_FRACTION * image_px {
                 let detail = format!("it covers {:.1} % of the image", 100.0 * area_px as f64 / image_px);
                 self.note(Finding::new(ProblemKind::MaskHuge, place(), detail));
             }
             let [_, _, width, height] = object.mask.bbox_xywh_px();
-            // A few pixels are always a rectangle.
+            // A mask of a few pixels is always a rectangle.
             self.n_rectangles += u64::from(area_px == width * height && width.min(height) > 2);
             if let Some(class) = object.class {
                 *self.classes.entry((class, part.to_owned())).or_default() += 1;
@@ -274,11 +220,11 @@ impl Totals {
         }
         self.n_objects += objects.len() as u64;
         measured.sort_by_key(|&(area_px, object)| (area_px, object.id));
-        self.note_twins(&measured, name);
+        self.note_duplicates(&measured, name);
     }
 
-    /// Masks that are nearly one. The smaller area bounds the IoU, so only neighbours in area are compared.
-    fn note_twins(&mut self, by_area: &[(usize, &ObjectMask)], name: &str) {
+    /// Nearly equal masks. The ratio of the areas bounds the IoU, so only neighbours in area are compared.
+    fn note_duplicates(&mut self, by_area: &[(usize, &ObjectMask)], name: &str) {
         for (at, (area_px, object)) in by_area.iter().enumerate() {
             let bounds = object.mask.bounds_xyxy_px();
             let twin = by_area[at + 1..]
@@ -293,26 +239,26 @@ impl Totals {
         }
     }
 
-    fn note_copies(&mut self, source: &Source) {
-        let mut pictures = std::mem::take(&mut self.pictures);
-        pictures.sort_unstable();
-        for copies in pictures.chunk_by(|a, b| a.0 == b.0).filter(|copies| copies.len() > 1) {
+    pub(super) fn note_copies(&mut self, source: &Source) {
+        let mut pixel_hashes = std::mem::take(&mut self.pixel_hashes);
+        pixel_hashes.sort_unstable();
+        for copies in pixel_hashes.chunk_by(|a, b| a.0 == b.0).filter(|copies| copies.len() > 1) {
             let first = copies[0].1;
             for &(_, copy) in &copies[1..] {
                 let (a, b) = (source.given_split(first), source.given_split(copy));
                 let kind = if a == b { ProblemKind::SameImage } else { ProblemKind::SameImageAcrossSplits };
                 let detail = match (a, b) {
                     (Some(a), Some(b)) if a != b => {
-                        format!("its pixels are those of {}; {b} and {a}", source.name(first))
+                        format!("same pixels as {}; {b} and {a}", source.name(first))
                     }
-                    _ => format!("its pixels are those of {}", source.name(first)),
+                    _ => format!("same pixels as {}", source.name(first)),
                 };
                 self.note(Finding::new(kind, source.name(copy), detail));
             }
         }
     }
 
-    fn note_classes(&mut self, source: &Source) {
+    pub(super) fn note_classes(&mut self, source: &Source) {
         let parts: Vec<String> = self.parts.keys().cloned().collect();
         if parts.len() < 2 {
             return;
@@ -327,14 +273,14 @@ impl Totals {
                 self.note(Finding::new(
                     ProblemKind::ClassAbsent,
                     format!("class {name}"),
-                    format!("{part} has none of it"),
+                    format!("{part} has no object of it"),
                 ));
             }
         }
     }
 
-    /// What only the whole shows.
-    fn note_patterns(&mut self, source: &Source) {
+    /// Problems that only the whole data set shows.
+    pub(super) fn note_patterns(&mut self, source: &Source) {
         if self.n_rectangles >= MIN_RECTANGLES && self.n_rectangles * 2 > self.n_objects {
             let detail = format!("{} of {} masks are rectangles", self.n_rectangles, self.n_objects);
             self.note(Finding::new(ProblemKind::PolygonIsBox, source.root().display().to_string(), detail));
@@ -346,7 +292,7 @@ impl Totals {
         }
     }
 
-    /// Only the smallest and the largest area are reported.
+    /// Drops all but the smallest and the largest, the only ones reported.
     fn keep_extreme_sizes(&mut self) {
         if self.sizes_hw.len() > 2 {
             let area = |size_hw: &&[usize; 2]| size_hw[0] * size_hw[1];
@@ -355,7 +301,7 @@ impl Totals {
         }
     }
 
-    fn report(self, source: &Source, rule: &Rule) -> CheckReport {
+    pub(super) fn report(self, source: &Source, rule: &Rule) -> CheckReport {
         let classes = source.classes().iter().enumerate().map(|(class, name)| {
             let of_class = self.classes.range((class, String::new())..(class + 1, String::new()));
             let by_part: BTreeMap<String, u64> = of_class.map(|((_, part), &count)| (part.clone(), count)).collect();
@@ -416,7 +362,7 @@ fn meet(a: Option<[usize; 4]>, b: Option<[usize; 4]>) -> bool {
     }
 }
 
-fn picture_hash(image: &RgbImage) -> u64 {
+fn pixel_hash(image: &RgbImage) -> u64 {
     let mut hasher = DefaultHasher::new();
     image.dimensions().hash(&mut hasher);
     hasher.write(image.as_raw());

@@ -1,38 +1,41 @@
 //! COCO instances, LVIS, and the layout of Roboflow's exports.
 //!
-//! Source: <https://cocodataset.org/#format-data> and pycocotools' `annToRLE`. A `segmentation` is told by its JSON type: a
-//! list is polygons whose union is one object, a dict holds run lengths as numbers or as a compressed string.
+//! Source: <https://cocodataset.org/#format-data> and pycocotools' `annToRLE`. The JSON type of a `segmentation`
+//! decides: a list holds polygons whose union is one object, a dict holds run lengths as numbers or as a compressed
+//! string.
 //!
-//! Different from pycocotools: run lengths must fill the image; a missing class, image or file is reported and not skipped;
-//! `area` and `bbox` of the file are not read, as many tools write other numbers there.
+//! Differences from pycocotools: run lengths must fill the image; a missing class, image or file is reported, not
+//! skipped; the file's `area` and `bbox` are not read, as many tools write other values there.
 //!
-//! **Crowd.** Officially `iscrowd = 1` marks a region of many objects. CVAT and others set it on every mask that is stored as
-//! run lengths. But in the official files, too, exactly the run lengths are crowd, so that alone tells nothing. `auto` takes
-//! crowd for instances when all run lengths are crowd and either every annotation is, or more than a tenth are (officially 1.2 %)
-//! and one image has two of one class (officially they are one region). It says what it decided.
+//! **Crowd.** Officially, `iscrowd = 1` marks a region of many objects. CVAT and others set it on every mask stored as
+//! run lengths. In the official files, too, exactly the run lengths are crowd, so that alone does not decide. `auto`
+//! treats crowd as instances if all run lengths are crowd and either every annotation is, or more than a tenth are
+//! (officially 1.2 %) and one image has two of one class (officially these are one region). The decision is reported in
+//! the notes.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use crate::coco_index::{AnnotationRow, CocoIndex, NO_CATEGORY};
 use crate::error::DataError;
 use crate::finding::{Finding, ProblemKind};
-use crate::layout::{self, Folder, ROBOFLOW_JSON};
-use crate::place::{FilePlace, ImageHeader, read_open_range};
+use crate::formats::coco_index::{AnnotationRow, CocoIndex, NO_CATEGORY};
+use crate::formats::files::{self, Folder};
+use crate::formats::place::{FilePlace, ImageHeader, read_open_range};
+use crate::formats::recognise::{ROBOFLOW_JSON, file_format};
+use crate::formats::segmentation::{SegmentationKind, segmentation_mask};
+use crate::formats::{Annotated, FormatReader, Listing};
 use crate::sample::ObjectMask;
-use crate::segmentation::{SegmentationKind, segmentation_mask};
-use crate::source::{Annotated, FormatReader, Listing};
 use crate::source_options::{Crowd, Format, SourceOptions};
 
-/// Share of crowd annotations above which "one region per class and image" is looked at; the official files have 1.2 %.
-const CROWD_SHARE: f64 = 0.1;
+/// Fraction of crowd annotations above which "one region per class and image" is tested; the official files have 1.2 %.
+const CROWD_FRACTION: f64 = 0.1;
 
 /// One or more COCO files as one data set.
 #[derive(Debug)]
 pub(crate) struct Coco {
     files: Vec<CocoFile>,
-    /// Where the images of each file start in the numbering.
+    /// Index of each file's first image.
     starts: Vec<usize>,
     classes: Vec<String>,
     crowd: Crowd,
@@ -42,11 +45,11 @@ pub(crate) struct Coco {
 struct CocoFile {
     index: CocoIndex,
     split: Option<String>,
-    /// Folders in which images are looked for, the likeliest first.
+    /// Folders searched for images, most likely first.
     folders: Vec<PathBuf>,
-    /// Class of each category, over all files.
+    /// Class of each category, shared by all files.
     class_of: Vec<usize>,
-    /// In front of names, so that two parts may have files of one name.
+    /// Prefix of names, so that two parts may contain files of the same name.
     prefix: String,
 }
 
@@ -59,7 +62,7 @@ impl Coco {
             if parts.is_empty() {
                 return Err(DataError::Option {
                     key: "split",
-                    expected: format!("one of the parts that {} comes with ({})", path.display(), given.join(", ")),
+                    expected: format!("one of the parts of {} ({})", path.display(), given.join(", ")),
                     got: wanted.clone(),
                 });
             }
@@ -92,7 +95,7 @@ impl Coco {
         for file in &files {
             starts.push(starts[starts.len() - 1] + file.index.images.len());
         }
-        refuse_without_masks(path, &files)?;
+        reject_without_masks(path, &files)?;
         let crowd = match options.crowd {
             Crowd::Auto => crowd_of(&files, listing),
             given => given,
@@ -100,7 +103,7 @@ impl Coco {
         Ok(Self { files, starts, classes, crowd })
     }
 
-    /// The file and its own number of image `index`.
+    /// The file that lists image `index`, and its index there.
     fn locate(&self, index: usize) -> (&CocoFile, usize) {
         assert!(index < self.len(), "image {index} of {}", self.len());
         let file = self.starts.partition_point(|&start| start <= index) - 1;
@@ -177,7 +180,7 @@ impl FormatReader for Coco {
 }
 
 impl CocoFile {
-    /// The first place where the file exists. Exporters write names, relative paths and absolute ones.
+    /// The first existing path. Exporters write bare names, relative paths and absolute paths.
     fn image_path(&self, name: &str) -> Result<PathBuf, Finding> {
         let base = name.rsplit('/').next().unwrap_or(name);
         for folder in &self.folders {
@@ -189,7 +192,7 @@ impl CocoFile {
             }
         }
         let mut detail = format!(
-            "it is in none of {}",
+            "not found in {}",
             self.folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(", ")
         );
         let below = name.rsplit_once('/').map_or("", |(below, _)| below);
@@ -200,7 +203,7 @@ impl CocoFile {
         Err(Finding::new(ProblemKind::ImageMissing, name, detail))
     }
 
-    /// Images listed twice by name, and annotations of one id.
+    /// Reports images listed twice by name and annotations that share an id.
     fn check_ids(&self, findings: &mut Vec<Finding>) {
         let mut names = HashSet::with_capacity(self.index.images.len());
         for image in 0..self.index.images.len() {
@@ -225,18 +228,18 @@ impl CocoFile {
     }
 }
 
-/// The annotation files of a data set, with the part of the split that each is.
+/// The annotation files of a data set, each with its part of the split.
 fn annotation_files(path: &Path) -> Result<Vec<(PathBuf, Option<String>)>, DataError> {
     if path.is_file() {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        return Ok(vec![(path.to_path_buf(), layout::split_name(&name).map(str::to_owned))]);
+        return Ok(vec![(path.to_path_buf(), files::split_name(&name).map(str::to_owned))]);
     }
     let folder = Folder::list(path)?;
     let mut parts = Vec::new();
     for child in &folder.folders {
         let file = path.join(child).join(ROBOFLOW_JSON);
         if file.is_file() {
-            parts.push((file, Some(layout::split_name(child).unwrap_or(child).to_owned())));
+            parts.push((file, Some(files::split_name(child).unwrap_or(child).to_owned())));
         }
     }
     if !parts.is_empty() {
@@ -246,19 +249,19 @@ fn annotation_files(path: &Path) -> Result<Vec<(PathBuf, Option<String>)>, DataE
     for below in std::iter::once("").chain(folder.folders.iter().map(String::as_str)) {
         let at = path.join(below);
         for name in Folder::list(&at)?.with_extension("json") {
-            if layout::file_format(&at.join(name))? == Some(Format::Coco) {
+            if file_format(&at.join(name))? == Some(Format::Coco) {
                 files.push((below.to_owned(), name.to_owned()));
             }
         }
     }
-    // Official downloads have captions and keypoints of the same images beside the instances.
+    // Official downloads have captions and keypoints of the same images in the same folder.
     if files.iter().any(|(_, name)| name.starts_with("instances")) {
         files.retain(|(_, name)| name.starts_with("instances"));
     }
     let is_single = files.len() == 1;
     let mut seen = HashMap::new();
     for (below, name) in files {
-        let split = layout::split_name(&name).or_else(|| layout::split_name(&below)).map(str::to_owned);
+        let split = files::split_name(&name).or_else(|| files::split_name(&below)).map(str::to_owned);
         if !is_single && let Some(other) = seen.insert(split.clone(), name.clone()) {
             return Err(DataError::Content {
                 path: path.to_path_buf(),
@@ -284,7 +287,7 @@ fn annotation_files(path: &Path) -> Result<Vec<(PathBuf, Option<String>)>, DataE
     Ok(parts)
 }
 
-/// Where exporters put images relative to their annotations.
+/// Folders in which exporters put images, relative to their annotations.
 fn image_folders(
     root: &Path,
     json: &Path,
@@ -294,15 +297,7 @@ fn image_folders(
     let beside = json.parent().unwrap_or(Path::new("")).to_path_buf();
     let base = if root.is_file() { beside.clone() } else { root.to_path_buf() };
     if let Some(images) = &options.images {
-        let folder = base.join(images);
-        if !folder.is_dir() {
-            return Err(DataError::Option {
-                key: "images",
-                expected: "a folder".to_owned(),
-                got: folder.display().to_string(),
-            });
-        }
-        return Ok(vec![folder]);
+        return Ok(vec![files::given_folder(&base, images)?]);
     }
     let mut folders = vec![beside.clone()];
     let mut around = vec![beside.clone(), base];
@@ -311,10 +306,10 @@ fn image_folders(
         let Ok(listing) = Folder::list(&at) else {
             continue;
         };
-        // Datumaro and CVAT name a part freely: instances_NAME.json with images/NAME.
+        // Datumaro and CVAT choose any name for a part: instances_NAME.json with images/NAME.
         let stem = json.file_stem().unwrap_or_default().to_string_lossy();
         let of_split = |name: &String| {
-            split.is_some() && layout::split_name(name) == split || stem.strip_prefix("instances_") == Some(name)
+            split.is_some() && files::split_name(name) == split || stem.strip_prefix("instances_") == Some(name)
         };
         for images in ["images", "JPEGImages", "data", "imgs"] {
             let folder = at.join(images);
@@ -331,16 +326,15 @@ fn image_folders(
     Ok(folders)
 }
 
-/// A file of the same stem in another spelling.
+/// A file whose stem differs only in case or extension.
 fn same_stem(folder: &Path, name: &str) -> Option<PathBuf> {
-    let wanted = layout::stem(name).to_lowercase();
+    let wanted = files::stem(name).to_lowercase();
     let listing = Folder::list(folder).ok()?;
-    let near =
-        listing.files.iter().find(|file| layout::is_image(file) && layout::stem(file).to_lowercase() == wanted)?;
+    let near = listing.files.iter().find(|file| files::is_image(file) && files::stem(file).to_lowercase() == wanted)?;
     Some(folder.join(near))
 }
 
-fn refuse_without_masks(path: &Path, files: &[CocoFile]) -> Result<(), DataError> {
+fn reject_without_masks(path: &Path, files: &[CocoFile]) -> Result<(), DataError> {
     let rows = || files.iter().flat_map(|file| &file.index.annotations);
     if rows().next().is_some() && rows().all(|row| row.kind == SegmentationKind::None) {
         return Err(DataError::Content {
@@ -354,7 +348,7 @@ fn refuse_without_masks(path: &Path, files: &[CocoFile]) -> Result<(), DataError
     Ok(())
 }
 
-/// See the module's words on crowd.
+/// Decides the meaning of `iscrowd`; see the module's documentation.
 fn crowd_of(files: &[CocoFile], listing: &mut Listing) -> Crowd {
     let rows =
         || files.iter().enumerate().flat_map(|(at, file)| file.index.annotations.iter().map(move |row| (at, row)));
@@ -368,11 +362,11 @@ fn crowd_of(files: &[CocoFile], listing: &mut Listing) -> Crowd {
     let mut pairs = HashSet::new();
     let has_two_of_a_class = rows().filter_map(is_pair).any(|pair| !pairs.insert(pair));
     let is_all = n_crowd == n_all;
-    let is_much = n_crowd as f64 > CROWD_SHARE * n_all as f64;
+    let is_much = n_crowd as f64 > CROWD_FRACTION * n_all as f64;
     let sign = format!("{n_crowd} of {n_all} annotations are marked iscrowd = 1");
     if all_rle_crowd && (is_all || is_much && has_two_of_a_class) {
         listing.notes.push(format!(
-            "{sign}, all run-length masks among them: taken for objects (crowd = \"ignore\" makes them ignore regions)"
+            "{sign}, all run-length masks among them: read as objects (crowd = \"ignore\" reads them as ignore regions)"
         ));
         if is_all {
             let place = files.first().map_or(String::new(), |file| file.index.path.display().to_string());
@@ -380,6 +374,6 @@ fn crowd_of(files: &[CocoFile], listing: &mut Listing) -> Crowd {
         }
         return Crowd::Instances;
     }
-    listing.notes.push(format!("{sign}: taken for ignore regions (crowd = \"instances\" makes them objects)"));
+    listing.notes.push(format!("{sign}: read as ignore regions (crowd = \"instances\" reads them as objects)"));
     Crowd::Ignore
 }

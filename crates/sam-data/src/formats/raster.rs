@@ -1,8 +1,8 @@
-//! PNG and TIFF files as the numbers that are stored: palette indices, 16-bit ids, floats, many channels.
+//! Stored values of PNG and TIFF files: palette indices, 16-bit ids, floats, many channels.
 //!
-//! An image library turns these into colours; label images and microscopy must not be. Every kind of sample is kept at
-//! full width. Of a TIFF with several pictures, reduced copies (`NewSubfileType` bit 0) are passed over; a stack of pages is
-//! refused, because taking its first page in silence loses the rest.
+//! An image library converts these to colours, which label images and microscopy must not be. Every sample type keeps
+//! its full width. In a TIFF with several images, reduced copies (`NewSubfileType` bit 0) are skipped; a stack of pages
+//! is rejected, because reading only its first page would lose the rest unnoticed.
 
 use std::io::{BufRead, Cursor, Seek};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,14 +15,13 @@ use tiff::decoder::{Decoder, DecodingResult, Limits};
 use tiff::tags::Tag;
 
 use crate::error::DataError;
-use crate::place::ImageHeader;
 
-/// Largest raster in bytes; a declared size beyond it is refused before anything is allocated.
+/// Largest raster in bytes; larger declared sizes are rejected before allocation.
 const MAX_RASTER_BYTES: usize = 2 << 30;
-/// Deflate packs at most 1032 bytes into one; a PNG that declares more than its file can hold is cut off or hostile.
+/// Maximum ratio of Deflate; a PNG that declares more than its file can hold is truncated or hostile.
 const MAX_DEFLATE_RATIO: usize = 1032;
 
-/// Samples of one kind, pixel after pixel, channels interleaved.
+/// Samples of one type, pixel by pixel, channels interleaved.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Samples {
     U8(Vec<u8>),
@@ -32,16 +31,16 @@ pub(crate) enum Samples {
     F32(Vec<f32>),
 }
 
-/// What the samples mean.
+/// Meaning of the samples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Meaning {
-    /// Indices into a table of colours.
+    /// Indices into a colour table.
     Palette,
     /// Grey, with or without alpha.
     Grey,
     /// Red, green and blue, with or without alpha.
     Rgb,
-    /// Channels without a colour, or a colour space that is not read here.
+    /// Channels without a colour, or an unsupported colour space.
     Other,
 }
 
@@ -54,7 +53,7 @@ pub(crate) struct Raster {
     pub(crate) meaning: Meaning,
 }
 
-/// The formats whose stored numbers can be read.
+/// The formats whose stored values can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RasterFormat {
     Png,
@@ -62,7 +61,7 @@ pub(crate) enum RasterFormat {
 }
 
 impl RasterFormat {
-    /// By content.
+    /// Detects the format from the content.
     pub(crate) fn of(bytes: &[u8]) -> Option<Self> {
         const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
         if bytes.starts_with(PNG) {
@@ -83,23 +82,23 @@ impl Raster {
             Some(RasterFormat::Tiff) => read_tiff(bytes, name),
             None => Err(wrong(
                 name,
-                "a PNG or TIFF with one number per pixel",
+                "a PNG or TIFF with one value per pixel",
                 &describe_head(bytes),
                 "save it losslessly, as PNG or TIFF",
             )),
         };
-        // Decoders parse hostile bytes and have panicked before.
+        // Decoders have panicked on malformed input before.
         catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
-            Err(wrong(name, "a readable PNG or TIFF", "bytes on which the decoder panics", "export it again"))
+            Err(wrong(name, "a readable PNG or TIFF", "data on which the decoder panics", "export it again"))
         })
     }
 
-    /// Bits per sample above which an 8-bit picture loses something.
+    /// Whether samples have more than 8 bits.
     pub(crate) fn is_deep(&self) -> bool {
         !matches!(self.samples, Samples::U8(_))
     }
 
-    /// Number `index` of the samples.
+    /// The sample at a flat index.
     pub(crate) fn sample(&self, index: usize) -> f64 {
         match &self.samples {
             Samples::U8(v) => f64::from(v[index]),
@@ -112,18 +111,15 @@ impl Raster {
 }
 
 /// Size and orientation of a TIFF without its pixels.
-pub(crate) fn tiff_header(reader: impl BufRead + Seek, name: &str) -> Result<ImageHeader, DataError> {
+pub(crate) fn tiff_header(reader: impl BufRead + Seek, name: &str) -> Result<([usize; 2], Orientation), DataError> {
     let read = move || {
         let mut decoder = Decoder::new(reader).map_err(|e| damaged(name, &e))?;
         let size_hw = tiff_size(&mut decoder, name)?;
         let orientation = decoder.find_tag_unsigned::<u8>(Tag::Orientation).unwrap_or(None);
-        Ok(ImageHeader {
-            stored_hw: size_hw,
-            orientation: orientation.and_then(Orientation::from_exif).unwrap_or(Orientation::NoTransforms),
-        })
+        Ok((size_hw, orientation.and_then(Orientation::from_exif).unwrap_or(Orientation::NoTransforms)))
     };
     catch_unwind(AssertUnwindSafe(read))
-        .unwrap_or_else(|_| Err(wrong(name, "a readable TIFF", "bytes on which the decoder panics", "export it again")))
+        .unwrap_or_else(|_| Err(wrong(name, "a readable TIFF", "data on which the decoder panics", "export it again")))
 }
 
 fn tiff_size<R: std::io::Read + Seek>(decoder: &mut Decoder<R>, name: &str) -> Result<[usize; 2], DataError> {
@@ -158,8 +154,8 @@ fn read_tiff(bytes: &[u8], name: &str) -> Result<Raster, DataError> {
     if result.as_buffer(0).as_bytes().len() < layout.complete_len {
         return Err(wrong(
             name,
-            "small enough to be read whole",
-            "planes beyond the limit of memory",
+            "small enough to be read at once",
+            "planes above the memory limit",
             "cut it into tiles",
         ));
     }
@@ -167,7 +163,7 @@ fn read_tiff(bytes: &[u8], name: &str) -> Result<Raster, DataError> {
     if n_pages > 1 {
         return Err(wrong(
             name,
-            "one picture",
+            "a single image",
             &format!("a stack of {n_pages} pages"),
             "save each slice or time point as its own file",
         ));
@@ -219,7 +215,7 @@ fn read_png(bytes: &[u8], name: &str) -> Result<Raster, DataError> {
     let holds = bytes.len().saturating_mul(MAX_DEFLATE_RATIO).min(MAX_RASTER_BYTES);
     let n_bytes = reader.output_buffer_size().filter(|&n| n <= holds).ok_or_else(|| {
         let got = format!("{} x {} pixels in {} bytes", size_hw[0], size_hw[1], bytes.len());
-        wrong(name, "as large as its file can hold", &got, "fetch it again, or cut it into tiles")
+        wrong(name, "as large as its file can hold", &got, "download it again, or cut it into tiles")
     })?;
     let mut packed = vec![0; n_bytes];
     let frame = reader.next_frame(&mut packed).map_err(|e| damaged(name, &e))?;
@@ -240,9 +236,9 @@ fn read_png(bytes: &[u8], name: &str) -> Result<Raster, DataError> {
     complete(Raster { size_hw, n_channels, samples, meaning }, name)
 }
 
-/// Pages after the first that are pictures of their own.
+/// Number of pages after the first that are separate images.
 fn further_pages<R: std::io::Read + Seek>(decoder: &mut Decoder<R>) -> usize {
-    /// More pages than any stack has; a cycle of directories must end.
+    /// Limit of pages, since directories may form a cycle.
     const MAX_PAGES: usize = 100_000;
     let mut n = 0;
     let mut visited = 0;
@@ -259,7 +255,7 @@ fn further_pages<R: std::io::Read + Seek>(decoder: &mut Decoder<R>) -> usize {
     n
 }
 
-/// Samples of 1, 2 or 4 bits, rows padded to whole bytes.
+/// Unpacks samples of 1, 2 or 4 bits, with rows padded to whole bytes.
 fn unpack(
     packed: &[u8],
     [height, width]: [usize; 2],
@@ -272,7 +268,7 @@ fn unpack(
     if !matches!(bits, 1 | 2 | 4) || packed.len() < row_bytes * height {
         return Err(wrong(
             name,
-            "of 1, 2, 4, 8, 16 or 32 bits per sample",
+            "stored with 1, 2, 4, 8, 16 or 32 bits per sample",
             &format!("{bits} bits in {} bytes", packed.len()),
             "save it as 8-bit",
         ));
@@ -298,12 +294,12 @@ fn narrowed<A: Copy + std::fmt::Display, B: TryFrom<A>>(wide: &[A], name: &str) 
     wide.iter()
         .map(|&value| {
             B::try_from(value)
-                .map_err(|_| wrong(name, "of numbers that fit 32 bits", &value.to_string(), "renumber its ids"))
+                .map_err(|_| wrong(name, "limited to values that fit 32 bits", &value.to_string(), "renumber its ids"))
         })
         .collect()
 }
 
-/// A decoder that gives fewer samples than it declared would make every index below a panic.
+/// Checks the number of samples, as a short buffer would make every index below panic.
 fn complete(raster: Raster, name: &str) -> Result<Raster, DataError> {
     let got = match &raster.samples {
         Samples::U8(v) => v.len(),
@@ -317,7 +313,7 @@ fn complete(raster: Raster, name: &str) -> Result<Raster, DataError> {
     if got == expected {
         return Ok(raster);
     }
-    Err(wrong(name, &format!("of {expected} samples"), &got.to_string(), "export it again"))
+    Err(wrong(name, &format!("complete ({expected} samples)"), &got.to_string(), "export it again"))
 }
 
 fn damaged(name: &str, error: &dyn std::fmt::Display) -> DataError {

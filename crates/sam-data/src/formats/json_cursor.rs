@@ -1,8 +1,12 @@
-//! Walks a JSON file of any size in one pass, and says where in the file each value lies.
+//! Streams through a JSON file of any size and reports the byte range of each value.
 //!
-//! serde_json needs a value in memory to borrow from it; a COCO file of a million annotations is half a gigabyte. The cursor
-//! holds one window of the file, skips what is not wanted without looking inside, and gives `(offset, length)` of what is
-//! wanted later. It follows brackets and strings only; what is read by it is checked when it is parsed.
+//! serde_json needs the whole text in memory; a COCO file of a million annotations is half a gigabyte. The cursor holds
+//! one window of the file, skips values without parsing them, and returns `(offset, length)` of those that are read
+//! later. It follows brackets and strings only; values are validated when they are parsed.
+//!
+//! It is written by hand although `struson` streams JSON, too: struson 0.7 validates every number that it skips and is five
+//! times slower (0.98 s instead of 0.22 s for 63 MB, so about 10 s instead of 2 s for a million annotations), and it fails
+//! on the NaN that Python writes, which must become a finding of its annotation and not an error of the file.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -10,27 +14,27 @@ use std::path::{Path, PathBuf};
 use crate::error::DataError;
 
 const WINDOW_BYTES: usize = 1 << 18;
-/// The largest single value that is taken into memory (an image entry, a name, an id).
+/// Largest single value copied into memory (an image entry, a name, an id).
 const MAX_TAKEN_BYTES: usize = 1 << 26;
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
-/// Where a value lies in the file.
+/// Byte range of a value in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Span {
     pub(crate) at: u64,
     pub(crate) len: u64,
 }
 
-/// A place between two tokens of a JSON text.
+/// A position between two tokens of a JSON text.
 pub(crate) struct JsonCursor<R> {
     path: PathBuf,
     reader: R,
     window: Vec<u8>,
-    /// The next byte of the window.
+    /// Offset of the next byte in the window.
     next: usize,
-    /// Where the window starts in the file.
+    /// Offset of the window in the file.
     window_at: u64,
-    /// From here on the window must be kept.
+    /// Start of the bytes that must stay in the window.
     keep_from: Option<usize>,
 }
 
@@ -45,7 +49,7 @@ impl<R: Read> JsonCursor<R> {
         Ok(cursor)
     }
 
-    /// The first byte of the next value, which tells its type; `None` at the end of the file.
+    /// Returns the first byte of the next value, which determines its type; `None` at the end of the file.
     pub(crate) fn peek(&mut self) -> Result<Option<u8>, DataError> {
         loop {
             while let Some(&byte) = self.window.get(self.next) {
@@ -60,7 +64,7 @@ impl<R: Read> JsonCursor<R> {
         }
     }
 
-    /// Steps into the object or array that comes next; `open` is its bracket.
+    /// Enters the next object or array; `open` is its bracket.
     pub(crate) fn enter(&mut self, open: u8) -> Result<(), DataError> {
         match self.peek()? {
             Some(byte) if byte == open => {
@@ -71,7 +75,7 @@ impl<R: Read> JsonCursor<R> {
         }
     }
 
-    /// The next key of the object that was entered, into `key`; false at its end.
+    /// Reads the next key of the current object into `key`; returns false at its end.
     pub(crate) fn next_key(&mut self, key: &mut Vec<u8>) -> Result<bool, DataError> {
         if !self.next_element(b'}')? {
             return Ok(false);
@@ -90,7 +94,7 @@ impl<R: Read> JsonCursor<R> {
         Ok(true)
     }
 
-    /// Whether the array that was entered has another item; then the cursor stands before it.
+    /// Moves to the next item of the current array; returns false at its end.
     pub(crate) fn next_item(&mut self) -> Result<bool, DataError> {
         self.next_element(b']')
     }
@@ -109,7 +113,7 @@ impl<R: Read> JsonCursor<R> {
         }
     }
 
-    /// Passes over the next value.
+    /// Skips the next value.
     pub(crate) fn skip(&mut self) -> Result<Span, DataError> {
         let first = self.peek()?;
         let at = self.position();
@@ -122,7 +126,7 @@ impl<R: Read> JsonCursor<R> {
         Ok(Span { at, len: self.position() - at })
     }
 
-    /// Copies the next value, as it is written, into `value`.
+    /// Copies the raw text of the next value into `value`.
     pub(crate) fn take_raw(&mut self, value: &mut Vec<u8>) -> Result<Span, DataError> {
         self.peek()?;
         self.keep_from = Some(self.next);
@@ -133,7 +137,7 @@ impl<R: Read> JsonCursor<R> {
         span
     }
 
-    /// The error of a value that is well-formed but not what was expected here.
+    /// The error for an unexpected byte at the current position.
     pub(crate) fn unexpected(&self, got: Option<u8>) -> DataError {
         DataError::JsonSyntax {
             path: self.path.clone(),
@@ -164,7 +168,7 @@ impl<R: Read> JsonCursor<R> {
         }
     }
 
-    /// From an opening quote to behind the closing one.
+    /// Skips from an opening quote to after the closing one.
     fn skip_string(&mut self) -> Result<(), DataError> {
         self.next += 1;
         loop {
@@ -221,7 +225,7 @@ impl<R: Read> JsonCursor<R> {
         }
     }
 
-    /// Reads on; false at the end of the file. What must be kept stays, everything before it goes.
+    /// Reads the next block; returns false at the end of the file. Bytes before `keep_from` are dropped.
     fn fill(&mut self) -> Result<bool, DataError> {
         let from = self.keep_from.unwrap_or(self.next).min(self.next);
         if self.window.len() - from > MAX_TAKEN_BYTES {
@@ -256,7 +260,7 @@ impl<R: Read> JsonCursor<R> {
 mod tests {
     use super::*;
 
-    /// A reader that gives a byte at a time, so that every token is cut.
+    /// A reader that returns one byte at a time, so that every token is split.
     struct OneByte<'a>(&'a [u8]);
 
     impl Read for OneByte<'_> {
@@ -295,9 +299,9 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_off_text_is_an_error_that_says_where() {
+    fn truncated_text_is_an_error_with_its_position() {
         let mut cursor = JsonCursor::new(&b"[1, [2, \"x"[..], Path::new("t.json")).expect("opens");
-        let message = cursor.skip().expect_err("refused").to_string();
+        let message = cursor.skip().expect_err("rejected").to_string();
         assert!(message.contains("t.json") && message.contains("the end of the file at byte 10"), "{message}");
     }
 }

@@ -1,0 +1,251 @@
+//! File and folder names of data sets: listing, extensions, stems, and pairs of image and label folders.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::DataError;
+
+/// Extensions of supported image files.
+const IMAGE_EXTENSIONS: [&str; 7] = ["jpg", "jpeg", "png", "tif", "tiff", "bmp", "webp"];
+const IMAGE_FOLDERS: [&str; 6] = ["images", "image", "imgs", "img", "jpegimages", "imagestr"];
+/// In order of preference: VOC has instances and classes side by side.
+pub(crate) const LABEL_FOLDERS: [&str; 12] = [
+    "segmentationobject",
+    "labels",
+    "label",
+    "masks",
+    "mask",
+    "annotations",
+    "annotation",
+    "gt",
+    "labelstr",
+    "segmentationclass",
+    "jsons",
+    "json",
+];
+/// Suffixes that annotation tools append when labels lie beside images.
+pub(crate) const LABEL_SUFFIXES: [&str; 7] = ["_masks", "_mask", "_labels", "_label", "_seg", "_gt", "_cp_masks"];
+/// Maximum folder depth.
+const MAX_DEPTH: usize = 8;
+
+/// A folder of images and the folder of their labels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FolderPair {
+    pub(crate) images: PathBuf,
+    pub(crate) labels: PathBuf,
+    /// The part of the split, from the parent folder's name.
+    pub(crate) split: Option<String>,
+}
+
+impl FolderPair {
+    pub(crate) fn has(&self, extension: &str) -> Result<bool, DataError> {
+        any_file(&self.labels, MAX_DEPTH, &|name| has_extension(name, extension))
+    }
+
+    pub(crate) fn has_label_images(&self) -> Result<bool, DataError> {
+        any_file(&self.labels, MAX_DEPTH, &|name| is_image(name))
+    }
+}
+
+/// Folder pairs at the root and in the folders of a split.
+pub(crate) fn folder_pairs(root: &Path) -> Result<Vec<FolderPair>, DataError> {
+    let mut pairs = Vec::new();
+    let folder = Folder::list(root)?;
+    if let Some((images, labels)) = pair_of(root, &folder)? {
+        pairs.push(FolderPair { images, labels, split: None });
+    }
+    for child in &folder.folders {
+        let Some(split) = split_name(child) else {
+            continue;
+        };
+        let at = root.join(child);
+        if let Some((images, labels)) = pair_of(&at, &Folder::list(&at)?)? {
+            pairs.push(FolderPair { images, labels, split: Some(split.to_owned()) });
+        }
+    }
+    Ok(pairs)
+}
+
+fn pair_of(root: &Path, folder: &Folder) -> Result<Option<(PathBuf, PathBuf)>, DataError> {
+    let named =
+        |wanted: &str| folder.folders.iter().find(|name| name.to_lowercase() == wanted).map(|name| root.join(name));
+    let Some(images) = IMAGE_FOLDERS.iter().find_map(|name| named(name)) else {
+        return Ok(None);
+    };
+    for name in LABEL_FOLDERS {
+        if let Some(labels) = named(name) {
+            let is_label = |file: &str| is_image(file) || has_extension(file, "txt") || has_extension(file, "json");
+            if any_file(&labels, MAX_DEPTH, &is_label)? {
+                return Ok(Some((images, labels)));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// `train`, `val` or `test` if a folder or file name contains it: `valid`, `val2017`, `instances_train2017.json`.
+pub(crate) fn split_name(name: &str) -> Option<&'static str> {
+    let name = name.to_lowercase();
+    let words = name.split(|c: char| !c.is_ascii_alphabetic()).filter(|word| !word.is_empty());
+    let mut found = None;
+    for word in words {
+        let split = match word {
+            "train" | "training" => "train",
+            "val" | "valid" | "validation" | "minival" => "val",
+            "test" | "testing" => "test",
+            _ => continue,
+        };
+        if found.is_some_and(|other| other != split) {
+            return None;
+        }
+        found = Some(split);
+    }
+    found
+}
+
+/// The folder of images named by the options.
+pub(crate) fn given_folder(root: &Path, images: &Path) -> Result<PathBuf, DataError> {
+    let folder = root.join(images);
+    if folder.is_dir() {
+        return Ok(folder);
+    }
+    let got = folder.display().to_string();
+    Err(DataError::Option { key: "images", expected: "a folder".to_owned(), got })
+}
+
+/// Files and subfolders of a folder, sorted.
+pub(crate) struct Folder {
+    pub(crate) files: Vec<String>,
+    pub(crate) folders: Vec<String>,
+}
+
+impl Folder {
+    pub(crate) fn list(path: &Path) -> Result<Self, DataError> {
+        let io = |error| DataError::io(path, error);
+        let (mut files, mut folders) = (Vec::new(), Vec::new());
+        for entry in std::fs::read_dir(path).map_err(io)? {
+            let entry = entry.map_err(io)?;
+            let Ok(name) = entry.file_name().into_string() else {
+                return Err(DataError::Content {
+                    path: entry.path(),
+                    what: "a file name".to_owned(),
+                    expected: "UTF-8".to_owned(),
+                    got: "other bytes".to_owned(),
+                    fix: "rename it".to_owned(),
+                });
+            };
+            // Resource forks and hidden files of macOS have the names of images but are none.
+            if name.starts_with('.') || name == "__MACOSX" {
+                continue;
+            }
+            // Follows links, as data sets are often assembled from links.
+            let is_folder = match entry.file_type().map_err(io)? {
+                kind if kind.is_symlink() => entry.path().is_dir(),
+                kind => kind.is_dir(),
+            };
+            if is_folder { folders.push(name) } else { files.push(name) }
+        }
+        files.sort_unstable();
+        folders.sort_unstable();
+        Ok(Self { files, folders })
+    }
+
+    pub(crate) fn with_extension(&self, extension: &'static str) -> impl Iterator<Item = &str> {
+        self.files.iter().map(String::as_str).filter(move |name| has_extension(name, extension))
+    }
+
+    pub(crate) fn has_images(&self) -> bool {
+        self.files.iter().any(|name| is_image(name))
+    }
+
+    pub(crate) fn has_stem(&self, wanted: &str) -> bool {
+        self.files.iter().any(|name| is_image(name) && stem(name) == wanted)
+    }
+}
+
+/// All files below a folder, as paths relative to it with `/`, sorted.
+pub(crate) fn list_files(root: &Path) -> Result<Vec<String>, DataError> {
+    let mut files = Vec::new();
+    walk(root, "", MAX_DEPTH, &mut |file| {
+        files.push(file);
+        false
+    })?;
+    files.sort_unstable();
+    Ok(files)
+}
+
+fn any_file(root: &Path, depth: usize, is_wanted: &dyn Fn(&str) -> bool) -> Result<bool, DataError> {
+    walk(root, "", depth, &mut |file| is_wanted(&file))
+}
+
+/// Visits files until `visit` returns true; returns whether it did.
+fn walk(root: &Path, below: &str, depth: usize, visit: &mut dyn FnMut(String) -> bool) -> Result<bool, DataError> {
+    let folder = Folder::list(&root.join(below))?;
+    let joined = |name: &str| if below.is_empty() { name.to_owned() } else { format!("{below}/{name}") };
+    for name in &folder.files {
+        if visit(joined(name)) {
+            return Ok(true);
+        }
+    }
+    for name in &folder.folders {
+        if depth > 0 && walk(root, &joined(name), depth - 1, visit)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+pub(crate) fn has_extension(name: &str, extension: &str) -> bool {
+    name.rsplit_once('.').is_some_and(|(_, end)| end.eq_ignore_ascii_case(extension))
+}
+
+pub(crate) fn is_image(name: &str) -> bool {
+    IMAGE_EXTENSIONS.iter().any(|extension| has_extension(name, extension))
+}
+
+/// A relative path without its extension.
+pub(crate) fn stem(name: &str) -> &str {
+    match name.rsplit_once('.') {
+        Some((stem, extension)) if !extension.contains('/') && !stem.is_empty() => stem,
+        _ => name,
+    }
+}
+
+/// The stem of a label file beside its image, without the tool's suffix.
+pub(crate) fn unsuffixed_stem(name: &str) -> Option<&str> {
+    let stem = stem(name);
+    LABEL_SUFFIXES
+        .iter()
+        .filter_map(|suffix| stem.strip_suffix(suffix))
+        .min_by_key(|rest| rest.len())
+        .filter(|rest| !rest.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_a_split_are_read_from_names() {
+        for (name, split) in [
+            ("valid", Some("val")),
+            ("val2017", Some("val")),
+            ("instances_train2017.json", Some("train")),
+            ("lvis_v1_val.json", Some("val")),
+            ("Test", Some("test")),
+            ("trains", None),
+            ("train_val", None),
+            ("photos", None),
+        ] {
+            assert_eq!(split_name(name), split, "{name}");
+        }
+    }
+
+    #[test]
+    fn stems_keep_folders_and_dots() {
+        assert_eq!(stem("a/b.c.png"), "a/b.c");
+        assert_eq!(stem("a.b/c"), "a.b/c");
+        assert_eq!(unsuffixed_stem("x_cp_masks.png"), Some("x"));
+        assert_eq!(unsuffixed_stem("x_mask.png"), Some("x"));
+        assert_eq!(unsuffixed_stem("x.png"), None);
+    }
+}

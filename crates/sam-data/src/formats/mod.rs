@@ -1,0 +1,95 @@
+//! The supported formats, one reader per file, and their common parts.
+
+pub(crate) mod class_folders;
+pub(crate) mod coco;
+pub(crate) mod coco_index;
+pub(crate) mod files;
+pub(crate) mod images;
+pub(crate) mod intensity;
+pub(crate) mod json_cursor;
+pub(crate) mod label_images;
+pub(crate) mod label_map;
+pub(crate) mod labelme;
+pub(crate) mod names;
+pub(crate) mod pairing;
+pub(crate) mod place;
+pub(crate) mod raster;
+pub(crate) mod recognise;
+pub(crate) mod sa1b;
+pub(crate) mod segmentation;
+pub(crate) mod tar_members;
+pub(crate) mod yolo_seg;
+
+use std::path::Path;
+
+use sam_image::Rle;
+
+use crate::error::DataError;
+use crate::finding::Finding;
+use crate::sample::ObjectMask;
+use crate::source_options::{Format, SourceOptions};
+use coco::Coco;
+use label_images::LabelImages;
+use labelme::Labelme;
+use place::{FilePlace, ImageHeader};
+use sa1b::Sa1b;
+use yolo_seg::YoloSeg;
+
+/// The annotations of an image as its reader returns them, in the frame that was annotated.
+#[derive(Debug)]
+pub(crate) struct Annotated {
+    pub(crate) frame_hw: [usize; 2],
+    pub(crate) objects: Vec<ObjectMask>,
+    pub(crate) ignore: Vec<Rle>,
+    pub(crate) findings: Vec<Finding>,
+}
+
+impl Annotated {
+    pub(crate) fn new(frame_hw: [usize; 2]) -> Self {
+        Self { frame_hw, objects: Vec::new(), ignore: Vec::new(), findings: Vec::new() }
+    }
+}
+
+/// Notes and findings of opening a data set.
+#[derive(Debug, Default)]
+pub(crate) struct Listing {
+    pub(crate) notes: Vec<String>,
+    pub(crate) findings: Vec<Finding>,
+}
+
+/// The reader of a format; indices are below `len`.
+pub(crate) trait FormatReader: std::fmt::Debug + Send + Sync {
+    fn len(&self) -> usize;
+    fn name(&self, index: usize) -> String;
+    fn classes(&self) -> &[String];
+    fn given_split(&self, index: usize) -> Option<&str>;
+    /// Returns whether object ids are unique over all images, as in a single COCO file.
+    fn is_one_numbering(&self) -> bool {
+        false
+    }
+    /// The image's id in the annotation file, in formats with such ids.
+    fn image_id(&self, _index: usize) -> Option<u64> {
+        None
+    }
+    /// The location of the image, or the finding that it is missing.
+    fn image_place(&self, index: usize) -> Result<FilePlace, Finding>;
+    /// The annotations of an image, in the frame that was annotated. Only problems of the whole file are errors; those
+    /// of one image or object are findings.
+    fn read(&self, index: usize, header: &ImageHeader) -> Result<Annotated, DataError>;
+}
+
+/// Opens a data set with the reader of its format.
+pub(crate) fn open(
+    format: Format,
+    path: &Path,
+    options: &SourceOptions,
+    listing: &mut Listing,
+) -> Result<Box<dyn FormatReader>, DataError> {
+    Ok(match format {
+        Format::Coco => Box::new(Coco::open(path, options, listing)?),
+        Format::LabelImages => Box::new(LabelImages::open(path, options, listing)?),
+        Format::Sa1b => Box::new(Sa1b::open(path, options, listing)?),
+        Format::YoloSeg => Box::new(YoloSeg::open(path, options, listing)?),
+        Format::Labelme => Box::new(Labelme::open(path, options, listing)?),
+    })
+}
