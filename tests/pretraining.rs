@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use burn::train::Interrupter;
@@ -11,8 +11,11 @@ use sam_data::ImageTree;
 use sam_data::loader::{ErrorPolicy, LoaderOptions, Samples};
 use sam_data::synth::{SynthOptions, SynthScenes};
 use sam_data::transforms::{Augmentation, ResizedCrop};
-use sam_learn::options::{Activations, LrDecay, OptimiserOptions, ScheduleOptions};
-use sam_learn::{Ending, HeldOut, LearnError, Outcome, PretrainOptions, Pretraining, RunEvent, SavedState, pretrain};
+use sam_learn::options::{
+    Activations, LogOptions, LrDecay, MaeObjective, OptimiserOptions, PretrainOptions, RECONSTRUCTION_LOSS, RunOptions,
+    ScheduleOptions, ValidationOptions,
+};
+use sam_learn::{Ending, HeldOut, LearnError, Outcome, Pretraining, RunEvent, SavedState, pretrain};
 use sam_model::weights::{Checkpoint, MaeCheckpoint, StateDict};
 use sam_model::{MaeConfig, MaeTarget};
 use serde_json::Value;
@@ -61,22 +64,34 @@ impl Setting {
             ..OptimiserOptions::default()
         };
         let options = PretrainOptions {
-            seed: 4,
-            mask_ratio: 0.75,
-            target: MaeTarget::NormalisedPixels,
+            run: RunOptions {
+                dir: PathBuf::new(),
+                name: "test".into(),
+                seed: 4,
+                device: "cpu".into(),
+                threads: 0,
+                parallel: 1,
+                activations: Activations::Keep,
+            },
+            mae: MaeObjective { mask_ratio: 0.75, target: MaeTarget::NormalisedPixels },
             optimiser,
             schedule: ScheduleOptions { steps, warmup_steps: 2, decay: LrDecay::Cosine { final_share: 0.0 } },
-            n_parts: 1,
-            activations: Activations::Keep,
-            every_steps: 4,
-            patience: 0,
-            n_previews: 2,
-            tensorboard: true,
+            validation: ValidationOptions {
+                every_steps: 4,
+                metric: RECONSTRUCTION_LOSS.into(),
+                clicks: Vec::new(),
+                boxes: false,
+                max_images: 0,
+                patience: 0,
+                baseline: true,
+            },
+            log: LogOptions { every_steps: 1, previews: 2, tensorboard: true },
         };
         Self { options, samples: scenes(1, 6), images: 4, stop_after: None, skipped: Arc::default() }
     }
 
-    fn run(self, folder: &Path) -> Result<Outcome, LearnError> {
+    fn run(mut self, folder: &Path) -> Result<Outcome, LearnError> {
+        self.options.run.dir = folder.to_owned();
         let _turn = generator();
         let interrupter = Interrupter::new();
         let listener = {
@@ -100,7 +115,6 @@ impl Setting {
         let resume = SavedState::newest(&folder.join("checkpoints"))?;
         let pretraining = Pretraining {
             options: self.options,
-            folder: folder.to_owned(),
             samples: self.samples,
             loader,
             held_out: Some(HeldOut { samples: scenes(2, 5), n_images: 5 }),
@@ -152,7 +166,7 @@ fn a_pretraining_that_goes_on_is_the_pretraining() {
 fn it_learns_and_a_segmenter_starts_from_it() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut setting = Setting { images: 8, samples: scenes(1, 64), ..Setting::new(60) };
-    setting.options.every_steps = 20;
+    setting.options.validation.every_steps = 20;
     let outcome = setting.run(folder.path()).expect("it runs");
     let loss = |scores: &Option<sam_learn::Scores>| scores.as_ref().expect("validated").metrics["reconstruction_loss"];
     let (before, best) = (loss(&outcome.progress.baseline), loss(&outcome.progress.best));
@@ -212,7 +226,7 @@ fn neither_recomputing_nor_parts_change_what_is_learned() {
     let run = |n_parts: usize, activations: Activations| {
         let folder = tempfile::tempdir().expect("a folder");
         let mut setting = Setting::new(4);
-        (setting.options.n_parts, setting.options.activations) = (n_parts, activations);
+        (setting.options.run.parallel, setting.options.run.activations) = (n_parts, activations);
         setting.run(folder.path()).expect("it runs");
         lines(folder.path()).iter().filter_map(|line| line.get("loss")?.as_f64()).collect::<Vec<f64>>()
     };

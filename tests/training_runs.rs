@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,9 +13,10 @@ use sam_data::synth::{SynthOptions, SynthScenes};
 use sam_eval::trial::FirstMasks;
 use sam_eval::{EvalSet, Protocol, Start};
 use sam_learn::options::{
-    Activations, IouSupervision, LossOptions, LrDecay, OptimiserOptions, PromptOptions, PromptPreset, ScheduleOptions,
+    Activations, IouSupervision, LogOptions, LossOptions, LrDecay, OptimiserOptions, PromptOptions, PromptPreset,
+    RunOptions, ScheduleOptions, TrainOptions, ValidationOptions,
 };
-use sam_learn::{Ending, LearnError, Outcome, RunEvent, SavedState, TrainOptions, Training, Validation, train};
+use sam_learn::{Ending, LearnError, Outcome, RunEvent, SavedState, Training, Validation, train};
 use sam_model::weights::StateDict;
 use sam_model::{ImageEncoderConfig, MaskDecoderConfig, PromptEncoderConfig, Sam, SamConfig};
 use serde_json::Value;
@@ -70,19 +71,29 @@ fn scenes(seed: u64, n_scenes: usize, side: usize) -> SynthScenes {
 
 fn options(steps: u64) -> TrainOptions {
     TrainOptions {
-        seed: 11,
+        run: RunOptions {
+            dir: PathBuf::new(),
+            name: "test".into(),
+            seed: 11,
+            device: "cpu".into(),
+            threads: 0,
+            parallel: 1,
+            activations: Activations::Keep,
+        },
         prompts: PromptOptions { correction_clicks: 2, ..PromptOptions::preset(PromptPreset::Sam) },
         loss: LossOptions::default(),
         optimiser: OptimiserOptions { lr: 1e-3, ema_decay: Some(0.9), layer_decay: 0.8, ..OptimiserOptions::default() },
         schedule: ScheduleOptions { steps, warmup_steps: 3, decay: LrDecay::Cosine { final_share: 0.1 } },
-        n_parts: 1,
-        activations: Activations::Keep,
-        every_steps: 4,
-        baseline: true,
-        metric: "miou_1_oracle".into(),
-        patience: 0,
-        n_previews: 1,
-        tensorboard: true,
+        validation: ValidationOptions {
+            every_steps: 4,
+            metric: "miou_1_oracle".into(),
+            clicks: vec![1],
+            boxes: true,
+            max_images: 0,
+            patience: 0,
+            baseline: true,
+        },
+        log: LogOptions { every_steps: 1, previews: 1, tensorboard: true },
     }
 }
 
@@ -108,7 +119,8 @@ impl Setting {
         Self { options: options(steps), loader: loader(2), stop_after: None }
     }
 
-    fn run(self, folder: &Path) -> Result<Outcome, LearnError> {
+    fn run(mut self, folder: &Path) -> Result<Outcome, LearnError> {
+        self.options.run.dir = folder.to_owned();
         let _turn = generator();
         let interrupter = Interrupter::new();
         let listener = {
@@ -129,7 +141,6 @@ impl Setting {
         let resume = SavedState::newest(&folder.join("checkpoints"))?;
         let training = Training {
             options: self.options,
-            folder: folder.to_owned(),
             samples: Arc::new(scenes(1, 5, SIDE)),
             loader: self.loader,
             validation: Some(Validation { sets, protocols, n_threads: 1 }),
@@ -223,13 +234,13 @@ fn two_batches_of_one_image_are_one_of_two() {
         setting.options.optimiser.accumulation = accumulation;
         setting.options.optimiser.ema_decay = None;
         setting.options.loss.iou_weight = 1.0;
+        setting.options.run.dir = run.path().to_owned();
         let mut sam = small_sam(SIDE, 16, 16).config().clone();
         sam.image_encoder.drop_path_rate = 0.0;
         sam.mask_decoder.dropout = 0.0;
         let sam = sam_model::init::initialise(sam.init(&cpu().autodiff()).expect("sizes fit"), 3);
         let training = Training {
             options: setting.options,
-            folder: run.path().to_owned(),
             samples: Arc::new(scenes(1, 5, SIDE)),
             loader: setting.loader,
             validation: None,
@@ -262,9 +273,10 @@ fn a_batch_in_parts_is_the_batch() {
         config.image_encoder.drop_path_rate = 0.0;
         config.mask_decoder.dropout = 0.0;
         let sam = sam_model::init::initialise(config.init(&cpu().autodiff()).expect("sizes fit"), 3);
+        let mut options = options(3);
+        (options.run.dir, options.run.parallel) = (run.path().to_owned(), n_parts);
         let training = Training {
-            options: TrainOptions { n_parts, ..options(3) },
-            folder: run.path().to_owned(),
+            options,
             samples: Arc::new(scenes(1, 5, SIDE)),
             loader: loader(4),
             validation: None,
@@ -282,7 +294,7 @@ fn a_batch_in_parts_is_the_batch() {
         assert!((whole - parts).abs() < 1e-4 * whole, "{whole} in one, {parts} in three");
     }
     let mut setting = Setting::new(2);
-    setting.options.n_parts = 2;
+    setting.options.run.parallel = 2;
     drop(_turn);
     let error = setting.run(folder().path()).expect_err("its dropout would come in any order").to_string();
     assert!(error.contains("run.parallel") && error.contains("drop_path"), "{error}");
@@ -294,7 +306,7 @@ fn a_recomputing_run_repeats_to_the_bit() {
     let run = || {
         let run = folder();
         let mut setting = Setting::new(4);
-        setting.options.activations = Activations::Recompute;
+        setting.options.run.activations = Activations::Recompute;
         setting.run(run.path()).expect("it runs");
         bytes(run.path(), "last.safetensors")
     };
@@ -362,7 +374,7 @@ fn it_stops_early_when_nothing_gets_better() {
     let run = folder();
     let mut setting = Setting::new(40);
     setting.options.optimiser.lr = 0.0;
-    setting.options.patience = 2;
+    setting.options.validation.patience = 2;
     let outcome = setting.run(run.path()).expect("it runs");
     assert_eq!((outcome.ending, outcome.progress.step), (Ending::EarlyStopped, 12));
     assert_eq!(outcome.progress.best.expect("the first").step, 4);
@@ -381,9 +393,9 @@ fn four_images_are_learned_by_heart() {
     options.loss.iou_supervision = IouSupervision::All;
     options.optimiser = OptimiserOptions { lr: 3e-3, weight_decay: 0.0, ..OptimiserOptions::default() };
     options.schedule.warmup_steps = 20;
-    options.every_steps = OVERFIT_STEPS;
-    options.metric = "miou_box".into();
-    options.baseline = false;
+    options.validation.every_steps = OVERFIT_STEPS;
+    options.validation.metric = "miou_box".into();
+    options.validation.baseline = false;
     let mut config = small_sam(SIDE, 64, 32).config().clone();
     config.image_encoder.drop_path_rate = 0.0;
     config.mask_decoder.dropout = 0.0;
@@ -400,9 +412,9 @@ fn four_images_are_learned_by_heart() {
         Protocol { start: Start::Box, n_clicks: 0, first_masks: FirstMasks::MostConfident, ..Protocol::default() }
             .into(),
     ];
+    options.run.dir = run.path().to_owned();
     let training = Training {
         options,
-        folder: run.path().to_owned(),
         samples: samples.clone(),
         loader: LoaderOptions { side_px: SIDE, mask_side_px: SIDE, ..loader(4) },
         validation: Some(Validation { sets: vec![EvalSet::new("the same", samples, &[])], protocols, n_threads: 1 }),

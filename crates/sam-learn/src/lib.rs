@@ -38,8 +38,8 @@ mod walk;
 
 pub use error::LearnError;
 pub use events::{RunEvent, SegmentationTerms, StepRecord, ValidationRecord};
-pub use pretraining::{HeldOut, PretrainOptions, Pretraining, pretrain};
+pub use pretraining::{HeldOut, Pretraining, pretrain};
 pub use run_log::RunHistory;
 pub use run_report::RunReport;
 pub use saved_state::{Progress, SavedState, Scores};
-pub use training::{Ending, Outcome, TrainOptions, Training, Validation, train};
+pub use training::{Ending, Outcome, Training, Validation, train};

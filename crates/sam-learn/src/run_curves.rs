@@ -6,7 +6,7 @@
 use sam_eval::chart::{Axis, Frame, Mark, Scale, Series, lines, ticks};
 
 use crate::events::{SegmentationTerms, StepRecord, ValidationRecord};
-use crate::pretraining::RECONSTRUCTION_LOSS;
+use crate::options::RECONSTRUCTION_LOSS;
 use crate::run_log::RunHistory;
 
 /// Points of a smooth line, at most.

@@ -1,6 +1,5 @@
 //! The loop itself: steps, validations, saves, and the end.
 
-use std::path::PathBuf;
 use std::time::Instant;
 
 use burn::data::dataloader::{DataLoader, Progress as Items};
@@ -26,7 +25,6 @@ const SMOOTHING: f64 = 0.9;
 
 pub(crate) struct RunLoop<S: Student> {
     pub(crate) options: LoopOptions,
-    pub(crate) folder: PathBuf,
     pub(crate) loader: EpochLoader,
     pub(crate) has_validation: bool,
     pub(crate) progress: Progress,
@@ -88,8 +86,8 @@ impl<S: Student> RunLoop<S> {
         Ok(Outcome {
             ending,
             progress: self.progress.clone(),
-            best: self.folder.join(BEST_FILE),
-            last: self.folder.join(LAST_FILE),
+            best: self.options.folder.join(BEST_FILE),
+            last: self.options.folder.join(LAST_FILE),
         })
     }
 
@@ -103,7 +101,7 @@ impl<S: Student> RunLoop<S> {
     ) -> Result<Ending, LearnError> {
         let steps = self.options.schedule.steps;
         let is_baseline_due =
-            self.progress.step == 0 && self.options.baseline && self.progress.validated_step.is_none();
+            self.progress.step == 0 && self.options.validation.baseline && self.progress.validated_step.is_none();
         if is_baseline_due && self.validate(components, learner, valid, pace)?.is_break() {
             return self.interrupted(components, learner);
         }
@@ -136,11 +134,12 @@ impl<S: Student> RunLoop<S> {
 
     /// Whether a validation belongs behind the present step.
     fn is_boundary(&self) -> bool {
-        self.progress.step.is_multiple_of(self.options.every_steps) || self.progress.step == self.options.schedule.steps
+        self.progress.step.is_multiple_of(self.options.validation.every_steps)
+            || self.progress.step == self.options.schedule.steps
     }
 
     fn is_out_of_patience(&self) -> bool {
-        self.options.patience > 0 && self.progress.without_improvement >= self.options.patience
+        self.options.validation.patience > 0 && self.progress.without_improvement >= self.options.validation.patience
     }
 
     fn interrupted(
@@ -160,7 +159,7 @@ impl<S: Student> RunLoop<S> {
         train: &TrainLoader,
         pace: &mut Pace,
     ) -> Result<(), LearnError> {
-        let epoch = (self.progress.step / self.options.every_steps) as usize + 1;
+        let epoch = (self.progress.step / self.options.validation.every_steps) as usize + 1;
         let total_items = train.num_items();
         self.event(components, LearnerEvent::StartSplit { epoch_number: epoch, total_items });
         let mut gathered: Gathered<S::Report> = Gathered { grads: None, reports: Vec::new() };
@@ -237,7 +236,7 @@ impl<S: Student> RunLoop<S> {
     fn record(&self, learner: &Learner<S>, reports: &[S::Report], norm: f64, pace: &Pace) -> StepRecord {
         let (step, of_steps) = (self.progress.step, self.options.schedule.steps);
         let step_s = pace.step_s.unwrap_or_default();
-        let validations_left = (of_steps - step).div_ceil(self.options.every_steps);
+        let validations_left = (of_steps - step).div_ceil(self.options.validation.every_steps);
         StepRecord {
             step,
             of_steps,
@@ -269,7 +268,7 @@ impl<S: Student> RunLoop<S> {
             return Ok(Continue(()));
         };
         let pass = pass.map_err(|error| LearnError::Data { step, reason: chain(&error) })?;
-        let epoch = step.div_ceil(self.options.every_steps).max(1) as usize;
+        let epoch = step.div_ceil(self.options.validation.every_steps).max(1) as usize;
         let began = Instant::now();
         self.event_valid(components, LearnerEvent::StartSplit { epoch_number: epoch, total_items: 1 });
         let mut model = learner.model().valid();
@@ -277,7 +276,7 @@ impl<S: Student> RunLoop<S> {
             model = model.with_network(average.clone());
         }
         let judgement = InferenceStep::step(&model, pass.clone());
-        let Judged { metrics, sign } = match S::judged(&judgement, &self.options.metric, step) {
+        let Judged { metrics, sign } = match S::judged(&judgement, &self.options.validation.metric, step) {
             Ok(judged) => judged,
             Err(_) if components.interrupter.should_stop() => return Ok(Break(())),
             Err(error) => return Err(error),
@@ -287,15 +286,16 @@ impl<S: Student> RunLoop<S> {
         }
         let scores = Scores { step, metrics };
         let is_baseline = step == 0;
-        let score = |scores: &Scores| sign * scores.metrics.get(&self.options.metric).copied().unwrap_or(f64::NAN);
+        let score =
+            |scores: &Scores| sign * scores.metrics.get(&self.options.validation.metric).copied().unwrap_or(f64::NAN);
         let is_best = !is_baseline && self.progress.best.as_ref().is_none_or(|best| score(&scores) > score(best));
-        let previews = S::picture(&pass, &judgement, self.options.n_previews);
+        let previews = S::picture(&pass, &judgement, self.options.log.previews);
         let took_s = began.elapsed().as_secs_f64();
         pace.validation_s = took_s;
 
         if is_best {
             // The file first: a crash in between repeats this validation.
-            S::write(model.network(), &self.folder.join(BEST_FILE))?;
+            S::write(model.network(), &self.options.folder.join(BEST_FILE))?;
             self.progress.best = Some(scores.clone());
             self.progress.without_improvement = 0;
         } else if !is_baseline {
@@ -307,11 +307,12 @@ impl<S: Student> RunLoop<S> {
         self.progress.last = Some(scores.clone());
         self.progress.validated_step = Some(step);
         self.progress.elapsed_s += took_s;
-        let record = ValidationRecord { scores, metric: self.options.metric.clone(), is_best, is_baseline, took_s };
+        let record =
+            ValidationRecord { scores, metric: self.options.validation.metric.clone(), is_best, is_baseline, took_s };
         self.log.validation(&record)?;
         (self.listener)(&RunEvent::Validated(record));
         if let Some(picture) = previews {
-            let path = previews::write(&picture, &self.folder, step)?;
+            let path = previews::write(&picture, &self.options.folder, step)?;
             self.log.picture(&picture, step);
             (self.listener)(&RunEvent::Preview { step, path });
         }
@@ -326,15 +327,15 @@ impl<S: Student> RunLoop<S> {
     fn save(&mut self, components: &mut TrainingComponents<S>, learner: &Learner<S>) -> Result<(), LearnError> {
         let step = self.progress.step;
         let network = self.average.clone().unwrap_or_else(|| learner.model().valid().network().clone());
-        S::write(&network, &self.folder.join(LAST_FILE))?;
+        S::write(&network, &self.options.folder.join(LAST_FILE))?;
         if !self.has_validation {
-            S::write(&network, &self.folder.join(BEST_FILE))?;
+            S::write(&network, &self.options.folder.join(BEST_FILE))?;
         }
         let checkpointer = components.checkpointer.as_mut();
         let checkpointer = checkpointer.ok_or(LearnError::Internal { what: "burn-train lost its checkpointers" })?;
         checkpointer.checkpoint(learner, step as usize, &components.event_store);
         let (model, optimiser) = self.courier.receive()?;
-        let folder = self.folder.join(CHECKPOINTS_FOLDER);
+        let folder = self.options.folder.join(CHECKPOINTS_FOLDER);
         let path = SavedState::save(&folder, model, self.average.as_ref(), optimiser, &self.progress)?;
         (self.listener)(&RunEvent::Saved { step, path });
         Ok(())

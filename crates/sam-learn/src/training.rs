@@ -29,7 +29,7 @@ use crate::error::LearnError;
 use crate::events::RunEvent;
 use crate::metrics::ShownMetric;
 use crate::optimiser::{build, freeze, is_encoder_frozen};
-use crate::options::{Activations, LossOptions, OptimiserOptions, PromptOptions, ScheduleOptions};
+use crate::options::{LogOptions, OptimiserOptions, ScheduleOptions, TrainOptions, ValidationOptions};
 use crate::parts::Parts;
 use crate::run_log::RunLog;
 use crate::run_loop::RunLoop;
@@ -38,38 +38,6 @@ use crate::silent_renderer::SilentRenderer;
 use crate::step::StepOptions;
 use crate::student::Student;
 use crate::trainee::{Recipe, Shown, Trainee, ValidationPass, ValidationSource};
-
-/// Everything that is chosen for a run, beside data and model.
-#[derive(Clone, Debug)]
-pub struct TrainOptions {
-    /// Of everything random.
-    pub seed: u64,
-    /// Who prompts.
-    pub prompts: PromptOptions,
-    /// What is minimised.
-    pub loss: LossOptions,
-    /// How gradients become steps.
-    pub optimiser: OptimiserOptions,
-    /// How long, and at which rate.
-    pub schedule: ScheduleOptions,
-    /// Parts of a batch that are computed side by side; above 1 only without drop path and dropout, whose draws would
-    /// come in any order.
-    pub n_parts: usize,
-    /// What the encoder keeps for the way back.
-    pub activations: Activations,
-    /// Steps between validations and saves.
-    pub every_steps: u64,
-    /// Whether to validate before the first step.
-    pub baseline: bool,
-    /// Which metric chooses the best checkpoint.
-    pub metric: String,
-    /// Validations without improvement before the run stops; 0: never.
-    pub patience: usize,
-    /// Images drawn at each validation.
-    pub n_previews: usize,
-    /// Whether to write TensorBoard events.
-    pub tensorboard: bool,
-}
 
 /// What is validated, and how.
 #[derive(Clone)]
@@ -87,10 +55,8 @@ pub type Listener = Arc<dyn Fn(&RunEvent) + Send + Sync>;
 
 /// A run to be made.
 pub struct Training {
-    /// What is chosen.
+    /// What is chosen; the run folder exists.
     pub options: TrainOptions,
-    /// The run folder; it exists.
-    pub folder: PathBuf,
     /// What is learned from.
     pub samples: Arc<dyn Samples>,
     /// How; its seed is that of [`TrainOptions`].
@@ -146,34 +112,34 @@ pub const CHECKPOINTS_FOLDER: &str = "checkpoints";
 ///
 /// When the options do not fit the model, data or disk fail, or a loss is not finite. What was saved before stays.
 pub fn train(sam: Sam, training: Training, resume: Option<&SavedState>) -> Result<Outcome, LearnError> {
-    let Training { options, folder, samples, loader, validation, interrupter, listener, terminal_view } = training;
+    let Training { options, samples, loader, validation, interrupter, listener, terminal_view } = training;
     let device = sam.device();
     let accumulation = options.optimiser.accumulation.max(1) as u64;
 
     let has_dropout = sam.config().image_encoder.drop_path_rate > 0.0 || sam.config().mask_decoder.dropout > 0.0;
-    if options.n_parts > 1 && has_dropout {
-        return Err(LearnError::PartsWithDropout { n_parts: options.n_parts });
+    if options.run.parallel > 1 && has_dropout {
+        return Err(LearnError::PartsWithDropout { n_parts: options.run.parallel });
     }
     let sam = freeze(sam, &options.optimiser.freeze)?;
     let recipe = Recipe {
-        seed: options.seed,
+        seed: options.run.seed,
         prompts: options.prompts.clone(),
         step: StepOptions {
             box_output: options.prompts.box_output,
             loss: options.loss.clone(),
             is_encoder_frozen: is_encoder_frozen(&sam),
-            activations: options.activations,
+            activations: options.run.activations,
             objects_at_once: None,
         },
         accumulation,
-        parts: Parts::new(options.n_parts)?,
+        parts: Parts::new(options.run.parallel)?,
     };
     let mut trainee = Trainee::new(sam, recipe);
     if let Some(state) = resume {
         trainee = state.load_model(trainee)?;
     }
-    let micro_steps = usize::try_from(options.every_steps * accumulation).unwrap_or(usize::MAX);
-    let loader = LoaderOptions { seed: options.seed, ..loader };
+    let micro_steps = usize::try_from(options.validation.every_steps * accumulation).unwrap_or(usize::MAX);
+    let loader = LoaderOptions { seed: options.run.seed, ..loader };
     let progress = resume.map(|state| state.progress.clone()).unwrap_or_default();
     let loader = EpochLoader::training(samples, loader, micro_steps, progress.step * accumulation, &device);
     let pass = validation.map(|validation| pass(validation, &interrupter, &listener));
@@ -188,16 +154,12 @@ pub fn train(sam: Sam, training: Training, resume: Option<&SavedState>) -> Resul
         ],
         shown_in_validation: &[("miou_1", true), ("miou_1_oracle", true), ("miou_3", true), ("miou_box", true)],
         options: LoopOptions {
+            folder: options.run.dir,
             optimiser: options.optimiser,
             schedule: options.schedule,
-            every_steps: options.every_steps,
-            baseline: options.baseline,
-            metric: options.metric,
-            patience: options.patience,
-            n_previews: options.n_previews,
-            tensorboard: options.tensorboard,
+            validation: options.validation,
+            log: options.log,
         },
-        folder,
         loader,
         pass,
         progress,
@@ -211,20 +173,17 @@ pub fn train(sam: Sam, training: Training, resume: Option<&SavedState>) -> Resul
 /// What the loop itself is told.
 #[derive(Clone, Debug)]
 pub(crate) struct LoopOptions {
+    /// The run folder.
+    pub(crate) folder: PathBuf,
     pub(crate) optimiser: OptimiserOptions,
     pub(crate) schedule: ScheduleOptions,
-    pub(crate) every_steps: u64,
-    pub(crate) baseline: bool,
-    pub(crate) metric: String,
-    pub(crate) patience: usize,
-    pub(crate) n_previews: usize,
-    pub(crate) tensorboard: bool,
+    pub(crate) validation: ValidationOptions,
+    pub(crate) log: LogOptions,
 }
 
 /// A run of any student: burn's learner and our loop around it.
 pub(crate) struct Session<P> {
     pub(crate) options: LoopOptions,
-    pub(crate) folder: PathBuf,
     pub(crate) loader: EpochLoader,
     pub(crate) pass: Option<P>,
     pub(crate) progress: Progress,
@@ -246,7 +205,7 @@ impl<P: Clone + Send + Sync + 'static> Session<P> {
         S::Report: Adaptor<Shown>,
         S::Judgement: Adaptor<Shown>,
     {
-        let Self { options, folder, loader, pass, progress, interrupter, listener, terminal_view, .. } = self;
+        let Self { options, loader, pass, progress, interrupter, listener, terminal_view, .. } = self;
         let average = match (options.optimiser.ema_decay, resume) {
             (None, _) => None,
             (Some(_), None) => Some(student.valid().network().clone()),
@@ -258,12 +217,12 @@ impl<P: Clone + Send + Sync + 'static> Session<P> {
         if let Some(state) = resume {
             learner.load_optim(state.load_optimiser()?);
         }
-        let log = RunLog::open(&folder, progress.step, options.tensorboard)?;
-        let n_epochs = options.schedule.steps.div_ceil(options.every_steps) as usize;
+        let folder = options.folder.clone();
+        let log = RunLog::open(&folder, progress.step, options.log.tensorboard)?;
+        let n_epochs = options.schedule.steps.div_ceil(options.validation.every_steps) as usize;
         let (courier, model_sender, optimiser_sender) = courier();
         let run_loop: RunLoop<S> = RunLoop {
             options,
-            folder: folder.clone(),
             loader: loader.clone(),
             has_validation: pass.is_some(),
             progress,

@@ -11,8 +11,9 @@ use sam_data::random::Purpose;
 use sam_image::RgbImage;
 use sam_model::{PIXEL_MEAN, PIXEL_STD, RandomMasking};
 
-use super::{Autoencoder, HeldOut, RECONSTRUCTION_LOSS, images_of};
+use super::{Autoencoder, HeldOut, images_of};
 use crate::events::RunEvent;
+use crate::options::RECONSTRUCTION_LOSS;
 use crate::trainee::Shown;
 use crate::training::Listener;
 
@@ -65,7 +66,7 @@ impl Autoencoder {
             let images = images_of(&batch, size_hw).narrow(0, 0, n);
             // By the image and not by its place, so that a larger batch removes the same patches.
             let masking = self.masking(Purpose::HeldOutMasking, batch.images.iter().map(|image| image.draw));
-            let loss = self.mae.loss(images.clone(), &masking, self.recipe.target);
+            let loss = self.mae.loss(images.clone(), &masking, self.recipe.mae.target);
             sum += f64::from(loss.into_scalar::<f32>()) * n as f64;
             if rows.len() < pass.n_previews {
                 let wanted = pass.n_previews - rows.len();
@@ -89,7 +90,7 @@ impl Autoencoder {
 
     /// A row for each image: as it is, what was left of it, what the decoder made of that.
     fn panels(&self, images: Tensor<4>, masking: &RandomMasking) -> Vec<Vec<RgbImage>> {
-        let painted = self.mae.reconstruct(images.clone(), masking, self.recipe.target);
+        let painted = self.mae.reconstruct(images.clone(), masking, self.recipe.mae.target);
         let kept = painted.removed * -1.0 + 1.0;
         // Removed patches in the mean colour, which is zero here.
         let views = [images.clone(), images * kept, painted.completed].map(pictures);

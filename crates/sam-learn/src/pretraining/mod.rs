@@ -10,7 +10,7 @@
 mod held_out;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use burn::module::Module;
@@ -24,14 +24,14 @@ use sam_data::transforms::{Augmentation, ResizedCrop};
 use sam_data::{DeviceBatch, EpochLoader};
 use sam_image::{RgbImage, contact_sheet};
 use sam_model::weights::{Dtype, ExportFormat, MaeExportOptions, MaeParts, export_mae};
-use sam_model::{MaeTarget, MaskedAutoencoder, RandomMasking};
+use sam_model::{MaskedAutoencoder, RandomMasking};
 
 use held_out::{HeldOutPass, HeldOutReport};
 
 use crate::error::LearnError;
 use crate::events::SegmentationTerms;
 use crate::optimiser::scaled;
-use crate::options::{Activations, OptimiserOptions, ScheduleOptions};
+use crate::options::{Activations, MaeObjective, PretrainOptions, RECONSTRUCTION_LOSS};
 use crate::parts::Parts;
 use crate::recompute::Ran;
 use crate::saved_state::SavedState;
@@ -40,41 +40,11 @@ use crate::student::{Judged, Report, Student};
 use crate::trainee::Shown;
 use crate::training::{Listener, LoopOptions, Outcome, Session};
 
-/// What is judged by, and what chooses the best checkpoint.
-pub const RECONSTRUCTION_LOSS: &str = "reconstruction_loss";
-
 /// Images of a batch at which the published `blr` is the rate (`main_pretrain.py`).
 const IMAGES_OF_BASE_RATE: f64 = 256.0;
 
 /// Side of a picture in the panels.
 const CELL_PX: u32 = 224;
-
-/// Everything that is chosen for a run, beside data and model.
-#[derive(Clone, Debug)]
-pub struct PretrainOptions {
-    /// Of everything random.
-    pub seed: u64,
-    /// Share of the patches that is removed.
-    pub mask_ratio: f64,
-    /// What is painted.
-    pub target: MaeTarget,
-    /// How gradients become steps.
-    pub optimiser: OptimiserOptions,
-    /// How long, and at which rate.
-    pub schedule: ScheduleOptions,
-    /// Parts of a batch that are computed side by side.
-    pub n_parts: usize,
-    /// What the blocks keep for the way back.
-    pub activations: Activations,
-    /// Steps between validations and saves.
-    pub every_steps: u64,
-    /// Validations without improvement before the run stops; 0: never.
-    pub patience: usize,
-    /// Images drawn at each validation.
-    pub n_previews: usize,
-    /// Whether to write TensorBoard events.
-    pub tensorboard: bool,
-}
 
 /// The rate of a step of so many images, from the published base rate: `lr = blr * images / 256`.
 #[must_use]
@@ -93,10 +63,8 @@ pub struct HeldOut {
 
 /// A pre-training to be made.
 pub struct Pretraining {
-    /// What is chosen.
+    /// What is chosen; the run folder exists.
     pub options: PretrainOptions,
-    /// The run folder; it exists.
-    pub folder: PathBuf,
     /// What is learned from; labels are left aside.
     pub samples: Arc<dyn Samples>,
     /// How; seed, sizes and the use of labels follow from options and model.
@@ -125,14 +93,14 @@ pub fn pretrain(
     pretraining: Pretraining,
     resume: Option<&SavedState>,
 ) -> Result<Outcome, LearnError> {
-    let Pretraining { options, folder, samples, loader, held_out, interrupter, listener, terminal_view } = pretraining;
+    let Pretraining { options, samples, loader, held_out, interrupter, listener, terminal_view } = pretraining;
     let device = mae.device();
     let size_hw = mae.config().image_size_hw;
     let encoder_depth = mae.config().depth;
     let accumulation = options.optimiser.accumulation.max(1) as u64;
     let side_px = size_hw[0].max(size_hw[1]);
     let loader = LoaderOptions {
-        seed: options.seed,
+        seed: options.run.seed,
         side_px,
         mask_side_px: 1,
         order: Order::ShuffledEpochs,
@@ -146,39 +114,34 @@ pub fn pretrain(
             ..loader.clone()
         },
         held_out,
-        n_previews: options.n_previews,
+        n_previews: options.log.previews,
         interrupter: interrupter.clone(),
         listener: Arc::clone(&listener),
     });
     let recipe = Recipe {
-        seed: options.seed,
-        mask_ratio: options.mask_ratio,
-        target: options.target,
-        parts: Parts::new(options.n_parts)?,
-        activations: options.activations,
+        seed: options.run.seed,
+        mae: options.mae,
+        parts: Parts::new(options.run.parallel)?,
+        activations: options.run.activations,
     };
     let mut student = Autoencoder { mae, recipe };
     if let Some(state) = resume {
         student = state.load_model(student)?;
     }
     let progress = resume.map(|state| state.progress.clone()).unwrap_or_default();
-    let micro_steps = usize::try_from(options.every_steps * accumulation).unwrap_or(usize::MAX);
+    let micro_steps = usize::try_from(options.validation.every_steps * accumulation).unwrap_or(usize::MAX);
     let session = Session {
         encoder_depth,
         shown_in_training: &[("loss", false)],
         shown_in_validation: &[(RECONSTRUCTION_LOSS, false)],
         options: LoopOptions {
+            folder: options.run.dir,
             optimiser: options.optimiser,
             schedule: options.schedule,
-            every_steps: options.every_steps,
-            baseline: true,
-            metric: RECONSTRUCTION_LOSS.to_owned(),
-            patience: options.patience,
-            n_previews: options.n_previews,
-            tensorboard: options.tensorboard,
+            validation: options.validation,
+            log: options.log,
         },
         loader: EpochLoader::training(samples, loader, micro_steps, progress.step * accumulation, &device),
-        folder,
         pass,
         progress,
         interrupter,
@@ -192,8 +155,7 @@ pub fn pretrain(
 #[derive(Clone, Debug)]
 struct Recipe {
     seed: u64,
-    mask_ratio: f64,
-    target: MaeTarget,
+    mae: MaeObjective,
     parts: Parts,
     activations: Activations,
 }
@@ -209,7 +171,7 @@ struct Autoencoder {
 impl Autoencoder {
     /// Which patches of a batch's images are removed, by their draws.
     fn masking(&self, purpose: Purpose, draws: impl Iterator<Item = u64>) -> RandomMasking {
-        let Recipe { seed, mask_ratio, .. } = self.recipe;
+        let Recipe { seed, mae: MaeObjective { mask_ratio, .. }, .. } = self.recipe;
         let seed = RandomStream::new(seed, purpose, &[]).next_u64();
         RandomMasking::draw(seed, &draws.collect::<Vec<_>>(), self.mae.config().n_patches(), mask_ratio)
     }
@@ -275,18 +237,18 @@ fn learn(
 ) -> (f64, GradientsParams) {
     match recipe.activations {
         Activations::Keep => {
-            let loss = mae.loss(Tensor::from_inner(images), masking, recipe.target);
+            let loss = mae.loss(Tensor::from_inner(images), masking, recipe.mae.target);
             let value = f64::from(loss.clone().into_scalar::<f32>());
             (value, GradientsParams::from_grads(loss.backward(), mae))
         }
         Activations::Recompute => {
             let untracked = mae.clone().no_grad();
-            let (kept, stages) = untracked.stages(images.clone(), masking, recipe.target);
+            let (kept, stages) = untracked.stages(images.clone(), masking, recipe.mae.target);
             // Nothing is drawn on the way.
             let (ran, loss) = Ran::forward(&stages, kept, &mae.device(), 0);
             let value = f64::from(loss.clone().into_scalar::<f32>());
             let mut sums = GradientsAccumulator::new();
-            let (_, stages) = mae.stages(images, masking, recipe.target);
+            let (_, stages) = mae.stages(images, masking, recipe.mae.target);
             ran.backward(&stages, loss.ones_like(), mae, &mut sums);
             (value, sums.grads())
         }

@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 
 use sam_data::loader::{ErrorPolicy, LoaderOptions};
 use sam_data::transforms::{Augmentation, ResizedCrop};
-use sam_learn::options::{LrDecay, OptimiserOptions, ScheduleOptions};
+use sam_learn::options::{
+    LogOptions, LrDecay, MaeObjective, OptimiserOptions, RECONSTRUCTION_LOSS, RunOptions, ScheduleOptions,
+    ValidationOptions,
+};
 use sam_learn::pretraining::rate_of_base;
 use sam_model::{MaeConfig, MaeTarget, Variant};
 use serde::{Deserialize, Serialize};
@@ -17,7 +20,7 @@ use super::document::Document;
 use super::problems::ConfigError;
 use super::ranges::{BETWEEN_0_AND_1, POSITIVE, SHARE_ABOVE_0};
 use super::reader::{Paths, Reader, Section};
-use super::run::{LogPlan, RunPlan};
+use super::run::{check_validation, default_every_steps, read_log, read_run};
 use super::{Task, read_task};
 
 /// Sizes of images that are pre-trained on.
@@ -29,10 +32,6 @@ const WORKERS: std::ops::RangeInclusive<usize> = 0..=1024;
 /// 40 epochs of 800.
 const WARMUP_PART: u64 = 20;
 
-/// A validation comes at least this often, and at least so many times.
-const VALIDATION_STEPS: u64 = 1000;
-const VALIDATIONS: u64 = 10;
-
 /// Everything that decides a pre-training. Printed before it, saved with it, and read again to go on with it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -42,21 +41,21 @@ pub(crate) struct PretrainPlan {
     /// Images of a step, all batches together.
     pub(crate) images_per_step: usize,
     /// Where it happens.
-    pub(crate) run: RunPlan,
+    pub(crate) run: RunOptions,
     /// Which network, and from which weights.
     pub(crate) model: PretrainModelPlan,
     /// What is learned from.
     pub(crate) data: PretrainDataPlan,
     /// What is removed and painted.
-    pub(crate) mae: ObjectivePlan,
+    pub(crate) mae: MaeObjective,
     /// How gradients become steps.
     pub(crate) optimiser: OptimiserOptions,
     /// How many steps, at which rates.
     pub(crate) schedule: ScheduleOptions,
     /// When it is judged.
-    pub(crate) validation: PretrainValidationPlan,
+    pub(crate) validation: ValidationOptions,
     /// What it says on the way.
-    pub(crate) log: LogPlan,
+    pub(crate) log: LogOptions,
 }
 
 /// The one word.
@@ -125,28 +124,6 @@ pub(crate) enum HeldOutPlan {
     Synth(SynthPlan),
 }
 
-/// What is removed and painted.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct ObjectivePlan {
-    /// Share of the patches.
-    pub(crate) mask_ratio: f64,
-    /// What the decoder paints.
-    pub(crate) target: MaeTarget,
-}
-
-/// When it is judged.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct PretrainValidationPlan {
-    /// Steps between two; checkpoints come with them.
-    pub(crate) every_steps: u64,
-    /// No more held out images than this.
-    pub(crate) max_images: usize,
-    /// Validations without improvement after which the run ends; 0: never.
-    pub(crate) patience: usize,
-}
-
 impl PretrainPlan {
     /// The plan of a configuration.
     ///
@@ -168,11 +145,11 @@ impl PretrainPlan {
         let plan = Self {
             task: PretrainTask::Pretrain,
             images_per_step,
-            run: RunPlan::read(&reader),
+            run: read_run(&reader),
             data: PretrainDataPlan::read(&reader, &data, images_per_step / accumulation),
-            mae: ObjectivePlan::read(&reader, &model.config),
-            validation: PretrainValidationPlan::read(&reader, schedule.steps),
-            log: LogPlan::read(&reader),
+            mae: read_objective(&reader, &model.config),
+            validation: read_validation(&reader, schedule.steps),
+            log: read_log(&reader),
             model,
             optimiser,
             schedule,
@@ -347,43 +324,38 @@ impl HeldOutPlan {
     }
 }
 
-impl ObjectivePlan {
-    fn read(reader: &Reader<'_>, config: &MaeConfig) -> Self {
-        let mae = reader.top().section("mae");
-        let targets = [("pixels", MaeTarget::Pixels), ("normalised_pixels", MaeTarget::NormalisedPixels)];
-        let mask_ratio = mae.float("mask_ratio", 0.75, BETWEEN_0_AND_1);
-        let n_patches = if config.patch_size > 0 { config.n_patches() } else { 0 };
-        let n_kept = sam_model::RandomMasking::n_kept(n_patches, mask_ratio);
-        let expected = format!("a share that keeps and removes at least one of the {n_patches} patches of an image");
-        reader.check(n_kept > 0 && n_kept < n_patches.max(2), &["mae.mask_ratio"], &expected, mask_ratio);
-        Self { mask_ratio, target: mae.choice("target", MaeTarget::NormalisedPixels, &targets) }
-    }
+fn read_objective(reader: &Reader<'_>, config: &MaeConfig) -> MaeObjective {
+    let mae = reader.top().section("mae");
+    let targets = [("pixels", MaeTarget::Pixels), ("normalised_pixels", MaeTarget::NormalisedPixels)];
+    let mask_ratio = mae.float("mask_ratio", 0.75, BETWEEN_0_AND_1);
+    let n_patches = if config.patch_size > 0 { config.n_patches() } else { 0 };
+    let n_kept = sam_model::RandomMasking::n_kept(n_patches, mask_ratio);
+    let expected = format!("a share that keeps and removes at least one of the {n_patches} patches of an image");
+    reader.check(n_kept > 0 && n_kept < n_patches.max(2), &["mae.mask_ratio"], &expected, mask_ratio);
+    MaeObjective { mask_ratio, target: mae.choice("target", MaeTarget::NormalisedPixels, &targets) }
 }
 
-impl PretrainValidationPlan {
-    fn read(reader: &Reader<'_>, steps: u64) -> Self {
-        let validation = reader.top().section("validation");
-        let mut plan = Self {
-            every_steps: (steps / VALIDATIONS).clamp(1, VALIDATION_STEPS),
-            max_images: validation.integer("max_images", 256, 1..),
-            patience: 0,
-        };
-        plan.read_changeable(&validation);
-        plan.check(reader, steps);
-        plan
-    }
+/// Validated by the loss alone: no prompts, and always before the first step, too.
+fn read_validation(reader: &Reader<'_>, steps: u64) -> ValidationOptions {
+    let validation = reader.top().section("validation");
+    let mut options = ValidationOptions {
+        every_steps: default_every_steps(steps),
+        metric: RECONSTRUCTION_LOSS.to_owned(),
+        clicks: Vec::new(),
+        boxes: false,
+        max_images: validation.integer("max_images", 256, 1..),
+        patience: 0,
+        baseline: true,
+    };
+    change_validation(&mut options, &validation);
+    check_validation(&options, reader, steps);
+    options
+}
 
-    pub(super) fn check(&self, reader: &Reader<'_>, steps: u64) {
-        let keys = ["validation.every_steps", "schedule.steps"];
-        let expected = format!("at most schedule.steps ({steps}): the run would end before");
-        reader.check(self.every_steps <= steps, &keys, &expected, self.every_steps);
-    }
-
-    /// What may be another on resume.
-    pub(super) fn read_changeable(&mut self, validation: &Section<'_>) {
-        self.every_steps = validation.integer("every_steps", self.every_steps, 1..);
-        self.patience = validation.integer("patience", self.patience, 0..);
-    }
+/// Reads the keys of `[validation]` that can change on resume.
+pub(super) fn change_validation(options: &mut ValidationOptions, validation: &Section<'_>) {
+    options.every_steps = validation.integer("every_steps", options.every_steps, 1..);
+    options.patience = validation.integer("patience", options.patience, 0..);
 }
 
 fn read_optimiser(reader: &Reader<'_>, images_per_step: usize) -> OptimiserOptions {

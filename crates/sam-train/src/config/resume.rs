@@ -10,9 +10,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::document::{Document, line_of};
-use super::pretrain::PretrainPlan;
+use super::pretrain::{self, PretrainPlan};
 use super::problems::{ConfigError, Place, Problem};
 use super::reader::{Paths, Reader};
+use super::run::{change_log, change_run, change_validation, check_validation};
 use super::train::TrainPlan;
 
 /// A plan that a run is gone on with.
@@ -104,12 +105,12 @@ impl ResumablePlan for TrainPlan {
 
     fn read_changeable(&mut self, reader: &Reader<'_>) {
         let top = reader.top();
-        self.run.read_changeable(&top.section("run"));
+        change_run(&mut self.run, &top.section("run"));
         self.data.read_changeable(&top.section("data"));
         self.schedule.steps = top.section("schedule").integer("steps", self.schedule.steps, self.schedule.steps..);
-        self.validation.read_changeable(&top.section("validation"));
-        self.validation.check(reader, self.schedule.steps);
-        self.log.read_changeable(&top.section("log"));
+        change_validation(&mut self.validation, &top.section("validation"));
+        check_validation(&self.validation, reader, self.schedule.steps);
+        change_log(&mut self.log, &top.section("log"));
         self.result.read_changeable(&top.section("result"));
         self.result.check(reader, self.model.image_size());
     }
@@ -157,12 +158,12 @@ impl ResumablePlan for PretrainPlan {
 
     fn read_changeable(&mut self, reader: &Reader<'_>) {
         let top = reader.top();
-        self.run.read_changeable(&top.section("run"));
+        change_run(&mut self.run, &top.section("run"));
         self.data.read_changeable(&top.section("data"));
         self.schedule.steps = top.section("schedule").integer("steps", self.schedule.steps, self.schedule.steps..);
-        self.validation.read_changeable(&top.section("validation"));
-        self.validation.check(reader, self.schedule.steps);
-        self.log.read_changeable(&top.section("log"));
+        pretrain::change_validation(&mut self.validation, &top.section("validation"));
+        check_validation(&self.validation, reader, self.schedule.steps);
+        change_log(&mut self.log, &top.section("log"));
     }
 }
 

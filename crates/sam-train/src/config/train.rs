@@ -1,7 +1,9 @@
 //! `task = "train"`: a configuration as it is typed becomes the plan of a run, with every default and every derived
 //! number.
 
-use sam_learn::options::{LossOptions, OptimiserOptions, PromptOptions, ScheduleOptions};
+use sam_learn::options::{
+    LogOptions, LossOptions, OptimiserOptions, PromptOptions, RunOptions, ScheduleOptions, ValidationOptions,
+};
 use serde::{Deserialize, Serialize};
 
 use super::data::DataPlan;
@@ -10,7 +12,7 @@ use super::learning::{read_loss, read_optimiser, read_prompts, read_schedule};
 use super::model::ModelPlan;
 use super::problems::ConfigError;
 use super::reader::{Paths, Reader};
-use super::run::{LogPlan, ResultPlan, RunPlan, ValidationPlan};
+use super::run::{ResultPlan, read_log, read_run, read_validation};
 use super::{Task, read_task};
 
 /// Everything that decides a run. It is printed before the run, saved with it, and read again to go on with it.
@@ -18,7 +20,7 @@ use super::{Task, read_task};
 #[serde(deny_unknown_fields)]
 pub(crate) struct TrainPlan {
     /// Where it happens.
-    pub(crate) run: RunPlan,
+    pub(crate) run: RunOptions,
     /// Which network, from which weights.
     pub(crate) model: ModelPlan,
     /// What is learned from and validated on.
@@ -32,9 +34,9 @@ pub(crate) struct TrainPlan {
     /// How many steps, at which rates.
     pub(crate) schedule: ScheduleOptions,
     /// What it is judged by.
-    pub(crate) validation: ValidationPlan,
+    pub(crate) validation: ValidationOptions,
     /// What it says on the way.
-    pub(crate) log: LogPlan,
+    pub(crate) log: LogOptions,
     /// What it leaves behind.
     pub(crate) result: ResultPlan,
 }
@@ -57,12 +59,12 @@ impl TrainPlan {
         let schedule = read_schedule(&reader);
         let model = ModelPlan::read(&reader);
         let plan = Self {
-            run: RunPlan::read(&reader),
+            run: read_run(&reader),
             data: DataPlan::read(&reader, optimiser.accumulation),
             prompts: read_prompts(&reader),
             loss: read_loss(&reader),
-            validation: ValidationPlan::read(&reader, schedule.steps),
-            log: LogPlan::read(&reader),
+            validation: read_validation(&reader, schedule.steps),
+            log: read_log(&reader),
             result: ResultPlan::read(&reader, model.image_size()),
             model,
             optimiser,

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use sam_learn::pretraining::RECONSTRUCTION_LOSS;
+use sam_learn::options::RECONSTRUCTION_LOSS;
 use sam_learn::run_report::duration;
 use sam_learn::{Outcome, Progress, RunEvent, Scores, SegmentationTerms, StepRecord, ValidationRecord};
 

@@ -17,6 +17,7 @@ use sam_model::weights::{Checkpoint, LoadOptions, LoadReport};
 use crate::config::TrainPlan;
 use crate::config::data_source::{DataSource, FilesPlan, Validation};
 use crate::config::model::ModelPlan;
+use crate::config::run::protocols;
 
 /// What a run needs beside its plan.
 pub(crate) struct Materials {
@@ -198,7 +199,7 @@ fn open_data(plan: &TrainPlan, notes: &mut Vec<String>) -> Result<(Arc<dyn Sampl
     if set.indices.is_empty() {
         return Err(anyhow!("there is no image to validate on; give data.validation, or a larger share in data.split"));
     }
-    let validated = Validated { sets: vec![set], protocols: plan.validation.protocols(), n_threads: plan.data.workers };
+    let validated = Validated { sets: vec![set], protocols: protocols(&plan.validation), n_threads: plan.data.workers };
     Ok((train, Some(validated)))
 }
 

@@ -15,7 +15,8 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::anyhow;
-use sam_learn::{Outcome, TrainOptions, Training, train};
+use sam_learn::options::TrainOptions;
+use sam_learn::{Outcome, Training, train};
 use sam_model::weights::{Dtype, ExportFormat, ExportOptions, ImageSizePolicy, export};
 
 use crate::cli::RunArguments;
@@ -121,7 +122,6 @@ fn carry_out(plan: &TrainPlan, folder: RunFolder, arguments: &RunArguments) -> R
     watch.begin(&plan.to_toml()?, &materials.notes)?;
     let training = Training {
         options: options(plan),
-        folder: watch.folder().to_owned(),
         samples: materials.samples,
         loader: materials.loader,
         validation: materials.validation,
@@ -134,19 +134,13 @@ fn carry_out(plan: &TrainPlan, folder: RunFolder, arguments: &RunArguments) -> R
 
 fn options(plan: &TrainPlan) -> TrainOptions {
     TrainOptions {
-        seed: plan.run.seed,
+        run: plan.run.clone(),
         prompts: plan.prompts.clone(),
         loss: plan.loss.clone(),
         optimiser: plan.optimiser.clone(),
         schedule: plan.schedule.clone(),
-        n_parts: plan.run.parallel,
-        activations: plan.run.activations,
-        every_steps: plan.validation.every_steps,
-        baseline: plan.validation.baseline,
-        metric: plan.validation.metric.clone(),
-        patience: plan.validation.patience,
-        n_previews: plan.log.previews,
-        tensorboard: plan.log.tensorboard,
+        validation: plan.validation.clone(),
+        log: plan.log.clone(),
     }
 }
 

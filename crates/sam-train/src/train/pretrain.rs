@@ -9,7 +9,8 @@ use sam_data::loader::{Samples, Subset};
 use sam_data::random::{Purpose, RandomStream};
 use sam_data::{ImageTree, Intensity, Source};
 use sam_infer::DeviceName;
-use sam_learn::{HeldOut, Outcome, PretrainOptions, Pretraining, pretrain};
+use sam_learn::options::PretrainOptions;
+use sam_learn::{HeldOut, Outcome, Pretraining, pretrain};
 use sam_model::MaskedAutoencoder;
 use sam_model::fingerprint::Fingerprint;
 use sam_model::init::initialise_mae;
@@ -35,19 +36,13 @@ pub(super) fn carry_out(plan: &PretrainPlan, folder: RunFolder, arguments: &RunA
     watch.begin(&plan.to_toml()?, &notes)?;
     let pretraining = Pretraining {
         options: PretrainOptions {
-            seed: plan.run.seed,
-            mask_ratio: plan.mae.mask_ratio,
-            target: plan.mae.target,
+            run: plan.run.clone(),
+            mae: plan.mae.clone(),
             optimiser: plan.optimiser.clone(),
             schedule: plan.schedule.clone(),
-            n_parts: plan.run.parallel,
-            activations: plan.run.activations,
-            every_steps: plan.validation.every_steps,
-            patience: plan.validation.patience,
-            n_previews: plan.log.previews,
-            tensorboard: plan.log.tensorboard,
+            validation: plan.validation.clone(),
+            log: plan.log.clone(),
         },
-        folder: watch.folder().to_owned(),
         samples,
         loader: plan.loader_options(),
         held_out,

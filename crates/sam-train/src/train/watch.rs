@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, anyhow};
 use burn::train::Interrupter;
+use sam_learn::options::{LogOptions, RunOptions};
 use sam_learn::training::{CHECKPOINTS_FOLDER, Listener};
 use sam_learn::{Ending, LearnError, Outcome, SavedState};
 
 use crate::cli::RunArguments;
-use crate::config::run::{LogPlan, RunPlan};
 use crate::failure::{BadInput, Failure};
 use crate::output::output;
 use crate::train::lines::Lines;
@@ -21,7 +21,7 @@ use crate::train::run_folder::RunFolder;
 /// Of one run.
 pub(super) struct Watch<'a> {
     folder: RunFolder,
-    run: &'a RunPlan,
+    run: &'a RunOptions,
     arguments: &'a RunArguments,
     resume: Option<SavedState>,
     lines: Arc<Lines>,
@@ -34,8 +34,8 @@ impl<'a> Watch<'a> {
     /// Sets the number of threads, and looks for what was saved.
     pub(super) fn new(
         folder: RunFolder,
-        run: &'a RunPlan,
-        log: &LogPlan,
+        run: &'a RunOptions,
+        log: &LogOptions,
         arguments: &'a RunArguments,
     ) -> Result<Self, Failure> {
         use_threads(run.threads)?;

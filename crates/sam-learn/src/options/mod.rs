@@ -1,10 +1,16 @@
-//! Everything that decides what a run learns, as plain data: no tensors, no paths, no devices.
+//! Everything that decides what a run learns, as plain data.
 //!
 //! Sources: the SAM paper (Kirillov 2023, arXiv 2304.02643, section 3 and appendix A) and, where it is silent, the SAM 2
 //! paper (Ravi 2024, arXiv 2408.00714, appendix D, table 13a) and its published training code. Numbers of the paper are the
 //! defaults of the preset `sam`.
 
+mod sections;
+
 use serde::{Deserialize, Serialize};
+
+pub use sections::{
+    LogOptions, MaeObjective, PretrainOptions, RECONSTRUCTION_LOSS, RunOptions, TrainOptions, ValidationOptions,
+};
 
 /// Decoder passes of one step and what prompts each of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

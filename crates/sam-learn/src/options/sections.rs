@@ -1,0 +1,125 @@
+//! The sections of a run that are not about its objective: where it happens, how it is validated, what it logs. A
+//! configuration holds them as they stand here, so their field names are its keys.
+
+use std::path::PathBuf;
+
+use sam_model::MaeTarget;
+use serde::{Deserialize, Serialize};
+
+use super::{Activations, LossOptions, OptimiserOptions, PromptOptions, ScheduleOptions};
+
+/// The only metric of a pre-training: it is validated on, and it chooses the best checkpoint.
+pub const RECONSTRUCTION_LOSS: &str = "reconstruction_loss";
+
+/// All sections of a training run, beside its data and model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainOptions {
+    /// Where and with which random draws.
+    pub run: RunOptions,
+    /// How the annotator is simulated.
+    pub prompts: PromptOptions,
+    /// What is minimised.
+    pub loss: LossOptions,
+    /// How gradients become steps.
+    pub optimiser: OptimiserOptions,
+    /// Number of steps and their learning rates.
+    pub schedule: ScheduleOptions,
+    /// When and how the model is validated.
+    pub validation: ValidationOptions,
+    /// What is logged.
+    pub log: LogOptions,
+}
+
+/// All sections of a pre-training run, beside its data and model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PretrainOptions {
+    /// Where and with which random draws.
+    pub run: RunOptions,
+    /// What is removed and reconstructed.
+    pub mae: MaeObjective,
+    /// How gradients become steps.
+    pub optimiser: OptimiserOptions,
+    /// Number of steps and their learning rates.
+    pub schedule: ScheduleOptions,
+    /// When and how the model is validated.
+    pub validation: ValidationOptions,
+    /// What is logged.
+    pub log: LogOptions,
+}
+
+/// Where a run happens, and with which random draws.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunOptions {
+    /// The run folder, as an absolute path.
+    pub dir: PathBuf,
+    /// Name of the run in reports.
+    pub name: String,
+    /// Random seed of prompts, masking, dropout and the order of the data.
+    pub seed: u64,
+    /// Device name, such as `cpu` or `cuda:0`.
+    pub device: String,
+    /// Compute threads; 0: one per core.
+    pub threads: usize,
+    /// Shards of a batch that are computed side by side; above 1 only without drop path and dropout, whose draws would
+    /// come in any order.
+    pub parallel: usize,
+    /// Which activations of the encoder are stored for the backward pass.
+    #[serde(default)]
+    pub activations: Activations,
+}
+
+/// When and how a run is validated.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ValidationOptions {
+    /// Steps between validations; checkpoints are saved with them.
+    pub every_steps: u64,
+    /// The metric that chooses the best checkpoint.
+    #[serde(default = "reconstruction_loss")]
+    pub metric: String,
+    /// The k of mIoU@k, rising; empty for none.
+    #[serde(default)]
+    pub clicks: Vec<usize>,
+    /// Whether box prompts are evaluated, too.
+    #[serde(rename = "box", default)]
+    pub boxes: bool,
+    /// Largest number of validation images; 0: all.
+    pub max_images: usize,
+    /// Validations without improvement after which the run stops; 0: never.
+    pub patience: usize,
+    /// Whether the model is validated before the first step.
+    #[serde(default = "yes")]
+    pub baseline: bool,
+}
+
+/// What a run logs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogOptions {
+    /// Steps between two lines on the console.
+    pub every_steps: u64,
+    /// Images in the preview of each validation.
+    pub previews: usize,
+    /// Whether event files for TensorBoard are written.
+    pub tensorboard: bool,
+}
+
+/// What a masked autoencoder learns.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MaeObjective {
+    /// Fraction of the patches that is removed.
+    pub mask_ratio: f64,
+    /// What the decoder reconstructs.
+    pub target: MaeTarget,
+}
+
+/// Plans of pre-training runs that were saved before these keys existed have neither.
+fn reconstruction_loss() -> String {
+    RECONSTRUCTION_LOSS.to_owned()
+}
+
+fn yes() -> bool {
+    true
+}
