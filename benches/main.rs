@@ -13,14 +13,15 @@ use burn::tensor::{Device, Distribution, Tensor};
 use sam_learn::options::Activations;
 use sam_model::init::{initialise, initialise_mae};
 use sam_model::{
-    MaeConfig, MaeTarget, MaskOutput, MaskedAutoencoder, ObjectPrompt, Prompts, RandomMasking, Sam, SamConfig, Variant,
+    EncodedImages, MaeConfig, MaeTarget, MaskOutput, MaskedAutoencoder, ObjectPrompt, Prompts, RandomMasking, Sam,
+    SamConfig, Variant,
 };
 
 /// As in the program.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Set in the child process: which measurement to make.
+/// Set in the child process: the name of the measurement.
 const CHILD: &str = "SAM_TRAIN_BENCH";
 
 struct Bench {
@@ -76,7 +77,7 @@ fn report(name: &str, mut seconds: Vec<f64>) {
     std::io::Write::write_all(&mut std::io::stdout(), format!("{line}\n").as_bytes()).expect("standard output");
 }
 
-/// Largest resident memory of this process so far, where the system tells.
+/// Peak resident memory of this process, where the system reports it.
 fn peak_memory() -> String {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let kib =
@@ -110,12 +111,12 @@ fn encoder(runs: usize) -> Vec<f64> {
     time(runs, || drop(sam.encode(image.clone()).into_data()))
 }
 
-/// One block of the encoder over 64 x 64 tokens, whole or in windows; with its way back to all parameters.
+/// One block of the encoder over 64 x 64 tokens, whole or in windows; optionally with gradients of all parameters.
 fn block(window: usize, with_gradients: bool, runs: usize) -> Vec<f64> {
     let device = if with_gradients { Device::flex().autodiff() } else { Device::flex() };
     let sam = initialise(SamConfig::published(Variant::VitB).init(&device).expect("published sizes fit"), 0);
-    let number = if window == 0 { 2 } else { 0 };
-    let block = &sam.image_encoder.blocks[number];
+    let index = if window == 0 { 2 } else { 0 };
+    let block = &sam.image_encoder.blocks[index];
     let x = Tensor::<4>::random([1, 64, 64, 768], Distribution::Normal(0.0, 1.0), &device);
     let x = if with_gradients { x.require_grad() } else { x };
     time(runs, || {
@@ -140,13 +141,14 @@ fn decode(objects: usize, runs: usize) -> Vec<f64> {
     let objects: Vec<ObjectPrompt> = (0..objects).map(click).collect();
     time(runs, || {
         let prompts = Prompts::from_objects(&objects, 256, &device);
-        let of = vec![0; objects.len()];
-        let decoded = sam.decode_at(positions.clone(), embedding.clone(), &of, &prompts, MaskOutput::Multi);
+        let image_of_object = vec![0; objects.len()];
+        let images = EncodedImages { embeddings: embedding.clone(), positions: positions.clone() };
+        let decoded = sam.decode_at(images, &image_of_object, &prompts, MaskOutput::Multi);
         drop((decoded.low_res_logits.into_data(), decoded.iou_predictions.into_data()));
     })
 }
 
-/// What of an image the autoencoder's encoder sees.
+/// The patches that the autoencoder's encoder sees.
 enum Seen {
     Whole,
     Quarter,

@@ -3,19 +3,19 @@
 use burn::module::{Module, ModuleMapper, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Tensor, TensorData};
-use sam_model::image_encoder::{Block, BlockConfig};
 use sam_model::weights::ParameterPath;
+use sam_model::{Block, BlockConfig};
 
 use crate::fixture::{Golden, check, cpu, norm, official_gradients, values};
 
 const GRID: usize = 18;
 const DIM: usize = 768;
 
-/// Of the largest value, as the fixture has them; the official package in f32 is itself 1e-6 away.
+/// Tolerances relative to the largest value; the official package in f32 is itself 1e-6 away.
 const FORWARD: f32 = 1e-5;
 const BACKWARD: f32 = 1e-4;
 
-/// In PyTorch's order, which numbers the seeds.
+/// In PyTorch's order, which determines the seeds.
 const KEYS: [&str; 14] = [
     "norm1.weight",
     "norm1.bias",

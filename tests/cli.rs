@@ -241,7 +241,7 @@ fn bad_checkpoints_are_refused() {
     run.refused(&["inspect", "empty.pth"], &["empty.pth", "empty"]);
     run.refused(&["inspect", "missing.pth"], &["missing.pth: No such file or directory (os error 2)\n"]);
     run.refused(&["inspect", "."], &["model.safetensors"]);
-    run.refused(&["inspect", &fixture("malicious.pth")], &["malicious.pth", "system", "refused"]);
+    run.refused(&["inspect", &fixture("malicious.pth")], &["malicious.pth", "system", "rejected"]);
     assert!(!Path::new("pwned").exists() && !run.path("pwned").exists(), "nothing was executed");
     // Part of a model, and a file of other things.
     run.refused(&["inspect", &fixture("tiny_sam_legacy.pth")], &["tiny_sam_legacy.pth"]);

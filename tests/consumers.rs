@@ -1,4 +1,4 @@
-//! Other people's programs read what we write, and ours depends on no more than it should.
+//! Other programs read our files, and ours depends on no more than it should.
 
 use std::process::Command;
 
@@ -10,8 +10,9 @@ use image::Rgb;
 use sam_image::RgbImage;
 use sam_infer::{Predictor, Prompt};
 use sam_model::init::initialise;
-use sam_model::weights::parameters::{fill_parameters, parameter_shapes};
-use sam_model::weights::{Dtype, ExportFormat, ExportOptions, ImageSizePolicy, export};
+use sam_model::weights::{
+    Dtype, ExportFormat, ExportOptions, ImageSizePolicy, export, fill_parameters, parameter_shapes,
+};
 use sam_model::{ImageEncoderConfig, MaskOutput, Sam, SamConfig, Variant};
 
 use crate::fixture::{check, cpu, max_abs_diff, values};
@@ -19,7 +20,7 @@ use crate::fixture::{check, cpu, max_abs_diff, values};
 /// Candle computes tanh-GELU where the reference has erf, in the two upscaling steps: about 1e-3 of the logits' range.
 const CANDLE_TANH_GELU: f32 = 1e-2;
 
-/// The smallest model that candle can hold: it fixes image, patch, window and everything behind the encoder.
+/// The smallest model that candle can hold: it fixes image, patch, window and everything after the encoder.
 fn small_config() -> SamConfig {
     let published = SamConfig::published(Variant::VitB);
     SamConfig {
@@ -48,7 +49,7 @@ fn with_relative_positions(sam: Sam) -> Sam {
 #[test]
 fn candle_loads_our_file_and_agrees() {
     let config = small_config();
-    // A fresh model's relative positions are zero, which would hide a mistake in them.
+    // Relative positions of a fresh model are zero, which would hide mistakes in them.
     let sam = with_relative_positions(initialise(config.init(&cpu()).expect("sizes fit"), 3));
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("small.safetensors");
@@ -81,7 +82,7 @@ fn candle_loads_our_file_and_agrees() {
     let points = [(400.0 / 1024.0, 300.0 / 768.0, true)];
     let (masks, scores) = candle.forward_for_embeddings(&theirs, 768, 1024, &points, true).expect("decoded");
     check("scores", &ours.iou_predictions, &flat(&scores), CANDLE_TANH_GELU);
-    // Candle's masks are at the decoder's size.
+    // Candle's masks are at the decoder's resolution.
     let ours = values(ours.low_res_logits);
     let theirs = flat(&masks);
     let range = ours.iter().fold(0f32, |max, value| max.max(value.abs()));
@@ -94,7 +95,7 @@ fn image_pixel(x: u32, y: u32, disc: bool) -> Rgb<u8> {
     Rgb([shade, (x % 256) as u8, (y % 256) as u8])
 }
 
-/// A program that deploys SAM builds neither gradients nor training.
+/// A program that deploys SAM compiles neither gradients nor training.
 #[test]
 fn the_inference_crate_has_no_training_in_its_tree() {
     let output = Command::new(env!("CARGO"))

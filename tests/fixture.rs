@@ -23,7 +23,7 @@ pub(crate) fn cpu() -> Device {
     Device::flex()
 }
 
-/// burn's generator is one for the whole process: tests that draw from it and expect the same again take turns.
+/// burn has one random generator per process: tests that need reproducible draws from it take turns.
 pub(crate) fn generator() -> std::sync::MutexGuard<'static, ()> {
     static GENERATOR: std::sync::Mutex<()> = std::sync::Mutex::new(());
     GENERATOR.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -62,7 +62,7 @@ impl Golden {
         Tensor::from_data(TensorData::new(self.values(key), self.shape(key)), device)
     }
 
-    /// The prompts of a case as the reference got them, in tensors.
+    /// The prompts of a case as tensors, as the reference had them.
     pub(crate) fn prompts(&self, case: &str, device: &Device) -> Prompts {
         let name = |part: &str| format!("case/{case}/{part}");
         let (mut coords, mut labels): (Vec<Tensor<3>>, Vec<Tensor<2>>) = (Vec::new(), Vec::new());

@@ -4,7 +4,7 @@
 use burn::tensor::Tensor;
 use sam_image::{RgbImage, decode_rgb, resize_longest_side};
 use sam_infer::{ImageEmbedding, Predictor, Prompt};
-use sam_model::plain_attention::relative_position;
+use sam_model::ops::relative_position;
 use sam_model::weights::Checkpoint;
 use sam_model::{MaskOutput, ObjectPrompt, Prompts, Sam};
 
@@ -67,7 +67,7 @@ fn attention_resizes_its_tables_like_the_reference() {
 }
 
 #[test]
-fn prompts_embed_alike() {
+fn prompt_embeddings_agree() {
     let (golden, sam) = (golden(), tiny(&cpu()));
     let positions = sam.prompt_encoder.dense_positions().permute([0, 3, 1, 2]);
     check("dense positions", &values(positions), &golden.values("dense_pe"), MODULE);
@@ -105,7 +105,7 @@ fn masks_agree_for_every_combination_of_prompts() {
     }
 }
 
-/// Prompts of all kinds and lengths, on two images, in one call: each object gets what it gets alone.
+/// Prompts of all kinds and lengths, on two images, in one call: each object has the result it has alone.
 #[test]
 fn ragged_objects_of_several_images_equal_one_at_a_time() {
     let (golden, sam) = (golden(), tiny(&cpu()));
@@ -138,7 +138,7 @@ fn ragged_objects_of_several_images_equal_one_at_a_time() {
     }
 }
 
-/// The same prompts as a host program gives them.
+/// The same prompts as given by a host program.
 fn host_prompts(golden: &Golden, case: &str) -> Vec<ObjectPrompt> {
     let optional = |part: &str| {
         let key = format!("case/{case}/{part}");
@@ -175,7 +175,7 @@ fn the_predictor_agrees_from_pixels_to_full_size() {
     for (case, image, original_hw) in
         [("point", "", [61, 81]), ("point_b", "_b", [48, 30]), ("box_point_b", "_b", [48, 30])]
     {
-        // The fixture's picture is already resized: the embedding is made from it and then told its original size.
+        // The fixture's image is already resized: its original size is set on the embedding afterwards.
         let shape = golden.shape(&format!("image_u8{image}"));
         let pixels = golden.bytes(&format!("image_u8{image}"));
         let picture = RgbImage::from_raw(shape[1] as u32, shape[0] as u32, pixels).expect("RGB");
@@ -219,7 +219,7 @@ fn normalisation_and_padding_agree() {
     }
 }
 
-/// Pillow's antialiased bilinear resize, both ways, to one grey level.
+/// Pillow's antialiased bilinear resize, up and down, within one grey level.
 #[test]
 fn resizing_agrees_with_pillow() {
     let photo = decode_rgb(&path("preprocess/photo.png")).expect("a committed fixture");
@@ -233,7 +233,7 @@ fn resizing_agrees_with_pillow() {
 }
 
 #[test]
-fn hugging_face_weights_give_hugging_face_numbers() {
+fn hugging_face_weights_have_the_results_of_transformers() {
     let golden = Golden::open("tiny_hf_golden.safetensors");
     let checkpoint = Checkpoint::open(&path("tiny_hf")).expect("a committed fixture");
     let (sam, report) = checkpoint.load(&cpu()).expect("it fits");

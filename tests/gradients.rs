@@ -11,7 +11,7 @@ use crate::fixture::{Golden, check, cpu, norm, official_gradients, tiny, values}
 const RELATIVE: f32 = 1e-3;
 
 #[test]
-fn every_parameter_gets_the_reference_gradient() {
+fn every_gradient_equals_the_reference() {
     let device = cpu().autodiff();
     let (golden, grads) = (Golden::open("tiny_golden.safetensors"), Golden::open("tiny_grads.safetensors"));
     let sam = tiny(&device);

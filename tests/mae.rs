@@ -1,5 +1,5 @@
-//! The masked autoencoder: what it computes equals PyTorch's (`fixtures/mae/`), what it removes is exact, its files are the
-//! published kind, and a segmenter starts from them.
+//! The masked autoencoder: its results equal PyTorch's (`fixtures/mae/`), its masking is exact, its files are in the
+//! published format, and a segmenter can be initialised from them.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,10 +7,10 @@ use std::path::Path;
 use burn::optim::GradientsParams;
 use burn::tensor::Device;
 use sam_model::init::{initialise, initialise_mae};
-use sam_model::mae::masking_noise;
-use sam_model::weights::position_tables::resize_absolute;
+use sam_model::masking_noise;
 use sam_model::weights::{
     Checkpoint, Dtype, ExportFormat, LoadOptions, MaeCheckpoint, MaeExportOptions, MaeParts, StateDict, export_mae,
+    resize_absolute,
 };
 use sam_model::{MaeConfig, MaeTarget, MaskedAutoencoder, RandomMasking, SamConfig, Variant};
 
@@ -21,7 +21,7 @@ const GRADIENT: f32 = 1e-5;
 
 const RATIO: f64 = 0.75;
 
-/// The model of the fixture; a picture that is not square, which its `.pth` cannot say.
+/// The model of the fixture; its image is not square, which a `.pth` cannot store.
 fn golden_model(device: &Device) -> MaskedAutoencoder {
     let config = MaeConfig {
         image_size_hw: [24, 32],
@@ -37,12 +37,10 @@ fn golden_model(device: &Device) -> MaskedAutoencoder {
     };
     let dict = StateDict::open(&path("mae/weights.pth")).expect("a committed fixture");
     let mae = config.init(device).expect("sizes fit");
-    let shapes = sam_model::weights::parameters::parameter_shapes(&mae);
+    let shapes = sam_model::weights::parameter_shapes(&mae);
     assert_eq!(shapes.len(), dict.tensors.len(), "every tensor of the file has its place");
-    sam_model::weights::parameters::fill_parameters(mae, burn::tensor::FloatDType::F32, |key| {
-        dict.read_f32(key).map(Some)
-    })
-    .expect("it fits")
+    sam_model::weights::fill_parameters(mae, burn::tensor::FloatDType::F32, |key| dict.read_f32(key).map(Some))
+        .expect("it fits")
 }
 
 fn golden_masking(golden: &Golden) -> RandomMasking {
@@ -51,7 +49,7 @@ fn golden_masking(golden: &Golden) -> RandomMasking {
 }
 
 fn weights_of(mae: &MaskedAutoencoder) -> BTreeMap<String, Vec<f32>> {
-    let tensors = sam_model::weights::parameters::named_tensors(mae);
+    let tensors = sam_model::weights::named_tensors(mae);
     tensors.into_iter().map(|tensor| (tensor.key.clone(), tensor.values())).collect()
 }
 
@@ -68,11 +66,11 @@ fn every_output_equals_the_reference() {
     check("predictions", &values(mae.predictions(patches, &masking)), &golden.values("predictions"), MODULE);
     check("features", &values(mae.features(images.clone())), &golden.values("features"), MODULE);
 
-    // Pictures: what was kept as it is, what was removed as the decoder has it.
-    let picture = mae.reconstruct(images.clone(), &masking, MaeTarget::Pixels);
-    let (painted, removed) = (values(mae.patchify(picture.painted)), golden.values("removed"));
+    // Visible patches are the original, removed ones are the decoder's.
+    let result = mae.reconstruct(images.clone(), &masking, MaeTarget::Pixels);
+    let (painted, removed) = (values(mae.patchify(result.predicted)), golden.values("removed"));
     check("painted", &painted, &golden.values("predictions"), MODULE);
-    let completed = values(mae.patchify(picture.completed));
+    let completed = values(mae.patchify(result.completed));
     let (seen, painted) = (values(mae.patchify(images)), golden.values("predictions"));
     for (patch, removed) in removed.iter().enumerate() {
         let values = patch * 192..(patch + 1) * 192;
@@ -126,7 +124,7 @@ fn masking_removes_the_right_number_evenly_and_per_image() {
     let chi_square: f64 = removals.iter().map(|&count| (f64::from(count) - expected).powi(2) / scale).sum();
     assert!(chi_square < 103.4, "chi-square {chi_square}");
 
-    // A draw is a function of the seed and of its number alone.
+    // A draw is a function of the seed and of its index alone.
     let noise = masking_noise(7, 3, N_PATCHES);
     let alone = RandomMasking::from_noise(&[noise], RATIO);
     assert_eq!(alone.kept().next(), masking.kept().nth(3));
@@ -134,7 +132,7 @@ fn masking_removes_the_right_number_evenly_and_per_image() {
 }
 
 #[test]
-fn a_file_of_the_published_kind_round_trips() {
+fn a_file_of_the_published_format_round_trips() {
     let folder = tempfile::tempdir().expect("a folder");
     let checkpoint = MaeCheckpoint::open(&path("tiny_mae.pth")).expect("a committed fixture");
     let config = &checkpoint.config;
@@ -154,7 +152,7 @@ fn a_file_of_the_published_kind_round_trips() {
         }
     }
 
-    // Without the decoder: what was released for fine-tuning. It loads again, with a fresh decoder.
+    // Without the decoder, as released for fine-tuning. It loads again, with a fresh decoder.
     let file = folder.path().join("encoder.pth");
     let options = MaeExportOptions { format: ExportFormat::Pth, dtype: Dtype::F32, parts: MaeParts::Encoder };
     let written = export_mae(&mae, options, &file).expect("written");
@@ -172,7 +170,7 @@ fn a_file_of_the_published_kind_round_trips() {
 }
 
 #[test]
-fn our_own_files_tell_heads_and_grid() {
+fn our_own_files_store_heads_and_grid() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("mae.safetensors");
     let mae = golden_model(&cpu());
@@ -183,20 +181,20 @@ fn our_own_files_tell_heads_and_grid() {
     let (loaded, report) = checkpoint.load(0, &cpu()).expect("it fits");
     assert_eq!((report.assumed.len(), weights_of(&loaded)), (0, weights_of(&mae)));
 
-    // At another image size the positions are made anew: they are fixed.
+    // At another image size the fixed positions are computed anew.
     let larger = MaeConfig { image_size_hw: [40, 40], ..checkpoint.config.clone() };
     let (larger, report) = checkpoint.load_with(&larger, 0, &cpu()).expect("it fits");
     assert_eq!(report.fresh, ["pos_embed", "decoder_pos_embed"]);
     assert_eq!(larger.pos_embed.val().dims(), [1, 26, 16]);
 
-    // Neither a square nor told: an honest error.
+    // Not square and without metadata: an error.
     let refused = MaeCheckpoint::open(&path("mae/weights.pth")).expect_err("12 patches are no square").to_string();
     assert!(refused.contains("pos_embed") && refused.contains("13 positions"), "{refused}");
 }
 
-/// The way from a pre-training to a segmenter: what both have is taken, positions are resized, the rest is fresh.
+/// From pre-training to segmenter: common tensors are loaded, positions are resized, the rest is fresh.
 #[test]
-fn a_segmenter_starts_from_our_own_file() {
+fn a_segmenter_is_initialised_from_our_own_file() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("mae.safetensors");
     let mae = golden_model(&cpu());
@@ -220,7 +218,7 @@ fn a_segmenter_starts_from_our_own_file() {
     assert_eq!(values(sam.image_encoder.neck.conv1.weight.val()), values(fresh.image_encoder.neck.conv1.weight.val()));
     assert!(report.fresh.iter().any(|key| key == "image_encoder.blocks.1.attn.rel_pos_w"));
 
-    // Other heads, another patch, another depth: named.
+    // Errors name other heads, another patch size, another depth.
     let refusal = |config: &SamConfig, parts: &[&str]| {
         let options = LoadOptions { config: config.clone(), ..checkpoint.default_options() };
         let error = checkpoint.load_with(&options, &cpu()).expect_err("does not fit").to_string();
@@ -256,7 +254,7 @@ fn published_sizes_are_recognised_from_the_tensors() {
         let options = MaeExportOptions { format: ExportFormat::Pth, dtype: Dtype::BF16, parts: MaeParts::Whole };
         export_mae(&mae, options, path).expect("written");
     };
-    // One block of each, as the rest adds nothing but bytes; the heads of the whole are then not told.
+    // One block of each suffices; the heads of the whole model are then not determined.
     let file = folder.path().join("mae.pth");
     let config = MaeConfig { depth: 1, decoder_depth: 1, ..MaeConfig::published(Variant::VitB) };
     write(&file, &config);

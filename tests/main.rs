@@ -11,7 +11,7 @@ mod fixture; // the committed files and how to compare
 mod golden; // every output equals the official package's
 mod gradients; // so does every gradient
 mod learning; // a whole training step equals PyTorch's
-mod mae; // the masked autoencoder equals PyTorch, and starts a segmenter
+mod mae; // the masked autoencoder equals PyTorch, and initialises a segmenter
 mod pretrain_cli; // pre-training through the real program
 mod pretraining; // whole pre-trainings: repeat, go on, accumulate, learn
 mod probe; // features are what they should be, and their classifiers those of scikit-learn

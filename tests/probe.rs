@@ -12,7 +12,7 @@ use sam_learn::probe::{
     classify_by_logistic_regression, classify_by_neighbours, extract, standardised,
 };
 use sam_model::init::initialise_mae;
-use sam_model::weights::parameters::host_values;
+use sam_model::weights::host_values;
 use sam_model::{MaeConfig, MaskedAutoencoder, Sam};
 
 use crate::fixture::{Golden, MODULE, check, cpu, tiny};

@@ -2,8 +2,8 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
+use sam_model::DropPath;
 use sam_model::MaskOutput;
-use sam_model::drop_path::DropPath;
 use sam_model::weights::Checkpoint;
 
 use crate::fixture::{Golden, MODULE, check, cpu, generator, path, tiny, values};

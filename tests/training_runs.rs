@@ -354,7 +354,7 @@ fn a_frozen_part_stays_as_it_is() {
     setting.options.optimiser.ema_decay = None;
     setting.run(run.path()).expect("it runs");
     let dict = StateDict::open(&run.path().join("last.safetensors")).expect("written");
-    let before = sam_model::weights::parameters::named_tensors(&small_sam(SIDE, 16, 16));
+    let before = sam_model::weights::named_tensors(&small_sam(SIDE, 16, 16));
     let (mut kept, mut moved) = (0, 0);
     for tensor in before {
         let is_same = dict.read_f32(&tensor.key).expect("f32") == tensor.values();

@@ -4,11 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use sam_model::init::initialise;
-use sam_model::weights::position_tables::{resize_absolute, resize_relative};
-use sam_model::weights::recognise::{Hints, recognise_sam};
 use sam_model::weights::{
-    Checkpoint, Dtype, ExportFormat, ExportOptions, ImageSizePolicy, Layout, LoadOptions, StateDict, WeightsError,
-    export,
+    Checkpoint, Dtype, ExportFormat, ExportOptions, Hints, ImageSizePolicy, Layout, LoadOptions, StateDict,
+    WeightsError, export, recognise_sam, resize_absolute, resize_relative,
 };
 use sam_model::{SamConfig, Variant};
 
@@ -21,10 +19,7 @@ fn official_weights(path: &Path) -> BTreeMap<String, Vec<f32>> {
 }
 
 fn weights_of(sam: &sam_model::Sam) -> BTreeMap<String, Vec<f32>> {
-    sam_model::weights::parameters::named_tensors(sam)
-        .into_iter()
-        .map(|tensor| (tensor.key.clone(), tensor.values()))
-        .collect()
+    sam_model::weights::named_tensors(sam).into_iter().map(|tensor| (tensor.key.clone(), tensor.values())).collect()
 }
 
 fn f32_of(format: ExportFormat, image_size: ImageSizePolicy) -> ExportOptions {
@@ -52,11 +47,11 @@ fn sizes_are_recognised_from_the_tensors() {
 
 #[test]
 fn published_sizes_are_recognised_too() {
-    // Shapes alone, from an untouched model: 1.2 GB of weights are not needed to know a vit_l.
+    // Shapes suffice, from an uninitialised model: a vit_l is recognised without its 1.2 GB of weights.
     for variant in Variant::ALL {
         let config = SamConfig::published(variant);
         let sam = config.init(&cpu()).expect("published sizes fit");
-        let shapes = sam_model::weights::parameters::parameter_shapes(&sam);
+        let shapes = sam_model::weights::parameter_shapes(&sam);
         let tensors = shapes
             .into_iter()
             .map(|(key, shape)| (key, sam_model::weights::TensorInfo { dtype: Dtype::F32, shape }))
@@ -77,7 +72,7 @@ fn every_container_holds_the_same_weights() {
         let rounded: Vec<f32> = values.iter().map(|&value| half::f16::from_f32(value).to_f32()).collect();
         assert_eq!(wrapped[key], rounded, "{key}");
     }
-    // Parts of the model in rarer forms.
+    // Parts of the model in rarer containers.
     for (file, round) in
         [("tiny_sam_bf16.safetensors", true), ("tiny_sam_legacy.pth", false), ("tiny_sam_strided.pth", false)]
     {
@@ -94,7 +89,7 @@ fn every_container_holds_the_same_weights() {
 }
 
 #[test]
-fn what_is_written_reads_back_the_same() {
+fn exports_read_back_equal() {
     let (sam, config) = (tiny(&cpu()), tiny_config());
     let expected = weights_of(&sam);
     let folder = tempfile::tempdir().expect("a folder");
@@ -117,9 +112,9 @@ fn what_is_written_reads_back_the_same() {
     assert_eq!(left.len(), 3, "no temporary files stay: {left:?}");
 }
 
-/// The Hugging Face folder has the keys that `save_pretrained` itself writes, and its config says the same.
+/// The Hugging Face folder has the keys and the configuration that `save_pretrained` writes.
 #[test]
-fn the_hugging_face_folder_is_like_the_packages_own() {
+fn the_hugging_face_folder_matches_the_packages_own() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("hf");
     export(&tiny(&cpu()), f32_of(ExportFormat::HuggingFace, ImageSizePolicy::Keep), &out).expect("written");
@@ -135,14 +130,14 @@ fn the_hugging_face_folder_is_like_the_packages_own() {
     }
 }
 
-/// Whatever both name must be equal, and ours must name all that shapes the model.
+/// Common fields must be equal, and ours must have all that determine the model.
 fn assert_contained(at: &str, ours: &serde_json::Value, theirs: &serde_json::Value) {
     match (ours, theirs) {
         (serde_json::Value::Object(ours), serde_json::Value::Object(theirs)) => {
             for (key, value) in theirs {
                 match ours.get(key) {
                     Some(ours) => assert_contained(&format!("{at}.{key}"), ours, value),
-                    // Bookkeeping of the library, and a number that SamVisionConfig keeps but never uses.
+                    // Bookkeeping of the library, and a field of SamVisionConfig that is never used.
                     None => assert!(
                         ["transformers_version", "tie_word_embeddings", "scale"].contains(&key.as_str()),
                         "{at}.{key} is missing"
@@ -169,7 +164,7 @@ fn position_tables_are_resized_back_to_1024() {
     let written = Checkpoint::open(&out).expect("ours");
     assert_eq!(written.config.image_encoder.image_size, 1024);
     assert_eq!(written.config.image_encoder.window_size, 3, "a window does not grow");
-    // And down again, into a model of the old size: what was resized is near what it was, the rest is equal.
+    // And back, into a model of the old size: resized tables are close to the originals, the rest is equal.
     let options = LoadOptions { config, ..written.default_options() };
     let (back, report) = written.load_with(&options, &cpu()).expect("resized");
     assert_eq!(report.resized.len(), 5);
@@ -194,11 +189,11 @@ fn tables_are_resized_as_pytorch_does() {
 }
 
 #[test]
-fn an_autoencoder_starts_an_encoder() {
+fn an_autoencoder_initialises_an_encoder() {
     let checkpoint = Checkpoint::open(&path("tiny_mae.pth")).expect("a committed fixture");
     assert_eq!((checkpoint.layout, checkpoint.is_segmenter()), (Layout::Mae, false));
-    let refused = checkpoint.load(&cpu()).expect_err("an encoder only").to_string();
-    assert!(refused.contains("encoder only"), "{refused}");
+    let rejected = checkpoint.load(&cpu()).expect_err("an encoder only").to_string();
+    assert!(rejected.contains("encoder only"), "{rejected}");
 
     let config = tiny_config();
     let options = LoadOptions { config: config.clone(), seed: 5, ..checkpoint.default_options() };
@@ -211,7 +206,7 @@ fn an_autoencoder_starts_an_encoder() {
     let lin1 = checkpoint.dict.read_f32("blocks.0.mlp.fc1.bias").expect("readable");
     assert_eq!(weights["image_encoder.blocks.0.mlp.lin1.bias"], lin1);
 
-    // 12 tensors a block, patch embedding and positions; the rest of the model is fresh and drawn from the seed.
+    // 12 tensors per block, patch embedding and positions; the rest of the model is initialised from the seed.
     assert_eq!(report.used, 4 * 12 + 3);
     assert_eq!(report.used + report.fresh.len(), 202);
     assert!(report.fresh.iter().any(|key| key == "image_encoder.blocks.0.attn.rel_pos_h"));
@@ -235,7 +230,7 @@ fn extra_missing_and_misshapen_tensors_are_all_listed() {
     tensors.insert("mask_decoder.leftover.weight".into(), moved);
     tensors.remove("image_encoder.blocks.2.attn.proj.bias");
     tensors.insert("image_encoder.blocks.2.norm1.weight".into(), (vec![25], vec![0; 100]));
-    // Everything that recognises the model is still there, or the error names what is not.
+    // The model is still recognised, or the error names the missing tensor.
     let folder = tempfile::tempdir().expect("a folder");
     let broken = folder.path().join("broken.safetensors");
     write_safetensors(&tensors, &broken);
@@ -260,9 +255,9 @@ fn extra_missing_and_misshapen_tensors_are_all_listed() {
     }
 }
 
-/// Weights of one size into a model of another, as when somebody names the wrong variant.
+/// Weights of one size in a model of another, as when the wrong variant is given.
 #[test]
-fn a_model_of_another_size_is_not_filled() {
+fn a_model_of_another_size_is_rejected() {
     let checkpoint = Checkpoint::open(&path("tiny_sam.safetensors")).expect("a committed fixture");
     let mut options = checkpoint.default_options();
     options.config.image_encoder.depth = 5;
@@ -273,7 +268,7 @@ fn a_model_of_another_size_is_not_filled() {
     assert_eq!(mismatch.wrong_shape.len(), 3 * 4, "three tensors in each of four MLPs have another shape");
 }
 
-/// A window as large as the grid: the tables alone cannot tell which blocks are global, the file's metadata does.
+/// A window as large as the grid: the tables do not determine the global blocks, the file's metadata does.
 #[test]
 fn windows_as_large_as_the_grid_survive() {
     let mut config = tiny_config();
@@ -292,13 +287,13 @@ fn windows_as_large_as_the_grid_survive() {
         assert_eq!((written.image_size, written.window_size), (1024, 8));
         assert_eq!(written.global_attn_indexes, [1, 3]);
     }
-    // A .pth has no place for the number of heads, and everybody takes eight.
+    // A .pth cannot store the number of heads, and its readers assume eight.
     let error = export(&sam, f32_of(ExportFormat::Pth, ImageSizePolicy::Keep), &folder.path().join("a.pth"));
     assert!(error.expect_err("four heads").to_string().contains("4 heads"));
 }
 
 #[test]
-fn weights_that_are_no_numbers_are_neither_read_nor_written() {
+fn nan_and_infinite_weights_are_neither_read_nor_written() {
     let folder = tempfile::tempdir().expect("a folder");
     let poison = |value: f32| {
         let tensors = StateDict::open(&path("tiny_sam.safetensors")).expect("a committed fixture");
@@ -326,7 +321,7 @@ fn weights_that_are_no_numbers_are_neither_read_nor_written() {
 }
 
 #[test]
-fn parameters_take_the_type_that_is_asked_for() {
+fn parameters_have_the_requested_type() {
     use burn::tensor::{DType, FloatDType};
     let checkpoint = Checkpoint::open(&path("tiny_sam_wrapped_f16.pth")).expect("a committed fixture");
     let dtype_of = |sam: &sam_model::Sam| sam.mask_decoder.iou_token.weight.val().dtype();

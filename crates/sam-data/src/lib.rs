@@ -34,7 +34,6 @@ mod error;
 mod filter;
 mod finding;
 mod formats;
-mod output_file;
 mod permutation;
 mod sample;
 mod source;

@@ -10,7 +10,6 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
-use crate::output_file::write_atomically;
 use crate::random::{GOLDEN, fnv1a, mix64};
 use crate::source::Source;
 
@@ -177,7 +176,11 @@ impl Split {
             what: "split",
             source,
         })?;
-        write_atomically(path, &text)
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(|error| DataError::io(folder, error))?;
+        }
+        sam_files::write_atomically(path, text).map_err(|error| DataError::io(path, error))?;
+        Ok(())
     }
 
     /// Loads a split saved by [`Split::save`]. Images in no part are added to training, so that new files are used.

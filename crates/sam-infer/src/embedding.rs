@@ -8,10 +8,9 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
+use sam_files::{Fingerprint, write_atomically_with};
 use sam_image::{ModelFrame, RgbImage};
-use sam_model::fingerprint::Fingerprint;
-use sam_model::weights::parameters::host_values;
-use sam_model::weights::{Dtype, StateDict, WeightsError, write_atomically, write_f32_tensors};
+use sam_model::weights::{Dtype, StateDict, WeightsError, host_values, write_f32_tensors};
 
 const TENSOR: &str = "image_embedding";
 
@@ -67,7 +66,7 @@ impl ImageEmbedding {
         ]);
         let io = |source| WeightsError::Io { path: path.to_owned(), source };
         let tensors: [(&str, &[usize], &[f32]); 1] = [(TENSOR, &shape, &values)];
-        write_atomically(path, io, |temporary| write_f32_tensors(temporary, &tensors, metadata).map_err(io))?;
+        write_atomically_with(path, io, |temporary| write_f32_tensors(temporary, &tensors, metadata).map_err(io))?;
         Ok(())
     }
 

@@ -12,11 +12,10 @@ use burn::module::Module;
 use burn::tensor::module::interpolate;
 use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
 use burn::tensor::{Device, Tensor};
+use sam_files::Fingerprint;
 use sam_image::{Mask, ModelFrame, RgbImage, resize_longest_side};
-use sam_model::fingerprint::Fingerprint;
-use sam_model::weights::parameters::{host_values, named_tensors};
-use sam_model::weights::{Checkpoint, LoadReport, WeightsError};
-use sam_model::{MASK_THRESHOLD, MaskOutput, ObjectPrompt, Prompts, Sam, SamConfig};
+use sam_model::weights::{Checkpoint, LoadReport, WeightsError, host_values, named_tensors};
+use sam_model::{EncodedImages, MASK_THRESHOLD, MaskOutput, ObjectPrompt, Prompts, Sam, SamConfig};
 
 use crate::embedding::{ImageEmbedding, picture_fingerprint};
 use crate::prompt::{Prompt, PromptError};
@@ -162,7 +161,8 @@ impl Predictor {
         output: MaskOutput,
     ) -> sam_model::DecodedMasks {
         let prompts = Prompts::from_objects(objects, self.config().low_res_side(), &self.device);
-        self.sam.decode_at(self.image_positions.clone(), images.clone(), index, &prompts, output)
+        let images = EncodedImages { embeddings: images.clone(), positions: self.image_positions.clone() };
+        self.sam.decode_at(images, index, &prompts, output)
     }
 }
 

@@ -4,48 +4,64 @@ use rayon::prelude::*;
 
 use crate::vector::{LANES, sum_of_lanes, vectorised};
 
-/// Numbers that one thread takes at once.
-const PART: usize = 1 << 15;
+/// Values that one thread takes at once.
+const CHUNK: usize = 1 << 15;
 
-/// What a step is made with.
+/// Hyperparameters of one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamW {
     /// Learning rate of this step.
     pub lr: f64,
-    /// How much of the two moments stays.
+    /// Decay rates of the two moments.
     pub betas: [f64; 2],
-    /// Added to the root of the second moment.
+    /// Added to the square root of the second moment.
     pub eps: f64,
-    /// Share of a weight, times the rate, that is taken off.
+    /// Decoupled weight decay, multiplied by the learning rate.
     pub weight_decay: f64,
-    /// Steps so far, this one included; what it corrects is gone long before the largest.
+    /// Number of this step, starting at 1; the bias correction it is for vanishes long before the largest.
     pub time: i32,
 }
 
+/// A parameter with its gradient and its moments, all of one length.
+#[derive(Debug)]
+pub struct ParameterState<'a> {
+    /// Updated in place.
+    pub weights: &'a mut [f32],
+    /// Of the loss with respect to `weights`.
+    pub grads: &'a [f32],
+    /// First moment, updated in place.
+    pub moment_1: &'a mut [f32],
+    /// Second moment, updated in place.
+    pub moment_2: &'a mut [f32],
+}
+
 impl AdamW {
-    /// Moves weights and moments by one step.
+    /// Updates weights and moments by one step.
     ///
     /// # Panics
     /// When the lengths differ.
-    pub fn step(&self, weights: &mut [f32], grads: &[f32], first: &mut [f32], second: &mut [f32]) {
+    pub fn step(&self, ParameterState { weights, grads, moment_1, moment_2 }: ParameterState<'_>) {
         let n = weights.len();
-        assert!([grads.len(), first.len(), second.len()] == [n; 3], "moments and gradients are as many as weights");
+        assert!(
+            [grads.len(), moment_1.len(), moment_2.len()] == [n; 3],
+            "moments and gradients are as many as weights"
+        );
         let [keep_1, keep_2] = self.betas.map(|beta| beta as f32);
         let [add_1, add_2] = self.betas.map(|beta| (1.0 - beta) as f32);
         let [corrected_1, corrected_2] = self.betas.map(|beta| 1.0 - beta.powi(self.time));
         let rate = (self.lr / corrected_1) as f32;
-        let share = (1.0 / corrected_2.sqrt()) as f32;
+        let root_scale = (1.0 / corrected_2.sqrt()) as f32;
         let (shrink, eps) = ((1.0 - self.lr * self.weight_decay) as f32, self.eps as f32);
-        let parts = weights.par_chunks_mut(PART).zip(grads.par_chunks(PART));
-        let parts = parts.zip(first.par_chunks_mut(PART)).zip(second.par_chunks_mut(PART));
-        parts.for_each(|(((weights, grads), first), second)| {
+        let chunks = weights.par_chunks_mut(CHUNK).zip(grads.par_chunks(CHUNK));
+        let chunks = chunks.zip(moment_1.par_chunks_mut(CHUNK)).zip(moment_2.par_chunks_mut(CHUNK));
+        chunks.for_each(|(((weights, grads), first), second)| {
             vectorised(
                 #[inline(always)]
                 || {
                     for (((weight, grad), first), second) in weights.iter_mut().zip(grads).zip(first).zip(second) {
                         *first = *first * keep_1 + grad * add_1;
                         *second = *second * keep_2 + grad * grad * add_2;
-                        *weight = *weight * shrink - rate * *first / (second.sqrt() * share + eps);
+                        *weight = *weight * shrink - rate * *first / (second.sqrt() * root_scale + eps);
                     }
                 },
             );
@@ -53,15 +69,15 @@ impl AdamW {
     }
 }
 
-/// The sum of all squares, in f64 over parts of fixed size.
+/// The sum of squares, in f64 over chunks of a fixed size.
 #[must_use]
 pub fn sum_of_squares(values: &[f32]) -> f64 {
-    let of_part = |part: &[f32]| {
+    let of_chunk = |chunk: &[f32]| {
         vectorised(
             #[inline(always)]
             || {
                 let mut lanes = [0f32; LANES];
-                let (chunks, rest) = part.as_chunks::<LANES>();
+                let (chunks, rest) = chunk.as_chunks::<LANES>();
                 for chunk in chunks {
                     for lane in 0..LANES {
                         lanes[lane] = chunk[lane].mul_add(chunk[lane], lanes[lane]);
@@ -71,8 +87,8 @@ pub fn sum_of_squares(values: &[f32]) -> f64 {
             },
         )
     };
-    let parts: Vec<f64> = values.par_chunks(PART).map(of_part).collect();
-    parts.iter().sum()
+    let sums: Vec<f64> = values.par_chunks(CHUNK).map(of_chunk).collect();
+    sums.iter().sum()
 }
 
 #[cfg(test)]
@@ -81,14 +97,15 @@ mod tests {
     use crate::testing::{check, values};
 
     #[test]
-    fn steps_are_those_of_the_algorithm() {
+    fn steps_match_the_definition() {
         let n = 40_001;
         let (mut weights, mut first, mut second) = (values(n, 1), vec![0f32; n], vec![0f32; n]);
         let mut exact: Vec<[f64; 3]> = weights.iter().map(|&w| [f64::from(w), 0.0, 0.0]).collect();
         for time in 1..=4 {
             let adamw = AdamW { lr: 0.01, betas: [0.9, 0.99], eps: 1e-8, weight_decay: 0.1, time };
             let grads = values(n, 10 + time.unsigned_abs());
-            adamw.step(&mut weights, &grads, &mut first, &mut second);
+            let (moment_1, moment_2) = (&mut first, &mut second);
+            adamw.step(ParameterState { weights: &mut weights, grads: &grads, moment_1, moment_2 });
             for ([w, m, v], &grad) in exact.iter_mut().zip(&grads) {
                 let g = f64::from(grad);
                 *m = 0.9 * *m + 0.1 * g;
@@ -103,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn squares_are_summed_exactly_enough() {
+    fn sums_of_squares_are_accurate() {
         let values = values(100_003, 1);
         let exact: f64 = values.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
         assert!((sum_of_squares(&values) / exact - 1.0).abs() < 1e-6);

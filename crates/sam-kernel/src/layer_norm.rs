@@ -1,4 +1,4 @@
-//! Layer normalisation of rows (Ba 2016, arXiv 1607.06450), alone or with GELU behind it, and its way back.
+//! Layer normalisation of rows (Ba 2016, arXiv 1607.06450), optionally followed by GELU, and its backward pass.
 //!
 //! Letters: `R` rows, `C` channels.
 
@@ -6,19 +6,19 @@ use rayon::prelude::*;
 
 use crate::vector::{gelu, gelu_slope, sum, sum_of_squares_around, vectorised};
 
-/// Rows that one thread takes at once; partial sums of gradients are made over as many.
-const ROWS_PER_PART: usize = 256;
+/// Rows that one thread takes at once; partial sums of gradients are over as many.
+const ROWS_PER_CHUNK: usize = 256;
 
-/// What follows the normalisation.
+/// The function applied to the normalised values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Behind {
-    /// Nothing.
-    Nothing,
+pub enum Epilogue {
+    /// The identity.
+    None,
     /// Exact GELU.
     Gelu,
 }
 
-/// A normalisation and its parameters.
+/// The parameters of a normalisation.
 #[derive(Clone, Copy, Debug)]
 pub struct LayerNorm<'a> {
     /// `[C]`.
@@ -27,8 +27,8 @@ pub struct LayerNorm<'a> {
     pub bias: &'a [f32],
     /// Added to the variance.
     pub eps: f32,
-    /// What follows.
-    pub behind: Behind,
+    /// Applied to the result.
+    pub epilogue: Epilogue,
 }
 
 /// Gradients of a normalisation.
@@ -42,6 +42,18 @@ pub struct LayerNormGrads {
     pub bias: Vec<f32>,
 }
 
+/// Gradients of the two parameters of a normalisation, `[C]` each.
+pub(crate) struct ParameterGrads {
+    pub(crate) weight: Vec<f32>,
+    pub(crate) bias: Vec<f32>,
+}
+
+impl ParameterGrads {
+    pub(crate) fn zeros(channels: usize) -> Self {
+        Self { weight: vec![0f32; channels], bias: vec![0f32; channels] }
+    }
+}
+
 impl LayerNorm<'_> {
     /// # Shapes
     /// - `x`: `[R, C]`
@@ -50,21 +62,21 @@ impl LayerNorm<'_> {
     pub fn forward(&self, x: &[f32]) -> Vec<f32> {
         let channels = self.channels(x);
         let mut y = vec![0f32; x.len()];
-        let parts = y.par_chunks_mut(ROWS_PER_PART * channels).zip(x.par_chunks(ROWS_PER_PART * channels));
-        parts.for_each(|(y, x)| self.forward_rows(x, y));
+        let chunks = y.par_chunks_mut(ROWS_PER_CHUNK * channels).zip(x.par_chunks(ROWS_PER_CHUNK * channels));
+        chunks.for_each(|(y, x)| self.forward_rows(x, y));
         y
     }
 
     /// As [`LayerNorm::forward`], on the calling thread.
     pub(crate) fn forward_rows(&self, x: &[f32], y: &mut [f32]) {
-        match self.behind {
-            Behind::Nothing => self.forward_with(x, y, |value| value),
-            Behind::Gelu => self.forward_with(x, y, gelu),
+        match self.epilogue {
+            Epilogue::None => self.forward_with(x, y, |value| value),
+            Epilogue::Gelu => self.forward_with(x, y, gelu),
         }
     }
 
     #[inline(always)]
-    fn forward_with(&self, x: &[f32], y: &mut [f32], behind: impl Fn(f32) -> f32) {
+    fn forward_with(&self, x: &[f32], y: &mut [f32], epilogue: impl Fn(f32) -> f32) {
         let channels = self.weight.len();
         vectorised(
             #[inline(always)]
@@ -72,7 +84,7 @@ impl LayerNorm<'_> {
                 for (x, y) in x.chunks_exact(channels).zip(y.chunks_exact_mut(channels)) {
                     let (mean, scale) = self.statistics(x);
                     for (((y, x), weight), bias) in y.iter_mut().zip(x).zip(self.weight).zip(self.bias) {
-                        *y = behind(((x - mean) * scale).mul_add(*weight, *bias));
+                        *y = epilogue(((x - mean) * scale).mul_add(*weight, *bias));
                     }
                 }
             },
@@ -80,45 +92,41 @@ impl LayerNorm<'_> {
     }
 
     /// Gradients from the input and the gradient of the output.
+    ///
+    /// # Shapes
+    /// - `x`, `d_y`: `[R, C]`
     #[must_use]
     pub fn backward(&self, x: &[f32], d_y: &[f32]) -> LayerNormGrads {
         let channels = self.channels(x);
         assert_eq!(x.len(), d_y.len(), "the gradient has the shape of the input");
         let mut d_x = vec![0f32; x.len()];
-        let size = ROWS_PER_PART * channels;
-        let parts = d_x.par_chunks_mut(size).zip(x.par_chunks(size)).zip(d_y.par_chunks(size));
-        let parts: Vec<[Vec<f32>; 2]> = parts
+        let size = ROWS_PER_CHUNK * channels;
+        let chunks = d_x.par_chunks_mut(size).zip(x.par_chunks(size)).zip(d_y.par_chunks(size));
+        let chunks: Vec<ParameterGrads> = chunks
             .map(|((d_x, x), d_y)| {
-                let mut sums = [vec![0f32; channels], vec![0f32; channels]];
+                let mut sums = ParameterGrads::zeros(channels);
                 self.backward_rows(x, d_y, d_x, &mut sums);
                 sums
             })
             .collect();
-        let mut sums = [vec![0f32; channels], vec![0f32; channels]];
-        for part in &parts {
-            for (sum, part) in sums.iter_mut().zip(part) {
-                sum.iter_mut().zip(part).for_each(|(sum, value)| *sum += value);
-            }
+        let mut sums = ParameterGrads::zeros(channels);
+        for chunk in &chunks {
+            add(&mut sums.weight, &chunk.weight);
+            add(&mut sums.bias, &chunk.bias);
         }
-        let [weight, bias] = sums;
-        LayerNormGrads { x: d_x, weight, bias }
+        LayerNormGrads { x: d_x, weight: sums.weight, bias: sums.bias }
     }
 
-    /// As [`LayerNorm::backward`], on the calling thread; gradients of the parameters are added to.
-    pub(crate) fn backward_rows(&self, x: &[f32], d_y: &[f32], d_x: &mut [f32], sums: &mut [Vec<f32>; 2]) {
-        match self.behind {
-            Behind::Nothing => self.backward_with::<false>(x, d_y, d_x, sums),
-            Behind::Gelu => self.backward_with::<true>(x, d_y, d_x, sums),
+    /// As [`LayerNorm::backward`], on the calling thread; gradients of the parameters are added to `sums`.
+    pub(crate) fn backward_rows(&self, x: &[f32], d_y: &[f32], d_x: &mut [f32], sums: &mut ParameterGrads) {
+        match self.epilogue {
+            Epilogue::None => self.backward_with::<false>(x, d_y, d_x, sums),
+            Epilogue::Gelu => self.backward_with::<true>(x, d_y, d_x, sums),
         }
     }
 
-    fn backward_with<const GELU: bool>(
-        &self,
-        x: &[f32],
-        d_y: &[f32],
-        d_x: &mut [f32],
-        [d_weight, d_bias]: &mut [Vec<f32>; 2],
-    ) {
+    fn backward_with<const GELU: bool>(&self, x: &[f32], d_y: &[f32], d_x: &mut [f32], sums: &mut ParameterGrads) {
+        let ParameterGrads { weight: d_weight, bias: d_bias } = sums;
         let channels = self.weight.len();
         let n = channels as f32;
         let mut normal = vec![0f32; channels];
@@ -155,21 +163,21 @@ impl LayerNorm<'_> {
         );
     }
 
-    /// The norm of the sum of each object's rows and those of its list: what ends a residual branch.
+    /// The norm of the sum of each object's rows and those of its image: the end of a residual branch.
     ///
     /// # Shapes
-    /// - `x`: `[O, P, C]`, `other`: `[B, P, C]`, `of`: `[O]`
+    /// - `x`: `[O, P, C]`, `other`: `[B, P, C]`, `image_index`: `[O]`
     /// - returns `[O, P, C]`
     #[must_use]
-    pub fn forward_sum(&self, x: &[f32], other: &[f32], of: &[usize]) -> Vec<f32> {
-        let size = ROWS_PER_PART * self.channels(x);
+    pub fn forward_sum(&self, x: &[f32], other: &[f32], image_index: &[usize]) -> Vec<f32> {
+        let size = ROWS_PER_CHUNK * self.channels(x);
         let mut y = vec![0f32; x.len()];
-        let per_object = x.len() / of.len();
-        let objects = y.par_chunks_mut(per_object).zip(x.par_chunks(per_object)).zip(of);
-        objects.for_each(|((y, x), of)| {
-            let other = &other[of * per_object..][..per_object];
-            let parts = y.par_chunks_mut(size).zip(x.par_chunks(size)).zip(other.par_chunks(size));
-            parts.for_each(|((y, x), other)| {
+        let per_object = x.len() / image_index.len();
+        let objects = y.par_chunks_mut(per_object).zip(x.par_chunks(per_object)).zip(image_index);
+        objects.for_each(|((y, x), image)| {
+            let other = &other[image * per_object..][..per_object];
+            let chunks = y.par_chunks_mut(size).zip(x.par_chunks(size)).zip(other.par_chunks(size));
+            chunks.for_each(|((y, x), other)| {
                 let mut sum = x.to_vec();
                 add(&mut sum, other);
                 self.forward_rows(&sum, y);
@@ -178,18 +186,21 @@ impl LayerNorm<'_> {
         y
     }
 
-    /// Gradients of the sum's rows, `[O, P, C]`, and of the parameters. The gradient of a list's rows is the sum over its
-    /// objects, [`crate::linear::sums_by_list`].
+    /// Gradients of the sum's rows, `[O, P, C]`, and of the parameters. The gradient of an image's rows is the sum over its
+    /// objects, [`crate::linear::sums_by_image`].
+    ///
+    /// # Shapes
+    /// - as for [`LayerNorm::forward_sum`]; `d_y`: `[O, P, C]`
     #[must_use]
-    pub fn backward_sum(&self, x: &[f32], other: &[f32], of: &[usize], d_y: &[f32]) -> LayerNormGrads {
+    pub fn backward_sum(&self, x: &[f32], other: &[f32], image_index: &[usize], d_y: &[f32]) -> LayerNormGrads {
         let mut sum = x.to_vec();
-        let per_object = x.len() / of.len();
-        let objects = sum.par_chunks_mut(per_object).zip(of);
-        objects.for_each(|(sum, of)| add(sum, &other[of * per_object..][..per_object]));
+        let per_object = x.len() / image_index.len();
+        let objects = sum.par_chunks_mut(per_object).zip(image_index);
+        objects.for_each(|(sum, image)| add(sum, &other[image * per_object..][..per_object]));
         self.backward(&sum, d_y)
     }
 
-    /// Mean and one over the deviation.
+    /// Mean and reciprocal standard deviation.
     #[inline(always)]
     fn statistics(&self, x: &[f32]) -> (f32, f32) {
         let n = x.len() as f32;
@@ -218,30 +229,31 @@ mod tests {
     use crate::testing::{check, values};
 
     #[test]
-    fn a_sum_is_normalised_as_if_it_were_there() {
-        let (of, rows, channels) = ([1, 0, 1], 300, 6);
+    fn the_norm_of_a_sum_equals_the_sum_then_the_norm() {
+        let (image_index, rows, channels) = ([1, 0, 1], 300, 6);
         let (x, other) = (values(3 * rows * channels, 1), values(2 * rows * channels, 2));
         let (weight, bias, d_y) = (values(channels, 3), values(channels, 4), values(x.len(), 5));
-        let norm = LayerNorm { weight: &weight, bias: &bias, eps: 1e-3, behind: Behind::Nothing };
+        let norm = LayerNorm { weight: &weight, bias: &bias, eps: 1e-3, epilogue: Epilogue::None };
         let size = rows * channels;
-        let sum: Vec<f32> = x.iter().enumerate().map(|(at, x)| x + other[of[at / size] * size + at % size]).collect();
-        assert_eq!(norm.forward_sum(&x, &other, &of), norm.forward(&sum));
-        let (got, expected) = (norm.backward_sum(&x, &other, &of, &d_y), norm.backward(&sum, &d_y));
+        let sum: Vec<f32> =
+            x.iter().enumerate().map(|(at, x)| x + other[image_index[at / size] * size + at % size]).collect();
+        assert_eq!(norm.forward_sum(&x, &other, &image_index), norm.forward(&sum));
+        let (got, expected) = (norm.backward_sum(&x, &other, &image_index, &d_y), norm.backward(&sum, &d_y));
         assert_eq!((got.x, got.weight, got.bias), (expected.x, expected.weight, expected.bias));
     }
 
     #[test]
-    fn norms_and_their_gradients_are_those_of_the_definition() {
-        for (rows, channels, behind) in [
-            (3, 4, Behind::Nothing),
-            (1, 1, Behind::Nothing),
-            (600, 37, Behind::Gelu),
-            (5, 768, Behind::Nothing),
-            (300, 16, Behind::Gelu),
+    fn norms_and_their_gradients_match_the_definition() {
+        for (rows, channels, epilogue) in [
+            (3, 4, Epilogue::None),
+            (1, 1, Epilogue::None),
+            (600, 37, Epilogue::Gelu),
+            (5, 768, Epilogue::None),
+            (300, 16, Epilogue::Gelu),
         ] {
             let (x, d_y) = (values(rows * channels, 1), values(rows * channels, 2));
             let (weight, bias) = (values(channels, 3), values(channels, 4));
-            let norm = LayerNorm { weight: &weight, bias: &bias, eps: 1e-3, behind };
+            let norm = LayerNorm { weight: &weight, bias: &bias, eps: 1e-3, epilogue };
             let exact = |x: &[f64], weight: &[f64], bias: &[f64]| -> Vec<f64> {
                 let row = |x: &[f64]| {
                     let mean = x.iter().sum::<f64>() / channels as f64;
@@ -254,20 +266,20 @@ mod tests {
             let wide = |values: &[f32]| values.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>();
             let (x_64, weight_64, bias_64) = (wide(&x), wide(&weight), wide(&bias));
             let plain = exact(&x_64, &weight_64, &bias_64);
-            let expected: Vec<f64> = match behind {
-                Behind::Nothing => plain.clone(),
-                Behind::Gelu => plain.iter().map(|&x| crate::testing::gelu(x)).collect(),
+            let expected: Vec<f64> = match epilogue {
+                Epilogue::None => plain.clone(),
+                Epilogue::Gelu => plain.iter().map(|&x| crate::testing::gelu(x)).collect(),
             };
             check("y", &norm.forward(&x), &expected, 2e-6);
 
             let grads = norm.backward(&x, &d_y);
-            let d_plain: Vec<f64> = match behind {
-                Behind::Nothing => wide(&d_y),
-                Behind::Gelu => {
+            let d_plain: Vec<f64> = match epilogue {
+                Epilogue::None => wide(&d_y),
+                Epilogue::Gelu => {
                     plain.iter().zip(&d_y).map(|(&x, &d)| f64::from(d) * crate::testing::gelu_slope(x)).collect()
                 }
             };
-            // The norm is linear in its parameters; along the input the slope is that of a small step.
+            // The norm is linear in its parameters; the gradient of the input is checked by finite differences.
             let zeros = vec![0.0; channels];
             let normal = exact(&x_64, &vec![1.0; channels], &zeros);
             let by_channel = |value: &dyn Fn(usize) -> f64| -> Vec<f64> {

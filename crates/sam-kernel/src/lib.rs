@@ -1,8 +1,9 @@
-//! What is hot on the processor, over slices of f32: matrix products, attention, normalisation, activations, losses.
+//! CPU kernels over slices of f32: attention, normalisation, linear layers, the mask head, mask losses and AdamW, with
+//! their backward passes.
 //!
-//! Knows slices and threads; knows no tensor, no network and no file. `sam-model` and `sam-learn` give these functions to
-//! burn as operations with gradients. Results do not depend on the number of threads: sums over rows are made in parts of
-//! a fixed size, and the parts are added in order.
+//! Knows slices and threads; knows no tensor, no network and no file. `sam-model` turns these functions into burn operations
+//! with gradients. Results do not depend on the number of threads: sums over rows are made over chunks of a fixed size, and
+//! the chunks are added in order.
 
 pub mod adamw;
 pub mod attention;
@@ -10,8 +11,8 @@ pub mod layer_norm;
 pub mod linear;
 pub mod mask_head;
 pub mod mask_loss;
-pub mod perceptron;
-pub mod product;
+mod matmul;
+pub mod mlp;
 #[cfg(test)]
 mod testing;
-pub mod vector;
+mod vector;

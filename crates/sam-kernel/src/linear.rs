@@ -1,16 +1,16 @@
-//! Linear layers of rows, and their ways back.
+//! Linear layers and their backward passes.
 //!
-//! Weights are `[inputs, outputs]`, as burn keeps them. Letters: `R` rows, `I` inputs, `O` outputs.
+//! Weights are `[inputs, outputs]`, as burn stores them. Letters: `R` rows, `I` inputs, `O` outputs.
 
 use rayon::prelude::*;
 
-use crate::product::{Matrix, Threads, product};
+use crate::matmul::{Matrix, Threads, matmul};
 use crate::vector::vectorised;
 
-/// Rows that one thread takes at once between products.
-pub(crate) const ROWS_PER_PART: usize = 128;
+/// Rows that one thread takes at once between matrix products.
+pub(crate) const ROWS_PER_CHUNK: usize = 128;
 
-/// A matrix and a bias.
+/// The parameters of a linear layer.
 #[derive(Clone, Copy, Debug)]
 pub struct Linear<'a> {
     /// `[I, O]`.
@@ -19,7 +19,18 @@ pub struct Linear<'a> {
     pub bias: &'a [f32],
 }
 
-/// Gradients of a linear layer.
+/// The gradients that a linear layer has to compute.
+#[derive(Clone, Copy, Debug)]
+pub struct LinearNeeds {
+    /// Of the input.
+    pub x: bool,
+    /// Of the weight.
+    pub weight: bool,
+    /// Of the bias.
+    pub bias: bool,
+}
+
+/// Gradients of a linear layer; those that are not needed are empty.
 #[derive(Clone, Debug)]
 pub struct LinearGrads {
     /// `[R, I]`.
@@ -53,30 +64,31 @@ impl Linear<'_> {
     #[must_use]
     pub fn forward(&self, x: &[f32]) -> Vec<f32> {
         let x = Matrix::new(x, self.rows(x), self.inputs());
-        let mut y = product(x, self.matrix(), Threads::All);
-        finish(&mut y, self.bias, |value| value);
+        let mut y = matmul(x, self.matrix(), Threads::All);
+        add_bias_and_map(&mut y, self.bias, |value| value);
         y
     }
 
-    /// Gradients from the input and the gradient of the output; `wanted` says which, in the order of [`LinearGrads`], the
-    /// others stay empty.
+    /// The gradients that `needs` names, from the input and the gradient of the output.
+    ///
+    /// # Shapes
+    /// - `x`: `[R, I]`, `d_y`: `[R, O]`
     #[must_use]
-    pub fn backward(&self, x: &[f32], d_y: &[f32], wanted: [bool; 3]) -> LinearGrads {
+    pub fn backward(&self, x: &[f32], d_y: &[f32], needs: LinearNeeds) -> LinearGrads {
         let (rows, inputs, outputs) = (self.rows(x), self.inputs(), self.bias.len());
         let d = Matrix::new(d_y, rows, outputs);
-        let [x_wanted, weight_wanted, bias_wanted] = wanted;
-        let when = |is_wanted: bool, grad: &dyn Fn() -> Vec<f32>| if is_wanted { grad() } else { Vec::new() };
+        let when = |is_needed: bool, grad: &dyn Fn() -> Vec<f32>| if is_needed { grad() } else { Vec::new() };
         LinearGrads {
-            x: when(x_wanted, &|| product(d, self.matrix().transposed(), Threads::All)),
-            weight: when(weight_wanted, &|| product(Matrix::new(x, rows, inputs).transposed(), d, Threads::All)),
-            bias: when(bias_wanted, &|| column_sums(d_y, outputs)),
+            x: when(needs.x, &|| matmul(d, self.matrix().transposed(), Threads::All)),
+            weight: when(needs.weight, &|| matmul(Matrix::new(x, rows, inputs).transposed(), d, Threads::All)),
+            bias: when(needs.bias, &|| column_sums(d_y, outputs)),
         }
     }
 }
 
-/// A product to which rows are added that several objects share: `x W + shared[of]`.
+/// A matrix product plus rows that the objects of an image share: `x W + shared[image_index]`.
 ///
-/// Letters: `O` objects, `B` lists of shared rows, `P` rows of an object.
+/// Letters: `O` objects, `B` images, `P` rows of an object.
 #[derive(Clone, Copy, Debug)]
 pub struct SharedLinear<'a> {
     /// `[I, D]`.
@@ -85,18 +97,31 @@ pub struct SharedLinear<'a> {
     pub shared: &'a [f32],
     /// `P`.
     pub rows: usize,
-    /// `[O]`, the list of each object.
-    pub of: &'a [usize],
+    /// `[O]`, the image of each object.
+    pub image_index: &'a [usize],
+}
+
+/// Gradients of a [`SharedLinear`].
+#[derive(Clone, Debug)]
+pub struct SharedLinearGrads {
+    /// `[O, P, I]`.
+    pub x: Vec<f32>,
+    /// `[I, D]`.
+    pub weight: Vec<f32>,
+    /// `[B, P, D]`.
+    pub shared: Vec<f32>,
 }
 
 impl SharedLinear<'_> {
     fn sizes(&self, x: &[f32]) -> (usize, usize) {
-        let n = self.of.len() * self.rows;
+        let n = self.image_index.len() * self.rows;
         assert!(n > 0 && x.len().is_multiple_of(n), "inputs are [O, P, I]");
         let inputs = x.len() / n;
         assert!(inputs > 0 && self.weight.len().is_multiple_of(inputs), "a weight is [I, D]");
         let outputs = self.weight.len() / inputs;
-        assert!(self.of.iter().all(|of| (of + 1) * self.rows * outputs <= self.shared.len()), "rows are [B, P, D]");
+        let shared_len = self.shared.len();
+        let is_inside = |image: &usize| (image + 1) * self.rows * outputs <= shared_len;
+        assert!(self.image_index.iter().all(is_inside), "shared rows are [B, P, D]");
         (inputs, outputs)
     }
 
@@ -106,11 +131,11 @@ impl SharedLinear<'_> {
     #[must_use]
     pub fn forward(&self, x: &[f32]) -> Vec<f32> {
         let (inputs, outputs) = self.sizes(x);
-        let x = Matrix::new(x, self.of.len() * self.rows, inputs);
-        let mut y = product(x, Matrix::new(self.weight, inputs, outputs), Threads::All);
+        let x = Matrix::new(x, self.image_index.len() * self.rows, inputs);
+        let mut y = matmul(x, Matrix::new(self.weight, inputs, outputs), Threads::All);
         let size = self.rows * outputs;
-        y.par_chunks_mut(size).zip(self.of).for_each(|(y, of)| {
-            let shared = &self.shared[of * size..][..size];
+        y.par_chunks_mut(size).zip(self.image_index).for_each(|(y, image)| {
+            let shared = &self.shared[image * size..][..size];
             vectorised(
                 #[inline(always)]
                 || y.iter_mut().zip(shared).for_each(|(y, shared)| *y += shared),
@@ -119,27 +144,30 @@ impl SharedLinear<'_> {
         y
     }
 
-    /// Gradients of `x`, the weight and the shared rows, from the input and the gradient of the output.
+    /// Gradients from the input and the gradient of the output.
+    ///
+    /// # Shapes
+    /// - `x`: `[O, P, I]`, `d_y`: `[O, P, D]`
     #[must_use]
-    pub fn backward(&self, x: &[f32], d_y: &[f32]) -> [Vec<f32>; 3] {
+    pub fn backward(&self, x: &[f32], d_y: &[f32]) -> SharedLinearGrads {
         let (inputs, outputs) = self.sizes(x);
-        let rows = self.of.len() * self.rows;
+        let rows = self.image_index.len() * self.rows;
         let d = Matrix::new(d_y, rows, outputs);
-        [
-            product(d, Matrix::new(self.weight, inputs, outputs).transposed(), Threads::All),
-            product(Matrix::new(x, rows, inputs).transposed(), d, Threads::All),
-            sums_by_list(d_y, self.of, self.shared.len()),
-        ]
+        SharedLinearGrads {
+            x: matmul(d, Matrix::new(self.weight, inputs, outputs).transposed(), Threads::All),
+            weight: matmul(Matrix::new(x, rows, inputs).transposed(), d, Threads::All),
+            shared: sums_by_image(d_y, self.image_index, self.shared.len()),
+        }
     }
 }
 
-/// Adds the values of each object to those of its list, objects in order; `n` values in all lists together.
+/// For each image the sum of its objects' values, objects in order; `n` values for all images together.
 #[must_use]
-pub fn sums_by_list(values: &[f32], of: &[usize], n: usize) -> Vec<f32> {
-    let size = values.len() / of.len();
+pub fn sums_by_image(values: &[f32], image_index: &[usize], n: usize) -> Vec<f32> {
+    let size = values.len() / image_index.len();
     let mut sums = vec![0f32; n];
-    sums.par_chunks_mut(size).enumerate().for_each(|(list, sums)| {
-        for (values, _) in values.chunks_exact(size).zip(of).filter(|(_, of)| **of == list) {
+    sums.par_chunks_mut(size).enumerate().for_each(|(image, sums)| {
+        for (values, _) in values.chunks_exact(size).zip(image_index).filter(|(_, of)| **of == image) {
             vectorised(
                 #[inline(always)]
                 || sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value),
@@ -151,12 +179,12 @@ pub fn sums_by_list(values: &[f32], of: &[usize], n: usize) -> Vec<f32> {
 
 /// `function(row + bias)` in place.
 #[inline(always)]
-pub(crate) fn finish(values: &mut [f32], bias: &[f32], function: impl Fn(f32) -> f32 + Sync) {
-    values.par_chunks_mut(ROWS_PER_PART * bias.len()).for_each(|part| {
+pub(crate) fn add_bias_and_map(values: &mut [f32], bias: &[f32], function: impl Fn(f32) -> f32 + Sync) {
+    values.par_chunks_mut(ROWS_PER_CHUNK * bias.len()).for_each(|chunk| {
         vectorised(
             #[inline(always)]
             || {
-                for row in part.chunks_exact_mut(bias.len()) {
+                for row in chunk.chunks_exact_mut(bias.len()) {
                     for (value, bias) in row.iter_mut().zip(bias) {
                         *value = function(*value + bias);
                     }
@@ -166,25 +194,24 @@ pub(crate) fn finish(values: &mut [f32], bias: &[f32], function: impl Fn(f32) ->
     });
 }
 
-/// Sums over rows: parts of fixed size, then the parts in order.
-#[must_use]
-pub fn column_sums(values: &[f32], columns: usize) -> Vec<f32> {
-    let of_part = |part: &[f32]| {
+/// Sums over rows: over chunks of a fixed size first, then over the chunks in order.
+pub(crate) fn column_sums(values: &[f32], columns: usize) -> Vec<f32> {
+    let of_chunk = |chunk: &[f32]| {
         let mut sums = vec![0f32; columns];
         vectorised(
             #[inline(always)]
             || {
-                for row in part.chunks_exact(columns) {
+                for row in chunk.chunks_exact(columns) {
                     sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
                 }
             },
         );
         sums
     };
-    let parts: Vec<Vec<f32>> = values.par_chunks(ROWS_PER_PART * columns).map(of_part).collect();
+    let chunks: Vec<Vec<f32>> = values.par_chunks(ROWS_PER_CHUNK * columns).map(of_chunk).collect();
     let mut sums = vec![0f32; columns];
-    for part in &parts {
-        sums.iter_mut().zip(part).for_each(|(sum, value)| *sum += value);
+    for chunk in &chunks {
+        sums.iter_mut().zip(chunk).for_each(|(sum, value)| *sum += value);
     }
     sums
 }
@@ -195,46 +222,47 @@ mod tests {
     use crate::testing::{Wide, check, values};
 
     #[test]
-    fn layers_and_their_gradients_are_those_of_the_definition() {
+    fn layers_and_their_gradients_match_the_definition() {
         for (rows, inputs, outputs) in [(1, 1, 1), (3, 5, 7), (301, 16, 33)] {
             let (x, d_y) = (values(rows * inputs, 1), values(rows * outputs, 2));
             let (weight, bias) = (values(inputs * outputs, 3), values(outputs, 4));
             let layer = Linear { weight: &weight, bias: &bias };
             let (x_64, w_64, d_64) = (Wide::new(&x, inputs), Wide::new(&weight, outputs), Wide::new(&d_y, outputs));
             check("y", &layer.forward(&x), &x_64.times(&w_64).plus(&bias).values, 1e-6);
-            let grads = layer.backward(&x, &d_y, [true; 3]);
+            let grads = layer.backward(&x, &d_y, LinearNeeds { x: true, weight: true, bias: true });
             check("x", &grads.x, &d_64.times(&w_64.transposed()).values, 1e-6);
             check("weight", &grads.weight, &x_64.transposed().times(&d_64).values, 1e-6);
             check("bias", &grads.bias, &d_64.sums(), 1e-6);
             for one in 0..3 {
-                let few = layer.backward(&x, &d_y, std::array::from_fn(|at| at == one));
+                let needs = LinearNeeds { x: one == 0, weight: one == 1, bias: one == 2 };
+                let few = layer.backward(&x, &d_y, needs);
                 let pairs = [(few.x, &grads.x), (few.weight, &grads.weight), (few.bias, &grads.bias)];
                 for (at, (few, all)) in pairs.iter().enumerate() {
-                    assert!(if at == one { few == *all } else { few.is_empty() }, "gradient {at} when {one} is wanted");
+                    assert!(if at == one { few == *all } else { few.is_empty() }, "gradient {at} when {one} is needed");
                 }
             }
         }
     }
 
     #[test]
-    fn shared_rows_are_added_and_summed_on_the_way_back() {
-        let (of, rows, inputs, outputs) = ([1, 0, 1], 5, 3, 4);
+    fn shared_rows_are_added_and_their_gradients_summed() {
+        let (image_index, rows, inputs, outputs) = ([1, 0, 1], 5, 3, 4);
         let (x, d_y) = (values(15 * inputs, 1), values(15 * outputs, 2));
         let (weight, shared) = (values(inputs * outputs, 3), values(2 * rows * outputs, 4));
-        let layer = SharedLinear { weight: &weight, shared: &shared, rows, of: &of };
+        let layer = SharedLinear { weight: &weight, shared: &shared, rows, image_index: &image_index };
         let (x_64, w_64, d_64) = (Wide::new(&x, inputs), Wide::new(&weight, outputs), Wide::new(&d_y, outputs));
         let size = rows * outputs;
         let mut expected = x_64.times(&w_64).values;
         let mut d_shared = vec![0f64; 2 * size];
         for (at, value) in expected.iter_mut().enumerate() {
-            let place = of[at / size] * size + at % size;
+            let place = image_index[at / size] * size + at % size;
             *value += f64::from(shared[place]);
             d_shared[place] += d_64.values[at];
         }
         check("y", &layer.forward(&x), &expected, 1e-6);
-        let [got_x, got_weight, got_shared] = layer.backward(&x, &d_y);
-        check("x", &got_x, &d_64.times(&w_64.transposed()).values, 1e-6);
-        check("weight", &got_weight, &x_64.transposed().times(&d_64).values, 1e-6);
-        check("shared", &got_shared, &d_shared, 1e-6);
+        let grads = layer.backward(&x, &d_y);
+        check("x", &grads.x, &d_64.times(&w_64.transposed()).values, 1e-6);
+        check("weight", &grads.weight, &x_64.transposed().times(&d_64).values, 1e-6);
+        check("shared", &grads.shared, &d_shared, 1e-6);
     }
 }

@@ -1,18 +1,18 @@
-//! From image tokens to masks: the decoder's two doublings of the side, and the product with the weights of each mask
+//! From image tokens to masks: the decoder's two upscaling steps, and the product with the weights of each mask
 //! (arXiv 2304.02643, appendix A; `mask_decoder.py`, `output_upscaling` and `hyper_in @ upscaled`).
 //!
-//! Both doublings are transposed convolutions whose stride is their kernel, so everything between a token and its 4 x 4
-//! pixels concerns this token alone: a band of tokens goes all the way at once, and what lies between is never held. On the
-//! way back it is computed again.
+//! Both steps are transposed convolutions whose stride equals their kernel, so the 4 x 4 pixels of a token depend on this
+//! token alone: bands of tokens are computed from end to end, and intermediate maps are never stored. The backward pass
+//! recomputes them.
 //!
-//! Letters: `O` objects, `G` side of the grid, `C` width of a token, `D` channels after the first doubling, `E` after the
+//! Letters: `O` objects, `G` side of the grid, `C` dimension of a token, `D` channels after the first step, `E` after the
 //! second, `M` masks. A token's pixels are in the order of its 2 x 2 quarters, and each quarter's 2 x 2.
 
 use rayon::prelude::*;
 
-use crate::layer_norm::LayerNorm;
+use crate::layer_norm::{LayerNorm, ParameterGrads};
 use crate::linear::column_sums;
-use crate::product::{Matrix, Threads, product};
+use crate::matmul::{Matrix, Threads, matmul};
 use crate::vector::{gelu, gelu_slope, vectorised};
 
 /// Tokens whose pixels exist at once, rounded to whole rows.
@@ -27,7 +27,7 @@ pub struct MaskHead<'a> {
     pub weight_1: &'a [f32],
     /// `[D]`.
     pub bias_1: &'a [f32],
-    /// Over `D`, with GELU behind.
+    /// Over `D`, followed by GELU.
     pub norm: LayerNorm<'a>,
     /// `[D, 4 * E]`.
     pub weight_2: &'a [f32],
@@ -42,8 +42,25 @@ pub struct MaskHeadGrads {
     pub tokens: Vec<f32>,
     /// `[O, M, E]`.
     pub mask_weights: Vec<f32>,
-    /// Weight and bias of the first doubling, of the norm, of the second doubling.
-    pub parameters: [Vec<f32>; 6],
+    /// Of the parameters.
+    pub parameters: MaskHeadParameterGrads,
+}
+
+/// Gradients of the parameters of a [`MaskHead`], in their shapes.
+#[derive(Clone, Debug)]
+pub struct MaskHeadParameterGrads {
+    /// `[C, 4 * D]`.
+    pub weight_1: Vec<f32>,
+    /// `[D]`.
+    pub bias_1: Vec<f32>,
+    /// `[D]`.
+    pub norm_weight: Vec<f32>,
+    /// `[D]`.
+    pub norm_bias: Vec<f32>,
+    /// `[D, 4 * E]`.
+    pub weight_2: Vec<f32>,
+    /// `[E]`.
+    pub bias_2: Vec<f32>,
 }
 
 /// Sizes of a call.
@@ -57,13 +74,13 @@ pub struct MaskHeadSizes {
     pub masks: usize,
 }
 
-/// What a band of tokens becomes on its way.
+/// Intermediate values of a band of tokens.
 struct Band {
-    /// After the first doubling, `[n * 4, D]`.
+    /// After the first step, `[n * 4, D]`.
     first: Vec<f32>,
     /// After the norm and its GELU, `[n * 4, D]`.
     normal: Vec<f32>,
-    /// After the second doubling, bias included, `[n * 16, E]`.
+    /// After the second step, bias included, `[n * 16, E]`.
     second: Vec<f32>,
 }
 
@@ -75,14 +92,14 @@ impl MaskHead<'_> {
     pub fn forward(&self, sizes: MaskHeadSizes, tokens: &[f32], mask_weights: &[f32]) -> Vec<f32> {
         self.check(sizes, tokens, mask_weights);
         let bands: Vec<Vec<f32>> = self.map_bands(sizes, |object, rows| {
-            let mut second = self.up(self.band(sizes, tokens, object, &rows)).second;
+            let mut second = self.upscale(self.band(sizes, tokens, object, &rows)).second;
             vectorised(
                 #[inline(always)]
                 || second.iter_mut().for_each(|value| *value = gelu(*value)),
             );
             let weights = self.mask_weights(sizes, mask_weights, object);
             let pixels = Matrix::new(&second, second.len() / self.bias_2.len(), self.bias_2.len());
-            product(pixels, weights.transposed(), Threads::One) // [n * 16, M]
+            matmul(pixels, weights.transposed(), Threads::One) // [n * 16, M]
         });
         let [height, width] = sizes.grid;
         let mut masks = vec![0f32; sizes.objects * sizes.masks * height * width * PIXELS];
@@ -100,7 +117,10 @@ impl MaskHead<'_> {
         masks
     }
 
-    /// Gradients from what [`MaskHead::forward`] took and the gradient of what it gave.
+    /// Gradients from the inputs of [`MaskHead::forward`] and the gradient of its result.
+    ///
+    /// # Shapes
+    /// - `d_masks`: `[O, M, 4 G, 4 G]`; the others as for [`MaskHead::forward`]
     #[must_use]
     pub fn backward(
         &self,
@@ -112,7 +132,7 @@ impl MaskHead<'_> {
         self.check(sizes, tokens, mask_weights);
         let [height, width] = sizes.grid;
         assert_eq!(d_masks.len(), sizes.objects * sizes.masks * height * width * PIXELS, "masks are [O, M, 4 G, 4 G]");
-        let bands: Vec<BandGrads> = self.map_bands(sizes, |object, rows| {
+        let bands: Vec<MaskHeadGrads> = self.map_bands(sizes, |object, rows| {
             let per_mask = height * width * PIXELS;
             let d_masks = &d_masks[object * sizes.masks * per_mask..][..sizes.masks * per_mask];
             let mut d_pixels = vec![0f32; rows.len() * width * PIXELS * sizes.masks];
@@ -182,25 +202,25 @@ impl MaskHead<'_> {
         Matrix::new(&weights[object * n..][..n], sizes.masks, self.bias_2.len())
     }
 
-    fn up(&self, tokens: Matrix<'_>) -> Band {
+    fn upscale(&self, tokens: Matrix<'_>) -> Band {
         let (d, e) = (self.bias_1.len(), self.bias_2.len());
-        let mut first = product(tokens, Matrix::new(self.weight_1, self.width(), 4 * d), Threads::One);
+        let mut first = matmul(tokens, Matrix::new(self.weight_1, self.width(), 4 * d), Threads::One);
         add_bias(&mut first, self.bias_1);
         let mut normal = vec![0f32; first.len()];
         self.norm.forward_rows(&first, &mut normal);
         let quarters = Matrix::new(&normal, normal.len() / d, d);
-        let mut second = product(quarters, Matrix::new(self.weight_2, d, 4 * e), Threads::One);
+        let mut second = matmul(quarters, Matrix::new(self.weight_2, d, 4 * e), Threads::One);
         add_bias(&mut second, self.bias_2);
         Band { first, normal, second }
     }
 
-    fn band_backward(&self, tokens: Matrix<'_>, mask_weights: Matrix<'_>, d_pixels: &[f32]) -> BandGrads {
+    fn band_backward(&self, tokens: Matrix<'_>, mask_weights: Matrix<'_>, d_pixels: &[f32]) -> MaskHeadGrads {
         let (d, e, width) = (self.bias_1.len(), self.bias_2.len(), self.width());
-        let Band { first, normal, mut second } = self.up(tokens);
+        let Band { first, normal, mut second } = self.upscale(tokens);
         let n_pixels = second.len() / e;
         let n_masks = d_pixels.len() / n_pixels;
         let d_pixels = Matrix::new(d_pixels, n_pixels, n_masks);
-        let mut d_second = product(d_pixels, mask_weights, Threads::One); // [n * 16, E]
+        let mut d_second = matmul(d_pixels, mask_weights, Threads::One); // [n * 16, E]
         vectorised(
             #[inline(always)]
             || {
@@ -210,52 +230,53 @@ impl MaskHead<'_> {
                 }
             },
         );
-        let d_mask_weights = product(d_pixels.transposed(), Matrix::new(&second, n_pixels, e), Threads::One);
+        let d_mask_weights = matmul(d_pixels.transposed(), Matrix::new(&second, n_pixels, e), Threads::One);
         let n_quarters = n_pixels / 4;
         let d_quarters = Matrix::new(&d_second, n_quarters, 4 * e);
         let weight_2 = Matrix::new(self.weight_2, d, 4 * e);
-        let d_normal = product(d_quarters, weight_2.transposed(), Threads::One);
-        let d_weight_2 = product(Matrix::new(&normal, n_quarters, d).transposed(), d_quarters, Threads::One);
+        let d_normal = matmul(d_quarters, weight_2.transposed(), Threads::One);
+        let d_weight_2 = matmul(Matrix::new(&normal, n_quarters, d).transposed(), d_quarters, Threads::One);
         let mut d_first = vec![0f32; first.len()];
-        let mut d_norm = [vec![0f32; d], vec![0f32; d]];
+        let mut d_norm = ParameterGrads::zeros(d);
         self.norm.backward_rows(&first, &d_normal, &mut d_first, &mut d_norm);
         let d_tokens = Matrix::new(&d_first, n_quarters / 4, 4 * d);
         let weight_1 = Matrix::new(self.weight_1, width, 4 * d);
-        let [d_norm_weight, d_norm_bias] = d_norm;
-        BandGrads {
-            tokens: product(d_tokens, weight_1.transposed(), Threads::One),
+        MaskHeadGrads {
+            tokens: matmul(d_tokens, weight_1.transposed(), Threads::One),
             mask_weights: d_mask_weights,
-            parameters: [
-                product(tokens.transposed(), d_tokens, Threads::One),
-                column_sums(&d_first, d),
-                d_norm_weight,
-                d_norm_bias,
-                d_weight_2,
-                column_sums(&d_second, e),
-            ],
+            parameters: MaskHeadParameterGrads {
+                weight_1: matmul(tokens.transposed(), d_tokens, Threads::One),
+                bias_1: column_sums(&d_first, d),
+                norm_weight: d_norm.weight,
+                norm_bias: d_norm.bias,
+                weight_2: d_weight_2,
+                bias_2: column_sums(&d_second, e),
+            },
         }
     }
 
-    fn gather(&self, sizes: MaskHeadSizes, bands: &[BandGrads]) -> MaskHeadGrads {
+    fn gather(&self, sizes: MaskHeadSizes, bands: &[MaskHeadGrads]) -> MaskHeadGrads {
         let mut tokens = Vec::with_capacity(bands.iter().map(|band| band.tokens.len()).sum());
         bands.iter().for_each(|band| tokens.extend_from_slice(&band.tokens));
         let mut mask_weights = Vec::with_capacity(sizes.objects * sizes.masks * self.bias_2.len());
         for bands in bands.chunks(self.bands_per_object(sizes)) {
             mask_weights.extend(sum_of(bands.iter().map(|band| &band.mask_weights)));
         }
-        let parameter = |at: usize| sum_of(bands.iter().map(|band| &band.parameters[at]));
-        MaskHeadGrads { tokens, mask_weights, parameters: [0, 1, 2, 3, 4, 5].map(parameter) }
+        let sum = |of: fn(&MaskHeadParameterGrads) -> &Vec<f32>| sum_of(bands.iter().map(|band| of(&band.parameters)));
+        let parameters = MaskHeadParameterGrads {
+            weight_1: sum(|grads| &grads.weight_1),
+            bias_1: sum(|grads| &grads.bias_1),
+            norm_weight: sum(|grads| &grads.norm_weight),
+            norm_bias: sum(|grads| &grads.norm_bias),
+            weight_2: sum(|grads| &grads.weight_2),
+            bias_2: sum(|grads| &grads.bias_2),
+        };
+        MaskHeadGrads { tokens, mask_weights, parameters }
     }
 }
 
-struct BandGrads {
-    tokens: Vec<f32>,
-    mask_weights: Vec<f32>,
-    parameters: [Vec<f32>; 6],
-}
-
-/// The pixels of a row of tokens: the number of each by tokens, quarters and pixels of a quarter, and its place in the four
-/// lines of the mask.
+/// Calls `see` for the pixels of a row of tokens, with the index of each by tokens, quarters and pixels of a quarter, and
+/// its place in the four lines of the mask.
 #[inline(always)]
 fn for_each_pixel(width: usize, mut see: impl FnMut(usize, usize)) {
     for token in 0..width {
@@ -278,7 +299,7 @@ fn add_bias(values: &mut [f32], bias: &[f32]) {
     );
 }
 
-/// Element by element, in order; nothing for nothing.
+/// Elementwise sum, in order; empty if there is nothing to add.
 fn sum_of<'a>(mut parts: impl Iterator<Item = &'a Vec<f32>>) -> Vec<f32> {
     let mut sum = parts.next().cloned().unwrap_or_default();
     for part in parts {
@@ -290,12 +311,12 @@ fn sum_of<'a>(mut parts: impl Iterator<Item = &'a Vec<f32>>) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layer_norm::Behind;
+    use crate::layer_norm::Epilogue;
     use crate::testing::{self, check, values};
 
     const EPS: f32 = 1e-3;
 
-    /// One object at a time, one pixel at a time, as the paper says it.
+    /// One object and one pixel at a time, as in the paper.
     fn exact(sizes: MaskHeadSizes, inputs: &[Vec<f64>; 8], d: usize, e: usize) -> Vec<f64> {
         let [tokens, mask_weights, w1, b1, gamma, beta, w2, b2] = inputs;
         let [height, width] = sizes.grid;
@@ -330,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn masks_and_gradients_are_those_of_the_definition() {
+    fn masks_and_gradients_match_the_definition() {
         for (objects, grid, masks, c, d, e) in
             [(2, [2, 3], 3, 8, 4, 2), (1, [1, 1], 1, 4, 2, 1), (1, [20, 17], 2, 3, 2, 2)]
         {
@@ -340,15 +361,24 @@ mod tests {
             let inputs: [Vec<f32>; 8] = std::array::from_fn(|at| values(lengths[at], at as u32 + 1));
             let wide: [Vec<f64>; 8] = std::array::from_fn(|at| inputs[at].iter().map(|&x| f64::from(x)).collect());
             let [tokens, mask_weights, w1, b1, gamma, beta, w2, b2] = &inputs;
-            let norm = LayerNorm { weight: gamma, bias: beta, eps: EPS, behind: Behind::Gelu };
+            let norm = LayerNorm { weight: gamma, bias: beta, eps: EPS, epilogue: Epilogue::Gelu };
             let head = MaskHead { weight_1: w1, bias_1: b1, norm, weight_2: w2, bias_2: b2 };
             check("masks", &head.forward(sizes, tokens, mask_weights), &exact(sizes, &wide, d, e), 5e-6);
 
             let d_masks = values(n * masks * 16, 20);
             let grads = head.backward(sizes, tokens, mask_weights, &d_masks);
-            let [p1, p2, p3, p4, p5, p6] = grads.parameters;
-            let got = [grads.tokens, grads.mask_weights, p1, p2, p3, p4, p5, p6];
-            // A few places of each input, by a small step of it.
+            let p = grads.parameters;
+            let got = [
+                grads.tokens,
+                grads.mask_weights,
+                p.weight_1,
+                p.bias_1,
+                p.norm_weight,
+                p.norm_bias,
+                p.weight_2,
+                p.bias_2,
+            ];
+            // Finite differences at a few places of each input.
             for input in 0..8 {
                 assert_eq!(got[input].len(), inputs[input].len());
                 let largest = got[input].iter().fold(0f32, |largest, value| largest.max(value.abs()));

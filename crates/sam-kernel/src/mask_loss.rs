@@ -1,22 +1,24 @@
-//! The sums over pixels from which focal loss (Lin 2017, arXiv 1708.02002), dice loss (Milletari 2016, arXiv 1606.04797) and
-//! IoU of masks are made, in one look at each logit, and their way back.
+//! The sums over pixels that focal loss (Lin 2017, arXiv 1708.02002), dice loss (Milletari 2016, arXiv 1606.04797) and IoU
+//! of masks are computed from, in one pass over the logits, and their backward pass.
 //!
 //! Letters: `O` objects, `M` masks of each, `P` pixels.
+
+use std::ops::Range;
 
 use rayon::prelude::*;
 
 use crate::vector::{LANES, logistic, sum_of_lanes, vectorised};
 
-/// Sums of a mask.
+/// Number of sums per mask.
 pub const SUMS: usize = 5;
 
 /// Pixels whose sum is one f32; such sums are added in f64.
-const PIXELS_PER_PART: usize = 4096;
+const PIXELS_PER_CHUNK: usize = 4096;
 
-/// Beyond it a logit counts as this large: its cross entropy times a weight would be no number any more.
+/// Logits are clamped to this magnitude: beyond it, cross entropy times a weight would overflow.
 pub const LARGEST_LOGIT: f32 = 1e9;
 
-/// Which sums are made.
+/// Parameters of the focal loss.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MaskSums {
     /// Weight of the object's pixels in the focal loss; the others have one minus it. Negative: all have one.
@@ -25,48 +27,47 @@ pub struct MaskSums {
     pub focal_gamma: f32,
 }
 
-/// What is true of the masks of all objects.
+/// Predicted masks with their targets.
 #[derive(Clone, Copy, Debug)]
-pub struct TruePixels<'a> {
+pub struct MaskPixels<'a> {
+    /// `[O, M, P]`.
+    pub logits: &'a [f32],
     /// 1 on the object, else 0, `[O, P]`.
-    pub masks: &'a [f32],
-    /// 1 where a pixel counts, else 0, `[O, P]`; `None` when all do.
-    pub counts: Option<&'a [f32]>,
+    pub targets: &'a [f32],
+    /// 1 where a pixel is valid, else 0, `[O, P]`; `None` when all are.
+    pub valid: Option<&'a [f32]>,
+    /// `O`.
+    pub objects: usize,
 }
 
 impl MaskSums {
-    /// Over the pixels that count: focal losses; probability on the object; probability; pixels of the thresholded mask on
-    /// the object; pixels of the thresholded mask.
+    /// Sums over the valid pixels, in this order: focal loss; probability on the object; probability; thresholded mask on
+    /// the object; thresholded mask.
     ///
     /// # Shapes
-    /// - `logits`: `[O, M, P]`
     /// - returns `[O, M, SUMS]`
     #[must_use]
-    pub fn forward(&self, logits: &[f32], truth: TruePixels<'_>, objects: usize) -> Vec<f32> {
-        let (masks, pixels) = sizes(logits, truth, objects);
-        let of_mask = |(number, logits): (usize, &[f32])| {
-            let truth = truth.of_object(number / masks, pixels);
+    pub fn forward(&self, pixels: MaskPixels<'_>) -> Vec<f32> {
+        let (n_masks, n_pixels) = pixels.sizes();
+        let of_mask = |mask: usize| {
+            let mask = pixels.mask(mask, n_masks, n_pixels);
             let mut sums = [0f64; SUMS];
-            for start in (0..pixels).step_by(PIXELS_PER_PART) {
-                let part = start..(start + PIXELS_PER_PART).min(pixels);
-                let counts = truth.counts.map(|counts| &counts[part.clone()]);
-                let of_part = self.part(&logits[part.clone()], &truth.masks[part], counts);
-                sums.iter_mut().zip(of_part).for_each(|(sum, value)| *sum += f64::from(value));
+            for start in (0..n_pixels).step_by(PIXELS_PER_CHUNK) {
+                let chunk = self.chunk(mask.range(start..(start + PIXELS_PER_CHUNK).min(n_pixels)));
+                sums.iter_mut().zip(chunk).for_each(|(sum, value)| *sum += f64::from(value));
             }
             sums.map(|sum| sum as f32)
         };
-        let sums: Vec<[f32; SUMS]> = logits.par_chunks(pixels).enumerate().map(of_mask).collect();
+        let sums: Vec<[f32; SUMS]> = (0..pixels.objects * n_masks).into_par_iter().map(of_mask).collect();
         sums.into_flattened()
     }
 
-    fn part(&self, logits: &[f32], masks: &[f32], counts: Option<&[f32]>) -> [f32; SUMS] {
+    fn chunk(&self, mask: MaskPixels<'_>) -> [f32; SUMS] {
         if self.focal_gamma == 2.0 {
-            self.part_with(logits, masks, counts, square)
+            self.chunk_with(mask, square)
         } else {
-            self.part_with(
-                logits,
-                masks,
-                counts,
+            self.chunk_with(
+                mask,
                 #[inline(always)]
                 |p| p.powf(self.focal_gamma),
             )
@@ -74,37 +75,31 @@ impl MaskSums {
     }
 
     #[inline(always)]
-    fn part_with(
-        &self,
-        logits: &[f32],
-        masks: &[f32],
-        counts: Option<&[f32]>,
-        modulate: impl Fn(f32) -> f32,
-    ) -> [f32; SUMS] {
+    fn chunk_with(&self, mask: MaskPixels<'_>, modulate: impl Fn(f32) -> f32) -> [f32; SUMS] {
         vectorised(
             #[inline(always)]
             || {
-                let (logits, logits_rest) = logits.as_chunks::<LANES>();
-                let (masks, masks_rest) = masks.as_chunks::<LANES>();
-                let (counts, counts_rest) = counts.map_or((None, None), |counts| {
-                    let (chunks, rest) = counts.as_chunks::<LANES>();
+                let (logits, logits_rest) = mask.logits.as_chunks::<LANES>();
+                let (targets, targets_rest) = mask.targets.as_chunks::<LANES>();
+                let (valid, valid_rest) = mask.valid.map_or((None, None), |valid| {
+                    let (chunks, rest) = valid.as_chunks::<LANES>();
                     (Some(chunks), Some(rest))
                 });
                 let mut lanes = [[0f32; LANES]; SUMS];
-                for (at, (x, mask)) in logits.iter().zip(masks).enumerate() {
-                    let count = counts.map_or([1.0; LANES], |counts| counts[at]);
-                    self.add(x, mask, &count, &mut lanes, &modulate);
+                for (at, (x, target)) in logits.iter().zip(targets).enumerate() {
+                    let valid = valid.map_or([1.0; LANES], |valid| valid[at]);
+                    self.add(x, target, &valid, &mut lanes, &modulate);
                 }
-                // What is beyond the end counts nowhere.
+                // Lanes beyond the end are not valid.
                 let n = logits_rest.len();
-                let (mut x, mut mask, mut count) = ([0f32; LANES], [0f32; LANES], [0f32; LANES]);
+                let (mut x, mut target, mut valid) = ([0f32; LANES], [0f32; LANES], [0f32; LANES]);
                 x[..n].copy_from_slice(logits_rest);
-                mask[..n].copy_from_slice(masks_rest);
-                match counts_rest {
-                    Some(rest) => count[..n].copy_from_slice(rest),
-                    None => count[..n].fill(1.0),
+                target[..n].copy_from_slice(targets_rest);
+                match valid_rest {
+                    Some(rest) => valid[..n].copy_from_slice(rest),
+                    None => valid[..n].fill(1.0),
                 }
-                self.add(&x, &mask, &count, &mut lanes, &modulate);
+                self.add(&x, &target, &valid, &mut lanes, &modulate);
                 lanes.map(sum_of_lanes)
             },
         )
@@ -114,22 +109,22 @@ impl MaskSums {
     fn add(
         &self,
         x: &[f32; LANES],
-        mask: &[f32; LANES],
-        count: &[f32; LANES],
+        target: &[f32; LANES],
+        valid: &[f32; LANES],
         lanes: &mut [[f32; LANES]; SUMS],
         modulate: &impl Fn(f32) -> f32,
     ) {
         let mut sums = *lanes;
         for lane in 0..LANES {
-            let (x, is_object, count) = (x[lane], mask[lane] > 0.5, count[lane]);
+            let (x, is_object, valid) = (x[lane], target[lane] > 0.5, valid[lane]);
             let pixel = self.pixel(x, is_object, modulate);
-            let on_object = if is_object { count } else { 0.0 };
+            let on_object = if is_object { valid } else { 0.0 };
             let predicted = if x > 0.0 { 1.0 } else { 0.0 };
-            sums[0][lane] += count * pixel.focal;
+            sums[0][lane] += valid * pixel.focal;
             sums[1][lane] += on_object * pixel.probability;
-            sums[2][lane] += count * pixel.probability;
+            sums[2][lane] += valid * pixel.probability;
             sums[3][lane] += on_object * predicted;
-            sums[4][lane] += count * predicted;
+            sums[4][lane] += valid * predicted;
         }
         *lanes = sums;
     }
@@ -140,23 +135,22 @@ impl MaskSums {
     /// - `d_sums`: `[O, M, SUMS]`
     /// - returns `[O, M, P]`; exactly 0 for masks whose sums have no gradient
     #[must_use]
-    pub fn backward(&self, logits: &[f32], truth: TruePixels<'_>, objects: usize, d_sums: &[f32]) -> Vec<f32> {
-        let (masks, pixels) = sizes(logits, truth, objects);
-        assert_eq!(d_sums.len(), objects * masks * SUMS, "gradients are [O, M, SUMS]");
-        let mut d_logits = vec![0f32; logits.len()];
-        let of_mask = d_logits.par_chunks_mut(pixels).zip(logits.par_chunks(pixels)).zip(d_sums.par_chunks(SUMS));
-        of_mask.enumerate().for_each(|(number, ((d_logits, logits), d_sums))| {
+    pub fn backward(&self, pixels: MaskPixels<'_>, d_sums: &[f32]) -> Vec<f32> {
+        let (n_masks, n_pixels) = pixels.sizes();
+        assert_eq!(d_sums.len(), pixels.objects * n_masks * SUMS, "gradients are [O, M, SUMS]");
+        let mut d_logits = vec![0f32; pixels.logits.len()];
+        let of_masks = d_logits.par_chunks_mut(n_pixels).zip(d_sums.par_chunks(SUMS));
+        of_masks.enumerate().for_each(|(mask, (d_logits, d_sums))| {
             if d_sums[..3] == [0.0; 3] {
                 return;
             }
-            let truth = truth.of_object(number / masks, pixels);
+            let mask = pixels.mask(mask, n_masks, n_pixels);
             if self.focal_gamma == 2.0 {
-                self.backward_with(d_logits, logits, truth, d_sums, square);
+                self.backward_with(d_logits, mask, d_sums, square);
             } else {
                 self.backward_with(
                     d_logits,
-                    logits,
-                    truth,
+                    mask,
                     d_sums,
                     #[inline(always)]
                     |p| p.powf(self.focal_gamma),
@@ -167,27 +161,20 @@ impl MaskSums {
     }
 
     #[inline(always)]
-    fn backward_with(
-        &self,
-        d_logits: &mut [f32],
-        logits: &[f32],
-        truth: TruePixels<'_>,
-        d_sums: &[f32],
-        modulate: impl Fn(f32) -> f32,
-    ) {
+    fn backward_with(&self, d_logits: &mut [f32], mask: MaskPixels<'_>, d_sums: &[f32], modulate: impl Fn(f32) -> f32) {
         let (d_focal, d_overlap, d_area) = (d_sums[0], d_sums[1], d_sums[2]);
         vectorised(
             #[inline(always)]
             || {
-                for ((d_logit, x), mask) in d_logits.iter_mut().zip(logits).zip(truth.masks) {
-                    let is_object = *mask > 0.5;
+                for ((d_logit, x), target) in d_logits.iter_mut().zip(mask.logits).zip(mask.targets) {
+                    let is_object = *target > 0.5;
                     let pixel = self.pixel(*x, is_object, &modulate);
                     let of_probability = if is_object { d_overlap + d_area } else { d_area };
                     *d_logit =
                         d_focal * pixel.focal_slope + of_probability * pixel.probability * pixel.one_minus_probability;
                 }
-                if let Some(counts) = truth.counts {
-                    d_logits.iter_mut().zip(counts).for_each(|(d_logit, count)| *d_logit *= count);
+                if let Some(valid) = mask.valid {
+                    d_logits.iter_mut().zip(valid).for_each(|(d_logit, valid)| *d_logit *= valid);
                 }
             },
         );
@@ -197,7 +184,7 @@ impl MaskSums {
     fn pixel(&self, x: f32, is_object: bool, modulate: &impl Fn(f32) -> f32) -> Pixel {
         let x = x.clamp(-LARGEST_LOGIT, LARGEST_LOGIT);
         let (probability, one_minus_probability, log) = logistic(x);
-        // `wrong` is how far the logit is on the wrong side, with the probability of it.
+        // `wrong` is how far the logit is on the wrong side; `p` is the probability of the wrong class.
         let (wrong, p, q, sign) = if is_object {
             (-x, one_minus_probability, probability, -1.0)
         } else {
@@ -230,24 +217,41 @@ struct Pixel {
     probability: f32,
     one_minus_probability: f32,
     focal: f32,
-    /// Derivative by the logit.
+    /// Derivative with respect to the logit.
     focal_slope: f32,
 }
 
-impl<'a> TruePixels<'a> {
-    fn of_object(&self, object: usize, pixels: usize) -> TruePixels<'a> {
-        let of = |values: &'a [f32]| &values[object * pixels..][..pixels];
-        TruePixels { masks: of(self.masks), counts: self.counts.map(of) }
+impl<'a> MaskPixels<'a> {
+    /// Masks of an object and pixels of a mask.
+    fn sizes(&self) -> (usize, usize) {
+        let Self { logits, targets, valid, objects } = *self;
+        assert!(objects > 0 && targets.len().is_multiple_of(objects), "targets are [O, P]");
+        let pixels = targets.len() / objects;
+        assert!(valid.is_none_or(|valid| valid.len() == targets.len()), "the valid mask is [O, P]");
+        assert!(pixels > 0 && logits.len().is_multiple_of(objects * pixels), "logits are [O, M, P]");
+        (logits.len() / (objects * pixels), pixels)
     }
-}
 
-/// Masks of an object and pixels of a mask.
-fn sizes(logits: &[f32], truth: TruePixels<'_>, objects: usize) -> (usize, usize) {
-    assert!(objects > 0 && truth.masks.len().is_multiple_of(objects), "truth is [O, P]");
-    let pixels = truth.masks.len() / objects;
-    assert!(truth.counts.is_none_or(|counts| counts.len() == truth.masks.len()), "counts are [O, P]");
-    assert!(pixels > 0 && logits.len().is_multiple_of(objects * pixels), "logits are [O, M, P]");
-    (logits.len() / (objects * pixels), pixels)
+    /// One of the `[O, M]` masks, by its index.
+    fn mask(&self, index: usize, n_masks: usize, n_pixels: usize) -> Self {
+        let of_object = |values: &'a [f32]| &values[index / n_masks * n_pixels..][..n_pixels];
+        Self {
+            logits: &self.logits[index * n_pixels..][..n_pixels],
+            targets: of_object(self.targets),
+            valid: self.valid.map(of_object),
+            objects: 1,
+        }
+    }
+
+    /// A range of the pixels of a single mask.
+    fn range(&self, range: Range<usize>) -> Self {
+        Self {
+            logits: &self.logits[range.clone()],
+            targets: &self.targets[range.clone()],
+            valid: self.valid.map(|valid| &valid[range]),
+            objects: 1,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -255,16 +259,15 @@ mod tests {
     use super::*;
     use crate::testing::{check, values};
 
-    fn exact(sums: MaskSums, logits: &[f64], truth: TruePixels<'_>, objects: usize) -> Vec<f64> {
-        let pixels = truth.masks.len() / objects;
-        let masks = logits.len() / truth.masks.len();
+    fn exact(sums: MaskSums, logits: &[f64], given: MaskPixels<'_>) -> Vec<f64> {
+        let (masks, pixels) = given.sizes();
         let mut result = Vec::new();
-        for mask in 0..objects * masks {
+        for mask in 0..given.objects * masks {
             let mut of_mask = [0f64; SUMS];
             for pixel in 0..pixels {
                 let at = mask / masks * pixels + pixel;
-                let (x, t) = (logits[mask * pixels + pixel], f64::from(truth.masks[at]));
-                let count = truth.counts.map_or(1.0, |counts| f64::from(counts[at]));
+                let (x, t) = (logits[mask * pixels + pixel], f64::from(given.targets[at]));
+                let valid = given.valid.map_or(1.0, |valid| f64::from(valid[at]));
                 let p = 1.0 / (1.0 + (-x).exp());
                 let right = if t > 0.5 { p } else { 1.0 - p };
                 let alpha = f64::from(sums.focal_alpha);
@@ -272,7 +275,7 @@ mod tests {
                 let focal = -weight * (1.0 - right).powf(f64::from(sums.focal_gamma)) * right.ln();
                 let on = f64::from(u8::from(x > 0.0));
                 for (sum, value) in of_mask.iter_mut().zip([focal, p * t, p, on * t, on]) {
-                    *sum += count * value;
+                    *sum += valid * value;
                 }
             }
             result.extend(of_mask);
@@ -281,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn sums_and_gradients_are_those_of_the_definition() {
+    fn sums_and_gradients_match_the_definition() {
         for (objects, masks, pixels, gamma, alpha) in
             [(2, 3, 37, 2.0, 0.25), (1, 1, 1, 2.0, 0.5), (2, 1, 5000, 1.5, -1.0)]
         {
@@ -290,19 +293,19 @@ mod tests {
             let bits = |seed| -> Vec<f32> {
                 values(objects * pixels, seed).iter().map(|&x| f32::from(u8::from(x > 0.2))).collect()
             };
-            let (true_masks, counts) = (bits(2), bits(3));
+            let (targets, valid) = (bits(2), bits(3));
             let d_sums = values(objects * masks * SUMS, 4);
-            for counts in [None, Some(counts.as_slice())] {
-                let truth = TruePixels { masks: &true_masks, counts };
+            for valid in [None, Some(valid.as_slice())] {
+                let given = MaskPixels { logits: &logits, targets: &targets, valid, objects };
                 let wide: Vec<f64> = logits.iter().map(|&x| f64::from(x)).collect();
-                let expected = exact(sums, &wide, truth, objects);
-                check("sums", &sums.forward(&logits, truth, objects), &expected, 1e-6);
-                let got = sums.backward(&logits, truth, objects, &d_sums);
+                let expected = exact(sums, &wide, given);
+                check("sums", &sums.forward(given), &expected, 1e-6);
+                let got = sums.backward(given, &d_sums);
                 for at in (0..logits.len()).step_by(logits.len() / 9 + 1) {
                     let value = |step: f64| -> f64 {
                         let mut moved = wide.clone();
                         moved[at] += step;
-                        let sums = exact(sums, &moved, truth, objects);
+                        let sums = exact(sums, &moved, given);
                         let of_mask = sums.chunks(SUMS).zip(d_sums.chunks(SUMS));
                         of_mask.flat_map(|(s, d)| (0..3).map(|i| s[i] * f64::from(d[i]))).sum()
                     };
@@ -314,25 +317,28 @@ mod tests {
     }
 
     #[test]
-    fn any_logit_is_safe_and_no_number_stays_none() {
+    fn sums_are_finite_at_any_logit_and_nan_stays_nan() {
+        fn given<'a>(logits: &'a [f32], targets: &'a [f32]) -> MaskPixels<'a> {
+            MaskPixels { logits, targets, valid: None, objects: 1 }
+        }
         let sums = MaskSums { focal_alpha: 0.25, focal_gamma: 2.0 };
         for mask in [[0.0], [1.0]] {
-            let truth = TruePixels { masks: &mask, counts: None };
-            for x in [3e38, -3e38, f32::INFINITY, f32::NEG_INFINITY, 1e4, -104.0, 0.0] {
-                assert!(sums.forward(&[x], truth, 1).iter().all(|sum| sum.is_finite()), "{x}");
-                assert!(sums.backward(&[x], truth, 1, &[1.0; SUMS])[0].is_finite(), "{x}");
+            for x in [3e38, -3e38, f32::INFINITY, f32::NEG_INFINITY, 1e4, -104.0, 0.0].map(|x| [x]) {
+                assert!(sums.forward(given(&x, &mask)).iter().all(|sum| sum.is_finite()), "{x:?}");
+                assert!(sums.backward(given(&x, &mask), &[1.0; SUMS])[0].is_finite(), "{x:?}");
             }
-            assert!(sums.forward(&[f32::NAN], truth, 1)[0].is_nan());
+            assert!(sums.forward(given(&[f32::NAN], &mask))[0].is_nan());
         }
     }
 
     #[test]
-    fn masks_without_a_gradient_get_none() {
+    fn masks_without_a_gradient_get_zeros() {
         let sums = MaskSums { focal_alpha: 0.25, focal_gamma: 2.0 };
-        let truth = TruePixels { masks: &[1.0, 0.0], counts: None };
+        let logits = [0.5, -0.5, 0.5, -0.5];
+        let given = MaskPixels { logits: &logits, targets: &[1.0, 0.0], valid: None, objects: 1 };
         let mut d_sums = [0f32; 2 * SUMS];
         d_sums[SUMS..].fill(1.0);
-        let got = sums.backward(&[0.5, -0.5, 0.5, -0.5], truth, 1, &d_sums);
+        let got = sums.backward(given, &d_sums);
         assert_eq!(got[..2], [0.0, 0.0]);
         assert!(got[2..].iter().all(|&d| d != 0.0));
     }

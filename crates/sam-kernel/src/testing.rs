@@ -1,6 +1,6 @@
-//! What the tests of all kernels share: numbers, and comparison with f64.
+//! Shared by the tests of all kernels: pseudo-random values, and comparison with f64.
 
-/// Scrambled numbers between -1 and 1.
+/// Pseudo-random values between -1 and 1.
 pub(crate) fn values(n: usize, seed: u32) -> Vec<f32> {
     (0..n as u32)
         .map(|i| {
@@ -13,7 +13,7 @@ pub(crate) fn values(n: usize, seed: u32) -> Vec<f32> {
         .collect()
 }
 
-/// Every number within `tolerance` times the largest of the exact ones.
+/// Asserts that every value is within `tolerance` times the largest expected magnitude.
 pub(crate) fn check(what: &str, got: &[f32], expected: &[f64], tolerance: f64) {
     assert_eq!(got.len(), expected.len(), "{what}");
     let largest = expected.iter().fold(1e-30f64, |largest, value| largest.max(value.abs()));
@@ -23,7 +23,7 @@ pub(crate) fn check(what: &str, got: &[f32], expected: &[f64], tolerance: f64) {
     }
 }
 
-/// The normal distribution function, by the series (small) and the continued fraction (large) of erfc.
+/// The standard normal distribution function, by the series (small) and the continued fraction (large) of erfc.
 pub(crate) fn normal(x: f64) -> f64 {
     let u = x.abs() / std::f64::consts::SQRT_2;
     let erfc = if u < 2.0 {

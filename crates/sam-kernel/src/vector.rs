@@ -1,32 +1,31 @@
-//! Functions of one number that compilers turn into vector code, and the switch to the vectors that a processor has.
+//! Scalar functions that compilers turn into SIMD code, and run-time dispatch to the instruction set of the CPU.
 //!
-//! None of them branches or calls the system's mathematics, so a plain loop over them inside [`vectorised`] becomes
-//! AVX-512, AVX2 or NEON code. Coefficients are least-maximum fits of ours; the errors named are relative to the exact
-//! function over the whole range.
+//! None of them branches or calls the system's math library, so a plain loop over them inside [`vectorised`] becomes
+//! AVX-512, AVX2 or NEON code. Coefficients are minimax fits of ours; the stated errors are relative to the exact function
+//! over the whole range.
 
-/// Numbers that loops over rows handle together: rows are padded to it, and sums are kept in as many parts.
-pub const LANES: usize = 16;
+/// Values that loops over rows handle together: rows are padded to a multiple of it, and sums have as many partial sums.
+pub(crate) const LANES: usize = 16;
 
-/// Runs `work` compiled for the widest vectors of this processor. What it calls must be inlined into it.
+/// Runs `work` compiled for the widest vectors of this CPU. Everything it calls must be inlined into it.
 #[inline(always)]
-pub fn vectorised<R>(work: impl FnOnce() -> R) -> R {
+pub(crate) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(work)
 }
 
-/// The smallest argument whose exponential is a normal number.
+/// The smallest argument whose exponential is a normal f32.
 const EXP_MIN: f32 = -87.3;
 /// The largest whose exponential is finite.
 const EXP_MAX: f32 = 88.7;
 
-/// `e^x` within 2e-7; 0 below -87.3 (also of minus infinity), and of more than 88.7 that of 88.7.
+/// `e^x` within 2e-7; 0 below -87.3 (minus infinity included), clamped to `e^88.7` above 88.7. NaN stays NaN.
 #[inline(always)]
-#[must_use]
-pub fn exp(x: f32) -> f32 {
+pub(crate) fn exp(x: f32) -> f32 {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
     // ln 2 in two parts, the first exact in few bits.
     const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
-    // Adding it leaves the nearest whole number in the lowest bits.
+    // Adding it leaves the nearest integer in the lowest bits.
     const ROUNDING: f32 = 12_582_912.0;
     let clamped = x.clamp(EXP_MIN, EXP_MAX);
     let shifted = clamped.mul_add(LOG2_E, ROUNDING);
@@ -64,10 +63,9 @@ fn log1p_unit(e: f32) -> f32 {
     series * e
 }
 
-/// `1 / (1 + e^-x)`, `1 / (1 + e^x)` and `log(1 + e^-|x|)`: what the logarithm of either is made of.
+/// `1 / (1 + e^-x)`, `1 / (1 + e^x)` and `log(1 + e^-|x|)`, the common term of their logarithms.
 #[inline(always)]
-#[must_use]
-pub fn logistic(x: f32) -> (f32, f32, f32) {
+pub(crate) fn logistic(x: f32) -> (f32, f32, f32) {
     let e = exp(-x.abs());
     let larger = 1.0 / (1.0 + e);
     let smaller = e * larger;
@@ -75,7 +73,7 @@ pub fn logistic(x: f32) -> (f32, f32, f32) {
     if x < 0.0 { (smaller, larger, log) } else { (larger, smaller, log) }
 }
 
-/// The normal distribution function and its density, within 2e-7.
+/// The standard normal distribution function and its density, within 2e-7.
 #[inline(always)]
 fn normal(x: f32) -> (f32, f32) {
     const INV_SQRT_2: f32 = std::f32::consts::FRAC_1_SQRT_2;
@@ -99,23 +97,20 @@ fn normal(x: f32) -> (f32, f32) {
 
 /// Exact GELU (by erf, Hendrycks 2016, arXiv 1606.08415).
 #[inline(always)]
-#[must_use]
-pub fn gelu(x: f32) -> f32 {
+pub(crate) fn gelu(x: f32) -> f32 {
     x * normal(x).0
 }
 
 /// Derivative of [`gelu`].
 #[inline(always)]
-#[must_use]
-pub fn gelu_slope(x: f32) -> f32 {
+pub(crate) fn gelu_slope(x: f32) -> f32 {
     let (below, density) = normal(x);
     x.mul_add(density, below)
 }
 
-/// The sum of all numbers: in lanes, and the lanes in one order, so it is the same on every processor.
+/// The sum of all values, in lanes that are added in a fixed order, so that it is the same on every CPU.
 #[inline(always)]
-#[must_use]
-pub fn sum(values: &[f32]) -> f32 {
+pub(crate) fn sum(values: &[f32]) -> f32 {
     let (chunks, rest) = values.as_chunks::<LANES>();
     let mut lanes = [0f32; LANES];
     for chunk in chunks {
@@ -126,10 +121,9 @@ pub fn sum(values: &[f32]) -> f32 {
     sum_of_lanes(lanes) + rest.iter().sum::<f32>()
 }
 
-/// The sum of the squares of distances from `centre`, in the order of [`sum`].
+/// The sum of squared distances from `centre`, in the order of [`sum`].
 #[inline(always)]
-#[must_use]
-pub fn sum_of_squares_around(values: &[f32], centre: f32) -> f32 {
+pub(crate) fn sum_of_squares_around(values: &[f32], centre: f32) -> f32 {
     let (chunks, rest) = values.as_chunks::<LANES>();
     let mut lanes = [0f32; LANES];
     for chunk in chunks {
@@ -141,10 +135,9 @@ pub fn sum_of_squares_around(values: &[f32], centre: f32) -> f32 {
     sum_of_lanes(lanes) + rest.iter().map(|value| (value - centre) * (value - centre)).sum::<f32>()
 }
 
-/// The sum of lanes: halves onto each other.
+/// The sum of the lanes, by halving.
 #[inline(always)]
-#[must_use]
-pub fn sum_of_lanes(lanes: [f32; LANES]) -> f32 {
+pub(crate) fn sum_of_lanes(lanes: [f32; LANES]) -> f32 {
     let mut sums = lanes;
     let mut n = LANES / 2;
     while n > 0 {
@@ -165,13 +158,13 @@ mod tests {
         (0..=n).map(move |i| (from + (to - from) * i as f64 / n as f64) as f32)
     }
 
-    /// Without a feature of pulp for each, the loops would run one number at a time.
+    /// Without a feature of pulp for each, the loops would run one value at a time.
     #[cfg(target_arch = "x86_64")]
     #[test]
-    fn there_is_code_for_both_widths() {
+    fn avx2_and_avx512_code_exists() {
         use pulp::x86::{Arch, V3, V4};
-        let by_hand = [V4::try_new().map(Arch::V4), V3::try_new().map(Arch::V3)];
-        for arch in by_hand.into_iter().flatten() {
+        let archs = [V4::try_new().map(Arch::V4), V3::try_new().map(Arch::V3)];
+        for arch in archs.into_iter().flatten() {
             let values: Vec<f32> = (0..1000).map(|i| i as f32 * 0.01).collect();
             let exponentials = arch.dispatch(
                 #[inline(always)]
@@ -196,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn gelu_and_its_slope_are_exact_to_rounding() {
+    fn gelu_and_its_derivative_are_exact_to_rounding() {
         for x in grid(-12.0, 12.0, 100_000) {
             let exact = f64::from(x);
             let error = (f64::from(gelu(x)) - testing::gelu(exact)).abs();
@@ -207,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn the_logistic_function_is_exact_on_both_sides() {
+    fn the_logistic_function_is_accurate_on_both_sides() {
         for x in grid(-80.0, 80.0, 100_000) {
             let (p, q, log) = logistic(x);
             let exact = f64::from(x);
@@ -222,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn sums_have_one_order() {
+    fn sums_have_a_fixed_order() {
         let values: Vec<f32> = (0..1003).map(|i| (i as f32 * 0.37).sin()).collect();
         assert_eq!(vectorised(|| sum(&values)), sum(&values));
     }

@@ -8,7 +8,6 @@
 //! The way of a step: a batch becomes a [`scene::Scene`], [`prompts`] decide what the annotator does, [`step::learn`] runs
 //! the passes and gives gradients, [`optimiser`] makes a step of them.
 
-mod adamw;
 mod courier;
 pub mod error;
 pub mod events;

@@ -11,10 +11,8 @@
 
 use std::ops::Range;
 
-use burn::tensor::activation::sigmoid;
 use burn::tensor::{Int, Tensor};
-use sam_kernel::mask_loss::{LARGEST_LOGIT, MaskSums, SUMS, TruePixels};
-use sam_model::fused::{SliceOperation, SliceOutput, WayBack, fused, is_fusible};
+use sam_model::ops::{MaskSums, MaskSumsInputs, mask_sums};
 
 use crate::options::{IouLoss, IouSupervision, LossOptions};
 
@@ -72,83 +70,26 @@ struct Compared {
 /// # Shapes
 /// - `logits`: `[O, M, H, W]`
 fn compare(logits: Tensor<4>, truth: &Truth, options: &LossOptions) -> Compared {
-    let [objects, masks, ..] = logits.dims();
-    let sums = if is_fusible(&logits) {
-        let sums = MaskSums { focal_alpha: options.focal_alpha as f32, focal_gamma: options.focal_gamma as f32 };
-        let counts = truth.counts.iter().map(|counts| counts.clone().into_dispatch());
-        let inputs = [logits.into_dispatch(), truth.masks.clone().into_dispatch()];
-        fused::<3>(Sums { sums, objects, masks }, inputs.into_iter().chain(counts).collect())
-    } else {
-        plain_sums(logits, truth, options)
-    };
-    let sum = |at: usize| sums.clone().slice_dim(2, at..at + 1).reshape([objects, masks]);
-    let (focal, overlap, area, hits, predicted) = (sum(0), sum(1), sum(2), sum(3).detach(), sum(4).detach());
+    let MaskSums { focal, soft_overlap, soft_area, hard_overlap, hard_area } = mask_sums(MaskSumsInputs {
+        logits,
+        targets: truth.masks.clone(),
+        valid: truth.counts.clone(),
+        focal_alpha: options.focal_alpha,
+        focal_gamma: options.focal_gamma,
+    });
     let true_area = match &truth.counts {
         Some(counts) => pixel_sum(truth.masks.clone() * counts.clone()),
         None => pixel_sum(truth.masks.clone()),
     };
-    let ratio =
-        overlap.mul_scalar(2.0).add_scalar(DICE_SMOOTHING) / (area + true_area.clone()).add_scalar(DICE_SMOOTHING);
-    let union = predicted + true_area - hits.clone();
+    let ratio = soft_overlap.mul_scalar(2.0).add_scalar(DICE_SMOOTHING)
+        / (soft_area + true_area.clone()).add_scalar(DICE_SMOOTHING);
+    let union = hard_area + true_area - hard_overlap.clone();
     Compared {
         focal: focal / n_counting(truth),
         dice: ratio.neg().add_scalar(1.0),
         // 0 where both are empty.
-        iou: hits / union.clamp_min(1.0),
+        iou: hard_overlap / union.clamp_min(1.0),
     }
-}
-
-/// The sums of `sam_kernel::mask_loss` as an operation: logits, true masks and where they count.
-#[derive(Debug)]
-struct Sums {
-    sums: MaskSums,
-    objects: usize,
-    masks: usize,
-}
-
-impl SliceOperation for Sums {
-    fn forward(&self, inputs: &[&[f32]]) -> SliceOutput {
-        let truth = TruePixels { masks: inputs[1], counts: inputs.get(2).copied() };
-        let values = self.sums.forward(inputs[0], truth, self.objects);
-        SliceOutput { values, shape: vec![self.objects, self.masks, SUMS], kept: Vec::new() }
-    }
-
-    fn backward(&self, way: WayBack<'_>) -> Vec<Vec<f32>> {
-        let truth = TruePixels { masks: way.inputs[1], counts: way.inputs.get(2).copied() };
-        let d_logits = self.sums.backward(way.inputs[0], truth, self.objects, way.d_output);
-        // What is true has no gradient; nobody wants one.
-        std::iter::once(d_logits).chain(way.inputs[1..].iter().map(|_| Vec::new())).collect()
-    }
-}
-
-/// The same sums in burn's own operations, `[O, M, SUMS]`.
-fn plain_sums(logits: Tensor<4>, truth: &Truth, options: &LossOptions) -> Tensor<3> {
-    let [objects, n_masks, ..] = logits.dims();
-    // With z = x where the pixel is background and -x where it is object, softplus(z) is the cross entropy and
-    // sigmoid(z) the probability of being wrong.
-    let sign = truth.masks.clone().mul_scalar(-2.0).add_scalar(1.0); // [O, 1, H, W]
-    let wrong = (logits.clone() * sign).clamp(-LARGEST_LOGIT, LARGEST_LOGIT);
-    let cross_entropy = softplus(wrong.clone());
-    let probability = sigmoid(wrong);
-    let modulation = if options.focal_gamma == 2.0 {
-        probability.clone() * probability
-    } else {
-        probability.powf_scalar(options.focal_gamma)
-    };
-    let mut focal = cross_entropy * modulation;
-    if options.focal_alpha >= 0.0 {
-        let slope = 2.0 * options.focal_alpha - 1.0;
-        focal = focal * truth.masks.clone().mul_scalar(slope).add_scalar(1.0 - options.focal_alpha);
-    }
-    let predicted = logits.clone().greater_elem(0.0).float();
-    let counted = |values: Tensor<4>| match &truth.counts {
-        Some(counts) => values * counts.clone(),
-        None => values,
-    };
-    let (probability, predicted) = (counted(sigmoid(logits)), counted(predicted));
-    let masks = truth.masks.clone();
-    let sums = [counted(focal), probability.clone() * masks.clone(), probability, predicted.clone() * masks, predicted];
-    Tensor::cat(sums.map(|values| pixel_sum(values).reshape([objects, n_masks, 1])).to_vec(), 2)
 }
 
 /// All losses of one pass.
@@ -207,11 +148,6 @@ pub fn pass_losses(
 pub(crate) fn one_hot(index: &Tensor<2, Int>, n: usize) -> Tensor<2> {
     let places = Tensor::<1, Int>::arange(0..n as i64, &index.device()).reshape([1, n]);
     index.clone().expand([index.dims()[0], n]).equal(places.expand([index.dims()[0], n])).float()
-}
-
-/// `log(1 + exp(x))` without overflow.
-fn softplus(x: Tensor<4>) -> Tensor<4> {
-    x.clone().clamp_min(0.0) + x.abs().neg().exp().log1p()
 }
 
 /// `[O, M, H, W]` to `[O, M]`.
@@ -288,46 +224,6 @@ mod tests {
         assert_eq!(values(first.dice), values(second.dice));
         assert_eq!(values(first.iou.clone()), values(second.iou));
         assert_eq!(values(first.iou), [1.0]);
-    }
-
-    /// Both ways to the same sums, with their gradients.
-    #[test]
-    fn fused_sums_are_the_plain_ones() {
-        let device = Device::flex().autodiff();
-        let numbers = |n: usize, seed: f32| -> Vec<f32> { (0..n).map(|i| (i as f32 * seed).sin() * 5.0).collect() };
-        let bits = |n, seed| -> Vec<f32> { numbers(n, seed).iter().map(|&x| f32::from(u8::from(x > 1.0))).collect() };
-        for (alpha, gamma) in [(0.25, 2.0), (-1.0, 1.5)] {
-            let options = LossOptions { focal_alpha: alpha, focal_gamma: gamma, ..LossOptions::default() };
-            for counts in [None, Some(tensor(&bits(40, 0.7), [2, 1, 4, 5], &device))] {
-                let truth = Truth { masks: tensor(&bits(40, 0.3), [2, 1, 4, 5], &device), counts };
-                let results = [true, false].map(|is_fused| {
-                    let logits = tensor(&numbers(120, 0.9), [2, 3, 4, 5], &device).require_grad();
-                    let sums = match is_fused {
-                        true => {
-                            let Compared { focal, dice, iou } = compare(logits.clone(), &truth, &options);
-                            Tensor::cat(vec![focal, dice, iou], 1)
-                        }
-                        false => {
-                            let sums = plain_sums(logits.clone(), &truth, &options);
-                            let sum = |at: usize| sums.clone().slice_dim(2, at..at + 1).reshape([2, 3]);
-                            let area = match &truth.counts {
-                                Some(counts) => pixel_sum(truth.masks.clone() * counts.clone()),
-                                None => pixel_sum(truth.masks.clone()),
-                            };
-                            let dice = (sum(1) * 2.0 + 1.0) / (sum(2) + area.clone() + 1.0);
-                            let iou = sum(3) / (sum(4) + area - sum(3)).clamp_min(1.0);
-                            Tensor::cat(vec![sum(0) / n_counting(&truth), dice * -1.0 + 1.0, iou], 1)
-                        }
-                    };
-                    let weights = tensor(&numbers(18, 0.4), [2, 9], &device);
-                    let grads = (sums.clone() * weights).sum().backward();
-                    (sums.inner().into_data(), logits.grad(&grads).expect("tracked").into_data())
-                });
-                let [(sums, grad), (plain, plain_grad)] = results;
-                sums.assert_approx_eq::<f32>(&plain, burn::tensor::Tolerance::absolute(1e-5));
-                grad.assert_approx_eq::<f32>(&plain_grad, burn::tensor::Tolerance::absolute(1e-5));
-            }
-        }
     }
 
     #[test]

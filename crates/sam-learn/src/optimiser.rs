@@ -1,6 +1,6 @@
 //! How gradients become steps: groups of parameters, their rates, clipping by the norm of all, the moving average.
 //!
-//! AdamW (Loshchilov 2019, arXiv 1711.05101) is in `adamw.rs`. Layer-wise decay is that of ViTDet (Li 2022, arXiv 2203.16527;
+//! AdamW (Loshchilov 2019, arXiv 1711.05101) is `sam_model::ops::InPlaceAdamW`. Layer-wise decay is that of ViTDet (Li 2022, arXiv 2203.16527;
 //! detectron2's `get_vit_lr_decay_rate`): patches and positions are layer 0, block `i` is layer `i + 1`, all other
 //! parameters are the last layer.
 
@@ -10,11 +10,9 @@ use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamGroup, ParamId};
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::Tensor;
-use sam_kernel::adamw::sum_of_squares;
 use sam_model::Sam;
-use sam_model::fused::is_fusible;
+use sam_model::ops::{InPlaceAdamW, SumOfSquares, sum_of_squares};
 
-use crate::adamw::{InPlaceAdamW, in_memory};
 use crate::error::LearnError;
 use crate::options::{OptimiserOptions, ScheduleOptions};
 use crate::schedule::GroupRate;
@@ -169,9 +167,9 @@ struct Squares<'a> {
 
 impl ModuleVisitor for Squares<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        match self.grads.get::<D>(param.id) {
-            Some(grad) if is_fusible(&grad) => self.sum += sum_of_squares(in_memory(grad).storage()),
-            Some(grad) => self.on_device.push((grad.clone() * grad).sum()),
+        match self.grads.get::<D>(param.id).map(sum_of_squares) {
+            Some(SumOfSquares::Host(sum)) => self.sum += sum,
+            Some(SumOfSquares::Device(sum)) => self.on_device.push(sum),
             None => {}
         }
     }

@@ -7,7 +7,7 @@
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Tensor};
-use sam_model::stage::Stage;
+use sam_model::Stage;
 
 /// Stages that ran once.
 pub(crate) struct Ran {

@@ -7,8 +7,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
+use sam_files::write_atomically;
 use sam_image::RgbImage;
-use sam_model::weights::write_atomically;
 use serde::{Deserialize, Serialize};
 use tensorboard_rs::summary_writer::SummaryWriter;
 
@@ -47,7 +47,7 @@ impl RunLog {
         let write_error = |source| LearnError::Write { path: path.clone(), source };
         if path.exists() {
             let kept = lines_up_to(&path, done_step)?;
-            write_atomically(&path, write_error, |temporary| std::fs::write(temporary, &kept).map_err(write_error))?;
+            write_atomically(&path, &kept).map_err(write_error)?;
         }
         let file = OpenOptions::new().create(true).append(true).open(&path).map_err(write_error)?;
         let tensorboard = with_tensorboard.then(|| SummaryWriter::new(folder.join("tensorboard")));

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use sam_eval::gallery::data_uri;
 use sam_eval::{Gallery, GalleryItem, Page, Section, Table};
+use sam_files::write_atomically;
 use sam_image::decode_rgb;
-use sam_model::weights::write_atomically;
 
 use crate::error::LearnError;
 use crate::events::ValidationRecord;
@@ -48,8 +48,7 @@ impl RunReport {
         let html = page.html().map_err(|source| LearnError::Report { source })?;
         for (name, content) in [(REPORT_FILE, html), (REPORT_MARKDOWN_FILE, page.markdown())] {
             let path = folder.join(name);
-            let write_error = |source| LearnError::Write { path: path.clone(), source };
-            write_atomically(&path, write_error, |temporary| std::fs::write(temporary, &content).map_err(write_error))?;
+            write_atomically(&path, &content).map_err(|source| LearnError::Write { path: path.clone(), source })?;
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use burn::module::Module;
 use burn::optim::OptimizerRecord;
 use burn::store::{ModuleRecord, RecordError};
-use sam_model::weights::atomic::write_folder_atomically;
+use sam_files::{UNFINISHED_PREFIX, write_folder_atomically};
 use serde::{Deserialize, Serialize};
 
 use crate::error::LearnError;
@@ -22,8 +22,6 @@ const OPTIMISER: &str = "optimiser.bpk";
 const AVERAGE: &str = "average.bpk";
 const PROGRESS: &str = "progress.json";
 const PREFIX: &str = "step-";
-/// What [`write_folder_atomically`] names its work.
-const UNFINISHED: &str = ".writing-";
 
 /// How far a run is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -78,7 +76,7 @@ impl SavedState {
         for entry in entries {
             let entry = entry.map_err(|error| read_error(checkpoints, error))?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            if name.starts_with(UNFINISHED) {
+            if name.starts_with(UNFINISHED_PREFIX) {
                 // Nobody reads it; where it cannot be removed it does no harm.
                 let _ = fs::remove_dir_all(entry.path());
             } else if let Some(order) = save_order(&name)

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use sam_data::{BatchImage, DeviceBatch};
-use sam_model::{PIXEL_MEAN, PIXEL_STD};
+use sam_model::normalise_pixels;
 
 use crate::losses::Truth;
 
@@ -62,14 +62,8 @@ impl Scene {
 pub(crate) fn normalised_images(batch: &DeviceBatch) -> Tensor<4> {
     let pixels = batch.pixels.clone().inner();
     let device = pixels.device();
-    let [images, side, _, _] = pixels.dims();
-    let channels = |values: [f32; 3]| Tensor::<1>::from_floats(values, &device).reshape([1, 1, 1, 3]);
-    let normal = (pixels.float() - channels(PIXEL_MEAN)) / channels(PIXEL_STD); // [B, S, S, 3]
-    let normal = match content(&batch.images, side, &device) {
-        Some(content) => normal * content.reshape([images, side, side, 1]),
-        None => normal,
-    };
-    normal.permute([0, 3, 1, 2])
+    let [_, side, _, _] = pixels.dims();
+    normalise_pixels(pixels.float(), content(&batch.images, side, &device))
 }
 
 /// 1 where a grid of `grid_side` cells over the square looks at the picture, `[B, grid, grid]`; `None` when it always does.

@@ -12,8 +12,8 @@ use std::ops::Range;
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
-use sam_model::resize::linear_resize_weights;
-use sam_model::{MaskOutput, Sam};
+use sam_model::ops::linear_resize_weights;
+use sam_model::{EncodedImages, MaskOutput, Sam};
 
 use crate::losses::{PassLosses, Truth, one_hot, pass_losses};
 use crate::optimiser::scaled;
@@ -217,7 +217,8 @@ pub fn learn_decoder(
             let leaf = if *is_encoder_frozen { embeddings.clone() } else { embeddings.clone().detach().require_grad() };
             let of_object = &scene.image_of_object[part.clone()];
             let prompts = prompts.part(part.clone());
-            let decoded = sam.decode_at(positions.clone(), leaf.clone(), of_object, &prompts, output);
+            let images = EncodedImages { embeddings: leaf.clone(), positions: positions.clone() };
+            let decoded = sam.decode_at(images, of_object, &prompts, output);
             let logits = match &upsampling {
                 None => decoded.low_res_logits.clone(),
                 Some(matrix) => upsample(decoded.low_res_logits.clone(), Tensor::from_inner(matrix.clone())),

@@ -1,40 +1,40 @@
 //! Parameters for training from scratch. The official code has none: its modules start from PyTorch's defaults and from
 //! position tables at zero, and are then overwritten by a checkpoint.
 //!
-//! What is done here, per part:
-//! - image encoder: as MAE (arXiv 2111.06377), from which the published encoders grew: linear layers and the patch embedding,
-//!   taken as one, Xavier uniform, absolute positions the fixed sines and cosines, biases and relative position tables zero.
-//!   (ViTDet's normal of 0.02 suits a width of 768 and starves small ones.) The neck's convolutions Kaiming normal over the
-//!   fan-in, as they are followed by no activation but a norm;
-//! - prompt encoder and mask decoder: linear layers and convolutions uniform with the variance that keeps the signal's size
-//!   (1/fan-in, twice that before a ReLU or GELU), embeddings and the position frequencies from a unit normal, biases zero.
-//!   PyTorch's defaults, a third of that variance, let a mask's logits start at a few hundredths. The last layers of the
-//!   heads start at a quarter, so that masks begin undecided;
-//! - attention of the decoder: keys start equal to queries, so that equal positions find each other from the first step
-//!   (mimetic initialisation, Trockman and Kolter 2023, arXiv 2305.09828): a click begins by looking at where it is;
-//! - a masked autoencoder: as its reference, which is the image encoder's rule for both of its halves; class and mask token
+//! Per part:
+//! - image encoder: as MAE (arXiv 2111.06377), which the published encoders were trained from: linear layers and the patch
+//!   embedding, taken as one, Xavier uniform, absolute positions fixed sines and cosines, biases and relative position tables
+//!   zero. (ViTDet's normal of 0.02 suits a dimension of 768 and is too small for small ones.) The neck's convolutions
+//!   Kaiming normal over the fan-in, as a norm and no activation follows them;
+//! - prompt encoder and mask decoder: linear layers and convolutions uniform with the variance that preserves the signal's
+//!   variance (1/fan-in, twice that before a ReLU or GELU), embeddings and the position frequencies standard normal, biases
+//!   zero. With PyTorch's defaults, a third of that variance, a mask's logits start at a few hundredths. The last layers of
+//!   the heads start at a quarter of the standard deviation, so that masks start undecided;
+//! - attention of the decoder: keys start equal to queries, so that equal positions attend to each other from the first step
+//!   (mimetic initialisation, Trockman and Kolter 2023, arXiv 2305.09828): a click starts by attending to its own position;
+//! - masked autoencoder: as its reference, which is the image encoder's rule for encoder and decoder; class and mask token
 //!   from a normal of 0.02, positions fixed;
-//! - normalisations: one and zero.
+//! - normalisations: weights one, biases zero.
 //!
 //! Each tensor is a pure function of the seed and of its official key: it does not depend on the device, on the order of
-//! creation, or on what else the model holds.
+//! creation, or on the rest of the model.
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Tensor, TensorData};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::fingerprint::Fingerprint;
 use crate::mae::MaskedAutoencoder;
 use crate::weights::ParameterPath;
+use sam_files::Fingerprint;
 
-/// Of the variance of a head's last layer: logits and scores start small.
+/// Variance gain of a head's last layer, so that logits and scores start small.
 const HEAD_GAIN: f32 = 1.0 / 16.0;
 
-/// Of a masked autoencoder's class and mask tokens (`models_mae.py::initialize_weights`).
+/// Standard deviation of a masked autoencoder's class and mask tokens (`models_mae.py::initialize_weights`).
 const MAE_TOKEN_STD: f32 = 0.02;
 
-/// How one tensor is drawn.
+/// The distribution of a tensor's values.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Draw {
     Constant(f32),
@@ -48,12 +48,12 @@ pub fn initialise<M: Module>(module: M, seed: u64) -> M {
     initialise_where(module, seed, |_| true)
 }
 
-/// Fills the parameters whose official keys `chosen` names, each with what [`initialise`] would give it.
-pub fn initialise_where<M: Module>(module: M, seed: u64, chosen: impl Fn(&str) -> bool) -> M {
-    module.map(&mut Initialiser { path: ParameterPath::default(), seed, chosen })
+/// Fills the parameters whose official keys satisfy `is_selected`, each with the values that [`initialise`] gives it.
+pub(crate) fn initialise_where<M: Module>(module: M, seed: u64, is_selected: impl Fn(&str) -> bool) -> M {
+    module.map(&mut Initialiser { path: ParameterPath::default(), seed, is_selected })
 }
 
-/// Fills every parameter of a masked autoencoder from `seed`; its positions are fixed and stay.
+/// Fills every parameter of a masked autoencoder from `seed`, except its fixed positions.
 pub fn initialise_mae(mae: MaskedAutoencoder, seed: u64) -> MaskedAutoencoder {
     initialise_where(mae, seed, |key| !key.ends_with("pos_embed"))
 }
@@ -61,7 +61,7 @@ pub fn initialise_mae(mae: MaskedAutoencoder, seed: u64) -> MaskedAutoencoder {
 struct Initialiser<F> {
     path: ParameterPath,
     seed: u64,
-    chosen: F,
+    is_selected: F,
 }
 
 impl<F: Fn(&str) -> bool> ModuleMapper for Initialiser<F> {
@@ -76,10 +76,10 @@ impl<F: Fn(&str) -> bool> ModuleMapper for Initialiser<F> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let shape = param.lazy_shape();
         let key = self.path.official_key();
-        if !(self.chosen)(&key) {
+        if !(self.is_selected)(&key) {
             return param;
         }
-        // Drawn in the checkpoint's layout, so that the fan-in is read off the same axes for every kind of layer.
+        // In the checkpoint's layout, so that the fan-in is on the same axes for every kind of layer.
         let official_shape = self.path.official_shape(shape.as_slice());
         let draw = draw_for(&key, &official_shape);
         let values = match draw {
@@ -89,7 +89,7 @@ impl<F: Fn(&str) -> bool> ModuleMapper for Initialiser<F> {
                 };
                 sines_and_cosines([height, width], channels)
             }
-            _ => draw_values(draw, shape.num_elements(), seed_of(self.seed, &drawn_as(&key))),
+            _ => draw_values(draw, shape.num_elements(), seed_of(self.seed, &source_key(&key))),
         };
         let values = self.path.from_official(values, &official_shape);
         let tensor = Tensor::from_data(TensorData::new(values, shape), &param.lazy_device());
@@ -98,8 +98,8 @@ impl<F: Fn(&str) -> bool> ModuleMapper for Initialiser<F> {
     }
 }
 
-/// Keys of the decoder's attention are drawn as its queries.
-fn drawn_as(key: &str) -> String {
+/// The key whose values are used: the decoder's key projections get those of its query projections.
+fn source_key(key: &str) -> String {
     match key.starts_with("mask_decoder.transformer") {
         true => key.replace(".k_proj.", ".q_proj."),
         false => key.to_owned(),
@@ -148,24 +148,24 @@ fn draw_for(key: &str, official_shape: &[usize]) -> Draw {
     Draw::Uniform { bound: (3.0 * variance).sqrt() }
 }
 
-/// Whether a ReLU or GELU follows, if only after a norm.
+/// Whether a ReLU or GELU follows, possibly after a norm.
 fn is_before_activation(key: &str) -> bool {
     let is_hidden = key.ends_with("layers.0.weight") || key.ends_with("layers.1.weight");
     key.ends_with("mlp.lin1.weight") || key.contains("output_upscaling") || (is_head(key) && is_hidden)
 }
 
-/// The networks that turn tokens into masks and scores.
+/// Whether a parameter is of a head, which maps tokens to masks or scores.
 fn is_head(key: &str) -> bool {
     key.contains("hypernetworks_mlps") || key.contains("iou_prediction_head")
 }
 
-/// The normalisations that the checkpoint knows by a position in a sequence instead of by a name.
+/// Whether a parameter is of a norm whose key has an index instead of a name.
 fn is_sequential_norm(key: &str) -> bool {
     let parts = ["neck.1.", "neck.3.", "mask_downscaling.1.", "mask_downscaling.4.", "output_upscaling.1."];
     parts.iter().any(|part| key.contains(part))
 }
 
-/// Inputs of one output. The transposed convolutions tile: each output pixel sees one input pixel.
+/// Number of inputs of one output. Transposed convolutions do not overlap: each output pixel depends on one input pixel.
 fn fan_in(key: &str, official_shape: &[usize]) -> usize {
     match key.contains("output_upscaling") {
         true => official_shape[0],
@@ -173,7 +173,7 @@ fn fan_in(key: &str, official_shape: &[usize]) -> usize {
     }
 }
 
-/// Mixes the seed and the key; stable over versions of this program and of Rust.
+/// Mixes the seed and the key; stable across versions of this program and of Rust.
 fn seed_of(seed: u64, key: &str) -> u64 {
     let mut hash = Fingerprint::new(seed);
     hash.add_bytes(key.as_bytes());
@@ -190,27 +190,30 @@ fn draw_values(draw: Draw, count: usize, seed: u64) -> Vec<f32> {
     }
 }
 
-/// MAE's fixed positions of a grid, `[H, W, C]` (`util/pos_embed.py`): the first half of the channels holds the column,
-/// the second the row, each half all sines before all cosines, with wavelengths from 2 pi to 10000 times 2 pi.
+/// MAE's fixed positions of a grid (`util/pos_embed.py`): the first half of the channels encodes the column, the second the
+/// row, each half all sines before all cosines, with wavelengths from 2 pi to 10000 times 2 pi.
+///
+/// # Shapes
+/// - returns `[H, W, C]`, row-major
 ///
 /// # Panics
 /// When `channels` is not a multiple of 4.
-pub fn sines_and_cosines(grid_hw: [usize; 2], channels: usize) -> Vec<f32> {
+pub(crate) fn sines_and_cosines(grid_hw: [usize; 2], channels: usize) -> Vec<f32> {
     assert!(channels.is_multiple_of(4), "sines and cosines of two axes need a multiple of 4 channels, got {channels}");
     const LONGEST: f64 = 10_000.0;
     let quarter = channels / 4;
-    let angle = |place: usize, frequency: usize| place as f64 / LONGEST.powf(frequency as f64 / quarter as f64);
+    let angle = |position: usize, frequency: usize| position as f64 / LONGEST.powf(frequency as f64 / quarter as f64);
     let mut values = Vec::with_capacity(grid_hw[0] * grid_hw[1] * channels);
     for (row, column) in (0..grid_hw[0]).flat_map(|row| (0..grid_hw[1]).map(move |column| (row, column))) {
-        for place in [column, row] {
-            values.extend((0..quarter).map(|frequency| angle(place, frequency).sin() as f32));
-            values.extend((0..quarter).map(|frequency| angle(place, frequency).cos() as f32));
+        for position in [column, row] {
+            values.extend((0..quarter).map(|frequency| angle(position, frequency).sin() as f32));
+            values.extend((0..quarter).map(|frequency| angle(position, frequency).cos() as f32));
         }
     }
     values
 }
 
-/// Box-Muller; the second value is not kept, so that a draw depends on nothing but the generator's state.
+/// Box-Muller; the second value is discarded, so that a draw depends on the generator's state alone.
 fn normal(rng: &mut StdRng) -> f32 {
     let radius: f64 = 1.0 - rng.random::<f64>(); // (0, 1]
     let angle: f64 = rng.random::<f64>();
@@ -224,7 +227,7 @@ mod tests {
     use burn::tensor::Device;
 
     #[test]
-    fn draws_have_their_moments_and_limits() {
+    fn draws_have_the_expected_moments_and_limits() {
         let values = draw_values(Draw::Normal { std: 0.5 }, 100_000, 1);
         let mean = values.iter().sum::<f32>() / values.len() as f32;
         let variance = values.iter().map(|value| value * value).sum::<f32>() / values.len() as f32;
@@ -234,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn every_part_gets_its_rule() {
+    fn every_part_has_its_rule() {
         let cases: [(&str, &[usize], Draw); 16] = [
             ("cls_token", &[1, 1, 8], Draw::Normal { std: 0.02 }),
             ("decoder_pred.weight", &[48, 48], Draw::Uniform { bound: 0.25 }),
@@ -262,9 +265,9 @@ mod tests {
         }
     }
 
-    /// Against MAE's own formula written out: channels `[sin x, cos x, sin y, cos y]` of two frequencies, 1 and 1/100.
+    /// MAE's formula written out: channels `[sin x, cos x, sin y, cos y]` of two frequencies, 1 and 1/100.
     #[test]
-    fn positions_are_maes() {
+    fn positions_match_mae() {
         let values = sines_and_cosines([2, 3], 8);
         let at = |row: usize, column: usize| &values[(row * 3 + column) * 8..][..8];
         let (x, y) = (2.0f32, 1.0f32);
@@ -285,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn depends_on_the_seed_and_on_nothing_else() {
+    fn values_depend_on_the_seed_only() {
         let mut config = SamConfig::published(Variant::VitB);
         config.image_encoder = crate::ImageEncoderConfig {
             image_size: 32,

@@ -3,30 +3,23 @@
 //! [`SamConfig`] names the sizes, [`Sam`] computes, [`weights`] reads and writes checkpoints. Knows burn; knows no data
 //! set, no loss and no configuration file. The device is always the caller's choice.
 
-pub mod attention;
-pub mod drop_path;
-pub mod fingerprint;
-pub mod fused;
-pub mod image_encoder;
+mod config;
+mod decoder;
+mod encoder;
 pub mod init;
-pub mod layer_norm;
-pub mod mae;
-pub mod mask_decoder;
-pub mod mlp;
-pub mod patch_conv;
-pub mod plain_attention;
-pub mod prompt_encoder;
-pub mod resize;
-pub mod sam;
-pub mod shared_rows;
-pub mod stage;
-pub mod two_way_transformer;
+mod mae;
+pub mod ops;
+mod preprocess;
+mod prompt;
+mod sam;
+mod stage;
 pub mod weights;
 
-pub use image_encoder::{ImageEncoder, ImageEncoderConfig};
-pub use mae::{MaeConfig, MaeTarget, MaskedAutoencoder, RandomMasking, Reconstruction};
-pub use mask_decoder::{DecodedMasks, MaskDecoder, MaskDecoderConfig, MaskOutput};
-pub use prompt_encoder::{
-    MaskPrompts, ObjectPrompt, PromptEncoder, PromptEncoderConfig, Prompts, SparsePrompts, TokenKind,
-};
-pub use sam::{MASK_THRESHOLD, PIXEL_MEAN, PIXEL_STD, Sam, SamConfig, SamConfigError, Variant};
+pub use config::{SamConfig, SamConfigError, Variant};
+pub use decoder::{DecodedMasks, MaskDecoder, MaskDecoderConfig, MaskOutput};
+pub use encoder::{Block, BlockConfig, DropPath, ImageEncoder, ImageEncoderConfig};
+pub use mae::{MaeConfig, MaeTarget, MaskedAutoencoder, RandomMasking, Reconstruction, masking_noise};
+pub use preprocess::{PIXEL_MEAN, PIXEL_STD, normalise_pixels};
+pub use prompt::{MaskPrompts, ObjectPrompt, PromptEncoder, PromptEncoderConfig, Prompts, SparsePrompts, TokenKind};
+pub use sam::{EncodedImages, MASK_THRESHOLD, Sam};
+pub use stage::Stage;

@@ -26,7 +26,9 @@ pub(crate) fn run(arguments: &ExportArguments) -> Result<(), Failure> {
         Some(seed) => checkpoint.load_with(&LoadOptions { seed, ..checkpoint.default_options() }, &device),
         None => checkpoint.load(&device),
     };
-    let (sam, report) = loaded.bad_input()?;
+    // An MAE checkpoint needs a seed for its decoder.
+    let hint = if checkpoint.is_segmenter() { "" } else { " (--fresh-seed N)" };
+    let (sam, report) = loaded.map_err(|error| anyhow::anyhow!("{error}{hint}")).bad_input()?;
     let mut out = output();
     writeln!(out, "read    {} ({})", arguments.checkpoint.display(), checkpoint.description())?;
     print_load_report(&mut out, &report)?;

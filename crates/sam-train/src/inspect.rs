@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
-use sam_model::weights::checkpoint::CONFIG_METADATA;
-use sam_model::weights::state_dict::Container;
-use sam_model::weights::{Checkpoint, StateDict, TensorInfo};
+use sam_model::weights::{CONFIG_METADATA, Checkpoint, Container, StateDict, TensorInfo};
 
 use crate::cli::InspectArguments;
 use crate::failure::{BadInput, Failure};

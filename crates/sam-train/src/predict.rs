@@ -5,11 +5,11 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
+use sam_files::write_atomically_with;
 use sam_image::{Mask, ModelFrame, Overlay, PointLabel, RgbImage, decode_rgb, overlay, save_mask_png, save_rgb_png};
 use sam_infer::{ImageEmbedding, Prediction, Predictor, Prompt, most_confident, picture_fingerprint};
 use sam_model::MaskOutput;
-use sam_model::weights::parameters::host_values;
-use sam_model::weights::{StateDict, write_atomically, write_f32_tensors};
+use sam_model::weights::{StateDict, host_values, write_f32_tensors};
 
 use crate::cli::PredictArguments;
 use crate::export::print_load_report;
@@ -163,7 +163,7 @@ fn write_pictures(folder: &Path, image: &RgbImage, prompt: &Prompt, masks: &[Mas
     let write = |name: &str, save: &dyn Fn(&Path) -> Result<(), sam_image::ImageError>| -> anyhow::Result<()> {
         let path = folder.join(name);
         let io = |error| anyhow!("{}: {error}", path.display());
-        write_atomically(&path, io, |temporary| Ok(save(temporary)?))?;
+        write_atomically_with(&path, io, |temporary| Ok(save(temporary)?))?;
         Ok(())
     };
     for (index, mask) in masks.iter().enumerate() {
@@ -208,7 +208,7 @@ fn write_logits(prediction: &Prediction, path: &Path) -> anyhow::Result<()> {
         ("iou_predictions", &[scores.len()], scores),
     ];
     let io = |error| anyhow!("{}: {error}", path.display());
-    write_atomically(path, io, |temporary| write_f32_tensors(temporary, &tensors, HashMap::new()).map_err(io))?;
+    write_atomically_with(path, io, |temporary| write_f32_tensors(temporary, &tensors, HashMap::new()).map_err(io))?;
     Ok(())
 }
 

@@ -11,7 +11,6 @@ use serde::Serialize;
 use super::Written;
 use super::coco_writer::RleJson;
 use crate::error::DataError;
-use crate::output_file::write_atomically;
 use crate::source::ImageObjects;
 
 #[derive(Serialize)]
@@ -92,7 +91,7 @@ pub(crate) fn write_json(image_path: &Path, image_id: u64, annotations: &ImageOb
     };
     let text =
         serde_json::to_vec(&file).map_err(|source| DataError::Json { path: path.clone(), what: "SA-1B", source })?;
-    write_atomically(&path, &text)
+    sam_files::write_unsynced(&path, text).map_err(|error| DataError::io(&path, error))
 }
 
 /// The middle of the longest run within a column: a pixel of the mask away from its edge.

@@ -11,7 +11,6 @@ use crate::convert::coco_writer::{CocoWriter, ImageEntry};
 use crate::convert::sa1b_writer;
 use crate::error::DataError;
 use crate::filter::FilterCounts;
-use crate::output_file::write_atomically;
 use crate::sample::Sample;
 use crate::source::ImageObjects;
 
@@ -82,7 +81,10 @@ fn save_jpeg(image: &RgbImage, path: &Path) -> Result<(), DataError> {
     JpegEncoder::new_with_quality(&mut bytes, JPEG_QUALITY)
         .write_image(image.as_raw(), image.width(), image.height(), ExtendedColorType::Rgb8)
         .map_err(|source| DataError::Encode { path: path.to_path_buf(), source: Box::new(source) })?;
-    write_atomically(path, &bytes)
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(|error| DataError::io(folder, error))?;
+    }
+    sam_files::write_unsynced(path, &bytes).map_err(|error| DataError::io(path, error))
 }
 
 #[cfg(test)]

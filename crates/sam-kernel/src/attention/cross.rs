@@ -1,13 +1,14 @@
-//! Attention between two lists of tokens: the mask decoder's.
+//! Attention between two token sequences: the mask decoder's.
 //!
-//! Letters: `O` objects, `N` queries, `M` keys, `A` heads, `C` channels of a head.
+//! Letters: `O` objects, `B` images, `N` queries, `M` keys, `A` heads, `C` channels of a head.
 
 use rayon::prelude::*;
 
 use super::head::{Head, HeadGrads, Terms, backward, forward};
+use super::{AttentionOutput, OutputGrad};
 use crate::vector::LANES;
 
-/// Sizes of an attention between two lists.
+/// Sizes of a cross attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CrossAttention {
     /// `O`.
@@ -22,24 +23,24 @@ pub struct CrossAttention {
     pub channels: usize,
 }
 
-/// What an attention between two lists takes.
+/// Inputs of a cross attention.
 #[derive(Clone, Copy, Debug)]
 pub struct CrossInputs<'a> {
-    /// `[O, N, A * C]`, or as many lists as [`CrossInputs::q_of`] names.
+    /// `[O, N, A * C]`, or `[B, N, A * C]` with [`CrossInputs::q_index`]; not scaled.
     pub q: &'a [f32],
-    /// `[O, M, A * C]`, or as many lists as [`CrossInputs::keys_of`] names.
+    /// `[O, M, A * C]`, or `[B, M, A * C]` with [`CrossInputs::kv_index`].
     pub k: &'a [f32],
     /// As `k`.
     pub v: &'a [f32],
-    /// The list of queries of each object, where objects share them.
-    pub q_of: Option<&'a [usize]>,
-    /// The list of keys and values of each object, where objects share them.
-    pub keys_of: Option<&'a [usize]>,
-    /// Keys that take no part, `[O, M]`; each object needs one that does.
+    /// The image whose queries each object uses, where objects share them.
+    pub q_index: Option<&'a [usize]>,
+    /// The image whose keys and values each object uses, where objects share them.
+    pub kv_index: Option<&'a [usize]>,
+    /// Keys that are masked out, `[O, M]`; each object needs one that is not.
     pub absent: Option<&'a [bool]>,
 }
 
-/// Gradients of an attention between two lists, in the shapes of what it took.
+/// Gradients of a cross attention, in the shapes of its inputs.
 #[derive(Clone, Debug)]
 pub struct CrossGrads {
     /// Of the queries.
@@ -59,12 +60,12 @@ struct Gathered {
 }
 
 impl CrossAttention {
-    /// `softmax(q k^T / sqrt(C)) v` per object and head, and what [`CrossAttention::backward`] needs, `[O, A, N]`.
+    /// `softmax(q k^T / sqrt(C)) v` per object and head.
     ///
     /// # Shapes
-    /// - returns `[O, N, A * C]`
+    /// - returns `out`: `[O, N, A * C]`, `log_sums`: `[O, A, N]`
     #[must_use]
-    pub fn forward(&self, inputs: CrossInputs<'_>) -> (Vec<f32>, Vec<f32>) {
+    pub fn forward(&self, inputs: CrossInputs<'_>) -> AttentionOutput {
         self.check(inputs);
         let of_heads: Vec<(Vec<f32>, Vec<f32>)> = self.map_heads(|object, head| {
             let rows = self.gather(inputs, object, head);
@@ -75,34 +76,37 @@ impl CrossAttention {
         });
         let (outs, log_sums): (Vec<_>, Vec<_>) = of_heads.into_iter().unzip();
         let n = self.objects * self.queries * self.heads * self.channels;
-        (self.join(n, self.queries, None, |object_head| &outs[object_head]), log_sums.concat())
+        let out = self.join(n, self.queries, None, |object_head| &outs[object_head]);
+        AttentionOutput { out, log_sums: log_sums.concat() }
     }
 
-    /// Gradients from what [`CrossAttention::forward`] took and gave, and the gradient of its output.
+    /// Gradients from the inputs and the result of [`CrossAttention::forward`], and the gradient of its output.
     #[must_use]
-    pub fn backward(&self, inputs: CrossInputs<'_>, [out, log_sums, d_out]: [&[f32]; 3]) -> CrossGrads {
+    pub fn backward(&self, inputs: CrossInputs<'_>, output: OutputGrad<'_>) -> CrossGrads {
         self.check(inputs);
         let of_heads: Vec<HeadGrads> = self.map_heads(|object, head| {
             let rows = self.gather(inputs, object, head);
-            let [out, d_out] = [out, d_out].map(|values| self.rows(values, self.queries, 0, object, head));
-            let log_sums = &log_sums[(object * self.heads + head) * self.queries..][..self.queries];
-            backward(&self.head(&rows), &out, log_sums, &d_out)
+            let [out, d_out] =
+                [output.out, output.d_out].map(|values| self.rows(values, self.queries, 0, object, head));
+            let log_sums = &output.log_sums[(object * self.heads + head) * self.queries..][..self.queries];
+            backward(&self.head(&rows), OutputGrad { out: &out, log_sums, d_out: &d_out })
         });
         CrossGrads {
-            q: self.join(inputs.q.len(), self.queries, inputs.q_of, |object_head| &of_heads[object_head].q),
-            k: self.join(inputs.k.len(), self.keys, inputs.keys_of, |object_head| &of_heads[object_head].k),
-            v: self.join(inputs.v.len(), self.keys, inputs.keys_of, |object_head| &of_heads[object_head].v),
+            q: self.join(inputs.q.len(), self.queries, inputs.q_index, |object_head| &of_heads[object_head].q),
+            k: self.join(inputs.k.len(), self.keys, inputs.kv_index, |object_head| &of_heads[object_head].k),
+            v: self.join(inputs.v.len(), self.keys, inputs.kv_index, |object_head| &of_heads[object_head].v),
         }
     }
 
     fn check(&self, inputs: CrossInputs<'_>) {
         let width = self.heads * self.channels;
-        for (values, n, of) in [(inputs.q, self.queries, inputs.q_of), (inputs.k, self.keys, inputs.keys_of)] {
-            assert!(of.is_none_or(|of| of.len() == self.objects), "each object has its list");
-            let n_lists = of.map_or(self.objects, |of| of.iter().max().map_or(0, |largest| largest + 1));
-            let lists = values.len() / (n * width).max(1);
+        for (values, n, index) in [(inputs.q, self.queries, inputs.q_index), (inputs.k, self.keys, inputs.kv_index)] {
+            assert!(index.is_none_or(|index| index.len() == self.objects), "each object names its image");
+            let needed = index.map_or(self.objects, |index| index.iter().max().map_or(0, |largest| largest + 1));
+            let sequences = values.len() / (n * width).max(1);
             assert!(values.len().is_multiple_of((n * width).max(1)), "rows are [.., n, A * C]");
-            assert!(if of.is_some() { lists >= n_lists } else { lists == n_lists }, "there are {lists} lists");
+            let is_enough = if index.is_some() { sequences >= needed } else { sequences == needed };
+            assert!(is_enough, "expected {needed} token sequences, got {sequences}");
         }
         assert_eq!(inputs.v.len(), inputs.k.len(), "there are as many values as keys");
         let n = self.objects * self.keys;
@@ -135,32 +139,32 @@ impl CrossAttention {
             }
         }
         terms.resize(self.keys + empty, f32::NEG_INFINITY);
-        let list = |of: Option<&[usize]>| of.map_or(object, |of| of[object]);
+        let sequence = |index: Option<&[usize]>| index.map_or(object, |index| index[object]);
         Gathered {
-            q: self.rows(inputs.q, self.queries, 0, list(inputs.q_of), head),
-            k: self.rows(inputs.k, self.keys, empty, list(inputs.keys_of), head),
-            v: self.rows(inputs.v, self.keys, empty, list(inputs.keys_of), head),
+            q: self.rows(inputs.q, self.queries, 0, sequence(inputs.q_index), head),
+            k: self.rows(inputs.k, self.keys, empty, sequence(inputs.kv_index), head),
+            v: self.rows(inputs.v, self.keys, empty, sequence(inputs.kv_index), head),
             terms,
         }
     }
 
-    /// `[n, C]` of one list of `[.., n, A * C]`, and empty rows behind.
-    fn rows(&self, values: &[f32], n: usize, n_empty: usize, list: usize, head: usize) -> Vec<f32> {
+    /// `[n, C]` of one sequence of `[.., n, A * C]`, followed by rows of zeros.
+    fn rows(&self, values: &[f32], n: usize, n_empty: usize, sequence: usize, head: usize) -> Vec<f32> {
         let (width, c) = (self.heads * self.channels, self.channels);
         let mut rows = Vec::with_capacity((n + n_empty) * c);
-        for row in values[list * n * width..][..n * width].chunks_exact(width) {
+        for row in values[sequence * n * width..][..n * width].chunks_exact(width) {
             rows.extend_from_slice(&row[head * c..][..c]);
         }
         rows.resize((n + n_empty) * c, 0.0);
         rows
     }
 
-    /// `len` values `[O, n, A * C]` from `[n, C]` of each object and head, or the sums over the objects of each list.
+    /// `len` values `[O, n, A * C]` from `[n, C]` of each object and head, or the sums over the objects of each image.
     fn join<'a>(
         &self,
         len: usize,
         n: usize,
-        of: Option<&[usize]>,
+        index: Option<&[usize]>,
         of_head: impl Fn(usize) -> &'a Vec<f32> + Sync,
     ) -> Vec<f32> {
         let (width, c) = (self.heads * self.channels, self.channels);
@@ -168,14 +172,14 @@ impl CrossAttention {
         if n == 0 {
             return joined;
         }
-        joined.par_chunks_mut(n * width).enumerate().for_each(|(list, rows)| {
-            let objects = (0..self.objects).filter(|&object| of.map_or(object, |of| of[object]) == list);
-            for (number, object) in objects.enumerate() {
+        joined.par_chunks_mut(n * width).enumerate().for_each(|(sequence, rows)| {
+            let is_its_own = |object: &usize| index.map_or(*object, |index| index[*object]) == sequence;
+            for (nth, object) in (0..self.objects).filter(is_its_own).enumerate() {
                 for head in 0..self.heads {
                     let values = of_head(object * self.heads + head);
                     for (row, values) in rows.chunks_exact_mut(width).zip(values.chunks_exact(c)) {
                         let to = &mut row[head * c..][..c];
-                        if number == 0 {
+                        if nth == 0 {
                             to.copy_from_slice(values);
                         } else {
                             to.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);

@@ -9,11 +9,12 @@
 use rayon::prelude::*;
 
 use super::head::{Head, HeadGrads, Relative, Terms, backward, forward};
+use super::{AttentionOutput, OutputGrad};
 use crate::vector::LANES;
 
-/// Sizes of a self-attention.
+/// Sizes of a self-attention over a grid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SelfAttention {
+pub struct GridAttention {
     /// `B`.
     pub images: usize,
     /// `[H, W]`.
@@ -22,8 +23,19 @@ pub struct SelfAttention {
     pub heads: usize,
     /// `C`.
     pub channels: usize,
-    /// Side of a window, 0 for the whole grid.
+    /// Side of a window; 0 for the whole grid.
     pub window: usize,
+}
+
+/// Inputs of a self-attention over a grid.
+#[derive(Clone, Copy, Debug)]
+pub struct GridInputs<'a> {
+    /// `[B, H, W, 3 * A * C]`, queries first, not scaled.
+    pub qkv: &'a [f32],
+    /// `[3 * A * C]`, the bias of the projection to `qkv`.
+    pub bias: &'a [f32],
+    /// Relative positions, where there are any.
+    pub tables: Option<Tables<'a>>,
 }
 
 /// Relative position tables of the attended grid.
@@ -35,26 +47,35 @@ pub struct Tables<'a> {
     pub columns: &'a [f32],
 }
 
-/// Gradients of a self-attention.
+/// Gradients of relative position tables, in their shapes.
 #[derive(Clone, Debug)]
-pub struct SelfGrads {
-    /// `[B, H, W, 3 * A * C]`.
-    pub qkv: Vec<f32>,
-    /// `[3 * A * C]`, through the padding of windows only.
-    pub bias: Vec<f32>,
-    /// Of the tables, rows first.
-    pub tables: Option<[Vec<f32>; 2]>,
+pub struct TableGrads {
+    /// Of [`Tables::rows`].
+    pub rows: Vec<f32>,
+    /// Of [`Tables::columns`].
+    pub columns: Vec<f32>,
 }
 
-/// What of the grid a window covers.
+/// Gradients of a self-attention over a grid, in the shapes of its inputs.
+#[derive(Clone, Debug)]
+pub struct GridGrads {
+    /// `[B, H, W, 3 * A * C]`.
+    pub qkv: Vec<f32>,
+    /// `[3 * A * C]`, by way of the padding of windows only.
+    pub bias: Vec<f32>,
+    /// Of the tables, where there are any.
+    pub tables: Option<TableGrads>,
+}
+
+/// The part of the grid that a window covers.
 #[derive(Clone, Copy)]
 struct Window {
     origin: [usize; 2],
-    /// Rows and columns inside of the grid.
+    /// Rows and columns inside the grid.
     real: [usize; 2],
 }
 
-/// Tables from their ends: what a query needs of them then begins at its own place and goes forward.
+/// Reversed tables: the entries of a query then start at its own position and are contiguous.
 struct Reversed {
     rows: Vec<f32>,
     columns: Vec<f32>,
@@ -65,24 +86,23 @@ struct Gathered {
     q: Vec<f32>,
     k: Vec<f32>,
     v: Vec<f32>,
-    /// Of the queries.
+    /// Row and column of each query.
     cells: Vec<[usize; 2]>,
-    /// 0 where a key is.
+    /// 0 for a key, minus infinity for padding of a row.
     terms: Vec<f32>,
 }
 
-impl SelfAttention {
-    /// Attention of every image, head and window, and what [`SelfAttention::backward`] needs.
+impl GridAttention {
+    /// Attention of every image, window and head.
     ///
     /// # Shapes
-    /// - `qkv`: `[B, H, W, 3 * A * C]`, queries not scaled; `bias`: `[3 * A * C]`, that of the projection
-    /// - returns `[B, H, W, A * C]`
+    /// - returns `out`: `[B, H, W, A * C]`, `log_sums`: a value per query and head, by images, windows and heads
     #[must_use]
-    pub fn forward(&self, qkv: &[f32], bias: &[f32], tables: Option<Tables<'_>>) -> (Vec<f32>, Vec<f32>) {
-        self.check(qkv, bias, tables);
-        let reversed = tables.map(|tables| self.reversed(tables));
+    pub fn forward(&self, inputs: GridInputs<'_>) -> AttentionOutput {
+        self.check(inputs);
+        let reversed = inputs.tables.map(|tables| self.reversed(tables));
         let of_heads: Vec<(Vec<f32>, Vec<f32>)> = self.map_heads(|image, window, head| {
-            let rows = self.gather(qkv, bias, image, window, head);
+            let rows = self.gather(inputs, image, window, head);
             let n = rows.cells.len();
             let (mut out, mut log_sums) = (vec![0.0; n * self.channels], vec![0.0; n]);
             forward(&self.head(&rows, reversed.as_ref()), &mut out, &mut log_sums);
@@ -90,44 +110,38 @@ impl SelfAttention {
         });
         let (outs, log_sums): (Vec<_>, Vec<_>) = of_heads.into_iter().unzip();
         let c = self.channels;
-        let joined = self.join(self.heads * c, |job, place, part| {
+        let out = self.join(self.heads * c, |job, place, part| {
             part.copy_from_slice(&outs[job][place.query * c..][..c]);
         });
-        (joined, log_sums.concat())
+        AttentionOutput { out, log_sums: log_sums.concat() }
     }
 
-    /// Gradients from what [`SelfAttention::forward`] took and gave, and the gradient of its output.
+    /// Gradients from the inputs and the result of [`GridAttention::forward`], and the gradient of its output.
     #[must_use]
-    pub fn backward(
-        &self,
-        qkv: &[f32],
-        bias: &[f32],
-        tables: Option<Tables<'_>>,
-        [out, log_sums, d_out]: [&[f32]; 3],
-    ) -> SelfGrads {
-        self.check(qkv, bias, tables);
-        let reversed = tables.map(|tables| self.reversed(tables));
+    pub fn backward(&self, inputs: GridInputs<'_>, output: OutputGrad<'_>) -> GridGrads {
+        self.check(inputs);
+        let reversed = inputs.tables.map(|tables| self.reversed(tables));
         let of_heads: Vec<HeadGrads> = self.map_heads(|image, window, head| {
-            let rows = self.gather(qkv, bias, image, window, head);
+            let rows = self.gather(inputs, image, window, head);
             let n = rows.cells.len();
-            let [out, d_out] = [out, d_out].map(|values| self.gather_out(values, image, window, head));
-            let log_sums = &log_sums[self.first_query(image, window, head)..][..n];
-            backward(&self.head(&rows, reversed.as_ref()), &out, log_sums, &d_out)
+            let [out, d_out] = [output.out, output.d_out].map(|values| self.gather_out(values, image, window, head));
+            let log_sums = &output.log_sums[self.first_query(image, window, head)..][..n];
+            backward(&self.head(&rows, reversed.as_ref()), OutputGrad { out: &out, log_sums, d_out: &d_out })
         });
         let c = self.channels;
         let d_qkv = self.join(3 * self.heads * c, |job, place, part| {
             let grads = &of_heads[job];
             let (values, at) = match place.part {
-                0 => (&grads.q, place.query),
-                1 => (&grads.k, place.key),
+                QUERY => (&grads.q, place.query),
+                KEY => (&grads.k, place.key),
                 _ => (&grads.v, place.key),
             };
             part.copy_from_slice(&values[at * c..][..c]);
         });
-        SelfGrads { qkv: d_qkv, bias: self.bias_grads(&of_heads), tables: self.table_grads(&of_heads) }
+        GridGrads { qkv: d_qkv, bias: self.bias_grads(&of_heads), tables: self.table_grads(&of_heads) }
     }
 
-    fn check(&self, qkv: &[f32], bias: &[f32], tables: Option<Tables<'_>>) {
+    fn check(&self, GridInputs { qkv, bias, tables }: GridInputs<'_>) {
         let [height, width] = self.grid;
         let values = 3 * self.heads * self.channels;
         assert_eq!(qkv.len(), self.images * height * width * values, "queries, keys and values are [B, H, W, 3 A C]");
@@ -145,7 +159,7 @@ impl SelfAttention {
         if self.window == 0 { self.grid } else { [self.window; 2] }
     }
 
-    /// Places of a row of keys.
+    /// Length of a row of keys, padding included.
     fn row_length(&self) -> usize {
         self.attended()[1].next_multiple_of(LANES)
     }
@@ -158,22 +172,22 @@ impl SelfAttention {
         self.grid[0].div_ceil(self.attended()[0]) * self.windows_per_row()
     }
 
-    /// In reading order.
-    fn window(&self, number: usize) -> Window {
+    /// The window of an index, in row-major order.
+    fn window(&self, index: usize) -> Window {
         let [height, width] = self.grid;
         let [rows, columns] = self.attended();
-        let (row, column) = (number / self.windows_per_row() * rows, number % self.windows_per_row() * columns);
+        let (row, column) = (index / self.windows_per_row() * rows, index % self.windows_per_row() * columns);
         Window { origin: [row, column], real: [rows.min(height - row), columns.min(width - column)] }
     }
 
-    /// In the order of images, windows within, heads within.
+    /// Runs `work(image, window, head)`; results are ordered by images, windows within, heads within.
     fn map_heads<T: Send>(&self, work: impl Fn(usize, Window, usize) -> T + Sync) -> Vec<T> {
         let (heads, windows) = (self.heads, self.n_windows());
         let jobs = (0..self.images * windows * heads).into_par_iter();
         jobs.map(|at| work(at / (windows * heads), self.window(at / heads % windows), at % heads)).collect()
     }
 
-    /// Where the numbers of a head's queries begin, when those of all heads follow one another.
+    /// Where the queries of a head start among those of all heads, in the order of [`GridAttention::map_heads`].
     fn first_query(&self, image: usize, window: Window, head: usize) -> usize {
         let [height, width] = self.grid;
         let [row, column] = window.origin;
@@ -201,7 +215,8 @@ impl SelfAttention {
         Head { channels: self.channels, scale, q: &rows.q, k: &rows.k, v: &rows.v, terms }
     }
 
-    fn gather(&self, qkv: &[f32], bias: &[f32], image: usize, window: Window, head: usize) -> Gathered {
+    fn gather(&self, inputs: GridInputs<'_>, image: usize, window: Window, head: usize) -> Gathered {
+        let GridInputs { qkv, bias, .. } = inputs;
         let (c, values) = (self.channels, 3 * self.heads * self.channels);
         let [_, width] = self.grid;
         let [rows, columns] = self.attended();
@@ -224,14 +239,14 @@ impl SelfAttention {
                 let token = if row < real[0] && column < real[1] {
                     let at = (image * self.grid[0] + origin[0] + row) * width + origin[1] + column;
                     let token = &qkv[at * values..][..values];
-                    part(token, 0, &mut gathered.q);
+                    part(token, QUERY, &mut gathered.q);
                     gathered.cells.push([row, column]);
                     token
                 } else {
                     bias
                 };
-                part(token, 1, &mut gathered.k);
-                part(token, 2, &mut gathered.v);
+                part(token, KEY, &mut gathered.k);
+                part(token, VALUE, &mut gathered.v);
                 gathered.terms.push(0.0);
             }
             gathered.k.resize((row + 1) * row_length * c, 0.0);
@@ -254,7 +269,7 @@ impl SelfAttention {
         rows
     }
 
-    /// `[B, H, W, values]`, each token's parts of `C` written by `write(job, place, part)`.
+    /// `[B, H, W, values]`, each token's parts of `C` values written by `write(job, place, part)`.
     fn join(&self, values: usize, write: impl Fn(usize, Place, &mut [f32]) + Sync) -> Vec<f32> {
         let [height, width] = self.grid;
         let [rows, columns] = self.attended();
@@ -287,7 +302,7 @@ impl SelfAttention {
                 let first_padded = if row < window.real[0] { window.real[1] } else { 0 };
                 for column in first_padded..columns {
                     let at = (row * row_length + column) * c;
-                    for (part, values) in [(1, &grads.k), (2, &grads.v)] {
+                    for (part, values) in [(KEY, &grads.k), (VALUE, &grads.v)] {
                         let to = &mut bias[(part * self.heads + head) * c..][..c];
                         to.iter_mut().zip(&values[at..][..c]).for_each(|(sum, value)| *sum += value);
                     }
@@ -297,7 +312,7 @@ impl SelfAttention {
         bias
     }
 
-    fn table_grads(&self, of_heads: &[HeadGrads]) -> Option<[Vec<f32>; 2]> {
+    fn table_grads(&self, of_heads: &[HeadGrads]) -> Option<TableGrads> {
         let mut sums: Option<[Vec<f32>; 2]> = None;
         for tables in of_heads.iter().filter_map(|grads| grads.tables.as_ref()) {
             match &mut sums {
@@ -309,13 +324,19 @@ impl SelfAttention {
                 }
             }
         }
-        sums.map(|sums| sums.map(|sum| sum.chunks_exact(self.channels).rev().flatten().copied().collect()))
+        let reverse = |sum: Vec<f32>| sum.chunks_exact(self.channels).rev().flatten().copied().collect();
+        sums.map(|[rows, columns]| TableGrads { rows: reverse(rows), columns: reverse(columns) })
     }
 }
 
-/// Where a token's part lies in what a head gave.
+/// The parts of a token's `qkv`.
+const QUERY: usize = 0;
+const KEY: usize = 1;
+const VALUE: usize = 2;
+
+/// Where a token's part lies in the result of a head.
 struct Place {
-    /// 0 queries, 1 keys, 2 values.
+    /// [`QUERY`], [`KEY`] or [`VALUE`].
     part: usize,
     query: usize,
     key: usize,

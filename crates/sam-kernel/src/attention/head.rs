@@ -1,25 +1,26 @@
 //! One head: queries against keys, in tiles of both.
 //!
-//! Keys come in rows of a whole number of [`LANES`]; places that hold no key have a term of minus infinity.
+//! Rows of keys are padded to a multiple of [`LANES`]; the terms of padding are minus infinity.
 //!
-//! Letters: `N` queries, `M` places of keys, `C` channels, `H W` the grid of the keys, `P` its width in whole lanes.
+//! Letters: `N` queries, `M` keys with padding, `C` channels, `H W` the grid of the keys, `P` its padded width.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::product::{Before, Matrix, Threads, multiply, product};
+use super::OutputGrad;
+use crate::matmul::{Matrix, Product, Threads, Write, matmul, matmul_into};
 use crate::vector::{LANES, exp, sum_of_lanes, vectorised};
 
-/// Queries of a tile; with [`KEYS_PER_TILE`] keys its scores stay in a core's second cache (256 KiB).
+/// Queries of a tile; with [`KEYS_PER_TILE`] keys its scores stay in a core's L2 cache (256 KiB).
 const QUERIES_PER_TILE: usize = 128;
 /// Keys of a tile, rounded to whole rows.
 const KEYS_PER_TILE: usize = 512;
 
-/// What a head attends over; rows of `channels` one after the other.
+/// Inputs of a head, row-major.
 pub(super) struct Head<'a> {
     pub(super) channels: usize,
-    /// Of the products of queries and keys, not of the terms.
+    /// Multiplies the products of queries and keys, not the terms.
     pub(super) scale: f32,
     /// `[N, C]`.
     pub(super) q: &'a [f32],
@@ -30,10 +31,10 @@ pub(super) struct Head<'a> {
     pub(super) terms: Terms<'a>,
 }
 
-/// What is added to the scaled products.
+/// Added to the scaled products.
 #[derive(Clone, Copy)]
 pub(super) enum Terms<'a> {
-    /// A number per place, `[M]`: 0, or minus infinity where no key is.
+    /// A value per key, `[M]`: 0, or minus infinity where a key is masked out.
     Keys(&'a [f32]),
     /// Decomposed relative positions.
     Relative(Relative<'a>),
@@ -42,9 +43,9 @@ pub(super) enum Terms<'a> {
 /// A term per query and row of keys, and one per query and column of keys (MViTv2, arXiv 2112.01526, eq. 4).
 #[derive(Clone, Copy)]
 pub(super) struct Relative<'a> {
-    /// `[2 H - 1, C]`, the table of rows from its end.
+    /// `[2 H - 1, C]`, the reversed table of rows.
     pub(super) rows_reversed: &'a [f32],
-    /// `[2 W - 1, C]`, the table of columns from its end.
+    /// `[2 W - 1, C]`, the reversed table of columns.
     pub(super) columns_reversed: &'a [f32],
     /// `[H, W]`.
     pub(super) grid: [usize; 2],
@@ -52,7 +53,7 @@ pub(super) struct Relative<'a> {
     pub(super) cells: &'a [[usize; 2]],
 }
 
-/// Gradients of what a head attends over, in the same layouts.
+/// Gradients of a head's inputs, in their layouts.
 pub(super) struct HeadGrads {
     pub(super) q: Vec<f32>,
     pub(super) k: Vec<f32>,
@@ -61,9 +62,9 @@ pub(super) struct HeadGrads {
     pub(super) tables: Option<[Vec<f32>; 2]>,
 }
 
-/// The terms of some queries, in the order in which a row of scores needs them.
+/// The terms of a tile of queries, in the order in which a row of scores needs them.
 struct TileTerms {
-    /// `[n, 2 H - 1]`: those of a query in row `r` begin at `H - 1 - r`.
+    /// `[n, 2 H - 1]`: those of a query in row `r` start at `H - 1 - r`.
     rows: Vec<f32>,
     /// `[n, P]`.
     columns: Vec<f32>,
@@ -74,11 +75,11 @@ impl Head<'_> {
         self.q.len() / self.channels
     }
 
-    fn n_places(&self) -> usize {
+    fn n_keys(&self) -> usize {
         self.k.len() / self.channels
     }
 
-    /// Places of a row of keys.
+    /// Length of a row of keys, padding included.
     fn row_length(&self) -> usize {
         match self.terms {
             Terms::Keys(terms) => terms.len(),
@@ -91,7 +92,7 @@ impl Head<'_> {
             Terms::Keys(_) => KEYS_PER_TILE,
             Terms::Relative(_) => (KEYS_PER_TILE / self.row_length()).max(1) * self.row_length(),
         };
-        let n = self.n_places();
+        let n = self.n_keys();
         (0..n).step_by(tile).map(move |start| start..(start + tile).min(n))
     }
 
@@ -106,8 +107,8 @@ impl Head<'_> {
         let padded = self.row_length();
         let q = self.rows(self.q, queries);
         let table = |values, n: usize| Matrix::new(values, n, self.channels).transposed();
-        let rows = product(q, table(relative.rows_reversed, 2 * height - 1), Threads::One);
-        let all = product(q, table(relative.columns_reversed, 2 * width - 1), Threads::One);
+        let rows = matmul(q, table(relative.rows_reversed, 2 * height - 1), Threads::One);
+        let all = matmul(q, table(relative.columns_reversed, 2 * width - 1), Threads::One);
         let mut columns = vec![f32::NEG_INFINITY; queries.len() * padded];
         for ((line, all), [_, column]) in
             columns.chunks_exact_mut(padded).zip(all.chunks_exact(2 * width - 1)).zip(&relative.cells[queries.clone()])
@@ -117,7 +118,7 @@ impl Head<'_> {
         Some(TileTerms { rows, columns })
     }
 
-    /// Splits a row of scores as its terms are: pieces, each with a number for all of it and one per place.
+    /// Splits a row of scores as its terms are: calls `see(start, term of the piece, terms of its keys)` for each piece.
     #[inline(always)]
     fn for_each_piece<'t>(
         &'t self,
@@ -145,7 +146,8 @@ impl Head<'_> {
     }
 }
 
-/// `softmax(scale q k^T + terms) v` into `out`, `[N, C]`, and the logarithm of each row's sum of exponentials, `[N]`.
+/// Writes `softmax(scale q k^T + terms) v` to `out`, `[N, C]`, and the logarithm of each row's sum of exponentials to
+/// `log_sums`, `[N]`.
 pub(super) fn forward(head: &Head<'_>, out: &mut [f32], log_sums: &mut [f32]) {
     let tiles = out.par_chunks_mut(QUERIES_PER_TILE * head.channels).zip(log_sums.par_chunks_mut(QUERIES_PER_TILE));
     tiles.enumerate().for_each_init(Vec::new, |scores, (tile, (out, log_sums))| {
@@ -160,9 +162,10 @@ fn forward_tile(head: &Head<'_>, queries: Range<usize>, scores: &mut Vec<f32>, o
     let terms = head.tile_terms(&queries);
     let mut largest = vec![f32::NEG_INFINITY; n];
     let mut sums = vec![0f32; n];
-    for (number, keys) in head.key_tiles().enumerate() {
+    for (tile, keys) in head.key_tiles().enumerate() {
         scores.resize(n * keys.len(), 0.0);
-        multiply(scores, Before::Lost, head.scale, q, head.rows(head.k, &keys).transposed(), Threads::One);
+        let k_t = head.rows(head.k, &keys).transposed();
+        matmul_into(scores, Write::Overwrite, on_this_thread(head.scale, q, k_t));
         vectorised(
             #[inline(always)]
             || {
@@ -180,10 +183,10 @@ fn forward_tile(head: &Head<'_>, queries: Range<usize>, scores: &mut Vec<f32>, o
                     );
                     let before = largest[row];
                     let now = lanes.iter().copied().fold(before, larger);
-                    // All places of the tiles so far are empty: their exponentials are 0, not those of minus infinity.
+                    // If all keys so far are masked out, their exponentials are 0, not those of minus infinity.
                     let shift = if now == f32::NEG_INFINITY { 0.0 } else { now };
                     let sum = exponentials(scores, shift);
-                    if number == 0 {
+                    if tile == 0 {
                         sums[row] = sum;
                     } else {
                         let fade = exp(before - shift);
@@ -194,20 +197,24 @@ fn forward_tile(head: &Head<'_>, queries: Range<usize>, scores: &mut Vec<f32>, o
                 }
             },
         );
-        let before = if number == 0 { Before::Lost } else { Before::Kept };
+        let write = if tile == 0 { Write::Overwrite } else { Write::Accumulate };
         let probabilities = Matrix::new(scores, n, keys.len());
-        multiply(out, before, 1.0, probabilities, head.rows(head.v, &keys), Threads::One);
+        matmul_into(out, write, on_this_thread(1.0, probabilities, head.rows(head.v, &keys)));
     }
     vectorised(
         #[inline(always)]
         || {
             for (row, out) in out.chunks_exact_mut(channels).enumerate() {
-                let share = 1.0 / sums[row];
-                out.iter_mut().for_each(|value| *value *= share);
+                let scale = 1.0 / sums[row];
+                out.iter_mut().for_each(|value| *value *= scale);
                 log_sums[row] = largest[row] + sums[row].ln();
             }
         },
     );
+}
+
+fn on_this_thread<'a>(scale: f32, a: Matrix<'a>, b: Matrix<'a>) -> Product<'a> {
+    Product { scale, a, b, threads: Threads::One }
 }
 
 #[inline(always)]
@@ -215,7 +222,7 @@ fn larger(a: f32, b: f32) -> f32 {
     if b > a { b } else { a }
 }
 
-/// Adds terms to scores and keeps the largest of each lane.
+/// Adds terms to scores and updates the maximum of each lane.
 #[inline(always)]
 fn add_terms(scores: &mut [f32], of_row: f32, of_columns: &[f32], lanes: &mut [f32; LANES]) {
     let (scores, _) = scores.as_chunks_mut::<LANES>();
@@ -251,13 +258,13 @@ fn exponentials(scores: &mut [f32], shift: f32) -> f32 {
 }
 
 /// Gradients of [`forward`] from its results and the gradient of `out`; on the calling thread.
-pub(super) fn backward(head: &Head<'_>, out: &[f32], log_sums: &[f32], d_out: &[f32]) -> HeadGrads {
+pub(super) fn backward(head: &Head<'_>, OutputGrad { out, log_sums, d_out }: OutputGrad<'_>) -> HeadGrads {
     let (n, channels) = (head.n_queries(), head.channels);
     let terms = head.tile_terms(&(0..n));
     let mut d_terms = terms
         .as_ref()
         .map(|terms| TileTerms { rows: vec![0.0; terms.rows.len()], columns: vec![0.0; terms.columns.len()] });
-    // Row by row the product of the output and its gradient: what the softmax takes off (Dao 2022, eq. 4).
+    // Per row the dot product of the output and its gradient, which the softmax subtracts (Dao 2022, eq. 4).
     let paired: Vec<f32> = out
         .chunks_exact(channels)
         .zip(d_out.chunks_exact(channels))
@@ -267,7 +274,7 @@ pub(super) fn backward(head: &Head<'_>, out: &[f32], log_sums: &[f32], d_out: &[
         HeadGrads { q: vec![0.0; head.q.len()], k: vec![0.0; head.k.len()], v: vec![0.0; head.v.len()], tables: None };
     let (mut scores, mut d_scores) = (Vec::new(), Vec::new());
     for keys in head.key_tiles() {
-        let places = keys.start * channels..keys.end * channels;
+        let of_keys = keys.start * channels..keys.end * channels;
         let (k, v) = (head.rows(head.k, &keys), head.rows(head.v, &keys));
         for start in (0..n).step_by(QUERIES_PER_TILE) {
             let queries = start..(start + QUERIES_PER_TILE).min(n);
@@ -275,8 +282,8 @@ pub(super) fn backward(head: &Head<'_>, out: &[f32], log_sums: &[f32], d_out: &[
             let size = queries.len() * keys.len();
             scores.resize(size, 0.0);
             d_scores.resize(size, 0.0);
-            multiply(&mut scores, Before::Lost, head.scale, q, k.transposed(), Threads::One);
-            multiply(&mut d_scores, Before::Lost, 1.0, d_out, v.transposed(), Threads::One);
+            matmul_into(&mut scores, Write::Overwrite, on_this_thread(head.scale, q, k.transposed()));
+            matmul_into(&mut d_scores, Write::Overwrite, on_this_thread(1.0, d_out, v.transposed()));
             let rows = scores.chunks_exact_mut(keys.len()).zip(d_scores.chunks_exact_mut(keys.len()));
             vectorised(
                 #[inline(always)]
@@ -303,10 +310,11 @@ pub(super) fn backward(head: &Head<'_>, out: &[f32], log_sums: &[f32], d_out: &[
             );
             let (p, d_s) =
                 (Matrix::new(&scores, queries.len(), keys.len()), Matrix::new(&d_scores, queries.len(), keys.len()));
-            let places_q = queries.start * channels..queries.end * channels;
-            multiply(&mut grads.v[places.clone()], Before::Kept, 1.0, p.transposed(), d_out, Threads::One);
-            multiply(&mut grads.k[places.clone()], Before::Kept, head.scale, d_s.transposed(), q, Threads::One);
-            multiply(&mut grads.q[places_q], Before::Kept, head.scale, d_s, k, Threads::One);
+            let (d_q, d_kv) = (queries.start * channels..queries.end * channels, of_keys.clone());
+            let add = |to: &mut [f32], scale, a, b| matmul_into(to, Write::Accumulate, on_this_thread(scale, a, b));
+            add(&mut grads.v[d_kv.clone()], 1.0, p.transposed(), d_out);
+            add(&mut grads.k[d_kv], head.scale, d_s.transposed(), q);
+            add(&mut grads.q[d_q], head.scale, d_s, k);
         }
     }
     if let (Terms::Relative(relative), Some(d_terms)) = (head.terms, d_terms) {
@@ -315,7 +323,7 @@ pub(super) fn backward(head: &Head<'_>, out: &[f32], log_sums: &[f32], d_out: &[
     grads
 }
 
-/// Scores become probabilities, gradients of probabilities those of scores.
+/// Turns scores into probabilities, and gradients of probabilities into gradients of scores.
 #[inline(always)]
 fn softmax_backward(scores: &mut [f32], d_scores: &mut [f32], of_row: f32, of_columns: &[f32], paired: f32) {
     let (scores, _) = scores.as_chunks_mut::<LANES>();
@@ -334,7 +342,7 @@ fn softmax_backward(scores: &mut [f32], d_scores: &mut [f32], of_row: f32, of_co
 }
 
 impl TileTerms {
-    /// Adds a row of gradients of scores to those of its terms.
+    /// Adds a row of gradients of scores to the gradients of its terms.
     #[inline(always)]
     fn add(&mut self, relative: &Relative<'_>, query: usize, keys: &Range<usize>, d_scores: &[f32]) {
         let [height, width] = relative.grid;
@@ -357,7 +365,7 @@ impl TileTerms {
         }
     }
 
-    /// Gradients of the reversed tables; adds that of the queries.
+    /// Gradients of the reversed tables; adds the contribution to the gradient of the queries.
     fn finish(self, head: &Head<'_>, relative: &Relative<'_>, d_q: &mut [f32]) -> [Vec<f32>; 2] {
         let (n, channels) = (head.n_queries(), head.channels);
         let [height, width] = relative.grid;
@@ -369,11 +377,11 @@ impl TileTerms {
             all[width - 1 - column..][..width].copy_from_slice(&line[..width]);
         }
         let q = Matrix::new(head.q, n, channels);
-        let mut table = |d_terms: &[f32], side: usize, values: &[f32]| {
-            let d_terms = Matrix::new(d_terms, n, 2 * side - 1);
-            let values = Matrix::new(values, 2 * side - 1, channels);
-            multiply(d_q, Before::Kept, 1.0, d_terms, values, Threads::One);
-            product(d_terms.transposed(), q, Threads::One)
+        let mut table = |d_terms: &[f32], size: usize, values: &[f32]| {
+            let d_terms = Matrix::new(d_terms, n, 2 * size - 1);
+            let values = Matrix::new(values, 2 * size - 1, channels);
+            matmul_into(d_q, Write::Accumulate, on_this_thread(1.0, d_terms, values));
+            matmul(d_terms.transposed(), q, Threads::One)
         };
         [table(&self.rows, height, relative.rows_reversed), table(&all, width, relative.columns_reversed)]
     }

@@ -1,17 +1,37 @@
-//! Attention that never holds all scores: in tiles, with a running softmax (Milakov 2018, arXiv 1805.02867; Dao 2022, arXiv
+//! Attention that never stores all scores: in tiles, with a running softmax (Milakov 2018, arXiv 1805.02867; Dao 2022, arXiv
 //! 2205.14135), and with the decomposed relative positions of SAM's encoder inside.
 //!
-//! Only the output and one number per query are kept for the way back; scores are computed again there.
+//! Only the output and one value per query are saved for the backward pass, which recomputes the scores.
 //!
-//! [`SelfAttention`] is the encoder's, over a grid or its windows; [`CrossAttention`] is everything else. Both hand the rows
-//! of one head at a time to `head`, which does the work.
+//! [`GridAttention`] is the encoder's, over a grid or its windows; [`CrossAttention`] is everything else. Both gather the
+//! rows of one head at a time for `head`, which does the work.
 
 mod cross;
 mod grid;
 mod head;
 
 pub use cross::{CrossAttention, CrossGrads, CrossInputs};
-pub use grid::{SelfAttention, SelfGrads, Tables};
+pub use grid::{GridAttention, GridGrads, GridInputs, TableGrads, Tables};
+
+/// Result of an attention.
+#[derive(Clone, Debug)]
+pub struct AttentionOutput {
+    /// The attended values.
+    pub out: Vec<f32>,
+    /// The logarithm of each row's sum of exponentials, for the backward pass.
+    pub log_sums: Vec<f32>,
+}
+
+/// What the backward pass of an attention needs beside its inputs.
+#[derive(Clone, Copy, Debug)]
+pub struct OutputGrad<'a> {
+    /// See [`AttentionOutput::out`].
+    pub out: &'a [f32],
+    /// See [`AttentionOutput::log_sums`].
+    pub log_sums: &'a [f32],
+    /// Gradient of `out`.
+    pub d_out: &'a [f32],
+}
 
 #[cfg(test)]
 mod tests;

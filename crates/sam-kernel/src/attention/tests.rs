@@ -1,14 +1,13 @@
-//! Against the definition in f64: whole score maps, padding written out.
+//! Comparison with the definition in f64: whole score maps, explicit padding.
 
-use super::{CrossAttention, CrossInputs, SelfAttention, Tables};
+use super::{CrossAttention, CrossInputs, GridAttention, GridInputs, OutputGrad, Tables};
 use crate::testing::{check, values};
 
-/// Of the largest value.
+/// Tolerances, relative to the largest value.
 const FORWARD: f64 = 2e-6;
 const BACKWARD: f64 = 1e-5;
 
-/// Attention of one head by its definition, `terms` added to the scaled products; returns the output and a function from
-/// its gradient to those of q, k, v and terms.
+/// Attention of one head by its definition, with `terms` added to the scaled products.
 struct Exact {
     q: Vec<f64>,
     k: Vec<f64>,
@@ -70,7 +69,7 @@ impl Exact {
 }
 
 #[test]
-fn cross_attention_is_the_definition() {
+fn cross_attention_matches_the_definition() {
     for (objects, queries, keys, heads, channels, size) in [
         (2, 3, 5, 2, 4, 1.0),
         (1, 1, 1, 1, 1, 1.0),
@@ -86,12 +85,13 @@ fn cross_attention_is_the_definition() {
         let d_out = values(q.len(), 4);
         let mut absent: Vec<bool> = values(objects * keys, 5).iter().map(|&x| x > 0.3).collect();
         (0..objects).for_each(|object| absent[object * keys] = false);
-        // A whole first tile may be absent.
+        // A whole first tile may be masked out.
         let all_but_two: Vec<bool> = (0..objects * keys).map(|at| at % keys + 2 < keys).collect();
         for absent in [None, Some(absent.as_slice()), Some(all_but_two.as_slice())] {
-            let inputs = CrossInputs { q: &q, k: &k, v: &v, q_of: None, keys_of: None, absent };
-            let (out, log_sums) = sizes.forward(inputs);
-            let grads = sizes.backward(inputs, [&out, &log_sums, &d_out]);
+            let inputs = CrossInputs { q: &q, k: &k, v: &v, q_index: None, kv_index: None, absent };
+            let output = sizes.forward(inputs);
+            let out = &output.out;
+            let grads = sizes.backward(inputs, OutputGrad { out, log_sums: &output.log_sums, d_out: &d_out });
             for object in 0..objects {
                 for head in 0..heads {
                     let pick = |values: &[f32], n: usize| -> Vec<f64> {
@@ -107,7 +107,7 @@ fn cross_attention_is_the_definition() {
                     };
                     let terms: Vec<f64> = (0..queries * keys).map(|at| term(at % keys)).collect();
                     let exact = Exact::new([pick(&q, queries), pick(&k, keys), pick(&v, keys)], &terms, channels);
-                    check("out", &narrow(&out, queries), &exact.out(), FORWARD * f64::from(size));
+                    check("out", &narrow(out, queries), &exact.out(), FORWARD * f64::from(size));
                     let [d_q, d_k, d_v, _] = exact.grads(&pick(&d_out, queries));
                     check("q", &narrow(&grads.q, queries), &d_q, BACKWARD * f64::from(size));
                     check("k", &narrow(&grads.k, keys), &d_k, BACKWARD * f64::from(size));
@@ -118,17 +118,17 @@ fn cross_attention_is_the_definition() {
     }
 }
 
-/// Shared lists give what copies of them give, and get the sum of the copies' gradients.
+/// Shared sequences have the result of copies of them, and the sum of the copies' gradients.
 #[test]
-fn shared_lists_are_as_copies() {
-    let (of, queries, keys, heads, channels) = ([1, 0, 1], 5, 18, 2, 4);
+fn shared_sequences_equal_copies() {
+    let (index, queries, keys, heads, channels) = ([1, 0, 1], 5, 18, 2, 4);
     let sizes = CrossAttention { objects: 3, queries, keys, heads, channels };
     let width = heads * channels;
     let (q, k, v) = (values(2 * queries * width, 1), values(2 * keys * width, 2), values(2 * keys * width, 3));
     let d_out = values(3 * queries * width, 4);
     let copies = |values: &[f32]| -> Vec<f32> {
         let n = values.len() / 2;
-        of.iter().flat_map(|&list| values[list * n..][..n].to_vec()).collect()
+        index.iter().flat_map(|&image| values[image * n..][..n].to_vec()).collect()
     };
     let sums = |values: &[f32]| -> Vec<f64> {
         let n = values.len() / 3;
@@ -136,20 +136,20 @@ fn shared_lists_are_as_copies() {
         (0..2 * n).map(|p| if p < n { at(1, p) } else { at(0, p - n) + at(2, p - n) }).collect()
     };
     let (q_3, k_3, v_3) = (copies(&q), copies(&k), copies(&v));
-    let single = CrossInputs { q: &q_3, k: &k_3, v: &v_3, q_of: None, keys_of: None, absent: None };
-    let (expected, log_sums) = sizes.forward(single);
-    let expected_grads = sizes.backward(single, [&expected, &log_sums, &d_out]);
-    let shared = CrossInputs { q: &q, k: &k, v: &v, q_of: Some(&of), keys_of: Some(&of), absent: None };
-    let (out, log_sums) = sizes.forward(shared);
-    assert_eq!(out, expected);
-    let grads = sizes.backward(shared, [&out, &log_sums, &d_out]);
+    let single = CrossInputs { q: &q_3, k: &k_3, v: &v_3, q_index: None, kv_index: None, absent: None };
+    let expected = sizes.forward(single);
+    let (out, log_sums) = (&expected.out, &expected.log_sums);
+    let expected_grads = sizes.backward(single, OutputGrad { out, log_sums, d_out: &d_out });
+    let shared = CrossInputs { q: &q, k: &k, v: &v, q_index: Some(&index), kv_index: Some(&index), absent: None };
+    assert_eq!(sizes.forward(shared).out, expected.out);
+    let grads = sizes.backward(shared, OutputGrad { out, log_sums, d_out: &d_out });
     check("q", &grads.q, &sums(&expected_grads.q), 1e-6);
     check("k", &grads.k, &sums(&expected_grads.k), 1e-6);
     check("v", &grads.v, &sums(&expected_grads.v), 1e-6);
 }
 
 #[test]
-fn windows_with_relative_positions_are_the_definition() {
+fn windows_with_relative_positions_match_the_definition() {
     for (images, grid, heads, channels, window, with_tables) in [
         (2, [5, 7], 2, 4, 0, true),
         (1, [1, 1], 1, 2, 0, true),
@@ -160,7 +160,7 @@ fn windows_with_relative_positions_are_the_definition() {
         (1, [17, 33], 1, 8, 0, true),
         (1, [30, 20], 1, 4, 14, true),
     ] {
-        let sizes = SelfAttention { images, grid, heads, channels, window };
+        let sizes = GridAttention { images, grid, heads, channels, window };
         let [height, width] = grid;
         let attended = if window == 0 { grid } else { [window; 2] };
         let n_values = 3 * heads * channels;
@@ -169,8 +169,10 @@ fn windows_with_relative_positions_are_the_definition() {
             (values((2 * attended[0] - 1) * channels, 3), values((2 * attended[1] - 1) * channels, 4));
         let tables = with_tables.then_some(Tables { rows: &rows, columns: &columns });
         let d_out = values(images * height * width * heads * channels, 5);
-        let (out, log_sums) = sizes.forward(&qkv, &bias, tables);
-        let grads = sizes.backward(&qkv, &bias, tables, [&out, &log_sums, &d_out]);
+        let inputs = GridInputs { qkv: &qkv, bias: &bias, tables };
+        let output = sizes.forward(inputs);
+        let out = &output.out;
+        let grads = sizes.backward(inputs, OutputGrad { out, log_sums: &output.log_sums, d_out: &d_out });
 
         let mut expected_out = vec![0f64; out.len()];
         let mut expected_qkv = vec![0f64; qkv.len()];
@@ -251,20 +253,20 @@ fn windows_with_relative_positions_are_the_definition() {
                 }
             }
         }
-        check("out", &out, &expected_out, FORWARD);
+        check("out", out, &expected_out, FORWARD);
         check("qkv", &grads.qkv, &expected_qkv, BACKWARD);
         check("bias", &grads.bias, &expected_bias, BACKWARD);
         if with_tables {
-            let [d_rows, d_columns] = grads.tables.expect("there are tables");
-            check("rows", &d_rows, &expected_tables[0], BACKWARD);
-            check("columns", &d_columns, &expected_tables[1], BACKWARD);
+            let grads = grads.tables.expect("there are tables");
+            check("rows", &grads.rows, &expected_tables[0], BACKWARD);
+            check("columns", &grads.columns, &expected_tables[1], BACKWARD);
         }
     }
 }
 
 #[test]
 fn results_do_not_depend_on_the_number_of_threads() {
-    let sizes = SelfAttention { images: 1, grid: [20, 20], heads: 3, channels: 8, window: 0 };
+    let sizes = GridAttention { images: 1, grid: [20, 20], heads: 3, channels: 8, window: 0 };
     let (qkv, bias) = (values(400 * 72, 1), values(72, 2));
     let tables = values(39 * 8, 3);
     let tables = Some(Tables { rows: &tables, columns: &tables });
@@ -272,9 +274,12 @@ fn results_do_not_depend_on_the_number_of_threads() {
     let on = |n: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(n).build().expect("a pool");
         pool.install(|| {
-            let (out, log_sums) = sizes.forward(&qkv, &bias, tables);
-            let grads = sizes.backward(&qkv, &bias, tables, [&out, &log_sums, &d_out]);
-            (out, grads.qkv, grads.tables)
+            let inputs = GridInputs { qkv: &qkv, bias: &bias, tables };
+            let output = sizes.forward(inputs);
+            let (out, log_sums) = (&output.out, &output.log_sums);
+            let grads = sizes.backward(inputs, OutputGrad { out, log_sums, d_out: &d_out });
+            let tables = grads.tables.map(|grads| [grads.rows, grads.columns]);
+            (output.out, grads.qkv, tables)
         })
     };
     assert_eq!(on(1), on(5));

@@ -16,7 +16,7 @@ use sam_data::loader::{
     Batch, ErrorPolicy, Labels as LoaderLabels, Loader, LoaderOptions, ObjectLimits, Order, Samples, Subset,
 };
 use sam_data::transforms::{Augmentation, ResizedCrop};
-use sam_model::weights::parameters::host_values;
+use sam_model::weights::host_values;
 
 use crate::error::LearnError;
 use crate::probe::encoder::{FrozenEncoder, Pooling, Tokens};

@@ -8,7 +8,7 @@
 
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Tensor, TensorData};
-use sam_model::weights::parameters::host_values;
+use sam_model::weights::host_values;
 
 use crate::probe::features::Features;
 use crate::probe::lbfgs::{Limits, minimise};

@@ -4,7 +4,7 @@
 //! Shapes: `Q` rows that are judged, `R` rows that are learned from, `C` width of the features.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use sam_model::weights::parameters::host_values;
+use sam_model::weights::host_values;
 
 use crate::probe::features::Features;
 

@@ -6,19 +6,14 @@ use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use super::MaskedAutoencoder;
-use crate::image_encoder::{BlockConfig, ENCODER_LAYER_NORM_EPS, PatchEmbed};
+use crate::config::{MAX_DEPTH, MAX_IMAGE_SIZE, MAX_WIDTH, SamConfigError, SizeChecks, Variant, divides};
+use crate::encoder::{BlockConfig, ENCODER_LAYER_NORM_EPS, PatchEmbed};
 use crate::init::sines_and_cosines;
-use crate::mlp::linear_layer;
-use crate::patch_conv::PatchConv;
-use crate::sam::{SamConfigError, Variant};
+use crate::ops::linear::linear_layer;
+use crate::ops::patch_conv::PatchConv;
 
-/// Side of the published models' images in pixels.
-pub const MAE_IMAGE_SIZE: usize = 224;
-
-/// As in `sam.rs`: larger belongs to no model.
-const MAX_WIDTH: usize = 1 << 16;
-const MAX_DEPTH: usize = 1000;
-const MAX_IMAGE_SIZE: usize = 1 << 15;
+/// Size of the published models' images in pixels.
+const MAE_IMAGE_SIZE: usize = 224;
 
 /// Sizes of a masked autoencoder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,23 +21,23 @@ const MAX_IMAGE_SIZE: usize = 1 << 15;
 pub struct MaeConfig {
     /// Height and width of the input in pixels; multiples of `patch_size`.
     pub image_size_hw: [usize; 2],
-    /// Side of a patch in pixels.
+    /// Size of a patch in pixels.
     pub patch_size: usize,
-    /// Width of the encoder's tokens; a multiple of 4.
+    /// Embedding dimension of the encoder's tokens; a multiple of 4.
     pub embed_dim: usize,
     /// Blocks of the encoder.
     pub depth: usize,
     /// Attention heads of the encoder; divides `embed_dim`.
     pub num_heads: usize,
-    /// Hidden width of the encoder's MLPs.
+    /// Hidden dimension of the encoder's MLPs.
     pub mlp_dim: usize,
-    /// Width of the decoder's tokens; a multiple of 4.
+    /// Embedding dimension of the decoder's tokens; a multiple of 4.
     pub decoder_embed_dim: usize,
     /// Blocks of the decoder.
     pub decoder_depth: usize,
     /// Attention heads of the decoder; divides `decoder_embed_dim`.
     pub decoder_num_heads: usize,
-    /// Hidden width of the decoder's MLPs.
+    /// Hidden dimension of the decoder's MLPs.
     pub decoder_mlp_dim: usize,
 }
 
@@ -72,7 +67,7 @@ impl MaeConfig {
 
     /// Rows and columns of patches.
     pub fn grid_hw(&self) -> [usize; 2] {
-        self.image_size_hw.map(|side| side / self.patch_size)
+        self.image_size_hw.map(|size| size / self.patch_size)
     }
 
     /// Patches of an image.
@@ -86,9 +81,9 @@ impl MaeConfig {
         self.patch_size * self.patch_size * 3
     }
 
-    /// Checks that the sizes fit together, and lists everything that does not.
+    /// Checks that the sizes fit together, and reports all problems together.
     pub fn check(&self) -> Result<(), SamConfigError> {
-        let mut problems = Vec::new();
+        let mut checks = SizeChecks::default();
         let [height, width] = self.image_size_hw;
         for (name, size, limit) in [
             ("image height", height, MAX_IMAGE_SIZE),
@@ -101,32 +96,27 @@ impl MaeConfig {
             ("depth", self.depth, MAX_DEPTH),
             ("decoder_depth", self.decoder_depth, MAX_DEPTH),
         ] {
-            if size == 0 || size > limit {
-                problems.push(format!("{name} must be between 1 and {limit}, got {size}"));
-            }
+            checks.require((1..=limit).contains(&size), || format!("{name} must be between 1 and {limit}, got {size}"));
         }
-        let divides = |divisor: usize, value: usize| divisor > 0 && value > 0 && value.is_multiple_of(divisor);
-        for (name, side) in [("image height", height), ("image width", width)] {
-            if !divides(self.patch_size, side) {
-                problems.push(format!("{name} {side} must be a multiple of patch_size {}", self.patch_size));
-            }
+        for (name, size) in [("image height", height), ("image width", width)] {
+            checks.require(divides(self.patch_size, size), || {
+                format!("{name} {size} must be a multiple of patch_size {}", self.patch_size)
+            });
         }
         for (name, width, heads_name, heads) in [
             ("embed_dim", self.embed_dim, "num_heads", self.num_heads),
             ("decoder_embed_dim", self.decoder_embed_dim, "decoder_num_heads", self.decoder_num_heads),
         ] {
-            if !divides(heads, width) {
-                problems.push(format!("{heads_name} {heads} must divide {name} {width}"));
-            }
-            if !width.is_multiple_of(4) {
-                problems.push(format!("{name} must be a multiple of 4, for positions of two axes, got {width}"));
-            }
+            checks.require(divides(heads, width), || format!("{heads_name} {heads} must divide {name} {width}"));
+            checks.require(width.is_multiple_of(4), || {
+                format!("{name} must be a multiple of 4, for positions of two axes, got {width}")
+            });
         }
-        if problems.is_empty() { Ok(()) } else { Err(SamConfigError { problems }) }
+        checks.finish()
     }
 
-    /// A model on `device` with its fixed positions; all else is zero (norms: identity) until a checkpoint or
-    /// [`crate::init::initialise_mae`] fills it.
+    /// A model on `device` with its fixed positions; all other parameters are zero (norms: identity) until a checkpoint or
+    /// [`crate::init::initialise_mae`] fills them.
     pub fn init(&self, device: &Device) -> Result<MaskedAutoencoder, SamConfigError> {
         self.check()?;
         let norm = |width: usize| LayerNormConfig::new(width).with_epsilon(ENCODER_LAYER_NORM_EPS).init(device);
@@ -135,7 +125,7 @@ impl MaeConfig {
             (0..depth).map(|_| config.init(device)).collect()
         };
         let positions = |width: usize| {
-            // The class token has no place: its row is zero.
+            // The class token has no position: its row is zero.
             let mut values = vec![0f32; width];
             values.extend(sines_and_cosines(self.grid_hw(), width));
             let table = Tensor::from_data(TensorData::new(values, [1, 1 + self.n_patches(), width]), device);
@@ -179,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn every_misfit_is_listed_at_once() {
+    fn all_problems_are_reported_together() {
         let mut config = MaeConfig::published(Variant::VitB);
         (config.image_size_hw, config.num_heads, config.decoder_embed_dim) = ([224, 230], 7, 510);
         let text = config.check().expect_err("sizes do not fit").to_string();

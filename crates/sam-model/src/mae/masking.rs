@@ -1,29 +1,29 @@
-//! Which patches of an image the autoencoder does not see.
+//! Random masking: the patches of an image that are hidden from the autoencoder's encoder.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::fingerprint::Fingerprint;
+use sam_files::Fingerprint;
 
-/// Which patches of each image are removed.
+/// The visible and the removed patches of each image.
 #[derive(Clone, Debug)]
 pub struct RandomMasking {
-    /// Patches by rising noise, kept ones first: `order[image][place]` is a patch.
+    /// Patches by increasing noise, visible ones first: `order[image][place]` is a patch.
     pub(super) order: Vec<Vec<usize>>,
     pub(super) n_kept: usize,
 }
 
 impl RandomMasking {
-    /// Patches that stay of `n_patches` (`models_mae.py::random_masking`).
+    /// Number of visible patches (`models_mae.py::random_masking`).
     pub fn n_kept(n_patches: usize, ratio: f64) -> usize {
         (n_patches as f64 * (1.0 - ratio)) as usize
     }
 
-    /// Removes the patches of highest noise, one row of `noise` per image; the first of equals stays.
+    /// Removes the patches of highest noise, given one row of `noise` per image; of equal values the first patch is kept.
     ///
     /// # Panics
-    /// When nothing would stay, or nothing go.
+    /// When no patch would be visible, or none removed.
     pub fn from_noise(noise: &[Vec<f32>], ratio: f64) -> Self {
         let n_patches = noise.first().map_or(0, Vec::len);
         let n_kept = Self::n_kept(n_patches, ratio);
@@ -34,7 +34,7 @@ impl RandomMasking {
         let order = noise
             .iter()
             .map(|noise| {
-                assert_eq!(noise.len(), n_patches, "a value of noise for each patch");
+                assert_eq!(noise.len(), n_patches, "noise must have a value per patch");
                 let mut order: Vec<usize> = (0..n_patches).collect();
                 order.sort_by(|&a, &b| noise[a].total_cmp(&noise[b]));
                 order
@@ -43,28 +43,28 @@ impl RandomMasking {
         Self { order, n_kept }
     }
 
-    /// As [`RandomMasking::from_noise`], with the noise of each image drawn from `seed` and the image's own number.
+    /// As [`RandomMasking::from_noise`], with the noise of each image drawn from `seed` and the image's draw index.
     pub fn draw(seed: u64, draws: &[u64], n_patches: usize, ratio: f64) -> Self {
         let noise: Vec<Vec<f32>> = draws.iter().map(|&draw| masking_noise(seed, draw, n_patches)).collect();
         Self::from_noise(&noise, ratio)
     }
 
-    /// Images.
+    /// Number of images.
     pub fn n_images(&self) -> usize {
         self.order.len()
     }
 
-    /// The patches that stay, by image, in the order in which the encoder gets them.
+    /// The visible patches of each image, in the order of the encoder's tokens.
     pub fn kept(&self) -> impl Iterator<Item = &[usize]> {
         self.order.iter().map(|order| &order[..self.n_kept])
     }
 
-    /// The patches that go, by image.
+    /// The removed patches of each image.
     pub fn removed(&self) -> impl Iterator<Item = &[usize]> {
         self.order.iter().map(|order| &order[self.n_kept..])
     }
 
-    /// Rows of a `[B * rows_per_image, ..]` tensor for these patches.
+    /// Indices of these patches into a `[B * rows_per_image, ..]` tensor.
     pub(super) fn rows<'a>(
         patches: impl Iterator<Item = &'a [usize]>,
         rows_per_image: usize,
@@ -79,7 +79,7 @@ impl RandomMasking {
     }
 }
 
-/// Uniform noise in `[0, 1)` for the patches of one image; the same on every machine and in every version.
+/// Uniform noise in `[0, 1)` for the patches of one image, reproducible on every machine and in every version.
 pub fn masking_noise(seed: u64, draw: u64, n_patches: usize) -> Vec<f32> {
     let mut hash = Fingerprint::new(seed);
     hash.add_bytes(b"masking");
@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "some must be kept")]
-    fn a_ratio_that_keeps_nothing_is_refused() {
+    fn a_ratio_that_keeps_no_patch_is_rejected() {
         let _ = RandomMasking::draw(0, &[0], 12, 0.95);
     }
 }

@@ -1,16 +1,17 @@
 //! The masked autoencoder from which SAM's encoder starts (He 2021, arXiv 2111.06377; `facebookresearch/mae`,
-//! `models_mae.py`): most patches of an image are removed, a ViT encodes what is left, and a small decoder paints the rest.
+//! `models_mae.py`): most patches of an image are removed, a ViT encodes the visible ones, and a small decoder reconstructs
+//! the others.
 //!
-//! Names and shapes are the reference's, so its checkpoints fit. What is computed equals it; how differs in two ways:
-//! - pixels of removed patches never enter the encoder, where the reference embeds them and throws the tokens away;
-//! - the decoder keeps its tokens in shuffled order, visible ones first, each with the position of its place. Attention
-//!   does not know an order, so nothing needs to be put back but a picture.
+//! Names and shapes are the reference's, so its checkpoints fit. Results are equal; the computation differs in two ways:
+//! - pixels of removed patches never enter the encoder, where the reference embeds them and discards the tokens;
+//! - the decoder's tokens stay in shuffled order, visible ones first, each with the embedding of its position. Attention is
+//!   invariant to the order, so only reconstructed images are unshuffled.
 //!
-//! The noise that removes patches is drawn on the host, a function of the seed and of the draw's number: a run that goes on
-//! removes what it would have removed.
+//! The noise that selects removed patches is drawn on the host, as a function of the seed and the draw index, so a resumed
+//! run removes the same patches.
 //!
-//! Shapes: `B` images, `H W` image in pixels, `N` patches, `K` patches kept, `R = N - K` removed, `C` encoder width, `D`
-//! decoder width, `P` values of a patch (`patch * patch * 3`, rows first, channels last).
+//! Shapes: `B` images, `H W` image in pixels, `N` patches, `K` visible patches, `R = N - K` removed, `C` encoder dimension,
+//! `D` decoder dimension, `P` values of a patch (`patch * patch * 3`, rows first, channels last).
 
 mod config;
 mod masking;
@@ -20,33 +21,34 @@ use burn::nn::{LayerNorm, Linear};
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-pub use config::{MAE_IMAGE_SIZE, MaeConfig};
+pub use config::MaeConfig;
 pub use masking::{RandomMasking, masking_noise};
 
-use crate::image_encoder::{Block, ENCODER_LAYER_NORM_EPS, PatchEmbed};
-use crate::layer_norm::normalise;
-use crate::mlp::linear;
+use crate::encoder::{Block, ENCODER_LAYER_NORM_EPS, PatchEmbed};
+use crate::ops::layer_norm::normalise;
+use crate::ops::linear::linear;
 use crate::stage::{Stage, run};
 
 /// Added to a patch's variance before its root is taken (`models_mae.py::forward_loss`).
 const PATCH_VARIANCE_EPS: f64 = 1e-6;
 
-/// What the decoder paints.
+/// The decoder's reconstruction target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MaeTarget {
-    /// The pixels as the network sees them.
+    /// The normalised input pixels.
     Pixels,
-    /// The pixels of each patch less their mean, over their deviation: better features (table 1d of the paper).
+    /// The pixels of each patch, standardised by the patch's mean and standard deviation: better features (table 1d of the
+    /// paper).
     NormalisedPixels,
 }
 
-/// Images in, removed patches out.
+/// The masked autoencoder.
 #[derive(Module, Debug)]
 pub struct MaskedAutoencoder {
     /// Patches to tokens.
     pub patch_embed: PatchEmbed,
-    /// `[1, 1, C]`, goes first.
+    /// `[1, 1, C]`, the first token.
     pub cls_token: Param<Tensor<3>>,
     /// `[1, 1 + N, C]`; fixed.
     pub pos_embed: Param<Tensor<3>>,
@@ -56,7 +58,7 @@ pub struct MaskedAutoencoder {
     pub norm: LayerNorm,
     /// `[C] -> [D]`.
     pub decoder_embed: Linear,
-    /// `[1, 1, D]`, stands for every removed patch.
+    /// `[1, 1, D]`, for every removed patch.
     pub mask_token: Param<Tensor<3>>,
     /// `[1, 1 + N, D]`; fixed.
     pub decoder_pos_embed: Param<Tensor<3>>,
@@ -70,39 +72,43 @@ pub struct MaskedAutoencoder {
     config: MaeConfig,
 }
 
-/// What the decoder makes of images, as pictures.
+/// Reconstructed images.
 #[derive(Clone, Debug)]
 pub struct Reconstruction {
-    /// `[B, 3, H, W]`: every patch as the decoder paints it.
-    pub painted: Tensor<4>,
-    /// `[B, 3, H, W]`: visible patches as they are, the others painted.
+    /// `[B, 3, H, W]`: the decoder's prediction of every patch.
+    pub predicted: Tensor<4>,
+    /// `[B, 3, H, W]`: the image with its removed patches predicted.
     pub completed: Tensor<4>,
-    /// `[B, 1, H, W]`: 1 where a patch was removed.
+    /// `[B, 1, H, W]`: 1 where a patch is removed.
     pub removed: Tensor<4>,
 }
 
 impl MaskedAutoencoder {
-    /// The sizes it was made with.
+    /// The model's sizes.
     pub fn config(&self) -> &MaeConfig {
         &self.config
     }
 
-    /// Where it computes.
+    /// The device of the parameters.
     pub fn device(&self) -> Device {
         self.cls_token.lazy_device()
     }
 
-    /// What is minimised: the mean squared error over the removed patches.
+    /// The training loss: the mean squared error over the removed patches.
     ///
     /// # Shapes
-    /// - `images`: `[B, 3, H, W]`, normalised; no gradient goes to them
+    /// - `images`: `[B, 3, H, W]`, normalised; they get no gradient
     /// - returns `[1]`
     pub fn loss(&self, images: Tensor<4>, masking: &RandomMasking, target: MaeTarget) -> Tensor<1> {
-        let (kept, stages) = self.stages(images, masking, target);
-        run(&stages, kept).reshape([1])
+        let (visible, stages) = self.stages(images, masking, target);
+        run(&stages, visible).reshape([1])
     }
 
-    /// [`MaskedAutoencoder::loss`] as stages, and what the first one takes; the last one gives the loss, `[1, 1, 1, 1]`.
+    /// [`MaskedAutoencoder::loss`] as stages, with the input of the first one.
+    ///
+    /// # Shapes
+    /// - `images`: `[B, 3, H, W]`, normalised
+    /// - returns the first input, `[B, 1, K, P]`; the last output is the loss, `[1, 1, 1, 1]`
     pub fn stages<'a>(
         &'a self,
         images: Tensor<4>,
@@ -114,10 +120,10 @@ impl MaskedAutoencoder {
         let (n_patches, values) = (self.config.n_patches(), self.config.patch_values());
         let n_removed = n_patches - masking.n_kept;
         let patches = self.patchify(images); // [B, N, P]
-        let kept = self.kept(patches.clone(), masking);
+        let visible = self.visible(patches.clone(), masking);
         let rows = RandomMasking::rows(masking.removed(), n_patches, &device);
         let removed = patches.reshape([batch * n_patches, values]).select(0, rows).reshape([batch, n_removed, values]);
-        let wanted = match target {
+        let target = match target {
             MaeTarget::Pixels => removed,
             MaeTarget::NormalisedPixels => {
                 let (mean, deviation) = patch_statistics(removed.clone());
@@ -125,7 +131,7 @@ impl MaskedAutoencoder {
             }
         };
         let mut stages: Vec<Stage<'a>> =
-            vec![Box::new(move |kept: Tensor<4>| self.visible_tokens(kept.squeeze_dim(1), masking).unsqueeze_dim(1))];
+            vec![Box::new(move |x: Tensor<4>| self.visible_tokens(x.squeeze_dim(1), masking).unsqueeze_dim(1))];
         stages.extend(self.blocks.iter().map(|block| -> Stage<'a> { Box::new(|x| block.forward(x)) }));
         stages.push(Box::new(move |x: Tensor<4>| {
             let latent = normalise(x.squeeze_dim::<3>(1), &self.norm, ENCODER_LAYER_NORM_EPS);
@@ -133,32 +139,32 @@ impl MaskedAutoencoder {
         }));
         stages.extend(self.decoder_blocks.iter().map(|block| -> Stage<'a> { Box::new(|x| block.forward(x)) }));
         stages.push(Box::new(move |x: Tensor<4>| {
-            let painted = self.paint(x.squeeze_dim::<3>(1).narrow(1, 1 + masking.n_kept, n_removed)); // [B, R, P]
-            // What is wanted comes from the images, to which no gradient goes.
-            let error = painted - wanted.clone();
+            let predicted = self.predict(x.squeeze_dim::<3>(1).narrow(1, 1 + masking.n_kept, n_removed)); // [B, R, P]
+            let error = predicted - target.clone();
             (error.clone() * error).mean().reshape([1, 1, 1, 1])
         }));
-        (kept.unsqueeze_dim(1), stages)
+        (visible.unsqueeze_dim(1), stages)
     }
 
-    /// What the decoder makes of images, in the values of the network's input.
+    /// The decoder's reconstruction of images, as values of the network's input.
     ///
-    /// Of a decoder that learned normalised pixels the patches get the mean and deviation of the true ones, as in the
-    /// paper's figures: it never learned these.
+    /// With [`MaeTarget::NormalisedPixels`] the predicted patches get mean and deviation of the original ones, as in the
+    /// paper's figures, because the decoder does not predict these.
     ///
     /// # Shapes
-    /// - `images`: `[B, 3, H, W]`
+    /// - `images`: `[B, 3, H, W]`, normalised
+    /// - returns `[B, 3, H, W]` twice and `[B, 1, H, W]`
     pub fn reconstruct(&self, images: Tensor<4>, masking: &RandomMasking, target: MaeTarget) -> Reconstruction {
         let [batch, _, height, width] = images.dims();
         let device = images.device();
         let n_patches = self.config.n_patches();
         let patches = self.patchify(images);
-        let painted = self.predictions(patches.clone(), masking);
-        let painted = match target {
-            MaeTarget::Pixels => painted,
+        let predicted = self.predictions(patches.clone(), masking);
+        let predicted = match target {
+            MaeTarget::Pixels => predicted,
             MaeTarget::NormalisedPixels => {
                 let (mean, deviation) = patch_statistics(patches.clone());
-                painted * deviation + mean
+                predicted * deviation + mean
             }
         };
         let mut removed = vec![0f32; batch * n_patches];
@@ -166,17 +172,17 @@ impl MaskedAutoencoder {
             patches.iter().for_each(|patch| removed[image * n_patches + patch] = 1.0);
         }
         let removed = Tensor::<3>::from_data(TensorData::new(removed, [batch, n_patches, 1]), &device);
-        let completed = patches * (removed.clone() * -1.0 + 1.0) + painted.clone() * removed.clone();
+        let completed = patches * (removed.clone() * -1.0 + 1.0) + predicted.clone() * removed.clone();
         let removed = removed.expand([batch, n_patches, self.config.patch_values()]);
         let removed = self.unpatchify(removed, [height, width]).narrow(1, 0, 1);
         Reconstruction {
-            painted: self.unpatchify(painted, [height, width]),
+            predicted: self.unpatchify(predicted, [height, width]),
             completed: self.unpatchify(completed, [height, width]),
             removed,
         }
     }
 
-    /// The decoder's output for every patch, visible ones too, each at its place: the reference's `pred`.
+    /// The decoder's output for every patch, visible ones included, in the order of the image: the reference's `pred`.
     ///
     /// # Shapes
     /// - `patches`: `[B, N, P]` from [`MaskedAutoencoder::patchify`]
@@ -185,7 +191,7 @@ impl MaskedAutoencoder {
         let [batch, n_patches, values] = patches.dims();
         let device = patches.device();
         let latent = self.encode_visible(patches, masking);
-        let painted = self.paint(self.decode(latent, masking));
+        let predicted = self.predict(self.decode(latent, masking));
         let places = masking.order.iter().map(|order| {
             let mut places = vec![0; order.len()];
             order.iter().enumerate().for_each(|(place, &patch)| places[patch] = place);
@@ -193,36 +199,36 @@ impl MaskedAutoencoder {
         });
         let places: Vec<Vec<usize>> = places.collect();
         let rows = RandomMasking::rows(places.iter().map(Vec::as_slice), n_patches, &device);
-        painted.reshape([batch * n_patches, values]).select(0, rows).reshape([batch, n_patches, values])
+        predicted.reshape([batch * n_patches, values]).select(0, rows).reshape([batch, n_patches, values])
     }
 
-    /// Tokens of the visible patches behind the class token: what the decoder starts from.
+    /// Class token and encoded tokens of the visible patches, the decoder's input.
     ///
     /// # Shapes
     /// - `patches`: `[B, N, P]`
-    /// - returns `[B, 1 + K, C]`, visible patches in the masking's order
+    /// - returns `[B, 1 + K, C]`, class token first, visible patches in the masking's order
     pub fn encode_visible(&self, patches: Tensor<3>, masking: &RandomMasking) -> Tensor<3> {
-        let tokens = self.visible_tokens(self.kept(patches, masking), masking);
+        let tokens = self.visible_tokens(self.visible(patches, masking), masking);
         normalise(through(&self.blocks, tokens), &self.norm, ENCODER_LAYER_NORM_EPS)
     }
 
-    /// The patches that stay: `[B, N, P]` to `[B, K, P]`.
-    fn kept(&self, patches: Tensor<3>, masking: &RandomMasking) -> Tensor<3> {
+    /// Selects the visible patches: `[B, N, P]` to `[B, K, P]`.
+    fn visible(&self, patches: Tensor<3>, masking: &RandomMasking) -> Tensor<3> {
         let [batch, n_patches, values] = patches.dims();
-        assert_eq!(batch, masking.n_images(), "the masking is of as many images");
+        assert_eq!(batch, masking.n_images(), "the masking must be for {batch} images");
         let rows = RandomMasking::rows(masking.kept(), n_patches, &patches.device());
         patches.reshape([batch * n_patches, values]).select(0, rows).reshape([batch, masking.n_kept, values])
     }
 
-    /// Their tokens with positions, class token first: `[B, K, P]` to `[B, 1 + K, C]`.
-    fn visible_tokens(&self, kept: Tensor<3>, masking: &RandomMasking) -> Tensor<3> {
-        let [batch, n_kept, _] = kept.dims();
-        let tokens = self.embed(kept);
+    /// Tokens of visible patches with positions, class token first: `[B, K, P]` to `[B, 1 + K, C]`.
+    fn visible_tokens(&self, visible: Tensor<3>, masking: &RandomMasking) -> Tensor<3> {
+        let [batch, n_visible, _] = visible.dims();
+        let tokens = self.embed(visible);
         let places = RandomMasking::rows(masking.kept(), 0, &tokens.device());
         let n_patches = self.config.n_patches();
         let positions = self.pos_embed.val().narrow(1, 1, n_patches);
         let [_, _, width] = positions.dims();
-        let positions = positions.reshape([n_patches, width]).select(0, places).reshape([batch, n_kept, width]);
+        let positions = positions.reshape([n_patches, width]).select(0, places).reshape([batch, n_visible, width]);
         self.with_class(tokens + positions)
     }
 
@@ -238,7 +244,7 @@ impl MaskedAutoencoder {
         normalise(through(&self.blocks, tokens), &self.norm, ENCODER_LAYER_NORM_EPS)
     }
 
-    /// Images to patches, rows of patches first (`models_mae.py::patchify`).
+    /// Images to patches, in row-major order (`models_mae.py::patchify`).
     ///
     /// # Shapes
     /// - `images`: `[B, 3, H, W]`
@@ -268,7 +274,7 @@ impl MaskedAutoencoder {
             .reshape([batch, 3, height, width])
     }
 
-    /// Patches to tokens without positions: a tall picture of patches under the same convolution.
+    /// Patches to tokens without positions, by the same convolution over an image of stacked patches.
     ///
     /// # Shapes
     /// - `patches`: `[B, K, P]`
@@ -280,20 +286,20 @@ impl MaskedAutoencoder {
         self.patch_embed.proj.forward(tall).reshape([batch, count, self.config.embed_dim])
     }
 
-    /// The class token goes first: `[B, K, C]` to `[B, 1 + K, C]`.
+    /// Prepends the class token: `[B, K, C]` to `[B, 1 + K, C]`.
     fn with_class(&self, tokens: Tensor<3>) -> Tensor<3> {
         let [batch, _, width] = tokens.dims();
         let class = self.cls_token.val() + self.pos_embed.val().narrow(1, 0, 1);
         Tensor::cat(vec![class.expand([batch, 1, width]), tokens], 1)
     }
 
-    /// Tokens of all patches, kept ones first, without the class token: `[B, 1 + K, C]` to `[B, N, D]`.
+    /// Tokens of all patches, visible ones first, without the class token: `[B, 1 + K, C]` to `[B, N, D]`.
     fn decode(&self, latent: Tensor<3>, masking: &RandomMasking) -> Tensor<3> {
         let tokens = self.decoder_tokens(latent, masking);
         through(&self.decoder_blocks, tokens).narrow(1, 1, self.config.n_patches())
     }
 
-    /// What the decoder's blocks take, class token first: `[B, 1 + K, C]` to `[B, 1 + N, D]`.
+    /// Inputs of the decoder's blocks, class token first: `[B, 1 + K, C]` to `[B, 1 + N, D]`.
     fn decoder_tokens(&self, latent: Tensor<3>, masking: &RandomMasking) -> Tensor<3> {
         let visible = linear(&self.decoder_embed, latent);
         let [batch, _, width] = visible.dims();
@@ -311,18 +317,18 @@ impl MaskedAutoencoder {
     }
 
     /// `[B, any, D]` to `[B, any, P]`.
-    fn paint(&self, tokens: Tensor<3>) -> Tensor<3> {
+    fn predict(&self, tokens: Tensor<3>) -> Tensor<3> {
         linear(&self.decoder_pred, normalise(tokens, &self.decoder_norm, ENCODER_LAYER_NORM_EPS))
     }
 }
 
-/// A list of tokens is a grid of one row.
+/// Runs blocks over token sequences, as grids of one row.
 fn through(blocks: &[Block], tokens: Tensor<3>) -> Tensor<3> {
     let grid = tokens.unsqueeze_dim::<4>(1);
     blocks.iter().fold(grid, |x, block| block.forward(x)).squeeze_dim(1)
 }
 
-/// Mean and deviation of each patch, `[B, any, 1]`; the variance is the unbiased one.
+/// Mean and standard deviation of each patch, `[B, any, 1]`, from the unbiased variance.
 fn patch_statistics(patches: Tensor<3>) -> (Tensor<3>, Tensor<3>) {
     let [_, _, values] = patches.dims();
     let mean = patches.clone().mean_dim(2);
@@ -362,7 +368,7 @@ mod tests {
 
     /// Pixels of removed patches must not reach the encoder, nor those of one image another.
     #[test]
-    fn removed_pixels_change_nothing_but_the_target() {
+    fn removed_pixels_only_affect_the_target() {
         let mae = tiny();
         let device = Device::flex();
         let masking = RandomMasking::draw(3, &[0, 1], mae.config.n_patches(), 0.75);
@@ -379,15 +385,15 @@ mod tests {
     }
 
     #[test]
-    fn visible_patches_of_a_completed_picture_are_the_image() {
+    fn visible_patches_of_a_completed_image_are_the_original() {
         let mae = tiny();
         let images = Tensor::<4>::random([1, 3, 16, 24], Distribution::Default, &Device::flex());
         let masking = RandomMasking::draw(0, &[5], 24, 0.75);
-        let picture = mae.reconstruct(images.clone(), &masking, MaeTarget::NormalisedPixels);
-        let share = picture.removed.clone().mean().into_scalar::<f32>();
-        assert_eq!(share, 0.75);
-        let visible = picture.removed * -1.0 + 1.0;
-        let difference = (picture.completed - images) * visible;
+        let result = mae.reconstruct(images.clone(), &masking, MaeTarget::NormalisedPixels);
+        let fraction = result.removed.clone().mean().into_scalar::<f32>();
+        assert_eq!(fraction, 0.75);
+        let visible = result.removed * -1.0 + 1.0;
+        let difference = (result.completed - images) * visible;
         assert_eq!(difference.abs().max().into_scalar::<f32>(), 0.0);
     }
 }

@@ -1,8 +1,8 @@
 //! Files of a masked autoencoder, both ways, under the keys of `facebookresearch/mae` (which are timm's for a ViT).
 //!
 //! The reference releases two kinds: `mae_pretrain_*.pth` with the encoder alone, and files with the decoder. A `.pth` has
-//! its tensors under `model`, as the reference's programs expect. In a `.safetensors` our own metadata keeps what the
-//! tensors do not tell: the heads, and the grid of an image that is not square.
+//! its tensors under `model`, as the reference's programs expect. In a `.safetensors` our own metadata holds what the
+//! tensors do not determine: the heads, and the grid of an image that is not square.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -20,22 +20,22 @@ use super::state_dict::{Dtype, StateDict};
 use crate::init::initialise_where;
 use crate::mae::{MaeConfig, MaskedAutoencoder};
 
-/// In our metadata, above the sizes.
+/// Key of the sizes in our metadata.
 const METADATA_KEY: &str = "masked_autoencoder";
 
 /// The key under which the reference's programs look for the tensors of a `.pth`.
 const PTH_WRAPPER: &str = "model";
 
-/// What of a masked autoencoder is written.
+/// The parts of a masked autoencoder to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MaeParts {
-    /// What a fine-tuning starts from; a timm ViT loads it.
+    /// The encoder, for fine-tuning; a timm ViT loads it.
     Encoder,
-    /// What a pre-training goes on from.
+    /// Encoder and decoder, to continue a pre-training.
     Whole,
 }
 
-/// How to write.
+/// Options of an export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MaeExportOptions {
     /// A `.safetensors` or a `.pth`.
@@ -51,9 +51,9 @@ pub struct MaeExportOptions {
 pub struct MaeCheckpoint {
     /// The file's tensors.
     pub dict: StateDict,
-    /// Its sizes; those of the published decoder when it has none.
+    /// Its sizes; of the published decoder when the file has none.
     pub config: MaeConfig,
-    /// Whether the decoder is there.
+    /// Whether the file has the decoder.
     pub has_decoder: bool,
     assumed: Vec<String>,
 }
@@ -67,8 +67,8 @@ impl MaeCheckpoint {
         if layout != Layout::Mae {
             return Err(unknown(format!("has the keys of the {} layout, not of a masked autoencoder", layout.name())));
         }
-        let told = dict.metadata.get(CONFIG_METADATA).and_then(|text| serde_json::from_str(text).ok());
-        let (config, assumed) = match told.as_ref().and_then(autoencoder_config) {
+        let metadata = dict.metadata.get(CONFIG_METADATA).and_then(|text| serde_json::from_str(text).ok());
+        let (config, assumed) = match metadata.as_ref().and_then(autoencoder_config) {
             Some(config) => (config, Vec::new()),
             None => recognise_autoencoder(&dict.tensors).map_err(|problem| unknown(explain(&dict, layout, problem)))?,
         };
@@ -77,13 +77,13 @@ impl MaeCheckpoint {
         Ok(Self { dict, config, has_decoder, assumed })
     }
 
-    /// Loads it as f32; a decoder that is not there is drawn from `seed`.
+    /// Loads it as f32; a missing decoder is initialised from `seed`.
     pub fn load(&self, seed: u64, device: &Device) -> Result<(MaskedAutoencoder, LoadReport), WeightsError> {
         self.load_with(&self.config, seed, device)
     }
 
-    /// Loads it into a model of these sizes, which may have another image or another decoder than the file. Positions of
-    /// another image are made anew, as they are fixed.
+    /// Loads it into a model of these sizes, whose image size and decoder may differ from the file's. Positions for another
+    /// image size are computed anew, as they are fixed.
     pub fn load_with(
         &self,
         config: &MaeConfig,
@@ -128,7 +128,7 @@ impl MaeCheckpoint {
     }
 }
 
-/// Writes `mae` to `path`, replacing what is there.
+/// Writes `mae` to `path`, replacing an existing file.
 pub fn export_mae(
     mae: &MaskedAutoencoder,
     options: MaeExportOptions,
@@ -166,8 +166,8 @@ pub fn export_mae(
 pub fn describe_autoencoder(config: &MaeConfig) -> String {
     let MaeConfig { image_size_hw: [height, width], patch_size, embed_dim, depth, num_heads, .. } = config;
     format!(
-        "a masked autoencoder at {height} x {width} px (width {embed_dim}, depth {depth}, {num_heads} heads, patch \
-         {patch_size}, decoder width {} and depth {})",
+        "a masked autoencoder at {height} x {width} px (dimension {embed_dim}, depth {depth}, {num_heads} heads, patch \
+         {patch_size}, decoder dimension {} and depth {})",
         config.decoder_embed_dim, config.decoder_depth
     )
 }

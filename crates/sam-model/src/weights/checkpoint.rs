@@ -1,7 +1,7 @@
-//! A file that holds a segmenter: recognised, compared with the model it should fill, and loaded.
+//! A file with a segmenter: recognised, compared with the model to fill, and loaded.
 //!
-//! Strict in both directions: each tensor of the file is used or named as dropped, each tensor of the model is filled or
-//! named as fresh. Everything else is an error that lists all of it.
+//! Strict in both directions: each tensor of the file is used or reported as dropped, each tensor of the model is filled or
+//! reported as fresh. Everything else is an error that lists all mismatches.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -16,10 +16,11 @@ use super::parameters::{fill_parameters, parameter_shapes};
 use super::position_tables::{ResizedTable, resize_absolute, resize_relative};
 use super::recognise::{Hints, Unrecognised, known_heads, recognise_mae, recognise_sam};
 use super::state_dict::{Dtype, StateDict, TensorInfo};
+use crate::config::SamConfig;
 use crate::init::initialise_where;
-use crate::sam::{Sam, SamConfig};
+use crate::sam::Sam;
 
-/// Key of our own metadata: the sizes as JSON, of which only what tensors cannot tell is read back.
+/// Key of our own metadata: the sizes as JSON. Only those that tensors do not determine are read back.
 pub const CONFIG_METADATA: &str = "sam_train.config";
 
 /// Image size at which a masked autoencoder's encoder starts a segmenter.
@@ -30,11 +31,11 @@ const START_IMAGE_SIZE: usize = 1024;
 pub struct Checkpoint {
     /// The file's tensors.
     pub dict: StateDict,
-    /// How they are named.
+    /// How its tensors are named.
     pub layout: Layout,
-    /// The sizes of the model they are of. A masked autoencoder's is the segmenter it can start.
+    /// The sizes of its model; for a masked autoencoder, those of the segmenter that it can initialise.
     pub config: SamConfig,
-    /// A masked autoencoder's heads, where they are known, and the grid of its positions, where it is told.
+    /// A masked autoencoder's heads and the grid of its positions, where they are known.
     encoder: EncoderHints,
 }
 
@@ -44,29 +45,29 @@ struct EncoderHints {
     grid_hw: Option<[usize; 2]>,
 }
 
-/// How to load.
+/// Options of loading.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
-    /// Sizes of the model to fill: the file's own, or with other rates for training or another image size.
+    /// Sizes of the model to fill: the file's own, or with other dropout rates or another image size.
     pub config: SamConfig,
-    /// What the file's layout does not have is drawn from this.
+    /// Seed of the tensors that the file's layout does not have.
     pub seed: u64,
-    /// Type of the parameters on the device; f32 whatever the file holds, unless asked otherwise.
+    /// Data type of the parameters on the device, whatever the file holds.
     pub dtype: FloatDType,
 }
 
 /// What happened to each tensor.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LoadReport {
-    /// Tensors of the file that filled one of the model.
+    /// Number of the file's tensors that filled one of the model.
     pub used: usize,
-    /// Tensors of the file that were left aside, and why.
+    /// Tensors of the file that were ignored, with the reasons.
     pub dropped: Vec<(String, String)>,
-    /// Tensors of the model that the file does not have (official keys); filled from the seed.
+    /// Tensors of the model that the file does not have (official keys), initialised from the seed.
     pub fresh: Vec<String>,
     /// Position tables that were resized.
     pub resized: Vec<ResizedTable>,
-    /// What neither the tensors nor the file's metadata tell, a sentence each.
+    /// Assumptions where neither the tensors nor the file's metadata determine a size, a sentence each.
     pub assumed: Vec<String>,
 }
 
@@ -96,7 +97,7 @@ impl Checkpoint {
         Ok(Self { dict, layout, config, encoder })
     }
 
-    /// Whether the file holds a whole segmenter, not only an encoder to start from.
+    /// Whether the file holds a whole segmenter, not only an encoder.
     pub fn is_segmenter(&self) -> bool {
         self.layout != Layout::Mae
     }
@@ -117,16 +118,16 @@ impl Checkpoint {
     pub fn load(&self, device: &Device) -> Result<(Sam, LoadReport), WeightsError> {
         if !self.is_segmenter() {
             return Err(WeightsError::Unsupported(format!(
-                "{}: a masked autoencoder holds an encoder only, it cannot segment; start a training from it, or make a \
-                 checkpoint with a fresh decoder by `sam-train export --checkpoint {0} --fresh-seed N ..`",
+                "{}: a masked autoencoder holds an encoder only, it cannot segment; start a training from it, or export it \
+                 with a fresh decoder",
                 self.dict.path.display()
             )));
         }
         self.load_with(&self.default_options(), device)
     }
 
-    /// Loads into a model of other rates or of another image size than the file's; position tables are resized. What the
-    /// file does not have because its layout has no such tensor is drawn from the seed and reported as fresh.
+    /// Loads into a model whose dropout rates or image size may differ from the file's; position tables are resized. Tensors
+    /// that the file's layout does not have are initialised from the seed and reported as fresh.
     pub fn load_with(&self, options: &LoadOptions, device: &Device) -> Result<(Sam, LoadReport), WeightsError> {
         let sam = self.empty_model(&options.config, device)?;
         let (plan, report) = self.compare(&options.config, &parameter_shapes(&sam))?;
@@ -139,7 +140,7 @@ impl Checkpoint {
         Ok((sam, report))
     }
 
-    /// What loading at the file's own size would report, without reading weights.
+    /// The report of loading at the file's own size, without reading weights.
     pub fn report(&self) -> Result<LoadReport, WeightsError> {
         let sam = self.empty_model(&self.config, &Device::flex())?;
         Ok(self.compare(&self.config, &parameter_shapes(&sam))?.1)
@@ -149,18 +150,18 @@ impl Checkpoint {
         config.init(device).map_err(|source| WeightsError::Config { path: self.dict.path.clone(), source })
     }
 
-    /// What is assumed of a masked autoencoder's heads, which leave no trace in the tensors; an error where `config` has
-    /// others than those that are known.
+    /// Assumptions about a masked autoencoder's heads, which tensors do not determine; an error where `config` contradicts
+    /// the known number.
     fn agree_on_heads(&self, config: &SamConfig) -> Result<Vec<String>, WeightsError> {
-        let wanted = config.image_encoder.num_heads;
+        let expected = config.image_encoder.num_heads;
         match self.encoder.heads {
             _ if self.layout != Layout::Mae => Ok(Vec::new()),
-            None => {
-                Ok(vec![format!("{wanted} attention heads: an MAE checkpoint of this width does not tell how many")])
-            }
-            Some(heads) if heads == wanted => Ok(Vec::new()),
+            None => Ok(vec![format!(
+                "{expected} attention heads: an MAE checkpoint of this dimension does not determine their number"
+            )]),
+            Some(heads) if heads == expected => Ok(Vec::new()),
             Some(heads) => Err(WeightsError::Unsupported(format!(
-                "{}: its encoder has {heads} attention heads, the model to start has {wanted}",
+                "{}: its encoder has {heads} attention heads, the model to initialise has {expected}",
                 self.dict.path.display()
             ))),
         }
@@ -217,7 +218,7 @@ impl Checkpoint {
     }
 }
 
-/// Fails on the first value that is no number.
+/// Fails on the first NaN or infinite value.
 pub(super) fn finite(values: Vec<f32>, path: &Path, key: &str) -> Result<Vec<f32>, WeightsError> {
     match values.iter().find(|value| !value.is_finite()) {
         Some(&value) => Err(WeightsError::NotFinite {
@@ -230,7 +231,7 @@ pub(super) fn finite(values: Vec<f32>, path: &Path, key: &str) -> Result<Vec<f32
     }
 }
 
-/// Names, for each missing and each extra key, the one of the other list that is most like it.
+/// For each missing and each extra key, finds the most similar key of the other list.
 pub(super) fn pair_nearest(mismatch: &mut Mismatch) {
     let missing: Vec<String> = mismatch.missing.iter().map(|(key, ..)| key.clone()).collect();
     let extra: Vec<String> = mismatch.extra.iter().map(|(key, ..)| key.clone()).collect();
@@ -266,7 +267,7 @@ enum Filling {
 }
 
 impl Filling {
-    /// `None` when the shapes cannot be brought together.
+    /// `None` when the shapes are incompatible.
     fn new(
         key: String,
         shape: &[usize],
@@ -284,7 +285,7 @@ impl Filling {
             {
                 Some(Filling::Absolute { key, skip: 0, from_hw: [from; 2], to, channels })
             }
-            // A masked autoencoder's list of positions, with the class token's row first.
+            // A masked autoencoder's flat table of positions, with the class token's row first.
             (&[1, positions, channels], &[1, to, _, wanted_channels])
                 if official == "image_encoder.pos_embed" && channels == wanted_channels =>
             {
@@ -292,7 +293,7 @@ impl Filling {
                     let is_whole = positions == 1 + from_hw[0] * from_hw[1];
                     return is_whole.then_some(Filling::Absolute { key, skip: 1, from_hw, to, channels });
                 }
-                let square = |count: usize| Some(count.isqrt()).filter(|side| side * side == count && count > 0);
+                let square = |count: usize| Some(count.isqrt()).filter(|size| size * size == count && count > 0);
                 let skip = usize::from(square(positions).is_none());
                 let from = square(positions.checked_sub(skip)?)?;
                 Some(Filling::Absolute { key, skip, from_hw: [from; 2], to, channels })
@@ -306,7 +307,7 @@ impl Filling {
         }
     }
 
-    /// Of the tensor in the file.
+    /// Key of the tensor in the file.
     fn key(&self) -> &str {
         match self {
             Filling::AsIs { key } | Filling::Absolute { key, .. } | Filling::Relative { key, .. } => key,
@@ -334,7 +335,7 @@ impl Filling {
     }
 }
 
-/// What our own metadata says beyond the tensors. Fields that a later version adds do not matter.
+/// Hints of our own metadata. Unknown fields of later versions are ignored.
 fn own_hints(dict: &StateDict) -> Result<Hints, WeightsError> {
     let Some(text) = dict.metadata.get(CONFIG_METADATA) else { return Ok(Hints::default()) };
     match serde_json::from_str::<serde_json::Value>(text) {
@@ -349,7 +350,7 @@ fn own_hints(dict: &StateDict) -> Result<Hints, WeightsError> {
     }
 }
 
-/// Why a file of a known layout holds no segmenter, in the file's own keys.
+/// Explains why a file of a known layout holds no segmenter, in the file's own keys.
 pub(super) fn explain(dict: &StateDict, layout: Layout, problem: Unrecognised) -> String {
     let in_file = |official: String| layout.key_from_official(&official).unwrap_or(official);
     let what = match problem {
@@ -366,7 +367,7 @@ pub(super) fn explain(dict: &StateDict, layout: Layout, problem: Unrecognised) -
 }
 
 /// The published name and image size, or the sizes that make it a custom one.
-pub fn describe(config: &SamConfig) -> String {
+pub(super) fn describe(config: &SamConfig) -> String {
     let encoder = &config.image_encoder;
     match config.variant() {
         Some(variant) => format!("{} at {} px", variant.name(), encoder.image_size),

@@ -1,77 +1,77 @@
-//! What can be wrong with a checkpoint, said so that its owner can mend it.
+//! Errors of checkpoints, worded so that the user can fix them.
 
 use std::fmt;
 use std::path::PathBuf;
 
 use super::pth::PthError;
 use super::state_dict::Dtype;
-use crate::sam::SamConfigError;
+use crate::config::SamConfigError;
 
-/// Most entries of a list that an error prints.
+/// Maximum number of entries of a list in an error message.
 const LISTED: usize = 12;
 
 /// Reading or writing a checkpoint failed.
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
-    /// The operating system refused.
+    /// The operating system reported an error.
     #[error("{}: {source}", path.display())]
     Io {
         /// File or folder.
         path: PathBuf,
-        /// The system's reason.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The bytes are of no known container.
+    /// The bytes are not of a known container.
     #[error("{}: not a checkpoint: {reason}", path.display())]
     NotACheckpoint {
         /// The file.
         path: PathBuf,
-        /// What was seen and what was expected.
+        /// What was found and what was expected.
         reason: String,
     },
-    /// The file is shorter than its own header says.
+    /// The file is shorter than its header declares.
     #[error(
-        "{}: truncated: its header promises {expected} bytes, the file has {got}; copy or download it again",
+        "{}: truncated: its header declares {expected} bytes, the file has {got}; copy or download it again",
         path.display()
     )]
     Truncated {
         /// The file.
         path: PathBuf,
-        /// Bytes that the header promises.
+        /// Bytes that the header declares.
         expected: u64,
-        /// Bytes that there are.
+        /// Bytes of the file.
         got: u64,
     },
     /// A `.pth` could not be read.
     #[error(transparent)]
     Pth(Box<PthError>),
-    /// A checkpoint, but not of a model that this program knows.
+    /// A checkpoint of an unknown kind of model.
     #[error("{}: {what}", path.display())]
     UnknownLayout {
         /// The file.
         path: PathBuf,
-        /// What it seems to be, and what is read here.
+        /// What it appears to be, and what is supported.
         what: String,
     },
-    /// Tensors are missing, left over, or of another shape.
+    /// Tensors are missing, unexpected, or of another shape.
     #[error("{}: does not fit {model}:{mismatch}", path.display())]
     Mismatch {
         /// The file.
         path: PathBuf,
-        /// The model as it was recognised.
+        /// The recognised model.
         model: String,
-        /// All of it.
+        /// All mismatches.
         mismatch: Box<Mismatch>,
     },
-    /// The sizes read off the tensors contradict each other.
+    /// The sizes inferred from the tensors contradict each other.
     #[error("{}: {source}", path.display())]
     Config {
         /// The file.
         path: PathBuf,
-        /// What does not fit.
+        /// The contradictions.
         source: SamConfigError,
     },
-    /// A tensor of a type that cannot become a weight.
+    /// A tensor is not of a floating-point type.
     #[error("{}: tensor `{key}` is {dtype:?}; weights must be F32, F16, BF16 or F64", path.display())]
     NotAFloat {
         /// The file.
@@ -81,8 +81,8 @@ pub enum WeightsError {
         /// Its type.
         dtype: Dtype,
     },
-    /// A weight that is no number, or infinite, or too large for the type asked for.
-    #[error("{}: tensor `{key}` holds {value}, which is no weight{hint}", path.display())]
+    /// A weight is NaN or infinite, or too large for the requested data type.
+    #[error("{}: tensor `{key}` holds {value}, which is not a finite weight{hint}", path.display())]
     NotFinite {
         /// The file.
         path: PathBuf,
@@ -90,10 +90,10 @@ pub enum WeightsError {
         key: String,
         /// The first such value.
         value: f32,
-        /// What may help.
+        /// How to fix it.
         hint: &'static str,
     },
-    /// A written file did not read back as it was meant.
+    /// A written file reads back differently.
     #[error("{}: written, but tensor `{key}` read back differs; the disk or its driver is at fault", path.display())]
     ReadBack {
         /// The file.
@@ -101,7 +101,7 @@ pub enum WeightsError {
         /// The first tensor that differs.
         key: String,
     },
-    /// Asked for something that a format cannot hold.
+    /// The format does not support the request.
     #[error("{0}")]
     Unsupported(String),
 }
@@ -112,7 +112,7 @@ impl From<PthError> for WeightsError {
     }
 }
 
-/// Tensors of a file against tensors of a model.
+/// Differences between the tensors of a file and of a model.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mismatch {
     /// In the model, not in the file: file key, shape, the nearest unused key of the file.
@@ -124,7 +124,7 @@ pub struct Mismatch {
 }
 
 impl Mismatch {
-    /// Whether nothing is wrong.
+    /// Whether there is no difference.
     pub fn is_empty(&self) -> bool {
         self.missing.is_empty() && self.extra.is_empty() && self.wrong_shape.is_empty()
     }
@@ -136,7 +136,7 @@ impl fmt::Display for Mismatch {
         section(f, "missing from the file", &self.missing, |(key, shape, near)| {
             format!("`{key}` {shape:?}{}", nearest(near))
         })?;
-        section(f, "in the file, but of no use to the model", &self.extra, |(key, shape, near)| {
+        section(f, "in the file, but unknown to the model", &self.extra, |(key, shape, near)| {
             format!("`{key}` {shape:?}{}", nearest(near))
         })?;
         section(f, "of another shape", &self.wrong_shape, |(key, expected, got)| {
@@ -159,7 +159,7 @@ fn section<T>(f: &mut fmt::Formatter<'_>, title: &str, items: &[T], line: impl F
     Ok(())
 }
 
-/// The candidate most like `key`, if any is similar enough to be meant.
+/// The candidate most similar to `key`, if any is similar enough.
 pub(crate) fn nearest_key<'a>(key: &str, candidates: impl Iterator<Item = &'a str>) -> Option<String> {
     const SIMILAR_ENOUGH: f64 = 0.75;
     candidates

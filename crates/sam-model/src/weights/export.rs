@@ -1,30 +1,32 @@
-//! A segmenter to files that other people's programs load.
+//! Exports a segmenter to files that other programs load.
 //!
-//! Atomic: everything goes to a temporary name in the same folder, is synced, read back and compared with the model, and
-//! only then takes its final name. A crash leaves the old file or the new one, never half of one. A new Hugging Face folder
-//! appears as a whole; in one that exists the three files are replaced one by one, the weights last.
+//! Exports are atomic: a file is written under a temporary name in the same folder, synced, read back and compared with the
+//! model, and only then renamed. A crash leaves the old file or the new one, never half of one. A new Hugging Face folder
+//! appears as a whole; in an existing one the three files are replaced one by one, the weights last.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use super::atomic::{write_atomically, write_folder_atomically};
+use sam_files::{write_atomically, write_atomically_with, write_folder_atomically};
+
 use super::checkpoint::CONFIG_METADATA;
 use super::error::WeightsError;
 use super::huggingface;
 use super::layout::Layout;
 use super::parameters::{NamedTensor, named_tensors};
 use super::position_tables::{ResizedTable, resize_absolute, resize_relative};
-use super::pth_writer::{self, PthEntry};
+use super::pth::writer::{PthEntry, write_pth as write_pth_file};
 use super::recognise::PUBLISHED_DECODER_HEADS;
 use super::safetensors_writer::{TensorHeader, write_tensors};
 use super::state_dict::{Dtype, StateDict, bytes_from_floats, floats_from_bytes};
-use crate::sam::{Sam, SamConfig};
+use crate::config::SamConfig;
+use crate::sam::Sam;
 
-/// Side of the images that every published model and most consumers expect.
+/// Image size that every published model and most consumers expect.
 pub const PUBLISHED_IMAGE_SIZE: usize = 1024;
 
-/// What to write.
+/// The file format of an export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExportFormat {
     /// Official keys in a `.safetensors`: ours, candle's, and what is built on them.
@@ -35,23 +37,23 @@ pub enum ExportFormat {
     HuggingFace,
 }
 
-/// What to do with a model of another image size.
+/// How to export a model of another image size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ImageSizePolicy {
     /// Position tables are resized to 1024 px, which is all that most consumers can load.
     Published,
-    /// Tables stay; the file is for programs that read the image size off the tensors, as this one.
+    /// Tables are not resized; the file is for programs that infer the image size from the tensors, as this one does.
     Keep,
 }
 
-/// What was written.
+/// Summary of an export.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExportReport {
     /// The file or folder.
     pub path: PathBuf,
-    /// Tensors in it.
+    /// Number of tensors.
     pub tensors: usize,
-    /// Bytes of the weights file.
+    /// Size of the weights file in bytes.
     pub bytes: u64,
     /// Position tables that were resized.
     pub resized: Vec<ResizedTable>,
@@ -59,18 +61,18 @@ pub struct ExportReport {
     pub image_size: usize,
 }
 
-/// How to write.
+/// Options of an export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExportOptions {
-    /// What to write.
+    /// The file format.
     pub format: ExportFormat,
     /// F32, F16 or BF16.
     pub dtype: Dtype,
-    /// What to do with a model of another image size than 1024 px.
+    /// How to export a model whose image size is not 1024 px.
     pub image_size: ImageSizePolicy,
 }
 
-/// Writes `sam` to `path` (a file, or a folder for [`ExportFormat::HuggingFace`]), replacing what is there.
+/// Writes `sam` to `path` (a file, or a folder for [`ExportFormat::HuggingFace`]), replacing existing files.
 pub fn export(sam: &Sam, options: ExportOptions, path: &Path) -> Result<ExportReport, WeightsError> {
     let ExportOptions { format, dtype, image_size } = options;
     if !matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
@@ -117,27 +119,27 @@ pub fn export(sam: &Sam, options: ExportOptions, path: &Path) -> Result<ExportRe
     })
 }
 
-/// Refuses what a format cannot say: it would load as another model.
+/// Rejects models that a format cannot represent: the file would load as another model.
 fn check_representable(config: &SamConfig, format: ExportFormat) -> Result<(), WeightsError> {
     match format {
         ExportFormat::Safetensors => Ok(()),
         ExportFormat::HuggingFace => huggingface::check_representable(config),
         ExportFormat::Pth if config.mask_decoder.num_heads == PUBLISHED_DECODER_HEADS => Ok(()),
         ExportFormat::Pth => Err(WeightsError::Unsupported(format!(
-            "a .pth cannot say that the decoder has {} heads, and whoever loads it takes {PUBLISHED_DECODER_HEADS}; export \
-             to safetensors or huggingface",
+            "a .pth cannot represent a decoder of {} heads, as its readers assume {PUBLISHED_DECODER_HEADS}; export to \
+             safetensors or huggingface",
             config.mask_decoder.num_heads
         ))),
     }
 }
 
-/// Writes to a temporary name, reads back, compares, and gives the file its name.
+/// Writes to a temporary file, reads it back, compares it with `tensors`, and renames it.
 pub(super) fn write_weights(
     tensors: &[Written],
     path: &Path,
     write: impl FnOnce(&Path) -> Result<(), WeightsError>,
 ) -> Result<u64, WeightsError> {
-    write_atomically(
+    write_atomically_with(
         path,
         |source| io(path, source),
         |temporary| {
@@ -169,13 +171,13 @@ fn io(path: &Path, source: std::io::Error) -> WeightsError {
     WeightsError::Io { path: path.to_owned(), source }
 }
 
-/// Resizes the tables of a model to 1024 px and notes it in the configuration.
+/// Resizes the position tables of a model to 1024 px and updates the configuration.
 fn resize_tables(tensors: &mut [NamedTensor], config: &mut SamConfig) -> Result<Vec<ResizedTable>, WeightsError> {
     let patch = config.image_encoder.patch_size;
     if !PUBLISHED_IMAGE_SIZE.is_multiple_of(patch) {
         return Err(WeightsError::Unsupported(format!(
-            "patches of {patch} px do not divide {PUBLISHED_IMAGE_SIZE} px: the position tables cannot be resized; keep \
-             the image size (--keep-image-size)"
+            "patches of {patch} px do not divide {PUBLISHED_IMAGE_SIZE} px: the position tables cannot be resized; export \
+             at the model's own image size"
         )));
     }
     config.image_encoder.image_size = PUBLISHED_IMAGE_SIZE;
@@ -200,21 +202,21 @@ fn resize_tables(tensors: &mut [NamedTensor], config: &mut SamConfig) -> Result<
     Ok(resized)
 }
 
-/// Whether a key is a relative position table of a block that attends over the whole image; a window does not grow.
+/// Whether a key is a relative position table of a global block; windows do not grow with the image.
 fn is_global_table(key: &str, global_attn_indexes: &[usize]) -> bool {
     let block = key.strip_prefix("image_encoder.blocks.").and_then(|rest| rest.split_once(".attn.rel_pos_"));
     let block = block.and_then(|(block, _)| block.parse::<usize>().ok());
     block.is_some_and(|block| global_attn_indexes.contains(&block))
 }
 
-/// A tensor on its way into a file.
+/// A tensor to write, in a file's layout and data type.
 pub(super) struct Written {
     header: TensorHeader,
     tensor: NamedTensor,
 }
 
 impl Written {
-    /// Refuses what would not come back: values that are no numbers, or too large for the type.
+    /// Rejects values that are NaN or infinite, or too large for the data type.
     pub(super) fn new(tensor: NamedTensor, layout: Layout, dtype: Dtype, path: &Path) -> Result<Self, WeightsError> {
         let key = layout.key_from_official(&tensor.key).ok_or_else(|| {
             WeightsError::Unsupported(format!("the {} layout has no tensor for `{}`", layout.name(), tensor.key))
@@ -244,7 +246,7 @@ pub(super) fn write_safetensors(
     config: &serde_json::Value,
     path: &Path,
 ) -> Result<(), WeightsError> {
-    // "format" is what transformers asks for before it reads anything else.
+    // transformers requires the entry "format".
     let metadata = HashMap::from([
         ("format".to_owned(), "pt".to_owned()),
         ("producer".to_owned(), format!("sam-train {}", env!("CARGO_PKG_VERSION"))),
@@ -261,18 +263,17 @@ pub(super) fn write_pth(tensors: &[Written], wrapper: Option<&str>, path: &Path)
         .map(|tensor| PthEntry { name: &tensor.header.key, dtype: tensor.header.dtype, shape: &tensor.header.shape })
         .collect();
     let mut remaining = tensors.iter();
-    pth_writer::write_pth(path, &mut file, wrapper, &entries, |_| {
+    write_pth_file(path, &mut file, wrapper, &entries, |_| {
         Ok::<_, WeightsError>(remaining.next().map(Written::bytes).unwrap_or_default())
     })
 }
 
 fn write_json(path: &Path, value: &serde_json::Value) -> Result<(), WeightsError> {
-    let io = |source| io(path, source);
-    write_atomically(path, io, |temporary| std::fs::write(temporary, format!("{value:#}\n")).map_err(io))?;
+    write_atomically(path, format!("{value:#}\n")).map_err(|source| io(path, source))?;
     Ok(())
 }
 
-/// Reads the written file back and compares every tensor with what was meant.
+/// Reads the written file back and compares every tensor with the original.
 fn compare(tensors: &[Written], written: &Path, final_path: &Path) -> Result<(), WeightsError> {
     let dict = StateDict::open(written)?;
     let differs = |key: &str| WeightsError::ReadBack { path: final_path.to_owned(), key: key.to_owned() };

@@ -1,9 +1,8 @@
 //! The two JSON files of a Hugging Face `SamModel` folder.
 //!
-//! Written fields are those of `transformers.SamConfig` and `SamImageProcessor`; read is only what tensors cannot tell.
-//! The decoder's epsilon is written as 1e-5, which is what the official model computes with; the class would default to
-//! 1e-6 and shift the masks by about a hundredth. It is not read: converted official weights carry that default, and are
-//! computed here as they were trained.
+//! All fields of `transformers.SamConfig` and `SamImageProcessor` are written; only those that tensors do not determine are
+//! read. The decoder's epsilon is written as 1e-5, as in the official model; the class would default to 1e-6 and shift the
+//! masks by about a hundredth. It is not read: converted official weights carry that default, but were trained with 1e-5.
 
 use std::path::Path;
 
@@ -11,13 +10,14 @@ use serde_json::{Value, json};
 
 use super::error::WeightsError;
 use super::recognise::Hints;
-use crate::image_encoder::ENCODER_LAYER_NORM_EPS;
-use crate::layer_norm::LAYER_NORM_2D_EPS;
-use crate::sam::{PIXEL_MEAN, PIXEL_STD, SamConfig};
-use crate::two_way_transformer::DECODER_LAYER_NORM_EPS;
+use crate::config::SamConfig;
+use crate::decoder::DECODER_LAYER_NORM_EPS;
+use crate::encoder::ENCODER_LAYER_NORM_EPS;
+use crate::ops::layer_norm::LAYER_NORM_2D_EPS;
+use crate::preprocess::{PIXEL_MEAN, PIXEL_STD};
 
-/// Reads what tensors cannot tell from the `config.json` beside a weights file; nothing when there is none.
-pub fn hints_beside(weights: &Path) -> Result<Hints, WeightsError> {
+/// Reads the hints in the `config.json` beside a weights file; no hints when there is none.
+pub(super) fn hints_beside(weights: &Path) -> Result<Hints, WeightsError> {
     let path = weights.with_file_name("config.json");
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
@@ -33,12 +33,12 @@ pub fn hints_beside(weights: &Path) -> Result<Hints, WeightsError> {
 }
 
 /// Checks that `transformers.SamModel` can be built with these sizes.
-pub fn check_representable(config: &SamConfig) -> Result<(), WeightsError> {
+pub(super) fn check_representable(config: &SamConfig) -> Result<(), WeightsError> {
     let (encoder, decoder) = (&config.image_encoder, &config.mask_decoder);
     let cross_rate = decoder.transformer_dim / decoder.cross_dim.max(1);
     if decoder.cross_dim * cross_rate != decoder.transformer_dim {
         return Err(WeightsError::Unsupported(format!(
-            "a Hugging Face SamModel needs a decoder whose width {} is a multiple of its inner attention width {}",
+            "a Hugging Face SamModel needs a decoder whose dimension {} is a multiple of its inner attention dimension {}",
             decoder.transformer_dim, decoder.cross_dim
         )));
     }
@@ -50,13 +50,13 @@ pub fn check_representable(config: &SamConfig) -> Result<(), WeightsError> {
         )));
     }
     if encoder.embed_dim % encoder.num_heads != 0 {
-        return Err(WeightsError::Unsupported("the heads must divide the width".into()));
+        return Err(WeightsError::Unsupported("the number of heads must divide the dimension".into()));
     }
     Ok(())
 }
 
 /// `config.json` of a `SamModel`.
-pub fn config_json(config: &SamConfig, dtype: &str) -> Value {
+pub(super) fn config_json(config: &SamConfig, dtype: &str) -> Value {
     let (encoder, prompts, decoder) = (&config.image_encoder, &config.prompt_encoder, &config.mask_decoder);
     json!({
         "architectures": ["SamModel"],
@@ -113,7 +113,7 @@ pub fn config_json(config: &SamConfig, dtype: &str) -> Value {
 }
 
 /// `preprocessor_config.json` of a `SamProcessor`.
-pub fn preprocessor_json(config: &SamConfig) -> Value {
+pub(super) fn preprocessor_json(config: &SamConfig) -> Value {
     let (image, mask) = (config.image_encoder.image_size, config.low_res_side());
     let unit = |values: [f32; 3]| values.map(|value| (f64::from(value) / 255.0 * 1e6).round() / 1e6);
     json!({

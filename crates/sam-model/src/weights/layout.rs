@@ -7,20 +7,20 @@ use std::collections::BTreeMap;
 
 use super::state_dict::TensorInfo;
 
-/// A published way to name a segmenter's tensors.
+/// A published naming scheme of a segmenter's tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
-    /// `segment_anything`'s state dict: ours, candle's, and what is built on them.
+    /// `segment_anything`'s state dict: ours, candle's, and of programs built on them.
     Official,
     /// `transformers.SamModel`.
     HuggingFace,
-    /// A masked autoencoder: an encoder to start from, not a segmenter.
+    /// A masked autoencoder: an encoder for initialisation, not a segmenter.
     Mae,
 }
 
 type Row = (&'static str, &'static str);
 
-/// Module path to official key: only what the reference numbers instead of names.
+/// Module path to official key, where the reference has indices instead of names.
 pub(crate) const MODULE_TO_OFFICIAL: &[Row] = &[
     ("image_encoder.neck.conv1.**", "image_encoder.neck.0.**"),
     ("image_encoder.neck.norm1.**", "image_encoder.neck.1.**"),
@@ -34,7 +34,7 @@ pub(crate) const MODULE_TO_OFFICIAL: &[Row] = &[
     ("mask_decoder.output_upscaling.conv1.**", "mask_decoder.output_upscaling.0.**"),
     ("mask_decoder.output_upscaling.norm1.**", "mask_decoder.output_upscaling.1.**"),
     ("mask_decoder.output_upscaling.conv2.**", "mask_decoder.output_upscaling.3.**"),
-    // A masked autoencoder of our own: these names are timm's.
+    // Our own masked autoencoder has timm's names.
     ("blocks.*.mlp.lin1.**", "blocks.*.mlp.fc1.**"),
     ("blocks.*.mlp.lin2.**", "blocks.*.mlp.fc2.**"),
     ("decoder_blocks.*.mlp.lin1.**", "decoder_blocks.*.mlp.fc1.**"),
@@ -82,7 +82,7 @@ const OFFICIAL_TO_HUGGING_FACE: &[Row] = &[
     ("mask_decoder.iou_prediction_head.layers.2.**", "mask_decoder.iou_prediction_head.proj_out.**"),
 ];
 
-/// Official key to the key of a masked autoencoder (timm's names); what has no row is not in such a file.
+/// Official key to the key of a masked autoencoder (timm's names); tensors without a row are not in such a file.
 const OFFICIAL_TO_MAE: &[Row] = &[
     ("image_encoder.pos_embed", "pos_embed"),
     ("image_encoder.patch_embed.**", "patch_embed.**"),
@@ -103,7 +103,7 @@ const DROPPED: &[(&str, &str)] = &[
     ("prompt_encoder.shared_embedding.positional_embedding", "a second copy of the position frequencies"),
 ];
 
-/// What only files of other models have, and what those are called.
+/// Keys that only files of other models have, with descriptions of these.
 const FOREIGN: &[(&str, &str)] = &[
     ("image_encoder.trunk.**", "a SAM 2 checkpoint"),
     ("detector.**", "a SAM 3 checkpoint"),
@@ -115,7 +115,7 @@ const FOREIGN: &[(&str, &str)] = &[
 ];
 
 impl Layout {
-    /// The layout's name for people.
+    /// The layout's name in messages.
     pub fn name(self) -> &'static str {
         match self {
             Layout::Official => "official (segment_anything)",
@@ -142,12 +142,12 @@ impl Layout {
         self.table().iter().find_map(|(official, theirs)| rewrite(theirs, official, key))
     }
 
-    /// Which layout a file's keys are of; otherwise what the file seems to be.
+    /// The layout of a file's keys; otherwise a description of what the file appears to be.
     pub fn recognise(tensors: &BTreeMap<String, TensorInfo>) -> Result<Layout, String> {
         let has = |key: &str| tensors.contains_key(key);
         for (pattern, what) in FOREIGN {
             if tensors.keys().any(|key| rewrite(pattern, "**", key).is_some()) {
-                return Err(format!("{what}, which is not read here"));
+                return Err(format!("{what}, which is not supported"));
             }
         }
         let starts = |prefix: &str| tensors.keys().any(|key| key.starts_with(prefix));
@@ -170,8 +170,8 @@ impl Layout {
     }
 }
 
-/// Why a tensor that the model does not have may be left aside; `None` when it may not.
-pub fn drop_reason(layout: Layout, key: &str) -> Option<&'static str> {
+/// Why a tensor that the model does not have may be ignored; `None` when it may not.
+pub(super) fn drop_reason(layout: Layout, key: &str) -> Option<&'static str> {
     if layout == Layout::Mae {
         return Some(match key {
             "cls_token" => "SAM has no class token",

@@ -1,7 +1,8 @@
 //! A burn module as a list of tensors under the official keys, and back.
 //!
 //! burn stores a linear layer's weight as `[in, out]` and calls a norm's parameters `gamma` and `beta`; PyTorch has
-//! `[out, in]`, `weight` and `bias`. The difference ends in this file: everything outside sees PyTorch's names and shapes.
+//! `[out, in]`, `weight` and `bias`. The difference is confined to this file: everything outside sees PyTorch's names and
+//! shapes.
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{DType, FloatDType, Tensor, TensorData};
@@ -9,7 +10,7 @@ use burn::tensor::{DType, FloatDType, Tensor, TensorData};
 use super::error::WeightsError;
 use super::layout::{MODULE_TO_OFFICIAL, translate};
 
-/// Where a walk over a module stands.
+/// The position of a traversal of a module.
 #[derive(Clone, Debug, Default)]
 pub struct ParameterPath {
     names: Vec<String>,
@@ -17,19 +18,19 @@ pub struct ParameterPath {
 }
 
 impl ParameterPath {
-    /// Steps into a field; to be called from `enter_module`.
+    /// Enters a field; to be called from `enter_module`.
     pub fn enter(&mut self, name: &str, container_type: &str) {
         self.names.push(name.to_owned());
         self.containers.push(container_type.to_owned());
     }
 
-    /// Steps out again; to be called from `exit_module`.
+    /// Leaves a field; to be called from `exit_module`.
     pub fn exit(&mut self) {
         self.names.pop();
         self.containers.pop();
     }
 
-    /// The official key of the parameter that the walk stands on.
+    /// The official key of the current parameter.
     pub fn official_key(&self) -> String {
         let mut path = self.names.join(".");
         if self.container() == "Struct:LayerNorm" {
@@ -38,7 +39,7 @@ impl ParameterPath {
         translate(MODULE_TO_OFFICIAL, &path).unwrap_or(path)
     }
 
-    /// The parameter's shape in a checkpoint.
+    /// The current parameter's shape in a checkpoint.
     pub fn official_shape(&self, shape: &[usize]) -> Vec<usize> {
         let mut shape = shape.to_vec();
         if self.is_transposed() {
@@ -47,12 +48,12 @@ impl ParameterPath {
         shape
     }
 
-    /// Values in a checkpoint's order to burn's.
+    /// Converts values from a checkpoint's order to burn's.
     pub fn from_official(&self, values: Vec<f32>, official_shape: &[usize]) -> Vec<f32> {
         if self.is_transposed() { transpose(&values, official_shape[0], official_shape[1]) } else { values }
     }
 
-    /// Values in burn's order, of burn's `shape`, to a checkpoint's.
+    /// Converts values of burn's `shape` from burn's order to a checkpoint's.
     pub fn to_official(&self, values: Vec<f32>, shape: &[usize]) -> Vec<f32> {
         if self.is_transposed() { transpose(&values, shape[0], shape[1]) } else { values }
     }
@@ -66,10 +67,13 @@ impl ParameterPath {
     }
 }
 
-/// Values of a tensor as f32, whatever float type the device holds.
+/// Values of a tensor as f32, whatever its float type on the device.
+///
+/// # Shapes
+/// - `tensor`: any; values are row-major
 ///
 /// # Panics
-/// When the device fails while reading; there is no going on without its answer.
+/// When the device fails while reading.
 pub fn host_values<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
     tensor.to_data().convert::<f32>().try_to_vec::<f32>().expect("f32 data holds f32 values")
 }
@@ -84,7 +88,7 @@ fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     transposed
 }
 
-/// A tensor of a module, read off the device when its values are asked for.
+/// A parameter of a module; its values are read from the device on demand.
 pub struct NamedTensor {
     /// Official key.
     pub key: String,
@@ -99,13 +103,13 @@ impl NamedTensor {
         (self.values)()
     }
 
-    /// The same tensor with other values, as after a resize.
+    /// A tensor with given values, as after a resize.
     pub fn replaced(key: String, shape: Vec<usize>, values: Vec<f32>) -> Self {
         Self { key, shape, values: Box::new(move || values.clone()) }
     }
 }
 
-/// Keys and shapes of all parameters, in the module's order; nothing is computed.
+/// Keys and shapes of all parameters, in the module's order; no values are read.
 pub fn parameter_shapes<M: Module>(module: &M) -> Vec<(String, Vec<usize>)> {
     let mut lister = Lister { path: ParameterPath::default(), shapes: Vec::new() };
     module.visit(&mut lister);
@@ -119,9 +123,9 @@ pub fn named_tensors<M: Module>(module: &M) -> Vec<NamedTensor> {
     collector.tensors
 }
 
-/// Fills the parameters for which `read` has values, as `dtype` on their device; the others stay as they are.
+/// Fills the parameters for which `read` has values, as `dtype` on their device; the others are unchanged.
 ///
-/// `read` gets a key and returns values in a checkpoint's order; the shapes must have been compared before.
+/// `read` takes a key and returns values in a checkpoint's order; the shapes must have been compared before.
 pub fn fill_parameters<M: Module>(
     module: M,
     dtype: FloatDType,
@@ -244,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn transposing_twice_is_the_same() {
+    fn transposing_twice_is_the_identity() {
         let values: Vec<f32> = (0..6).map(|value| value as f32).collect();
         assert_eq!(transpose(&values, 2, 3), [0., 3., 1., 4., 2., 5.]);
         assert_eq!(transpose(&transpose(&values, 2, 3), 3, 2), values);

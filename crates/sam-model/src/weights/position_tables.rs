@@ -1,15 +1,15 @@
-//! Position tables for another image size.
+//! Resizing position tables to another image size.
 //!
-//! The absolute positions are an image and are resized bicubically; a relative table is a line and is resized linearly.
-//! Both as PyTorch's `interpolate(align_corners=False)`, which is what MAE's and SAM's users do
-//! (arXiv 2111.06377; segment-anything pull request 419). Windowed blocks keep their tables: a window does not grow.
+//! Absolute positions are resized bicubically, as an image; relative tables linearly. Both as PyTorch's
+//! `interpolate(align_corners=False)`, which is customary for MAE and SAM (arXiv 2111.06377; segment-anything pull request
+//! 419). Tables of windowed blocks are unchanged, as windows do not grow with the image.
 
-use crate::resize::linear_resize_weights;
+use crate::ops::linear_resize_weights;
 
 /// PyTorch's bicubic coefficient.
 const CUBIC_A: f64 = -0.75;
 
-/// A table that had to change its size.
+/// A table that was resized.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResizedTable {
     /// Official key.
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_constant_table_stays_constant() {
+    fn a_constant_table_remains_constant() {
         for value in resize_absolute(&[0.7; 5 * 4 * 2], [5, 4], [9, 9], 2) {
             assert!((value - 0.7).abs() < 1e-6);
         }
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_size_is_the_same_table() {
+    fn resizing_to_the_same_size_is_the_identity() {
         let table: Vec<f32> = (0..18).map(|value| value as f32).collect();
         assert_eq!(resize_absolute(&table, [3, 3], [3, 3], 2), table);
         assert_eq!(resize_relative(&table, 9, 9, 2), table);

@@ -1,43 +1,43 @@
-//! The sizes of a model from its tensors: nobody is asked for a variant or an image size.
+//! The sizes of a model from its tensors, so that users need not name a variant or an image size.
 //!
-//! Two things leave no trace in the tensors, or an ambiguous one: the decoder's heads, and which blocks are global when
-//! windows are as large as the grid. They are read from the file's own metadata or from a Hugging Face `config.json`
-//! ([`Hints`]); otherwise they are what every published model of that width and depth has.
+//! Two sizes are not determined by the tensors, or ambiguous: the decoder's heads, and the global blocks when windows are as
+//! large as the grid. They are read from the file's own metadata or from a Hugging Face `config.json` ([`Hints`]);
+//! otherwise they are those of every published model of that dimension and depth.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
 use super::state_dict::TensorInfo;
-use crate::image_encoder::ImageEncoderConfig;
+use crate::config::{SamConfig, Variant};
+use crate::decoder::MaskDecoderConfig;
+use crate::encoder::ImageEncoderConfig;
 use crate::mae::MaeConfig;
-use crate::mask_decoder::MaskDecoderConfig;
-use crate::prompt_encoder::PromptEncoderConfig;
-use crate::sam::{SamConfig, Variant};
+use crate::prompt::PromptEncoderConfig;
 
 /// Heads of the mask decoder in every published model.
-pub const PUBLISHED_DECODER_HEADS: usize = 8;
+pub(super) const PUBLISHED_DECODER_HEADS: usize = 8;
 
-/// Blocks and layers beyond these are no segmenter but a damaged or hostile file.
+/// More blocks or layers indicate a damaged or hostile file.
 const MAX_COUNT: usize = 1000;
 
-/// What a file says of itself beside its tensors.
+/// Sizes that a file declares beside its tensors.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hints {
     /// Heads of every attention in the mask decoder.
     pub decoder_heads: Option<usize>,
-    /// Side of a window.
+    /// Size of a window.
     pub window_size: Option<usize>,
-    /// Blocks that attend over the whole image.
+    /// Global blocks.
     pub global_attn_indexes: Option<Vec<usize>>,
     /// Heads of the image encoder, for layouts without relative position tables.
     pub encoder_heads: Option<usize>,
-    /// Rows and columns of a masked autoencoder's positions, which are a list; a square where nothing is said.
+    /// Rows and columns of a masked autoencoder's flat table of positions; a square when not given.
     pub grid_hw: Option<[usize; 2]>,
 }
 
 impl Hints {
-    /// Reads a configuration in JSON whose two parts have these names; what it lacks stays open.
+    /// Reads a configuration in JSON whose two parts have these names; missing fields are no hints.
     pub fn from_json(config: &Value, encoder: &str, decoder: [&str; 2]) -> Self {
         let number = |value: &Value| value.as_u64().and_then(|number| usize::try_from(number).ok());
         let encoder = &config[encoder];
@@ -53,24 +53,24 @@ impl Hints {
 }
 
 impl Hints {
-    /// What our own masked autoencoder says of itself.
+    /// The hints of our own masked autoencoder's configuration.
     pub fn of_autoencoder(config: &MaeConfig) -> Self {
         Self { encoder_heads: Some(config.num_heads), grid_hw: Some(config.grid_hw()), ..Self::default() }
     }
 }
 
-/// Why tensors are of no segmenter.
+/// Why tensors are not a segmenter's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unrecognised {
-    /// There is no tensor of this official key.
+    /// The tensor of this official key is missing.
     Missing(String),
-    /// The tensor of this official key is not as it must be: a sentence that goes on after the key.
+    /// The tensor of this official key has a wrong shape: the rest of a sentence that starts with the key.
     Odd(String, String),
-    /// Something else: a whole sentence.
+    /// Another problem: a whole sentence.
     Other(String),
 }
 
-/// Reads the sizes off tensors under official keys.
+/// Infers the sizes from tensors under official keys.
 pub fn recognise_sam(tensors: &BTreeMap<String, TensorInfo>, hints: &Hints) -> Result<SamConfig, Unrecognised> {
     let tensors = Shapes { tensors };
     Ok(SamConfig {
@@ -98,7 +98,8 @@ fn recognise_encoder(tensors: &Shapes<'_>, hints: &Hints) -> Result<ImageEncoder
         let key = format!("image_encoder.blocks.{block}.attn.rel_pos_h");
         let [length, channels] = tensors.shape::<2>(&key)?;
         if channels == 0 || !embed_dim.is_multiple_of(channels) || length % 2 == 0 {
-            let problem = format!("must be of odd length and divide the width {embed_dim}, got {length} x {channels}");
+            let problem =
+                format!("must be of odd length and divide the dimension {embed_dim}, got {length} x {channels}");
             return Err(Unrecognised::Odd(key, problem));
         }
         head_dim = channels;
@@ -122,7 +123,7 @@ fn recognise_encoder(tensors: &Shapes<'_>, hints: &Hints) -> Result<ImageEncoder
     })
 }
 
-/// Which blocks are windowed, from the lengths of their position tables: `2 * window - 1` or `2 * grid - 1`.
+/// The windowed blocks, from the lengths of their position tables: `2 * window - 1` or `2 * grid - 1`.
 fn windows(
     lengths: &[usize],
     grid: usize,
@@ -134,7 +135,7 @@ fn windows(
         let windowed = |block: &usize| !global.contains(block);
         global.iter().all(|&block| block < depth) && (0..depth).filter(windowed).all(|at| lengths[at] + 1 == 2 * window)
     };
-    // What the file says of itself, and then what the published models have, where the tables agree with it.
+    // The file's own hints first, then those of the published models, where the tables agree with them.
     let said = hints.window_size.zip(hints.global_attn_indexes.clone());
     let known = published_of(embed_dim, depth).map(|config| config.image_encoder);
     let known = known.map(|encoder| (encoder.window_size, encoder.global_attn_indexes));
@@ -146,11 +147,11 @@ fn windows(
     let with_length = |wanted: usize| (0..depth).filter(|&block| lengths[block] == wanted).collect::<Vec<_>>();
     let distinct: BTreeSet<usize> = lengths.iter().copied().collect();
     match distinct.into_iter().collect::<Vec<_>>()[..] {
-        // All over the whole grid; windows of that size would compute the same.
+        // All blocks are global; windows of that size would be equivalent.
         [length] if length + 1 == 2 * grid => Ok((length.div_ceil(2), (0..depth).collect())),
         [length] => Ok((length.div_ceil(2), Vec::new())),
         [short, long] => {
-            // Where neither is the grid's, the longer belongs to the whole image: it was left at another size.
+            // Where neither fits the grid, the longer one is of global blocks: it was left at another size.
             let global = if short + 1 == 2 * grid { short } else { long };
             Ok(((short + long - global).div_ceil(2), with_length(global)))
         }
@@ -177,10 +178,10 @@ fn recognise_decoder(tensors: &Shapes<'_>, num_heads: usize) -> Result<MaskDecod
     })
 }
 
-/// The SAM that a masked autoencoder's encoder (tensors under official keys) is made for: the published size of its
-/// width, at `image_size`, or one with four global blocks when the width and depth are not published ones. Its heads leave
-/// no trace in the tensors; where no hint names them they are assumed, and the report says so.
-pub fn recognise_mae(
+/// The SAM that a masked autoencoder's encoder (tensors under official keys) fits: the published one of its dimension, at
+/// `image_size`, or one with four global blocks when dimension and depth are not published ones. Tensors do not determine
+/// its heads; without a hint they are assumed, and reported as such.
+pub(super) fn recognise_mae(
     tensors: &BTreeMap<String, TensorInfo>,
     hints: &Hints,
     image_size: usize,
@@ -206,20 +207,20 @@ pub fn recognise_mae(
     (encoder.embed_dim, encoder.depth, encoder.patch_size) = (embed_dim, depth, patch_size);
     encoder.num_heads = hints.encoder_heads.unwrap_or(encoder.num_heads);
     encoder.mlp_dim = tensors.axis("image_encoder.blocks.0.mlp.lin1.weight", 0)?;
-    // The nearest below that patches divide.
+    // The nearest multiple of the patch size below.
     encoder.image_size = (image_size / patch_size.max(1)).max(1) * patch_size;
     Ok(config)
 }
 
-/// The heads of a masked autoencoder's encoder, where they are told or published.
-pub fn known_heads(config: &SamConfig, hints: &Hints) -> Option<usize> {
+/// The heads of a masked autoencoder's encoder, where a hint or a published size determines them.
+pub(super) fn known_heads(config: &SamConfig, hints: &Hints) -> Option<usize> {
     let encoder = &config.image_encoder;
     let published = published_of(encoder.embed_dim, encoder.depth).map(|config| config.image_encoder.num_heads);
     hints.encoder_heads.or(published)
 }
 
-/// A masked autoencoder's own sizes from its tensors, under its own keys, with what had to be assumed. Without a decoder
-/// in the file the published one is what it gets.
+/// A masked autoencoder's own sizes from its tensors, under its own keys, with the assumptions made. A file without decoder
+/// gets the published one.
 pub(super) fn recognise_autoencoder(
     tensors: &BTreeMap<String, TensorInfo>,
 ) -> Result<(MaeConfig, Vec<String>), Unrecognised> {
@@ -234,8 +235,9 @@ pub(super) fn recognise_autoencoder(
     let depth = tensors.count("blocks.")?;
     let mut assumed = Vec::new();
     let mut assume = |heads: usize, part: &str| {
-        assumed
-            .push(format!("{heads} attention heads in the {part}: a checkpoint of this width does not tell how many"));
+        assumed.push(format!(
+            "{heads} attention heads in the {part}: a checkpoint of this dimension does not determine their number"
+        ));
         heads
     };
     let published = published_of(embed_dim, depth).map(|config| config.image_encoder.num_heads);
@@ -270,7 +272,7 @@ fn published_of(embed_dim: usize, depth: usize) -> Option<SamConfig> {
     })
 }
 
-/// 64 channels a head, as ViT-B and ViT-L have, or 16 in narrow models, or a single head.
+/// 64 channels per head as in ViT-B and ViT-L, or 16 in small models, or a single head.
 fn default_heads(embed_dim: usize) -> usize {
     let head_dim = [64, 16].into_iter().find(|head| embed_dim.is_multiple_of(*head) && embed_dim > *head);
     embed_dim / head_dim.unwrap_or(embed_dim).max(1)
@@ -316,18 +318,18 @@ mod tests {
 
     /// Windows of 14 on grids below, at and above that size; blocks 1 and 3 are global.
     #[test]
-    fn windows_are_told_from_global_blocks_whatever_the_grid() {
+    fn windowed_and_global_blocks_are_distinguished_on_any_grid() {
         for grid in [8, 10, 14, 32, 64] {
             let global = 2 * grid - 1;
             let lengths = [27, global, 27, global];
             let told = Hints { window_size: Some(14), global_attn_indexes: Some(vec![1, 3]), ..Hints::default() };
             assert_eq!(windows(&lengths, grid, 24, &told), Ok((14, vec![1, 3])), "grid {grid}, told");
             let found = windows(&lengths, grid, 24, &Hints::default());
-            // With windows as large as the grid the tables cannot tell, and windowed is the same as global.
+            // With windows as large as the grid, windowed and global blocks are equivalent.
             let expected = if grid == 14 { (14, vec![0, 1, 2, 3]) } else { (14, vec![1, 3]) };
             assert_eq!(found, Ok(expected), "grid {grid}");
         }
-        // A hint that the tables contradict is not believed.
+        // A hint that contradicts the tables is ignored.
         let wrong = Hints { window_size: Some(9), global_attn_indexes: Some(vec![0]), ..Hints::default() };
         assert_eq!(windows(&[27, 127, 27, 127], 64, 24, &wrong), Ok((14, vec![1, 3])));
         assert!(windows(&[27, 127, 31, 127], 64, 24, &Hints::default()).is_err());
@@ -343,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn absurd_counts_are_refused_before_anything_is_allocated() {
+    fn absurd_counts_are_rejected_before_anything_is_allocated() {
         for key in ["image_encoder.blocks.18446744073709551615.x", "image_encoder.blocks.4000000000.x"] {
             let info = TensorInfo { dtype: super::super::Dtype::F32, shape: vec![1] };
             let tensors = BTreeMap::from([(key.to_owned(), info)]);

@@ -1,7 +1,7 @@
 //! Writes `.safetensors` files tensor by tensor (<https://github.com/huggingface/safetensors#format>).
 //!
-//! The crate's own writer makes its file through a private temporary one, which nobody but its owner may read; this one
-//! leaves the name and the mode to the caller.
+//! By hand, because the crate's own writer goes through a temporary file that only its owner may read; this one leaves
+//! name and mode to the caller.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -14,7 +14,7 @@ use super::state_dict::{Dtype, bytes_from_floats};
 
 /// A tensor to write, without its values.
 #[derive(Clone, Debug)]
-pub struct TensorHeader {
+pub(super) struct TensorHeader {
     /// Its key.
     pub key: String,
     /// F32, F16 or BF16.
@@ -23,7 +23,7 @@ pub struct TensorHeader {
     pub shape: Vec<usize>,
 }
 
-/// Writes a file of f32 tensors that are in memory already: key, shape, values.
+/// Writes a file of f32 tensors in memory, given as key, shape and values.
 pub fn write_f32_tensors(
     path: &Path,
     tensors: &[(&str, &[usize], &[f32])],
@@ -36,11 +36,11 @@ pub fn write_f32_tensors(
     write_tensors(path, &headers, metadata, |at| bytes_from_floats(Dtype::F32, tensors[at].2))
 }
 
-/// Writes a file; the bytes of each tensor are asked for in turn, so that one is in memory at a time.
+/// Writes a file; the bytes of the tensors are requested one by one, so that one tensor is in memory at a time.
 ///
 /// # Panics
 /// When a type is none of F32, F16 and BF16, or the bytes do not fill the shape.
-pub fn write_tensors(
+pub(super) fn write_tensors(
     path: &Path,
     tensors: &[TensorHeader],
     metadata: HashMap<String, String>,
@@ -61,10 +61,10 @@ pub fn write_tensors(
         })
         .collect();
     let header = Metadata::new(Some(metadata), infos).map_err(io::Error::other)?;
-    // By way of a value, whose keys are sorted: equal models give equal files.
+    // A JSON value sorts its keys, so that equal models result in equal files.
     let header = serde_json::to_value(&header).map_err(io::Error::other)?;
     let mut header = serde_json::to_vec(&header).map_err(io::Error::other)?;
-    // Eight bytes of length come first; the data begins at a multiple of eight.
+    // Eight bytes of length come first; the data starts at a multiple of eight.
     header.resize(header.len().next_multiple_of(8), b' ');
     let mut file = BufWriter::new(File::create(path)?);
     file.write_all(&(header.len() as u64).to_le_bytes())?;

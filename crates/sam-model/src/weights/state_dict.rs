@@ -1,7 +1,7 @@
-//! A file of named tensors, whatever holds it: safetensors, a PyTorch `.pth`, or a Hugging Face folder.
+//! A file of named tensors in any container: safetensors, a PyTorch `.pth`, or a Hugging Face folder.
 //!
 //! The container is recognised by its first bytes, never by its name. Opening reads the index only; a tensor's bytes are
-//! read when they are asked for, so a file of gigabytes is inspected at once and loaded without being held twice.
+//! read on demand, so that a large file is inspected quickly and loaded without being in memory twice.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -15,7 +15,7 @@ use super::pth::{PthIndex, PthTensor};
 
 /// Element type of a stored tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "the names say it all")]
+#[expect(missing_docs, reason = "the names are those of safetensors")]
 pub enum Dtype {
     F64,
     F32,
@@ -58,7 +58,7 @@ impl Dtype {
     }
 }
 
-/// What the index says of a tensor.
+/// The index entry of a tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorInfo {
     /// Element type in the file.
@@ -67,29 +67,29 @@ pub struct TensorInfo {
     pub shape: Vec<usize>,
 }
 
-/// What holds the tensors.
+/// The container of the tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Container {
     /// A `.safetensors` file.
     Safetensors,
-    /// A PyTorch pickle, zipped or of the old kind.
+    /// A PyTorch pickle, zipped or in the legacy format.
     Pth,
 }
 
 /// Named tensors of a file.
 #[derive(Debug)]
 pub struct StateDict {
-    /// The file itself, also when a folder was opened.
+    /// The file, even if a folder was opened.
     pub path: PathBuf,
-    /// What holds the tensors.
+    /// The container of the tensors.
     pub container: Container,
     /// All tensors by key.
     pub tensors: BTreeMap<String, TensorInfo>,
     /// Text stored beside the tensors (safetensors only).
     pub metadata: BTreeMap<String, String>,
-    /// The key under which the tensors were wrapped, as in `{"model": ..}`.
+    /// The key that wraps the tensors, as in `{"model": ..}`.
     pub wrapper: Option<String>,
-    /// Entries that are no tensors (`.pth` only).
+    /// Entries that are not tensors (`.pth` only).
     pub skipped: Vec<String>,
     storage: Storage,
 }
@@ -160,7 +160,7 @@ impl StateDict {
             return Err(WeightsError::Truncated { path: path.to_owned(), expected, got: length });
         }
         if expected < length {
-            let reason = format!("{} bytes follow the end that its safetensors header names", length - expected);
+            let reason = format!("{} bytes follow the end that its safetensors header declares", length - expected);
             return Err(not_a_checkpoint(path, &reason));
         }
         let (mut tensors, mut offsets) = (BTreeMap::new(), BTreeMap::new());
@@ -219,7 +219,7 @@ impl StateDict {
     }
 }
 
-/// Little-endian bytes of floats as f32; `None` when the type is no float.
+/// Little-endian bytes of floats as f32; `None` when the type is not a float type.
 pub(crate) fn floats_from_bytes(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
     let wide = |chunk: &[u8]| chunk.try_into().map(f64::from_le_bytes).unwrap_or_default() as f32;
     let single = |chunk: &[u8]| chunk.try_into().map(f32::from_le_bytes).unwrap_or_default();
@@ -237,7 +237,7 @@ pub(crate) fn floats_from_bytes(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> 
 /// f32 values as little-endian bytes of a float type, rounded to nearest.
 ///
 /// # Panics
-/// When the type is no float.
+/// When the type is not a float type.
 pub(crate) fn bytes_from_floats(dtype: Dtype, values: &[f32]) -> Vec<u8> {
     match dtype {
         Dtype::F64 => values.iter().flat_map(|&value| f64::from(value).to_le_bytes()).collect(),
@@ -286,7 +286,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn floats_survive_their_own_type() {
+    fn conversion_to_a_type_is_idempotent() {
         let values = [0.0, -1.5, 1.0 / 3.0, 65504.0, 1e-8, f32::INFINITY];
         for dtype in [Dtype::F64, Dtype::F32, Dtype::F16, Dtype::BF16] {
             let once = floats_from_bytes(dtype, &bytes_from_floats(dtype, &values)).expect("a float");
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_checkpoint_is_said_to_be_none() {
+    fn files_that_are_not_checkpoints_are_rejected() {
         let folder = tempfile::tempdir().expect("a folder");
         let cases: [(&str, &[u8], &str); 3] = [
             ("empty", b"", "empty"),

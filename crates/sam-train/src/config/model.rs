@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use sam_model::weights::export::PUBLISHED_IMAGE_SIZE;
+use sam_model::weights::PUBLISHED_IMAGE_SIZE;
 use sam_model::{ImageEncoderConfig, MaskDecoderConfig, PromptEncoderConfig, SamConfig, Variant};
 use serde::{Deserialize, Serialize};
 

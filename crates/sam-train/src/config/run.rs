@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use sam_eval::{ClickMetricsConfig, EvalProtocol, Protocol, Start, metric_names};
 use sam_infer::DeviceName;
 use sam_learn::options::{Activations, LogOptions, RunOptions, ValidationOptions};
-use sam_model::weights::ExportFormat;
-use sam_model::weights::export::PUBLISHED_IMAGE_SIZE;
+use sam_model::weights::{ExportFormat, PUBLISHED_IMAGE_SIZE};
 use serde::{Deserialize, Serialize};
 
 use super::reader::{Reader, Section};

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::anyhow;
 use sam_data::{CheckReport, DataError, Severity, check};
-use sam_model::weights::write_atomically;
+use sam_files::write_atomically;
 
 use crate::cli::CheckArguments;
 use crate::failure::{BadInput, Failure};
@@ -112,7 +112,6 @@ fn print_sizes(out: &mut impl Write, report: &CheckReport) -> Result<(), Failure
 
 fn write_json(report: &CheckReport, path: &Path) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(report)?;
-    let io = |error| DataError::Io { path: path.to_owned(), source: error };
-    write_atomically(path, io, |temporary| std::fs::write(temporary, text + "\n").map_err(io))?;
+    write_atomically(path, text + "\n").map_err(|source| DataError::Io { path: path.to_owned(), source })?;
     Ok(())
 }

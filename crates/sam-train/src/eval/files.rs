@@ -11,8 +11,8 @@ use anyhow::{Context, anyhow};
 use sam_eval::gallery::picture;
 use sam_eval::junit::junit_xml;
 use sam_eval::{ComparisonRow, EvalError, Evaluation, Extremes, Gallery, Model, Report, Results, Run, Start, Verdict};
+use sam_files::write_atomically;
 use sam_image::Rle;
-use sam_model::weights::write_atomically;
 
 use super::data::OpenSet;
 use super::plan::{EvalPlan, RunPlan};
@@ -101,8 +101,7 @@ pub(crate) fn write_reports(
 }
 
 fn write(path: &Path, content: String) -> anyhow::Result<()> {
-    let io = |error| anyhow!("{}: {error}", path.display());
-    write_atomically(path, io, |temporary| std::fs::write(temporary, content).map_err(io))?;
+    write_atomically(path, content).map_err(|error| anyhow!("{}: {error}", path.display()))?;
     Ok(())
 }
 

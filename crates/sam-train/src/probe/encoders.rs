@@ -116,7 +116,7 @@ impl EncoderFile {
     /// What it is, for the results.
     pub(crate) fn description(&self) -> String {
         match &self.kind {
-            Kind::Autoencoder(checkpoint) => sam_model::weights::autoencoder::describe_autoencoder(&checkpoint.config),
+            Kind::Autoencoder(checkpoint) => sam_model::weights::describe_autoencoder(&checkpoint.config),
             Kind::Segmenter(checkpoint) => checkpoint.description(),
         }
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, anyhow};
 use sam_eval::{ClassScores, Interval};
-use sam_model::weights::write_atomically;
+use sam_files::write_atomically;
 use serde::Serialize;
 
 use super::data::ClassCount;
@@ -90,8 +90,7 @@ impl ProbeResults {
         std::fs::create_dir_all(out).with_context(|| format!("making {}", out.display()))?;
         let path = out.join(RESULTS);
         let text = serde_json::to_string_pretty(self)? + "\n";
-        let io = |error| anyhow!("{}: {error}", path.display());
-        write_atomically(&path, io, |temporary| std::fs::write(temporary, &text).map_err(io))?;
+        write_atomically(&path, &text).map_err(|error| anyhow!("{}: {error}", path.display()))?;
         Ok(())
     }
 }

@@ -8,11 +8,11 @@ use anyhow::{Result, bail};
 use sam_data::loader::{Samples, Subset};
 use sam_data::random::{Purpose, RandomStream};
 use sam_data::{ImageTree, Intensity, Source};
+use sam_files::Fingerprint;
 use sam_infer::DeviceName;
 use sam_learn::options::PretrainOptions;
 use sam_learn::{HeldOut, Outcome, Pretraining, pretrain};
 use sam_model::MaskedAutoencoder;
-use sam_model::fingerprint::Fingerprint;
 use sam_model::init::initialise_mae;
 use sam_model::weights::{Dtype, ExportFormat, MaeCheckpoint, MaeExportOptions, MaeParts, export_mae};
 

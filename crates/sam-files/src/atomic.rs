@@ -1,0 +1,144 @@
+//! Files and folders that appear complete or not at all.
+//!
+//! The content is written under a temporary name in the target's folder and then renamed, so a reader never sees half a
+//! file and a failure leaves what was there before.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Start of the names of folders that hold unfinished content; a crash may leave one behind.
+pub const UNFINISHED_PREFIX: &str = ".writing-";
+
+/// Replaces the file at `path` by `contents`, durably; returns its size in bytes.
+///
+/// If `path` is a symbolic link, its target is replaced and the link stays.
+///
+/// # Errors
+///
+/// When the file cannot be written; the old file is then still there.
+pub fn write_atomically(path: &Path, contents: impl AsRef<[u8]>) -> io::Result<u64> {
+    write_atomically_with(path, |error| error, |temporary| std::fs::write(temporary, contents))
+}
+
+/// Replaces the file at `path` by what `write` puts into a temporary file, durably; returns its size in bytes.
+///
+/// `io` converts the system's errors to the caller's error type. Links are followed as by [`write_atomically`].
+///
+/// # Errors
+///
+/// When `write` fails or the file cannot be written; the old file is then still there.
+pub fn write_atomically_with<E>(
+    path: &Path,
+    io: impl Fn(io::Error) -> E,
+    write: impl FnOnce(&Path) -> Result<(), E>,
+) -> Result<u64, E> {
+    let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let temporary = temporary_beside(&path).map_err(&io)?;
+    let inside = temporary.path().join(path.file_name().unwrap_or_else(|| "file".as_ref()));
+    write(&inside)?;
+    let finish = || -> io::Result<u64> {
+        let file = File::open(&inside)?;
+        file.sync_all()?;
+        let bytes = file.metadata()?.len();
+        std::fs::rename(&inside, &path)?;
+        Ok(bytes)
+    };
+    let bytes = finish().map_err(&io)?;
+    sync_folder(&folder_of(&path));
+    Ok(bytes)
+}
+
+/// Replaces the file at `path` by `contents` without waiting for the disk, for the many small files of a data set. After a
+/// power failure the file may be missing or empty; after a crash of the program it is complete or absent.
+///
+/// # Errors
+///
+/// When the file cannot be written; the old file is then still there.
+pub fn write_unsynced(path: &Path, contents: impl AsRef<[u8]>) -> io::Result<()> {
+    let temporary = temporary_beside(path)?;
+    let inside = temporary.path().join("file");
+    std::fs::write(&inside, contents)?;
+    std::fs::rename(&inside, path)
+}
+
+/// Creates the folder `path` with what `write` puts into a temporary folder. The caller syncs the files inside where that
+/// matters.
+///
+/// # Errors
+///
+/// When `write` fails or the folder cannot be written; nothing is left behind then.
+pub fn write_folder_atomically<E>(
+    path: &Path,
+    io: impl Fn(io::Error) -> E,
+    write: impl FnOnce(&Path) -> Result<(), E>,
+) -> Result<(), E> {
+    let temporary = temporary_beside(path).map_err(&io)?;
+    let inside = temporary.path().join(path.file_name().unwrap_or_else(|| "folder".as_ref()));
+    std::fs::create_dir(&inside).map_err(&io)?;
+    write(&inside)?;
+    std::fs::rename(&inside, path).map_err(&io)?;
+    sync_folder(&folder_of(path));
+    Ok(())
+}
+
+fn temporary_beside(path: &Path) -> io::Result<tempfile::TempDir> {
+    tempfile::Builder::new().prefix(UNFINISHED_PREFIX).tempdir_in(folder_of(path))
+}
+
+fn folder_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// A rename is durable once its folder is synced; where a folder cannot be opened, the system takes care of it.
+fn sync_folder(folder: &Path) {
+    if let Ok(folder) = File::open(folder) {
+        let _ = folder.sync_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_leaves_the_old_file_and_nothing_else() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("kept");
+        std::fs::write(&path, "old").expect("written");
+        let failed = write_atomically_with(
+            &path,
+            |error| error,
+            |temporary| {
+                std::fs::write(temporary, "half")?;
+                Err(io::Error::other("the disk is full"))
+            },
+        );
+        assert!(failed.is_err());
+        assert_eq!(std::fs::read_to_string(&path).expect("there"), "old");
+        assert_eq!(std::fs::read_dir(folder.path()).expect("listed").count(), 1);
+        let bytes = write_atomically(&path, "newer").expect("written");
+        assert_eq!((bytes, std::fs::read_to_string(&path).expect("there").as_str()), (5, "newer"));
+        write_unsynced(&path, "newest").expect("written");
+        assert_eq!(std::fs::read_to_string(&path).expect("there"), "newest");
+        assert_eq!(std::fs::read_dir(folder.path()).expect("listed").count(), 1);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_stays_a_link_and_files_have_the_usual_mode() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().expect("a folder");
+        let (target, link) = (folder.path().join("target"), folder.path().join("link"));
+        std::fs::write(&target, "old").expect("written");
+        std::os::unix::fs::symlink(&target, &link).expect("linked");
+        let usual = std::fs::metadata(&target).expect("there").permissions().mode();
+        write_atomically(&link, "new").expect("written");
+        assert!(std::fs::symlink_metadata(&link).expect("there").is_symlink());
+        assert_eq!(std::fs::read_to_string(&target).expect("there"), "new");
+        assert_eq!(std::fs::metadata(&target).expect("there").permissions().mode(), usual);
+    }
+}

@@ -1,0 +1,10 @@
+//! Files that are replaced atomically, and fingerprints that tell contents apart.
+//!
+//! The lowest crate of the workspace: it knows bytes and paths only. Everything that a run, an evaluation or an export
+//! leaves on disk is written through it, so a crash leaves the old file or the new one and never half of either.
+
+mod atomic;
+mod fingerprint;
+
+pub use atomic::{UNFINISHED_PREFIX, write_atomically, write_atomically_with, write_folder_atomically, write_unsynced};
+pub use fingerprint::Fingerprint;

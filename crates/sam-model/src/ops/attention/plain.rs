@@ -1,0 +1,293 @@
+//! Attention in burn's own operations: computed by devices without kernels of ours, and the reference of the kernels' tests.
+//!
+//! Relative positions are part of the product of queries and keys: a query is extended by its row and column terms, a key by
+//! the one-hot codes of its row and its column. The sum is the same, and no N x N map is added to another. Without gradients
+//! the score map is computed in blocks of query rows, so it never exists as a whole.
+//!
+//! Shapes: `B` batch (images, windows or objects), `A` heads, `N` queries, `M` keys, `C` channels per head.
+
+use burn::tensor::activation::softmax;
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+
+use super::{GridAttentionInputs, PositionTables};
+use crate::ops::linear_resize_weights;
+
+/// Largest number of scores that exist at once when no gradient is needed (64 MiB of f32).
+const SCORES_PER_BLOCK: usize = 16 * 1024 * 1024;
+
+/// `softmax(q k^T) v`, with scaled queries.
+///
+/// `absent_keys` marks keys that are masked out (`true`); each query needs at least one that is not.
+///
+/// # Shapes
+/// - `q`: `[B, A, N, C]`, `k`: `[B, A, M, C]`, `v`: `[B, A, M, C']`, `absent_keys`: `[B, 1, 1, M]`
+/// - returns `[B, A, N, C']`
+pub(super) fn plain_attention(
+    q: Tensor<4>,
+    k: Tensor<4>,
+    v: Tensor<4>,
+    absent_keys: Option<Tensor<4, Bool>>,
+) -> Tensor<4> {
+    let [batch, heads, queries, _] = q.dims();
+    let keys = k.dims()[2];
+    let k_t = k.swap_dims(2, 3); // [B, A, C, M]
+    let rows_per_block = (SCORES_PER_BLOCK / (batch * heads * keys)).max(1);
+    if q.device().is_autodiff() || rows_per_block >= queries {
+        return attend(q, k_t, v, absent_keys);
+    }
+    let blocks = (0..queries)
+        .step_by(rows_per_block)
+        .map(|start| {
+            let rows = q.clone().narrow(2, start, rows_per_block.min(queries - start));
+            attend(rows, k_t.clone(), v.clone(), absent_keys.clone())
+        })
+        .collect();
+    Tensor::cat(blocks, 2)
+}
+
+fn attend(q: Tensor<4>, k_t: Tensor<4>, v: Tensor<4>, absent_keys: Option<Tensor<4, Bool>>) -> Tensor<4> {
+    let [batch, heads, queries, _] = q.dims();
+    let keys = k_t.dims()[3];
+    let mut scores = q.matmul(k_t); // [B, A, N, M]
+    if let Some(absent) = absent_keys {
+        scores = scores.mask_fill(absent.expand([batch, heads, queries, keys]), f32::NEG_INFINITY);
+    }
+    softmax(scores, 3).matmul(v)
+}
+
+/// [`crate::ops::attention::self_attention`] with tables of fitting lengths, in burn's operations.
+///
+/// # Shapes
+/// - returns `[B, H, W, A * C]`
+pub(super) fn plain_grid_attention(inputs: GridAttentionInputs) -> Tensor<4> {
+    let GridAttentionInputs { qkv, bias, tables, heads, window } = inputs;
+    let [_, height, width, _] = qkv.dims();
+    if window == 0 {
+        return whole_grid(qkv, tables, heads);
+    }
+    let windows = window_partition(qkv, &bias, window);
+    window_unpartition(whole_grid(windows, tables, heads), window, [height, width])
+}
+
+fn whole_grid(qkv: Tensor<4>, tables: Option<PositionTables>, heads: usize) -> Tensor<4> {
+    let [batch, height, width, values] = qkv.dims();
+    let (tokens, channels) = (height * width, values / (3 * heads));
+    let qkv = qkv.reshape([batch, tokens, 3, heads, channels]).permute([2, 0, 3, 1, 4]); // [3, B, A, N, C]
+    let part = |index: usize| qkv.clone().narrow(0, index, 1).squeeze_dim::<4>(0);
+    let (q, k, v) = (part(0), part(1), part(2));
+    let attended = match tables {
+        Some(tables) => with_relative_positions([q, k, v], tables, [height, width]),
+        None => plain_attention(q * (channels as f64).powf(-0.5), k, v, None),
+    };
+    attended.swap_dims(1, 2).reshape([batch, height, width, heads * channels])
+}
+
+/// Self-attention over an `height x width` grid with decomposed relative positions.
+///
+/// As in the reference the scale applies to q·k only; the relative terms take the unscaled queries.
+///
+/// # Shapes
+/// - `q`, `k`, `v`: `[B, A, height * width, C]`, `q` not scaled
+/// - returns `[B, A, height * width, C]`
+fn with_relative_positions(
+    [q, k, v]: [Tensor<4>; 3],
+    tables: PositionTables,
+    [height, width]: [usize; 2],
+) -> Tensor<4> {
+    let [batch, heads, tokens, channels] = q.dims();
+    assert_eq!(tokens, height * width, "{tokens} tokens do not fill a {height}x{width} grid");
+    let device = q.device();
+    let scale = (channels as f64).powf(-0.5);
+    let relative_h = relative_position(tables.rows, height); // [height, height, C]
+    let relative_w = relative_position(tables.columns, width); // [width, width, C]
+
+    let grid = q.clone().reshape([batch * heads, height, width, channels]);
+    let by_row = grid.clone().swap_dims(0, 1).reshape([height, batch * heads * width, channels]);
+    let by_row = by_row.matmul(relative_h.swap_dims(1, 2)); // [height, B A width, key row]
+    let by_row = by_row.reshape([height, batch * heads, width, height]).swap_dims(0, 1);
+    let by_column = grid.permute([2, 0, 1, 3]).reshape([width, batch * heads * height, channels]);
+    let by_column = by_column.matmul(relative_w.swap_dims(1, 2)); // [width, B A height, key column]
+    let by_column = by_column.reshape([width, batch * heads, height, width]).permute([1, 2, 0, 3]);
+
+    let q = Tensor::cat(
+        vec![
+            q * scale,
+            by_row.reshape([batch, heads, tokens, height]),
+            by_column.reshape([batch, heads, tokens, width]),
+        ],
+        3,
+    );
+    let codes = grid_codes([height, width], &device).reshape([1, 1, tokens, height + width]);
+    let k = Tensor::cat(vec![k, codes.expand([batch, heads, tokens, height + width])], 3);
+    plain_attention(q, k, v, None)
+}
+
+/// One-hot codes of each grid cell's row and column, `[height * width, height + width]`.
+fn grid_codes([height, width]: [usize; 2], device: &Device) -> Tensor<2> {
+    let columns = height + width;
+    let mut codes = vec![0f32; height * width * columns];
+    for (cell, code) in codes.chunks_exact_mut(columns).enumerate() {
+        code[cell / width] = 1.0;
+        code[height + cell % width] = 1.0;
+    }
+    Tensor::from_data(TensorData::new(codes, [height * width, columns]), device)
+}
+
+/// Relative position embeddings of every pair of positions along one axis (`image_encoder.py::get_rel_pos` for equal
+/// query and key sizes).
+///
+/// # Shapes
+/// - `table`: `[L, C]`, resized linearly when `L` is not `2 * size - 1`
+/// - returns `[size, size, C]`, query first
+pub fn relative_position(table: Tensor<2>, size: usize) -> Tensor<3> {
+    let table = resized(table, size);
+    let [_, channels] = table.dims();
+    let device = table.device();
+    let index: Vec<i64> = (0..size * size).map(|pair| (pair / size + size - 1 - pair % size) as i64).collect();
+    let index = Tensor::<1, Int>::from_data(TensorData::new(index, [size * size]), &device);
+    table.select(0, index).reshape([size, size, channels])
+}
+
+/// The table of one axis for `size` positions, resized linearly where its length does not fit.
+///
+/// # Shapes
+/// - `table`: `[L, C]`
+/// - returns `[2 * size - 1, C]`
+pub(super) fn resized(table: Tensor<2>, size: usize) -> Tensor<2> {
+    let [length, _] = table.dims();
+    let new_length = 2 * size - 1;
+    if length == new_length {
+        return table;
+    }
+    let weights = TensorData::new(linear_resize_weights(length, new_length), [new_length, length]);
+    Tensor::<2>::from_data(weights, &table.device()).matmul(table)
+}
+
+/// Splits a map into square windows, padded with `fill` at the right and bottom to whole windows.
+///
+/// # Shapes
+/// - `x`: `[B, H, W, C]`, `fill`: `[C]`
+/// - returns `[B * rows * columns, window, window, C]`
+fn window_partition(x: Tensor<4>, fill: &Tensor<1>, window: usize) -> Tensor<4> {
+    let [batch, height, width, channels] = x.dims();
+    let (rows, columns) = (height.div_ceil(window), width.div_ceil(window));
+    fill_bottom_right(x, fill, [rows * window, columns * window])
+        .reshape([batch, rows, window, columns, window, channels])
+        .permute([0, 1, 3, 2, 4, 5]) // [B, rows, columns, window, window, C]
+        .reshape([batch * rows * columns, window, window, channels])
+}
+
+/// The inverse of [`window_partition`]: joins windows and removes the padding.
+///
+/// # Shapes
+/// - `windows`: `[B * rows * columns, window, window, C]`
+/// - returns `[B, H, W, C]`
+fn window_unpartition(windows: Tensor<4>, window: usize, [height, width]: [usize; 2]) -> Tensor<4> {
+    let [count, _, _, channels] = windows.dims();
+    let (rows, columns) = (height.div_ceil(window), width.div_ceil(window));
+    let batch = count / (rows * columns);
+    windows
+        .reshape([batch, rows, columns, window, window, channels])
+        .permute([0, 1, 3, 2, 4, 5]) // [B, rows, window, columns, window, C]
+        .reshape([batch, rows * window, columns * window, channels])
+        .narrow(1, 0, height)
+        .narrow(2, 0, width)
+}
+
+fn fill_bottom_right(x: Tensor<4>, fill: &Tensor<1>, [to_height, to_width]: [usize; 2]) -> Tensor<4> {
+    let [batch, height, width, channels] = x.dims();
+    let filled = |rows: usize, columns: usize| {
+        fill.clone().reshape([1, 1, 1, channels]).expand([batch, rows, columns, channels])
+    };
+    let x = if to_width > width { Tensor::cat(vec![x, filled(height, to_width - width)], 2) } else { x };
+    if to_height > height { Tensor::cat(vec![x, filled(to_height - height, to_width)], 1) } else { x }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::{Distribution, Tolerance};
+
+    fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
+        Tensor::random(shape, Distribution::Normal(0.0, 1.0), &Device::flex())
+    }
+
+    /// The sum as the reference writes it: full score map plus two broadcast terms.
+    #[test]
+    fn one_hot_codes_add_the_two_relative_terms() {
+        let ([height, width], [batch, heads, channels]) = ([3, 5], [2, 3, 4]);
+        let tokens = height * width;
+        let shape = [batch, heads, tokens, channels];
+        let (q, k, v) = (random(shape), random(shape), random(shape));
+        let (table_h, table_w) = (random([2 * height - 1, channels]), random([2 * width - 1, channels]));
+
+        let scores = (q.clone() * (channels as f64).powf(-0.5)).matmul(k.clone().swap_dims(2, 3));
+        let mut scores = scores.into_data().try_to_vec::<f32>().expect("f32");
+        let host = |t: Tensor<4>| t.into_data().try_to_vec::<f32>().expect("f32");
+        let host2 = |t: Tensor<2>| t.into_data().try_to_vec::<f32>().expect("f32");
+        let (q_host, h_host, w_host) = (host(q.clone()), host2(table_h.clone()), host2(table_w.clone()));
+        for (index, score) in scores.iter_mut().enumerate() {
+            let (query_row, key) = (index / tokens, index % tokens);
+            let query = query_row % tokens;
+            let delta_h = query / width + height - 1 - key / width;
+            let delta_w = query % width + width - 1 - key % width;
+            for channel in 0..channels {
+                let q = q_host[query_row * channels + channel];
+                *score += q * (h_host[delta_h * channels + channel] + w_host[delta_w * channels + channel]);
+            }
+        }
+        let scores = TensorData::new(scores, [batch, heads, tokens, tokens]);
+        let expected = softmax(Tensor::<4>::from_data(scores, &Device::flex()), 3).matmul(v.clone());
+        let got =
+            with_relative_positions([q, k, v], PositionTables { rows: table_h, columns: table_w }, [height, width]);
+        got.into_data().assert_approx_eq::<f32>(&expected.into_data(), Tolerance::absolute(2e-6));
+    }
+
+    #[test]
+    fn a_masked_key_changes_nothing() {
+        let (q, k, v) = (random([2, 2, 3, 4]), random([2, 2, 5, 4]), random([2, 2, 5, 4]));
+        let expected = plain_attention(q.clone(), k.clone(), v.clone(), None);
+        let more = |x: Tensor<4>| Tensor::cat(vec![x, random([2, 2, 1, 4]) * 50], 2);
+        let absent = Tensor::<4>::from_data([[[[0., 0., 0., 0., 0., 1.]]]], &Device::flex()).greater_elem(0.5);
+        let got = plain_attention(q, more(k), more(v), Some(absent.expand([2, 1, 1, 6])));
+        got.into_data().assert_approx_eq::<f32>(&expected.into_data(), Tolerance::absolute(1e-6));
+    }
+
+    #[test]
+    fn blocks_of_rows_equal_the_whole() {
+        let (batch, queries, keys) = (2, 1030, 8192);
+        assert!(batch * queries * keys > SCORES_PER_BLOCK);
+        let (q, k, v) = (random([batch, 1, queries, 4]), random([batch, 1, keys, 4]), random([batch, 1, keys, 4]));
+        let whole = attend(q.clone(), k.clone().swap_dims(2, 3), v.clone(), None);
+        let blocks = plain_attention(q, k, v, None);
+        blocks.into_data().assert_approx_eq::<f32>(&whole.into_data(), Tolerance::absolute(1e-6));
+    }
+
+    #[test]
+    fn tables_are_indexed_by_query_minus_key() {
+        let table = Tensor::<2>::from_data([[-2.], [-1.], [0.], [1.], [2.]], &Device::flex());
+        let relative = relative_position(table, 3).reshape([3, 3]);
+        relative.into_data().assert_eq(&TensorData::from([[0f32, -1., -2.], [1., 0., -1.], [2., 1., 0.]]), false);
+    }
+
+    #[test]
+    fn unwindow_of_window_is_the_same_map() {
+        let device = Device::flex();
+        for ([height, width], window) in [([8, 8], 3), ([6, 6], 3), ([1, 1], 4), ([5, 7], 2)] {
+            let x = Tensor::<4>::random([2, height, width, 3], Distribution::Default, &device);
+            let windows = window_partition(x.clone(), &Tensor::zeros([3], &device), window);
+            assert_eq!(windows.dims()[1..3], [window, window]);
+            let back = window_unpartition(windows, window, [height, width]);
+            back.into_data().assert_eq(&x.into_data(), true);
+        }
+    }
+
+    #[test]
+    fn windows_are_padded() {
+        let device = Device::flex();
+        let x = Tensor::<4>::zeros([1, 3, 3, 1], &device);
+        let windows = window_partition(x, &Tensor::ones([1], &device), 2);
+        assert_eq!(windows.dims(), [4, 2, 2, 1]);
+        assert_eq!(windows.sum().into_scalar::<f32>(), 7.0);
+    }
+}

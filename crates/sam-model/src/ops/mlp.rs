@@ -1,0 +1,122 @@
+//! The two kinds of MLP in SAM.
+//!
+//! [`MlpBlock`] is the transformer's (`common.py::MLPBlock`): two layers with GELU in the image encoder and with ReLU in
+//! the mask decoder's two-way blocks. [`Mlp`] is the decoder's head (`mask_decoder.py::MLP`): any number of layers with
+//! ReLU between them, used by the hypernetworks and by the IoU prediction.
+
+use burn::module::Module;
+use burn::nn::Linear;
+use burn::tensor::activation::{gelu, relu};
+use burn::tensor::{Device, Tensor};
+use sam_kernel::linear as kernel;
+use sam_kernel::mlp::{self, MlpGrads};
+
+use super::fused::{BackwardInputs, SliceOperation, SliceOutput, fused, is_fusible};
+use super::linear::{linear, linear_layer};
+
+/// The activation function between the two layers of an [`MlpBlock`].
+pub(crate) use sam_kernel::mlp::Activation;
+
+/// Two linear layers with an activation between them.
+#[derive(Module, Debug)]
+pub struct MlpBlock {
+    /// `[C] -> [hidden]`.
+    pub lin1: Linear,
+    /// `[hidden] -> [C]`.
+    pub lin2: Linear,
+    #[module(skip)]
+    activation: Activation,
+}
+
+impl MlpBlock {
+    /// A block for tokens of dimension `dim` with `hidden_dim` hidden values.
+    pub fn new(dim: usize, hidden_dim: usize, activation: Activation, device: &Device) -> Self {
+        Self { lin1: linear_layer(dim, hidden_dim, device), lin2: linear_layer(hidden_dim, dim, device), activation }
+    }
+
+    /// # Shapes
+    /// - `x`: `[.., C]`
+    /// - returns the same shape
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        if is_fusible(&x) {
+            let operation = MlpOp { shape: x.dims().to_vec(), activation: self.activation };
+            let bias = |layer: &Linear| layer.bias.as_ref().expect("every layer of the reference has a bias").val();
+            let inputs = [
+                x.into_dispatch(),
+                self.lin1.weight.val().into_dispatch(),
+                bias(&self.lin1).into_dispatch(),
+                self.lin2.weight.val().into_dispatch(),
+                bias(&self.lin2).into_dispatch(),
+            ];
+            return fused(operation, inputs);
+        }
+        let hidden = self.lin1.forward(x);
+        let hidden = match self.activation {
+            Activation::Gelu => gelu(hidden),
+            Activation::Relu => relu(hidden),
+        };
+        self.lin2.forward(hidden)
+    }
+}
+
+#[derive(Debug)]
+struct MlpOp {
+    shape: Vec<usize>,
+    activation: Activation,
+}
+
+impl MlpOp {
+    fn kernel<'a>(&self, [first_weight, first_bias, second_weight, second_bias]: [&'a [f32]; 4]) -> mlp::Mlp<'a> {
+        mlp::Mlp {
+            first: kernel::Linear { weight: first_weight, bias: first_bias },
+            second: kernel::Linear { weight: second_weight, bias: second_bias },
+            activation: self.activation,
+        }
+    }
+}
+
+impl SliceOperation<5> for MlpOp {
+    fn forward(&self, [x, parameters @ ..]: [&[f32]; 5]) -> SliceOutput {
+        SliceOutput::new(self.kernel(parameters).forward(x), self.shape.clone())
+    }
+
+    fn backward(&self, pass: BackwardInputs<'_, 5>) -> [Vec<f32>; 5] {
+        let [x, parameters @ ..] = pass.inputs;
+        let MlpGrads { x, first_weight, first_bias, second_weight, second_bias } =
+            self.kernel(parameters).backward(x, pass.d_output);
+        [x, first_weight, first_bias, second_weight, second_bias]
+    }
+}
+
+/// Linear layers with ReLU between them and nothing after the last.
+#[derive(Module, Debug)]
+pub struct Mlp {
+    /// Input first.
+    pub layers: Vec<Linear>,
+}
+
+impl Mlp {
+    /// `depth` layers: `input -> hidden -> .. -> output`.
+    pub fn new(input: usize, hidden: usize, output: usize, depth: usize, device: &Device) -> Self {
+        assert!(depth > 0, "an MLP needs at least one layer");
+        let layers = (0..depth)
+            .map(|layer| {
+                let inputs = if layer == 0 { input } else { hidden };
+                let outputs = if layer + 1 == depth { output } else { hidden };
+                linear_layer(inputs, outputs, device)
+            })
+            .collect();
+        Self { layers }
+    }
+
+    /// # Shapes
+    /// - `x`: `[.., input]`
+    /// - returns `[.., output]`
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        let last = self.layers.len() - 1;
+        self.layers.iter().enumerate().fold(x, |x, (index, layer)| {
+            let x = linear(layer, x);
+            if index < last { relu(x) } else { x }
+        })
+    }
+}

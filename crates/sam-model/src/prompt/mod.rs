@@ -1,0 +1,8 @@
+//! Prompts, and the network that embeds them.
+
+mod encoder;
+mod prompts;
+
+pub(crate) use encoder::{MASK_PROMPT_PER_GRID, PromptEmbeddings};
+pub use encoder::{PromptEncoder, PromptEncoderConfig};
+pub use prompts::{MaskPrompts, ObjectPrompt, Prompts, SparsePrompts, TokenKind};
