@@ -1,4 +1,4 @@
-//! The real program in a fresh folder: what it prints, what it writes, and what it says of bad input.
+//! The real program in a fresh folder: output, files, and errors for bad input.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -65,7 +65,7 @@ pub(crate) fn fixture(name: &str) -> String {
 const PHOTO: &str = "preprocess/photo.png"; // 211 px wide, 157 px high
 
 #[test]
-fn inspect_says_what_a_checkpoint_is() {
+fn inspect_describes_a_checkpoint() {
     let run = Run::new();
     let text = run.ok(&["inspect", &fixture("tiny_sam.safetensors")]);
     for part in ["official", "a custom SAM at 64 px", "202 x F32", "complete"] {
@@ -120,7 +120,7 @@ fn predict_writes_masks_an_overlay_and_logits() {
     }
     assert_eq!(decode_rgb(&run.path("out/overlay.png")).expect("a PNG").dimensions(), (3 * 211, 157));
 
-    // A second call refines the first mask, from the kept embedding, and gives what the encoder would give.
+    // A second call refines the first mask from the saved embedding, with the same result as from the image.
     let refine = ["--point", "100,80", "--mask-input", "first.safetensors"];
     run.ok(&joined(
         &base,
@@ -131,16 +131,16 @@ fn predict_writes_masks_an_overlay_and_logits() {
     assert_eq!(read("a.safetensors"), read("b.safetensors"));
     assert_ne!(read("a.safetensors"), logits[..157 * 211]);
 
-    // Masks of an earlier call stay unless it is said that they may go.
+    // Masks of an earlier call are replaced only on request.
     run.refused(&joined(&base, &["--point", "1,1", "--out", "out"]), &["mask_0.png", "--force"]);
     run.ok(&joined(&base, &["--point", "1,1", "--out", "out", "--force"]));
-    assert!(!run.path("out/mask_1.png").exists(), "no mask of the earlier call stays");
+    assert!(!run.path("out/mask_1.png").exists(), "no mask of the earlier call remains");
 }
 
-/// `| head` ends the printing, not the work.
+/// `| head` stops the printing, not the work.
 #[cfg(unix)]
 #[test]
-fn a_reader_that_leaves_stops_nothing() {
+fn a_closed_pipe_does_not_stop_the_work() {
     let run = Run::new();
     let checkpoint = fixture("tiny_sam.pth");
     let mut export = Command::new(env!("CARGO_BIN_EXE_sam-train"))
@@ -155,29 +155,29 @@ fn a_reader_that_leaves_stops_nothing() {
 }
 
 #[test]
-fn nothing_is_replaced_or_lost_unasked() {
+fn nothing_is_replaced_or_lost_without_force() {
     let run = Run::new();
     let (checkpoint, photo) = (fixture("tiny_sam.safetensors"), fixture(PHOTO));
     let base = ["predict", "--checkpoint", &checkpoint, "--image", &photo, "--point", "9,9", "--out", "out"];
     run.ok(&joined(&base, &["--save-embedding", "photo.embedding"]));
-    // A call that fails takes nothing with it.
+    // A call that fails deletes nothing.
     run.refused(&["predict", "--checkpoint", "gone.pth", "--image", &photo, "--out", "out", "--force"], &["gone.pth"]);
     run.refused(&joined(&base[..5], &["--out", "out", "--force"]), &["no prompt"]);
     assert!(run.path("out/mask_0.png").exists() && run.path("out/overlay.png").exists());
     std::fs::write(run.path("precious"), "mine").expect("written");
     for option in ["--logits", "--save-embedding"] {
         run.refused(&joined(&base[..7], &["--out", "b", option, "precious"]), &["precious", "exists", "--force"]);
-        run.refused(&joined(&base[..7], &["--out", "b", option, "no/such/folder"]), &["no/such", "make it first"]);
+        run.refused(&joined(&base[..7], &["--out", "b", option, "no/such/folder"]), &["no/such", "create it first"]);
     }
     assert_eq!(std::fs::read_to_string(run.path("precious")).expect("there"), "mine");
     run.refused(&joined(&base[..7], &["--out", "precious", "--force"]), &["is a file"]);
     run.refused(&["export", "--checkpoint", &checkpoint, "--format", "pth", "--out", ".", "--force"], &["is a folder"]);
 
-    // An embedding is of one picture, not of one size.
+    // An embedding belongs to one image, not to one size.
     let other = run.path("other.png");
-    let mut picture = decode_rgb(&path(PHOTO)).expect("a fixture");
-    picture.put_pixel(3, 3, image::Rgb([1, 2, 3]));
-    sam_image::save_rgb_png(&picture, &other).expect("written");
+    let mut changed = decode_rgb(&path(PHOTO)).expect("a fixture");
+    changed.put_pixel(3, 3, image::Rgb([1, 2, 3]));
+    sam_image::save_rgb_png(&changed, &other).expect("written");
     let other = ["predict", "--checkpoint", &checkpoint, "--image", "other.png", "--point", "9,9", "--out", "c"];
     run.refused(&joined(&other, &["--embedding", "photo.embedding"]), &["another picture"]);
 }
@@ -198,7 +198,7 @@ fn every_layout_predicts_the_same() {
 }
 
 #[test]
-fn export_writes_each_format_and_keeps_what_exists() {
+fn export_writes_each_format_and_replaces_nothing() {
     let run = Run::new();
     let checkpoint = fixture("tiny_sam.pth");
     for (format, out) in [("safetensors", "a.safetensors"), ("pth", "a.pth"), ("huggingface", "hf")] {
@@ -227,7 +227,7 @@ fn export_writes_each_format_and_keeps_what_exists() {
 }
 
 #[test]
-fn bad_checkpoints_are_refused() {
+fn bad_checkpoints_are_rejected() {
     let run = Run::new();
     let whole = std::fs::read(path("tiny_sam.safetensors")).expect("a committed fixture");
     let whole_pth = std::fs::read(path("tiny_sam.pth")).expect("a committed fixture");
@@ -243,7 +243,7 @@ fn bad_checkpoints_are_refused() {
     run.refused(&["inspect", "."], &["model.safetensors"]);
     run.refused(&["inspect", &fixture("malicious.pth")], &["malicious.pth", "system", "rejected"]);
     assert!(!Path::new("pwned").exists() && !run.path("pwned").exists(), "nothing was executed");
-    // Part of a model, and a file of other things.
+    // Part of a model, and a file with other tensors.
     run.refused(&["inspect", &fixture("tiny_sam_legacy.pth")], &["tiny_sam_legacy.pth"]);
     run.refused(&["inspect", &fixture("tiny_golden.safetensors")], &["no known layout"]);
     for (key, name) in [
@@ -258,7 +258,7 @@ fn bad_checkpoints_are_refused() {
 }
 
 #[test]
-fn bad_images_and_prompts_are_refused() {
+fn bad_images_and_prompts_are_rejected() {
     let run = Run::new();
     let (checkpoint, photo) = (fixture("tiny_sam.safetensors"), fixture(PHOTO));
     let predict = |image: &str, rest: &[&str], parts: &[&str]| {
@@ -290,7 +290,7 @@ fn bad_images_and_prompts_are_refused() {
     predict("gone.png", &["--point", "1,1"], &["gone.png"]);
 }
 
-/// The published size, with random weights, through the program: what a user's first call costs.
+/// The published size, with random weights, through the program.
 #[test]
 fn full_vit_b_at_1024_runs_end_to_end() {
     let run = Run::new();
@@ -316,7 +316,7 @@ fn full_vit_b_at_1024_runs_end_to_end() {
 fn help_is_there_for_every_command() {
     let run = Run::new();
     assert!(run.ok(&["--help"]).contains("predict"));
-    for command in ["inspect", "export", "predict", "eval", "data"] {
+    for command in ["inspect", "export", "predict", "eval", "probe", "data"] {
         assert!(run.ok(&[command, "--help"]).contains("Usage"), "{command}");
     }
     for command in ["check", "preview", "convert", "split", "synth"] {

@@ -1,4 +1,4 @@
-//! `sam-train eval` through the real program, with a model of random weights: what it writes, what it prints, when it fails.
+//! `sam-train eval` through the real program, with a model of random weights: files, output and errors.
 
 use std::path::Path;
 
@@ -31,7 +31,7 @@ fn assert_same_numbers(a: &Results, b: &Results) {
 }
 
 #[test]
-fn eval_leaves_results_for_programs_and_reports_for_people() {
+fn eval_writes_results_for_programs_and_reports_for_people() {
     let run = Run::new();
     let (checkpoint, photos) = (fixture("tiny_sam.safetensors"), datasets("photos"));
     let arguments = [&base(&checkpoint, &photos)[..], &["--out", "out", "--gallery", "3", "--boundary"]].concat();
@@ -61,17 +61,17 @@ fn eval_leaves_results_for_programs_and_reports_for_people() {
     }
     assert!(!run.path("out/junit.xml").exists(), "there was no gate");
 
-    // The folder says how it was made, and is not replaced unasked.
+    // The folder contains its configuration, and is replaced only on request.
     let plan = read(&run, "out/evaluate.toml");
     assert!(plan.starts_with("task = \"evaluate\"\n") && plan.contains("clicks = 2"), "{plan}");
     run.refused(&arguments, &["out/results.json", "earlier run", "--force"]);
     let before = read(&run, "out/results.json");
     run.ok(&[&arguments[..], &["--force"]].concat());
-    assert_eq!(read(&run, "out/results.json"), before, "equal runs leave equal files");
+    assert_eq!(read(&run, "out/results.json"), before, "equal runs write equal files");
 }
 
 #[test]
-fn an_exported_checkpoint_reaches_its_numbers_again_however_it_is_run() {
+fn an_exported_checkpoint_has_the_same_metrics_however_it_is_run() {
     let run = Run::new();
     let (checkpoint, synth) = (fixture("tiny_sam.pth"), datasets("synth"));
     let export = ["export", "--checkpoint", &checkpoint, "--format", "safetensors", "--out", "b.safetensors"];
@@ -85,7 +85,7 @@ fn an_exported_checkpoint_reaches_its_numbers_again_however_it_is_run() {
         run.ok(&[&base("b.safetensors", &synth)[..], &few, &how, &["--out", out]].concat());
         assert_same_numbers(&results(&run, &format!("{out}/results.json")), &first);
     }
-    // Another order of the data sets is another file, and no other number.
+    // The order of the data sets changes the file, but no metric.
     let photos = datasets("photos");
     for (out, data) in [("d", [&synth, &photos]), ("e", [&photos, &synth])] {
         let sets = ["--data", data[0].as_str(), "--data", data[1].as_str(), "--part", "val", "--max-images", "2"];
@@ -110,12 +110,12 @@ fn clicks_to_a_quality_and_random_first_clicks() {
     let values = [random("random:1", "r1"), random("random:1", "r2"), random("random:2", "r3")];
     assert_eq!(values[0], values[1]);
     assert_ne!(values[0], values[2]);
-    run.refused(&[&few[..], &["--noc", "--clicks", "5"]].concat(), &["noc_cap", "1 to 5"]);
+    run.refused(&[&few[..], &["--noc", "--clicks", "5"]].concat(), &["[protocol]", "1 to 5"]);
     run.refused(&[&few[..], &["--first-click", "middle"]].concat(), &["random:SEED"]);
 }
 
 #[test]
-fn the_gate_passes_misses_and_is_checked_first() {
+fn the_gate_passes_fails_and_is_checked_first() {
     let run = Run::new();
     let (checkpoint, photos) = (fixture("tiny_sam.safetensors"), datasets("photos"));
     let base = base(&checkpoint, &photos);
@@ -149,7 +149,7 @@ fn the_gate_passes_misses_and_is_checked_first() {
     let err = texts(&output).1;
     assert!(err.contains("miou_box must be at least") && err.contains("(baseline"), "{err}");
 
-    // What will not be computed, and what is no gate, is said before anything is computed or written.
+    // Unknown metrics and invalid gates are reported before anything is computed or written.
     let refused = |text: &str, parts: &[&str]| {
         gate(text);
         run.refused(&[&base[..], &["--gate", "gate.toml", "--out", "none"]].concat(), parts);
@@ -157,14 +157,14 @@ fn the_gate_passes_misses_and_is_checked_first() {
     };
     refused("[gate]\nmiou_3 = 0.5", &["miou_3", "must be one that was computed", "miou_2"]);
     refused("[gate]\n\"photos/noc_90\" = 5", &["photos/noc_90", "the nearest of"]);
-    refused("[gate]\n", &["[gate] must be at least one bound"]);
+    refused("[gate]\n", &["gate must be at least one bound"]);
     refused("[gates]\nmiou_1 = 0.5", &["gate.toml", "[gate]"]);
     refused("[gate]\nmiou_1 = \"high\"", &["gate.toml", "miou_1"]);
     refused("[gate]\nbaseline = \"gone.json\"\nmax_drop = 0.1", &["gone.json"]);
     refused("[gate]\nbaseline = \"better.json\"", &["max_drop"]);
     run.refused(&[&base[..], &["--baseline", "better.json"]].concat(), &["--max-drop"]);
     run.refused(&[&base[..], &["--baseline", "gate.toml", "--max-drop", "0"]].concat(), &["must be a results.json"]);
-    // A bucket without objects shows only afterwards, as bad input all the same.
+    // A bucket without objects is found only afterwards, but is also bad input.
     gate("[gate]\n\"photos/class:unicorn/miou_1\" = 0.5");
     run.refused(&[&base[..], &["--gate", "gate.toml"]].concat(), &["class:unicorn"]);
 }
@@ -176,14 +176,14 @@ fn checkpoints_are_compared_on_the_same_images() {
         (fixture("tiny_sam.safetensors"), fixture("tiny_sam_wrapped_f16.pth"), datasets("photos"));
     let arguments = [&base(&first, &photos)[..], &["--checkpoint", &second, "--out", "out"]].concat();
     let text = run.ok(&arguments);
-    assert!(text.contains("tiny_sam_wrapped_f16 less tiny_sam"), "{text}");
+    assert!(text.contains("tiny_sam_wrapped_f16 minus tiny_sam"), "{text}");
     let html = read(&run, "out/report.html");
     assert!(html.contains("Confidence") && html.contains("tiny_sam_wrapped_f16: Worst after 2 clicks"));
     for (name, path) in [("tiny_sam", &first), ("tiny_sam_wrapped_f16", &second)] {
         assert_eq!(results(&run, &format!("out/{name}/results.json")).about["checkpoint"], *path);
     }
     assert!(!run.path("out/results.json").exists());
-    // Of one name they are told apart by their paths, and none leaves the folder.
+    // Checkpoints with the same name are distinguished by their paths, and all results stay in the folder.
     let arguments = [&base(&first, &photos)[..], &["--checkpoint", &first, "--out", "twice"]].concat();
     run.ok(&arguments);
     let folders = std::fs::read_dir(run.path("twice"))
@@ -192,7 +192,7 @@ fn checkpoints_are_compared_on_the_same_images() {
     assert_eq!(folders.count(), 2);
 }
 
-/// The boxes of the annotations as a detector would have found them, worse scores for later ones.
+/// The boxes of the annotations as detections, with falling scores.
 fn detections(truth: &Path) -> Vec<Value> {
     let truth: Value = serde_json::from_str(&std::fs::read_to_string(truth).expect("there")).expect("JSON");
     let annotations = truth["annotations"].as_array().expect("a list").iter().enumerate();
@@ -221,7 +221,7 @@ fn boxes_of_a_detector_become_masks_and_ap() {
         assert_eq!((&segmented["score"], &segmented["image_id"]), (&found["score"], &found["image_id"]));
         assert!(segmented["segmentation"]["counts"].is_string() && segmented.get("bbox").is_none());
     }
-    // The written masks are what was measured, and the truth itself is perfect.
+    // The written masks are those that were scored, and the ground truth itself is perfect.
     let score = |file: &str, out: &str, more: &[&str]| {
         let arguments = ["eval", "--data", &truth, "--segmentations", file, "--out", out];
         run.ok(&[&arguments[..], more].concat());
@@ -243,7 +243,7 @@ fn boxes_of_a_detector_become_masks_and_ap() {
     assert_eq!(all.metric("mask_ar_1000").expect("computed").value, 1.0);
     assert_eq!(score("perfect.json", "classes", &[]).metric("mask_ap").expect("computed").value, 1.0);
 
-    // Batches change nothing, and clicks can be played beside.
+    // Batching changes nothing, and protocols can run together with detections.
     let text = run.ok(&[&base[..], &["--batch-objects", "1", "--protocol", "box", "--out", "both"]].concat());
     assert!(text.contains("miou_box") && text.contains("mask_ap_50"), "{text}");
     assert_eq!(read(&run, "both/segmentations.json"), read(&run, "out/segmentations.json"));
@@ -273,22 +273,28 @@ fn boxes_of_a_detector_become_masks_and_ap() {
 }
 
 #[test]
-fn data_that_cannot_be_measured_is_refused_before_anything_is_computed() {
+fn invalid_data_is_rejected_before_anything_is_computed() {
     let run = Run::new();
     let (checkpoint, photos) = (fixture("tiny_sam.safetensors"), datasets("photos"));
-    run.refused(&["eval", "--data", &photos], &["no checkpoint"]);
-    run.refused(&["eval", "--checkpoint", &checkpoint], &["no data"]);
+    run.refused(&["eval", "--data", &photos], &["model.checkpoint must be given", "--checkpoint"]);
+    run.refused(&["eval", "--checkpoint", &checkpoint], &["data.path must be given", "--data"]);
     run.refused(&base("gone.pth", &photos), &["gone.pth"]);
     run.refused(&base(&fixture("tiny_mae.pth"), &photos), &["tiny_mae.pth", "masked autoencoder"]);
     run.refused(&base(&checkpoint, "nowhere"), &["nowhere"]);
     let with = |more: &[&'static str]| [&base(&checkpoint, &photos)[..], more].concat();
-    run.refused(&with(&["--max-images", "0"]), &["max_images must be at least 1"]);
-    run.refused(&with(&["--batch-objects", "0"]), &["batch_objects must be at least 1"]);
+    run.refused(
+        &with(&["--max-images", "0"]),
+        &["--max-images 0: data.max_images must be a whole number of at least 1"],
+    );
+    run.refused(
+        &with(&["--batch-objects", "0"]),
+        &["--batch-objects 0: run.batch_objects must be a whole number of at least 1"],
+    );
     run.refused(&with(&["--protocol", "none"]), &["nothing to do"]);
     run.refused(&with(&["--proposals"]), &["--detections"]);
     run.refused(&with(&["--device", "cuda:x"]), &["cuda:x"]);
 
-    // A set whose masks are empty, outside, wholly ignored, of the wrong size, or of no image.
+    // Masks that are empty, outside, wholly ignored, of the wrong size, or without an image.
     let from = std::path::PathBuf::from(&photos);
     std::fs::create_dir(run.path("val")).expect("made");
     for name in ["camera.jpg", "chelsea.jpg"] {
@@ -351,10 +357,13 @@ fn a_part_of_a_saved_split_is_evaluated() {
     assert_eq!((validated.data_sets[0].n_images, validated.runs[0].records.len()), (12, 69));
     assert!(validated.runs[0].records.iter().all(|record| record.image.starts_with("val/")));
     run.refused(&[&base[..], &["--part", "test"]].concat(), &["test", "no image"]);
-    run.refused(&[&base[..], &["--part", "best"]].concat(), &["train, val or test", "best"]);
+    run.refused(
+        &[&base[..], &["--part", "best"]].concat(),
+        &["--part best: data.part must be", "\"train\", \"val\" or \"test\""],
+    );
 }
 
-/// The configurations of the repository, run as their headers say, from another folder.
+/// The configurations of the repository, from another folder.
 #[test]
 fn a_configuration_evaluates_and_is_a_gate() {
     let run = Run::new();

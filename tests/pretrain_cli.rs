@@ -1,5 +1,4 @@
-//! `task = "pretrain"` through the real program: its folder, going on with it, a training that starts from it, and everything
-//! that can be wrong.
+//! `task = "pretrain"` through the real program: its folder, resuming it, a training that starts from it, and errors.
 
 use std::collections::BTreeMap;
 
@@ -9,8 +8,8 @@ use crate::cli::{Run, texts};
 use crate::fixture::max_abs_diff;
 use crate::train_cli::{SMALL, read, with_config};
 
-/// A pre-training of seconds on made-up scenes.
-const SMALL_PRETRAINING: &str = r#"
+/// A pre-training of seconds on synthetic scenes.
+pub(crate) const SMALL_PRETRAINING: &str = r#"
 task = "pretrain"
 [run]
 dir = "pretrained"
@@ -42,16 +41,15 @@ every_steps = 2
 every_steps = 1
 "#;
 
-/// The whole way: pre-training, its folder, going on, and a training that starts from it.
+/// Pre-training, its folder, resuming, and a training that starts from it.
 #[test]
-fn a_pretraining_leaves_a_folder_that_a_training_starts_from() {
+fn a_training_starts_from_the_folder_of_a_pretraining() {
     let run = with_config(SMALL);
     std::fs::write(run.path("pretrain.toml"), SMALL_PRETRAINING).expect("written");
     let plan = run.ok(&["--config", "pretrain.toml", "--check"]);
     assert!(plan.contains("task = \"pretrain\"") && plan.contains("mask_ratio = 0.75"), "{plan}");
     let out = run.ok(&["--config", "pretrain.toml"]);
-    for part in ["sees 4 of 16 patches", "before training", "step 4/4", "best by reconstruction_loss", "encoder alone"]
-    {
+    for part in ["sees 4 of 16 patches", "before training", "step 4/4", "best by reconstruction_loss", "encoder only"] {
         assert!(out.contains(part), "must say `{part}`:\n{out}");
     }
     for name in ["plan.toml", "metrics.jsonl", "best.safetensors", "encoder.pth", "previews/step-00000004.png"] {
@@ -66,24 +64,27 @@ fn a_pretraining_leaves_a_folder_that_a_training_starts_from() {
     assert!(out.contains("after step 4") && out.contains("step 6/6"), "{out}");
     run.refused(
         &["--resume", "pretrained", "--set", "mae.mask_ratio=0.5"],
-        &["mae.mask_ratio cannot be another when a run goes on", "objective"],
+        &["mae.mask_ratio cannot change on resume", "objective"],
     );
-    // A configuration may be given, as long as it is that of the run but for what may change.
+    // A configuration may be given if it is that of the run, except for keys that may change.
     let configured = ["--resume", "pretrained", "--config", "pretrain.toml", "--set", "schedule.steps=8"];
     let out = run.ok(&configured);
     assert!(out.contains("after step 6") && out.contains("step 8/8"), "{out}");
     run.refused(
         &[&configured[..], &["--set", "data.images_per_step=2"]].concat(),
-        &["pretrain.toml: not the configuration of this run", "images_per_step must stay 4", "got 2"],
+        &[
+            "pretrain.toml: not the configuration of this run",
+            "images_per_step cannot change on resume: saved 4, got 2",
+        ],
     );
     run.refused(
         &["--resume", "pretrained", "--config", "train.toml"],
-        &["train.toml: task must be \"pretrain\"", "pretrained", "got \"train\""],
+        &["train.toml: not the configuration", "task cannot change on resume: saved \"pretrain\", got \"train\""],
     );
-    // At a rate of next to nothing the weights after two steps are those before the first.
+    // With a learning rate near zero, the weights after two steps are the initial ones.
     let start = ["--set", "model.init=mae", "--set", "model.mae=pretrained", "--set", "schedule.steps=2"];
     let out = run.ok(&[&["--config", "train.toml", "--set", "optimiser.lr=1e-30"][..], &start].concat());
-    assert!(out.contains("15 tensors are taken"), "{out}");
+    assert!(out.contains("15 tensors are loaded"), "{out}");
     let [pretrained, segmenter] =
         ["pretrained/best.safetensors", "run/last.safetensors"].map(|name| tensors(&run, name));
     let mut n_equal = 0;
@@ -97,14 +98,14 @@ fn a_pretraining_leaves_a_folder_that_a_training_starts_from() {
             );
             continue;
         };
-        // The class token's position stays behind.
+        // The position of the class token is dropped.
         let expected = if encoder_key == "pos_embed" { &expected[16..] } else { expected };
-        // What is zero has moved by the rate itself.
+        // Zero weights have moved by the learning rate itself.
         assert!(max_abs_diff(values, expected) < 1e-20, "{key} must be that of the pre-training");
         n_equal += 1;
     }
     assert_eq!(n_equal, 15);
-    // And it was learned: the run began with other weights.
+    // The pre-training changed the weights.
     run.ok(&["--config", "pretrain.toml", "--force", "--set", "optimiser.lr=1e-30"]);
     let begun = tensors(&run, "pretrained/best.safetensors");
     let n_moved = begun.iter().filter(|(key, values)| pretrained[*key] != **values).count();
@@ -122,7 +123,7 @@ fn a_pretraining_leaves_a_folder_that_a_training_starts_from() {
     refuse(&["mae.mask_ratio=0.99"], &["mae.mask_ratio", "16 patches"]);
     refuse(&["model.image_size=30"], &["image height 30", "multiple of patch_size 8"]);
     refuse(&["model.image_size=16", "model.patch_size=32"], &["image height 16", "multiple of patch_size 32"]);
-    // A file to go on from must be of the network that is asked for.
+    // The initial weights must match the network.
     let from = "model.mae=pretrained/best.safetensors";
     run.ok(&["--config", "pretrain.toml", "--set", "run.dir=second", "--set", from, "--set", "schedule.steps=2"]);
     refuse(&[from, "model.patch_size=16"], &["patch_embed.proj.weight", "[16, 3, 16, 16]", "[16, 3, 8, 8]"]);
@@ -141,40 +142,40 @@ fn tensors(run: &Run, name: &str) -> BTreeMap<String, Vec<f32>> {
     dict.tensors.keys().map(|key| (key.clone(), dict.read_f32(key).expect("readable"))).collect()
 }
 
-/// Pictures that no pre-training can read stop it, or are left out, counted and named; in what it learns from and in what it
-/// is judged by. Pictures smaller than a patch are enlarged like any other.
+/// Unreadable images stop a pre-training, or are skipped, counted and reported, among training and held-out images. Images
+/// smaller than a patch are enlarged like any other.
 #[test]
-fn a_pretraining_names_and_counts_pictures_that_cannot_be_read() {
+fn a_pretraining_reports_and_counts_unreadable_images() {
     let synth =
         "[data.synth]\nn_scenes = 8\nside_px_min = 32\nside_px_max = 40\n[data.validation_synth]\nn_scenes = 2\n";
-    let text = SMALL_PRETRAINING.replace(synth, "train = \"photos\"\nvalidation = \"judged\"\n");
+    let text = SMALL_PRETRAINING.replace(synth, "train = \"photos\"\nvalidation = \"held_out\"\n");
     assert!(text.contains("photos"), "{text}");
     let run = with_config(&text);
     for (name, width, height) in
-        [("photos/a.png", 1, 1), ("photos/b.png", 5, 3), ("photos/deep/c.png", 40, 30), ("judged/d.png", 33, 7)]
+        [("photos/a.png", 1, 1), ("photos/b.png", 5, 3), ("photos/deep/c.png", 40, 30), ("held_out/d.png", 33, 7)]
     {
         let path = run.path(name);
         std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
         sam_image::RgbImage::from_pixel(width, height, image::Rgb([40, 90, 160])).save(path).expect("written");
     }
     let out = run.ok(&["--config", "train.toml"]);
-    assert!(out.contains("learns from 3 images") && !out.contains("could not be read"), "{out}");
+    assert!(out.contains("trains on 3 images") && !out.contains("unreadable"), "{out}");
 
-    std::fs::write(run.path("photos/deep/broken.png"), "no picture").expect("written");
-    std::fs::write(run.path("judged/torn.jpg"), [0xFF, 0xD8, 0xFF, 0xE0]).expect("written");
+    std::fs::write(run.path("photos/deep/broken.png"), "not an image").expect("written");
+    std::fs::write(run.path("held_out/torn.jpg"), [0xFF, 0xD8, 0xFF, 0xE0]).expect("written");
     let output = run.sam_train(&["--config", "train.toml", "--force"]);
     let err = texts(&output).1;
     assert_eq!(output.status.code(), Some(1), "{err}");
-    assert!(err.contains("torn.jpg") && !err.contains("panicked"), "the first validation meets it: {err}");
+    assert!(err.contains("torn.jpg") && !err.contains("panicked"), "the first validation reads it: {err}");
 
     let output = run.sam_train(&["--config", "train.toml", "--force", "--set", "data.on_unreadable=skip"]);
     let (out, err) = texts(&output);
     assert_eq!(output.status.code(), Some(0), "{out}\n{err}");
     for name in ["broken.png", "torn.jpg"] {
-        assert!(err.contains("left out: ") && err.contains(name), "{err}");
+        assert!(err.contains("skipped: ") && err.contains(name), "{err}");
     }
-    // Three validations, and four steps of four pictures of which each is met once in four.
-    assert!(out.contains("images that could not be read and were left out: 2 ("), "{out}");
+    // Three validations, and four steps of four images, each of which is read once in four.
+    assert!(out.contains("skipped unreadable images: 2 ("), "{out}");
     let of = |name: &str| out.lines().find(|line| line.contains(name)).unwrap_or_else(|| panic!("{name} in {out}"));
     assert!(of("torn.jpg").starts_with("  3 x "), "{out}");
     assert!(of("broken.png").starts_with("  4 x "), "{out}");

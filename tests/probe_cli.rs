@@ -1,4 +1,4 @@
-//! `sam-train probe` through the real program: classes, parts and baselines, and everything that can be wrong, each named.
+//! `sam-train probe` through the real program: classes, parts, baselines and errors.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use crate::cli::{Run, fixture, texts};
 use crate::data_cli::datasets;
 use crate::fixture::cpu;
 
-/// An encoder of random weights, with its decoder, as a pre-training leaves it.
+/// An encoder of random weights, with its decoder, as a pre-training saves it.
 fn write_encoder(path: &Path, seed: u64) {
     let config = MaeConfig {
         image_size_hw: [24, 24],
@@ -32,7 +32,7 @@ fn write_encoder(path: &Path, seed: u64) {
     export_mae(&mae, options, path).expect("written");
 }
 
-/// `n` noisy pictures of each of three colours, in folders by their names.
+/// `n` noisy images of each of three colours, in folders by their names.
 fn write_colours(folder: &Path, n: usize) {
     for (class, (name, colour)) in
         [("blue", [60, 60, 180]), ("green", [60, 180, 60]), ("red", [180, 60, 60])].iter().enumerate()
@@ -73,11 +73,11 @@ fn accuracy(row: &Value, classifier: &str) -> f64 {
 }
 
 #[test]
-fn images_in_folders_by_class_are_told_apart_beside_baselines() {
+fn images_in_folders_by_class_are_classified_beside_baselines() {
     let run = ready();
     let base = ["probe", "--checkpoint", "mae.safetensors", "--data", "colours", "--out", "out/deep"];
     let text = run.ok(&base);
-    for part in ["3 classes; learned from", "nearest neighbours, k = ", "linear layer", "random weights", "pixels"] {
+    for part in ["3 classes; trained on", "nearest neighbours, k = ", "linear layer", "random weights", "pixels"] {
         assert!(text.contains(part), "must say `{part}`:\n{text}");
     }
     let found = results(&run, "out/deep");
@@ -99,7 +99,7 @@ fn images_in_folders_by_class_are_told_apart_beside_baselines() {
     let frequent = found["most_frequent_class"]["accuracy"]["value"].as_f64().expect("a number");
     assert!(frequent < 0.6, "{frequent}");
 
-    // The checkpoint holds what seed 0 draws: both encoders are one, and neither is better.
+    // The checkpoint has the random weights of seed 0: both encoders are the same.
     assert_eq!(mae["linear"]["by_class"], random["linear"]["by_class"]);
     for classifier in ["linear", "neighbours"] {
         assert_eq!(mae[classifier]["accuracy"], random[classifier]["accuracy"], "{classifier}");
@@ -110,7 +110,7 @@ fn images_in_folders_by_class_are_told_apart_beside_baselines() {
     run.refused(&base, &["out/deep/probe.json", "earlier run", "--force"]);
     let again = [&base[..], &["--force", "--batch-images", "1", "--workers", "0"]].concat();
     run.ok(&again);
-    assert_eq!(results(&run, "out/deep"), found, "no number depends on how images are read");
+    assert_eq!(results(&run, "out/deep"), found, "results do not depend on how images are read");
     let other = [&base[..], &["--force", "--seed", "1", "--no-random", "--token", "class"]].concat();
     let text = run.ok(&other);
     assert!(!text.contains("random weights") && !text.contains("bootstrap"), "{text}");
@@ -118,7 +118,7 @@ fn images_in_folders_by_class_are_told_apart_beside_baselines() {
 }
 
 #[test]
-fn the_split_of_the_folders_is_taken_and_another_may_be_given() {
+fn the_split_of_the_folders_is_used_unless_another_is_given() {
     let run = ready();
     write_colours(&run.path("parted/train"), 6);
     write_colours(&run.path("parted/valid"), 2);
@@ -127,19 +127,19 @@ fn the_split_of_the_folders_is_taken_and_another_may_be_given() {
         let text = run.ok(&[&base[..], arguments].concat());
         text.lines().next().unwrap_or_default().to_owned()
     };
-    assert_eq!(probe(&["--data", "parted"]), "3 classes; learned from 18 images, judged on 6 images");
-    // The pictures are the same ones: what is judged was learned.
+    assert_eq!(probe(&["--data", "parted"]), "3 classes; trained on 18 images, validated on 6 images");
+    // The images are the same, so the validation samples were trained on.
     assert_eq!(accuracy(row(&results(&run, "out"), "pixels"), "linear"), 1.0);
     let text = probe(&["--data", "parted", "--hold-out", "0.5"]);
     assert!(text.starts_with("3 classes;") && !text.contains("18 images"), "{text}");
     assert_eq!(
         probe(&["--data", "colours", "--val", "parted/valid", "--max-images", "9"]),
-        "3 classes; learned from 9 images, judged on 6 images"
+        "3 classes; trained on 9 images, validated on 6 images"
     );
 }
 
 #[test]
-fn objects_of_any_data_set_are_told_apart_with_any_encoder() {
+fn objects_of_any_data_set_are_classified_with_any_encoder() {
     let run = Run::new();
     write_encoder(&run.path("mae.safetensors"), 5);
     let (sam, synth) = (fixture("tiny_sam.safetensors"), datasets("synth"));
@@ -147,16 +147,13 @@ fn objects_of_any_data_set_are_told_apart_with_any_encoder() {
     let output = run.sam_train(&base);
     let (text, err) = texts(&output);
     assert_eq!(output.status.code(), Some(0), "{text}\n{err}");
-    let first = "6 classes; learned from 159 objects of 24 images, judged on 69 objects of 12 images";
+    let first = "6 classes; trained on 159 objects of 24 images, validated on 69 objects of 12 images";
     assert!(text.starts_with(first), "{text}");
-    assert!(
-        text.contains("left out: ") && text.contains("of which nothing is left at the size of the input"),
-        "{text}"
-    );
+    assert!(text.contains("excluded: ") && text.contains("with no pixel left at the input size"), "{text}");
     for part in ["mae ", "tiny_sam ", "random weights, sizes of mae", "random weights, sizes of tiny_sam"] {
         assert!(text.contains(part), "must say `{part}`:\n{text}");
     }
-    assert!(err.contains("tiny_sam: 202 tensors are taken from it"), "{err}");
+    assert!(err.contains("tiny_sam: 202 tensors are loaded"), "{err}");
     let found = results(&run, "out");
     let names: Vec<&str> = found["classes"]
         .as_array()
@@ -166,27 +163,27 @@ fn objects_of_any_data_set_are_told_apart_with_any_encoder() {
         .collect();
     assert_eq!(names, ["blob", "ellipse", "polygon", "ring", "star", "stroke"]);
     assert_eq!(found["rows"].as_array().expect("a list").len(), 5);
-    // A larger input loses no object, and is another encoder.
+    // A larger input loses no object.
     let large = ["--image-size", "64", "--no-random", "--force", "--split", "split.json"];
     run.ok(&["data", "split", &synth, "--out", "split.json", "--val", "0.4"]);
     let text = run.ok(&[&base[..3], &["--data", &synth, "--out", "out"], &large].concat());
-    assert!(text.starts_with("6 classes;") && !text.contains("left out") && !text.contains(first), "{text}");
+    assert!(text.starts_with("6 classes;") && !text.contains("excluded") && !text.contains(first), "{text}");
 }
 
 #[test]
-fn images_that_cannot_be_read_stop_it_or_are_counted_and_named() {
+fn unreadable_images_stop_it_or_are_counted_and_listed() {
     let run = ready();
     let base = ["probe", "--checkpoint", "mae.safetensors", "--data", "colours", "--no-random", "--out", "out"];
-    std::fs::write(run.path("colours/blue/zz.png"), "no picture").expect("written");
+    std::fs::write(run.path("colours/blue/zz.png"), "not an image").expect("written");
     run.refused(&base, &["1 image that cannot be read", "blue/zz.png", "--drop-bad"]);
-    // The header stays, so that it is found only when its pixels are wanted.
+    // The header stays, so that the error is found only when the image is decoded.
     for name in ["colours/green/00.png", "colours/red/03.png"] {
         let bytes = std::fs::read(run.path(name)).expect("read");
         std::fs::write(run.path(name), &bytes[..bytes.len() / 2]).expect("written");
     }
     std::fs::remove_file(run.path("colours/blue/zz.png")).expect("removed");
     run.refused(&base, &["error: ", "colours/green/00.png", "--drop-bad"]);
-    std::fs::write(run.path("colours/blue/zz.png"), "no picture").expect("written");
+    std::fs::write(run.path("colours/blue/zz.png"), "not an image").expect("written");
     std::fs::copy(run.path("colours/blue/01.png"), run.path("colours/stray.png")).expect("copied");
     run.refused(&base, &["1 image beside the folders of classes: stray.png", "--drop-bad"]);
 
@@ -200,7 +197,7 @@ fn images_that_cannot_be_read_stop_it_or_are_counted_and_named() {
 }
 
 #[test]
-fn what_cannot_be_probed_is_refused_with_what_to_do() {
+fn invalid_probes_are_rejected_with_a_remedy() {
     let run = ready();
     let sam = fixture("tiny_sam.safetensors");
     let refused = |checkpoint: &str, data: &str, more: &[&str], parts: &[&str]| {
@@ -209,8 +206,8 @@ fn what_cannot_be_probed_is_refused_with_what_to_do() {
         assert!(!run.path("none").exists());
     };
     let mae = "mae.safetensors";
-    // Data without classes, of one class, with a class that is only judged.
-    refused(mae, &fixture("data/sa1b"), &[], &["classes to tell apart", "without a class"]);
+    // Data without classes, with one class, with a class only in the validation data.
+    refused(mae, &fixture("data/sa1b"), &[], &["a probe needs classes", "without a class"]);
     std::fs::create_dir(run.path("one")).expect("made");
     std::fs::rename(run.path("colours/red"), run.path("one/red")).expect("moved");
     refused(mae, "one", &["--hold-out", "0.5"], &["at least two classes", "red alone"]);
@@ -218,25 +215,40 @@ fn what_cannot_be_probed_is_refused_with_what_to_do() {
         mae,
         "colours",
         &["--val", "one"],
-        &["1 class judged and never learned from: red (12 images)", "--min-samples"],
+        &["1 class without a training sample: red (12 images)", "--min-samples"],
     );
     refused(mae, "colours", &["--val", "one", "--min-samples", "1"], &["at least two classes", "got none"]);
-    refused(mae, &datasets("photos"), &[], &["judged and never learned from", "--min-samples 1"]);
-    // No data of any kind.
+    refused(mae, &datasets("photos"), &[], &["without a training sample", "--min-samples 1"]);
+    // Paths without data.
     refused(mae, "nowhere", &[], &["nowhere"]);
     refused(mae, "one/red", &[], &["CLASS/IMAGE", "train/CLASS/IMAGE", "COCO"]);
     refused(mae, "colours", &["--of", "objects"], &["known format"]);
     refused(mae, "colours", &["--part", "train"], &["none of them in the part train"]);
-    // Options that make no sense.
-    refused(mae, "colours", &["--hold-out", "1"], &["--hold-out must be above 0 and below 1, got 1"]);
-    refused(mae, "colours", &["--hold-out", "1e-9"], &["--hold-out", "val part", "24 images"]);
-    refused(mae, "colours", &["--neighbours", "999"], &["--neighbours must be at most", "got 999"]);
-    refused(mae, "colours", &["--split", "x.json"], &["--split", "--hold-out"]);
-    refused(mae, &datasets("synth"), &["--of", "objects", "--token", "class"], &["--token class", "objects"]);
-    refused(mae, "colours", &["--image-size", "30"], &["--image-size", "image height 30", "multiple of patch_size 8"]);
-    refused(&sam, "colours", &["--image-size", "60"], &["--image-size", "image_size 60", "patch_size 8"]);
+    // Invalid options.
+    refused(
+        mae,
+        "colours",
+        &["--hold-out", "1"],
+        &["--hold-out 1: data.hold_out must be a number above 0 and below 1, got 1"],
+    );
+    refused(mae, "colours", &["--hold-out", "1e-9"], &["data.hold_out", "24 images"]);
+    refused(mae, "colours", &["--neighbours", "999"], &["probe.neighbours must be at most", "got 999"]);
+    refused(mae, "colours", &["--split", "x.json"], &["--split x.json: data.split_file", "exists"]);
+    refused(
+        mae,
+        &datasets("synth"),
+        &["--of", "objects", "--token", "class"],
+        &["--token class: probe.token", "objects"],
+    );
+    refused(
+        mae,
+        "colours",
+        &["--image-size", "30"],
+        &["model.image_size", "image height 30", "multiple of patch_size 8"],
+    );
+    refused(&sam, "colours", &["--image-size", "60"], &["model.image_size", "image_size 60", "patch_size 8"]);
     refused(&sam, "colours", &["--token", "class"], &["a segmenter has no class token"]);
-    // Files that are no encoder.
+    // Files without an encoder.
     refused("nowhere.pth", "colours", &[], &["nowhere.pth"]);
     refused(&fixture("tiny_golden.safetensors"), "colours", &[], &["no known layout", "masked autoencoder"]);
     std::fs::create_dir(run.path("begun")).expect("made");

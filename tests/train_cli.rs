@@ -1,5 +1,4 @@
-//! `sam-train --config` and `--resume` through the real program: a small run, going on with it, and everything that can be
-//! wrong, each named and with nothing lost.
+//! `sam-train --config` and `--resume` through the real program: a small run, resuming it, and errors, which lose nothing.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -13,7 +12,7 @@ use serde_json::Value;
 use crate::cli::{Run, texts};
 use crate::fixture::path;
 
-/// A run of seconds on made-up scenes.
+/// A run of seconds on synthetic scenes.
 pub(crate) const SMALL: &str = r#"
 [run]
 dir = "run"
@@ -87,10 +86,10 @@ fn on_a_full_disk(run: &Run, arguments: &[&str]) -> (Option<i32>, String) {
 }
 
 #[test]
-fn a_run_leaves_a_folder_that_explains_itself() {
+fn a_run_writes_a_folder_that_documents_itself() {
     let run = with_config(SMALL);
     let out = run.ok(&["--config", "train.toml"]);
-    for part in ["from scratch", "before training", "step 4/4", "best by miou_box", "best checkpoint", "pictures"] {
+    for part in ["from scratch", "before training", "step 4/4", "best by miou_box", "best checkpoint", "previews"] {
         assert!(out.contains(part), "must say `{part}`:\n{out}");
     }
     for name in
@@ -105,8 +104,8 @@ fn a_run_leaves_a_folder_that_explains_itself() {
         assert!(html.contains(part), "{part}");
     }
     // Before, and the best, which is the last or not.
-    let n_pictures = html.matches("<img ").count();
-    assert!((2..=3).contains(&n_pictures), "{n_pictures}");
+    let n_images = html.matches("<img ").count();
+    assert!((2..=3).contains(&n_images), "{n_images}");
     for outside in ["http:", "https:", "<script", "<link"] {
         assert!(!html.contains(outside), "{outside}");
     }
@@ -117,18 +116,21 @@ fn a_run_leaves_a_folder_that_explains_itself() {
         .expect("other programs load it");
     assert_eq!(sam.image_size(), 32);
 
-    // The folder stays as it is, unless somebody asks.
-    run.refused(&["--config", "train.toml"], &["holds a run", "--resume", "--force"]);
+    // The folder is replaced only on request.
+    run.refused(&["--config", "train.toml"], &["contains a run", "--resume", "--force"]);
     run.ok(&["--config", "train.toml", "--force", "--set", "schedule.steps=2"]);
     std::fs::create_dir(run.path("mine")).expect("made");
     std::fs::write(run.path("mine/thesis.txt"), "years").expect("written");
-    run.refused(&["--config", "train.toml", "--force", "--set", "run.dir=mine"], &["mine", "is no run"]);
+    run.refused(
+        &["--config", "train.toml", "--force", "--set", "run.dir=mine"],
+        &["mine", "exists but is not a run folder"],
+    );
     assert!(run.path("mine/thesis.txt").is_file());
 }
 
-/// The scenes of a configuration as files, and the checkpoint as another program finds it: the same numbers again.
+/// The scenes of a configuration as files, and the checkpoint in an evaluation: the same metrics.
 #[test]
-fn a_run_reaches_its_numbers_again_from_files() {
+fn a_run_has_the_same_metrics_from_files() {
     let run = with_config(SMALL);
     run.ok(&["--config", "train.toml"]);
     let out = run.ok(&["data", "synth", "--config", "train.toml", "--out", "scenes", "--train", "3"]);
@@ -151,7 +153,7 @@ fn a_run_reaches_its_numbers_again_from_files() {
     run.refused(&["data", "synth", "--config", "train.toml", "--seed", "3", "--out", "more"], &["--config", "--seed"]);
 }
 
-/// From a pre-training to a segmenter: the encoder's weights are taken, and the run says what is not.
+/// From a pre-training to a segmenter: the encoder's weights are loaded, and all others reported.
 #[test]
 fn a_run_starts_from_a_masked_autoencoder() {
     let config = MaeConfig {
@@ -171,10 +173,10 @@ fn a_run_starts_from_a_masked_autoencoder() {
     let run = with_config(&text);
     let options = MaeExportOptions { format: ExportFormat::Safetensors, dtype: Dtype::F32, parts: MaeParts::Whole };
     export_mae(&mae, options, &run.path("mae.safetensors")).expect("written");
-    // At a rate of next to nothing the weights stay what they were.
+    // With a learning rate near zero, the weights do not change.
     let out = run.ok(&["--config", "train.toml", "--set", "optimiser.lr=1e-30"]);
     for part in [
-        "15 tensors are taken",
+        "15 tensors are loaded",
         "fresh: image_encoder.blocks.*.attn.rel_pos_h (1)",
         "fresh: mask_decoder (",
         "not used: cls_token (1)",
@@ -187,7 +189,7 @@ fn a_run_starts_from_a_masked_autoencoder() {
     let weights = |linear: &burn::nn::Linear| linear.weight.val().into_data();
     assert_eq!(weights(&sam.image_encoder.blocks[0].attn.qkv), weights(&mae.blocks[0].attn.qkv));
 
-    // The folder of a pre-training run does as well.
+    // The folder of a pre-training run works, too.
     std::fs::create_dir(run.path("pretrained")).expect("made");
     std::fs::copy(run.path("mae.safetensors"), run.path("pretrained/best.safetensors")).expect("copied");
     run.ok(&["--config", "train.toml", "--force", "--set", "model.mae=pretrained", "--set", "schedule.steps=2"]);
@@ -206,12 +208,12 @@ fn a_run_starts_from_a_masked_autoencoder() {
 }
 
 #[test]
-fn a_run_goes_on_with_more_steps_and_refuses_another_recipe() {
+fn a_run_resumes_with_more_steps_and_rejects_another_recipe() {
     let run = with_config(SMALL);
     run.ok(&["--config", "train.toml"]);
     let out = run.ok(&["--resume", "run", "--set", "schedule.steps=6"]);
     assert!(out.contains("after step 4") && out.contains("step 6/6"), "{out}");
-    // The report is that of a run that was never stopped.
+    // The report equals that of an uninterrupted run.
     let again = with_config(SMALL);
     again.ok(&["--config", "train.toml", "--set", "schedule.steps=6"]);
     let [resumed, whole] = [&run, &again].map(|run| validations(&read(run, "run/report.md")));
@@ -219,16 +221,16 @@ fn a_run_goes_on_with_more_steps_and_refuses_another_recipe() {
     assert_eq!(resumed, whole);
     run.refused(&["--resume", "run", "--set", "optimiser.lr=1e-5"], &["optimiser.lr", "moments"]);
     run.refused(&["--resume", "nowhere"], &["nowhere", "plan.toml"]);
-    // A configuration may be given, as long as it is that of the run but for what may change.
+    // A configuration may be given if it is that of the run, except for keys that may change.
     let out = run.ok(&["--resume", "run", "--config", "train.toml", "--set", "schedule.steps=7"]);
     assert!(out.contains("step 7/7"), "{out}");
     let another =
         ["--resume", "run", "--config", "train.toml", "--set", "schedule.steps=9", "--set", "loss.dice_weight=2.0"];
-    run.refused(&another, &["loss.dice_weight must stay 1.0", "got 2.0", "objective"]);
+    run.refused(&another, &["loss.dice_weight cannot change on resume: saved 1.0, got 2.0", "objective"]);
 }
 
 #[test]
-fn a_configuration_is_told_everything_that_is_wrong_at_once() {
+fn errors_of_a_configuration_are_found_before_the_run_starts() {
     let text =
         SMALL.replace("lr = 1e-3", "lrr = 1e-3").replace("steps = 4", "steps = \"four\"").replace("\"box\"", "\"bx\"");
     let run = with_config(&text);
@@ -245,13 +247,13 @@ fn a_configuration_is_told_everything_that_is_wrong_at_once() {
     );
     run.refused(&["--config", "missing.toml"], &["missing.toml"]);
     run.refused(&["--config", "train.toml", "--set", "shedule.steps=3"], &["--set", "schedule"]);
-    assert!(!run.path("run").exists(), "nothing is made before everything is checked");
+    assert!(!run.path("run").exists(), "nothing is created before everything is checked");
     let shown = with_config(SMALL).ok(&["--config", "train.toml", "--check"]);
     assert!(shown.contains("weight_decay = 0.1") && shown.contains("focal_weight = 20.0"), "{shown}");
 }
 
 #[test]
-fn missing_and_unfitting_things_are_named_before_the_run_begins() {
+fn missing_and_mismatched_inputs_are_reported_before_the_run_starts() {
     let data = "[data.synth]\nseed = 1\nn_scenes = 8\nside_px_min = 32\nside_px_max = 32\n";
     let from_files =
         |files: &str| SMALL.replace(data, "").replace("[data]\n", &format!("[data]\ntrain = \"{files}\"\n"));
@@ -282,7 +284,7 @@ fn missing_and_unfitting_things_are_named_before_the_run_begins() {
 }
 
 #[test]
-fn fine_tuning_begins_with_a_checkpoint() {
+fn fine_tuning_starts_from_a_checkpoint() {
     let sizes = &SMALL[SMALL.find("[model]").expect("there")..SMALL.find("[data]").expect("there")];
     let text = SMALL.replace(sizes, "[model]\ncheckpoint = \"model.safetensors\"\nimage_size = 32\n");
     let run = with_config(&text);
@@ -306,9 +308,9 @@ fn on_a_full_disk_the_old_checkpoint_survives() {
     assert!(out.contains("step 8/8"), "{out}");
 }
 
-/// An image that is damaged once the run goes on: the run names it, and stops or goes on as it was told.
+/// An image that cannot be decoded: the run reports it, and stops or continues as configured.
 #[test]
-fn an_unreadable_image_is_named_and_stops_or_is_left_out() {
+fn an_unreadable_image_is_reported_and_stops_the_run_or_is_skipped() {
     let data = "[data.synth]\nseed = 1\nn_scenes = 8\nside_px_min = 32\nside_px_max = 32\n";
     let text = SMALL.replace(data, "").replace("[data]\n", "[data]\ntrain = \"photos\"\n");
     let run = with_config(&text);
@@ -319,7 +321,7 @@ fn an_unreadable_image_is_named_and_stops_or_is_left_out() {
         .map(|entry| entry.path())
         .find(|path| is_image(path))
         .expect("images");
-    // The header stays, so that it is found only when its pixels are wanted.
+    // The header stays, so that the error is found only when the image is decoded.
     let bytes = std::fs::read(&image).expect("read");
     std::fs::write(&image, &bytes[..bytes.len() / 2]).expect("written");
     let name = image.file_name().expect("named").to_string_lossy().into_owned();
@@ -332,12 +334,12 @@ fn an_unreadable_image_is_named_and_stops_or_is_left_out() {
     let output = run.sam_train(&["--config", "train.toml", "--force", "--set", "data.on_unreadable=\"skip\""]);
     let (out, err) = texts(&output);
     assert_eq!(output.status.code(), Some(0), "{out}\n{err}");
-    assert!(err.contains("left out") && err.contains(&name), "{err}");
+    assert!(err.contains("skipped: ") && err.contains(&name), "{err}");
 }
 
-/// Numbers of a microscope that are none: named before anything is learned from them.
+/// Non-finite pixels are reported before they reach the model.
 #[test]
-fn pixels_that_are_no_numbers_are_named() {
+fn non_finite_pixels_are_reported() {
     let data = "[data.synth]\nseed = 1\nn_scenes = 8\nside_px_min = 32\nside_px_max = 32\n";
     let text = SMALL.replace(data, "").replace("[data]\n", "[data]\ntrain = \"cells\"\nintensity = \"min_max\"\n");
     let run = with_config(&text);
@@ -356,14 +358,14 @@ fn pixels_that_are_no_numbers_are_named() {
     let output = run.sam_train(&["--config", "train.toml"]);
     let err = texts(&output).1;
     assert_eq!(output.status.code(), Some(1), "{err}");
-    for part in ["cell_1.tif", "3 of 4800 that are NaN or infinite", "leave the image out"] {
+    for part in ["cell_1.tif", "3 of 4800 NaN or infinite", "exclude the image"] {
         assert!(err.contains(part) && !err.contains("panicked"), "must say `{part}`:\n{err}");
     }
 }
 
-/// A rate that throws the weights away: the step and its samples are named, and such weights are not saved.
+/// A diverging learning rate: the step and its samples are reported, and the weights are not saved.
 #[test]
-fn a_loss_that_is_no_number_stops_the_run() {
+fn a_non_finite_loss_stops_the_run() {
     let run = with_config(&SMALL.replace("lr = 1e-3", "lr = 1e38"));
     let output = run.sam_train(&["--config", "train.toml"]);
     let err = texts(&output).1;
@@ -380,10 +382,10 @@ fn is_image(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "png" || extension == "jpg")
 }
 
-/// Ctrl-C finishes the step, saves, and prints the command that goes on.
+/// Ctrl-C finishes the step, saves, and prints the command that resumes.
 #[cfg(unix)]
 #[test]
-fn ctrl_c_saves_and_says_how_to_go_on() {
+fn ctrl_c_saves_and_prints_how_to_resume() {
     let run =
         with_config(&SMALL.replace("steps = 4", "steps = 100000").replace("every_steps = 2", "every_steps = 50000"));
     let child = Command::new(env!("CARGO_BIN_EXE_sam-train"))
@@ -404,7 +406,7 @@ fn ctrl_c_saves_and_says_how_to_go_on() {
     let output = child.wait_with_output().expect("it ends");
     let (out, err) = texts(&output);
     assert_eq!(output.status.code(), Some(0), "{out}\n{err}");
-    assert!(out.contains("go on with: sam-train --resume"), "{out}\n{err}");
+    assert!(out.contains("resume with: sam-train --resume"), "{out}\n{err}");
     assert!(run.path("run/last.safetensors").is_file());
     let markdown = read(&run, "run/report.md");
     assert!(markdown.contains(" of 100000 |") && markdown.contains("## Run"), "{markdown}");

@@ -100,6 +100,7 @@ pub struct SourceOptions {
     /// Folder of the images, if not beside the annotations; relative to the data set.
     pub images: Option<PathBuf>,
     /// Restricts to this part of the data set's own split: `train`, `val` or `test`.
+    #[serde(rename = "part", alias = "split")]
     pub split: Option<String>,
     /// COCO: meaning of crowd annotations.
     pub crowd: Crowd,

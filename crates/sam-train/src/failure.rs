@@ -1,12 +1,14 @@
-//! Why the program stops, and with which exit code: 1 when the run failed, 2 when what came in was wrong.
+//! Errors with their exit codes: 1 when a run failed, 2 for bad input.
 
 use std::io::Write;
 use std::process::ExitCode;
 
+use sam_eval::EvalError;
+
 /// The end of a command that did not succeed.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// A file, an argument or a configuration is wrong; mending it is up to the caller. Exit code 2.
+    /// A file, an argument or a configuration is wrong, which is for the caller to fix. Exit code 2.
     Input(anyhow::Error),
     /// Everything else. Exit code 1.
     Run(anyhow::Error),
@@ -19,7 +21,7 @@ impl Failure {
             Failure::Input(error) => (error, 2),
             Failure::Run(error) => (error, 1),
         };
-        // Messages of libraries often end with their cause; it is not said twice.
+        // Messages of libraries often end with their cause; it is not repeated.
         let mut message = String::new();
         for cause in error.chain().map(|cause| cause.to_string()) {
             if !message.contains(&cause) {
@@ -38,7 +40,14 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
     }
 }
 
-/// Marks an error as the caller's to mend.
+impl Failure {
+    /// Exit code 2 where the evaluation rejects its input, 1 where the model fails.
+    pub(crate) fn of_evaluation(error: EvalError) -> Self {
+        if error.is_bad_input() { Self::Input(error.into()) } else { Self::Run(error.into()) }
+    }
+}
+
+/// Marks an error as bad input, for the caller to fix.
 pub(crate) trait BadInput<T> {
     /// Exit code 2 instead of 1.
     fn bad_input(self) -> Result<T, Failure>;

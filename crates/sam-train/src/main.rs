@@ -14,6 +14,7 @@ mod output;
 mod predict;
 mod probe;
 mod progress;
+mod run;
 mod target;
 mod timing;
 mod train;
@@ -22,10 +23,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::cli::{Arguments, Command};
-use crate::failure::Failure;
+use crate::cli::{Arguments, Command, RunArguments};
+use crate::failure::{BadInput, Failure};
 
-/// Keeps the memory of one tensor for the next.
+/// Reuses the memory of freed tensors.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -38,12 +39,16 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> Result<(), Failure> {
     match arguments.command {
-        None => train::run(&arguments.run),
+        None => run::run(&arguments.run),
         Some(Command::Inspect(arguments)) => inspect::run(&arguments),
         Some(Command::Export(arguments)) => export::run(&arguments),
         Some(Command::Predict(arguments)) => predict::run(&arguments),
-        Some(Command::Eval(arguments)) => eval::run(&arguments),
-        Some(Command::Probe(arguments)) => probe::run(&arguments),
+        Some(Command::Eval(arguments)) => {
+            run::run_document(&arguments.document().bad_input()?, &RunArguments::forced(arguments.measure.force))
+        }
+        Some(Command::Probe(arguments)) => {
+            run::run_document(&arguments.document(), &RunArguments::forced(arguments.measure.force))
+        }
         Some(Command::Data(command)) => data::run(&command),
     }
 }

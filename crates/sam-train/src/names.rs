@@ -1,9 +1,9 @@
-//! Short names for tables, folders and full names of metrics, all different.
+//! Short, unique names for tables, folders and full names of metrics.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-/// Of checkpoints: the files' or folders' names, or their paths where those are equal.
+/// Names of checkpoints: those of the files or folders, or their paths where those are equal.
 pub(crate) fn of_checkpoints(checkpoints: &[PathBuf]) -> Vec<String> {
     let short = |path: &PathBuf| {
         let stem = if path.is_dir() { path.file_name() } else { path.file_stem() };
@@ -12,7 +12,7 @@ pub(crate) fn of_checkpoints(checkpoints: &[PathBuf]) -> Vec<String> {
     unique(checkpoints.iter().map(short).collect(), checkpoints.iter().map(|path| path.display().to_string()).collect())
 }
 
-/// The short names, where two are equal the long ones, and numbers behind what is still equal.
+/// The short names, or the long ones where two are equal, with numbers appended where these are equal, too.
 pub(crate) fn unique(short: Vec<String>, long: Vec<String>) -> Vec<String> {
     let count = |names: &[String]| {
         let mut counts: HashMap<String, usize> = HashMap::new();

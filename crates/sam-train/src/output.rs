@@ -1,8 +1,8 @@
-//! Standard output that outlives its reader: `| head` stops the printing, never the work.
+//! Standard output that survives a closed pipe: `| head` stops the printing, never the work.
 
 use std::io::{ErrorKind, Result, StdoutLock, Write};
 
-/// Standard output; once its reader has gone, what is printed goes nowhere.
+/// Standard output; once the pipe is closed, output is discarded.
 pub(crate) struct Output(Option<StdoutLock<'static>>);
 
 pub(crate) fn output() -> Output {

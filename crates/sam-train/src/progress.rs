@@ -1,14 +1,14 @@
-//! Progress of long work on standard error: a bar with ETA on a terminal, a line now and then otherwise.
+//! Progress of long work on standard error: a bar with ETA on a terminal, otherwise a line at intervals.
 
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Between two lines when standard error is no terminal.
+/// Time between two lines when standard error is not a terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
-/// Shows how far a piece of work is.
+/// The progress of one piece of work.
 pub(crate) struct Progress {
     what: &'static str,
     total: u64,
@@ -27,7 +27,7 @@ impl Progress {
         Self { what, total, started: Instant::now(), last_line: Instant::now(), bar }
     }
 
-    /// So many of the total are done.
+    /// Sets the number of finished items.
     pub(crate) fn set(&mut self, done: u64) {
         if let Some(bar) = &self.bar {
             bar.set_position(done);

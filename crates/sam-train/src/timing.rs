@@ -1,9 +1,9 @@
-//! How long a step took, on standard error.
+//! Durations on standard error.
 
 use std::io::Write;
 use std::time::Instant;
 
-/// Runs a step and says how long it took. Device work counts when `step` reads a result back.
+/// Runs a step and prints its duration, which includes device work if `step` reads a result back.
 pub(crate) fn timed<T>(what: &str, step: impl FnOnce() -> T) -> T {
     let start = Instant::now();
     let result = step();

@@ -1,7 +1,7 @@
-//! `[data]`: what is learned from, what is validated on, and how both become batches.
+//! `[data]`: training data, validation data, and how they become batches.
 //!
-//! A step is what the recipe says, whatever the machine: `images_per_step` and `objects_per_step` are those of the
-//! whole step, and `optimiser.accumulation` says into how many batches it is cut to fit into memory.
+//! A step is the same on every machine: `images_per_step` and `objects_per_step` count the whole step, and
+//! `optimiser.accumulation` is the number of batches into which it is split to fit into memory.
 
 use std::num::NonZeroUsize;
 
@@ -11,61 +11,58 @@ use sam_data::transforms::{Augmentation, ColourJitter, RandomCrop, ScaleJitter};
 use serde::{Deserialize, Serialize};
 
 use super::data_source::{DataSource, Validation};
-use super::ranges::{POSITIVE, SHARE_ABOVE_0};
+use super::ranges::{POSITIVE, SHARE_ABOVE_0, WORKERS};
 use super::reader::{Reader, Section};
 
-/// Threads and batches ahead; more was mistyped.
-const WORKERS: std::ops::RangeInclusive<usize> = 0..=1024;
-
-/// Data of a run.
+/// The data of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct DataPlan {
-    /// What is learned from.
+    /// Training data.
     pub(crate) train: DataSource,
-    /// What is validated on.
+    /// Validation data.
     pub(crate) validation: Validation,
-    /// Images in a batch: those of a step, cut by the accumulation.
+    /// Images of a batch: those of a step, divided by the accumulation.
     pub(crate) images_per_batch: NonZeroUsize,
-    /// At most so many objects in a batch: those of a step, cut by the accumulation.
+    /// Largest number of objects of a batch: that of a step, divided by the accumulation.
     pub(crate) objects_per_batch: usize,
-    /// At most so many objects of an image.
+    /// Largest number of objects of an image.
     pub(crate) objects_per_image: usize,
     /// Smallest area of an object after the augmentation, in pixels of its mask in the loss.
     pub(crate) min_object_px: usize,
-    /// Objects that cover more of their image are not learned from.
+    /// Objects that cover a larger fraction of their image are excluded.
     pub(crate) max_image_share: f64,
     /// Threads that read and transform.
     pub(crate) workers: usize,
-    /// Batches that are made ahead.
+    /// Batches that are prepared ahead.
     pub(crate) prefetch: usize,
-    /// What happens when an image cannot be read.
+    /// How unreadable images are handled.
     pub(crate) on_unreadable: OnUnreadable,
-    /// Random changes of each image.
+    /// Augmentation of each image.
     pub(crate) augmentation: AugmentationPlan,
 }
 
-/// What happens when an image cannot be read.
+/// How unreadable images are handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum OnUnreadable {
     /// The run stops and names it.
     Stop,
-    /// Another one stands in; it is counted and named.
+    /// Another image replaces it; it is counted and reported.
     Skip,
 }
 
-/// Random changes of each image, as they are typed; all off by default, as in the paper's training on SA-1B.
+/// Augmentation, as it is typed; all off by default, as in the paper's training on SA-1B.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct AugmentationPlan {
-    /// Chance.
+    /// Probability.
     pub(crate) horizontal_flip: f64,
-    /// Chance.
+    /// Probability.
     pub(crate) vertical_flip: f64,
     /// Smallest and largest scale.
     pub(crate) scale_jitter: Option<[f64; 2]>,
-    /// Smallest and largest share of each side.
+    /// Smallest and largest fraction of each side.
     pub(crate) crop: Option<[f64; 2]>,
     /// Strength, 0 for none; see [`ColourJitter`].
     pub(crate) brightness: f64,
@@ -76,7 +73,7 @@ pub(crate) struct AugmentationPlan {
 }
 
 impl DataPlan {
-    /// The made-up scenes that are learned from, and those that are validated on.
+    /// The synthetic scenes for training, and those for validation.
     pub(crate) fn synthetic(&self) -> [Option<SynthScenes>; 2] {
         let train = match &self.train {
             DataSource::Synth(plan) => Some(plan.scenes()),
@@ -96,7 +93,6 @@ impl DataPlan {
         let images_per_step = data.integer("images_per_step", accumulation, 1..);
         let objects = OBJECTS.max(images_per_step).next_multiple_of(accumulation);
         let objects_per_step = data.integer("objects_per_step", objects, 1..);
-        let policies = [("stop", OnUnreadable::Stop), ("skip", OnUnreadable::Skip)];
         let limits = ObjectLimits::default();
         let mut plan = Self {
             train,
@@ -108,28 +104,22 @@ impl DataPlan {
             max_image_share: data.float("max_image_share", limits.image_share_max, SHARE_ABOVE_0),
             workers: 2,
             prefetch: 2,
-            on_unreadable: data.choice("on_unreadable", OnUnreadable::Stop, &policies),
+            on_unreadable: OnUnreadable::read(&data),
             augmentation: AugmentationPlan::read(&data.section("augmentation")),
         };
-        plan.read_changeable(&data);
+        change_loading(&mut plan.workers, &mut plan.prefetch, &data);
         let [images, objects, parts] = ["data.images_per_step", "data.objects_per_step", "optimiser.accumulation"];
-        let multiple = format!("a multiple of {parts} ({accumulation}), which cuts a step into batches");
+        let multiple = format!("a multiple of {parts} ({accumulation}), which splits a step into batches");
         let is_multiple = |n: usize| n.is_multiple_of(accumulation);
         reader.check(is_multiple(images_per_step), &[images, parts], &multiple, images_per_step);
         reader.check(is_multiple(objects_per_step), &[objects, parts], &multiple, objects_per_step);
-        let expected = format!("at least {images} ({images_per_step}): every image gives an object");
+        let expected = format!("at least {images} ({images_per_step}): every image has an object");
         let suffices = objects_per_step >= images_per_step;
         reader.check(suffices, &[objects, images], &expected, objects_per_step);
         plan
     }
 
-    /// What may be another on resume.
-    pub(super) fn read_changeable(&mut self, data: &Section<'_>) {
-        self.workers = data.integer("workers", self.workers, WORKERS);
-        self.prefetch = data.integer("prefetch", self.prefetch, 1..=*WORKERS.end());
-    }
-
-    /// How training data is loaded for a model of this side, with masks of `mask_side_px` over it in the loss.
+    /// How training data is loaded for a model of this input size, with masks of `mask_side_px` in the loss.
     pub(crate) fn loader_options(&self, seed: u64, side_px: usize, mask_side_px: usize) -> LoaderOptions {
         LoaderOptions {
             seed,
@@ -147,15 +137,33 @@ impl DataPlan {
             augmentation: self.augmentation.augmentation(),
             n_workers: self.workers,
             n_prefetch_batches: self.prefetch,
-            on_error: match self.on_unreadable {
-                OnUnreadable::Stop => ErrorPolicy::Stop,
-                OnUnreadable::Skip => ErrorPolicy::Skip,
-            },
+            on_error: self.on_unreadable.into(),
         }
     }
 }
 
-/// Masks that the paper takes at once on a GPU (appendix A).
+/// Reads the keys of `[data]` that can change on resume.
+pub(super) fn change_loading(workers: &mut usize, prefetch: &mut usize, data: &Section<'_>) {
+    *workers = data.integer("workers", *workers, WORKERS);
+    *prefetch = data.integer("prefetch", *prefetch, 1..=*WORKERS.end());
+}
+
+impl OnUnreadable {
+    pub(super) fn read(data: &Section<'_>) -> Self {
+        data.choice("on_unreadable", Self::Stop, &[("stop", Self::Stop), ("skip", Self::Skip)])
+    }
+}
+
+impl From<OnUnreadable> for ErrorPolicy {
+    fn from(on_unreadable: OnUnreadable) -> Self {
+        match on_unreadable {
+            OnUnreadable::Stop => Self::Stop,
+            OnUnreadable::Skip => Self::Skip,
+        }
+    }
+}
+
+/// Masks per GPU in the paper (appendix A).
 const OBJECTS: usize = 64;
 
 impl AugmentationPlan {

@@ -1,63 +1,48 @@
-//! Where images and masks come from: a data set on disk, or scenes made on the fly; and what is held out for
-//! validation.
+//! The data of a run: a data set on disk or synthetic scenes, and the data that is held out for validation.
 
 use std::path::PathBuf;
 
-use sam_data::MaskFilter;
 use sam_data::synth::{SynthOptions, SynthScenes};
-use sam_data::{Crowd, Format, GroupKey, Intensity, LabelKind, OnBad, SourceOptions, SplitRule, Void};
+use sam_data::{GroupKey, SourceOptions, SplitRule};
 use serde::{Deserialize, Serialize};
 
-use super::document::{Content, Node};
-use super::ranges::{BETWEEN_0_AND_1, SHARE_ABOVE_0};
+use super::document::Node;
+use super::files::{FilesPlan, OPTION_KEYS, read_options};
+use super::ranges::BETWEEN_0_AND_1;
 use super::reader::{Reader, Section};
 
-/// Keys of `[data]` that say how a data set on disk is read.
-const SOURCE_KEYS: [&str; 11] =
-    ["format", "images", "part", "crowd", "labels", "void", "classes", "intensity", "channels", "bad", "filter"];
-
-/// What `validation` is when nothing is validated.
+/// Turns validation off.
 const NOTHING: &str = "none";
 
-/// What samples come from.
+/// The source of samples.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum DataSource {
     /// A data set on disk.
     Files(FilesPlan),
-    /// Scenes made on the fly.
+    /// Synthetic scenes, generated on the fly.
     Synth(SynthPlan),
 }
 
-/// A data set on disk.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct FilesPlan {
-    /// Folder, COCO `.json`, YOLO `data.yaml` or SA-1B `.tar`.
-    pub(crate) path: PathBuf,
-    /// How it is read.
-    pub(crate) options: SourceOptions,
-}
-
-/// What is validated on.
+/// The validation data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum Validation {
-    /// Nothing: the last checkpoint is the best.
+    /// None: the last checkpoint is the best.
     Nothing,
     /// A data set of its own.
     Files(FilesPlan),
-    /// Scenes made on the fly.
+    /// Synthetic scenes, generated on the fly.
     Synth(SynthPlan),
-    /// The part `val` of the split that the training data comes with.
+    /// The part `val` of the training data's own split.
     Given,
-    /// A share of the training data.
+    /// A fraction of the training data.
     Rule(SplitRule),
-    /// The part `val` of what `sam-train data split` wrote about the training data.
+    /// The part `val` of a file that `sam-train data split` wrote for the training data.
     SplitFile(PathBuf),
 }
 
-/// Scenes made on the fly, with the keys of [`SynthOptions`].
+/// Synthetic scenes, with the keys of [`SynthOptions`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SynthPlan {
@@ -65,7 +50,7 @@ pub(crate) struct SynthPlan {
     pub(crate) seed: u64,
     /// Index of the first scene.
     pub(crate) first_index: u64,
-    /// How many there are.
+    /// Number of scenes.
     pub(crate) n_scenes: usize,
     side_px_min: usize,
     side_px_max: usize,
@@ -83,22 +68,22 @@ impl DataSource {
     /// `data.train` or `[data.synth]`.
     pub(super) fn read_train(reader: &Reader<'_>, data: &Section<'_>) -> Self {
         let path = data.input_path_if_given("train");
-        let options = read_source_options(data, &SourceOptions::default());
+        let options = read_options(data, &SourceOptions::default());
         let is_synth = data.is_given("synth");
         let synth = SynthPlan::read(reader, &data.section("synth"), &SynthPlan::default());
         reader.check(
             !(is_synth && data.is_given("train")),
             &["data.train"],
-            "given without [data.synth]: one of both is learned from",
+            "given without [data.synth]: a run has one source of training data",
             "both",
         );
         if is_synth {
-            data.only_if(data.is_given("train"), "synth", &SOURCE_KEYS, "data.train");
+            data.only_if(data.is_given("train"), "synth", &OPTION_KEYS, "data.train");
             return Self::Synth(synth);
         }
         let path = data.required(
             "train",
-            "a data set to learn from, or [data.synth] for made-up scenes",
+            "a data set to train on, or [data.synth] for synthetic scenes",
             path,
             PathBuf::new(),
         );
@@ -118,28 +103,28 @@ impl Validation {
             DataSource::Files(_) => SynthPlan::default(),
         };
         let synth = SynthPlan::read(reader, &data.section("validation_synth"), &train_synth);
-        // What suits the one suits the other, but for the part: that is the one to train on.
+        // Read like the training data, except for the part, which names the one to train on.
         let inherited = match train {
             DataSource::Files(files) => SourceOptions { split: None, ..files.options.clone() },
             DataSource::Synth(_) => SourceOptions::default(),
         };
-        let options = read_source_options(&data.section("validation_options"), &inherited);
+        let options = read_options(&data.section("validation_options"), &inherited);
         data.only_if(data.is_given("validation"), "validation", &["validation_options"], "data.validation");
 
         let given: Vec<&str> =
             ["validation", "split", "validation_synth"].into_iter().filter(|key| data.is_given(key)).collect();
         let first = given.first().map_or(String::new(), |key| data.path_of(key));
-        let one = "given alone: one of data.validation, data.split and [data.validation_synth] is validated on";
+        let one = "given alone: use one of data.validation, data.split and [data.validation_synth]";
         reader.check(given.len() < 2, &[&first], one, given.join(" and "));
         match given.first() {
             Some(&"split") => {
                 let is_files = matches!(train, DataSource::Files(_));
                 let instead = "given only with data.train; scenes are held out by [data.validation_synth]";
-                reader.check(is_files, &["data.split", "data.train"], instead, "made-up scenes");
+                reader.check(is_files, &["data.split", "data.train"], instead, "synthetic scenes");
                 reader.check(
                     !data.is_given("part"),
                     &["data.part", "data.split"],
-                    "left out when data.split is given",
+                    "omitted when data.split is given",
                     "both",
                 );
                 split.unwrap_or(Self::Given)
@@ -151,7 +136,7 @@ impl Validation {
             Some(_) if is_off => Self::Nothing,
             Some(_) => {
                 let files = FilesPlan { path: path.unwrap_or_default(), options };
-                let apart = "a data set that is not learned from; hold some out with split = { val = 0.1 }";
+                let apart = "a data set that is not trained on; hold some out with split = { val = 0.1 }";
                 let keys = ["data.validation", "data.train"];
                 reader.check(are_apart(train, &files), &keys, apart, files.path.display());
                 Self::Files(files)
@@ -165,25 +150,25 @@ impl Validation {
     }
 }
 
-/// One data set can serve for both only when each takes another part of the split that it comes with.
+/// One data set can serve for both only when each uses another part of its own split.
 fn are_apart(train: &DataSource, validation: &FilesPlan) -> bool {
     let DataSource::Files(train) = train else { return true };
     let [of_train, of_validation] = [&train.options.split, &validation.options.split];
     train.path != validation.path || (of_train.is_some() && of_validation.is_some() && of_train != of_validation)
 }
 
-/// Scenes are told apart by their index.
+/// Scenes of one seed differ by their index.
 fn check_scenes_apart(reader: &Reader<'_>, train: &DataSource, validation: &SynthPlan) {
     let DataSource::Synth(train) = train else { return };
     let is_apart = train.seed != validation.seed
         || train.end_index() <= validation.first_index
         || validation.end_index() <= train.first_index;
-    let expected = format!("{} or more: the scenes before are learned from", train.end_index());
+    let expected = format!("{} or more: earlier scenes are trained on", train.end_index());
     let keys = ["data.validation_synth.first_index", "data.synth.n_scenes"];
     reader.check(is_apart, &keys, &expected, validation.first_index);
 }
 
-/// `split = "given"`, `{ file = ".." }`, or shares.
+/// `split = "given"`, `{ file = ".." }`, or fractions.
 fn read_split(reader: &Reader<'_>, data: &Section<'_>) -> Option<Validation> {
     if data.is_given("split") && !data.is_section("split") {
         let expected = "\"given\", { val = 0.1 } with test, seed and group, or { file = \"split.json\" }";
@@ -200,9 +185,9 @@ fn read_split(reader: &Reader<'_>, data: &Section<'_>) -> Option<Validation> {
         group: read_group(&split),
     };
     let shares = ["val", "test", "seed", "group"];
-    split.only_if(!split.is_given("file"), "file", &shares, "a split by shares, which split.file is not");
+    split.only_if(!split.is_given("file"), "file", &shares, "a split by fractions, not with split.file");
     let left = 1.0 - rule.val - rule.test;
-    let expected = "a share that leaves something to learn from, together with data.split.test";
+    let expected = "a fraction that leaves something to train on, together with data.split.test";
     reader.check(left > 0.0, &["data.split.val", "data.split.test"], expected, rule.val);
     data.is_given("split").then(|| file.map_or(Validation::Rule(rule), Validation::SplitFile))
 }
@@ -221,72 +206,9 @@ fn read_group(split: &Section<'_>) -> GroupKey {
     group.unwrap_or_default()
 }
 
-fn read_source_options(section: &Section<'_>, default: &SourceOptions) -> SourceOptions {
-    let formats = [Format::Coco, Format::LabelImages, Format::Sa1b, Format::YoloSeg, Format::Labelme];
-    let parts = ["train", "val", "test"].map(|part| (part, part.to_owned()));
-    let crowds =
-        [("auto", Crowd::Auto), ("ignore", Crowd::Ignore), ("instances", Crowd::Instances), ("drop", Crowd::Drop)];
-    let labels = [
-        ("auto", LabelKind::Auto),
-        ("instance", LabelKind::Instance),
-        ("semantic", LabelKind::Semantic),
-        ("binary", LabelKind::Binary),
-    ];
-    let format = section.choice_if_given("format", &formats.map(|format| (format.name(), format)));
-    // Relative to the data set, so whether it is there shows when that is opened.
-    let images = section.text_if_given("images").map(PathBuf::from);
-    SourceOptions {
-        format: format.or(default.format),
-        images: images.or_else(|| default.images.clone()),
-        split: section.choice_if_given("part", &parts).or_else(|| default.split.clone()),
-        crowd: section.choice("crowd", default.crowd, &crowds),
-        labels: section.choice("labels", default.labels, &labels),
-        void: read_void(section).unwrap_or(default.void),
-        classes: section.texts_if_given("classes", |_| None).unwrap_or_else(|| default.classes.clone()),
-        intensity: read_intensity(section).unwrap_or(default.intensity),
-        channels: section.integers_if_given("channels", 0..).or_else(|| default.channels.clone()),
-        bad: section.choice("bad", default.bad, &[("refuse", OnBad::Refuse), ("drop", OnBad::Drop)]),
-        filter: read_filter(&section.section("filter"), &default.filter),
-    }
-}
-
-fn read_void(section: &Section<'_>) -> Option<Void> {
-    let expected = "\"auto\", \"none\" or the number of an id";
-    section.read("void", "\"auto\"".to_owned(), expected, |node| match (&node.content, node.text()) {
-        (Content::Integer(id), _) => u32::try_from((*id)?).ok().map(Void::Id),
-        (_, Some("auto")) => Some(Void::Auto),
-        (_, Some("none")) => Some(Void::None),
-        _ => None,
-    })
-}
-
-fn read_intensity(section: &Section<'_>) -> Option<Intensity> {
-    let expected = "\"as_is\", \"percentile\", \"min_max\" or { window = { level = 40, width = 400 } }";
-    section.read("intensity", "\"as_is\"".to_owned(), expected, |node| match (node.text(), node.table()) {
-        (Some("as_is"), _) => Some(Intensity::AsIs),
-        (Some("percentile"), _) => Some(Intensity::Percentile),
-        (Some("min_max"), _) => Some(Intensity::MinMax),
-        (_, Some(table)) if table.len() == 1 => {
-            let window = table.get("window")?.table().filter(|window| window.len() == 2)?;
-            let number = |key: &str| window.get(key).and_then(Node::number).map(|number| number as f32);
-            let (level, width) = (number("level")?, number("width")?);
-            (width > 0.0).then_some(Intensity::Window { level, width })
-        }
-        _ => None,
-    })
-}
-
-fn read_filter(section: &Section<'_>, default: &MaskFilter) -> MaskFilter {
-    MaskFilter {
-        max_image_share: section.float("max_image_share", default.max_image_share, SHARE_ABOVE_0),
-        min_area_model_px: section.float("min_area_model_px", default.min_area_model_px, 0.0..),
-        model_side_px: section.integer("model_side_px", default.model_side_px, 1..),
-    }
-}
-
 impl Default for SynthPlan {
     fn default() -> Self {
-        /// Enough that none comes again in a run of an afternoon.
+        /// Enough that none is repeated in a run of an afternoon.
         const N_SCENES: usize = 10_000;
         let options = SynthOptions::default();
         Self {
@@ -309,7 +231,7 @@ impl Default for SynthPlan {
 
 impl SynthPlan {
     pub(super) fn read(reader: &Reader<'_>, section: &Section<'_>, default: &Self) -> Self {
-        /// Larger pictures are photographs.
+        /// Larger images are photographs.
         const SIDES: std::ops::RangeInclusive<usize> = 16..=4096;
         let plan = Self {
             seed: section.integer("seed", default.seed, 0..),
@@ -357,7 +279,7 @@ impl SynthPlan {
         }
     }
 
-    /// Scenes of the same kind behind these.
+    /// Scenes of the same kind that follow these.
     pub(super) fn after(&self) -> Self {
         Self { first_index: self.end_index(), ..self.clone() }
     }

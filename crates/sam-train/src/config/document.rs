@@ -1,8 +1,8 @@
-//! A configuration as it was typed: a tree of values, each with its line in the file or the `--set` that it came from.
+//! A configuration as it was typed: a tree of values, each with its line in the file or the option that it came from.
 //!
-//! `--set KEY=VALUE` changes the tree before anything is read, so an override passes the very checks that the file
-//! does. It is split at the first `=`; the value is TOML, and text that is no TOML is taken as it stands, so nobody has
-//! to quote twice for a shell.
+//! `--set KEY=VALUE` changes the tree before anything is read, so an override passes the same checks as the file. It is
+//! split at the first `=`; the value is TOML, and text that is not valid TOML is taken literally, so that nobody has to
+//! quote twice for a shell. The options of a command become a tree in the same way: see [`super::options`].
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,14 +15,23 @@ use super::problems::{ConfigError, Place, Problem};
 /// A parsed configuration.
 #[derive(Debug)]
 pub(crate) struct Document {
-    /// As it was typed, for messages.
+    /// The file or command, as messages name it.
     pub(crate) file: String,
     /// The folder of the file; some paths are relative to it.
     pub(crate) folder: PathBuf,
-    /// The arguments of `--set`, in order.
-    pub(crate) overrides: Vec<String>,
+    /// Values from the command line, in order.
+    pub(crate) overrides: Vec<Override>,
     /// The top of the tree.
     pub(crate) root: Table,
+}
+
+/// A value from the command line.
+#[derive(Clone, Debug)]
+pub(crate) struct Override {
+    /// The option as it was typed, for messages.
+    pub(crate) typed: String,
+    /// The key that it sets.
+    pub(crate) key: String,
 }
 
 /// Values by key.
@@ -31,14 +40,14 @@ pub(crate) type Table = BTreeMap<String, Node>;
 /// A value and where it was typed.
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
-    /// Of the key, or of the element of a list.
+    /// The place of the key, or of the element of a list.
     pub(crate) place: Place,
     pub(crate) content: Content,
     /// As it was typed, for messages.
     pub(crate) shown: String,
 }
 
-/// What a value is.
+/// A value by its type.
 #[derive(Clone, Debug)]
 pub(crate) enum Content {
     Text(String),
@@ -58,12 +67,12 @@ impl Document {
     /// # Errors
     ///
     /// When the file cannot be read, with all syntax errors, or with all overrides that cannot be applied.
-    pub(crate) fn load(path: &Path, overrides: &[String]) -> Result<Self, ConfigError> {
+    pub(crate) fn load(path: &Path, sets: &[String]) -> Result<Self, ConfigError> {
         let file = path.display().to_string();
         let text = std::fs::read_to_string(path)
             .map_err(|error| ConfigError::of_file(&file, format!("must be a readable TOML file: {error}")))?;
         let folder = path.parent().unwrap_or(Path::new("")).to_path_buf();
-        Self::parse(&file, folder, &text, overrides)
+        Self::parse(&file, folder, &text, sets)
     }
 
     /// Parses a text.
@@ -71,29 +80,33 @@ impl Document {
     /// # Errors
     ///
     /// As [`Document::load`].
-    pub(crate) fn parse(file: &str, folder: PathBuf, text: &str, overrides: &[String]) -> Result<Self, ConfigError> {
+    pub(crate) fn parse(file: &str, folder: PathBuf, text: &str, sets: &[String]) -> Result<Self, ConfigError> {
         let (table, errors) = DeTable::parse_recoverable(text);
         if !errors.is_empty() {
             return Err(ConfigError::new(file, &[], syntax_problems(text, &errors)));
         }
         let place = |offset: usize| Place::Line(line_of(text, offset));
+        let typed = |set: &String| Override {
+            typed: format!("--set {set}"),
+            key: set.split('=').next().unwrap_or_default().trim().to_owned(),
+        };
         let mut document = Self {
             file: file.to_owned(),
             folder,
-            overrides: overrides.to_vec(),
+            overrides: sets.iter().map(typed).collect(),
             root: table_from(table.get_ref(), text, &place),
         };
-        let problems: Vec<Problem> =
-            (0..overrides.len()).filter_map(|index| document.apply_override(index).err()).collect();
-        if problems.is_empty() { Ok(document) } else { Err(ConfigError::new(file, overrides, problems)) }
+        let apply = |(index, set): (usize, &String)| document.apply_set(index, set).err();
+        let problems: Vec<Problem> = sets.iter().enumerate().filter_map(apply).collect();
+        if problems.is_empty() { Ok(document) } else { Err(ConfigError::new(file, &document.overrides, problems)) }
     }
 
-    /// The value of a key with its sections, such as `schedule.steps`.
+    /// The value of a key with its sections, such as `schedule.steps` or, in a list of sections, `data[0].path`.
     pub(crate) fn node(&self, key: &str) -> Option<&Node> {
         let mut parts = key.split('.');
-        let mut node = self.root.get(parts.next()?)?;
+        let mut node = child(&self.root, parts.next()?)?;
         for part in parts {
-            node = node.table()?.get(part)?;
+            node = child(node.table()?, part)?;
         }
         Some(node)
     }
@@ -117,41 +130,80 @@ impl Document {
         }
     }
 
-    fn apply_override(&mut self, index: usize) -> Result<(), Problem> {
-        let typed = self.overrides[index].clone();
+    fn apply_set(&mut self, index: usize, set: &str) -> Result<(), Problem> {
         let place = Place::Override(index);
-        let problem = |message: String| Problem { place, key: String::new(), message };
-        let malformed =
-            || problem("must be KEY=VALUE with the sections of the key, such as schedule.steps=200".to_owned());
-        let (key, value) = typed.split_once('=').ok_or_else(malformed)?;
-        let parts: Vec<&str> = key.split('.').map(str::trim).collect();
-        let (last, sections) = parts.split_last().ok_or_else(malformed)?;
-        if parts.iter().any(|part| part.is_empty()) {
+        let problem = |message: &str| Problem { place, key: String::new(), message: message.to_owned() };
+        let malformed = || problem("must be KEY=VALUE with the sections of the key, such as schedule.steps=200");
+        let (key, value) = set.split_once('=').ok_or_else(malformed)?;
+        let path: Vec<&str> = key.split('.').map(str::trim).collect();
+        if path.iter().any(|part| part.is_empty()) {
             return Err(malformed());
         }
+        self.insert(&path, Node::from_option(value.trim(), place)).map_err(|message| problem(&message))
+    }
+
+    /// Puts a value into the tree and makes the sections of its key.
+    ///
+    /// # Errors
+    ///
+    /// When one of these is a value.
+    pub(crate) fn insert(&mut self, path: &[&str], node: Node) -> Result<(), String> {
+        let Some((last, sections)) = path.split_last() else { return Ok(()) };
         let mut table = &mut self.root;
         for (depth, section) in sections.iter().enumerate() {
-            let section = table.entry((*section).to_owned()).or_insert_with(|| Node {
-                place,
-                content: Content::Table(Table::new()),
-                shown: "a section".to_owned(),
-            });
+            let content = || Content::Table(Table::new());
+            let section = table.entry((*section).to_owned()).or_insert_with(|| Node::new(node.place, content()));
             let Content::Table(inner) = &mut section.content else {
-                let name = parts[..=depth].join(".");
-                return Err(problem(format!("`{name}` is a value ({}), not a section", section.shown)));
+                let name = path[..=depth].join(".");
+                return Err(format!("`{name}` is a value ({}), not a section", section.shown));
             };
             table = inner;
         }
-        table.insert((*last).to_owned(), node_from_override(value.trim(), place));
+        table.insert((*last).to_owned(), node);
         Ok(())
     }
 }
 
+/// The value of a key, or an element of a list by `key[index]`.
+fn child<'t>(table: &'t Table, part: &str) -> Option<&'t Node> {
+    let element = || {
+        let (key, index) = part.strip_suffix(']')?.rsplit_once('[')?;
+        table.get(key)?.list()?.get(index.parse::<usize>().ok()?)
+    };
+    table.get(part).or_else(element)
+}
+
 impl Node {
+    /// A text, a list or a section that was put together from options.
+    pub(crate) fn new(place: Place, content: Content) -> Self {
+        let shown = match &content {
+            Content::Text(text) => format!("\"{text}\""),
+            Content::Table(_) => "a section".to_owned(),
+            _ => "a list".to_owned(),
+        };
+        Self { place, content, shown }
+    }
+
+    /// The value of an option: TOML, or else literal text.
+    pub(crate) fn from_option(value: &str, place: Place) -> Self {
+        match DeValue::parse(value) {
+            Ok(parsed) => node_from(&parsed, place, value, &|_| place),
+            Err(_) => Self::new(place, Content::Text(value.to_owned())),
+        }
+    }
+
     /// The value as a table.
     pub(crate) fn table(&self) -> Option<&Table> {
         match &self.content {
             Content::Table(table) => Some(table),
+            _ => None,
+        }
+    }
+
+    /// The value as a list.
+    pub(crate) fn list(&self) -> Option<&[Node]> {
+        match &self.content {
+            Content::List(list) => Some(list),
             _ => None,
         }
     }
@@ -165,7 +217,7 @@ impl Node {
         }
     }
 
-    /// The value as text. What came by `--set` is text whenever text is wanted, even if it looks like a number.
+    /// The value as text. An override is text whenever text is expected, even if it looks like a number.
     pub(crate) fn text(&self) -> Option<&str> {
         match &self.content {
             Content::Text(text) => Some(text),
@@ -173,13 +225,6 @@ impl Node {
             _ if matches!(self.place, Place::Override(_)) => Some(&self.shown),
             _ => None,
         }
-    }
-}
-
-fn node_from_override(value: &str, place: Place) -> Node {
-    match DeValue::parse(value) {
-        Ok(parsed) => node_from(&parsed, place, value, &|_| place),
-        Err(_) => Node { place, content: Content::Text(value.to_owned()), shown: format!("\"{value}\"") },
     }
 }
 
@@ -211,7 +256,7 @@ fn node_from(value: &Spanned<DeValue<'_>>, at: Place, source: &str, place: &dyn 
     Node { place: at, content, shown }
 }
 
-/// On one line, and no longer than a message bears.
+/// On one line, and short enough for a message.
 fn shortened(typed: &str) -> String {
     const MAX_SHOWN_CHARS: usize = 60;
     let line = typed.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -221,12 +266,12 @@ fn shortened(typed: &str) -> String {
     }
 }
 
-/// The line of a byte, from 1.
+/// The line of a byte, counted from 1.
 pub(crate) fn line_of(text: &str, offset: usize) -> usize {
     1 + text.as_bytes()[..offset.min(text.len())].iter().filter(|&&byte| byte == b'\n').count()
 }
 
-/// One mistake may upset the parser several times; the first of a line tells what it is.
+/// One mistake may cause several errors of the parser; the first of a line describes it.
 fn syntax_problems(text: &str, errors: &[toml::de::Error]) -> Vec<Problem> {
     let mut by_line: BTreeMap<Option<usize>, (usize, &str)> = BTreeMap::new();
     for error in errors {
@@ -258,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn every_value_knows_its_line() {
+    fn every_value_has_its_line() {
         let text =
             "# a comment\n[model]\ninit = \"scratch\"\n\n[model.sizes]\nblocks = [1,\n  2]\n[data]\nsplit.val = 0.1\n";
         let document = parse(text, &[]).expect("valid");
@@ -268,13 +313,17 @@ mod tests {
             ("model.sizes", 5),
             ("model.sizes.blocks", 6),
             ("data.split.val", 9),
-            // What is not there is where its section is.
+            // A missing key has the place of its section.
             ("model.checkpoint", 2),
             ("data.split.group.regex", 9),
         ] {
             assert_eq!(document.place(key), Place::Line(line), "{key}");
         }
         assert_eq!(document.place("schedule.steps"), Place::File);
+        let list = parse("[[data]]\npath = \"a\"\n[[data]]\n\npath = \"b\"\n", &[]).expect("valid");
+        assert_eq!(list.place("data[1].path"), Place::Line(5));
+        assert_eq!(list.place("data[1].part"), Place::Line(3));
+        assert_eq!(list.node("data[0].path").and_then(Node::text), Some("a"));
         let Some(Content::List(blocks)) = document.node("model.sizes.blocks").map(|node| &node.content) else {
             panic!("a list");
         };
@@ -282,8 +331,8 @@ mod tests {
     }
 
     #[test]
-    fn syntax_errors_are_told_with_their_lines() {
-        let error = parse("a = 'open\nb = 2\nc = cuda\n[d\n", &["a"]).expect_err("refused");
+    fn syntax_errors_are_reported_with_their_lines() {
+        let error = parse("a = 'open\nb = 2\nc = cuda\n[d\n", &["a"]).expect_err("rejected");
         assert_eq!(
             error.lines(),
             [
@@ -292,7 +341,7 @@ mod tests {
                 "c.toml:4: must be valid TOML: unclosed table, expected `]`; got `[d`",
             ]
         );
-        let error = parse("a = 1\nb = 2\na = 3\n", &[]).expect_err("refused");
+        let error = parse("a = 1\nb = 2\na = 3\n", &[]).expect_err("rejected");
         assert_eq!(error.to_string(), "c.toml:3: must be valid TOML: duplicate key; got `a = 3`");
     }
 
@@ -308,7 +357,7 @@ mod tests {
         ];
         let document = parse("[schedule]\nsteps = 1\n", &overrides).expect("applied");
         let node = |key: &str| document.node(key).expect("set");
-        assert!(matches!(node("schedule.steps").content, Content::Integer(Some(300))), "the last one counts");
+        assert!(matches!(node("schedule.steps").content, Content::Integer(Some(300))), "the last one wins");
         assert_eq!(document.place("schedule.steps"), Place::Override(5));
         assert_eq!(node("run.dir").text(), Some("/tmp/a=b"), "split at the first `=`");
         assert_eq!(node("run.device").text(), Some("cuda:0"));
@@ -318,7 +367,7 @@ mod tests {
 
     #[test]
     fn overrides_that_cannot_be_applied_name_the_option() {
-        let error = parse("steps = 1\n", &["steps", "a..b=1", "steps.more=2", "=3"]).expect_err("refused");
+        let error = parse("steps = 1\n", &["steps", "a..b=1", "steps.more=2", "=3"]).expect_err("rejected");
         let malformed = "must be KEY=VALUE with the sections of the key, such as schedule.steps=200";
         assert_eq!(
             error.lines(),
@@ -329,12 +378,12 @@ mod tests {
                 format!("--set =3: {malformed}"),
             ]
         );
-        assert!(error.to_string().starts_with("4 things are wrong"), "{error}");
+        assert!(error.to_string().starts_with("4 errors in the configuration"), "{error}");
     }
 
     #[test]
     fn a_file_that_cannot_be_read_is_named() {
-        let error = Document::load(Path::new("/nowhere/c.toml"), &[]).expect_err("refused");
+        let error = Document::load(Path::new("/nowhere/c.toml"), &[]).expect_err("rejected");
         assert!(
             error.to_string().starts_with("/nowhere/c.toml: must be a readable TOML file: No such file"),
             "{error}"

@@ -1,5 +1,5 @@
-//! `[prompts]`, `[loss]`, `[optimiser]` and `[schedule]`: what decides what a run learns. The defaults are the SAM
-//! paper's (Kirillov 2023, arXiv 2304.02643, appendix A), and every key is that of the field in [`sam_learn::options`].
+//! `[prompts]`, `[loss]`, `[optimiser]` and `[schedule]` of a training. The defaults are the SAM
+//! paper's (Kirillov 2023, arXiv 2304.02643, appendix A), and every key is a field of [`sam_learn::options`].
 
 use sam_learn::options::{
     BoxNoise, BoxOutput, IouLoss, IouSupervision, LossOptions, LossResolution, LrDecay, NoiseDistribution,
@@ -10,16 +10,16 @@ use super::ranges::{BETWEEN_0_AND_1, POSITIVE, SHARE_ABOVE_0};
 use super::reader::Reader;
 use super::suggestion::{nearest, one_of};
 
-/// A run that counts its passes or steps higher than this was mistyped.
+/// Larger numbers of passes are typing errors.
 const PASSES: std::ops::RangeInclusive<usize> = 0..=100;
 
-/// Steps of warm-up in the paper.
+/// Warm-up steps in the paper.
 const WARMUP_STEPS: u64 = 250;
 
-/// The warm-up takes no more than this part of a short run.
+/// The warm-up of a short run is at most this part of it.
 const WARMUP_PART: u64 = 10;
 
-/// The parts of a model, as keys of checkpoints begin.
+/// The parts of a model, which are prefixes of checkpoint keys.
 const PARTS: [&str; 3] = ["image_encoder", "prompt_encoder", "mask_decoder"];
 
 pub(super) fn read_prompts(reader: &Reader<'_>) -> PromptOptions {
@@ -73,8 +73,8 @@ pub(super) fn read_loss(reader: &Reader<'_>) -> LossOptions {
         resolution: loss.choice("resolution", preset.resolution, &resolutions),
     };
     let keys = ["loss.focal_weight", "loss.dice_weight"];
-    let learns_masks = options.focal_weight > 0.0 || options.dice_weight > 0.0;
-    reader.check(learns_masks, &keys, "above 0 when loss.dice_weight is 0: no mask would be learned", 0);
+    let trains_masks = options.focal_weight > 0.0 || options.dice_weight > 0.0;
+    reader.check(trains_masks, &keys, "above 0 when loss.dice_weight is 0: masks would not be trained", 0);
     options
 }
 
@@ -98,13 +98,13 @@ pub(super) fn read_optimiser(reader: &Reader<'_>) -> OptimiserOptions {
         ema_decay: optimiser.float_or_none("ema_decay", default.ema_decay, BETWEEN_0_AND_1),
         freeze: optimiser.texts_if_given("freeze", cannot_freeze).unwrap_or_default(),
     };
-    let something_learns = !PARTS.iter().all(|part| options.freeze.iter().any(|frozen| frozen == part));
-    let expected = "a list that leaves a part to learn";
-    reader.check(something_learns, &["optimiser.freeze"], expected, "all parts");
+    let trains_something = !PARTS.iter().all(|part| options.freeze.iter().any(|frozen| frozen == part));
+    let expected = "a list that leaves a part to train";
+    reader.check(trains_something, &["optimiser.freeze"], expected, "all parts");
     options
 }
 
-/// Keys begin with a part; whether a pattern matches any, only the model can say.
+/// Keys start with a part; whether a pattern matches any key is checked with the model.
 fn cannot_freeze(pattern: &str) -> Option<String> {
     let first = pattern.split('.').next().unwrap_or_default();
     if first.contains('*') || PARTS.contains(&first) {
@@ -126,7 +126,7 @@ enum DecayKind {
 pub(super) fn read_schedule(reader: &Reader<'_>) -> ScheduleOptions {
     let schedule = reader.top().section("schedule");
     let steps = schedule.integer_if_given::<u64>("steps", 1..);
-    let steps = schedule.required("steps", "how many steps the run has", steps, 1);
+    let steps = schedule.required("steps", "the number of steps of the run", steps, 1);
     let warmup_steps = schedule.integer("warmup_steps", WARMUP_STEPS.min(steps / WARMUP_PART), 0..);
     let kinds = [
         ("constant", DecayKind::Constant),
@@ -151,7 +151,7 @@ pub(super) fn read_schedule(reader: &Reader<'_>) -> ScheduleOptions {
     let decay = match kind {
         DecayKind::Constant => LrDecay::Constant,
         DecayKind::MultiStep => {
-            let what = "the steps at which the rate falls, such as [60000, 86666]";
+            let what = "the steps at which the learning rate is reduced, such as [60000, 86666]";
             let milestones = schedule.required("milestones", what, milestones, Vec::new());
             check_milestones(reader, &milestones, steps);
             LrDecay::MultiStep { milestones, factor }

@@ -1,4 +1,4 @@
-//! `[model]`: which network is trained, and from which weights.
+//! `[model]` of a training: the network and its initial weights.
 
 use std::path::PathBuf;
 
@@ -6,41 +6,38 @@ use sam_model::weights::PUBLISHED_IMAGE_SIZE;
 use sam_model::{ImageEncoderConfig, MaskDecoderConfig, PromptEncoderConfig, SamConfig, Variant};
 use serde::{Deserialize, Serialize};
 
-use super::ranges::POSITIVE;
+use super::ranges::{IMAGE_SIZES, POSITIVE};
 use super::reader::{Reader, Section};
 
-/// Image sizes that any model can have; [`SamConfig::check`] says more once the patch size is known.
-const IMAGE_SIZES: std::ops::RangeInclusive<usize> = 16..=(1 << 15);
-
-/// What the loop begins with.
+/// The network and its initial weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum ModelPlan {
-    /// Weights of a file; its sizes are read off the tensors.
+    /// The weights of a file; its tensors determine the sizes.
     Checkpoint(CheckpointPlan),
-    /// The encoder of a masked autoencoder in a network that is random otherwise.
+    /// The encoder of a masked autoencoder; all other weights are random.
     Mae(MaePlan),
     /// Random weights in a network of these sizes.
     Scratch(SamConfig),
 }
 
-/// A pre-trained encoder and what is made around it.
+/// A pre-trained encoder and the segmenter around it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct MaePlan {
-    /// An official file, one of our own, or the folder of a pre-training run.
+    /// An official file, one of this program, or the folder of a pre-training run.
     pub(crate) path: PathBuf,
     /// Sizes of the segmenter; those of the encoder must be the file's.
     pub(crate) config: SamConfig,
 }
 
-/// What is changed about a checkpoint's network.
+/// A checkpoint and changes of its network.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CheckpointPlan {
     /// File or Hugging Face folder.
     pub(crate) path: PathBuf,
-    /// Side of the model's square while training; none: the checkpoint's own.
+    /// Model input size during training; by default the checkpoint's.
     pub(crate) image_size: Option<usize>,
     /// See [`ImageEncoderConfig::drop_path_rate`].
     pub(crate) drop_path: f64,
@@ -56,7 +53,7 @@ enum Init {
 }
 
 impl ModelPlan {
-    /// Side of the model's square in training; `None`: the checkpoint's own.
+    /// Model input size during training; `None`: the checkpoint's.
     pub(super) fn image_size(&self) -> Option<usize> {
         match self {
             Self::Checkpoint(checkpoint) => checkpoint.image_size,
@@ -80,14 +77,14 @@ impl ModelPlan {
 
         model.only_if(init == Init::Checkpoint, "init", &["checkpoint"], "init = \"checkpoint\"");
         model.only_if(init == Init::Mae, "init", &["mae"], "init = \"mae\"");
-        let of_sizes = "init = \"scratch\" or \"mae\" (the sizes of a checkpoint are read off its tensors)";
+        let of_sizes = "init = \"scratch\" or \"mae\" (the tensors of a checkpoint determine its sizes)";
         model.only_if(init != Init::Checkpoint, "init", &["variant", "sizes"], of_sizes);
         if init == Init::Checkpoint {
-            let what = "the file to begin with, or init = \"scratch\"";
+            let what = "the initial weights, or init = \"scratch\"";
             let path = model.required("checkpoint", what, path, PathBuf::new());
             return Self::Checkpoint(CheckpointPlan { path, image_size, drop_path, decoder_dropout });
         }
-        let one_of_both = "given without model.sizes: one of both says the sizes";
+        let one_of_both = "given without model.sizes: both set the sizes";
         reader.check(!(model.is_given("variant") && model.is_given("sizes")), &["model.variant"], one_of_both, "both");
         if !model.is_given("sizes") {
             model.required("variant", "vit_b, vit_l or vit_h, or all numbers in [model.sizes]", variant, Variant::VitB);
@@ -111,7 +108,7 @@ impl ModelPlan {
     }
 }
 
-/// The part of the sizes that stands in `[model]` itself.
+/// The sizes that are keys of `[model]` itself.
 struct Sizes {
     image_size: usize,
     drop_path: f64,
@@ -119,7 +116,7 @@ struct Sizes {
 }
 
 impl Sizes {
-    /// `[model.sizes]`; what all published models share is the default.
+    /// `[model.sizes]`; the defaults are common to all published models.
     fn read(self, model: &Section<'_>) -> SamConfig {
         let is_given = model.is_given("sizes");
         let sizes = model.section("sizes");
@@ -127,11 +124,11 @@ impl Sizes {
             let value = sizes.integer_if_given(key, 1..);
             if is_given { sizes.required(key, what, value, 1) } else { value.unwrap_or(1) }
         };
-        let embed_dim: usize = required("embed_dim", "the width of the encoder's tokens");
+        let embed_dim: usize = required("embed_dim", "the embedding dimension of the encoder");
         let depth = required("depth", "the number of blocks of the encoder");
         let num_heads = required("num_heads", "the attention heads of a block, which divide embed_dim");
         let global = sizes.integers_if_given::<usize>("global_attn_indexes", 0..);
-        let what = "the blocks that attend over the whole image, from 0 on";
+        let what = "the indices of the blocks with global attention, from 0";
         let global_attn_indexes =
             if is_given { sizes.required("global_attn_indexes", what, global, Vec::new()) } else { Vec::new() };
         let mlp_ratio = sizes.float("mlp_ratio", 4.0, POSITIVE);
@@ -158,7 +155,7 @@ impl Sizes {
                 depth: sizes.integer("decoder_depth", 2, 1..),
                 num_heads: sizes.integer("decoder_heads", 8, 1..),
                 mlp_dim: sizes.integer("decoder_mlp_dim", 2048, 1..),
-                // As published: half of the width, three masks, a head of three layers as wide as the decoder.
+                // As published: half the embedding dimension, three masks, a head of three layers of the decoder's dimension.
                 cross_dim: out_chans / 2,
                 num_multimask_outputs: 3,
                 iou_head_depth: 3,
@@ -169,7 +166,7 @@ impl Sizes {
     }
 }
 
-/// Whether the sizes fit together.
+/// Reports sizes that do not fit together.
 fn check_sizes(reader: &Reader<'_>, config: &SamConfig) {
     let problems = config.check().err().map_or(Vec::new(), |error| error.problems);
     let (of_image, of_sizes): (Vec<String>, Vec<String>) =

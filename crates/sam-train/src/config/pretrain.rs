@@ -1,10 +1,10 @@
-//! `task = "pretrain"`: an encoder learns from images alone, as a masked autoencoder. The defaults are the recommended
-//! command's of the reference (He 2021, arXiv 2111.06377; `PRETRAIN.md`).
+//! `task = "pretrain"`: an encoder is pre-trained as a masked autoencoder on unlabelled images. The defaults are those of the
+//! reference's recommended command (He 2021, arXiv 2111.06377; `PRETRAIN.md`).
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use sam_data::loader::{ErrorPolicy, LoaderOptions};
+use sam_data::loader::LoaderOptions;
 use sam_data::transforms::{Augmentation, ResizedCrop};
 use sam_learn::options::{
     LogOptions, LrDecay, MaeObjective, OptimiserOptions, RECONSTRUCTION_LOSS, RunOptions, ScheduleOptions,
@@ -14,89 +14,70 @@ use sam_learn::pretraining::rate_of_base;
 use sam_model::{MaeConfig, MaeTarget, Variant};
 use serde::{Deserialize, Serialize};
 
-use super::data::OnUnreadable;
+use super::data::{OnUnreadable, change_loading};
 use super::data_source::{DataSource, SynthPlan};
-use super::document::Document;
-use super::problems::ConfigError;
-use super::ranges::{BETWEEN_0_AND_1, POSITIVE, SHARE_ABOVE_0};
-use super::reader::{Paths, Reader, Section};
-use super::run::{check_validation, default_every_steps, read_log, read_run};
-use super::{Task, read_task};
+use super::ranges::{BETWEEN_0_AND_1, IMAGE_SIZES, POSITIVE, SHARE_ABOVE_0};
+use super::reader::{Reader, Section};
+use super::run::{change_validation, check_validation, default_every_steps, read_log, read_run};
 
-/// Sizes of images that are pre-trained on.
-const IMAGE_SIZES: std::ops::RangeInclusive<usize> = 16..=(1 << 15);
-
-/// Threads and batches ahead; more was mistyped.
-const WORKERS: std::ops::RangeInclusive<usize> = 0..=1024;
-
-/// 40 epochs of 800.
+/// Warm-up of 40 epochs of 800.
 const WARMUP_PART: u64 = 20;
 
-/// Everything that decides a pre-training. Printed before it, saved with it, and read again to go on with it.
+/// Everything that decides a pre-training. It is printed before the run, saved with it, and read again to resume it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PretrainPlan {
-    /// Tells this plan from a training's.
-    pub(crate) task: PretrainTask,
     /// Images of a step, all batches together.
     pub(crate) images_per_step: usize,
-    /// Where it happens.
+    /// Where it runs.
     pub(crate) run: RunOptions,
-    /// Which network, and from which weights.
+    /// The network and its initial weights.
     pub(crate) model: PretrainModelPlan,
-    /// What is learned from.
+    /// Training data.
     pub(crate) data: PretrainDataPlan,
-    /// What is removed and painted.
+    /// The training objective.
     pub(crate) mae: MaeObjective,
-    /// How gradients become steps.
+    /// The optimiser.
     pub(crate) optimiser: OptimiserOptions,
-    /// How many steps, at which rates.
+    /// Number of steps and learning rates.
     pub(crate) schedule: ScheduleOptions,
-    /// When it is judged.
+    /// When it is validated.
     pub(crate) validation: ValidationOptions,
-    /// What it says on the way.
+    /// What it logs.
     pub(crate) log: LogOptions,
 }
 
-/// The one word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum PretrainTask {
-    /// `task = "pretrain"`.
-    Pretrain,
-}
-
-/// Which network.
+/// The network.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PretrainModelPlan {
-    /// A masked autoencoder to go on from; none: from scratch.
+    /// A masked autoencoder to start from; by default random weights.
     pub(crate) mae: Option<PathBuf>,
     /// Its sizes.
     pub(crate) config: MaeConfig,
 }
 
-/// Images.
+/// Training and held-out images.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PretrainDataPlan {
-    /// What is learned from.
+    /// Training data.
     pub(crate) train: DataSource,
-    /// Whether it is opened as a data set with labels, which are then left aside.
+    /// Whether it is opened as a labelled data set, whose labels are ignored.
     pub(crate) kind: SourceKind,
-    /// What is never learned from.
+    /// Images that are never trained on.
     pub(crate) held_out: HeldOutPlan,
     /// Images of a batch.
     pub(crate) images_per_batch: NonZeroUsize,
-    /// Smallest share of an image's area that is looked at.
+    /// Smallest fraction of an image's area in a crop.
     pub(crate) area_share_min: f64,
-    /// Chance of mirroring.
+    /// Probability of a horizontal flip.
     pub(crate) horizontal_flip: f64,
     /// Threads that read and transform.
     pub(crate) workers: usize,
-    /// Batches that are made ahead.
+    /// Batches that are prepared ahead.
     pub(crate) prefetch: usize,
-    /// What happens when an image cannot be read.
+    /// How unreadable images are handled.
     pub(crate) on_unreadable: OnUnreadable,
 }
 
@@ -110,68 +91,43 @@ pub(crate) enum SourceKind {
     Labelled,
 }
 
-/// What is never learned from.
+/// Images that are never trained on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum HeldOutPlan {
-    /// Nothing: the last checkpoint is the best.
+    /// None: the last checkpoint is the best.
     Nothing,
-    /// A share of the training images, by a hash of their names.
+    /// A fraction of the training images, by a hash of their names.
     Share(f64),
     /// Another folder.
     Images(PathBuf),
-    /// Scenes made on the fly.
+    /// Synthetic scenes, generated on the fly.
     Synth(SynthPlan),
 }
 
 impl PretrainPlan {
-    /// The plan of a configuration.
-    ///
-    /// # Errors
-    ///
-    /// With everything that is wrong, each with its line.
-    pub(crate) fn read(document: &Document, paths: Paths) -> Result<Self, ConfigError> {
-        let reader = Reader::new(document, paths);
-        read_task(&reader);
+    pub(super) fn read(reader: &Reader<'_>) -> Self {
         let data = reader.top().section("data");
         let images_per_step = data.integer("images_per_step", 1, 1..);
-        let optimiser = read_optimiser(&reader, images_per_step);
+        let optimiser = read_optimiser(reader, images_per_step);
         let accumulation = optimiser.accumulation;
-        let schedule = read_schedule(&reader);
-        let model = PretrainModelPlan::read(&reader);
-        let multiple = format!("a multiple of optimiser.accumulation ({accumulation}), which cuts a step into batches");
+        let schedule = read_schedule(reader);
+        let model = PretrainModelPlan::read(reader);
+        let multiple =
+            format!("a multiple of optimiser.accumulation ({accumulation}), which splits a step into batches");
         let keys = ["data.images_per_step", "optimiser.accumulation"];
         reader.check(images_per_step.is_multiple_of(accumulation), &keys, &multiple, images_per_step);
-        let plan = Self {
-            task: PretrainTask::Pretrain,
+        Self {
             images_per_step,
-            run: read_run(&reader),
-            data: PretrainDataPlan::read(&reader, &data, images_per_step / accumulation),
-            mae: read_objective(&reader, &model.config),
-            validation: read_validation(&reader, schedule.steps),
-            log: read_log(&reader),
+            run: read_run(reader),
+            data: PretrainDataPlan::read(reader, &data, images_per_step / accumulation),
+            mae: read_objective(reader, &model.config),
+            validation: read_validation(reader, schedule.steps),
+            log: read_log(reader),
             model,
             optimiser,
             schedule,
-        };
-        reader.finish()?;
-        Ok(plan)
-    }
-
-    /// Whether a saved plan is one of these.
-    pub(crate) fn is_saved_at(path: &Path) -> bool {
-        let text = std::fs::read_to_string(path).unwrap_or_default();
-        let table: Option<toml::Table> = toml::from_str(&text).ok();
-        table.is_some_and(|table| table.get("task").and_then(toml::Value::as_str) == Some(Task::Pretrain.name()))
-    }
-
-    /// As it is printed and saved.
-    ///
-    /// # Errors
-    ///
-    /// When a number does not fit into TOML.
-    pub(crate) fn to_toml(&self) -> Result<String, toml::ser::Error> {
-        toml::to_string(self)
+        }
     }
 
     /// How images are loaded.
@@ -188,10 +144,7 @@ impl PretrainPlan {
             },
             n_workers: workers,
             n_prefetch_batches: prefetch,
-            on_error: match self.data.on_unreadable {
-                OnUnreadable::Stop => ErrorPolicy::Stop,
-                OnUnreadable::Skip => ErrorPolicy::Skip,
-            },
+            on_error: self.data.on_unreadable.into(),
             ..LoaderOptions::default()
         }
     }
@@ -207,9 +160,9 @@ impl PretrainModelPlan {
         let hw = model.integers_if_given::<usize>("image_size_hw", IMAGE_SIZES);
         let sizes = model.section("sizes");
         let is_custom = model.is_given("sizes");
-        let one = "given without model.sizes: one of both says the sizes";
+        let one = "given without model.sizes: both set the sizes";
         reader.check(!(is_custom && model.is_given("variant")), &["model.variant"], one, "both");
-        let one = "given without model.image_size: one of both says the size";
+        let one = "given without model.image_size: both set the size";
         let both = model.is_given("image_size") && model.is_given("image_size_hw");
         reader.check(!both, &["model.image_size_hw"], one, "both");
         if !is_custom {
@@ -225,13 +178,13 @@ impl PretrainModelPlan {
                 [image_size; 2]
             }
         };
-        // SAM's patches have 16 px whatever the size; the published autoencoder of ViT-H has 14.
+        // SAM's patches have 16 px in all variants; the published autoencoder of ViT-H has 14.
         let patch_size = model.integer("patch_size", 16, 1..=1024);
         let required = |key: &str, what: &str, published: usize| {
             let value = sizes.integer_if_given(key, 1..);
             if is_custom { sizes.required(key, what, value, published) } else { value.unwrap_or(published) }
         };
-        let embed_dim = required("embed_dim", "the width of the encoder's tokens", published.embed_dim);
+        let embed_dim = required("embed_dim", "the embedding dimension of the encoder", published.embed_dim);
         let depth = required("depth", "the number of blocks of the encoder", published.depth);
         let num_heads =
             required("num_heads", "the attention heads of a block, which divide embed_dim", published.num_heads);
@@ -266,7 +219,6 @@ impl PretrainDataPlan {
         };
         let kinds = [("images", SourceKind::Images), ("labelled", SourceKind::Labelled)];
         let kind = data.choice("source", default, &kinds);
-        let policies = [("stop", OnUnreadable::Stop), ("skip", OnUnreadable::Skip)];
         let held_out = HeldOutPlan::read(reader, data, &train);
         let mut plan = Self {
             train,
@@ -277,20 +229,14 @@ impl PretrainDataPlan {
             horizontal_flip: data.float("horizontal_flip", 0.5, 0.0..=1.0),
             workers: 2,
             prefetch: 2,
-            on_unreadable: data.choice("on_unreadable", OnUnreadable::Stop, &policies),
+            on_unreadable: OnUnreadable::read(data),
         };
-        plan.read_changeable(data);
+        change_loading(&mut plan.workers, &mut plan.prefetch, data);
         plan
-    }
-
-    /// What may be another on resume.
-    pub(super) fn read_changeable(&mut self, data: &Section<'_>) {
-        self.workers = data.integer("workers", self.workers, WORKERS);
-        self.prefetch = data.integer("prefetch", self.prefetch, 1..=*WORKERS.end());
     }
 }
 
-/// Folders and shards; other files are lists of labels.
+/// Folders and shards; other files are annotations.
 fn is_images(path: &Path) -> bool {
     !path.is_file() || path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("tar"))
 }
@@ -313,7 +259,7 @@ impl HeldOutPlan {
         .into_iter()
         .flatten()
         .collect();
-        let one = "given alone: one of data.hold_out, data.validation and [data.validation_synth] is held out";
+        let one = "given alone: use one of data.hold_out, data.validation and [data.validation_synth]";
         reader.check(given.len() < 2, &["data.hold_out", "data.validation"], one, given.join(" and "));
         match (share, path, is_synth) {
             (Some(share), ..) => Self::Share(share),
@@ -330,12 +276,12 @@ fn read_objective(reader: &Reader<'_>, config: &MaeConfig) -> MaeObjective {
     let mask_ratio = mae.float("mask_ratio", 0.75, BETWEEN_0_AND_1);
     let n_patches = if config.patch_size > 0 { config.n_patches() } else { 0 };
     let n_kept = sam_model::RandomMasking::n_kept(n_patches, mask_ratio);
-    let expected = format!("a share that keeps and removes at least one of the {n_patches} patches of an image");
+    let expected = format!("a fraction that keeps and removes at least one of the {n_patches} patches of an image");
     reader.check(n_kept > 0 && n_kept < n_patches.max(2), &["mae.mask_ratio"], &expected, mask_ratio);
     MaeObjective { mask_ratio, target: mae.choice("target", MaeTarget::NormalisedPixels, &targets) }
 }
 
-/// Validated by the loss alone: no prompts, and always before the first step, too.
+/// Validated by the loss alone, without prompts.
 fn read_validation(reader: &Reader<'_>, steps: u64) -> ValidationOptions {
     let validation = reader.top().section("validation");
     let mut options = ValidationOptions {
@@ -352,17 +298,11 @@ fn read_validation(reader: &Reader<'_>, steps: u64) -> ValidationOptions {
     options
 }
 
-/// Reads the keys of `[validation]` that can change on resume.
-pub(super) fn change_validation(options: &mut ValidationOptions, validation: &Section<'_>) {
-    options.every_steps = validation.integer("every_steps", options.every_steps, 1..);
-    options.patience = validation.integer("patience", options.patience, 0..);
-}
-
 fn read_optimiser(reader: &Reader<'_>, images_per_step: usize) -> OptimiserOptions {
     let optimiser = reader.top().section("optimiser");
     let base_lr = optimiser.float("base_lr", 1.5e-4, POSITIVE);
     let lr = optimiser.float("lr", rate_of_base(base_lr, images_per_step), POSITIVE);
-    let one = "given without optimiser.lr: base_lr * images_per_step / 256 is the rate";
+    let one = "given without optimiser.lr: the rate would be base_lr * images_per_step / 256";
     let both = optimiser.is_given("base_lr") && optimiser.is_given("lr");
     reader.check(!both, &["optimiser.base_lr"], one, "both");
     OptimiserOptions {
@@ -377,11 +317,11 @@ fn read_optimiser(reader: &Reader<'_>, images_per_step: usize) -> OptimiserOptio
     }
 }
 
-/// Half a cosine down to nothing after the warm-up, by the step.
+/// A linear warm-up, then half a cosine down to zero, per step.
 fn read_schedule(reader: &Reader<'_>) -> ScheduleOptions {
     let schedule = reader.top().section("schedule");
     let steps = schedule.integer_if_given::<u64>("steps", 1..);
-    let steps = schedule.required("steps", "how many steps the run has", steps, 1);
+    let steps = schedule.required("steps", "the number of steps of the run", steps, 1);
     let warmup_steps = schedule.integer("warmup_steps", steps / WARMUP_PART, 0..);
     let final_share = schedule.float("final_share", 0.0, 0.0..=1.0);
     let keys = ["schedule.warmup_steps", "schedule.steps"];

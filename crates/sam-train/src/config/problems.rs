@@ -1,19 +1,21 @@
-//! What is wrong with a configuration: everything at once, each with its place.
+//! The errors of a configuration: all together, each with its place.
 
 use std::fmt;
 
-/// Where something was typed. The order is the one in which problems are told.
+use super::document::Override;
+
+/// Where something was typed. Problems are reported in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Place {
     /// Nowhere in particular, as for a section that is missing.
     File,
     /// A line of the file, from 1.
     Line(usize),
-    /// A `--set`, by its index.
+    /// An option of the command line, by its index.
     Override(usize),
 }
 
-/// One thing that is wrong.
+/// One error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Problem {
     pub(crate) place: Place,
@@ -23,7 +25,7 @@ pub(crate) struct Problem {
     pub(crate) message: String,
 }
 
-/// All that is wrong with a configuration.
+/// All errors of a configuration.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ConfigError {
     /// One line each, with the place in front.
@@ -31,16 +33,16 @@ pub(crate) struct ConfigError {
 }
 
 impl ConfigError {
-    /// Orders problems as they stand in the file, those of the command line last.
-    pub(crate) fn new(file: &str, overrides: &[String], mut problems: Vec<Problem>) -> Self {
+    /// Problems in the order of the file, those of the command line last.
+    pub(crate) fn new(file: &str, overrides: &[Override], mut problems: Vec<Problem>) -> Self {
         problems.sort_by_key(|problem| problem.place);
         problems.dedup();
         let lines = problems.into_iter().map(|problem| match problem.place {
             Place::File => format!("{file}: {}", problem.message),
             Place::Line(line) => format!("{file}:{line}: {}", problem.message),
             Place::Override(index) => {
-                let typed = overrides.get(index).map_or("", String::as_str);
-                format!("--set {typed}: {}", problem.message)
+                let typed = overrides.get(index).map_or("", |option| &option.typed);
+                format!("{typed}: {}", problem.message)
             }
         });
         Self { lines: lines.collect() }
@@ -63,7 +65,7 @@ impl fmt::Display for ConfigError {
         if let [line] = &self.lines[..] {
             return write!(f, "{line}");
         }
-        write!(f, "{} things are wrong with the configuration", self.lines.len())?;
+        write!(f, "{} errors in the configuration", self.lines.len())?;
         self.lines.iter().try_for_each(|line| write!(f, "\n  {line}"))
     }
 }

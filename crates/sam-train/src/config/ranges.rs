@@ -1,20 +1,26 @@
-//! Numbers within a range, and how a range is said.
+//! Numbers within a range, and ranges in words.
 
 use std::fmt::Display;
-use std::ops::{Bound, RangeBounds};
+use std::ops::{Bound, RangeBounds, RangeInclusive};
 
 use super::document::{Content, Node};
 
 /// Numbers above 0.
 pub(crate) const POSITIVE: (Bound<f64>, Bound<f64>) = (Bound::Excluded(0.0), Bound::Unbounded);
 
-/// Shares above 0, up to all.
+/// Fractions above 0, 1 included.
 pub(crate) const SHARE_ABOVE_0: (Bound<f64>, Bound<f64>) = (Bound::Excluded(0.0), Bound::Included(1.0));
 
-/// Shares of which something is left on both sides.
+/// Fractions with something left on both sides.
 pub(crate) const BETWEEN_0_AND_1: (Bound<f64>, Bound<f64>) = (Bound::Excluded(0.0), Bound::Excluded(1.0));
 
-/// What the integers of a plan have in common.
+/// Threads and batches ahead; a larger number is a typing error.
+pub(crate) const WORKERS: RangeInclusive<usize> = 0..=1024;
+
+/// Sizes of images that any model can have; its own check says more once the patch size is known.
+pub(crate) const IMAGE_SIZES: RangeInclusive<usize> = 16..=(1 << 15);
+
+/// The integers of a plan.
 pub(crate) trait Integer: Copy + PartialOrd + Display + TryFrom<i64> {}
 
 impl<T: Copy + PartialOrd + Display + TryFrom<i64>> Integer for T {}
@@ -27,7 +33,7 @@ pub(crate) fn float_of(node: &Node, range: &impl RangeBounds<f64>) -> Option<f64
 /// The value, if it is a whole number in the range. A float without a fraction counts, so that `9e4` steps can be
 /// typed.
 pub(crate) fn integer_of<T: Integer>(node: &Node, range: &impl RangeBounds<T>) -> Option<T> {
-    /// From here on floats have gaps.
+    /// Above this, floats have gaps.
     const EXACT: f64 = 9_007_199_254_740_992.0;
     let value = match node.content {
         Content::Integer(value) => value?,

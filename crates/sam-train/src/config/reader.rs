@@ -1,9 +1,9 @@
-//! Values out of a configuration, with everything that is wrong told at once.
+//! Typed values from a configuration; all errors are reported together.
 //!
-//! A getter gives the value of a key or its default. When the value is wrong it notes what was expected and what came,
-//! gives the default and lets reading go on. It also notes the key as known: what is left at the end, nobody reads, and
-//! that is an error, too. So every key is read whatever the others say, and rules between keys come afterwards
-//! ([`Reader::check`]); they are silent about keys whose value is wrong already.
+//! A getter returns the value of a key or its default. For a wrong value it records what was expected and what came, and
+//! returns the default, so that reading continues. It also records the key as known: a key that nothing has read by the
+//! end is an error. Every key is therefore read whatever the others are, and rules between keys come afterwards
+//! ([`Reader::check`]); they say nothing about a key whose value is already known to be wrong.
 
 use std::cell::RefCell;
 use std::fmt::Display;
@@ -15,15 +15,15 @@ use super::problems::{ConfigError, Place, Problem};
 use super::ranges::{Integer, float_of, in_range, integer_of};
 use super::suggestion::{self, KnownKeys, one_of};
 
-/// What turns an optional number off.
+/// Turns an optional number off.
 const NONE: &str = "none";
 
-/// Whether files and folders that are read must be there.
+/// Whether input files and folders must exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Paths {
-    /// Before a run.
+    /// They must: the plan is about to be run.
     MustExist,
-    /// To check a configuration on another machine than the one that runs it.
+    /// They need not: only the text is of interest.
     MayBeMissing,
 }
 
@@ -36,11 +36,11 @@ pub(crate) struct Reader<'d> {
     problems: RefCell<Vec<Problem>>,
 }
 
-/// A section that is being read; one that is missing gives every default.
+/// A section that is being read; a missing one has every default.
 #[derive(Clone, Debug)]
 pub(crate) struct Section<'r> {
     reader: &'r Reader<'r>,
-    /// With the sections around it, `data.augmentation`.
+    /// With its parent sections, `data.augmentation`.
     path: String,
 }
 
@@ -56,15 +56,15 @@ impl<'d> Reader<'d> {
         Section { reader: self, path: String::new() }
     }
 
-    /// A rule between keys, told as "`keys[0]` must be `expected`".
+    /// A rule between keys, reported as "`keys[0]` must be `expected`".
     pub(crate) fn check(&self, holds: bool, keys: &[&str], expected: &str, got: impl Display) {
         if let (false, Some(key)) = (holds, keys.first()) {
             self.object(keys, format!("{key} must be {expected}, got {got}"));
         }
     }
 
-    /// Tells of something between keys, where the first of them was typed, or at the `--set` that changed one; unless
-    /// one of them is wrong already.
+    /// Reports a conflict between keys, at the place of the first or of the option that changed one; unless one of them is
+    /// wrong already.
     pub(crate) fn object(&self, keys: &[&str], message: String) {
         if keys.iter().any(|key| self.is_wrong(key)) {
             return;
@@ -72,40 +72,34 @@ impl<'d> Reader<'d> {
         let places = || keys.iter().map(|key| self.document.place(key));
         let by_override = places().filter(|place| matches!(place, Place::Override(_))).max();
         let place = by_override.or_else(|| places().next()).unwrap_or(Place::File);
-        self.tell(place, keys.first().copied().unwrap_or_default(), message);
+        self.report(place, keys.first().copied().unwrap_or_default(), message);
     }
 
     /// Ends the reading.
     ///
     /// # Errors
     ///
-    /// With all that was wrong, and all keys that nobody read.
+    /// With all problems, and all keys that nothing has read.
     pub(crate) fn finish(self) -> Result<(), ConfigError> {
         let unknown = suggestion::unknown_keys(self.document, &self.known.borrow());
         self.problems.borrow_mut().extend(unknown);
         self.finish_part()
     }
 
-    /// Ends the reading of a part; what it did not read is left to others.
+    /// Ends the reading of a part of the document; other keys are ignored.
     ///
     /// # Errors
     ///
-    /// With all that was wrong.
-    pub(crate) fn finish_part(self) -> Result<(), ConfigError> {
-        let problems = self.problems.into_inner();
+    /// With all problems.
+    pub(crate) fn finish_part(&self) -> Result<(), ConfigError> {
+        let problems = self.problems.take();
         if problems.is_empty() {
             return Ok(());
         }
         Err(ConfigError::new(&self.document.file, &self.document.overrides, problems))
     }
 
-    /// Ends the reading for one reason, beside which nothing else matters.
-    pub(crate) fn end_with(self, key: &str, message: String) -> ConfigError {
-        let problem = Problem { place: self.document.place(key), key: key.to_owned(), message };
-        ConfigError::new(&self.document.file, &self.document.overrides, vec![problem])
-    }
-
-    /// Whether the value of this key, or anything in it, is wrong already.
+    /// Whether the value of this key, or anything in it, is already known to be wrong.
     fn is_wrong(&self, key: &str) -> bool {
         let within = |problem: &Problem| {
             problem.key.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
@@ -113,7 +107,7 @@ impl<'d> Reader<'d> {
         self.problems.borrow().iter().any(within)
     }
 
-    fn tell(&self, place: Place, key: &str, message: String) {
+    fn report(&self, place: Place, key: &str, message: String) {
         self.problems.borrow_mut().push(Problem { place, key: key.to_owned(), message });
     }
 }
@@ -122,12 +116,47 @@ impl<'r> Section<'r> {
     /// A section in this one.
     pub(crate) fn section(&self, key: &str) -> Section<'r> {
         self.know(key, String::new());
-        let path = self.path_of(key);
         if let Some(node) = self.node(key).filter(|node| node.table().is_none()) {
-            self.refuse(node, key, "a section", "");
+            self.reject(node, key, "a section", "");
         }
+        self.section_at(self.path_of(key))
+    }
+
+    /// The sections of a key that may be one section or, as `[[key]]`, a list of them.
+    pub(crate) fn sections(&self, key: &str) -> Vec<Section<'r>> {
+        match self.node(key).and_then(Node::list) {
+            Some(list) => {
+                self.know(key, String::new());
+                (0..list.len()).map(|index| self.section_at(format!("{}[{index}]", self.path_of(key)))).collect()
+            }
+            None => vec![self.section(key)],
+        }
+    }
+
+    fn section_at(&self, path: String) -> Section<'r> {
         self.reader.known.borrow_mut().entry(path.clone()).or_default();
         Section { reader: self.reader, path }
+    }
+
+    /// The keys that were typed, of a section with free ones.
+    pub(crate) fn keys(&self) -> Vec<String> {
+        let table = self.reader.document.table(&self.path);
+        table.into_iter().flat_map(|table| table.keys().cloned()).collect()
+    }
+
+    /// Reports the key of an earlier version, and every key in it, by what replaces it.
+    pub(crate) fn replaced(&self, old_key: &str, replacement: impl Fn(&str) -> String) {
+        let Some(node) = self.node(old_key) else { return };
+        self.know(old_key, String::new());
+        let path = self.path_of(old_key);
+        let report = |path: &str, key: &str, node: &Node| {
+            let message = format!("unknown key `{path}`; it is {} now", replacement(key));
+            self.reader.report(node.place, path, message);
+        };
+        match node.table() {
+            Some(table) => table.iter().for_each(|(key, node)| report(&format!("{path}.{key}"), key, node)),
+            None => report(&path, old_key, node),
+        }
     }
 
     /// Whether a key was typed.
@@ -135,17 +164,17 @@ impl<'r> Section<'r> {
         self.node(key).is_some()
     }
 
-    /// Whether a key was typed as a section, where it may also be a word.
+    /// Whether a key that may also be a word was typed as a section.
     pub(crate) fn is_section(&self, key: &str) -> bool {
         self.node(key).is_some_and(|node| node.table().is_some())
     }
 
-    /// The name of a key with its sections, as rules between keys and messages have it.
+    /// The name of a key with its sections.
     pub(crate) fn path_of(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
-    /// Refuses keys that have no effect, because `decider` has another value than the one (`holds`) that they are for.
+    /// Rejects keys that have no effect because `decider` does not have the value that they need (`holds`).
     pub(crate) fn only_if(&self, holds: bool, decider: &str, keys: &[&str], use_of: &str) {
         if holds || self.reader.is_wrong(&self.path_of(decider)) {
             return;
@@ -153,16 +182,16 @@ impl<'r> Section<'r> {
         for key in keys {
             if let Some(node) = self.node(key) {
                 let path = self.path_of(key);
-                self.reader.tell(node.place, &path, format!("{path} is only used with {use_of}; leave it out"));
+                self.reader.report(node.place, &path, format!("{path} is only used with {use_of}; remove it"));
             }
         }
     }
 
-    /// A value that must be typed: complains when it was not, and goes on with `stand_in`.
+    /// A required value: when it is missing, that is reported and `stand_in` returned.
     pub(crate) fn required<T>(&self, key: &str, what: &str, value: Option<T>, stand_in: T) -> T {
         let path = self.path_of(key);
         if !self.is_given(key) {
-            self.reader.tell(self.reader.document.place(&path), &path, format!("{path} must be given: {what}"));
+            self.reader.report(self.reader.document.place(&path), &path, format!("{path} must be given: {what}"));
         }
         value.unwrap_or(stand_in)
     }
@@ -180,7 +209,11 @@ impl<'r> Section<'r> {
             .unwrap_or(default)
     }
 
-    /// A number, or "none" for none.
+    pub(crate) fn float_if_given(&self, key: &str, range: impl RangeBounds<f64>) -> Option<f64> {
+        self.read(key, String::new(), &in_range("a number", &range), |node| float_of(node, &range))
+    }
+
+    /// A number, or "none".
     pub(crate) fn float_or_none(&self, key: &str, default: Option<f64>, range: impl RangeBounds<f64>) -> Option<f64> {
         let shown = default.map_or(format!("\"{NONE}\""), |default| default.to_string());
         let expected = format!("{}, or \"{NONE}\"", in_range("a number", &range));
@@ -205,19 +238,19 @@ impl<'r> Section<'r> {
         self.read(key, String::new(), "a text that is not empty", text)
     }
 
-    /// A text for which `rule` gives no objection.
+    /// A text that `rule` accepts; else it returns what was expected.
     pub(crate) fn text_with(&self, key: &str, default: &str, rule: impl Fn(&str) -> Option<String>) -> String {
         self.know(key, format!("\"{default}\""));
         let Some(node) = self.node(key) else { return default.to_owned() };
         match node.text().map(|text| (text, rule(text))) {
             Some((text, None)) => return text.to_owned(),
-            Some((_, Some(expected))) => self.refuse(node, key, &expected, ""),
-            None => self.refuse(node, key, "a text", ""),
+            Some((_, Some(expected))) => self.reject(node, key, &expected, ""),
+            None => self.reject(node, key, "a text", ""),
         }
         default.to_owned()
     }
 
-    /// One of a few words, with what each stands for.
+    /// One of a few words, with their values.
     pub(crate) fn choice<T: Clone + PartialEq>(&self, key: &str, default: T, choices: &[(&str, T)]) -> T {
         let shown =
             choices.iter().find(|(_, value)| *value == default).map_or(String::new(), |(w, _)| format!("\"{w}\""));
@@ -230,7 +263,7 @@ impl<'r> Section<'r> {
         let node = self.node(key)?;
         let found = chosen(node, choices);
         if found.is_none() {
-            self.refuse_word(node, key, choices);
+            self.reject_word(node, key, choices);
         }
         found
     }
@@ -240,7 +273,7 @@ impl<'r> Section<'r> {
         self.list(key, default.to_owned(), "a list of words", |node| {
             let found = chosen(node, choices);
             if found.is_none() {
-                self.refuse_word(node, key, choices);
+                self.reject_word(node, key, choices);
             }
             found
         })
@@ -253,16 +286,16 @@ impl<'r> Section<'r> {
         })
     }
 
-    /// A list of texts; an element is wrong when `rule` has an objection.
+    /// A list of texts that `rule` accepts; else it returns what was expected.
     pub(crate) fn texts_if_given(&self, key: &str, rule: impl Fn(&str) -> Option<String>) -> Option<Vec<String>> {
         self.list(key, "[]".to_owned(), "a list of texts", |node| {
             let Some(text) = node.text() else {
-                self.refuse(node, key, "a list of texts", "");
+                self.reject(node, key, "a list of texts", "");
                 return None;
             };
             match rule(text) {
                 Some(expected) => {
-                    self.refuse(node, key, &expected, "");
+                    self.reject(node, key, &expected, "");
                     None
                 }
                 None => Some(text.to_owned()),
@@ -286,31 +319,51 @@ impl<'r> Section<'r> {
     pub(crate) fn float_range_if_given(&self, key: &str, range: impl RangeBounds<f64>) -> Option<[f64; 2]> {
         let pair = self.float_pair_if_given(key, range);
         if let (Some([low, high]), Some(node)) = (pair.filter(|[low, high]| low > high), self.node(key)) {
-            self.refuse(node, key, "two numbers, the smaller one first", &format!("did you mean [{high}, {low}]?"));
+            self.reject(node, key, "two numbers, the smaller one first", &format!("did you mean [{high}, {low}]?"));
         }
         pair
     }
 
-    /// A file or folder that is read, as an absolute path: relative to the working folder as on any command line, or
-    /// else to the folder of the configuration.
+    /// An input file or folder as an absolute path. It is relative to the working folder as on any command line, or else to
+    /// the folder of the configuration.
     pub(crate) fn input_path_if_given(&self, key: &str) -> Option<PathBuf> {
-        let typed = PathBuf::from(self.text_if_given(key)?);
-        let node = self.node(key)?;
-        let here = absolute(&typed);
-        let beside = absolute(&self.reader.document.folder.join(&typed));
-        if here.exists() || (!beside.exists() && self.reader.paths == Paths::MayBeMissing) {
-            return Some(here);
-        }
-        if beside.exists() {
-            return Some(beside);
-        }
-        let tried = if here == beside { String::new() } else { format!(" nor {}", beside.display()) };
-        let hint = format!("there is no {}{tried}", here.display());
-        self.refuse(node, key, "a file or folder that exists", &hint);
-        Some(here)
+        self.local_path_if_given(key).map(|path| absolute(&path))
     }
 
-    /// Any value that `read` understands.
+    /// As [`Section::input_path_if_given`], but as typed where that is the working folder's: results then name it so.
+    pub(crate) fn local_path_if_given(&self, key: &str) -> Option<PathBuf> {
+        let typed = PathBuf::from(self.text_if_given(key)?);
+        self.node(key).map(|node| self.find(typed, node, key))
+    }
+
+    /// One path or a list of them, as [`Section::local_path_if_given`]; empty when the key is missing.
+    pub(crate) fn local_paths(&self, key: &str) -> Vec<PathBuf> {
+        if self.node(key).and_then(Node::list).is_none() {
+            return self.local_path_if_given(key).into_iter().collect();
+        }
+        let paths = self.list(key, String::new(), "a path or a list of paths", |node| {
+            let path = self.element(node, key, "a path", |node| node.text().map(PathBuf::from))?;
+            Some(self.find(path, node, key))
+        });
+        paths.unwrap_or_default()
+    }
+
+    fn find(&self, typed: PathBuf, node: &Node, key: &str) -> PathBuf {
+        let beside = self.reader.document.folder.join(&typed);
+        if typed.exists() || (!beside.exists() && self.reader.paths == Paths::MayBeMissing) {
+            return typed;
+        }
+        if beside.exists() {
+            return beside;
+        }
+        let [here, beside] = [absolute(&typed), absolute(&beside)];
+        let tried = if here == beside { String::new() } else { format!(" nor {}", beside.display()) };
+        let hint = format!("there is no {}{tried}", here.display());
+        self.reject(node, key, "a file or folder that exists", &hint);
+        typed
+    }
+
+    /// Any value that `read` accepts.
     pub(crate) fn read<T>(
         &self,
         key: &str,
@@ -322,20 +375,20 @@ impl<'r> Section<'r> {
         let node = self.node(key)?;
         let value = read(node);
         if value.is_none() {
-            self.refuse(node, key, expected, "");
+            self.reject(node, key, expected, "");
         }
         value
     }
 
-    /// `None` when the list is missing, is none, or has an element of which `each` has told already that it is wrong.
+    /// `None` when there is no list, or `each` has rejected an element.
     fn list<T>(&self, key: &str, default: String, expected: &str, each: impl Fn(&Node) -> Option<T>) -> Option<Vec<T>> {
         self.know(key, default);
         let node = self.node(key)?;
         let Content::List(elements) = &node.content else {
-            self.refuse(node, key, expected, "");
+            self.reject(node, key, expected, "");
             return None;
         };
-        // Not `collect` into an `Option`: that would stop at the first, and all wrong ones are told.
+        // Not `collect` into an `Option`: that would stop at the first wrong element, and all of them are reported.
         let values: Vec<Option<T>> = elements.iter().map(each).collect();
         values.into_iter().collect()
     }
@@ -343,23 +396,23 @@ impl<'r> Section<'r> {
     fn element<T>(&self, node: &Node, key: &str, expected: &str, read: impl Fn(&Node) -> Option<T>) -> Option<T> {
         let value = read(node);
         if value.is_none() {
-            self.refuse(node, key, &format!("a list, each {expected}"), "");
+            self.reject(node, key, &format!("a list, each {expected}"), "");
         }
         value
     }
 
-    fn refuse_word<T>(&self, node: &Node, key: &str, choices: &[(&str, T)]) {
+    fn reject_word<T>(&self, node: &Node, key: &str, choices: &[(&str, T)]) {
         let words = || choices.iter().map(|(word, _)| *word);
         let nearest = node.text().and_then(|text| suggestion::nearest(text, words()));
         let hint = nearest.map_or(String::new(), |word| format!("did you mean \"{word}\"?"));
-        self.refuse(node, key, &one_of(words().map(|word| format!("\"{word}\""))), &hint);
+        self.reject(node, key, &one_of(words().map(|word| format!("\"{word}\""))), &hint);
     }
 
-    fn refuse(&self, node: &Node, key: &str, expected: &str, hint: &str) {
+    fn reject(&self, node: &Node, key: &str, expected: &str, hint: &str) {
         let path = self.path_of(key);
         let separator = if hint.is_empty() { "" } else { "; " };
         let message = format!("{path} must be {expected}, got {}{separator}{hint}", node.shown);
-        self.reader.tell(node.place, &path, message);
+        self.reader.report(node.place, &path, message);
     }
 
     fn node(&self, key: &str) -> Option<&'r Node> {
@@ -381,7 +434,7 @@ fn chosen<T: Clone>(node: &Node, choices: &[(&str, T)]) -> Option<T> {
     choices.iter().find(|(word, _)| *word == text).map(|(_, value)| value.clone())
 }
 
-/// Without following links, and without asking whether it is there.
+/// Without following links; the path need not exist.
 fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
 }

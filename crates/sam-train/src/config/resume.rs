@@ -1,239 +1,194 @@
-//! Going on with a run: the plan comes from its folder, and little of it may be another.
+//! Resuming a run: its plan comes from its folder, and few keys may change.
 //!
-//! A resumed run is the run, so whatever decides a step stays. What may change is how long it goes on, what it runs on, and
-//! what it tells.
+//! A resumed run continues as if it had never stopped, so whatever decides a step is fixed. The number of steps, the device
+//! and the output may change.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::Deserialize;
+use toml::de::{DeTable, Deserializer};
 
-use super::document::{Document, line_of};
-use super::pretrain::{self, PretrainPlan};
+use super::data::change_loading;
+use super::document::{Document, Override, line_of};
+use super::plan::{Plan, RunSections, Task};
 use super::problems::{ConfigError, Place, Problem};
 use super::reader::{Paths, Reader};
 use super::run::{change_log, change_run, change_validation, check_validation};
-use super::train::TrainPlan;
 
-/// A plan that a run is gone on with.
-pub(crate) trait ResumablePlan: Serialize + DeserializeOwned {
-    /// Keys that may be another when a run goes on; a section stands for all that is in it.
-    const CHANGEABLE: &'static [&'static str];
+/// Keys that may change on resume; a section stands for all its keys.
+pub(super) const CHANGEABLE: [&str; 11] = [
+    "run.name",
+    "run.device",
+    "run.threads",
+    "data.workers",
+    "data.prefetch",
+    "schedule.steps",
+    "validation.every_steps",
+    "validation.patience",
+    "validation.baseline",
+    "log",
+    "result",
+];
 
-    /// Why the others may not, by section. The first that fits counts.
-    const REASONS: &'static [(&'static str, &'static str)];
+const SAME_NUMBERS: &str = "sums would be rounded differently or random draws come in another order";
+const SAME_SCORES: &str = "scores before and after could not be compared, nor the best checkpoint chosen";
+const SAME_BATCHES: &str = "the next batches would not be those of the run";
+const SAME_OBJECTIVE: &str = "the run would continue with another objective";
 
-    /// The key under which a new run takes the weights of one whose plan another version wrote.
-    const ANEW: &'static str;
+/// Why other keys are fixed, by key or section. The first that matches counts.
+const REASONS: [(&str, &str); 17] = [
+    ("task", "a run keeps its task"),
+    ("run.dir", "the folder is that of the resumed run"),
+    ("run.seed", "all random draws of the run depend on it"),
+    ("run.parallel", SAME_NUMBERS),
+    ("run.activations", SAME_NUMBERS),
+    ("model", "the weights of the run started from it and have these sizes"),
+    ("data.validation", SAME_SCORES),
+    ("data.validation_synth", SAME_SCORES),
+    ("data.held_out", SAME_SCORES),
+    ("data", SAME_BATCHES),
+    ("images_per_step", SAME_BATCHES),
+    ("prompts", SAME_OBJECTIVE),
+    ("loss", SAME_OBJECTIVE),
+    ("mae", SAME_OBJECTIVE),
+    ("optimiser", "the optimiser's moments belong to it"),
+    ("schedule", "the learning rates of the finished steps follow from it"),
+    ("validation", SAME_SCORES),
+];
 
-    /// How many steps the run has.
-    fn steps(&self) -> u64;
-
-    /// Where the run is now, as it may have moved.
-    fn set_folder(&mut self, folder: PathBuf);
-
-    /// Reads what may be another.
-    fn read_changeable(&mut self, reader: &Reader<'_>);
-
-    /// The plan that was saved with a run, for the run in `folder`, with what `--set` changes.
+impl Plan {
+    /// The plan that was saved with a run, for the run in `folder`, changed by `--set`.
     ///
     /// # Errors
     ///
-    /// When the text is no plan, or an override is none of [`ResumablePlan::CHANGEABLE`] or has a wrong value.
-    fn resumed(saved: &Path, folder: &Path, overrides: &[String]) -> Result<Self, ConfigError> {
-        let mut plan: Self = read_saved(saved)?;
-        plan.set_folder(std::path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf()));
-        let document = Document::parse("--set", PathBuf::new(), "", overrides)?;
-        refuse_fixed::<Self>(&document)?;
+    /// When the text is not a plan, or an override has a wrong value or sets a key that is fixed.
+    pub(crate) fn resumed(saved: &Path, folder: &Path, sets: &[String]) -> Result<Self, ConfigError> {
+        let mut plan = read_saved(saved)?;
+        plan.set_folder(folder);
+        let document = Document::parse("--set", PathBuf::new(), "", sets)?;
+        reject_fixed(&document)?;
         let reader = Reader::new(&document, Paths::MustExist);
-        plan.read_changeable(&reader);
+        plan.change(&reader);
         reader.finish()?;
         Ok(plan)
     }
-}
 
-const SAME_RANDOMNESS: &str = "everything random in the run follows from it";
-const SAME_BEGINNING: &str = "the weights of the run began there and have these sizes";
-const SAME_SCALE: &str = "figures before and after could not be compared";
-const SAME_JUDGE: &str = "figures before and after could not be compared, nor the best be told";
-const SAME_BATCHES: &str = "the batches that come would not be those of the run";
-const SAME_OBJECTIVE: &str = "the run would go on with another objective";
-const SAME_MOMENTS: &str = "the moments that the optimiser keeps belong to it";
-const SAME_RATES: &str = "the rates of the steps that are done follow from it";
-const SAME_DRAWS: &str = "what drops paths would be drawn in another order";
-const SAME_ROUNDING: &str = "sums in other parts are rounded otherwise, and the run would not be the same";
-
-impl ResumablePlan for TrainPlan {
-    const CHANGEABLE: &'static [&'static str] = &[
-        "run.name",
-        "run.device",
-        "run.threads",
-        "data.workers",
-        "data.prefetch",
-        "schedule.steps",
-        "validation.every_steps",
-        "validation.patience",
-        "validation.baseline",
-        "log",
-        "result",
-    ];
-
-    const REASONS: &'static [(&'static str, &'static str)] = &[
-        ("run.seed", SAME_RANDOMNESS),
-        ("run.parallel", SAME_ROUNDING),
-        ("run.activations", SAME_DRAWS),
-        ("model", SAME_BEGINNING),
-        ("data.validation", SAME_SCALE),
-        ("data", SAME_BATCHES),
-        ("prompts", SAME_OBJECTIVE),
-        ("loss", SAME_OBJECTIVE),
-        ("optimiser", SAME_MOMENTS),
-        ("schedule", SAME_RATES),
-        ("validation", SAME_JUDGE),
-    ];
-
-    const ANEW: &'static str = "model.checkpoint";
-
-    fn steps(&self) -> u64 {
-        self.schedule.steps
-    }
-
-    fn set_folder(&mut self, folder: PathBuf) {
-        self.run.dir = folder;
-    }
-
-    fn read_changeable(&mut self, reader: &Reader<'_>) {
+    fn change(&mut self, reader: &Reader<'_>) {
         let top = reader.top();
-        change_run(&mut self.run, &top.section("run"));
-        self.data.read_changeable(&top.section("data"));
-        self.schedule.steps = top.section("schedule").integer("steps", self.schedule.steps, self.schedule.steps..);
-        change_validation(&mut self.validation, &top.section("validation"));
-        check_validation(&self.validation, reader, self.schedule.steps);
-        change_log(&mut self.log, &top.section("log"));
-        self.result.read_changeable(&top.section("result"));
-        self.result.check(reader, self.model.image_size());
+        if let Some(sections) = self.run_sections() {
+            let RunSections { run, workers, prefetch, schedule, validation, log } = sections;
+            change_run(run, &top.section("run"));
+            change_loading(workers, prefetch, &top.section("data"));
+            schedule.steps = top.section("schedule").integer("steps", schedule.steps, schedule.steps..);
+            change_validation(validation, &top.section("validation"));
+            check_validation(validation, reader, schedule.steps);
+            change_log(log, &top.section("log"));
+        }
+        if let Self::Train(plan) = self {
+            plan.result.change(&top.section("result"));
+            plan.result.check(reader, plan.model.image_size());
+        }
+    }
+
+    fn steps(&self) -> Option<u64> {
+        match self {
+            Self::Train(plan) => Some(plan.schedule.steps),
+            Self::Pretrain(plan) => Some(plan.schedule.steps),
+            Self::Evaluate(_) | Self::Probe(_) => None,
+        }
     }
 }
 
-impl ResumablePlan for PretrainPlan {
-    const CHANGEABLE: &'static [&'static str] = &[
-        "run.name",
-        "run.device",
-        "run.threads",
-        "data.workers",
-        "data.prefetch",
-        "schedule.steps",
-        "validation.every_steps",
-        "validation.patience",
-        "log",
-    ];
-
-    const REASONS: &'static [(&'static str, &'static str)] = &[
-        ("run.seed", SAME_RANDOMNESS),
-        ("run.parallel", SAME_ROUNDING),
-        ("run.activations", SAME_ROUNDING),
-        ("model", SAME_BEGINNING),
-        ("data.validation", SAME_SCALE),
-        ("data.validation_synth", SAME_SCALE),
-        ("data.hold_out", SAME_BATCHES),
-        ("data.held_out", SAME_SCALE),
-        ("data", SAME_BATCHES),
-        ("images_per_step", SAME_BATCHES),
-        ("mae", SAME_OBJECTIVE),
-        ("optimiser", SAME_MOMENTS),
-        ("schedule", SAME_RATES),
-        ("validation", SAME_JUDGE),
-    ];
-
-    const ANEW: &'static str = "model.mae";
-
-    fn steps(&self) -> u64 {
-        self.schedule.steps
-    }
-
-    fn set_folder(&mut self, folder: PathBuf) {
-        self.run.dir = folder;
-    }
-
-    fn read_changeable(&mut self, reader: &Reader<'_>) {
-        let top = reader.top();
-        change_run(&mut self.run, &top.section("run"));
-        self.data.read_changeable(&top.section("data"));
-        self.schedule.steps = top.section("schedule").integer("steps", self.schedule.steps, self.schedule.steps..);
-        pretrain::change_validation(&mut self.validation, &top.section("validation"));
-        check_validation(&self.validation, reader, self.schedule.steps);
-        change_log(&mut self.log, &top.section("log"));
-    }
-}
-
-/// A key that would be another, and must not.
+/// A key with another value than the run has, which is fixed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Refusal {
-    /// Of the plan, with its sections.
+pub(crate) struct FixedKey {
+    /// The key of the plan, with its sections.
     pub(crate) key: String,
-    /// What the run has, as TOML.
+    /// The value of the run, as TOML.
     pub(crate) saved: String,
-    /// What was asked for, as TOML.
+    /// The other value, as TOML.
     pub(crate) asked: String,
-    /// Why not.
+    /// Why it is fixed.
     pub(crate) reason: &'static str,
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for FixedKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { key, saved, asked, reason } = self;
-        write!(f, "{key} must stay {saved} when a run goes on, got {asked}: {reason}")
+        write!(f, "{key} cannot change on resume: saved {saved}, got {asked}: {reason}")
     }
 }
 
-/// What of `new` the run that was planned as `old` cannot go on with. Where the run is, `--resume` says; `run.dir` is not
-/// compared.
+/// The keys of `new` with which the run of the plan `old` cannot be resumed. `run.dir` is not compared, because `--resume`
+/// names the folder.
 ///
 /// # Errors
 ///
 /// When a plan does not fit into TOML.
-pub(crate) fn check_resume<P: ResumablePlan>(old: &P, new: &P) -> Result<Vec<Refusal>, toml::ser::Error> {
-    let mut refusals = Vec::new();
-    compare::<P>("", &toml::Value::try_from(old)?, &toml::Value::try_from(new)?, &mut refusals);
-    if new.steps() < old.steps() {
-        refusals.push(Refusal {
+pub(crate) fn check_resume(old: &Plan, new: &Plan) -> Result<Vec<FixedKey>, toml::ser::Error> {
+    let mut fixed = Vec::new();
+    if old.task() != new.task() {
+        // All other keys are those of another task.
+        let [old, new] = [old, new].map(|plan| format!("\"{}\"", plan.task().name()));
+        return Ok(vec![fixed_key("task", old, new)]);
+    }
+    let value = |plan: &Plan| match plan {
+        Plan::Train(plan) => toml::Value::try_from(plan),
+        Plan::Pretrain(plan) => toml::Value::try_from(plan),
+        Plan::Evaluate(plan) => toml::Value::try_from(plan),
+        Plan::Probe(plan) => toml::Value::try_from(plan),
+    };
+    compare("", &value(old)?, &value(new)?, &mut fixed);
+    if let (Some(saved), Some(asked)) = (old.steps(), new.steps())
+        && asked < saved
+    {
+        fixed.push(FixedKey {
             key: "schedule.steps".to_owned(),
-            saved: format!("at least {}", old.steps()),
-            asked: new.steps().to_string(),
-            reason: "a run may grow; to end it sooner, stop it and export its checkpoint",
+            saved: saved.to_string(),
+            asked: asked.to_string(),
+            reason: "a run can only be extended; to end it sooner, stop it and export its checkpoint",
         });
     }
-    Ok(refusals)
+    Ok(fixed)
 }
 
-fn read_saved<P: ResumablePlan>(saved: &Path) -> Result<P, ConfigError> {
+fn read_saved(saved: &Path) -> Result<Plan, ConfigError> {
     let file = saved.display().to_string();
     let text = std::fs::read_to_string(saved)
         .map_err(|error| ConfigError::of_file(&file, format!("must be the plan of a run: {error}")))?;
-    toml::from_str(&text).map_err(|error| {
+    // Plans of trainings that were saved before the key existed have no task.
+    let mut task = Task::Train;
+    let mut parse = || {
+        let mut table = DeTable::parse(&text)?;
+        if let Some(name) = table.get_mut().remove("task") {
+            let name = name.get_ref().as_str();
+            task = Task::ALL.iter().find(|(known, _)| Some(*known) == name).map_or(Task::Train, |(_, task)| *task);
+        }
+        let plan = Deserializer::from(table);
+        match task {
+            Task::Pretrain => Deserialize::deserialize(plan).map(Plan::Pretrain),
+            _ => Deserialize::deserialize(plan).map(Plan::Train),
+        }
+    };
+    parse().map_err(|error: toml::de::Error| {
         let place = error.span().map_or(Place::File, |span| Place::Line(line_of(&text, span.start)));
+        let weights = if task == Task::Pretrain { "model.mae" } else { "model.checkpoint" };
         let message = format!(
-            "must be the plan of a run, as this version writes it: {}; to begin anew from the weights of the run, give \
-             one of its checkpoints as {}",
-            error.message(),
-            P::ANEW
+            "must be the plan of a run, as this version writes it: {}; to start a new run from the weights of this one, use \
+             one of its checkpoints as {weights}",
+            error.message()
         );
         ConfigError::new(&file, &[], vec![Problem { place, key: String::new(), message }])
     })
 }
 
-/// Keys that exist but must stay get their reason; what does not exist at all, the reader tells.
-fn refuse_fixed<P: ResumablePlan>(document: &Document) -> Result<(), ConfigError> {
-    let problem = |(index, typed): (usize, &String)| {
-        let key = typed.split('=').next().unwrap_or_default().trim();
-        let reason = match key {
-            "run.dir" => "the folder is the one that is gone on with",
-            "task" => "a run stays what it was begun as",
-            _ if is_changeable::<P>(key) => return None,
-            _ => reason::<P>(key)?,
-        };
-        let message = format!("{key} cannot be another when a run goes on: {reason}");
+/// Rejects keys that exist but are fixed; the reader reports unknown ones.
+fn reject_fixed(document: &Document) -> Result<(), ConfigError> {
+    let problem = |(index, option): (usize, &Override)| {
+        let key = option.key.as_str();
+        let reason = reason(key).filter(|_| !is_changeable(key))?;
+        let message = format!("{key} cannot change on resume: {reason}");
         Some(Problem { place: Place::Override(index), key: key.to_owned(), message })
     };
     let problems: Vec<Problem> = document.overrides.iter().enumerate().filter_map(problem).collect();
@@ -243,42 +198,42 @@ fn refuse_fixed<P: ResumablePlan>(document: &Document) -> Result<(), ConfigError
     Err(ConfigError::new(&document.file, &document.overrides, problems))
 }
 
-fn compare<P: ResumablePlan>(key: &str, old: &toml::Value, new: &toml::Value, refusals: &mut Vec<Refusal>) {
-    if key == "run.dir" || is_changeable::<P>(key) {
+fn compare(key: &str, old: &toml::Value, new: &toml::Value, fixed: &mut Vec<FixedKey>) {
+    if key == "run.dir" || is_changeable(key) {
         return;
     }
     let (toml::Value::Table(old_table), toml::Value::Table(new_table)) = (old, new) else {
         if old != new {
-            refusals.push(refusal::<P>(key, old.to_string(), new.to_string()));
+            fixed.push(fixed_key(key, old.to_string(), new.to_string()));
         }
         return;
     };
-    let mut keys: Vec<&String> = old_table.keys().chain(new_table.keys()).collect();
-    keys.sort_unstable();
-    keys.dedup();
-    for name in keys {
+    let mut names: Vec<&String> = old_table.keys().chain(new_table.keys()).collect();
+    names.sort_unstable();
+    names.dedup();
+    for name in names {
         let inner = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
         match (old_table.get(name), new_table.get(name)) {
-            (Some(old), Some(new)) => compare::<P>(&inner, old, new, refusals),
-            (old, new) if !is_changeable::<P>(&inner) => {
+            (Some(old), Some(new)) => compare(&inner, old, new, fixed),
+            (old, new) if !is_changeable(&inner) => {
                 let shown = |value: Option<&toml::Value>| value.map_or("unset".to_owned(), toml::Value::to_string);
-                refusals.push(refusal::<P>(&inner, shown(old), shown(new)));
+                fixed.push(fixed_key(&inner, shown(old), shown(new)));
             }
             _ => {}
         }
     }
 }
 
-fn refusal<P: ResumablePlan>(key: &str, saved: String, asked: String) -> Refusal {
-    Refusal { key: key.to_owned(), saved, asked, reason: reason::<P>(key).unwrap_or("it decides what the run is") }
+fn fixed_key(key: &str, saved: String, asked: String) -> FixedKey {
+    FixedKey { key: key.to_owned(), saved, asked, reason: reason(key).unwrap_or("the run depends on it") }
 }
 
-fn reason<P: ResumablePlan>(key: &str) -> Option<&'static str> {
-    P::REASONS.iter().find(|(section, _)| is_within(key, section)).map(|(_, reason)| *reason)
+fn reason(key: &str) -> Option<&'static str> {
+    REASONS.iter().find(|(section, _)| is_within(key, section)).map(|(_, reason)| *reason)
 }
 
-fn is_changeable<P: ResumablePlan>(key: &str) -> bool {
-    P::CHANGEABLE.iter().any(|changeable| is_within(key, changeable))
+fn is_changeable(key: &str) -> bool {
+    CHANGEABLE.iter().any(|changeable| is_within(key, changeable))
 }
 
 fn is_within(key: &str, section: &str) -> bool {

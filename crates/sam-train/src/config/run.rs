@@ -1,56 +1,23 @@
-//! `[run]`, `[validation]`, `[log]` and `[result]`: where a run happens, what it is judged by, and what it leaves behind.
+//! `[run]`, `[validation]` and `[log]`, which training and pre-training share: where a run happens, how it is validated and
+//! what it logs. The keys are the fields of [`sam_learn::options`].
 
 use std::path::PathBuf;
 
 use sam_eval::{ClickMetricsConfig, EvalProtocol, Protocol, Start, metric_names};
 use sam_infer::DeviceName;
 use sam_learn::options::{Activations, LogOptions, RunOptions, ValidationOptions};
-use sam_model::weights::{ExportFormat, PUBLISHED_IMAGE_SIZE};
-use serde::{Deserialize, Serialize};
 
 use super::reader::{Reader, Section};
 use super::suggestion::nearest;
 
-/// Nobody has more processors.
+/// No machine has more cores.
 const THREADS: std::ops::RangeInclusive<usize> = 0..=4096;
 
-/// A validation comes at least this often, in steps, unless the configuration says otherwise.
+/// Largest default number of steps between validations.
 const VALIDATION_STEPS: u64 = 1000;
 
-/// And at least so many times in a run.
+/// Smallest default number of validations in a run.
 const VALIDATIONS: u64 = 10;
-
-/// What a run leaves behind.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct ResultPlan {
-    /// Files that are written of the best weights.
-    pub(crate) export: Vec<Export>,
-    /// Image size of these files; none: that of training.
-    pub(crate) export_image_size: Option<usize>,
-}
-
-/// A kind of checkpoint, as `sam-train export --format` has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Export {
-    /// See [`ExportFormat::Safetensors`].
-    Safetensors,
-    /// See [`ExportFormat::Pth`].
-    Pth,
-    /// See [`ExportFormat::HuggingFace`].
-    Huggingface,
-}
-
-impl From<Export> for ExportFormat {
-    fn from(export: Export) -> Self {
-        match export {
-            Export::Safetensors => Self::Safetensors,
-            Export::Pth => Self::Pth,
-            Export::Huggingface => Self::HuggingFace,
-        }
-    }
-}
 
 pub(super) fn read_run(reader: &Reader<'_>) -> RunOptions {
     let run = reader.top().section("run");
@@ -78,7 +45,7 @@ pub(super) fn change_run(options: &mut RunOptions, run: &Section<'_>) {
     options.threads = run.integer("threads", options.threads, THREADS);
 }
 
-fn cannot_compute(device: &str) -> Option<String> {
+pub(super) fn cannot_compute(device: &str) -> Option<String> {
     device.parse::<DeviceName>().is_err().then(|| "cpu, cuda, cuda:N or vulkan".to_owned())
 }
 
@@ -102,7 +69,7 @@ pub(super) fn read_validation(reader: &Reader<'_>, steps: u64) -> ValidationOpti
     let problem = names.as_ref().err().map(ToString::to_string);
     let names = names.unwrap_or_default();
     let metric = validation.text_if_given("metric");
-    // What SAM reports first: the best of three masks for a single click.
+    // The metric that SAM reports first: the best of three masks for a single click.
     let default = names.iter().find(|name| *name == "miou_1_oracle").or(names.first()).cloned();
     options.metric = metric.or(default).unwrap_or_default();
     let keys = ["validation.clicks", "validation.box"];
@@ -155,7 +122,7 @@ pub(crate) fn protocols(options: &ValidationOptions) -> Vec<EvalProtocol> {
     clicks.into_iter().chain(boxes).map(with_metrics).collect()
 }
 
-/// More clicks than any protocol of the field has.
+/// More clicks than any protocol of the field uses.
 const MAX_CLICKS: usize = 100;
 
 pub(super) fn read_log(reader: &Reader<'_>) -> LogOptions {
@@ -169,32 +136,4 @@ pub(super) fn change_log(options: &mut LogOptions, log: &Section<'_>) {
     options.every_steps = log.integer("every_steps", options.every_steps, 1..);
     options.previews = log.integer("previews", options.previews, 0..=64);
     options.tensorboard = log.flag("tensorboard", options.tensorboard);
-}
-
-impl ResultPlan {
-    pub(super) fn read(reader: &Reader<'_>, trained_size: Option<usize>) -> Self {
-        let mut plan = Self { export: vec![Export::Safetensors], export_image_size: None };
-        plan.read_changeable(&reader.top().section("result"));
-        plan.check(reader, trained_size);
-        plan
-    }
-
-    /// `trained_size` is `None` when it is the checkpoint's, which nobody has opened yet.
-    pub(super) fn check(&self, reader: &Reader<'_>, trained_size: Option<usize>) {
-        let Some(size) = self.export_image_size else { return };
-        let is_written = size == PUBLISHED_IMAGE_SIZE || Some(size) == trained_size;
-        let expected =
-            format!("{PUBLISHED_IMAGE_SIZE}, which other programs load, or left out for the size of training");
-        reader.check(is_written, &["result.export_image_size", "model.image_size"], &expected, size);
-    }
-
-    /// What may be another on resume: all of it.
-    pub(super) fn read_changeable(&mut self, result: &Section<'_>) {
-        let exports =
-            [("safetensors", Export::Safetensors), ("pth", Export::Pth), ("huggingface", Export::Huggingface)];
-        let export = result.choices("export", "[\"safetensors\"]", &exports);
-        self.export = export.unwrap_or_else(|| self.export.clone());
-        self.export_image_size =
-            result.integer_if_given("export_image_size", 16..=(1 << 15)).or(self.export_image_size);
-    }
 }

@@ -1,14 +1,14 @@
-//! What somebody may have meant: the nearest word, and the section in which a key belongs.
+//! "Did you mean": the nearest word, and the section that a key belongs in.
 
 use std::collections::BTreeMap;
 
 use super::document::Document;
 use super::problems::Problem;
 
-/// By section, the keys that were read, each with its default as it would be typed; empty where there is none.
+/// The keys that were read, by section, each with its default as it would be typed; empty without a default.
 pub(crate) type KnownKeys = BTreeMap<String, BTreeMap<String, String>>;
 
-/// The word most like this one, if any is like enough to be meant.
+/// The most similar word, if any is similar enough to be meant.
 pub(crate) fn nearest<'a>(typed: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let typed = typed.to_lowercase().replace('-', "_");
     words.filter_map(|word| Some((distance(&typed, word)?, word))).min().map(|(_, word)| word)
@@ -24,7 +24,7 @@ pub(crate) fn one_of(words: impl Iterator<Item = String>) -> String {
     }
 }
 
-/// Everything in the document that nobody read, where a section of that name was read.
+/// The keys of the document that nothing has read, of sections that were.
 pub(crate) fn unknown_keys(document: &Document, known: &KnownKeys) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (section, keys) in known {
@@ -78,7 +78,7 @@ fn suggestion(section: &str, key: &str, known: &KnownKeys) -> String {
     format!("it takes {}", all.join(", "))
 }
 
-/// How far two words are apart, if one may be meant by the other: slips first, then the beginning of a longer word.
+/// The distance of two words, if one may be meant by the other: slips first, then prefixes.
 fn distance(typed: &str, word: &str) -> Option<(Likeness, usize)> {
     /// One edit in three letters is a slip; more is another word.
     const LETTERS_PER_EDIT: usize = 3;
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slips_and_beginnings_are_meant_other_words_are_not() {
+    fn slips_and_prefixes_are_meant_other_words_are_not() {
         let words = ["lr", "weight_decay", "layer_decay", "warmup_steps", "constant", "multi_step"];
         for (typed, expected) in [
             ("Lr", Some("lr")),

@@ -1,85 +1,119 @@
-//! `task = "train"`: a configuration as it is typed becomes the plan of a run, with every default and every derived
-//! number.
+//! `task = "train"`: the plan of a training run, with every default and every derived number; and `[result]`.
 
 use sam_learn::options::{
     LogOptions, LossOptions, OptimiserOptions, PromptOptions, RunOptions, ScheduleOptions, ValidationOptions,
 };
+use sam_model::weights::{ExportFormat, PUBLISHED_IMAGE_SIZE};
 use serde::{Deserialize, Serialize};
 
 use super::data::DataPlan;
-use super::document::Document;
 use super::learning::{read_loss, read_optimiser, read_prompts, read_schedule};
 use super::model::ModelPlan;
-use super::problems::ConfigError;
-use super::reader::{Paths, Reader};
-use super::run::{ResultPlan, read_log, read_run, read_validation};
-use super::{Task, read_task};
+use super::ranges::IMAGE_SIZES;
+use super::reader::{Reader, Section};
+use super::run::{read_log, read_run, read_validation};
 
-/// Everything that decides a run. It is printed before the run, saved with it, and read again to go on with it.
+/// Everything that decides a run. It is printed before the run, saved with it, and read again to resume it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct TrainPlan {
-    /// Where it happens.
+    /// Where it runs.
     pub(crate) run: RunOptions,
-    /// Which network, from which weights.
+    /// The network and its initial weights.
     pub(crate) model: ModelPlan,
-    /// What is learned from and validated on.
+    /// Training and validation data.
     pub(crate) data: DataPlan,
     /// How the annotator is simulated.
     pub(crate) prompts: PromptOptions,
-    /// What is minimised.
+    /// The training objective.
     pub(crate) loss: LossOptions,
-    /// How gradients become steps.
+    /// The optimiser.
     pub(crate) optimiser: OptimiserOptions,
-    /// How many steps, at which rates.
+    /// Number of steps and learning rates.
     pub(crate) schedule: ScheduleOptions,
-    /// What it is judged by.
+    /// When and how it is validated.
     pub(crate) validation: ValidationOptions,
-    /// What it says on the way.
+    /// What it logs.
     pub(crate) log: LogOptions,
-    /// What it leaves behind.
+    /// Exported files.
     pub(crate) result: ResultPlan,
 }
 
 impl TrainPlan {
-    /// The plan of a configuration.
-    ///
-    /// # Errors
-    ///
-    /// With everything that is wrong, each with its line.
-    pub(crate) fn read(document: &Document, paths: Paths) -> Result<Self, ConfigError> {
-        let reader = Reader::new(document, paths);
-        let task = read_task(&reader);
-        if task != Task::Train {
-            // The keys of another task would all be unknown, and only this is to blame.
-            let message = format!("task must be \"train\" for a training run, got \"{}\"", task.name());
-            return Err(reader.end_with("task", message));
-        }
-        let optimiser = read_optimiser(&reader);
-        let schedule = read_schedule(&reader);
-        let model = ModelPlan::read(&reader);
-        let plan = Self {
-            run: read_run(&reader),
-            data: DataPlan::read(&reader, optimiser.accumulation),
-            prompts: read_prompts(&reader),
-            loss: read_loss(&reader),
-            validation: read_validation(&reader, schedule.steps),
-            log: read_log(&reader),
-            result: ResultPlan::read(&reader, model.image_size()),
+    pub(super) fn read(reader: &Reader<'_>) -> Self {
+        let optimiser = read_optimiser(reader);
+        let schedule = read_schedule(reader);
+        let model = ModelPlan::read(reader);
+        Self {
+            run: read_run(reader),
+            data: DataPlan::read(reader, optimiser.accumulation),
+            prompts: read_prompts(reader),
+            loss: read_loss(reader),
+            validation: read_validation(reader, schedule.steps),
+            log: read_log(reader),
+            result: ResultPlan::read(reader, model.image_size()),
             model,
             optimiser,
             schedule,
-        };
-        reader.finish()?;
-        Ok(plan)
+        }
+    }
+}
+
+/// The exported files of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ResultPlan {
+    /// Formats in which the best weights are exported.
+    pub(crate) export: Vec<Export>,
+    /// Image size of these files; by default that of training.
+    pub(crate) export_image_size: Option<usize>,
+}
+
+/// A format of `sam-train export --format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Export {
+    /// See [`ExportFormat::Safetensors`].
+    Safetensors,
+    /// See [`ExportFormat::Pth`].
+    Pth,
+    /// See [`ExportFormat::HuggingFace`].
+    Huggingface,
+}
+
+impl From<Export> for ExportFormat {
+    fn from(export: Export) -> Self {
+        match export {
+            Export::Safetensors => Self::Safetensors,
+            Export::Pth => Self::Pth,
+            Export::Huggingface => Self::HuggingFace,
+        }
+    }
+}
+
+impl ResultPlan {
+    pub(super) fn read(reader: &Reader<'_>, trained_size: Option<usize>) -> Self {
+        let mut plan = Self { export: vec![Export::Safetensors], export_image_size: None };
+        plan.change(&reader.top().section("result"));
+        plan.check(reader, trained_size);
+        plan
     }
 
-    /// As it is printed and saved; [`super::ResumablePlan::resumed`] reads it again.
-    ///
-    /// # Errors
-    ///
-    /// When a number does not fit into TOML, which [`TrainPlan::read`] makes sure of.
-    pub(crate) fn to_toml(&self) -> Result<String, toml::ser::Error> {
-        toml::to_string(self)
+    /// `trained_size` is `None` when it is that of a checkpoint, which is not open yet.
+    pub(super) fn check(&self, reader: &Reader<'_>, trained_size: Option<usize>) {
+        let Some(size) = self.export_image_size else { return };
+        let is_written = size == PUBLISHED_IMAGE_SIZE || Some(size) == trained_size;
+        let expected =
+            format!("{PUBLISHED_IMAGE_SIZE}, which other programs load, or omitted for the size of training");
+        reader.check(is_written, &["result.export_image_size", "model.image_size"], &expected, size);
+    }
+
+    /// Reads the keys of `[result]` that can change on resume: all of them.
+    pub(super) fn change(&mut self, result: &Section<'_>) {
+        let exports =
+            [("safetensors", Export::Safetensors), ("pth", Export::Pth), ("huggingface", Export::Huggingface)];
+        let export = result.choices("export", "[\"safetensors\"]", &exports);
+        self.export = export.unwrap_or_else(|| self.export.clone());
+        self.export_image_size = result.integer_if_given("export_image_size", IMAGE_SIZES).or(self.export_image_size);
     }
 }

@@ -8,7 +8,7 @@ use sam_data::Sample;
 use sam_data::synth::{SynthOptions, SynthScenes, class_names, write_coco, write_sa1b};
 
 use crate::cli::{SynthArguments, SynthFormat};
-use crate::config::{Document, Paths, TrainPlan};
+use crate::config::{Document, Paths, Plan};
 use crate::failure::{BadInput, Failure};
 use crate::output::output;
 use crate::progress::Progress;
@@ -81,7 +81,10 @@ fn of_options(arguments: &SynthArguments) -> anyhow::Result<Vec<Part>> {
 /// The scenes of a training configuration: at most `--train` for training and `--val` for validation.
 fn of_config(config: &Path, arguments: &SynthArguments) -> Result<Vec<Part>, Failure> {
     let document = Document::load(config, &[]).bad_input()?;
-    let plan = TrainPlan::read(&document, Paths::MayBeMissing).bad_input()?;
+    let Plan::Train(plan) = Plan::read(&document, Paths::MayBeMissing).bad_input()? else {
+        return Err(anyhow!("{}: must be the configuration of a training (task = \"train\")", config.display()))
+            .bad_input();
+    };
     let at_most = |scenes: SynthScenes, n: Option<usize>| SynthScenes {
         n_scenes: scenes.n_scenes.min(n.unwrap_or(usize::MAX)),
         ..scenes

@@ -1,4 +1,4 @@
-//! Detections of an annotation file: checked, given to the model as box prompts, measured.
+//! Detections of a data set with one annotation file: checked, used as box prompts, scored.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -10,12 +10,13 @@ use sam_eval::{BoxPrompts, Detections, EvalError, Metrics, PredictorSegmenter, T
 use sam_image::RgbImage;
 
 use super::data::OpenSet;
-use super::judged;
-use super::plan::{DetectionsPlan, EvalPlan};
+use crate::config::EvaluatePlan;
+use crate::config::evaluate::DetectionsPlan;
+use crate::config::files::SelectionPlan;
 use crate::failure::{BadInput, Failure};
 use crate::progress::Progress;
 
-/// Truth and detections that belong together, and where the images are.
+/// Matching ground truth and detections, and their images.
 pub(crate) struct BoxTask {
     truth: Truth,
     detections: Detections,
@@ -23,18 +24,18 @@ pub(crate) struct BoxTask {
     prompts: BoxPrompts,
     source: Arc<Source>,
     data_set: String,
-    /// Place in the source by image id.
+    /// Index in the source by image id.
     index_of: HashMap<u64, usize>,
 }
 
 impl BoxTask {
-    pub(crate) fn open(plan: &EvalPlan, task: &DetectionsPlan, set: &OpenSet) -> Result<Self, Failure> {
+    pub(crate) fn open(plan: &EvaluatePlan, task: &DetectionsPlan, set: &OpenSet) -> Result<Self, Failure> {
         let read = |path: &std::path::Path| {
             let name = path.display().to_string();
             let text = std::fs::read_to_string(path).map_err(|error| anyhow!("{name}: {error}"));
             text.map(|text| (name, text)).bad_input()
         };
-        let (name, text) = read(&plan.data[0].path)?;
+        let (name, text) = read(&plan.data[0].files.path)?;
         let mut truth = Truth::from_json(&name, &text).bad_input()?;
         let (name, text) = read(&task.file)?;
         let mut detections = Detections::from_json(&name, &text).bad_input()?;
@@ -42,8 +43,8 @@ impl BoxTask {
         detections.check_against(&truth, task.categories).bad_input()?;
         let index_of: HashMap<u64, usize> =
             set.set.indices.iter().filter_map(|&index| Some((set.source.image_id(index)?, index))).collect();
-        if plan.data[0].max_images.is_some() || plan.data[0].split_file.is_some() {
-            // A part of the images is measured by itself, with all that was found in it.
+        if plan.data[0].selection != SelectionPlan::default() {
+            // Only the selected images are scored, with all their detections.
             truth = truth.of_images(|id| index_of.contains_key(&id)).bad_input()?;
             detections.all.retain(|detection| index_of.contains_key(&detection.image_id));
         }
@@ -66,7 +67,7 @@ impl BoxTask {
         &self.detections
     }
 
-    /// The names of what [`BoxTask::metrics`] will give: those of no detection at all.
+    /// The names that [`BoxTask::metrics`] will return; they do not depend on the detections.
     pub(crate) fn metric_names(&self) -> Result<Vec<String>, EvalError> {
         let none = Detections { name: self.detections.name.clone(), all: Vec::new() };
         Ok(self.metrics(&none)?.iter().map(|(name, _)| name.to_owned()).collect())
@@ -84,14 +85,14 @@ impl BoxTask {
             progress.set(at.n_objects as u64);
             ControlFlow::Continue(())
         });
-        judged(found)
+        found.map_err(Failure::of_evaluation)
     }
 
     fn image(&self, id: u64) -> Result<RgbImage, EvalError> {
         let index = self.index_of.get(&id).copied().ok_or_else(|| EvalError::Content {
             name: self.truth.name.clone(),
             what: format!("image {id}"),
-            expected: "with a file_name of an image that is there".to_owned(),
+            expected: "with the file_name of an image that exists".to_owned(),
             got: "one without".to_owned(),
         })?;
         let failed = |source| EvalError::Sample { data_set: self.data_set.clone(), index, source };

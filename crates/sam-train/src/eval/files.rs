@@ -1,7 +1,7 @@
-//! What an evaluation leaves in its folder.
+//! The output folder of an evaluation.
 //!
-//! Of one checkpoint: `results.json` (read again by a later gate), `metrics.csv`, `rounds.csv`, `report.md`, `report.html`,
-//! `junit.xml` where there is a gate, `segmentations.json` where there were boxes, `evaluate.toml` to run it again. Of several
+//! For one checkpoint: `results.json` (which a later gate can read), `metrics.csv`, `rounds.csv`, `report.md`, `report.html`,
+//! `junit.xml` with a gate, `segmentations.json` with detections, `evaluate.toml` to run it again. With several checkpoints,
 //! the results are in folders by their names.
 
 use std::collections::HashMap;
@@ -15,14 +15,14 @@ use sam_files::write_atomically;
 use sam_image::Rle;
 
 use super::data::OpenSet;
-use super::plan::{EvalPlan, RunPlan};
+use crate::config::{EvaluatePlan, Task};
 use crate::failure::Failure;
 use crate::target::check_results;
 
 const RESULTS: &str = "results.json";
 const REPORT: &str = "report.html";
 
-/// What came of one checkpoint.
+/// The results of one checkpoint.
 pub(crate) struct ModelOutcome {
     pub(crate) name: String,
     pub(crate) results: Results,
@@ -32,15 +32,15 @@ pub(crate) struct ModelOutcome {
     pub(crate) seconds: f64,
 }
 
-/// Refuses a folder that holds results nobody asked to replace.
-pub(crate) fn check_out(run: &RunPlan) -> anyhow::Result<()> {
-    match &run.out {
-        Some(out) => check_results(out, &[RESULTS, REPORT], run.force),
+/// Rejects a folder with earlier results, unless they may be replaced.
+pub(crate) fn check_out(plan: &EvaluatePlan, force: bool) -> anyhow::Result<()> {
+    match &plan.run.measure.out {
+        Some(out) => check_results(out, &[RESULTS, REPORT], force),
         None => Ok(()),
     }
 }
 
-pub(crate) fn write_results(out: &Path, plan: &EvalPlan, outcomes: &[ModelOutcome]) -> Result<(), Failure> {
+pub(crate) fn write_results(out: &Path, plan: &EvaluatePlan, outcomes: &[ModelOutcome]) -> Result<(), Failure> {
     let folder = |outcome: &ModelOutcome| match outcomes.len() {
         1 => out.to_path_buf(),
         _ => out.join(folder_name(&outcome.name)),
@@ -57,11 +57,11 @@ pub(crate) fn write_results(out: &Path, plan: &EvalPlan, outcomes: &[ModelOutcom
             write(&folder.join("segmentations.json"), segmentations.clone())?;
         }
     }
-    write(&out.join("evaluate.toml"), format!("task = \"evaluate\"\n\n{}", toml::to_string(plan)?))?;
+    write(&out.join("evaluate.toml"), Task::Evaluate.to_toml(plan)?)?;
     Ok(())
 }
 
-/// No name leads out of the folder.
+/// A name without path separators, so that it stays in the folder.
 fn folder_name(name: &str) -> String {
     let plain = |letter: char| letter.is_alphanumeric() || matches!(letter, '.' | '-' | '_' | '(' | ')' | ' ');
     let name: String = name.chars().map(|letter| if plain(letter) { letter } else { '_' }).collect();
@@ -105,7 +105,7 @@ fn write(path: &Path, content: String) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The worst and the best objects of each protocol, drawn.
+/// Previews of the worst and the best objects of each protocol.
 pub(crate) fn galleries(evaluation: &Evaluation, sets: &[OpenSet], count: usize) -> Result<Vec<Gallery>, EvalError> {
     if count == 0 {
         return Ok(Vec::new());
@@ -129,7 +129,7 @@ pub(crate) fn galleries(evaluation: &Evaluation, sets: &[OpenSet], count: usize)
                 items.push(draw(set, *index, run, at, &masks[at])?);
             }
             if !items.is_empty() {
-                let title = format!("{which} {}: found with its prompts (left), wanted (right)", moment(run));
+                let title = format!("{which} {}: prediction with prompts (left), ground truth (right)", moment(run));
                 galleries.push(Gallery { title, items });
             }
         }
@@ -151,6 +151,6 @@ fn draw(set: &OpenSet, index: usize, run: &Run, at: usize, found: &Rle) -> Resul
     let sample = set.set.samples.sample(index).map_err(failed)?;
     let record = &run.records[at];
     let object = sample.objects.iter().find(|object| object.id == record.object_id);
-    let object = object.ok_or_else(|| failed(format!("object {} is no longer there", record.object_id).into()))?;
+    let object = object.ok_or_else(|| failed(format!("object {} no longer exists", record.object_id).into()))?;
     picture(&sample.image, &object.mask, found, record)
 }

@@ -1,17 +1,12 @@
-//! `sam-train eval`: checkpoints on data sets, with reports for people and a gate for CI.
+//! `task = "evaluate"` and `sam-train eval`: checkpoints on data sets, with reports for people and a gate for CI.
 //!
-//! Everything that can be wrong with the input is looked at before the first image is encoded: the data, the detections, the
-//! metrics that the gate asks for, and what would be replaced.
+//! All input is checked before the first image is encoded: the data, the detections, the metrics of the gate, and files that
+//! would be replaced.
 
-mod arguments;
 mod boxes;
 mod data;
 mod files;
-mod plan;
 mod table;
-
-pub(crate) use arguments::EvalArguments;
-pub(crate) use plan::EvalPlan;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -22,12 +17,13 @@ use std::time::Instant;
 use anyhow::{Context, anyhow};
 use burn::tensor::Device;
 use sam_eval::{
-    ComparisonRow, EvalError, EvalSet, Gate, Metrics, PredictorSegmenter, Results, Verdict, compare, evaluate,
-    metric_names, read_images,
+    ComparisonRow, EvalSet, Gate, Metrics, PredictorSegmenter, Results, Verdict, compare, evaluate, metric_names,
+    read_images,
 };
 use sam_infer::{DeviceName, Predictor};
 use sam_model::weights::Checkpoint;
 
+use crate::config::EvaluatePlan;
 use crate::export::print_load_report;
 use crate::failure::{BadInput, Failure};
 use crate::names;
@@ -37,19 +33,14 @@ use boxes::BoxTask;
 use data::OpenSet;
 use files::ModelOutcome;
 
-pub(crate) fn run(arguments: &EvalArguments) -> Result<(), Failure> {
-    run_plan(&arguments.plan().bad_input()?)
-}
-
-/// Runs an evaluation, whoever planned it.
-pub(crate) fn run_plan(plan: &EvalPlan) -> Result<(), Failure> {
+/// Runs an evaluation; `force` lets it replace earlier results.
+pub(crate) fn run_plan(plan: &EvaluatePlan, force: bool) -> Result<(), Failure> {
     let started = Instant::now();
-    plan.check().bad_input()?;
     let protocols = plan.protocols();
     let mut known = metric_names(&protocols).bad_input()?;
-    files::check_out(&plan.run).bad_input()?;
+    files::check_out(plan, force).bad_input()?;
     let gate = open_gate(plan).bad_input()?;
-    let device = plan.run.device.parse::<DeviceName>().bad_input()?.open().bad_input()?;
+    let device = plan.run.measure.device.parse::<DeviceName>().bad_input()?.open().bad_input()?;
     let sets = data::open(plan)?;
     let boxes = match &plan.detections {
         Some(detections) => Some(BoxTask::open(plan, detections, &sets[0])?),
@@ -61,7 +52,7 @@ pub(crate) fn run_plan(plan: &EvalPlan) -> Result<(), Failure> {
     if let Some(gate) = &gate {
         gate.check_names(&known).bad_input()?;
     }
-    // A checkpoint that cannot be read must not show after the first has taken its hour.
+    // An unreadable checkpoint must be found before the first one has been evaluated for an hour.
     let checkpoints: Vec<Checkpoint> = open_checkpoints(plan).bad_input()?;
 
     let mut outcomes = Vec::new();
@@ -79,7 +70,7 @@ pub(crate) fn run_plan(plan: &EvalPlan) -> Result<(), Failure> {
     finish(plan, &outcomes, gate.as_ref(), started)
 }
 
-fn open_gate(plan: &EvalPlan) -> anyhow::Result<Option<Gate>> {
+fn open_gate(plan: &EvaluatePlan) -> anyhow::Result<Option<Gate>> {
     let Some(config) = &plan.gate else { return Ok(None) };
     let baseline = match &config.baseline {
         Some(path) => {
@@ -92,7 +83,7 @@ fn open_gate(plan: &EvalPlan) -> anyhow::Result<Option<Gate>> {
     Ok(Some(Gate::new(config, baseline)?))
 }
 
-fn open_checkpoints(plan: &EvalPlan) -> anyhow::Result<Vec<Checkpoint>> {
+fn open_checkpoints(plan: &EvaluatePlan) -> anyhow::Result<Vec<Checkpoint>> {
     let open = |path: &std::path::PathBuf| {
         let checkpoint = Checkpoint::open(path)?;
         match checkpoint.is_segmenter() {
@@ -111,7 +102,7 @@ struct ModelToEvaluate<'a> {
 
 /// One checkpoint on everything.
 fn evaluate_model(
-    plan: &EvalPlan,
+    plan: &EvaluatePlan,
     model: ModelToEvaluate<'_>,
     sets: &[OpenSet],
     boxes: Option<&BoxTask>,
@@ -127,7 +118,7 @@ fn evaluate_model(
     let (mut runs, mut galleries) = (Vec::new(), Vec::new());
     if !protocols.is_empty() {
         let of_sets: Vec<EvalSet> = sets.iter().map(|set| set.set.clone()).collect();
-        let images = read_images(&of_sets, plan.run.workers);
+        let images = read_images(&of_sets, plan.run.measure.workers);
         let n_images = images.n_images();
         let n_objects = sets.iter().map(|set| set.n_objects).sum::<usize>() * protocols.len();
         let mut progress = Progress::new("evaluating objects", n_objects as u64);
@@ -136,9 +127,9 @@ fn evaluate_model(
             ControlFlow::Continue(())
         });
         drop(progress);
-        let evaluation = judged(evaluation)?;
-        if plan.run.out.is_some() {
-            galleries = judged(files::galleries(&evaluation, sets, plan.run.gallery))?;
+        let evaluation = evaluation.map_err(Failure::of_evaluation)?;
+        if plan.run.measure.out.is_some() {
+            galleries = files::galleries(&evaluation, sets, plan.run.gallery).map_err(Failure::of_evaluation)?;
         }
         runs = evaluation.results.runs;
     }
@@ -146,21 +137,21 @@ fn evaluate_model(
     let mut segmentations = None;
     if let Some(boxes) = boxes {
         let found = boxes.segment(&segmenter)?;
-        average_precisions.push((boxes.data_set(), judged(boxes.metrics(&found))?));
-        segmentations = Some(judged(found.to_json())?);
+        average_precisions.push((boxes.data_set(), boxes.metrics(&found).map_err(Failure::of_evaluation)?));
+        segmentations = Some(found.to_json().map_err(Failure::of_evaluation)?);
     }
     let about = about(
         plan,
         sets,
         &[("checkpoint", model.path.display().to_string()), ("model", model.checkpoint.description())],
     );
-    let results = judged(Results::new(about, runs, &average_precisions))?;
+    let results = Results::new(about, runs, &average_precisions).map_err(Failure::of_evaluation)?;
     let seconds = started.elapsed().as_secs_f64();
     Ok(ModelOutcome { name: model.name, results, galleries, segmentations, seconds })
 }
 
-/// Finished masks against the truth.
-fn score_only(plan: &EvalPlan, boxes: &BoxTask) -> Result<ModelOutcome, Failure> {
+/// Given masks against the ground truth.
+fn score_only(plan: &EvaluatePlan, boxes: &BoxTask) -> Result<ModelOutcome, Failure> {
     let started = Instant::now();
     let metrics: Metrics = boxes.metrics(boxes.detections()).bad_input()?;
     let about = about(plan, &[], &[("segmentations", boxes.detections().name.clone())]);
@@ -170,11 +161,11 @@ fn score_only(plan: &EvalPlan, boxes: &BoxTask) -> Result<ModelOutcome, Failure>
     Ok(ModelOutcome { name, results, galleries: Vec::new(), segmentations: None, seconds })
 }
 
-/// What a later reader wants to know; no times, so that equal runs leave equal files.
-fn about(plan: &EvalPlan, sets: &[OpenSet], model: &[(&str, String)]) -> BTreeMap<String, String> {
+/// The origin of the results; without times, so that equal runs write equal files.
+fn about(plan: &EvaluatePlan, sets: &[OpenSet], model: &[(&str, String)]) -> BTreeMap<String, String> {
     let mut about: BTreeMap<String, String> =
         model.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
-    about.insert("device".to_owned(), plan.run.device.clone());
+    about.insert("device".to_owned(), plan.run.measure.device.clone());
     about.insert("program".to_owned(), concat!("sam-train ", env!("CARGO_PKG_VERSION")).to_owned());
     let data: Vec<String> = plan
         .data
@@ -186,41 +177,39 @@ fn about(plan: &EvalPlan, sets: &[OpenSet], model: &[(&str, String)]) -> BTreeMa
                     0 => String::new(),
                     n => format!(", {n} wholly ignored left out"),
                 };
-                let (name, path, n_images) = (&set.name, data.path.display(), set.indices.len());
+                let (name, path, n_images) = (&set.name, data.files.path.display(), set.indices.len());
                 format!("{name}: {path}, {n_images} images, {n_objects} objects{ignored}")
             }
-            None => data.path.display().to_string(),
+            None => data.files.path.display().to_string(),
         })
         .collect();
     about.insert("data".to_owned(), data.join("; "));
     about
 }
 
-/// What the evaluation says of its input is exit code 2, what the model did is 1.
-fn judged<T>(result: Result<T, EvalError>) -> Result<T, Failure> {
-    result.map_err(|error| match error.is_bad_input() {
-        true => Failure::Input(error.into()),
-        false => Failure::Run(error.into()),
-    })
-}
-
-/// Compares, judges, writes and prints; a missed gate is the last word.
-fn finish(plan: &EvalPlan, outcomes: &[ModelOutcome], gate: Option<&Gate>, started: Instant) -> Result<(), Failure> {
+/// Compares the checkpoints, writes and prints; a missed gate is the final error.
+fn finish(
+    plan: &EvaluatePlan,
+    outcomes: &[ModelOutcome],
+    gate: Option<&Gate>,
+    started: Instant,
+) -> Result<(), Failure> {
+    let out = plan.run.measure.out.as_deref();
     let all: Vec<&Results> = outcomes.iter().map(|outcome| &outcome.results).collect();
     let comparison: Vec<ComparisonRow> = compare(&all, &plan.run.bootstrap).bad_input()?;
-    if let Some(out) = &plan.run.out {
+    if let Some(out) = out {
         files::write_results(out, plan, outcomes)?;
     }
-    // The gate judges what may be released: the last one.
+    // The last checkpoint is the one that may be released.
     let verdict: Option<Verdict> = match (gate, outcomes.last()) {
         (Some(gate), Some(last)) => Some(gate.judge(&last.results).bad_input()?),
         _ => None,
     };
-    if let Some(out) = &plan.run.out {
+    if let Some(out) = out {
         let seconds = started.elapsed().as_secs_f64();
         files::write_reports(out, outcomes, &comparison, verdict.as_ref(), seconds)?;
     }
-    table::print(outcomes, &comparison, plan.run.out.as_deref())?;
+    table::print(outcomes, &comparison, out)?;
     let Some(verdict) = verdict else { return Ok(()) };
     if verdict.is_pass() {
         writeln!(crate::output::output(), "gate: {} of {} bounds met", verdict.checks.len(), verdict.checks.len())?;

@@ -10,7 +10,7 @@ use super::files::ModelOutcome;
 use crate::failure::Failure;
 use crate::output::output;
 
-/// Each metric over all objects, with the interval that the bootstrap gives; of several checkpoints the differences, too.
+/// Each metric over all objects with its bootstrap interval; with several checkpoints, their differences, too.
 pub(crate) fn print(
     outcomes: &[ModelOutcome],
     comparison: &[ComparisonRow],
@@ -44,7 +44,7 @@ pub(crate) fn print(
         writeln!(stdout, "{}", cells.join("  ").trim_end())?;
     }
     if outcomes.len() > 1 && !comparison.is_empty() {
-        writeln!(stdout, "* beyond chance: zero lies outside the 95 % interval of the paired bootstrap over images")?;
+        writeln!(stdout, "* significant: zero lies outside the 95 % interval of the paired bootstrap over images")?;
     }
     for outcome in outcomes {
         let sets = &outcome.results.data_sets;
@@ -59,7 +59,7 @@ pub(crate) fn print(
         }
     }
     if let Some(out) = out {
-        writeln!(stdout, "look at {}", out.join("report.html").display())?;
+        writeln!(stdout, "report: {}", out.join("report.html").display())?;
     }
     Ok(())
 }
@@ -67,7 +67,7 @@ pub(crate) fn print(
 fn header(outcomes: &[ModelOutcome]) -> Vec<String> {
     let mut cells = vec!["metric".to_owned()];
     cells.extend(outcomes.iter().map(|outcome| outcome.name.clone()));
-    cells.extend(outcomes.iter().skip(1).map(|outcome| format!("{} less {}", outcome.name, outcomes[0].name)));
+    cells.extend(outcomes.iter().skip(1).map(|outcome| format!("{} minus {}", outcome.name, outcomes[0].name)));
     cells
 }
 

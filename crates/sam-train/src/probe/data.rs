@@ -1,80 +1,82 @@
-//! What is learned from and what is judged, looked through before any image is encoded: classes, parts, and images of which
-//! not even the header can be read.
+//! Training and validation data of a probe, checked before any image is encoded: classes, parts, and images whose header
+//! cannot be read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
-use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{anyhow, bail};
 use sam_data::loader::Samples;
-use sam_data::{ClassFolders, DataError, OnBad, Source, SourceOptions, Split, SplitRule};
+use sam_data::{ClassFolders, DataError, OnBad, Source, Split, SplitRule};
 use sam_learn::probe::{Labels, ProbePart};
 
-use super::arguments::{ProbeArguments, Subject};
+use crate::config::ProbePlan;
+use crate::config::files::FilesPlan;
+use crate::config::probe::Subject;
 
-/// The share that is judged when nothing else says.
+/// The fraction that is held out by default.
 const HOLD_OUT: f64 = 0.2;
 
-/// Things that are spelt out in a message; the rest is counted.
+/// Names that a message lists; the rest is counted.
 const SPELT_OUT: usize = 5;
 
-/// Classes and parts, ready.
+/// Classes and both parts.
 pub(crate) struct ProbeData {
     pub(crate) subject: Subject,
     pub(crate) classes: Vec<ClassCount>,
     pub(crate) train: ProbePart,
     pub(crate) val: ProbePart,
-    /// What was left out, a sentence each.
-    pub(crate) left_out: Vec<String>,
+    /// What was excluded, a sentence each.
+    pub(crate) excluded: Vec<String>,
 }
 
-/// How often a class occurs.
+/// The samples of a class.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub(crate) struct ClassCount {
     pub(crate) name: String,
-    /// Samples to learn from.
+    /// Training samples.
     pub(crate) n_train: usize,
-    /// Samples to judge.
+    /// Validation samples.
     pub(crate) n_val: usize,
 }
 
-/// A set of images, whatever names their classes.
+/// A set of images, with classes of either kind.
 enum Set {
     Images(Arc<ClassFolders>),
     Objects(Arc<Source>),
 }
 
 impl ProbeData {
-    pub(crate) fn open(arguments: &ProbeArguments) -> anyhow::Result<Self> {
-        let options = arguments.source.options()?;
-        let set = Set::open(&arguments.data, arguments.of, &options)?;
+    pub(crate) fn open(plan: &ProbePlan) -> anyhow::Result<Self> {
+        let files = &plan.data.files;
+        let set = Set::open(files, plan.probe.of)?;
         let subject = set.subject();
-        let (mut train, mut val) = match &arguments.val {
+        let (mut train, mut val) = match &plan.data.validation {
             Some(path) => {
-                let judged = Set::open(path, Some(subject), &options)?;
-                (Part::of(&set, (0..set.len()).collect()), Part::of(&judged, (0..judged.len()).collect()))
+                let validation = Set::open(&FilesPlan { path: path.clone(), ..files.clone() }, Some(subject))?;
+                (Part::of(&set, (0..set.len()).collect()), Part::of(&validation, (0..validation.len()).collect()))
             }
             None => {
-                let (train, val) = set.parts(arguments)?;
+                let (train, val) = set.parts(plan)?;
                 (Part::of(&set, train), Part::of(&set, val))
             }
         };
-        let mut left_out = set.left_out(options.bad)?;
+        let bad = files.options.bad;
+        let mut excluded = set.excluded(bad)?;
         for part in [&mut train, &mut val] {
-            if let Some(n) = arguments.max_images {
-                part.keep_at_most(n.get());
+            if let Some(n) = plan.data.selection.max_images {
+                part.keep_at_most(n);
             }
-            left_out.extend(part.look(options.bad)?);
+            excluded.extend(part.read_classes(bad)?);
         }
         let counts = count(&train, &val)?;
-        let classes = chosen(counts, arguments, subject, &mut left_out)?;
+        let classes = select(counts, plan.data.min_samples, subject, &mut excluded)?;
         let names: Vec<&str> = classes.iter().map(|class| class.name.as_str()).collect();
-        Ok(Self { subject, train: train.labelled(&names), val: val.labelled(&names), left_out, classes })
+        Ok(Self { subject, train: train.labelled(&names), val: val.labelled(&names), excluded, classes })
     }
 
-    /// "159 objects of 24 images learned from, ..".
-    pub(crate) fn tell(&self, out: &mut impl Write) -> std::io::Result<()> {
+    /// "6 classes; trained on 159 objects of 24 images, ..".
+    pub(crate) fn print(&self, out: &mut impl Write) -> std::io::Result<()> {
         let sum = |count: fn(&ClassCount) -> usize| self.classes.iter().map(count).sum::<usize>();
         let of = |n_samples: usize, part: &ProbePart| match self.subject {
             Subject::Images => counted(n_samples, "image"),
@@ -83,8 +85,8 @@ impl ProbeData {
             }
         };
         let (train, val) = (of(sum(|c| c.n_train), &self.train), of(sum(|c| c.n_val), &self.val));
-        writeln!(out, "{}; learned from {train}, judged on {val}", counted(self.classes.len(), "class"))?;
-        self.left_out.iter().try_for_each(|what| writeln!(out, "left out: {what}"))
+        writeln!(out, "{}; trained on {train}, validated on {val}", counted(self.classes.len(), "class"))?;
+        self.excluded.iter().try_for_each(|what| writeln!(out, "excluded: {what}"))
     }
 }
 
@@ -98,15 +100,15 @@ impl Clone for Set {
 }
 
 impl Set {
-    fn open(path: &Path, subject: Option<Subject>, options: &SourceOptions) -> anyhow::Result<Self> {
+    fn open(files: &FilesPlan, subject: Option<Subject>) -> anyhow::Result<Self> {
+        let FilesPlan { path, options } = files;
         let images = || ClassFolders::open(path, options.split.as_deref(), options.intensity);
-        let objects = || Source::open(path, options);
         match subject {
             Some(Subject::Images) => Ok(Self::Images(Arc::new(images()?))),
-            Some(Subject::Objects) => Ok(Self::Objects(Arc::new(objects()?))),
-            None => match objects() {
-                Ok(source) => Ok(Self::Objects(Arc::new(source))),
-                // Only a folder that is of no format of objects may be one of images by class.
+            Some(Subject::Objects) => Ok(Self::Objects(files.open()?)),
+            None => match files.open() {
+                Ok(source) => Ok(Self::Objects(source)),
+                // Only a folder without a known format of objects may be one of images by class.
                 Err(unknown @ DataError::UnknownFormat { .. }) if path.is_dir() => match images() {
                     Ok(folders) => Ok(Self::Images(Arc::new(folders))),
                     Err(no_images) => Err(anyhow!("{no_images}. As a data set of objects: {unknown}")),
@@ -158,7 +160,7 @@ impl Set {
         }
     }
 
-    /// Classes of what an image gives, found without decoding it.
+    /// The classes of the samples of an image, without decoding it.
     fn classes_of(&self, index: usize) -> Result<Vec<Option<usize>>, DataError> {
         match self {
             Self::Images(folders) => folders.check_header(index).map(|()| vec![Some(folders.class(index))]),
@@ -166,8 +168,8 @@ impl Set {
         }
     }
 
-    /// What was no part of it from the start.
-    fn left_out(&self, bad: OnBad) -> anyhow::Result<Vec<String>> {
+    /// Images without a class.
+    fn excluded(&self, bad: OnBad) -> anyhow::Result<Vec<String>> {
         match self {
             Self::Objects(source) => {
                 let mut err = std::io::stderr();
@@ -181,17 +183,22 @@ impl Set {
                 match (stray.is_empty(), bad) {
                     (true, _) => Ok(Vec::new()),
                     (false, OnBad::Drop) => Ok(vec![what]),
-                    (false, OnBad::Refuse) => bail!("{what}; move them, or leave them out with --drop-bad"),
+                    (false, OnBad::Refuse) => {
+                        bail!("{what}; move them, or skip them with --drop-bad (data.bad = \"drop\")")
+                    }
                 }
             }
         }
     }
 
-    /// What is learned from and what is judged: as told, as given, or by a hash of the names.
-    fn parts(&self, arguments: &ProbeArguments) -> anyhow::Result<(Vec<usize>, Vec<usize>)> {
-        if let Some(file) = &arguments.split {
+    /// Training and validation images: of a split file, of the data set's own split, or by a hash of the names.
+    fn parts(&self, plan: &ProbePlan) -> anyhow::Result<(Vec<usize>, Vec<usize>)> {
+        if let Some(file) = &plan.data.selection.split_file {
             let Self::Objects(source) = self else {
-                bail!("--split is of a data set of objects; put images into folders train and val, or use --hold-out");
+                bail!(
+                    "data.split_file (--split) is for a data set of objects; put images into folders train and val, or use \
+                     data.hold_out (--hold-out)"
+                );
             };
             let split = Split::load(source, file)?;
             if split.train.is_empty() || split.val.is_empty() {
@@ -202,17 +209,17 @@ impl Set {
         let of_part = |part: &str| -> Vec<usize> {
             (0..self.len()).filter(|&index| self.given_split(index) == Some(part)).collect()
         };
-        if arguments.hold_out.is_none() {
+        if plan.data.hold_out.is_none() {
             let train = of_part("train");
-            let judged = ["val", "test"].map(of_part).into_iter().find(|part| !part.is_empty());
-            if let Some(judged) = judged.filter(|_| !train.is_empty()) {
-                return Ok((train, judged));
+            let val = ["val", "test"].map(of_part).into_iter().find(|part| !part.is_empty());
+            if let Some(val) = val.filter(|_| !train.is_empty()) {
+                return Ok((train, val));
             }
         }
         let names: Vec<String> = (0..self.len()).map(|index| self.name(index)).collect();
-        let val = arguments.hold_out.unwrap_or(HOLD_OUT);
-        let split = Split::of_names(&names, &SplitRule { val, seed: arguments.seed, ..SplitRule::default() });
-        let split = split.map_err(|error| anyhow!("--hold-out {val}: {error}"))?;
+        let val = plan.data.hold_out.unwrap_or(HOLD_OUT);
+        let split = Split::of_names(&names, &SplitRule { val, seed: plan.run.seed, ..SplitRule::default() });
+        let split = split.map_err(|error| anyhow!("data.hold_out = {val}: {error}"))?;
         Ok((split.train, split.val))
     }
 }
@@ -221,7 +228,7 @@ impl Set {
 struct Part {
     set: Set,
     indices: Vec<usize>,
-    /// Of the samples that each of these gives, once that was looked at.
+    /// The classes of the samples of each image, once they are read.
     classes: Vec<Vec<Option<usize>>>,
 }
 
@@ -230,7 +237,7 @@ impl Part {
         Self { set: set.clone(), indices, classes: Vec::new() }
     }
 
-    /// Spread evenly: neighbours are often alike, and of one class.
+    /// Spread evenly, because neighbouring images are often similar and of one class.
     fn keep_at_most(&mut self, n_images: usize) {
         let n = self.indices.len();
         if n_images < n {
@@ -238,8 +245,8 @@ impl Part {
         }
     }
 
-    /// Finds out the classes; counts and names images whose header or annotations cannot be read.
-    fn look(&mut self, bad: OnBad) -> anyhow::Result<Option<String>> {
+    /// Reads the classes; counts and names images whose header or annotations cannot be read.
+    fn read_classes(&mut self, bad: OnBad) -> anyhow::Result<Option<String>> {
         let mut wrong = Vec::new();
         let (set, classes) = (&self.set, &mut self.classes);
         self.indices.retain(|&index| match set.classes_of(index) {
@@ -256,14 +263,14 @@ impl Part {
         match (wrong.is_empty(), bad) {
             (true, _) => Ok(None),
             (false, OnBad::Drop) => Ok(Some(what)),
-            (false, OnBad::Refuse) => bail!("{what}; mend them, or leave them out with --drop-bad"),
+            (false, OnBad::Refuse) => bail!("{what}; repair them, or skip them with --drop-bad (data.bad = \"drop\")"),
         }
     }
 
-    /// With classes as the probe numbers them.
+    /// With labels as indices into the classes of the probe.
     fn labelled(self, classes: &[&str]) -> ProbePart {
-        let number = |name: &String| classes.iter().position(|class| class == name);
-        let of_set: Vec<Option<usize>> = self.set.classes().iter().map(number).collect();
+        let index = |name: &String| classes.iter().position(|class| class == name);
+        let of_set: Vec<Option<usize>> = self.set.classes().iter().map(index).collect();
         let labels = match &self.set {
             Set::Objects(_) => Labels::OfObjects(of_set),
             Set::Images(folders) => {
@@ -277,7 +284,7 @@ impl Part {
         ProbePart { samples: self.set.samples(), indices, labels }
     }
 
-    /// Samples of each class by name, and how many have none.
+    /// Samples of each class by name, and the number without a class.
     fn count(&self) -> (BTreeMap<&str, usize>, usize) {
         let (mut counts, mut without) = (BTreeMap::new(), 0);
         for class in self.classes.iter().flatten() {
@@ -303,29 +310,29 @@ fn count(train: &Part, val: &Part) -> anyhow::Result<Vec<ClassCount>> {
             0 => "no object at all".to_owned(),
             n => format!("{} without a class", counted(n, "object")),
         };
-        bail!("a probe needs classes to tell apart, got {found}; SA-1B and instance label images have none");
+        bail!("a probe needs classes, got {found}; SA-1B and instance label images have none");
     }
     Ok(counts)
 }
 
-/// The classes that are told apart, or why that cannot be.
-fn chosen(
+/// The classes that are classified; an error when there are not enough.
+fn select(
     counts: Vec<ClassCount>,
-    arguments: &ProbeArguments,
+    min_samples: Option<usize>,
     subject: Subject,
-    left_out: &mut Vec<String>,
+    excluded: &mut Vec<String>,
 ) -> anyhow::Result<Vec<ClassCount>> {
     let kind = match subject {
         Subject::Images => "image",
         Subject::Objects => "object",
     };
-    let classes = match arguments.min_samples {
+    let classes = match min_samples {
         Some(n) => {
-            let is_enough = |class: &ClassCount| class.n_train >= n.get() && class.n_val > 0;
+            let is_enough = |class: &ClassCount| class.n_train >= n && class.n_val > 0;
             let (kept, rare): (Vec<ClassCount>, Vec<ClassCount>) = counts.into_iter().partition(is_enough);
             if !rare.is_empty() {
                 let names: Vec<String> = rare.into_iter().map(|class| class.name).collect();
-                left_out.push(format!("{} of few {kind}s: {}", counted(names.len(), "class"), listed(&names)));
+                excluded.push(format!("{} with few {kind}s: {}", counted(names.len(), "class"), listed(&names)));
             }
             kept
         }
@@ -337,8 +344,8 @@ fn chosen(
                 .collect();
             if !unknown.is_empty() {
                 bail!(
-                    "{} judged and never learned from: {}; give another --seed or a smaller --hold-out, or leave out rare \
-                     classes with --min-samples 1",
+                    "{} without a training sample: {}; use another --seed (run.seed) or a smaller --hold-out (data.hold_out), \
+                     or exclude rare classes with --min-samples 1 (data.min_samples)",
                     counted(unknown.len(), "class"),
                     listed(&unknown)
                 );
@@ -348,11 +355,11 @@ fn chosen(
     };
     if classes.len() < 2 {
         let got = classes.first().map_or_else(|| "none".to_owned(), |class| format!("{} alone", class.name));
-        bail!("a probe needs at least two classes to tell apart, got {got}");
+        bail!("a probe needs at least two classes, got {got}");
     }
     let n_val: usize = classes.iter().map(|class| class.n_val).sum();
     if n_val == 0 {
-        bail!("there is no {kind} to judge; give --val, or a larger --hold-out");
+        bail!("there is no {kind} for validation; use --val (data.validation), or a larger --hold-out (data.hold_out)");
     }
     Ok(classes)
 }

@@ -1,4 +1,4 @@
-//! The encoders of checkpoints, whichever network they come from.
+//! The encoders of checkpoints, of masked autoencoders and segmenters.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -9,13 +9,14 @@ use sam_learn::probe::FrozenEncoder;
 use sam_model::MaeConfig;
 use sam_model::weights::{Checkpoint, Layout, LoadOptions, LoadReport, MaeCheckpoint, StateDict};
 
-use super::arguments::{ProbeArguments, Subject, Token};
+use crate::config::ProbePlan;
+use crate::config::probe::{Subject, Token};
 use crate::names;
-use crate::train::{pretrained_file, told};
+use crate::train::{load_report_lines, pretrained_file};
 
-/// A checkpoint, recognised; its weights are read once the data is known to be sound.
+/// A recognised checkpoint; its weights are read once the data is checked.
 pub(crate) struct EncoderFile {
-    /// In the table.
+    /// Its name in the table.
     pub(crate) name: String,
     pub(crate) path: PathBuf,
     kind: Kind,
@@ -26,52 +27,53 @@ enum Kind {
     Segmenter(Box<Checkpoint>),
 }
 
-/// All of them.
-pub(crate) fn open(arguments: &ProbeArguments) -> anyhow::Result<Vec<EncoderFile>> {
-    let names = names::of_checkpoints(&arguments.checkpoints);
+/// Opens all checkpoints of a plan.
+pub(crate) fn open(plan: &ProbePlan) -> anyhow::Result<Vec<EncoderFile>> {
+    let checkpoints = &plan.model.checkpoints.checkpoint;
+    let names = names::of_checkpoints(checkpoints);
     let open = |(path, name): (&PathBuf, String)| {
         let file = EncoderFile::open(path, name)?;
-        file.check(arguments)?;
+        file.check(plan)?;
         Ok(file)
     };
-    arguments.checkpoints.iter().zip(names).map(open).collect()
+    checkpoints.iter().zip(names).map(open).collect()
 }
 
 impl EncoderFile {
     fn open(path: &Path, name: String) -> anyhow::Result<Self> {
         let file = pretrained_file(path);
         if file.is_dir() && file.join("plan.toml").is_file() {
-            bail!("--checkpoint {}: the run has no best checkpoint yet; let it go on to a save first", path.display());
+            bail!("{}: the run has no best checkpoint yet; resume it until it saves one", path.display());
         }
         let dict = StateDict::open(&file)?;
         let kind = match Layout::recognise(&dict.tensors) {
             Ok(Layout::Mae) => Kind::Autoencoder(Box::new(MaeCheckpoint::open(&file)?)),
-            // What is none at all, this says with all that it looked for.
+            // For any other file, this error lists the layouts that are known.
             Ok(_) | Err(_) => Kind::Segmenter(Box::new(Checkpoint::recognise(dict)?)),
         };
         Ok(Self { name, path: file, kind })
     }
 
-    /// Refuses a size or a token that the network cannot have, before the data is looked at.
-    fn check(&self, arguments: &ProbeArguments) -> anyhow::Result<()> {
+    /// Rejects a size or a token that the network cannot have, before the data is read.
+    fn check(&self, plan: &ProbePlan) -> anyhow::Result<()> {
         let shown = self.path.display();
-        let wrong_size = |problems: Vec<String>| anyhow!("{shown}: --image-size: {}", problems.join("; "));
+        let wrong_size = |problems: Vec<String>| anyhow!("{shown}: model.image_size: {}", problems.join("; "));
         match &self.kind {
             Kind::Autoencoder(checkpoint) => {
-                let side = arguments.image_size.map_or(checkpoint.config.image_size_hw, |side| [side; 2]);
+                let side = plan.model.image_size.map_or(checkpoint.config.image_size_hw, |side| [side; 2]);
                 autoencoder_at(checkpoint, side).check().map_err(|error| wrong_size(error.problems))
             }
-            Kind::Segmenter(_) if arguments.token == Token::Class => {
-                bail!("{shown}: a segmenter has no class token; leave --token class out")
+            Kind::Segmenter(_) if plan.probe.token == Token::Class => {
+                bail!("{shown}: a segmenter has no class token; use probe.token = \"mean\" (--token mean)")
             }
             Kind::Segmenter(checkpoint) => {
-                let config = segmenter_at(checkpoint, arguments.image_size).config;
+                let config = segmenter_at(checkpoint, plan.model.image_size).config;
                 config.check().map_err(|error| wrong_size(error.problems))
             }
         }
     }
 
-    /// With its weights, at the size that is asked for, or its own.
+    /// Loads it at `image_size`, or its own size.
     pub(crate) fn load(
         &self,
         image_size: Option<usize>,
@@ -84,7 +86,7 @@ impl EncoderFile {
                 let size_hw = match (image_size, subject) {
                     (Some(side), _) => [side; 2],
                     (None, Subject::Images) => [height, width],
-                    // A whole image of any shape lies in a square, as the segmenter takes it.
+                    // A whole image of any shape is padded to a square, as for the segmenter.
                     (None, Subject::Objects) => [height.max(width); 2],
                 };
                 let (mae, report) = checkpoint.load_with(&autoencoder_at(checkpoint, size_hw), 0, device)?;
@@ -95,25 +97,25 @@ impl EncoderFile {
                 (FrozenEncoder::Segmenter(Box::new(sam)), report)
             }
         };
-        self.tell(&report)?;
+        self.print(&report)?;
         Ok(encoder)
     }
 
-    /// What a person should know of the tensors; a decoder that is not there was never needed.
-    fn tell(&self, report: &LoadReport) -> anyhow::Result<()> {
+    /// Prints what was loaded; a missing decoder is not needed.
+    fn print(&self, report: &LoadReport) -> anyhow::Result<()> {
         let mut err = std::io::stderr();
         let is_of_decoder = |key: &String| key.starts_with("decoder_") || key == "mask_token";
         let report = LoadReport {
             fresh: report.fresh.iter().filter(|key| !is_of_decoder(key)).cloned().collect(),
             ..report.clone()
         };
-        for line in told(&report) {
+        for line in load_report_lines(&report) {
             writeln!(err, "{}: {}", self.name, line.trim_start_matches("model: "))?;
         }
         Ok(())
     }
 
-    /// What it is, for the results.
+    /// A description for the results.
     pub(crate) fn description(&self) -> String {
         match &self.kind {
             Kind::Autoencoder(checkpoint) => sam_model::weights::describe_autoencoder(&checkpoint.config),

@@ -10,65 +10,65 @@ use serde::Serialize;
 
 use super::data::ClassCount;
 
-/// Of the file; a later program that changes its meaning counts up.
+/// Version of the file; increase it with every change of meaning.
 const FORMAT: u32 = 1;
 
-/// In the folder of results.
+/// Name of the file.
 pub(crate) const RESULTS: &str = "probe.json";
 
-/// Everything that came of a probe.
+/// All results of a probe.
 #[derive(Debug, Serialize)]
 pub(crate) struct ProbeResults {
     format: u32,
-    /// Where and by what it was computed; no times, so that equal probes leave equal files.
+    /// The origin of the results; without times, so that equal probes write equal files.
     pub(crate) about: BTreeMap<String, String>,
-    /// In the order in which lists by class have them.
+    /// In the order of lists by class.
     pub(crate) classes: Vec<ClassCount>,
-    /// What was left out, a sentence each.
+    /// What was excluded, a sentence each.
     pub(crate) left_out: Vec<String>,
     /// Neighbours that vote.
     pub(crate) neighbours: usize,
-    /// Features, best known first: checkpoints, random weights, pixels.
+    /// Checkpoints first, then random weights, then pixels.
     pub(crate) rows: Vec<Row>,
-    /// What is right when the most frequent class of what is learned from is always said.
+    /// Scores of always predicting the most frequent class of the training samples.
     pub(crate) most_frequent_class: ClassScores,
 }
 
-/// Some features.
+/// The scores of one kind of features.
 #[derive(Debug, Serialize)]
 pub(crate) struct Row {
-    /// In the table.
+    /// Name in the table.
     pub(crate) name: String,
-    /// What they are.
+    /// Kind of the features.
     pub(crate) kind: RowKind,
-    /// The network, where there is one.
+    /// The network, except for pixels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) encoder: Option<String>,
-    /// How many features there are.
+    /// Number of features.
     pub(crate) width: usize,
     pub(crate) neighbours: Scores,
     pub(crate) linear: Scores,
-    /// How small the weights of the linear layer are held.
+    /// L2 penalty of the linear layer.
     pub(crate) penalty: f64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum RowKind {
-    /// Of an encoder with the weights of a checkpoint.
+    /// An encoder with the weights of a checkpoint.
     Checkpoint,
-    /// Of the same with random weights.
+    /// The same encoder with random weights.
     RandomWeights,
-    /// Of no network.
+    /// No network.
     Pixels,
 }
 
-/// Of one classifier.
+/// The scores of one classifier.
 #[derive(Debug, Serialize)]
 pub(crate) struct Scores {
     #[serde(flatten)]
     pub(crate) scores: ClassScores,
-    /// By how much its accuracy is above that of the same encoder with random weights.
+    /// Accuracy minus that of the same encoder with random weights.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) less_random: Option<Interval>,
 }

@@ -14,7 +14,7 @@ pub(crate) fn print(results: &ProbeResults) -> std::io::Result<()> {
     print_classifier(&mut out, results, &of_neighbours, is_compared, |row| &row.neighbours)?;
     print_classifier(&mut out, results, "linear layer", is_compared, |row| &row.linear)?;
     if is_compared {
-        writeln!(out, "\n* beyond chance: zero lies outside the 95 % interval of the paired bootstrap over images")?;
+        writeln!(out, "\n* significant: zero lies outside the 95 % interval of the paired bootstrap over images")?;
     }
     Ok(())
 }
@@ -26,7 +26,7 @@ fn print_classifier(
     is_compared: bool,
     scores: impl Fn(&Row) -> &Scores,
 ) -> std::io::Result<()> {
-    let header = [title, "features", "accuracy", "balanced", if is_compared { "less random weights" } else { "" }];
+    let header = [title, "features", "accuracy", "balanced", if is_compared { "minus random weights" } else { "" }];
     let mut rows = vec![header.map(str::to_owned)];
     rows.extend(results.rows.iter().map(|row| {
         let Scores { scores, less_random } = scores(row);
@@ -51,7 +51,7 @@ fn difference(interval: Interval) -> String {
     format!("{value:+.4} ({low:+.4} to {high:+.4}){mark}")
 }
 
-/// Columns as wide as they must be; the second is of numbers.
+/// Aligned columns; the second one contains numbers.
 fn print_rows(out: &mut impl Write, rows: &[[String; 5]]) -> std::io::Result<()> {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: [usize; 5] = std::array::from_fn(width);

@@ -1,4 +1,4 @@
-//! A run in plain lines, and the table at its end.
+//! The console output of a run: plain lines, and a table at the end.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -12,43 +12,43 @@ use sam_learn::{Outcome, Progress, RunEvent, Scores, SegmentationTerms, StepReco
 
 use crate::output::output;
 
-/// Of a column of the table at the end.
+/// Width of a column of the table.
 const WIDTH: usize = 21;
 
-/// Between two lines about a validation that goes on.
+/// Time between two progress lines of a validation.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
-/// Files that are named at the end; the others are counted.
+/// Files that are listed at the end; the others are counted.
 const SPELT_OUT: usize = 20;
 
-/// Prints what happens; on a terminal burn-train's view shows the steps and only the end is printed.
+/// Prints events; on a terminal, burn-train's view shows the steps and only the end is printed.
 pub(crate) struct Lines {
     every_steps: u64,
     is_terminal: bool,
     last_line: Mutex<Instant>,
-    /// Images that could not be read, by the reason, which names the file; and how often that was so.
-    left_out: Mutex<BTreeMap<String, usize>>,
+    /// Unreadable images by the reason, which names the file, with their number of occurrences.
+    skipped: Mutex<BTreeMap<String, usize>>,
 }
 
 impl Lines {
     pub(crate) fn new(every_steps: u64, is_terminal: bool) -> Self {
-        Self { every_steps, is_terminal, last_line: Mutex::new(Instant::now()), left_out: Mutex::default() }
+        Self { every_steps, is_terminal, last_line: Mutex::new(Instant::now()), skipped: Mutex::default() }
     }
 
-    pub(crate) fn begin(&self, folder: &Path, resumed: Option<&Progress>) {
+    pub(crate) fn start(&self, folder: &Path, resumed: Option<&Progress>) {
         let mut out = output();
         let _ = match resumed {
-            Some(progress) => writeln!(out, "goes on in {} after step {}", folder.display(), progress.step),
+            Some(progress) => writeln!(out, "resumes in {} after step {}", folder.display(), progress.step),
             None => writeln!(out, "writes to {}", folder.display()),
         };
     }
 
-    /// A line that cannot be printed is not worth ending a run for.
+    /// Ignores output errors, which must not end a run.
     pub(crate) fn show(&self, event: &RunEvent) {
         if let RunEvent::Skipped { step, reason } = event {
-            let _ = writeln!(std::io::stderr(), "step {step}: left out: {reason}");
-            if let Ok(mut left_out) = self.left_out.lock() {
-                *left_out.entry(reason.clone()).or_default() += 1;
+            let _ = writeln!(std::io::stderr(), "step {step}: skipped: {reason}");
+            if let Ok(mut skipped) = self.skipped.lock() {
+                *skipped.entry(reason.clone()).or_default() += 1;
             }
         }
         if self.is_terminal {
@@ -72,9 +72,9 @@ impl Lines {
         };
     }
 
-    /// What was left out; before, best and last side by side.
+    /// Skipped images, and the scores before training, of the best and of the last checkpoint.
     pub(crate) fn end(&self, outcome: &Outcome) {
-        self.count_left_out();
+        self.print_skipped();
         let Progress { baseline, best, last, .. } = &outcome.progress;
         let rows: Vec<(&str, &Scores)> = [("before", baseline), ("best", best), ("last", last)]
             .into_iter()
@@ -97,17 +97,17 @@ impl Lines {
         let _ = writeln!(out);
     }
 
-    /// Each file once: a run meets it again in every epoch.
-    fn count_left_out(&self) {
-        let Ok(left_out) = self.left_out.lock() else { return };
-        if left_out.is_empty() {
+    /// Each file once, although every epoch skips it again.
+    fn print_skipped(&self) {
+        let Ok(skipped) = self.skipped.lock() else { return };
+        if skipped.is_empty() {
             return;
         }
-        let n_times: usize = left_out.values().sum();
+        let n_times: usize = skipped.values().sum();
         let mut out = output();
-        let n = left_out.len();
-        let _ = writeln!(out, "\nimages that could not be read and were left out: {n} ({n_times} times)");
-        for (reason, times) in left_out.iter().take(SPELT_OUT) {
+        let n = skipped.len();
+        let _ = writeln!(out, "\nskipped unreadable images: {n} ({n_times} times)");
+        for (reason, times) in skipped.iter().take(SPELT_OUT) {
             let _ = writeln!(out, "  {times} x {reason}");
         }
         if n > SPELT_OUT {

@@ -1,4 +1,4 @@
-//! `task = "pretrain"`: a plan becomes a run folder, as for a training.
+//! `task = "pretrain"`: a plan becomes a run folder, as in a training.
 
 use std::io::Write;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use sam_data::loader::{Samples, Subset};
 use sam_data::random::{Purpose, RandomStream};
-use sam_data::{ImageTree, Intensity, Source};
+use sam_data::{ImageTree, Intensity};
 use sam_files::Fingerprint;
 use sam_infer::DeviceName;
 use sam_learn::options::PretrainOptions;
@@ -17,23 +17,25 @@ use sam_model::init::initialise_mae;
 use sam_model::weights::{Dtype, ExportFormat, MaeCheckpoint, MaeExportOptions, MaeParts, export_mae};
 
 use crate::cli::RunArguments;
-use crate::config::PretrainPlan;
 use crate::config::data_source::DataSource;
 use crate::config::pretrain::{HeldOutPlan, SourceKind};
+use crate::config::{PretrainPlan, Task};
 use crate::failure::{BadInput, Failure};
 use crate::output::output;
 use crate::train::run_folder::RunFolder;
-use crate::train::watch::Watch;
+use crate::train::session::RunSession;
+use crate::train::{load_report_lines, pretrained_file};
 
 /// The encoder alone under timm's names, for other programs.
 const ENCODER_FILE: &str = "encoder.pth";
 
-pub(super) fn carry_out(plan: &PretrainPlan, folder: RunFolder, arguments: &RunArguments) -> Result<(), Failure> {
-    let watch = Watch::new(folder, &plan.run, &plan.log, arguments)?;
+/// Runs a pre-training.
+pub(crate) fn run_plan(plan: &PretrainPlan, folder: RunFolder, arguments: &RunArguments) -> Result<(), Failure> {
+    let session = RunSession::new(folder, &plan.run, &plan.log, arguments)?;
     let mut notes = Vec::new();
     let mae = open_model(plan, &mut notes).bad_input()?;
     let (samples, held_out) = open_data(plan, &mut notes).bad_input()?;
-    watch.begin(&plan.to_toml()?, &notes)?;
+    session.start(&Task::Pretrain.to_toml(plan)?, &notes)?;
     let pretraining = Pretraining {
         options: PretrainOptions {
             run: plan.run.clone(),
@@ -46,23 +48,23 @@ pub(super) fn carry_out(plan: &PretrainPlan, folder: RunFolder, arguments: &RunA
         samples,
         loader: plan.loader_options(),
         held_out,
-        interrupter: watch.interrupter(),
-        listener: watch.listener(),
-        terminal_view: watch.is_terminal(),
+        interrupter: session.interrupter(),
+        listener: session.listener(),
+        terminal_view: session.is_terminal(),
     };
-    watch.carry_out(|resume| pretrain(mae, pretraining, resume), |outcome| finish(watch.folder(), outcome))
+    session.run(|resume| pretrain(mae, pretraining, resume), |outcome| finish(session.folder(), outcome))
 }
 
-/// The encoder for other programs, and what to do next.
+/// Exports the encoder for other programs, and prints the next steps.
 fn finish(folder: &Path, outcome: &Outcome) -> Result<(), Failure> {
     let (mae, _) = MaeCheckpoint::open(&outcome.best)?.load(0, &burn::tensor::Device::flex())?;
     let options = MaeExportOptions { format: ExportFormat::Pth, dtype: Dtype::F32, parts: MaeParts::Encoder };
     let encoder = export_mae(&mae, options, &folder.join(ENCODER_FILE))?;
     let (mut out, shown) = (output(), folder.display());
     writeln!(out, "best checkpoint: {}", outcome.best.display())?;
-    writeln!(out, "encoder alone:   {} ({} tensors)", encoder.path.display(), encoder.tensors)?;
-    writeln!(out, "start from it:   model.init = \"mae\" and model.mae = \"{shown}\" in a training's configuration")?;
-    writeln!(out, "what it knows:   sam-train probe --checkpoint {shown} --data LABELLED")?;
+    writeln!(out, "encoder only:    {} ({} tensors)", encoder.path.display(), encoder.tensors)?;
+    writeln!(out, "train from it:   model.init = \"mae\" and model.mae = \"{shown}\" in a training's configuration")?;
+    writeln!(out, "probe it:        sam-train probe --checkpoint {shown} --data LABELLED")?;
     Ok(())
 }
 
@@ -82,10 +84,10 @@ fn open_model(plan: &PretrainPlan, notes: &mut Vec<String>) -> Result<MaskedAuto
         notes.push(format!("model: from scratch, {what}"));
         return Ok(initialise_mae(config.init(&device)?, plan.run.seed));
     };
-    let file = super::materials::pretrained_file(path);
+    let file = pretrained_file(path);
     let (mae, report) = MaeCheckpoint::open(&file)?.load_with(config, plan.run.seed, &device)?;
     notes.push(format!("model: {}, {what}", file.display()));
-    notes.extend(super::materials::told(&report));
+    notes.extend(load_report_lines(&report));
     Ok(mae)
 }
 
@@ -98,14 +100,14 @@ fn open_data(plan: &PretrainPlan, notes: &mut Vec<String>) -> Result<(Arc<dyn Sa
             (tree, Some(Box::new(move |index| names.name(index).to_owned())))
         }
         DataSource::Files(files) => {
-            let source = Arc::new(Source::open(&files.path, &files.options)?);
+            let source = files.open()?;
             let names = Arc::clone(&source);
             (source, Some(Box::new(move |index| names.name(index))))
         }
     };
     let n = samples.n_samples();
     if n == 0 {
-        bail!("data.train: there is no image to learn from");
+        bail!("data.train: there is no training image");
     }
     let (samples, held_out) = match (&plan.data.held_out, names) {
         (HeldOutPlan::Nothing, _) => (samples, None),
@@ -116,22 +118,22 @@ fn open_data(plan: &PretrainPlan, notes: &mut Vec<String>) -> Result<(Arc<dyn Sa
         (HeldOutPlan::Synth(synth), _) => (samples, Some(Arc::new(synth.scenes()) as Arc<dyn Samples>)),
         (HeldOutPlan::Share(share), names) => hold_out(&samples, names, plan.run.seed, *share)?,
     };
-    notes.push(format!("learns from {} images", samples.n_samples()));
+    notes.push(format!("trains on {} images", samples.n_samples()));
     let held_out = held_out
         .map(|held_out| HeldOut { n_images: plan.validation.max_images.min(held_out.n_samples()), samples: held_out });
     notes.push(match &held_out {
-        Some(held_out) => format!("judged by {} images that are never learned from", held_out.n_images),
-        None => "judged by nothing: the last checkpoint is the best".to_owned(),
+        Some(held_out) => format!("validates on {} images that are never trained on", held_out.n_images),
+        None => "validates on nothing: the last checkpoint is the best".to_owned(),
     });
     Ok((samples, held_out))
 }
 
 type Names = Box<dyn Fn(usize) -> String>;
 
-/// What is learned from, and what is held out.
+/// Training and held-out images.
 type Parts = (Arc<dyn Samples>, Option<Arc<dyn Samples>>);
 
-/// By a hash of the name, so that images that are added move no other.
+/// Held out by a hash of the name, so that adding images never moves others.
 fn hold_out(samples: &Arc<dyn Samples>, names: Option<Names>, seed: u64, share: f64) -> Result<Parts> {
     let is_held_out = |index: usize| {
         let key = names.as_ref().map_or(index as u64, |names| {

@@ -1,4 +1,4 @@
-//! The report of a run: written anew at each save, so that there is one whatever ends the run.
+//! The report of a run, rewritten at each save so that it exists however the run ends.
 
 use std::io::Write;
 
@@ -19,7 +19,7 @@ impl ReportWriter {
         Self { folder, name }
     }
 
-    /// After a save; a report that cannot be written is not worth ending a run for.
+    /// Writes it after a save; an error must not end the run.
     pub(super) fn on(&self, event: &RunEvent) {
         if matches!(event, RunEvent::Saved { .. })
             && let Err(error) = self.write()
@@ -34,13 +34,13 @@ impl ReportWriter {
         report.write(self.folder.path())
     }
 
-    /// Says where it is.
-    pub(super) fn tell(&self) -> std::io::Result<()> {
-        writeln!(output(), "look at:         {}", self.folder.path().join(REPORT_FILE).display())
+    /// Prints its path.
+    pub(super) fn print_path(&self) -> std::io::Result<()> {
+        writeln!(output(), "report:          {}", self.folder.path().join(REPORT_FILE).display())
     }
 }
 
-/// What `environment.json` says, for people.
+/// The content of `environment.json` for people.
 fn about(environment: &serde_json::Value) -> Vec<(String, String)> {
     let text = |key: &str| match &environment[key] {
         serde_json::Value::String(text) => text.clone(),
@@ -49,14 +49,14 @@ fn about(environment: &serde_json::Value) -> Vec<(String, String)> {
     let command = environment["command"].as_array().map_or_else(String::new, |words| {
         words.iter().filter_map(serde_json::Value::as_str).collect::<Vec<_>>().join(" ")
     });
-    let system = format!("{} on {}, {} processors", text("os"), text("architecture"), text("processors"));
+    let system = format!("{} on {}, {} cores", text("os"), text("architecture"), text("processors"));
     let started = environment["started_unix_s"].as_u64().map_or_else(String::new, date_and_time);
     [
         ("device", text("device")),
         ("system", system),
         ("program", format!("sam-train {}", text("program"))),
-        ("last begun or gone on with", started),
-        ("by", command),
+        ("started or resumed", started),
+        ("command", command),
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .to_vec()

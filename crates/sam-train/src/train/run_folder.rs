@@ -1,11 +1,11 @@
-//! The folder of a run: it explains itself, and nobody writes over it without being asked.
+//! The folder of a run: it documents itself, and it is replaced only on request.
 //!
 //! ```text
 //! config.toml        as typed            metrics.jsonl   a line per step and validation
-//! plan.toml          as carried out      tensorboard/    the same for TensorBoard
-//! environment.json   where and by what   previews/       pictures at each validation
-//! best.safetensors   official keys       checkpoints/    everything to go on with
-//! last.safetensors   official keys       report.html     curves, numbers, pictures (report.md: numbers)
+//! plan.toml          with every default  tensorboard/    the same for TensorBoard
+//! environment.json   device and program   previews/       images at each validation
+//! best.safetensors   official keys       checkpoints/    everything to resume
+//! last.safetensors   official keys       report.html     curves, tables, previews (report.md: tables)
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -17,17 +17,17 @@ const CONFIG: &str = "config.toml";
 const PLAN: &str = "plan.toml";
 const ENVIRONMENT: &str = "environment.json";
 
-/// A run folder, before or after it is made.
+/// A run folder, which may not exist yet.
 #[derive(Clone, Debug)]
 pub(crate) struct RunFolder {
     path: PathBuf,
-    /// Whether what is there goes.
+    /// Whether an earlier run in it is deleted.
     replaces: bool,
 }
 
 impl RunFolder {
-    /// For a new run.
-    pub(crate) fn to_make(path: &Path, force: bool) -> Result<Self> {
+    /// The folder of a new run.
+    pub(crate) fn to_create(path: &Path, force: bool) -> Result<Self> {
         let is_there = path.symlink_metadata().is_ok();
         let is_empty = path.read_dir().is_ok_and(|mut entries| entries.next().is_none());
         if !is_there || is_empty {
@@ -35,21 +35,21 @@ impl RunFolder {
         }
         let shown = path.display();
         if !path.join(PLAN).is_file() {
-            bail!("run.dir: {shown} exists and is no run; give another folder");
+            bail!("run.dir: {shown} exists but is not a run folder; choose another folder");
         }
         if !force {
             bail!(
-                "run.dir: {shown} holds a run; go on with it by `sam-train --resume {shown}`, give another folder, \
-                 or --force to replace it"
+                "run.dir: {shown} contains a run; resume it with `sam-train --resume {shown}`, choose another folder, \
+                 or use --force to replace it"
             );
         }
         Ok(Self { path: path.to_owned(), replaces: true })
     }
 
-    /// Of a run that is gone on with.
+    /// The folder of a run to resume.
     pub(crate) fn to_resume(path: &Path) -> Result<Self> {
         if !path.join(PLAN).is_file() {
-            bail!("--resume {}: must be the folder of a run; there is no {PLAN} in it", path.display());
+            bail!("--resume {}: must be a run folder; there is no {PLAN} in it", path.display());
         }
         Ok(Self { path: path.to_owned(), replaces: false })
     }
@@ -66,7 +66,7 @@ impl RunFolder {
         self.path.join(CHECKPOINTS_FOLDER)
     }
 
-    /// The files that say what is done, with what they are; those that are there.
+    /// The texts of the configuration and the plan, with their titles; those that exist.
     pub(crate) fn texts(&self) -> Vec<(&'static str, String)> {
         [("Configuration, as typed", CONFIG), ("Plan, with every default", PLAN)]
             .into_iter()
@@ -74,14 +74,14 @@ impl RunFolder {
             .collect()
     }
 
-    /// Where and by what it is done, as [`RunFolder::begin`] has written it.
+    /// Device and program, as [`RunFolder::write_start`] writes them.
     pub(crate) fn environment(&self) -> serde_json::Value {
         let text = std::fs::read_to_string(self.path.join(ENVIRONMENT)).unwrap_or_default();
         serde_json::from_str(&text).unwrap_or_default()
     }
 
-    /// Makes the folder and says in it what is done; the plan of a run that goes on is written anew.
-    pub(crate) fn begin(&self, plan_toml: &str, device: &str, config: Option<&Path>) -> Result<()> {
+    /// Creates the folder and writes configuration, plan and environment; a resumed run overwrites them.
+    pub(crate) fn write_start(&self, plan_toml: &str, device: &str, config: Option<&Path>) -> Result<()> {
         let failed = || format!("{}: the run folder cannot be written", self.path.display());
         if self.replaces {
             std::fs::remove_dir_all(&self.path).with_context(failed)?;

@@ -1,4 +1,4 @@
-//! Whole configurations: what is told about wrong ones, with which line, and what becomes of right ones.
+//! Whole configurations: the errors of wrong ones, with their lines, and the plans of valid ones.
 
 use std::path::PathBuf;
 
@@ -11,14 +11,15 @@ use sam_model::{SamConfig, Variant};
 
 use super::data_source::{DataSource, Validation};
 use super::model::ModelPlan;
-use super::resume::Refusal;
-use super::run::Export;
+use super::resume::{CHANGEABLE, FixedKey};
+use super::train::Export;
 use super::*;
 
+mod measure;
 mod pretrain;
 mod resume;
 
-/// The least that a run needs; lines of tests count from its end.
+/// The required keys of a run; lines of tests count from its end.
 const LEAST: &str = r#"run.dir = "runs/a"
 model.checkpoint = "sam.pth"
 data.train = "photos"
@@ -28,7 +29,10 @@ schedule.steps = 100
 
 fn read_with(text: &str, overrides: &[&str], paths: Paths) -> Result<TrainPlan, ConfigError> {
     let overrides: Vec<String> = overrides.iter().map(|&text| text.to_owned()).collect();
-    TrainPlan::read(&Document::parse("c.toml", PathBuf::new(), text, &overrides)?, paths)
+    match Plan::read(&Document::parse("c.toml", PathBuf::new(), text, &overrides)?, paths)? {
+        Plan::Train(plan) => Ok(*plan),
+        other => panic!("a training: {other:?}"),
+    }
 }
 
 fn read(text: &str) -> Result<TrainPlan, ConfigError> {
@@ -40,10 +44,10 @@ fn plan(more: &str) -> TrainPlan {
 }
 
 fn problems(text: &str) -> Vec<String> {
-    read(text).expect_err("refused").lines().to_vec()
+    read(text).expect_err("rejected").lines().to_vec()
 }
 
-/// What is told about lines after [`LEAST`], whose first is 6.
+/// The errors of lines after [`LEAST`], whose first is 6.
 fn problems_after_least(more: &str) -> Vec<String> {
     problems(&format!("{LEAST}{more}"))
 }
@@ -68,11 +72,11 @@ fn the_least_configuration_gets_every_default() {
 
     let loader = plan.data.loader_options(7, 1024, 256);
     let defaults = sam_data::loader::LoaderOptions { seed: 7, ..Default::default() };
-    assert_eq!(loader, defaults, "what is not typed is what the loader does by itself");
+    assert_eq!(loader, defaults, "the defaults are those of the loader");
 }
 
 #[test]
-fn everything_that_is_wrong_is_told_at_once_with_its_line() {
+fn all_errors_are_reported_together_with_their_lines() {
     let text = r#"
 [run]
 dir = 5
@@ -144,36 +148,39 @@ a = 1
         "c.toml:37: there is no section `extra` at the top; it takes `data`, `log`, `loss`, `model`, `optimiser`, `prompts`, \
          `result`, `run`, `schedule`, `task`, `validation`",
     ];
-    let told = problems(text);
-    for (told, expected) in told.iter().zip(expected) {
-        assert_eq!(told, expected);
+    let found = problems(text);
+    for (found, expected) in found.iter().zip(expected) {
+        assert_eq!(found, expected);
     }
-    assert_eq!(told.len(), expected.len(), "{told:#?}");
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
 }
 
 #[test]
-fn keys_that_are_missing_are_told_at_their_section() {
+fn missing_keys_are_reported_at_their_section() {
     assert_eq!(
         problems("task = \"train\"\n[run]\nname = \"a\"\n[data]\n[schedule]\ndecay = \"multi_step\"\n"),
         [
-            "c.toml: model.checkpoint must be given: the file to begin with, or init = \"scratch\"",
+            "c.toml: model.checkpoint must be given: the initial weights, or init = \"scratch\"",
             "c.toml:2: run.dir must be given: the folder of the run",
-            "c.toml:4: data.train must be given: a data set to learn from, or [data.synth] for made-up scenes",
+            "c.toml:4: data.train must be given: a data set to train on, or [data.synth] for synthetic scenes",
             "c.toml:4: data.validation must be given: a data set to validate on, split = { val = 0.1 }, \
              [data.validation_synth] or \"none\"",
-            "c.toml:5: schedule.steps must be given: how many steps the run has",
-            "c.toml:5: schedule.milestones must be given: the steps at which the rate falls, such as [60000, 86666]",
+            "c.toml:5: schedule.steps must be given: the number of steps of the run",
+            "c.toml:5: schedule.milestones must be given: the steps at which the learning rate is reduced, such as [60000, 86666]",
         ]
     );
-    let told = problems(&LEAST.replace("model.checkpoint = \"sam.pth\"", "model.init = \"scratch\""));
-    assert_eq!(told, ["c.toml:2: model.variant must be given: vit_b, vit_l or vit_h, or all numbers in [model.sizes]"]);
+    let found = problems(&LEAST.replace("model.checkpoint = \"sam.pth\"", "model.init = \"scratch\""));
+    assert_eq!(
+        found,
+        ["c.toml:2: model.variant must be given: vit_b, vit_l or vit_h, or all numbers in [model.sizes]"]
+    );
 }
 
 #[test]
-fn a_key_in_the_wrong_section_is_sent_to_the_right_one() {
-    let told = problems_after_least("lr = 1e-4\n[log]\nsteps = 3\n[optimizer]\nlr = 1\n[validation_options]\n");
+fn a_key_in_the_wrong_section_is_reported_with_the_right_one() {
+    let found = problems_after_least("lr = 1e-4\n[log]\nsteps = 3\n[optimizer]\nlr = 1\n[validation_options]\n");
     assert_eq!(
-        told,
+        found,
         [
             "c.toml:6: there is no key `lr` at the top; `lr` belongs in [optimiser]",
             "c.toml:8: there is no key `steps` in [log]; `steps` belongs in [schedule]",
@@ -184,7 +191,7 @@ fn a_key_in_the_wrong_section_is_sent_to_the_right_one() {
 }
 
 #[test]
-fn rules_between_keys_are_told_where_they_are_broken() {
+fn rules_between_keys_are_reported_where_they_are_broken() {
     for (more, expected) in [
         (
             "[schedule]\nwarmup_steps = 100",
@@ -200,11 +207,11 @@ fn rules_between_keys_are_told_where_they_are_broken() {
         ),
         (
             "[schedule]\nmilestones = [50]",
-            "c.toml:7: schedule.milestones is only used with decay = \"multi_step\"; leave it out",
+            "c.toml:7: schedule.milestones is only used with decay = \"multi_step\"; remove it",
         ),
         (
             "[schedule]\ndecay = \"cosine\"\nfactor = 0.5",
-            "c.toml:8: schedule.factor is only used with decay = \"multi_step\"; leave it out",
+            "c.toml:8: schedule.factor is only used with decay = \"multi_step\"; remove it",
         ),
         (
             "[schedule]\ndecay = \"reciprocal_sqrt\"\ncooldown_steps = 95",
@@ -212,37 +219,37 @@ fn rules_between_keys_are_told_where_they_are_broken() {
         ),
         (
             "[data]\nimages_per_step = 6\n[optimiser]\naccumulation = 4",
-            "c.toml:7: data.images_per_step must be a multiple of optimiser.accumulation (4), which cuts a step into \
+            "c.toml:7: data.images_per_step must be a multiple of optimiser.accumulation (4), which splits a step into \
              batches, got 6",
         ),
         (
             "[data]\nimages_per_step = 8\nobjects_per_step = 4",
-            "c.toml:8: data.objects_per_step must be at least data.images_per_step (8): every image gives an object, \
+            "c.toml:8: data.objects_per_step must be at least data.images_per_step (8): every image has an object, \
              got 4",
         ),
         ("[data]\nimages_per_step = 0", "c.toml:7: data.images_per_step must be a whole number of at least 1, got 0"),
         (
             "[model]\nvariant = \"vit_b\"",
-            "c.toml:7: model.variant is only used with init = \"scratch\" or \"mae\" (the sizes of a checkpoint are read \
-             off its tensors); leave it out",
+            "c.toml:7: model.variant is only used with init = \"scratch\" or \"mae\" (the tensors of a checkpoint \
+             determine its sizes); remove it",
         ),
         (
             "[model]\ninit = \"scratch\"\nvariant = \"vit_b\"",
-            "c.toml:2: model.checkpoint is only used with init = \"checkpoint\"; leave it out",
+            "c.toml:2: model.checkpoint is only used with init = \"checkpoint\"; remove it",
         ),
         (
             "[data]\nvalidation = \"other\"",
-            "c.toml:7: data.validation must be given alone: one of data.validation, data.split and \
-             [data.validation_synth] is validated on, got validation and split",
+            "c.toml:7: data.validation must be given alone: use one of data.validation, data.split and \
+             [data.validation_synth], got validation and split",
         ),
-        ("[data]\npart = \"train\"", "c.toml:7: data.part must be left out when data.split is given, got both"),
+        ("[data]\npart = \"train\"", "c.toml:7: data.part must be omitted when data.split is given, got both"),
         (
             "[data.validation_options]\ncrowd = \"drop\"",
-            "c.toml:7: data.validation_options is only used with data.validation; leave it out",
+            "c.toml:7: data.validation_options is only used with data.validation; remove it",
         ),
         (
             "[data.synth]\nn_scenes = 5",
-            "c.toml:3: data.train must be given without [data.synth]: one of both is learned from, got both",
+            "c.toml:3: data.train must be given without [data.synth]: a run has one source of training data, got both",
         ),
         (
             "[validation]\nmetric = \"miou_1_orcale\"",
@@ -260,22 +267,22 @@ fn rules_between_keys_are_told_where_they_are_broken() {
         ),
         (
             "[optimiser]\nfreeze = [\"image_encoder\", \"prompt_encoder\", \"mask_decoder\"]",
-            "c.toml:7: optimiser.freeze must be a list that leaves a part to learn, got all parts",
+            "c.toml:7: optimiser.freeze must be a list that leaves a part to train, got all parts",
         ),
         (
             "[result]\nexport_image_size = 512",
-            "c.toml:7: result.export_image_size must be 1024, which other programs load, or left out for the size of \
+            "c.toml:7: result.export_image_size must be 1024, which other programs load, or omitted for the size of \
              training, got 512",
         ),
         (
             "[loss]\nfocal_weight = 0\ndice_weight = 0",
-            "c.toml:7: loss.focal_weight must be above 0 when loss.dice_weight is 0: no mask would be learned, got 0",
+            "c.toml:7: loss.focal_weight must be above 0 when loss.dice_weight is 0: masks would not be trained, got 0",
         ),
     ] {
-        // One section twice is no TOML, so what it has already comes as dotted keys.
+        // TOML does not allow a section twice, so keys that it already has are dotted.
         let section = more.lines().next().unwrap_or_default().trim_matches(['[', ']']);
-        let told = problems(&dotted(section, more));
-        assert_eq!(told, [expected], "{more}");
+        let found = problems(&dotted(section, more));
+        assert_eq!(found, [expected], "{more}");
     }
 }
 
@@ -294,7 +301,7 @@ fn dotted(first_section: &str, more: &str) -> String {
 }
 
 #[test]
-fn nothing_is_said_about_what_follows_from_a_mistake() {
+fn consequences_of_an_error_are_not_reported() {
     let text = LEAST.replace("100", "-5") + "schedule.warmup_steps = 50\nvalidation.every_steps = 40\n";
     assert_eq!(problems(&text), ["c.toml:5: schedule.steps must be a whole number of at least 1, got -5"]);
     let text = format!("{LEAST}schedule.decay = \"multistep\"\nschedule.milestones = [5]\n");
@@ -303,7 +310,7 @@ fn nothing_is_said_about_what_follows_from_a_mistake() {
 }
 
 #[test]
-fn sizes_fit_together_or_all_misfits_are_told() {
+fn sizes_fit_together_or_all_misfits_are_reported() {
     let scratch = LEAST.replace("model.checkpoint = \"sam.pth\"", "model.init = \"scratch\"");
     let sizes =
         "[model.sizes]\nembed_dim = 96\ndepth = 4\nnum_heads = 4\nglobal_attn_indexes = [1, 3]\nout_chans = 64\n";
@@ -380,7 +387,7 @@ accumulation = 2
     };
     assert_eq!(train.options.void, Void::Id(255));
     assert_eq!(train.options.intensity, Intensity::Window { level: 40.0, width: 400.0 });
-    assert_eq!(validation.options.intensity, train.options.intensity, "what suits the one suits the other");
+    assert_eq!(validation.options.intensity, train.options.intensity, "inherited from the training data");
     assert_eq!((validation.options.void, validation.options.split.as_deref()), (Void::None, Some("val")));
     let loader = plan.data.loader_options(0, 1024, 256);
     assert_eq!((loader.n_images.get(), loader.objects.per_batch_max), (2, 16), "half a step in each of two batches");
@@ -389,7 +396,7 @@ accumulation = 2
     assert_eq!(loader.augmentation.colour.map(|colour| (colour.brightness, colour.contrast)), Some((0.0, 0.2)));
 
     let same = text.replace("part = \"val\"\n", "");
-    assert!(problems(&same)[0].starts_with("c.toml:7: data.validation must be a data set that is not learned from"));
+    assert!(problems(&same)[0].starts_with("c.toml:7: data.validation must be a data set that is not trained on"));
 }
 
 #[test]
@@ -408,16 +415,16 @@ fn splits_come_in_three_kinds() {
     }
     for (split, expected) in [
         ("split = \"folder\"", "c.toml:5: data.split must be \"given\", { val = 0.1 } with test, seed and group, or"),
-        ("split = { file = \"s.json\", val = 0.1 }", "c.toml:5: data.split.val is only used with a split by shares"),
-        ("split = { val = 0.6, test = 0.5 }", "c.toml:5: data.split.val must be a share that leaves something"),
+        ("split = { file = \"s.json\", val = 0.1 }", "c.toml:5: data.split.val is only used with a split by fractions"),
+        ("split = { val = 0.6, test = 0.5 }", "c.toml:5: data.split.val must be a fraction that leaves something"),
     ] {
-        let told = problems(&format!("{text}data.{split}\n"));
-        assert!(told.len() == 1 && told[0].starts_with(expected), "{told:?}");
+        let found = problems(&format!("{text}data.{split}\n"));
+        assert!(found.len() == 1 && found[0].starts_with(expected), "{found:?}");
     }
 }
 
 #[test]
-fn made_up_scenes_are_held_out_by_their_index() {
+fn synthetic_scenes_are_held_out_by_their_index() {
     let text = LEAST.replace("data.train = \"photos\"\ndata.split.val = 0.2\n", "");
     let scenes = "[data.synth]\nseed = 4\nn_scenes = 500\nside_px_max = 64\nside_px_min = 64\n[data.validation_synth]\n\
                   n_scenes = 50\n";
@@ -429,9 +436,7 @@ fn made_up_scenes_are_held_out_by_their_index() {
     assert_eq!((validation.seed, validation.first_index, validation.scenes().options.side_px_min), (4, 500, 64));
     assert_eq!(
         problems(&format!("{text}{scenes}first_index = 499\n")),
-        [
-            "c.toml:11: data.validation_synth.first_index must be 500 or more: the scenes before are learned from, got 499"
-        ]
+        ["c.toml:11: data.validation_synth.first_index must be 500 or more: earlier scenes are trained on, got 499"]
     );
     assert_eq!(
         problems(&format!(
@@ -442,7 +447,7 @@ fn made_up_scenes_are_held_out_by_their_index() {
     );
     assert_eq!(
         problems(&format!("{text}data.format = \"coco\"\n{scenes}")),
-        ["c.toml:4: data.format is only used with data.train; leave it out"]
+        ["c.toml:4: data.format is only used with data.train; remove it"]
     );
 }
 
@@ -455,7 +460,7 @@ fn overrides_pass_the_same_checks_and_name_their_option() {
 
     let text = format!("{LEAST}schedule.warmup_steps = 20\n");
     let overrides = ["schedule.steps=20", "shedule.steps=20", "optimiser.lr=fast", "data.worker=3"];
-    let error = read_with(&text, &overrides, Paths::MayBeMissing).expect_err("refused");
+    let error = read_with(&text, &overrides, Paths::MayBeMissing).expect_err("rejected");
     assert_eq!(
         error.lines(),
         [
@@ -474,7 +479,7 @@ fn paths_are_those_of_the_working_folder_or_else_of_the_file() {
     std::fs::write(&config, LEAST).expect("written");
     std::fs::write(folder.path().join("sam.pth"), "").expect("written");
     let read = |overrides: &[String]| {
-        Document::load(&config, overrides).and_then(|document| TrainPlan::read(&document, Paths::MustExist))
+        Document::load(&config, overrides).and_then(|document| Plan::read(&document, Paths::MustExist))
     };
     let error = read(&[]).expect_err("no photos").to_string();
     assert_eq!(
@@ -487,24 +492,29 @@ fn paths_are_those_of_the_working_folder_or_else_of_the_file() {
         )
     );
     // The manifest's folder, in which tests run, has `src`.
-    let plan = read(&["data.train=src".to_owned()]).expect("valid");
+    let Plan::Train(plan) = read(&["data.train=src".to_owned()]).expect("valid") else { panic!("a training") };
     let (ModelPlan::Checkpoint(checkpoint), DataSource::Files(train)) = (&plan.model, &plan.data.train) else {
         panic!("files");
     };
     assert_eq!((&checkpoint.path, &train.path), (&folder.path().join("sam.pth"), &absolute("src")));
-    assert_eq!(plan.run.dir, absolute("runs/a"), "what is written goes where the caller is");
+    assert_eq!(plan.run.dir, absolute("runs/a"), "output is relative to the working folder");
 }
 
 #[test]
-fn a_configuration_of_another_task_is_refused_as_such() {
-    let document = |task: &str| {
-        Document::parse("c.toml", PathBuf::new(), &format!("task = \"{task}\"\n[gate]\n"), &[]).expect("valid")
+fn the_task_is_read_in_any_spacing_and_the_nearest_one_is_suggested() {
+    let task = |line: &str| {
+        let document = Document::parse("c.toml", PathBuf::new(), &format!("{line}\n[gate]\n"), &[]).expect("TOML");
+        Plan::read(&document, Paths::MayBeMissing).expect_err("rejected").to_string()
     };
-    assert_eq!(Task::of(&document("evaluate")), Ok(Task::Evaluate));
-    let error = TrainPlan::read(&document("evaluate"), Paths::MayBeMissing).expect_err("refused");
-    assert_eq!(error.to_string(), "c.toml:1: task must be \"train\" for a training run, got \"evaluate\"");
-    let error = Task::of(&document("pretraining")).expect_err("refused").to_string();
-    assert!(error.ends_with("got \"pretraining\"; did you mean \"pretrain\"?"), "{error}");
+    for line in ["task=\"evaluate\"", "task = 'evaluate'", "task   =   \"evaluate\""] {
+        assert!(task(line).contains("model.checkpoint must be given"), "{}", task(line));
+    }
+    // Without a task, no other key can be checked.
+    assert_eq!(
+        task("task = \"pretraining\""),
+        "c.toml:1: task must be \"train\", \"pretrain\", \"evaluate\" or \"probe\", got \"pretraining\"; \
+         did you mean \"pretrain\"?"
+    );
 }
 
 #[test]
@@ -518,19 +528,23 @@ fn the_configurations_of_this_repository_are_valid() {
         ("paper-vit-h", include_str!("../../../../../configs/paper-vit-h.toml")),
     ] {
         let plan = read(text).unwrap_or_else(|error| panic!("{name}: {error}"));
-        assert!(plan.to_toml().is_ok(), "{name}");
+        assert!(Task::Train.to_toml(&plan).is_ok(), "{name}");
         assert!(text.contains(&format!("--config configs/{name}.toml")), "{name} says how it is run");
-        // What is commented out is valid, too, key by key.
-        for line in text.lines().filter_map(|line| line.strip_prefix("# ")).filter(|line| line.contains(" = ")) {
-            let is_key = |c: char| c.is_ascii_lowercase() || c == '_';
-            let key: String = line.chars().take_while(|&c| is_key(c)).collect();
-            if !line[key.len()..].starts_with(" = ") {
-                continue;
-            }
-            let uncommented = text.replace(&format!("# {line}"), line);
-            let problems = read(&uncommented).err().map_or(Vec::new(), |error| error.lines().to_vec());
-            let unknown: Vec<&String> = problems.iter().filter(|problem| problem.contains("there is no")).collect();
-            assert!(unknown.is_empty(), "{name}: {line}: {unknown:?}");
+        check_commented_keys(name, text, &|text| read(text).err());
+    }
+}
+
+/// Every key that is commented out in a configuration exists.
+fn check_commented_keys(name: &str, text: &str, errors: &dyn Fn(&str) -> Option<ConfigError>) {
+    for line in text.lines().filter_map(|line| line.strip_prefix("# ")).filter(|line| line.contains(" = ")) {
+        let is_key = |c: char| c.is_ascii_lowercase() || c == '_';
+        let key: String = line.chars().take_while(|&c| is_key(c)).collect();
+        if !line[key.len()..].starts_with(" = ") {
+            continue;
         }
+        let uncommented = text.replace(&format!("# {line}"), line);
+        let problems = errors(&uncommented).map_or(Vec::new(), |error| error.lines().to_vec());
+        let unknown: Vec<&String> = problems.iter().filter(|problem| problem.contains("there is no")).collect();
+        assert!(unknown.is_empty(), "{name}: {line}: {unknown:?}");
     }
 }

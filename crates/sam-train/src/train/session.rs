@@ -1,4 +1,4 @@
-//! What surrounds the loop of a run, whatever it learns: what was saved, who hears of it, who may stop it, how it ends.
+//! A run around its loop, the same for every task: the saved state, the observers of its events, interruption and the end.
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -18,8 +18,8 @@ use crate::train::lines::Lines;
 use crate::train::report::ReportWriter;
 use crate::train::run_folder::RunFolder;
 
-/// Of one run.
-pub(super) struct Watch<'a> {
+/// One run.
+pub(super) struct RunSession<'a> {
     folder: RunFolder,
     run: &'a RunOptions,
     arguments: &'a RunArguments,
@@ -30,8 +30,8 @@ pub(super) struct Watch<'a> {
     is_terminal: bool,
 }
 
-impl<'a> Watch<'a> {
-    /// Sets the number of threads, and looks for what was saved.
+impl<'a> RunSession<'a> {
+    /// Sets the number of threads, and finds the saved state of a resumed run.
     pub(super) fn new(
         folder: RunFolder,
         run: &'a RunOptions,
@@ -56,14 +56,14 @@ impl<'a> Watch<'a> {
         })
     }
 
-    /// Tells what was opened, and makes the folder: from here on Ctrl-C saves.
-    pub(super) fn begin(&self, plan: &str, notes: &[String]) -> Result<(), Failure> {
+    /// Prints `notes`, and creates the folder; from here on, Ctrl-C saves.
+    pub(super) fn start(&self, plan: &str, notes: &[String]) -> Result<(), Failure> {
         let mut out = output();
         for note in notes {
             writeln!(out, "{note}")?;
         }
         drop(out);
-        self.folder.begin(plan, &self.run.device, self.arguments.config.as_deref())?;
+        self.folder.write_start(plan, &self.run.device, self.arguments.config.as_deref())?;
         stop_on_ctrl_c(&self.interrupter)
     }
 
@@ -79,7 +79,7 @@ impl<'a> Watch<'a> {
         self.is_terminal
     }
 
-    /// Who hears what happens.
+    /// The observers of the run.
     pub(super) fn listener(&self) -> Listener {
         let (lines, report) = (Arc::clone(&self.lines), Arc::clone(&self.report));
         Arc::new(move |event| {
@@ -88,45 +88,45 @@ impl<'a> Watch<'a> {
         })
     }
 
-    /// Learns, and tells how it ended; what is finished goes on to `finish`.
-    pub(super) fn carry_out(
+    /// Trains, and prints the outcome; `finish` handles a finished run.
+    pub(super) fn run(
         &self,
         learn: impl FnOnce(Option<&SavedState>) -> Result<Outcome, LearnError>,
         finish: impl FnOnce(&Outcome) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let folder = self.folder();
-        self.lines.begin(folder, self.resume.as_ref().map(|state| &state.progress));
+        self.lines.start(folder, self.resume.as_ref().map(|state| &state.progress));
         let outcome = learn(self.resume.as_ref());
         let written = self.report.write();
         let outcome = outcome.map_err(|error| failed(error, folder))?;
         self.lines.end(&outcome);
-        self.report.tell()?;
+        self.report.print_path()?;
         match outcome.ending {
             Ending::Interrupted => {
                 let (step, shown) = (outcome.progress.step, folder.display());
-                writeln!(output(), "stopped after step {step}; go on with: sam-train --resume {shown}")?;
+                writeln!(output(), "stopped after step {step}; resume with: sam-train --resume {shown}")?;
             }
             Ending::Finished | Ending::EarlyStopped => finish(&outcome)?,
         }
-        // Last, as everything else is worth more.
+        // Last, because everything else is more important.
         Ok(written?)
     }
 }
 
-/// Threads that compute; 0: one for each processor.
+/// Compute threads; 0: one per core.
 fn use_threads(n_threads: usize) -> Result<(), Failure> {
     if n_threads > 0 {
-        // Fails only when threads were started before, which would be our own mistake.
+        // Fails only when threads are already started, which would be a bug.
         rayon::ThreadPoolBuilder::new().num_threads(n_threads).build_global().context("run.threads")?;
     }
     Ok(())
 }
 
-/// What was saved is still good; the message says how to go on.
+/// The saved state is still valid, so the message says how to resume.
 fn failed(error: LearnError, folder: &Path) -> Failure {
-    let can_go_on = SavedState::newest(&folder.join(CHECKPOINTS_FOLDER)).ok().flatten();
-    let hint = can_go_on.map(|state| {
-        format!("step {} is saved; go on with: sam-train --resume {}", state.progress.step, folder.display())
+    let saved = SavedState::newest(&folder.join(CHECKPOINTS_FOLDER)).ok().flatten();
+    let hint = saved.map(|state| {
+        format!("step {} is saved; resume with: sam-train --resume {}", state.progress.step, folder.display())
     });
     let error = match hint {
         Some(hint) => anyhow!("{error}. {hint}"),
@@ -135,17 +135,17 @@ fn failed(error: LearnError, folder: &Path) -> Failure {
     Failure::Run(error)
 }
 
-/// The first Ctrl-C finishes the step and saves; the second ends at once.
+/// The first Ctrl-C finishes the step and saves; the second exits immediately.
 fn stop_on_ctrl_c(interrupter: &Interrupter) -> Result<(), Failure> {
     let interrupter = interrupter.clone();
     let is_second = AtomicBool::new(false);
     ctrlc::set_handler(move || {
         if is_second.swap(true, Ordering::SeqCst) {
-            /// What a shell reports for a program that Ctrl-C ended.
+            /// The exit code of a program that was ended by Ctrl-C.
             const ENDED_BY_CTRL_C: i32 = 130;
             std::process::exit(ENDED_BY_CTRL_C);
         }
-        let _ = writeln!(std::io::stderr(), "\nfinishing this step and saving; Ctrl-C again ends at once");
+        let _ = writeln!(std::io::stderr(), "\nfinishing this step and saving; press Ctrl-C again to exit immediately");
         interrupter.stop(Some("Ctrl-C"));
     })
     .context("Ctrl-C cannot be caught")?;

@@ -1,4 +1,4 @@
-//! What a plan needs opened: the device, the weights, the data.
+//! The inputs of a training: device, weights and data.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,21 +15,22 @@ use sam_model::Sam;
 use sam_model::weights::{Checkpoint, LoadOptions, LoadReport};
 
 use crate::config::TrainPlan;
-use crate::config::data_source::{DataSource, FilesPlan, Validation};
+use crate::config::data_source::{DataSource, Validation};
+use crate::config::files::FilesPlan;
 use crate::config::model::ModelPlan;
 use crate::config::run::protocols;
 
-/// What a run needs beside its plan.
-pub(crate) struct Materials {
+/// The opened inputs of a plan.
+pub(crate) struct OpenedInputs {
     pub(crate) sam: Sam,
     pub(crate) samples: Arc<dyn Samples>,
     pub(crate) loader: LoaderOptions,
     pub(crate) validation: Option<Validated>,
-    /// What a person should know before it begins.
+    /// Messages to print before the run starts.
     pub(crate) notes: Vec<String>,
 }
 
-impl Materials {
+impl OpenedInputs {
     /// Opens everything; nothing is written.
     pub(crate) fn open(plan: &TrainPlan) -> Result<Self> {
         let mut notes = Vec::new();
@@ -64,7 +65,7 @@ fn open_model(plan: &TrainPlan, device: &burn::tensor::Device, notes: &mut Vec<S
                 LoadOptions { config: from.config.clone(), seed: plan.run.seed, ..checkpoint.default_options() };
             let (sam, report) = checkpoint.load_with(&options, device).context("model.mae")?;
             notes.push(format!("model: {file}, {}", describe(&sam)));
-            notes.extend(told(&report));
+            notes.extend(load_report_lines(&report));
             Ok(sam)
         }
         ModelPlan::Checkpoint(from) => {
@@ -79,12 +80,7 @@ fn open_model(plan: &TrainPlan, device: &burn::tensor::Device, notes: &mut Vec<S
             options.config.check().with_context(|| format!("{}: model.image_size", from.path.display()))?;
             let (sam, report) = checkpoint.load_with(&options, device)?;
             notes.push(format!("model: {}, {}", from.path.display(), describe(&sam)));
-            for fresh in &report.fresh {
-                notes.push(format!("model: {fresh} is not in the checkpoint and begins at random"));
-            }
-            for resized in &report.resized {
-                notes.push(format!("model: {} is resized", resized.key));
-            }
+            notes.extend(load_report_lines(&report));
             Ok(sam)
         }
     }
@@ -96,25 +92,25 @@ pub(crate) fn pretrained_file(path: &Path) -> PathBuf {
     if of_run.is_file() { of_run } else { path.to_owned() }
 }
 
-/// What became of every tensor, numbered ones on one line.
-pub(crate) fn told(report: &LoadReport) -> Vec<String> {
+/// A line for each kind of tensor, with those of all blocks on one line.
+pub(crate) fn load_report_lines(report: &LoadReport) -> Vec<String> {
     let LoadReport { used, dropped, fresh, resized, assumed } = report;
-    let mut lines = vec![format!("model: {used} tensors are taken from it")];
+    let mut lines = vec![format!("model: {used} tensors are loaded")];
     lines.extend(assumed.iter().map(|assumed| format!("model: assumed: {assumed}")));
     lines.extend(
         resized.iter().map(|table| format!("model: {} is resized {:?} to {:?}", table.key, table.from, table.to)),
     );
-    let told = |what: &str, keys: &mut dyn Iterator<Item = &String>| -> Vec<String> {
+    let grouped = |what: &str, keys: &mut dyn Iterator<Item = &String>| -> Vec<String> {
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
         keys.for_each(|key| *counts.entry(pattern_of(key)).or_default() += 1);
         counts.into_iter().map(|(pattern, n)| format!("model: {what}: {pattern} ({n})")).collect()
     };
-    lines.extend(told("fresh", &mut fresh.iter()));
-    lines.extend(told("not used", &mut dropped.iter().map(|(key, _)| key)));
+    lines.extend(grouped("fresh", &mut fresh.iter()));
+    lines.extend(grouped("not used", &mut dropped.iter().map(|(key, _)| key)));
     lines
 }
 
-/// A key with `*` for its numbers; of parts that are never pre-trained the part alone.
+/// A key with `*` for its indices; only the part for parts that are never pre-trained.
 fn pattern_of(key: &str) -> String {
     let part = key.split('.').next().unwrap_or_default();
     if matches!(part, "prompt_encoder" | "mask_decoder") {
@@ -137,7 +133,7 @@ fn describe(sam: &Sam) -> String {
 fn open_data(plan: &TrainPlan, notes: &mut Vec<String>) -> Result<(Arc<dyn Samples>, Option<Validated>)> {
     let (train, validation) = match &plan.data.train {
         DataSource::Synth(synth) => {
-            notes.push(format!("learns from {} made-up scenes", synth.n_scenes));
+            notes.push(format!("trains on {} synthetic scenes", synth.n_scenes));
             (Arc::new(synth.scenes()) as Arc<dyn Samples>, None)
         }
         DataSource::Files(files) => {
@@ -153,15 +149,15 @@ fn open_data(plan: &TrainPlan, notes: &mut Vec<String>) -> Result<(Arc<dyn Sampl
                 None => {
                     let n = source.len();
                     if n == 0 {
-                        bail!("{}: there is no image to learn from", files.path.display());
+                        bail!("{}: there is no training image", files.path.display());
                     }
-                    notes.push(format!("learns from {n} images of {}", files.path.display()));
+                    notes.push(format!("trains on {n} images of {}", files.path.display()));
                     (source as Arc<dyn Samples>, None)
                 }
                 Some(split) => {
                     let (train, val) = (split.train, split.val);
                     notes.push(format!(
-                        "learns from {} images of {}, validates on {}",
+                        "trains on {} images of {}, validates on {}",
                         train.len(),
                         files.path.display(),
                         val.len()
@@ -181,7 +177,7 @@ fn open_data(plan: &TrainPlan, notes: &mut Vec<String>) -> Result<(Arc<dyn Sampl
         }
         (_, Some(set)) => set,
         (Validation::Synth(synth), None) => {
-            notes.push(format!("validates on {} made-up scenes that are never learned from", synth.n_scenes));
+            notes.push(format!("validates on {} synthetic scenes that are never trained on", synth.n_scenes));
             let scenes = Arc::new(synth.scenes());
             EvalSet::new("scenes", scenes, &sam_data::synth::class_names())
         }
@@ -192,21 +188,21 @@ fn open_data(plan: &TrainPlan, notes: &mut Vec<String>) -> Result<(Arc<dyn Sampl
             EvalSet::new(&name_of(&files.path), source, &classes)
         }
         (Validation::Given | Validation::Rule(_) | Validation::SplitFile(_), None) => {
-            bail!("data.split needs data.train; made-up scenes are held out by [data.validation_synth]")
+            bail!("data.split needs data.train; synthetic scenes are held out by [data.validation_synth]")
         }
     };
     let set = if plan.validation.max_images > 0 { set.at_most(plan.validation.max_images) } else { set };
     if set.indices.is_empty() {
-        return Err(anyhow!("there is no image to validate on; give data.validation, or a larger share in data.split"));
+        return Err(anyhow!("there is no validation image; set data.validation, or a larger fraction in data.split"));
     }
     let validated = Validated { sets: vec![set], protocols: protocols(&plan.validation), n_threads: plan.data.workers };
     Ok((train, Some(validated)))
 }
 
 fn open_files(files: &FilesPlan, notes: &mut Vec<String>) -> Result<Arc<Source>> {
-    let source = Source::open(&files.path, &files.options)?;
+    let source = files.open()?;
     notes.extend(source.notes().iter().map(|note| format!("note: {note}")));
-    Ok(Arc::new(source))
+    Ok(source)
 }
 
 fn name_of(path: &Path) -> String {

@@ -1,0 +1,157 @@
+//! The arguments of `sam-train inspect`, `export` and `predict`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use sam_infer::DeviceName;
+use sam_model::weights::{Dtype, ExportFormat};
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArguments {
+    /// Checkpoint (.safetensors or .pth) or Hugging Face folder
+    #[arg(value_name = "FILE")]
+    pub(crate) checkpoint: PathBuf,
+    /// List every tensor with its type and shape
+    #[arg(long)]
+    pub(crate) tensors: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArguments {
+    /// Checkpoint (.safetensors or .pth) or Hugging Face folder
+    #[arg(long, value_name = "IN")]
+    pub(crate) checkpoint: PathBuf,
+    /// Format to write
+    #[arg(long)]
+    pub(crate) format: FormatArgument,
+    /// File to write; a folder for `huggingface`
+    #[arg(long, value_name = "OUT")]
+    pub(crate) out: PathBuf,
+    /// Data type of the written weights
+    #[arg(long, default_value = "f32")]
+    pub(crate) dtype: DtypeArgument,
+    /// Do not resize the position tables of a model below 1024 px (most other programs cannot load these)
+    #[arg(long)]
+    pub(crate) keep_image_size: bool,
+    /// For an MAE checkpoint, which has only an encoder: random seed of all other weights
+    #[arg(long, value_name = "SEED")]
+    pub(crate) fresh_seed: Option<u64>,
+    /// Replace OUT if it exists
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PredictArguments {
+    /// Checkpoint (.safetensors or .pth) or Hugging Face folder
+    #[arg(long, value_name = "IN")]
+    pub(crate) checkpoint: PathBuf,
+    /// Image to segment: JPEG, PNG, TIFF, BMP or WebP
+    #[arg(long, value_name = "PHOTO")]
+    pub(crate) image: PathBuf,
+    /// A click in pixels of the image; add `,0` for a negative one; repeatable
+    #[arg(long = "point", value_name = "X,Y[,0]", value_parser = parse_point, allow_hyphen_values = true)]
+    pub(crate) points: Vec<([f32; 2], bool)>,
+    /// A box in pixels of the image
+    #[arg(long = "box", value_name = "X0,Y0,X1,Y1", value_parser = parse_box, allow_hyphen_values = true)]
+    pub(crate) box_xyxy_px: Option<[f32; 4]>,
+    /// Refine an earlier mask: a file that `--logits` wrote (of several masks, the one with the best score)
+    #[arg(long, value_name = "F")]
+    pub(crate) mask_input: Option<PathBuf>,
+    /// Predict three masks for an ambiguous prompt, instead of one
+    #[arg(long)]
+    pub(crate) multimask: bool,
+    /// Folder for a PNG per mask and an overlay
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Also write `low_res_logits`, `logits` and `iou_predictions` to this safetensors file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) logits: Option<PathBuf>,
+    /// Load this image embedding instead of running the encoder
+    #[arg(long, value_name = "FILE")]
+    pub(crate) embedding: Option<PathBuf>,
+    /// Save the image embedding for `--embedding`
+    #[arg(long, value_name = "FILE", conflicts_with = "embedding")]
+    pub(crate) save_embedding: Option<PathBuf>,
+    /// Where to compute: cpu, cuda, cuda:N or vulkan
+    #[arg(long, default_value = "cpu")]
+    pub(crate) device: DeviceName,
+    /// Replace the masks of an earlier call in DIR, and existing files
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum FormatArgument {
+    /// Official keys, for this program, candle and programs based on them
+    Safetensors,
+    /// Official keys, for `sam_model_registry[..](checkpoint=..)` in PyTorch
+    Pth,
+    /// A folder for `transformers.SamModel.from_pretrained`
+    Huggingface,
+}
+
+impl From<FormatArgument> for ExportFormat {
+    fn from(format: FormatArgument) -> Self {
+        match format {
+            FormatArgument::Safetensors => ExportFormat::Safetensors,
+            FormatArgument::Pth => ExportFormat::Pth,
+            FormatArgument::Huggingface => ExportFormat::HuggingFace,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum DtypeArgument {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl From<DtypeArgument> for Dtype {
+    fn from(dtype: DtypeArgument) -> Self {
+        match dtype {
+            DtypeArgument::F32 => Dtype::F32,
+            DtypeArgument::F16 => Dtype::F16,
+            DtypeArgument::Bf16 => Dtype::BF16,
+        }
+    }
+}
+
+fn parse_point(text: &str) -> Result<([f32; 2], bool), String> {
+    let parts: Vec<&str> = text.split(',').map(str::trim).collect();
+    let positive = match parts.get(2) {
+        None | Some(&"1") => true,
+        Some(&"0") => false,
+        Some(_) => return Err("must be X,Y or X,Y,1 (positive) or X,Y,0 (negative)".into()),
+    };
+    match numbers(&parts[..parts.len().min(2)])?[..] {
+        [x, y] if parts.len() <= 3 => Ok(([x, y], positive)),
+        _ => Err("must be X,Y or X,Y,0".into()),
+    }
+}
+
+fn parse_box(text: &str) -> Result<[f32; 4], String> {
+    let parts: Vec<&str> = text.split(',').map(str::trim).collect();
+    numbers(&parts)?.try_into().map_err(|_| "must be four numbers: X0,Y0,X1,Y1".into())
+}
+
+fn numbers(parts: &[&str]) -> Result<Vec<f32>, String> {
+    parts.iter().map(|part| part.parse().map_err(|_| format!("`{part}` is not a number"))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn points_and_boxes() {
+        assert_eq!(parse_point("3,4.5"), Ok(([3.0, 4.5], true)));
+        assert_eq!(parse_point("3, 4,0"), Ok(([3.0, 4.0], false)));
+        for wrong in ["", "3", "3,x", "1,2,3", "1,2,0,0"] {
+            assert!(parse_point(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(parse_box("1,2,3,4"), Ok([1.0, 2.0, 3.0, 4.0]));
+        assert!(parse_box("1,2,3").is_err());
+    }
+}

@@ -1,0 +1,87 @@
+//! Command-line arguments. Only the gate file of `eval` is read here, as its values are options like the others.
+
+mod checkpoint;
+mod data;
+mod eval;
+mod measure;
+mod probe;
+mod source;
+
+pub(crate) use checkpoint::{ExportArguments, FormatArgument, InspectArguments, PredictArguments};
+pub(crate) use data::{
+    CheckArguments, ConvertArguments, DataCommand, PreviewArguments, SplitArguments, SynthArguments, SynthFormat,
+};
+pub(crate) use eval::EvalArguments;
+pub(crate) use probe::ProbeArguments;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Train, evaluate, export and try promptable segmenters (Segment Anything).
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    arg_required_else_help = true,
+    args_conflicts_with_subcommands = true,
+    after_help = "Exit codes: 0 done, 1 failed, 2 bad input."
+)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) run: RunArguments,
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+/// A configuration to run, or a run to resume.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Runs")]
+pub(crate) struct RunArguments {
+    /// Run a configuration, such as configs/quickstart.toml
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Resume the run in this folder; with --config, after comparing the configuration with that of the run
+    #[arg(long, value_name = "RUN")]
+    pub(crate) resume: Option<PathBuf>,
+    /// Override a key of the configuration, such as --set schedule.steps=200; repeatable
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Check the configuration, print it with every default, and exit
+    #[arg(long, requires = "config")]
+    pub(crate) check: bool,
+    /// Replace an earlier run or its results in the folder that the configuration names
+    #[arg(long, requires = "config")]
+    pub(crate) force: bool,
+    /// Print plain lines even on a terminal
+    #[arg(long)]
+    pub(crate) plain: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Describe a checkpoint: variant, image size, types, tensors, and missing or unexpected ones
+    Inspect(InspectArguments),
+    /// Convert a checkpoint for other programs
+    Export(ExportArguments),
+    /// Segment an image from points, a box or an earlier mask
+    Predict(PredictArguments),
+    /// Evaluate checkpoints on data sets: mIoU per click and box, NoC, AP; with a report, and a gate for CI
+    Eval(Box<EvalArguments>),
+    /// Classify labelled images or objects by an encoder's frozen features: nearest neighbours and a linear layer
+    Probe(Box<ProbeArguments>),
+    /// Check, preview, convert, split or generate a data set
+    #[command(subcommand)]
+    Data(DataCommand),
+}
+
+impl RunArguments {
+    /// Those of a command that runs a configuration made of its own options.
+    pub(crate) fn forced(force: bool) -> Self {
+        Self { force, ..Self::default() }
+    }
+}
+
+/// The name of a value, as it is typed.
+fn name<T: ValueEnum>(value: T) -> String {
+    value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+}

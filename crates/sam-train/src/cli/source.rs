@@ -1,0 +1,60 @@
+//! The options that say how a data set is read, the same for every command.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use sam_data::SourceOptions;
+
+use crate::config::{ConfigError, Options, files};
+
+/// How to read a data set; what is omitted is detected.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "How to read the data set")]
+pub(crate) struct SourceArguments {
+    /// coco, label_images, sa1b, yolo_seg or labelme
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<String>,
+    /// Folder of the images when it is not beside the annotations
+    #[arg(long, value_name = "DIR")]
+    images: Option<PathBuf>,
+    /// Only this part of a data set that has a split: train, val or test
+    #[arg(long, value_name = "PART")]
+    part: Option<String>,
+    /// COCO: meaning of crowd: auto, ignore, instances or drop [default: auto]
+    #[arg(long, value_name = "POLICY")]
+    crowd: Option<String>,
+    /// Label images: auto, instance, semantic or binary [default: auto]
+    #[arg(long, value_name = "KIND")]
+    labels: Option<String>,
+    /// Label images: the id to ignore: auto, none or an id [default: auto]
+    #[arg(long, value_name = "ID")]
+    void: Option<String>,
+    /// Images of more than 8 bits: as_is, percentile, min_max or {"window":{"level":L,"width":W}} [default: as_is]
+    #[arg(long, value_name = "RULE")]
+    intensity: Option<String>,
+    /// Skip and count bad objects and images instead of stopping
+    #[arg(long)]
+    drop_bad: bool,
+}
+
+impl SourceArguments {
+    /// Adds them as keys of `[data]`.
+    pub(super) fn add_to(&self, options: &mut Options) {
+        options.text("--format", "data.format", self.format.as_ref());
+        options.text("--images", "data.images", self.images.as_ref().map(|path| path.display()));
+        options.text("--part", "data.part", self.part.as_ref());
+        options.text("--crowd", "data.crowd", self.crowd.as_ref());
+        options.text("--labels", "data.labels", self.labels.as_ref());
+        options.value("--void", "data.void", self.void.as_ref());
+        // With `=` for `:`, a window as JSON is TOML.
+        options.value("--intensity", "data.intensity", self.intensity.as_ref().map(|rule| rule.replace(':', "=")));
+        options.flag("--drop-bad", "data.bad", self.drop_bad, "drop");
+    }
+
+    /// As the data crate takes them.
+    pub(crate) fn options(&self) -> Result<SourceOptions, ConfigError> {
+        let mut options = Options::of("sam-train data");
+        self.add_to(&mut options);
+        files::load_options(&options.into_document())
+    }
+}

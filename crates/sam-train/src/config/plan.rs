@@ -1,0 +1,141 @@
+//! The plan of any task.
+
+use std::path::Path;
+
+use sam_learn::options::{LogOptions, RunOptions, ScheduleOptions, ValidationOptions};
+use serde::Serialize;
+
+use super::document::Document;
+use super::evaluate::EvaluatePlan;
+use super::pretrain::PretrainPlan;
+use super::probe::ProbePlan;
+use super::problems::ConfigError;
+use super::reader::{Paths, Reader};
+use super::train::TrainPlan;
+
+/// A checked configuration with every default and every derived number.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Plan {
+    /// Promptable segmentation is trained.
+    Train(Box<TrainPlan>),
+    /// An encoder is pre-trained.
+    Pretrain(Box<PretrainPlan>),
+    /// Checkpoints are evaluated on data sets.
+    Evaluate(Box<EvaluatePlan>),
+    /// Classifiers are fitted to the features of encoders.
+    Probe(Box<ProbePlan>),
+}
+
+/// The key `task` at the top of a configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Task {
+    Train,
+    Pretrain,
+    Evaluate,
+    Probe,
+}
+
+impl Task {
+    pub(super) const ALL: [(&str, Task); 4] =
+        [("train", Task::Train), ("pretrain", Task::Pretrain), ("evaluate", Task::Evaluate), ("probe", Task::Probe)];
+
+    /// As it is typed.
+    pub(crate) fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, task)| *task == self).map_or("", |(name, _)| name)
+    }
+
+    /// A plan of this task, as it is printed and saved.
+    ///
+    /// # Errors
+    ///
+    /// When a number does not fit into TOML.
+    pub(crate) fn to_toml(self, plan: &impl Serialize) -> Result<String, toml::ser::Error> {
+        Ok(format!("task = \"{}\"\n\n{}", self.name(), toml::to_string(plan)?))
+    }
+}
+
+/// The sections that every run with steps has, and what can change in them on resume.
+pub(super) struct RunSections<'p> {
+    pub(super) run: &'p mut RunOptions,
+    /// `data.workers`
+    pub(super) workers: &'p mut usize,
+    /// `data.prefetch`
+    pub(super) prefetch: &'p mut usize,
+    pub(super) schedule: &'p mut ScheduleOptions,
+    pub(super) validation: &'p mut ValidationOptions,
+    pub(super) log: &'p mut LogOptions,
+}
+
+impl Plan {
+    /// The plan of a configuration.
+    ///
+    /// # Errors
+    ///
+    /// With all errors, each with its line or option.
+    pub(crate) fn read(document: &Document, paths: Paths) -> Result<Self, ConfigError> {
+        let reader = Reader::new(document, paths);
+        let task = reader.top().choice("task", Task::Train, &Task::ALL);
+        // With the keys of another task, all others would be unknown.
+        reader.finish_part()?;
+        let plan = match task {
+            Task::Train => Self::Train(Box::new(TrainPlan::read(&reader))),
+            Task::Pretrain => Self::Pretrain(Box::new(PretrainPlan::read(&reader))),
+            Task::Evaluate => Self::Evaluate(Box::new(EvaluatePlan::read(&reader))),
+            Task::Probe => Self::Probe(Box::new(ProbePlan::read(&reader))),
+        };
+        reader.finish()?;
+        Ok(plan)
+    }
+
+    pub(crate) fn task(&self) -> Task {
+        match self {
+            Self::Train(_) => Task::Train,
+            Self::Pretrain(_) => Task::Pretrain,
+            Self::Evaluate(_) => Task::Evaluate,
+            Self::Probe(_) => Task::Probe,
+        }
+    }
+
+    /// See [`Task::to_toml`]. The plan of an evaluation or a probe is a configuration again.
+    ///
+    /// # Errors
+    ///
+    /// When a number does not fit into TOML.
+    pub(crate) fn to_toml(&self) -> Result<String, toml::ser::Error> {
+        match self {
+            Self::Train(plan) => self.task().to_toml(plan),
+            Self::Pretrain(plan) => self.task().to_toml(plan),
+            Self::Evaluate(plan) => self.task().to_toml(plan),
+            Self::Probe(plan) => self.task().to_toml(plan),
+        }
+    }
+
+    /// Sets the folder of a run, which may have been moved.
+    pub(crate) fn set_folder(&mut self, folder: &Path) {
+        if let Some(sections) = self.run_sections() {
+            sections.run.dir = std::path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf());
+        }
+    }
+
+    pub(super) fn run_sections(&mut self) -> Option<RunSections<'_>> {
+        match self {
+            Self::Train(plan) => Some(RunSections {
+                run: &mut plan.run,
+                workers: &mut plan.data.workers,
+                prefetch: &mut plan.data.prefetch,
+                schedule: &mut plan.schedule,
+                validation: &mut plan.validation,
+                log: &mut plan.log,
+            }),
+            Self::Pretrain(plan) => Some(RunSections {
+                run: &mut plan.run,
+                workers: &mut plan.data.workers,
+                prefetch: &mut plan.data.prefetch,
+                schedule: &mut plan.schedule,
+                validation: &mut plan.validation,
+                log: &mut plan.log,
+            }),
+            Self::Evaluate(_) | Self::Probe(_) => None,
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! From a command line to a run: a configuration becomes a plan, and the plan is run by its task.
+//!
+//! `sam-train --config` and `--resume` start here, and so do the commands `eval` and `probe`, whose options are a
+//! configuration.
+
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::anyhow;
+
+use crate::cli::RunArguments;
+use crate::config::{Document, Paths, Plan, check_resume};
+use crate::failure::{BadInput, Failure};
+use crate::output::output;
+use crate::train::{self, RunFolder};
+use crate::{eval, probe};
+
+/// Runs a configuration, or resumes a run.
+pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
+    match (&arguments.config, &arguments.resume) {
+        (Some(config), None) => run_document(&Document::load(config, &arguments.set).bad_input()?, arguments),
+        (config, Some(run)) => resume(run, config.as_deref(), arguments),
+        (None, None) => Err(anyhow!("use --config FILE to start a run, or --resume RUN to resume one")).bad_input(),
+    }
+}
+
+/// Runs a configuration, whether it was a file or the options of a command.
+pub(crate) fn run_document(document: &Document, arguments: &RunArguments) -> Result<(), Failure> {
+    run_plan(&Plan::read(document, Paths::MustExist).bad_input()?, None, arguments)
+}
+
+/// A configuration may be given when it is that of the run, except for the keys that may change.
+fn resume(run: &Path, config: Option<&Path>, arguments: &RunArguments) -> Result<(), Failure> {
+    let folder = RunFolder::to_resume(run).bad_input()?;
+    let saved = |sets: &[String]| Plan::resumed(&folder.plan_path(), run, sets).bad_input();
+    let plan = match config {
+        None => saved(&arguments.set)?,
+        Some(config) => {
+            let document = Document::load(config, &arguments.set).bad_input()?;
+            let mut plan = Plan::read(&document, Paths::MustExist).bad_input()?;
+            plan.set_folder(run);
+            reject_changes(&saved(&[])?, &plan, config)?;
+            plan
+        }
+    };
+    run_plan(&plan, Some(folder), arguments)
+}
+
+fn reject_changes(saved: &Plan, asked: &Plan, config: &Path) -> Result<(), Failure> {
+    let fixed = check_resume(saved, asked)?;
+    if fixed.is_empty() {
+        return Ok(());
+    }
+    let lines: Vec<String> = fixed.iter().map(|key| format!("\n  {key}")).collect();
+    Err(anyhow!("{}: not the configuration of this run:{}", config.display(), lines.concat())).bad_input()
+}
+
+fn run_plan(plan: &Plan, resumed: Option<RunFolder>, arguments: &RunArguments) -> Result<(), Failure> {
+    if arguments.check {
+        write!(output(), "{}", plan.to_toml()?)?;
+        return Ok(());
+    }
+    let folder = |dir: &Path| match resumed {
+        Some(folder) => Ok(folder),
+        None => RunFolder::to_create(dir, arguments.force).bad_input(),
+    };
+    match plan {
+        Plan::Train(plan) => train::run_plan(plan, folder(&plan.run.dir)?, arguments),
+        Plan::Pretrain(plan) => train::pretrain::run_plan(plan, folder(&plan.run.dir)?, arguments),
+        Plan::Evaluate(plan) => eval::run_plan(plan, arguments.force),
+        Plan::Probe(plan) => probe::run_plan(plan, arguments.force),
+    }
+}
