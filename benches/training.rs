@@ -1,16 +1,12 @@
 //! Training steps, beside `benches/pytorch_training.py`: the same sizes, losses and number of passes.
 
+use burn::optim::GradientsParams;
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
-use sam_learn::losses::Truth;
-use sam_learn::optimiser::{build, clip_by_global_norm, freeze};
-use sam_learn::options::{
-    Activations, BoxOutput, LossOptions, LrDecay, OptimiserOptions, PromptOptions, PromptPreset, ScheduleOptions,
-};
-use sam_learn::parts::Parts;
+use sam_learn::Target;
+use sam_learn::optim::{clip_by_global_norm, freeze, optimiser_and_rates};
+use sam_learn::options::{Activations, BoxOutput, LossOptions, LrDecay, OptimiserOptions, ScheduleOptions};
 use sam_learn::prompts::{ClickSimulator, DrawnObject, PassKind, PromptDraws};
-use sam_learn::scene::Scene;
-use sam_learn::step::{StepOptions, learn, learn_decoder, learn_in_parts};
-use sam_learn::trainee::Recipe;
+use sam_learn::task::{DecoderGradients, SegmentationStep, ShardPools, StepLosses, StepOptions, TrainingBatch};
 use sam_model::init::initialise;
 use sam_model::{ImageEncoderConfig, MaskDecoderConfig, PromptEncoderConfig, Sam, SamConfig, Variant};
 
@@ -22,17 +18,17 @@ pub(crate) fn decoder_step(runs: usize) -> Vec<f64> {
     let sam = SamConfig::published(Variant::VitB).init(&device).expect("published sizes fit");
     let sam = freeze(initialise(sam, 0), &["image_encoder".to_owned()]).expect("a part");
     let embeddings = Tensor::random([1, 256, 64, 64], Distribution::Normal(0.0, 1.0), &Device::flex());
-    let scene = scene(1, 8, 1024, 256);
+    let (batch, options) = (batch(1, 8, 1024, 256), step_options(Activations::Keep));
     steps(runs, sam, |sam| {
-        let simulator = simulator(8, &sam_passes(), &scene.truth, 1024);
+        let simulator = simulator(8, &sam_passes(), &batch.target, 1024);
+        let step = SegmentationStep { sam, batch: &batch, options: &options, dropout_seed: 0 };
         let embeddings = Tensor::from_inner(embeddings.clone());
-        let (mut grads, losses, _) =
-            learn_decoder(sam, embeddings, &scene, simulator, &step_options(Activations::Keep));
-        (grads.grads(), losses)
+        let DecoderGradients { mut sums, losses, .. } = step.decoder_gradients(embeddings, simulator);
+        (sums.grads(), losses)
     })
 }
 
-/// Everything of a small model learns, in two parts side by side: 8 images of 64 px, 4 objects each, 4 passes.
+/// Everything of a small model learns, in two shards side by side: 8 images of 64 px, 4 objects each, 4 passes.
 pub(crate) fn small_step(runs: usize) -> Vec<f64> {
     let (side, dim, width) = (64, 96, 64);
     let config = SamConfig {
@@ -63,26 +59,24 @@ pub(crate) fn small_step(runs: usize) -> Vec<f64> {
     };
     let device = Device::flex().autodiff();
     let sam = initialise(config.init(&device).expect("sizes fit"), 0);
-    let scene = scene(8, 32, side, 32);
+    let (batch, options) = (batch(8, 32, side, 32), step_options(Activations::Keep));
     let passes = [PassKind::First, PassKind::Click, PassKind::Click, PassKind::Click];
-    let recipe = Recipe {
-        seed: 0,
-        prompts: PromptOptions { box_output: BoxOutput::Three, ..PromptOptions::preset(PromptPreset::Sam) },
-        step: step_options(Activations::Keep),
-        accumulation: 1,
-        parts: Parts::new(2).expect("two threads"),
-    };
-    let draws = draws(32, &passes, side);
-    steps(runs, sam, |sam| learn_in_parts(sam, &scene, &draws, &recipe, 0))
+    let (draws, pools) = (draws(32, &passes, side), ShardPools::new(2).expect("two threads"));
+    steps(runs, sam, |sam| {
+        let step = SegmentationStep { sam, batch: &batch, options: &options, dropout_seed: 0 };
+        step.gradients_in_shards(&draws, &pools)
+    })
 }
 
 /// Everything of `vit_b` learns, at 1024 px, from one image with one object in 11 passes.
 pub(crate) fn whole_step(runs: usize, activations: Activations) -> Vec<f64> {
     let device = Device::flex().autodiff();
     let sam = initialise(SamConfig::published(Variant::VitB).init(&device).expect("published sizes fit"), 0);
-    let scene = scene(1, 1, 1024, 256);
-    let options = step_options(activations);
-    steps(runs, sam, |sam| learn(sam, &scene, simulator(1, &sam_passes(), &scene.truth, 1024), &options, 0))
+    let (batch, options) = (batch(1, 1, 1024, 256), step_options(activations));
+    steps(runs, sam, |sam| {
+        let step = SegmentationStep { sam, batch: &batch, options: &options, dropout_seed: 0 };
+        step.gradients(simulator(1, &sam_passes(), &batch.target, 1024))
+    })
 }
 
 fn step_options(activations: Activations) -> StepOptions {
@@ -96,13 +90,9 @@ fn step_options(activations: Activations) -> StepOptions {
 }
 
 /// Gradients, clipping and AdamW, again and again.
-fn steps(
-    runs: usize,
-    sam: Sam,
-    gradients: impl Fn(&Sam) -> (burn::optim::GradientsParams, sam_learn::step::StepLosses),
-) -> Vec<f64> {
+fn steps(runs: usize, sam: Sam, gradients: impl Fn(&Sam) -> (GradientsParams, StepLosses)) -> Vec<f64> {
     let schedule = ScheduleOptions { steps: 1000, warmup_steps: 0, decay: LrDecay::Constant };
-    let (mut optimiser, mut rates) = build(
+    let (mut optimiser, mut rates) = optimiser_and_rates(
         &sam,
         sam.config().image_encoder.depth,
         &OptimiserOptions { lr: 1e-4, ..Default::default() },
@@ -130,7 +120,7 @@ fn sam_passes() -> Vec<PassKind> {
 }
 
 /// Discs at different places.
-fn scene(images: usize, objects: usize, side: usize, mask_side: usize) -> Scene {
+fn batch(images: usize, objects: usize, side: usize, mask_side: usize) -> TrainingBatch {
     let device = Device::flex();
     let per_image = objects / images;
     let mut masks = Vec::with_capacity(objects * mask_side * mask_side);
@@ -141,18 +131,18 @@ fn scene(images: usize, objects: usize, side: usize, mask_side: usize) -> Scene 
             masks.push(f32::from(u8::from((dx - x).hypot(dy - y) < 0.15)));
         }
     }
-    Scene {
+    TrainingBatch {
         images: Tensor::random([images, 3, side, side], Distribution::Normal(0.0, 1.0), &device),
         image_of_object: (0..objects).map(|object| object / per_image).collect(),
-        truth: Truth {
+        target: Target {
             masks: Tensor::from_data(TensorData::new(masks, [objects, 1, mask_side, mask_side]), &device),
-            counts: None,
+            valid: None,
         },
     }
 }
 
-fn simulator(objects: usize, passes: &[PassKind], truth: &Truth, side: usize) -> ClickSimulator {
-    ClickSimulator::new(draws(objects, passes, side), truth, side)
+fn simulator(objects: usize, passes: &[PassKind], target: &Target, side: usize) -> ClickSimulator {
+    ClickSimulator::new(draws(objects, passes, side), target, side)
 }
 
 /// Every other object begins with a box.

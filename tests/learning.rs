@@ -4,12 +4,11 @@
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Int, Tensor, TensorData};
-use sam_learn::losses::Truth;
+use sam_learn::Target;
 use sam_learn::options::{Activations, BoxOutput, IouLoss, IouSupervision, LossOptions, LossResolution};
 use sam_learn::prompts::{ClickSimulator, PassKind};
-use sam_learn::scene::Scene;
-use sam_learn::step::{StepOptions, learn, learn_decoder};
-use sam_model::{PIXEL_MEAN, PIXEL_STD, SparsePrompts};
+use sam_learn::task::{LossTerms, SegmentationStep, StepLosses, StepOptions, TrainingBatch};
+use sam_model::{PIXEL_MEAN, PIXEL_STD, Sam, SparsePrompts};
 
 use crate::fixture::{Golden, check, cpu, norm, official_gradients, tiny, values};
 
@@ -29,8 +28,8 @@ fn plane(golden: &Golden, key: &str) -> Tensor<3> {
     Tensor::from_data(TensorData::new(bytes, shape), &cpu())
 }
 
-/// The fixture's batch. There padding counts as background and only ignored pixels do not count.
-fn scene(golden: &Golden, suffix: &str) -> Scene {
+/// The fixture's batch. There padding is background and only ignored pixels are not valid.
+fn batch(golden: &Golden, suffix: &str) -> TrainingBatch {
     let pixels = golden.bytes("pixels");
     let [images, side] = [golden.shape("pixels")[0], golden.shape("pixels")[1]];
     let resized = golden.bytes("resized_hw");
@@ -48,18 +47,18 @@ fn scene(golden: &Golden, suffix: &str) -> Scene {
     let index = Tensor::<1, Int>::from_data(TensorData::new(index, [objects]), &cpu());
     let masks = plane(golden, &format!("object_masks{suffix}"));
     let [_, height, width] = masks.dims();
-    let kept = plane(golden, &format!("ignore_masks{suffix}")).neg().add_scalar(1.0).select(0, index);
-    Scene {
+    let valid = plane(golden, &format!("ignore_masks{suffix}")).neg().add_scalar(1.0).select(0, index);
+    TrainingBatch {
         images: Tensor::from_data(TensorData::new(input, [images, 3, side, side]), &cpu()),
         image_of_object,
-        truth: Truth {
+        target: Target {
             masks: masks.reshape([objects, 1, height, width]),
-            counts: Some(kept.reshape([objects, 1, height, width])),
+            valid: Some(valid.reshape([objects, 1, height, width])),
         },
     }
 }
 
-fn script(golden: &Golden, truth: &Truth, side_px: usize) -> ClickSimulator {
+fn script(golden: &Golden, target: &Target, side_px: usize) -> ClickSimulator {
     let passes = (0..PASSES)
         .map(|pass| {
             let kind = match pass {
@@ -75,7 +74,7 @@ fn script(golden: &Golden, truth: &Truth, side_px: usize) -> ClickSimulator {
             (kind, sparse)
         })
         .collect();
-    ClickSimulator::scripted(passes, truth, side_px)
+    ClickSimulator::scripted(passes, target, side_px)
 }
 
 fn step_options(loss: &LossOptions) -> StepOptions {
@@ -88,18 +87,27 @@ fn step_options(loss: &LossOptions) -> StepOptions {
     }
 }
 
+fn gradients(
+    sam: &Sam,
+    batch: &TrainingBatch,
+    simulator: ClickSimulator,
+    options: &StepOptions,
+) -> (GradientsParams, StepLosses) {
+    SegmentationStep { sam, batch, options, dropout_seed: 0 }.gradients(simulator)
+}
+
 fn check_variant(variant: &str, suffix: &str, options: &StepOptions) {
     let golden = golden();
     let sam = tiny(&cpu().autodiff());
-    let scene = scene(&golden, suffix);
-    let simulator = || script(&golden, &scene.truth, sam.image_size());
-    let (grads, losses) = learn(&sam, &scene, simulator(), options, 0);
+    let batch = batch(&golden, suffix);
+    let simulator = || script(&golden, &batch.target, sam.image_size());
+    let (grads, losses) = gradients(&sam, &batch, simulator(), options);
 
     let terms = losses.read();
     let mean = |key: &str| -> Vec<f32> {
         golden.values(&format!("{variant}/{key}")).chunks(3).map(|objects| objects.iter().sum::<f32>() / 3.0).collect()
     };
-    let got = |get: fn(&sam_learn::step::LossTerms) -> f64| terms.iter().map(|t| get(t) as f32).collect::<Vec<_>>();
+    let got = |get: fn(&LossTerms) -> f64| terms.iter().map(|t| get(t) as f32).collect::<Vec<_>>();
     check("focal", &got(|t| t.focal), &mean("focal"), 2e-5);
     check("dice", &got(|t| t.dice), &mean("dice"), 1e-5);
     check("IoU error", &got(|t| t.iou), &mean("iou_loss"), 1e-4);
@@ -122,8 +130,9 @@ fn check_variant(variant: &str, suffix: &str, options: &StepOptions) {
         check(&key, &grad[..32], &summary[2..], allowed);
     }
 
-    let embeddings = sam.encode(Tensor::from_inner(scene.images.clone())).detach();
-    let (_, _, grad) = learn_decoder(&sam, embeddings, &scene, simulator(), options);
+    let embeddings = sam.encode(Tensor::from_inner(batch.images.clone())).detach();
+    let step = SegmentationStep { sam: &sam, batch: &batch, options, dropout_seed: 0 };
+    let grad = step.decoder_gradients(embeddings, simulator()).embedding;
     let expected = golden.values(&format!("{variant}/image_embedding_grad"));
     check("image embedding", &values(grad.expect("the encoder learns")), &expected, RELATIVE * norm(&expected));
 }
@@ -134,7 +143,7 @@ fn a_step_of_eleven_passes_equals_the_reference() {
 }
 
 #[test]
-fn so_does_one_that_decodes_few_objects_at_once() {
+fn a_step_that_decodes_few_objects_at_once_equals_the_reference() {
     for objects_at_once in [1, 2] {
         let options = step_options(&LossOptions::default());
         check_variant("a", "", &StepOptions { objects_at_once: Some(objects_at_once), ..options });
@@ -142,7 +151,7 @@ fn so_does_one_that_decodes_few_objects_at_once() {
 }
 
 #[test]
-fn so_does_one_with_sam_2s_losses_at_full_resolution() {
+fn a_step_with_the_losses_of_sam_2_at_full_resolution_equals_the_reference() {
     let loss = LossOptions {
         iou_loss: IouLoss::L1,
         iou_supervision: IouSupervision::All,
@@ -153,22 +162,22 @@ fn so_does_one_with_sam_2s_losses_at_full_resolution() {
 }
 
 #[test]
-fn a_recomputing_encoder_changes_no_gradient() {
+fn activation_checkpointing_changes_no_gradient() {
     let golden = golden();
     let sam = tiny(&cpu().autodiff());
-    let scene = scene(&golden, "");
+    let batch = batch(&golden, "");
     let grads = |activations| {
-        let simulator = script(&golden, &scene.truth, sam.image_size());
+        let simulator = script(&golden, &batch.target, sam.image_size());
         let options = StepOptions { activations, ..step_options(&LossOptions::default()) };
-        learn(&sam, &scene, simulator, &options, 0).0
+        gradients(&sam, &batch, simulator, &options).0
     };
-    let (kept, recomputed) = (grads(Activations::Keep), grads(Activations::Recompute));
-    let mut equal = Equal { expected: &kept, got: &recomputed, compared: 0 };
+    let (stored, recomputed) = (grads(Activations::Keep), grads(Activations::Recompute));
+    let mut equal = Equal { expected: &stored, got: &recomputed, compared: 0 };
     sam.visit(&mut equal);
     assert_eq!(equal.compared, 201, "every parameter has a gradient");
 }
 
-/// Compares what both have.
+/// Compares the gradients of all parameters that have one.
 struct Equal<'a> {
     expected: &'a GradientsParams,
     got: &'a GradientsParams,
@@ -188,11 +197,11 @@ impl ModuleVisitor for Equal<'_> {
 fn a_frozen_encoder_changes_no_gradient_of_the_rest() {
     let golden = golden();
     let sam = tiny(&cpu().autodiff());
-    let scene = scene(&golden, "");
+    let batch = batch(&golden, "");
     let grads = |is_frozen| {
-        let simulator = script(&golden, &scene.truth, sam.image_size());
+        let simulator = script(&golden, &batch.target, sam.image_size());
         let options = StepOptions { is_encoder_frozen: is_frozen, ..step_options(&LossOptions::default()) };
-        learn(&sam, &scene, simulator, &options, 0).0
+        gradients(&sam, &batch, simulator, &options).0
     };
     let (frozen, whole) = (grads(true), grads(false));
     let mut equal = Equal { expected: &frozen, got: &whole, compared: 0 };

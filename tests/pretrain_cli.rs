@@ -56,8 +56,7 @@ fn a_training_starts_from_the_folder_of_a_pretraining() {
         assert!(run.path(&format!("pretrained/{name}")).is_file(), "{name}");
     }
     let html = read(&run, "pretrained/report.html");
-    for part in ["<svg", ">held out<", "Learning rate", "what was left of it", "data:image/jpeg;base64,", "mask_ratio"]
-    {
+    for part in ["<svg", ">held out<", "Learning rate", "visible patches", "data:image/jpeg;base64,", "mask_ratio"] {
         assert!(html.contains(part), "{part}");
     }
     let out = run.ok(&["--resume", "pretrained", "--set", "schedule.steps=6"]);

@@ -1,4 +1,4 @@
-//! Whole pre-trainings: they repeat to the bit, go on where they stopped, learn, name what cannot be read, and leave an
+//! Whole pre-training runs: they repeat to the bit, resume where they stopped, learn, name unreadable images, and leave an
 //! encoder that a segmenter starts from.
 
 use std::collections::BTreeMap;
@@ -15,7 +15,9 @@ use sam_learn::options::{
     Activations, LogOptions, LrDecay, MaeObjective, OptimiserOptions, PretrainOptions, RECONSTRUCTION_LOSS, RunOptions,
     ScheduleOptions, ValidationOptions,
 };
-use sam_learn::{Ending, HeldOut, LearnError, Outcome, Pretraining, RunEvent, SavedState, pretrain};
+use sam_learn::record::{Observer, RunEvent, SavedState, Scores};
+use sam_learn::task::HeldOut;
+use sam_learn::{Ending, LearnError, Outcome, Pretraining, pretrain};
 use sam_model::weights::{Checkpoint, MaeCheckpoint, StateDict};
 use sam_model::{MaeConfig, MaeTarget};
 use serde_json::Value;
@@ -94,9 +96,9 @@ impl Setting {
         self.options.run.dir = folder.to_owned();
         let _turn = generator();
         let interrupter = Interrupter::new();
-        let listener = {
+        let observer: Box<dyn Observer> = {
             let (interrupter, stop_after, skipped) = (interrupter.clone(), self.stop_after, self.skipped);
-            Arc::new(move |event: &RunEvent| match event {
+            Box::new(move |event: &RunEvent| match event {
                 RunEvent::Step(record) if Some(record.step) == stop_after => interrupter.stop(Some("the test")),
                 RunEvent::Skipped { reason, .. } => skipped.lock().expect("no panic").push(reason.clone()),
                 _ => {}
@@ -119,15 +121,15 @@ impl Setting {
             loader,
             held_out: Some(HeldOut { samples: scenes(2, 5), n_images: 5 }),
             interrupter,
-            listener,
-            terminal_view: false,
+            observers: vec![observer],
+            dashboard: false,
         };
         let mae = config().init(&cpu().autodiff()).expect("sizes fit");
         pretrain(sam_model::init::initialise_mae(mae, 3), pretraining, resume.as_ref())
     }
 }
 
-/// `metrics.jsonl` without what a clock or the system says.
+/// `metrics.jsonl` without times and memory.
 fn lines(folder: &Path) -> Vec<BTreeMap<String, Value>> {
     let clock = ["elapsed_s", "eta_s", "images_per_s", "data_wait_share", "memory_mib", "took_s", "of_steps"];
     let text = std::fs::read_to_string(folder.join("metrics.jsonl")).expect("written");
@@ -145,13 +147,13 @@ fn weights(folder: &Path) -> BTreeMap<String, Vec<f32>> {
 }
 
 #[test]
-fn a_pretraining_that_goes_on_is_the_pretraining() {
+fn a_resumed_pretraining_equals_an_uninterrupted_one() {
     let folders = [tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder")];
     let whole = Setting::new(10).run(folders[0].path()).expect("it runs");
     assert_eq!((whole.ending, whole.progress.step), (Ending::Finished, 10));
     let stopped = Setting { stop_after: Some(6), ..Setting::new(10) }.run(folders[1].path()).expect("it runs");
     assert_eq!((stopped.ending, stopped.progress.step), (Ending::Interrupted, 6));
-    let resumed = Setting::new(10).run(folders[1].path()).expect("it goes on");
+    let resumed = Setting::new(10).run(folders[1].path()).expect("it resumes");
     assert_eq!(resumed.ending, Ending::Finished);
     assert_eq!(weights(folders[0].path()), weights(folders[1].path()), "to the bit");
     assert_eq!(lines(folders[0].path()), lines(folders[1].path()));
@@ -163,12 +165,12 @@ fn a_pretraining_that_goes_on_is_the_pretraining() {
 }
 
 #[test]
-fn it_learns_and_a_segmenter_starts_from_it() {
+fn pretraining_learns_and_a_segmenter_starts_from_it() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut setting = Setting { images: 8, samples: scenes(1, 64), ..Setting::new(60) };
     setting.options.validation.every_steps = 20;
     let outcome = setting.run(folder.path()).expect("it runs");
-    let loss = |scores: &Option<sam_learn::Scores>| scores.as_ref().expect("validated").metrics["reconstruction_loss"];
+    let loss = |scores: &Option<Scores>| scores.as_ref().expect("validated").metrics["reconstruction_loss"];
     let (before, best) = (loss(&outcome.progress.baseline), loss(&outcome.progress.best));
     // A constant guess of each patch's mean has the loss 1 (with the unbiased variance a little less).
     assert!(before > 0.98 && best < 0.9 * before, "{before} to {best}");
@@ -181,9 +183,9 @@ fn it_learns_and_a_segmenter_starts_from_it() {
     assert_eq!((report.used, report.resized.len(), sam.image_size()), (2 * 12 + 3, 1, 64));
 }
 
-/// Two batches of half the images make the step of one.
+/// Two batches of half the images.
 #[test]
-fn accumulation_is_the_step_of_a_larger_batch() {
+fn accumulation_equals_a_larger_batch() {
     let folders = [tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder")];
     Setting { images: 4, ..Setting::new(2) }.run(folders[0].path()).expect("it runs");
     let mut halves = Setting { images: 2, ..Setting::new(2) };
@@ -204,13 +206,13 @@ fn accumulation_is_the_step_of_a_larger_batch() {
 }
 
 #[test]
-fn images_that_cannot_be_read_are_named_and_left_out() {
+fn unreadable_images_are_named_and_skipped() {
     let (data, folder) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
     for index in 0..5 {
         let scene = scenes(9, 5).sample(index).expect("a scene");
         scene.image.save(data.path().join(format!("{index}.png"))).expect("written");
     }
-    std::fs::write(data.path().join("broken.png"), "no picture").expect("written");
+    std::fs::write(data.path().join("broken.png"), "not an image").expect("written");
     let tree = ImageTree::open(data.path(), sam_data::Intensity::default()).expect("opens");
     assert_eq!(tree.len(), 6);
     let setting = Setting { samples: Arc::new(tree), ..Setting::new(4) };
@@ -220,22 +222,22 @@ fn images_that_cannot_be_read_are_named_and_left_out() {
     assert!(!skipped.is_empty() && skipped.iter().all(|reason| reason.contains("broken.png")), "{skipped:?}");
 }
 
-/// Computing the blocks again, or a batch in parts, changes nothing but the rounding.
+/// But for the rounding.
 #[test]
-fn neither_recomputing_nor_parts_change_what_is_learned() {
-    let run = |n_parts: usize, activations: Activations| {
+fn activation_checkpointing_and_shards_do_not_change_the_loss() {
+    let run = |n_shards: usize, activations: Activations| {
         let folder = tempfile::tempdir().expect("a folder");
         let mut setting = Setting::new(4);
-        (setting.options.run.parallel, setting.options.run.activations) = (n_parts, activations);
+        (setting.options.run.parallel, setting.options.run.activations) = (n_shards, activations);
         setting.run(folder.path()).expect("it runs");
         lines(folder.path()).iter().filter_map(|line| line.get("loss")?.as_f64()).collect::<Vec<f64>>()
     };
-    let kept = run(1, Activations::Keep);
-    assert_eq!(kept.len(), 4);
+    let stored = run(1, Activations::Keep);
+    assert_eq!(stored.len(), 4);
     for other in [run(1, Activations::Recompute), run(3, Activations::Keep)] {
-        assert_eq!(kept.len(), other.len());
-        for (kept, other) in kept.iter().zip(&other) {
-            assert!((kept - other).abs() < 1e-4 * kept, "{kept} and {other}");
+        assert_eq!(stored.len(), other.len());
+        for (stored, other) in stored.iter().zip(&other) {
+            assert!((stored - other).abs() < 1e-4 * stored, "{stored} and {other}");
         }
     }
 }

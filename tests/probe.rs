@@ -1,4 +1,4 @@
-//! What a probe takes of an encoder is what its sentences say, and what it makes of that is what scikit-learn makes of it.
+//! Features of a probe are those that its documentation states, and its classifiers agree with scikit-learn.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -8,8 +8,8 @@ use sam_data::loader::{ErrorPolicy, SampleError, Samples};
 use sam_data::{ObjectMask, Sample};
 use sam_image::{Mask, RgbImage, Rle};
 use sam_learn::probe::{
-    ExtractOptions, Extracted, Features, FrozenEncoder, Labels, Neighbours, Pooling, ProbePart,
-    classify_by_logistic_regression, classify_by_neighbours, extract, standardised,
+    ExtractOptions, Extracted, Features, FrozenEncoder, LabelledFeatures, Labels, Neighbours, Pooling, ProbeSet,
+    classify_by_logistic_regression, classify_by_neighbours, extract, n_logistic_fits, standardised,
 };
 use sam_model::init::initialise_mae;
 use sam_model::weights::host_values;
@@ -22,19 +22,20 @@ fn whole_numbers(values: &[f32]) -> Vec<usize> {
 }
 
 #[test]
-fn classifiers_answer_as_scikit_learn() {
+fn classifiers_agree_with_scikit_learn() {
     let golden = Golden::open("probe/golden.safetensors");
     let features = |key: &str| Features { width: golden.shape(key)[1], values: golden.values(key) };
     let [classes, images] = ["classes", "images"].map(|key| whole_numbers(&golden.values(key)));
-    let [learned, judged] = standardised(&features("learned"), &features("judged"));
+    let [train, test] = standardised(&features("learned"), &features("judged"));
     // The channel of mean 50 and deviation 0.01 has three digits behind the point in f32.
-    check("standardised", &judged.values, &golden.values("standardised"), 1e-4);
+    check("standardised", &test.values, &golden.values("standardised"), 1e-4);
+    let train = LabelledFeatures { features: &train, classes: &classes, images: &images };
     for k in [1, 7, 20] {
-        let found = classify_by_neighbours(Neighbours { k }, &learned, &classes, &judged, &cpu());
+        let found = classify_by_neighbours(Neighbours { k }, train, &test, &cpu());
         assert_eq!(found, whole_numbers(&golden.values(&format!("neighbours_{k}"))), "k = {k}");
     }
     let mut n_fits = 0;
-    let linear = classify_by_logistic_regression(&learned, &classes, &images, &judged, &cpu(), &mut || n_fits += 1);
+    let linear = classify_by_logistic_regression(train, &test, &cpu(), &mut || n_fits += 1);
     assert_eq!(linear.predicted, whole_numbers(&golden.values("linear")));
     let [penalties, losses]: [Vec<f32>; 2] = [
         linear.tried.iter().map(|tried| tried.0 as f32).collect(),
@@ -43,18 +44,18 @@ fn classifiers_answer_as_scikit_learn() {
     assert_eq!(penalties, golden.values("penalties"));
     let expected = golden.values("losses");
     check("losses", &losses[..5], &expected[..5], MODULE);
-    // The weakest penalty leaves the minimum so flat that f32 cannot tell places apart that differ by this.
+    // Under the weakest penalty the minimum is so flat that f32 cannot distinguish losses that differ by this.
     check("loss at the weakest penalty", &losses[5..], &expected[5..], 2e-3);
-    assert_eq!(linear.penalty, 0.01, "the least loss");
-    assert!(n_fits > 0 && n_fits <= sam_learn::probe::logistic::n_fits());
+    assert_eq!(linear.penalty, 0.01, "the lowest loss");
+    assert!(n_fits > 0 && n_fits <= n_logistic_fits());
 }
 
-/// Three pictures: a square one, a wide one, and one that cannot be read between them.
-struct Pictures;
+/// Three images: a square one, a wide one, and an unreadable one between them.
+struct Images;
 
 const SIDE: usize = 32;
 
-fn picture(width: usize, height: usize) -> RgbImage {
+fn gradient_image(width: usize, height: usize) -> RgbImage {
     RgbImage::from_fn(width as u32, height as u32, |x, y| {
         image::Rgb([(7 * x + 3 * y) as u8, (x * y % 251) as u8, 200u32.wrapping_sub(5 * y) as u8])
     })
@@ -64,7 +65,7 @@ fn object(size_hw: [usize; 2], id: u64, class: Option<usize>, covers: impl Fn(us
     ObjectMask { mask: Rle::from_mask(&Mask::from_fn(size_hw, covers)), class, id }
 }
 
-impl Samples for Pictures {
+impl Samples for Images {
     fn n_samples(&self) -> usize {
         3
     }
@@ -74,12 +75,12 @@ impl Samples for Pictures {
         let square = [SIDE; 2];
         Ok(match index {
             0 => sample(
-                picture(SIDE, SIDE),
+                gradient_image(SIDE, SIDE),
                 vec![
                     // All of the first patch, and half of the second.
                     object(square, 1, Some(2), |row, column| row < 8 && column < 12),
                     object(square, 2, None, |row, _| row > 20),
-                    // One pixel of the last patch, and 24 of the one above that do not count.
+                    // One pixel of the last patch, and 24 ignored ones of the patch above.
                     object(square, 3, Some(0), |row, column| (column, row) == (31, 31) || (row == 20 && column >= 8)),
                     object(square, 4, Some(1), |row, _| row == 20),
                 ],
@@ -87,7 +88,7 @@ impl Samples for Pictures {
             ),
             1 => return Err("sample 1 is broken".into()),
             _ => sample(
-                picture(SIDE, SIDE / 2),
+                gradient_image(SIDE, SIDE / 2),
                 vec![object([SIDE / 2, SIDE], 5, Some(2), |row, column| row >= 8 && column >= 24)],
                 None,
             ),
@@ -120,24 +121,24 @@ fn options(pooling: Pooling, images: usize) -> ExtractOptions {
     }
 }
 
-fn of_objects(encoders: &[FrozenEncoder], images: usize) -> Extracted {
+fn extract_objects(encoders: &[FrozenEncoder], images: usize) -> Extracted {
     // Classes 2 and 0 of the source, not its class 1.
-    let labels = Labels::OfObjects(vec![Some(0), None, Some(1)]);
-    let part = ProbePart { samples: Arc::new(Pictures), indices: vec![0, 1, 2], labels };
+    let labels = Labels::Objects(vec![Some(0), None, Some(1)]);
+    let set = ProbeSet { samples: Arc::new(Images), indices: vec![0, 1, 2], labels };
     let mut done = 0;
-    let found = extract(encoders, &part, &options(Pooling::Mean, images), &mut |n| done = n).expect("extracted");
+    let found = extract(encoders, &set, &options(Pooling::Mean, images), &mut |n| done = n).expect("extracted");
     assert_eq!(done, 3);
     found
 }
 
-/// `[N, C]` of a picture at the top left of the input.
+/// Tokens of an image at the top left of the input, `[N, C]`.
 fn tokens(mae: &MaskedAutoencoder, image: &RgbImage) -> Vec<f32> {
     let size_hw = [image.height() as usize, image.width() as usize];
     let input = Sam::preprocess(image.as_raw(), size_hw, SIDE, &cpu());
     host_values(&mae.features(input).narrow(1, 1, 16))
 }
 
-/// Of rows of 16 values, each by its weight.
+/// Weighted mean of rows of 16 values.
 fn mean(rows: &[f32], weights: &[(usize, f32)]) -> Vec<f32> {
     (0..16).map(|at| weights.iter().map(|&(row, weight)| weight * rows[row * 16 + at]).sum()).collect()
 }
@@ -146,13 +147,13 @@ fn mean(rows: &[f32], weights: &[(usize, f32)]) -> Vec<f32> {
 fn features_of_an_object_are_the_mean_under_its_mask() {
     let mae = autoencoder();
     let encoder = FrozenEncoder::Autoencoder(Box::new(mae.clone()));
-    let found = of_objects(std::slice::from_ref(&encoder), 2);
+    let found = extract_objects(std::slice::from_ref(&encoder), 2);
     assert_eq!((found.classes.as_slice(), found.images.as_slice()), (&[1, 0, 1][..], &[0, 0, 2][..]));
-    let left_out = &found.left_out;
-    assert_eq!((left_out.n_unreadable, left_out.without_class, left_out.too_small), (1, 2, 0));
-    assert!(left_out.unreadable[0].contains("sample 1 is broken"), "{:?}", left_out.unreadable);
+    let dropped = &found.dropped;
+    assert_eq!((dropped.n_unreadable, dropped.without_class, dropped.too_small), (1, 2, 0));
+    assert!(dropped.unreadable[0].contains("sample 1 is broken"), "{:?}", dropped.unreadable);
 
-    let (square, wide) = (tokens(&mae, &picture(SIDE, SIDE)), tokens(&mae, &picture(SIDE, SIDE / 2)));
+    let (square, wide) = (tokens(&mae, &gradient_image(SIDE, SIDE)), tokens(&mae, &gradient_image(SIDE, SIDE / 2)));
     let expected = [
         mean(&square, &[(0, 2.0 / 3.0), (1, 1.0 / 3.0)]),
         mean(&square, &[(15, 1.0)]),
@@ -161,39 +162,39 @@ fn features_of_an_object_are_the_mean_under_its_mask() {
     ];
     check("objects", &found.features[0].values, &expected.concat(), MODULE);
 
-    // Of the pixels the mean patch: here its first value, the red of its first pixel.
+    // The features of the pixels are the mean patch: here its first value, the red of its first pixel.
     let pixels = &found.features[1];
     assert_eq!((found.features.len(), pixels.width, pixels.n_rows()), (2, 192, 3));
     let red = |value: f32| (value - sam_model::PIXEL_MEAN[0]) / sam_model::PIXEL_STD[0];
     let first_of_two = (2.0 * red(0.0) + red(7.0 * 8.0)) / 3.0;
     check("pixels", &[pixels.values[0]], &[first_of_two], MODULE);
 
-    // However many images come at once, and whatever stands beside.
+    // Independent of the batch size and of other encoders.
     let random = encoder.with_random_weights(3);
-    let alone = of_objects(&[encoder, random], 1);
+    let alone = extract_objects(&[encoder, random], 1);
     check("alone", &alone.features[0].values, &found.features[0].values, MODULE);
-    assert_eq!(alone.features[0], alone.features[1], "weights drawn from seed 3 are those of seed 3");
-    assert_eq!((alone.classes, alone.left_out), (found.classes, found.left_out));
+    assert_eq!(alone.features[0], alone.features[1], "weights initialised with seed 3 are those of seed 3");
+    assert_eq!((alone.classes, alone.dropped), (found.classes, found.dropped));
 }
 
 #[test]
-fn features_of_an_image_are_the_mean_of_its_middle_or_the_class_token() {
+fn features_of_an_image_are_the_mean_of_its_centre_crop_or_the_class_token() {
     let mae = autoencoder();
     let encoder = FrozenEncoder::Autoencoder(Box::new(mae.clone()));
-    let labels = Labels::OfImages(vec![Some(1), Some(0), None]);
-    let part = ProbePart { samples: Arc::new(Pictures), indices: vec![0], labels };
+    let labels = Labels::Images(vec![Some(1), Some(0), None]);
+    let set = ProbeSet { samples: Arc::new(Images), indices: vec![0], labels };
     let of = |pooling| {
         let found =
-            extract(std::slice::from_ref(&encoder), &part, &options(pooling, 1), &mut |_| {}).expect("extracted");
+            extract(std::slice::from_ref(&encoder), &set, &options(pooling, 1), &mut |_| {}).expect("extracted");
         assert_eq!(found.classes, [1]);
         found.features
     };
     let weights: Vec<(usize, f32)> = (0..16).map(|patch| (patch, 1.0 / 16.0)).collect();
-    let square = picture(SIDE, SIDE);
+    let square = gradient_image(SIDE, SIDE);
     let expected = mean(&tokens(&mae, &square), &weights);
     let features = of(Pooling::Mean);
     check("mean", &features[0].values, &expected, MODULE);
-    assert_eq!(features[1].width, 16 * 16 * 3, "the small picture");
+    assert_eq!(features[1].width, 16 * 16 * 3, "the thumbnail");
     let input = Sam::preprocess(square.as_raw(), [SIDE; 2], SIDE, &cpu());
     check(
         "class token",
@@ -203,14 +204,14 @@ fn features_of_an_image_are_the_mean_of_its_middle_or_the_class_token() {
     );
 }
 
-/// What the neck makes of the tokens is the segmenter's embedding: they are those behind its last block.
+/// The neck maps the tokens to the segmenter's embedding, so they are those after its last block.
 #[test]
 fn features_of_a_segmenter_are_the_tokens_before_its_neck() {
     let sam = tiny(&cpu());
     let side = sam.image_size();
     let width = sam.config().image_encoder.embed_dim;
     let encoder = FrozenEncoder::Segmenter(Box::new(sam.clone()));
-    /// A picture of the segmenter's size in which each patch is an object.
+    /// An image of the segmenter's size in which each patch is an object.
     struct Patches(usize);
     impl Samples for Patches {
         fn n_samples(&self) -> usize {
@@ -222,15 +223,19 @@ fn features_of_a_segmenter_are_the_tokens_before_its_neck() {
             let is_of = |patch: usize, row: usize, column: usize| row / 8 * 8 + column / 8 == patch;
             let objects =
                 (0..64).map(|patch| object(size_hw, patch as u64, Some(0), |row, column| is_of(patch, row, column)));
-            Ok(Sample { name: String::new(), image: picture(self.0, self.0), objects: objects.collect(), ignore: None })
+            Ok(Sample {
+                name: String::new(),
+                image: gradient_image(self.0, self.0),
+                objects: objects.collect(),
+                ignore: None,
+            })
         }
     }
-    let part =
-        ProbePart { samples: Arc::new(Patches(side)), indices: vec![0], labels: Labels::OfObjects(vec![Some(0)]) };
-    let found = extract(&[encoder], &part, &options(Pooling::Mean, 1), &mut |_| {}).expect("extracted");
+    let set = ProbeSet { samples: Arc::new(Patches(side)), indices: vec![0], labels: Labels::Objects(vec![Some(0)]) };
+    let found = extract(&[encoder], &set, &options(Pooling::Mean, 1), &mut |_| {}).expect("extracted");
     assert_eq!((found.features[0].n_rows(), found.features[0].width), (64, width));
     let tokens = Tensor::<1>::from_floats(found.features[0].values.as_slice(), &cpu()).reshape([1, 8, 8, width]);
     let embedding = host_values(&sam.image_encoder.neck.forward(tokens));
-    let input = Sam::preprocess(picture(side, side).as_raw(), [side; 2], side, &cpu());
+    let input = Sam::preprocess(gradient_image(side, side).as_raw(), [side; 2], side, &cpu());
     check("embedding", &embedding, &host_values(&sam.encode(input)), MODULE);
 }

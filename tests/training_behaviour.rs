@@ -1,4 +1,4 @@
-//! What only happens while training, and only then: drop path and dropout.
+//! Drop path and dropout, which act in training only.
 
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -26,8 +26,7 @@ fn drop_path_drops_whole_samples_and_keeps_the_mean() {
     assert!((survivors as f64 - 2400.0).abs() < 4.0 * (samples as f64 * 0.24).sqrt(), "{survivors} survive");
 }
 
-/// A model with every rate above zero computes the reference's numbers once it is taken by `valid()`, and others while
-/// it trains.
+/// A model with all rates above zero equals the reference after `valid()`, and differs from it in training.
 #[test]
 fn rates_act_in_training_only() {
     let _turn = generator();

@@ -1,5 +1,5 @@
-//! Whole runs of the loop: they repeat to the bit, go on where they stopped, accumulate to the mean, learn four pictures by
-//! heart, and say what went wrong.
+//! Whole runs of the loop: they repeat to the bit, resume where they stopped, accumulate to the mean, overfit four images, and
+//! report what went wrong.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -16,7 +16,9 @@ use sam_learn::options::{
     Activations, IouSupervision, LogOptions, LossOptions, LrDecay, OptimiserOptions, PromptOptions, PromptPreset,
     RunOptions, ScheduleOptions, TrainOptions, ValidationOptions,
 };
-use sam_learn::{Ending, LearnError, Outcome, RunEvent, SavedState, Training, Validation, train};
+use sam_learn::record::{Observer, RunEvent, SavedState};
+use sam_learn::task::Validation;
+use sam_learn::{Ending, LearnError, Outcome, Training, train};
 use sam_model::weights::StateDict;
 use sam_model::{ImageEncoderConfig, MaskDecoderConfig, PromptEncoderConfig, Sam, SamConfig};
 use serde_json::Value;
@@ -37,7 +39,7 @@ fn small_sam(side: usize, dim: usize, width: usize) -> Sam {
             out_chans: width,
             window_size: 2,
             global_attn_indexes: vec![1],
-            // Random on purpose: a run must repeat these draws, too.
+            // Not zero on purpose: a run must repeat these draws, too.
             drop_path_rate: 0.1,
         },
         prompt_encoder: PromptEncoderConfig { embed_dim: width, mask_in_chans: 4 },
@@ -123,9 +125,9 @@ impl Setting {
         self.options.run.dir = folder.to_owned();
         let _turn = generator();
         let interrupter = Interrupter::new();
-        let listener = {
+        let stop: Box<dyn Observer> = {
             let (interrupter, stop_after) = (interrupter.clone(), self.stop_after);
-            Arc::new(move |event: &RunEvent| {
+            Box::new(move |event: &RunEvent| {
                 if let RunEvent::Step(record) = event
                     && Some(record.step) == stop_after
                 {
@@ -145,14 +147,14 @@ impl Setting {
             loader: self.loader,
             validation: Some(Validation { sets, protocols, n_threads: 1 }),
             interrupter,
-            listener,
-            terminal_view: false,
+            observers: vec![stop],
+            dashboard: false,
         };
         train(small_sam(SIDE, 16, 16), training, resume.as_ref())
     }
 }
 
-/// `metrics.jsonl` without what a clock or the system says.
+/// `metrics.jsonl` without times and memory.
 fn lines(folder: &Path) -> Vec<BTreeMap<String, Value>> {
     let clock = ["elapsed_s", "eta_s", "images_per_s", "data_wait_share", "memory_mib", "took_s", "of_steps"];
     let text = std::fs::read_to_string(folder.join("metrics.jsonl")).expect("written");
@@ -182,20 +184,20 @@ fn folder() -> tempfile::TempDir {
 }
 
 #[test]
-fn runs_repeat_and_go_on_to_the_bit() {
-    let (whole, again, parts) = (folder(), folder(), folder());
+fn runs_repeat_and_resume_to_the_bit() {
+    let (whole, again, resumed) = (folder(), folder(), folder());
     let outcome = Setting::new(10).run(whole.path()).expect("it runs");
     assert_eq!((outcome.ending, outcome.progress.step), (Ending::Finished, 10));
     Setting::new(10).run(again.path()).expect("it runs");
 
-    // Ctrl-C in the middle of an interval, at its end, and then to the end.
+    // Ctrl-C in the middle of an interval, at its end, and then until the end.
     for (stop_after, ending) in
         [(Some(2), Ending::Interrupted), (Some(8), Ending::Interrupted), (None, Ending::Finished)]
     {
-        let outcome = Setting { stop_after, ..Setting::new(10) }.run(parts.path()).expect("it goes on");
+        let outcome = Setting { stop_after, ..Setting::new(10) }.run(resumed.path()).expect("it resumes");
         assert_eq!((outcome.ending, outcome.progress.step), (ending, stop_after.unwrap_or(10)));
     }
-    for other in [again.path(), parts.path()] {
+    for other in [again.path(), resumed.path()] {
         assert_same_lines(whole.path(), other);
         for name in ["best.safetensors", "last.safetensors"] {
             assert!(bytes(whole.path(), name) == bytes(other, name), "{name} of {}", other.display());
@@ -209,7 +211,7 @@ fn runs_repeat_and_go_on_to_the_bit() {
 }
 
 #[test]
-fn a_run_that_is_killed_goes_on_from_its_last_save() {
+fn a_killed_run_resumes_from_its_last_save() {
     let (whole, killed) = (folder(), folder());
     Setting::new(6).run(whole.path()).expect("it runs");
     Setting { stop_after: Some(5), ..Setting::new(6) }.run(killed.path()).expect("it stops");
@@ -219,12 +221,12 @@ fn a_run_that_is_killed_goes_on_from_its_last_save() {
     text.push_str("{\"event\":\"step\",\"step\":6,\"loss\":1.0}\n{\"event\":\"st");
     std::fs::write(&log, text).expect("written");
     std::fs::create_dir(killed.path().join("checkpoints/.writing-x")).expect("made");
-    Setting::new(6).run(killed.path()).expect("it goes on");
+    Setting::new(6).run(killed.path()).expect("it resumes");
     assert_same_lines(whole.path(), killed.path());
     assert!(!killed.path().join("checkpoints/.writing-x").exists());
 }
 
-/// Objects count alike, whether they come in one batch or in two.
+/// Objects have equal weights, whether they are in one batch or in two.
 #[test]
 fn two_batches_of_one_image_are_one_of_two() {
     let _turn = generator();
@@ -245,8 +247,8 @@ fn two_batches_of_one_image_are_one_of_two() {
             loader: setting.loader,
             validation: None,
             interrupter: Interrupter::new(),
-            listener: Arc::new(|_: &RunEvent| {}),
-            terminal_view: false,
+            observers: Vec::new(),
+            dashboard: false,
         };
         train(sam, training, None).expect("it runs");
         let losses: Vec<f64> = lines(run.path()).iter().filter_map(|line| line["loss"].as_f64()).collect();
@@ -259,50 +261,50 @@ fn two_batches_of_one_image_are_one_of_two() {
         assert!((a - b).abs() < 1e-4 * a, "{one_losses:?} {two_losses:?}");
     }
     let off = one.iter().zip(&two).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    // Three steps of at most 1e-3: rounding may turn around the sign of a gradient of nothing, and Adam then its step.
+    // Three steps of at most 1e-3: rounding may flip the sign of a gradient near zero, and with it Adam's step.
     assert!(off < 2e-4, "weights differ by {off}");
 }
 
-/// Parts that are computed side by side change the rounding and nothing else, and repeat to the bit.
+/// Shards change the rounding and nothing else, and repeat to the bit.
 #[test]
-fn a_batch_in_parts_is_the_batch() {
+fn a_batch_in_shards_equals_the_batch() {
     let _turn = generator();
-    let run_with = |n_parts: usize| {
+    let run_with = |n_shards: usize| {
         let run = folder();
         let mut config = small_sam(SIDE, 16, 16).config().clone();
         config.image_encoder.drop_path_rate = 0.0;
         config.mask_decoder.dropout = 0.0;
         let sam = sam_model::init::initialise(config.init(&cpu().autodiff()).expect("sizes fit"), 3);
         let mut options = options(3);
-        (options.run.dir, options.run.parallel) = (run.path().to_owned(), n_parts);
+        (options.run.dir, options.run.parallel) = (run.path().to_owned(), n_shards);
         let training = Training {
             options,
             samples: Arc::new(scenes(1, 5, SIDE)),
             loader: loader(4),
             validation: None,
             interrupter: Interrupter::new(),
-            listener: Arc::new(|_: &RunEvent| {}),
-            terminal_view: false,
+            observers: Vec::new(),
+            dashboard: false,
         };
         train(sam, training, None).expect("it runs");
         let losses: Vec<f64> = lines(run.path()).iter().filter_map(|line| line["loss"].as_f64()).collect();
         (losses, bytes(run.path(), "last.safetensors"))
     };
-    let (whole, parts, again) = (run_with(1), run_with(3), run_with(3));
-    assert!(parts == again, "the same parts, the same run");
-    for (whole, parts) in whole.0.iter().zip(&parts.0) {
-        assert!((whole - parts).abs() < 1e-4 * whole, "{whole} in one, {parts} in three");
+    let (whole, shards, again) = (run_with(1), run_with(3), run_with(3));
+    assert!(shards == again, "equal shards, equal runs");
+    for (whole, shards) in whole.0.iter().zip(&shards.0) {
+        assert!((whole - shards).abs() < 1e-4 * whole, "{whole} in one, {shards} in three");
     }
     let mut setting = Setting::new(2);
     setting.options.run.parallel = 2;
     drop(_turn);
-    let error = setting.run(folder().path()).expect_err("its dropout would come in any order").to_string();
-    assert!(error.contains("run.parallel") && error.contains("drop_path"), "{error}");
+    let error = setting.run(folder().path()).expect_err("dropout would be drawn in any order").to_string();
+    assert!(error.contains("2 shards") && error.contains("drop path"), "{error}");
 }
 
-/// Dropped paths and dropout included: what is computed again is the same.
+/// Dropped paths and dropout included.
 #[test]
-fn a_recomputing_run_repeats_to_the_bit() {
+fn a_run_with_activation_checkpointing_repeats_to_the_bit() {
     let run = || {
         let run = folder();
         let mut setting = Setting::new(4);
@@ -313,41 +315,41 @@ fn a_recomputing_run_repeats_to_the_bit() {
     assert!(run() == run());
 }
 
-/// The loss of the first twenty steps, kept in a file: a change of recipe, data or model shows here.
+/// The loss of the first twenty steps, saved in a file: any change of recipe, data or model shows here.
 ///
-/// To keep a new curve after a change that is meant to change it: `KEEP_LOSS_CURVE=1 cargo test --release loss_curve`.
+/// To save a new curve after an intended change: `KEEP_LOSS_CURVE=1 cargo test --release loss_curve`.
 #[test]
-fn the_loss_curve_is_the_kept_one() {
+fn the_loss_curve_equals_the_saved_one() {
     let run = folder();
     Setting::new(20).run(run.path()).expect("it runs");
     let losses: Vec<f64> = lines(run.path()).iter().filter_map(|line| line.get("loss")?.as_f64()).collect();
-    let kept = path("training/loss_curve.json");
+    let saved = path("training/loss_curve.json");
     if std::env::var_os("KEEP_LOSS_CURVE").is_some() {
-        std::fs::write(&kept, serde_json::to_string_pretty(&losses).expect("numbers") + "\n").expect("written");
+        std::fs::write(&saved, serde_json::to_string_pretty(&losses).expect("numbers") + "\n").expect("written");
     }
-    let expected: Vec<f64> = serde_json::from_str(&std::fs::read_to_string(&kept).expect("kept")).expect("numbers");
+    let expected: Vec<f64> = serde_json::from_str(&std::fs::read_to_string(&saved).expect("saved")).expect("numbers");
     assert_eq!(losses.len(), expected.len());
     for (step, (got, expected)) in losses.iter().zip(&expected).enumerate() {
-        // Processors with wider vectors add in another order, and twenty steps carry that on.
-        assert!((got - expected).abs() < 5e-3 * expected, "step {}: {got}, kept {expected}", step + 1);
+        // CPUs with wider vectors add in another order, and twenty steps amplify that.
+        assert!((got - expected).abs() < 5e-3 * expected, "step {}: {got}, saved {expected}", step + 1);
     }
 }
 
 #[test]
-fn a_loss_that_is_no_number_stops_the_run_and_names_step_and_samples() {
+fn a_non_finite_loss_stops_the_run_and_names_step_and_samples() {
     let run = folder();
     let mut setting = Setting::new(8);
     setting.options.optimiser.lr = 1e38;
     setting.options.optimiser.clip_norm = None;
     setting.options.schedule.warmup_steps = 0;
-    let error = setting.run(run.path()).expect_err("such a rate breaks everything").to_string();
-    for part in ["step 2", "scene", "optimiser.lr"] {
+    let error = setting.run(run.path()).expect_err("the run must diverge").to_string();
+    for part in ["step 2", "scene", "learning rate"] {
         assert!(error.contains(part), "must say `{part}`: {error}");
     }
 }
 
 #[test]
-fn a_frozen_part_stays_as_it_is() {
+fn a_frozen_part_does_not_change() {
     let run = folder();
     let mut setting = Setting::new(2);
     setting.options.optimiser.freeze = vec!["image_encoder".into(), "*iou_prediction_head*".into()];
@@ -370,7 +372,7 @@ fn a_frozen_part_stays_as_it_is() {
 }
 
 #[test]
-fn it_stops_early_when_nothing_gets_better() {
+fn a_run_stops_early_without_improvement() {
     let run = folder();
     let mut setting = Setting::new(40);
     setting.options.optimiser.lr = 0.0;
@@ -380,16 +382,15 @@ fn it_stops_early_when_nothing_gets_better() {
     assert_eq!(outcome.progress.best.expect("the first").step, 4);
 }
 
-/// Four pictures by heart.
 #[test]
-fn four_images_are_learned_by_heart() {
+fn a_model_overfits_four_images() {
     const SIDE: usize = 64;
     let _turn = generator();
     let run = folder();
     let mut options = options(OVERFIT_STEPS);
     options.prompts = PromptOptions { mask_only_passes: 0, ..PromptOptions::preset(PromptPreset::Box) };
     options.prompts.box_noise.side_share = 0.0;
-    // Else the scores of masks that are never chosen may be anything, and the most confident one, too.
+    // Otherwise scores of masks that are never chosen are arbitrary, and so is the most confident mask.
     options.loss.iou_supervision = IouSupervision::All;
     options.optimiser = OptimiserOptions { lr: 3e-3, weight_decay: 0.0, ..OptimiserOptions::default() };
     options.schedule.warmup_steps = 20;
@@ -401,7 +402,7 @@ fn four_images_are_learned_by_heart() {
     config.mask_decoder.dropout = 0.0;
     config.mask_decoder.depth = 2;
     config.mask_decoder.num_heads = 4;
-    // Masks as fine as the pictures.
+    // Masks at the resolution of the images.
     config.image_encoder.patch_size = 4;
     config.image_encoder.window_size = 0;
     config.image_encoder.global_attn_indexes = vec![0, 1];
@@ -419,15 +420,15 @@ fn four_images_are_learned_by_heart() {
         loader: LoaderOptions { side_px: SIDE, mask_side_px: SIDE, ..loader(4) },
         validation: Some(Validation { sets: vec![EvalSet::new("the same", samples, &[])], protocols, n_threads: 1 }),
         interrupter: Interrupter::new(),
-        listener: {
+        observers: vec![{
             let last_step = Arc::clone(&last_step);
-            Arc::new(move |event: &RunEvent| {
+            Box::new(move |event: &RunEvent| {
                 if let RunEvent::Step(record) = event {
                     last_step.store(record.step, Ordering::Relaxed);
                 }
             })
-        },
-        terminal_view: false,
+        }],
+        dashboard: false,
     };
     let outcome = train(sam, training, None).expect("it runs");
     assert_eq!(last_step.load(Ordering::Relaxed), OVERFIT_STEPS);
@@ -435,5 +436,5 @@ fn four_images_are_learned_by_heart() {
     assert!(metrics["miou_box"] > 0.95, "{metrics:?}");
 }
 
-/// Enough, with room, on four pictures.
+/// More than enough for four images.
 const OVERFIT_STEPS: u64 = 700;

@@ -1,49 +1,48 @@
-//! What can go wrong while learning.
+//! Errors of learning. They name no configuration keys: the program adds those that a user can change.
 
 use std::path::PathBuf;
 
 use sam_model::weights::WeightsError;
 
-/// Why a run cannot begin or go on.
+/// Why a run cannot begin or continue.
 #[derive(Debug, thiserror::Error)]
 pub enum LearnError {
-    /// A pattern of `freeze` is a slip.
+    /// A pattern of frozen parameters matches none.
     #[error(
-        "optimiser.freeze: \"{pattern}\" matches no parameter; expected a part such as \"image_encoder\", or official keys \
-         with * such as \"image_encoder.blocks.*\"; this model has keys such as {example}"
+        "the pattern \"{pattern}\" of frozen parameters matches no parameter; expected a part such as \"image_encoder\", or \
+         official keys with * such as \"image_encoder.blocks.*\"; this model has keys such as {example}"
     )]
     FreezesNothing {
-        /// As typed.
+        /// The pattern.
         pattern: String,
-        /// A key that exists.
+        /// A key of the model.
         example: String,
     },
-    /// Everything is frozen.
-    #[error(
-        "optimiser.freeze names every parameter, so nothing would learn; leave out a part, such as \"mask_decoder\""
-    )]
+    /// Every parameter is frozen.
+    #[error("every parameter is frozen, so nothing would learn; leave one part, such as \"mask_decoder\", free")]
     NothingLearns,
-    /// Draws of several threads come in any order.
+    /// Shards would take random draws in any order.
     #[error(
-        "run.parallel = {n_parts}: a batch can be computed in parts only without drop path and dropout, or no run could be \
-         repeated; set run.parallel = 1, or model.drop_path and model.decoder_dropout to 0"
+        "a batch cannot be computed in {n_shards} shards side by side with drop path or dropout: the order of their random \
+         draws would differ from run to run"
     )]
-    PartsWithDropout {
-        /// As typed.
-        n_parts: usize,
+    ShardsWithDropout {
+        /// The requested number of shards.
+        n_shards: usize,
     },
-    /// Threads for the parts of a batch.
-    #[error("run.parallel = {n_parts}: the system gives no threads for as many parts: {reason}")]
+    /// The threads of the shards of a batch cannot be started.
+    #[error("cannot start threads for {n_shards} shards: {reason}")]
     NoThreads {
-        /// What was asked for.
-        n_parts: usize,
-        /// What the system said.
+        /// The requested number of shards.
+        n_shards: usize,
+        /// The system's message.
         reason: String,
     },
-    /// The loss is not a number.
+    /// The loss is NaN or infinite.
     #[error(
-        "step {step}: the loss is {loss} (focal {focal}, dice {dice}, IoU {iou}) on {}; the run stops before the weights \
-         are touched. Lower optimiser.lr, set optimiser.clip_norm, or look at these samples",
+        "step {step}: the loss is {loss}{} on {}; the run stops before the weights are changed. Lower the learning rate, clip \
+         gradients, or check these samples",
+        terms_text(terms),
         samples.join(", ")
     )]
     NotFinite {
@@ -51,33 +50,15 @@ pub enum LearnError {
         step: u64,
         /// The weighted sum.
         loss: f64,
-        /// Its terms.
-        focal: f64,
-        /// Its terms.
-        dice: f64,
-        /// Its terms.
-        iou: f64,
+        /// Its terms by name, not weighted.
+        terms: Vec<(&'static str, f64)>,
         /// Names of the batch's images.
         samples: Vec<String>,
     },
-    /// The loss of a pre-training is not a number.
+    /// The gradient is NaN or infinite, though the loss is finite.
     #[error(
-        "step {step}: the loss is {loss} on {}; the run stops before the weights are touched. Lower optimiser.lr, set \
-         optimiser.clip_norm, or look at these images",
-        samples.join(", ")
-    )]
-    ReconstructionNotFinite {
-        /// Optimiser step, from 1.
-        step: u64,
-        /// The loss.
-        loss: f64,
-        /// Names of the batch's images.
-        samples: Vec<String>,
-    },
-    /// A gradient is not a number, though the loss is.
-    #[error(
-        "step {step}: the loss is finite but the gradient's norm is {norm}, on {}; the run stops before the weights are \
-         touched. Lower optimiser.lr or look at these samples",
+        "step {step}: the loss is finite but the gradient norm is {norm}, on {}; the run stops before the weights are \
+         changed. Lower the learning rate, or check these samples",
         samples.join(", ")
     )]
     GradientNotFinite {
@@ -88,7 +69,7 @@ pub enum LearnError {
         /// Names of the batch's images.
         samples: Vec<String>,
     },
-    /// The data ended or could not be read.
+    /// Training data cannot be read.
     #[error("step {step}: {reason}")]
     Data {
         /// Optimiser step, from 1.
@@ -96,15 +77,15 @@ pub enum LearnError {
         /// The loader's message, which names the file.
         reason: String,
     },
-    /// Images whose features are wanted cannot be had.
+    /// Images of a probe cannot be read.
     #[error(transparent)]
     Samples(#[from] sam_data::loader::LoaderError),
-    /// An encoder gives nonsense.
-    #[error("sample {index}: the features hold {value}; the training that wrote the checkpoint has diverged")]
+    /// Features of an encoder are NaN or infinite.
+    #[error("sample {index}: the features contain {value}; the training run of this checkpoint has diverged")]
     FeatureNotFinite {
-        /// Of the data set.
+        /// Index in the data set.
         index: usize,
-        /// What came.
+        /// The value.
         value: f32,
     },
     /// Validation failed.
@@ -115,43 +96,48 @@ pub enum LearnError {
         /// The evaluation's message.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A file of the run folder could not be written.
-    #[error("{}: could not be written: {source}; what was saved before is untouched", path.display())]
+    /// A file of the run folder cannot be written.
+    #[error("{}: cannot be written: {source}; earlier saves are untouched", path.display())]
     Write {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A file of the run folder could not be read.
+    /// A file of the run folder cannot be read.
     #[error("{}: {reason}", path.display())]
     Read {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// The report of a run could not be made.
+    /// The report of a run cannot be made.
     #[error("the report of the run: {source}")]
     Report {
-        /// Why.
+        /// The reason.
         source: sam_eval::EvalError,
     },
-    /// A metric that no validation gives.
-    #[error("validation.metric: \"{metric}\" is not computed; computed are {}", computed.join(", "))]
+    /// No validation computes the metric.
+    #[error("the metric \"{metric}\" is not computed; computed are {}", computed.join(", "))]
     NoSuchMetric {
-        /// As typed.
+        /// The requested metric.
         metric: String,
-        /// What there is.
+        /// All computed metrics.
         computed: Vec<String>,
     },
-    /// A defect of this program or of burn's.
+    /// A defect of this program or of burn.
     #[error("internal error: {what}")]
     Internal {
         /// What must not happen.
         what: &'static str,
     },
-    /// A checkpoint could not be written or read.
+    /// A checkpoint cannot be written or read.
     #[error(transparent)]
     Weights(#[from] WeightsError),
+}
+
+fn terms_text(terms: &[(&'static str, f64)]) -> String {
+    let terms: Vec<String> = terms.iter().map(|(name, value)| format!("{name} {value}")).collect();
+    if terms.is_empty() { String::new() } else { format!(" ({})", terms.join(", ")) }
 }

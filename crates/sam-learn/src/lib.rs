@@ -1,44 +1,25 @@
-//! Learning: losses, simulated prompts, optimiser groups, and the loop over burn-train.
+//! Learning: losses, simulated prompts, optimiser groups, the training loop, run folders.
 //!
-//! Two things are learned by one loop: promptable segmentation ([`training`]) and, before it, to fill in removed patches
-//! ([`pretraining`]).
+//! Two tasks share one loop: promptable segmentation ([`train`]) and, before it, masked autoencoding ([`pretrain`]).
+//! [`probe`] measures what a frozen encoder has learned.
 //!
-//! What a frozen encoder knows already, [`probe`] says.
-//!
-//! The way of a step: a batch becomes a [`scene::Scene`], [`prompts`] decide what the annotator does, [`step::learn`] runs
-//! the passes and gives gradients, [`optimiser`] makes a step of them.
+//! A step: a batch becomes a [`task::TrainingBatch`], [`prompts`] simulate the annotator, a [`task::SegmentationStep`] runs
+//! the decoder passes and returns gradients, [`optim`] updates the weights; whoever watches receives [`record::RunEvent`]s.
 
-mod courier;
-pub mod error;
-pub mod events;
-pub mod losses;
-mod metrics;
-pub mod optimiser;
+mod error;
+pub mod optim;
 pub mod options;
-pub mod parts;
-pub mod pretraining;
-mod previews;
+mod pretraining;
 pub mod probe;
 pub mod prompts;
-mod recompute;
-mod run_curves;
-pub mod run_log;
-mod run_loop;
-pub mod run_report;
-pub mod saved_state;
-pub mod scene;
-pub mod schedule;
-mod silent_renderer;
-pub mod step;
-mod student;
-pub mod trainee;
-pub mod training;
-mod walk;
+pub mod record;
+mod target;
+pub mod task;
+mod training;
+mod training_loop;
 
 pub use error::LearnError;
-pub use events::{RunEvent, SegmentationTerms, StepRecord, ValidationRecord};
-pub use pretraining::{HeldOut, Pretraining, pretrain};
-pub use run_log::RunHistory;
-pub use run_report::RunReport;
-pub use saved_state::{Progress, SavedState, Scores};
-pub use training::{Ending, Outcome, Training, Validation, train};
+pub use pretraining::{Pretraining, pretrain};
+pub use target::Target;
+pub use training::{Training, train};
+pub use training_loop::{Ending, Outcome};

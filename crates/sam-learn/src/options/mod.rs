@@ -10,38 +10,39 @@ use serde::{Deserialize, Serialize};
 
 pub use sections::{
     LogOptions, MaeObjective, PretrainOptions, RECONSTRUCTION_LOSS, RunOptions, TrainOptions, ValidationOptions,
+    mae_learning_rate,
 };
 
-/// Decoder passes of one step and what prompts each of them.
+/// The decoder passes of one step and the prompts of each.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PromptOptions {
-    /// Chance that an object is first pointed at with a box instead of a point.
+    /// Probability that the first prompt of an object is a box instead of a point.
     pub box_chance: f64,
-    /// What is added to the tight box.
+    /// Noise added to the tight box.
     pub box_noise: BoxNoise,
-    /// How many clicks follow the first prompt, each in the error region of the pass before.
+    /// Number of clicks after the first prompt, each in the error region of the pass before.
     pub correction_clicks: usize,
-    /// Chance that such a click is drawn from the object instead of the error region, as positive.
+    /// Probability that such a click is sampled from the object instead of the error region, as positive.
     pub click_from_object_chance: f64,
-    /// Passes that get no new click, only the mask of the pass before. The last one of them ends the step, each other is
-    /// put at a random place after the first pass.
+    /// Number of passes without a new click, prompted with the mask of the pass before. One of them ends the step, the
+    /// others are at random places after the first pass.
     pub mask_only_passes: usize,
-    /// What the decoder gives for a box alone.
+    /// Masks that the decoder predicts for a box alone.
     pub box_output: BoxOutput,
 }
 
-/// A random move of each coordinate of a box.
+/// Random shifts of the coordinates of a box.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BoxNoise {
-    /// How the move is distributed.
+    /// Distribution of the shifts.
     pub distribution: NoiseDistribution,
-    /// Standard deviation (Gaussian) or largest move (uniform), as a share of the box's side along that axis.
+    /// Standard deviation (Gaussian) or largest shift (uniform), as a fraction of the box's side length along that axis.
     pub side_share: f64,
-    /// No coordinate moves further, in pixels of the model's square.
+    /// Largest shift of a coordinate, in pixels of the model's square input.
     pub cap_px: f64,
 }
 
-/// How the moves of a box are distributed.
+/// Distribution of the shifts of a box.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NoiseDistribution {
@@ -51,7 +52,7 @@ pub enum NoiseDistribution {
     Uniform,
 }
 
-/// What the decoder gives for a box alone.
+/// Masks that the decoder predicts for a box alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BoxOutput {
@@ -61,7 +62,7 @@ pub enum BoxOutput {
     One,
 }
 
-/// Prompt recipes by name; every number can be changed afterwards.
+/// Prompt recipes by name; every number of them can be changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PromptPreset {
@@ -109,18 +110,19 @@ impl PromptOptions {
     }
 }
 
-/// What the encoder's blocks leave for the way back.
+/// Which activations of the encoder are stored for the backward pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Activations {
-    /// All that it needs: fast.
+    /// All of them: fast.
     #[default]
     Keep,
-    /// The input of each block; the rest is computed again: the memory of one block for another forward pass.
+    /// Activation checkpointing: the input of each block, the rest is recomputed. Saves the memory of all blocks but one for
+    /// one more forward pass.
     Recompute,
 }
 
-/// What is minimised: `focal_weight * focal + dice_weight * dice + iou_weight * iou`, the mean over objects and passes.
+/// The loss: `focal_weight * focal + dice_weight * dice + iou_weight * iou`, the mean over objects and passes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LossOptions {
     /// Weight of positive pixels in the focal loss; negative ones get `1 - alpha`. Below 0: no weighting.
@@ -133,11 +135,11 @@ pub struct LossOptions {
     pub dice_weight: f64,
     /// Weight of the error of the predicted IoU.
     pub iou_weight: f64,
-    /// How that error is measured.
+    /// Measure of that error.
     pub iou_loss: IouLoss,
-    /// Of which masks the predicted IoU is supervised.
+    /// Masks of which the predicted IoU is supervised.
     pub iou_supervision: IouSupervision,
-    /// Where masks are compared.
+    /// Resolution at which masks are compared.
     pub resolution: LossResolution,
 }
 
@@ -157,7 +159,7 @@ impl Default for LossOptions {
     }
 }
 
-/// How the error of the predicted IoU is measured.
+/// Measure of the error of the predicted IoU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum IouLoss {
@@ -167,17 +169,17 @@ pub enum IouLoss {
     L1,
 }
 
-/// Of which masks the predicted IoU is supervised.
+/// Masks of which the predicted IoU is supervised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum IouSupervision {
-    /// Only of the mask with the smallest loss.
+    /// Only the mask with the smallest loss.
     Chosen,
-    /// Of all masks of the pass (SAM 2).
+    /// All masks of the pass (SAM 2).
     All,
 }
 
-/// Where masks are compared.
+/// Resolution at which masks are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LossResolution {
@@ -192,34 +194,34 @@ pub enum LossResolution {
 pub struct OptimiserOptions {
     /// Highest learning rate.
     pub lr: f64,
-    /// Decoupled weight decay of all parameters but norms, biases and position tables.
+    /// Decoupled weight decay of all parameters except norms, biases and position embeddings.
     pub weight_decay: f64,
-    /// Decay of the first and second moment.
+    /// Decay rates of the first and second moment.
     pub betas: [f64; 2],
-    /// Added to the root of the second moment.
+    /// Added to the square root of the second moment.
     pub eps: f64,
     /// Block `i` of `n` learns with `lr * layer_decay^(n - i)`, patches and positions with `lr * layer_decay^(n + 1)`.
     pub layer_decay: f64,
-    /// Factors on the learning rate of each part.
+    /// Factors on the learning rate of each part of the model.
     pub part_lr: PartFactors,
-    /// The gradient is scaled down to this L2 norm over all parameters together.
+    /// Largest L2 norm of the gradient, over all parameters together.
     pub clip_norm: Option<f64>,
-    /// Batches whose mean gradient makes one step.
+    /// Batches whose mean gradient makes one step (gradient accumulation).
     pub accumulation: usize,
-    /// Decay of an exponential moving average of the weights, which is then what is validated and exported.
+    /// Decay of an exponential moving average of the weights, which is then validated and exported.
     pub ema_decay: Option<f64>,
-    /// Keys that do not learn: a part, or a pattern with `*` over official keys.
+    /// Frozen parameters: parts, or patterns with `*` over official keys.
     pub freeze: Vec<String>,
 }
 
 /// A factor for each part of the model.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PartFactors {
-    /// Of `image_encoder`.
+    /// For `image_encoder`.
     pub image_encoder: f64,
-    /// Of `prompt_encoder`.
+    /// For `prompt_encoder`.
     pub prompt_encoder: f64,
-    /// Of `mask_decoder`.
+    /// For `mask_decoder`.
     pub mask_decoder: f64,
 }
 
@@ -241,40 +243,40 @@ impl Default for OptimiserOptions {
     }
 }
 
-/// How the learning rate goes: a factor on [`OptimiserOptions::lr`] as a function of the step alone.
+/// The learning rate schedule: a factor on [`OptimiserOptions::lr`] as a function of the step alone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ScheduleOptions {
-    /// Steps of the run.
+    /// Number of steps of the run.
     pub steps: u64,
-    /// Steps in which the rate rises linearly from 0.
+    /// Steps of linear warm-up from 0.
     pub warmup_steps: u64,
-    /// What follows.
+    /// Decay after the warm-up.
     pub decay: LrDecay,
 }
 
-/// How the learning rate falls after the warm-up.
+/// Decay of the learning rate after the warm-up.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LrDecay {
-    /// It does not.
+    /// No decay.
     Constant,
     /// By `factor` at each milestone: the paper has 0.1 at steps 60,000 and 86,666 of 90,000.
     MultiStep {
-        /// Steps, rising.
+        /// Steps at which the rate falls, rising.
         milestones: Vec<u64>,
-        /// What the rate is multiplied with at each.
+        /// Factor on the rate at each of them.
         factor: f64,
     },
     /// Half a cosine down to `final_share` of the rate at the last step.
     Cosine {
-        /// Share of the rate that is left.
+        /// Fraction of the rate at the last step.
         final_share: f64,
     },
     /// `sqrt(timescale / (step + timescale))`, then linearly to 0 over the last steps (SAM 2).
     ReciprocalSqrt {
-        /// In steps.
+        /// Time scale, in steps.
         timescale: u64,
-        /// In steps.
+        /// Steps of linear decay to 0 at the end.
         cooldown_steps: u64,
     },
 }

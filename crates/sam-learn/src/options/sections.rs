@@ -8,8 +8,17 @@ use serde::{Deserialize, Serialize};
 
 use super::{Activations, LossOptions, OptimiserOptions, PromptOptions, ScheduleOptions};
 
-/// The only metric of a pre-training: it is validated on, and it chooses the best checkpoint.
+/// The only metric of a pre-training run, which chooses the best checkpoint.
 pub const RECONSTRUCTION_LOSS: &str = "reconstruction_loss";
+
+/// Images of a batch for which the published `blr` is the learning rate (`main_pretrain.py`).
+const IMAGES_OF_BASE_LR: f64 = 256.0;
+
+/// The learning rate of a pre-training from the published base rate: `lr = blr * images / 256`.
+#[must_use]
+pub fn mae_learning_rate(base_lr: f64, images_per_step: usize) -> f64 {
+    base_lr * images_per_step as f64 / IMAGES_OF_BASE_LR
+}
 
 /// All sections of a training run, beside its data and model.
 #[derive(Clone, Debug, PartialEq)]
@@ -122,4 +131,15 @@ fn reconstruction_loss() -> String {
 
 fn yes() -> bool {
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_learning_rate_scales_with_the_batch() {
+        // 64 GPUs of 64 images at 1.5e-4 (PRETRAIN.md).
+        assert!((mae_learning_rate(1.5e-4, 4096) - 2.4e-3).abs() < 1e-12);
+    }
 }

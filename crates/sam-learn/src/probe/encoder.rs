@@ -1,50 +1,50 @@
-//! An encoder that learns nothing more, whichever network it comes from.
+//! A frozen encoder of either network.
 //!
-//! Shapes: `B` images, `H W` input in pixels, `N` patches, rows first, `C` width of the tokens.
+//! Shapes: `B` images, `H W` input in pixels, `N` patches in row-major order, `C` embedding dimension.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use sam_model::init::{initialise, initialise_mae};
 use sam_model::{MaskedAutoencoder, Sam};
 
-/// What stands for a whole image.
+/// The feature of a whole image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Pooling {
-    /// The mean of the tokens of its patches.
+    /// The mean of its patch tokens.
     #[default]
     Mean,
-    /// The class token, which a masked autoencoder has.
+    /// The class token of a masked autoencoder.
     ClassToken,
 }
 
-/// A network of which the tokens are taken.
+/// A network whose tokens are the features.
 #[derive(Clone, Debug)]
 pub enum FrozenEncoder {
-    /// Tokens behind the last norm, nothing removed.
+    /// Tokens after the last norm; no patch is removed.
     Autoencoder(Box<MaskedAutoencoder>),
-    /// Tokens behind the last block, before the neck: what a masked autoencoder hands over, and what training made of it.
+    /// Tokens after the last block, before the neck: the part that a masked autoencoder pre-trains.
     Segmenter(Box<Sam>),
 }
 
-/// Of a batch of images.
-pub(crate) struct Tokens {
-    /// `[B, N, C]`.
-    pub(crate) patches: Tensor<3>,
-    /// `[B, C]`, where there is one.
-    pub(crate) class: Option<Tensor<2>>,
+/// Tokens of a batch of images.
+pub(super) struct Tokens {
+    /// Patch tokens, `[B, N, C]`.
+    pub(super) patches: Tensor<3>,
+    /// The class token, where there is one, `[B, C]`.
+    pub(super) class: Option<Tensor<2>>,
 }
 
 impl FrozenEncoder {
-    /// The same sizes with random weights: what the architecture sees by itself.
+    /// The same architecture with random weights, as a baseline.
     #[must_use]
     pub fn with_random_weights(&self, seed: u64) -> Self {
         match self {
             Self::Autoencoder(mae) => {
-                let empty = mae.config().init(&self.device()).expect("sizes of a network that is there fit");
+                let empty = mae.config().init(&self.device()).expect("sizes of an existing network fit");
                 Self::Autoencoder(Box::new(initialise_mae(empty, seed).valid()))
             }
             Self::Segmenter(sam) => {
-                let empty = sam.config().init(&self.device()).expect("sizes of a network that is there fit");
+                let empty = sam.config().init(&self.device()).expect("sizes of an existing network fit");
                 Self::Segmenter(Box::new(initialise(empty, seed).valid()))
             }
         }
@@ -74,7 +74,7 @@ impl FrozenEncoder {
         }
     }
 
-    /// Where it computes.
+    /// The device of the weights.
     #[must_use]
     pub fn device(&self) -> Device {
         match self {
@@ -85,19 +85,19 @@ impl FrozenEncoder {
 
     /// # Shapes
     /// - `images`: `[B, 3, H, W]`, normalised
-    pub(crate) fn tokens(&self, images: Tensor<4>) -> Tokens {
+    pub(super) fn tokens(&self, images: Tensor<4>) -> Tokens {
         match self {
             Self::Autoencoder(mae) => {
                 let tokens = mae.features(images); // [B, 1 + N, C]
-                let [batch, n_tokens, width] = tokens.dims();
-                let class = tokens.clone().narrow(1, 0, 1).reshape([batch, width]);
+                let [batch, n_tokens, dim] = tokens.dims();
+                let class = tokens.clone().narrow(1, 0, 1).reshape([batch, dim]);
                 Tokens { patches: tokens.narrow(1, 1, n_tokens - 1), class: Some(class) }
             }
             Self::Segmenter(sam) => {
                 let encoder = &sam.image_encoder;
                 let tokens = encoder.blocks.iter().fold(encoder.embed_patches(images), |x, block| block.forward(x));
-                let [batch, rows, columns, width] = tokens.dims();
-                Tokens { patches: tokens.reshape([batch, rows * columns, width]), class: None }
+                let [batch, rows, columns, dim] = tokens.dims();
+                Tokens { patches: tokens.reshape([batch, rows * columns, dim]), class: None }
             }
         }
     }

@@ -1,10 +1,10 @@
 //! Features of labelled images or objects.
 //!
-//! An image is looked at as its middle, which fills the input, as the reference of masked autoencoders evaluates. An object is
-//! looked at within its whole image, padded as the segmenter takes it; its features are the mean of the tokens of all patches,
-//! each by how much of its area the mask covers.
+//! For the features of an image its centre crop fills the input, as in the evaluation of masked autoencoders. For those of an
+//! object the whole image is padded as for the segmenter; the features are the mean of all patch tokens, each weighted by the
+//! area of the mask in its patch.
 //!
-//! Shapes: `B` images, `O` objects, `N` patches, `C` width of the features, `P` values of a patch, `H W` input in pixels.
+//! Shapes: `B` images, `O` objects, `N` patches, `C` number of features, `H W` input in pixels.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -20,64 +20,64 @@ use sam_model::weights::host_values;
 
 use crate::error::LearnError;
 use crate::probe::encoder::{FrozenEncoder, Pooling, Tokens};
-use crate::scene::normalised_images;
+use crate::task::normalised_images;
 
-/// A mask is sampled at up to so many places along each side of a patch.
-const MAX_PLACES_PER_PATCH: usize = 8;
+/// Most sample points of a mask along each side of a patch.
+const MAX_POINTS_PER_PATCH: usize = 8;
 
-/// Side of the small picture that stands for an image in pixels.
-const PICTURE_SIDE: usize = 16;
+/// Side length of the thumbnail whose pixels are a baseline for the features of an image.
+const THUMBNAIL_SIDE: usize = 16;
 
-/// Tokens of a batch, about: enough to keep a processor busy, and one image of a large segmenter.
+/// Approximate number of tokens of a batch: enough to keep a CPU busy, and one image of a large segmenter.
 const TOKENS_PER_BATCH: usize = 4096;
 
-/// Images of a batch, whatever their size.
+/// Largest number of images of a batch.
 const MAX_IMAGES: usize = 64;
 
-/// Samples with their classes: what is learned from, or what is judged.
+/// Labelled samples, for training or for testing.
 #[derive(Clone)]
-pub struct ProbePart {
-    /// The whole set.
+pub struct ProbeSet {
+    /// The whole data set.
     pub samples: Arc<dyn Samples>,
-    /// Which samples belong to the part.
+    /// The samples of it that are used.
     pub indices: Vec<usize>,
     /// Their classes.
     pub labels: Labels,
 }
 
-/// What is classified. Classes are numbers from 0 on.
+/// What is classified. Classes are indices from 0 on.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Labels {
     /// Whole images: the class by index of the sample.
-    OfImages(Vec<Option<usize>>),
-    /// The objects in them: the class by the source's class; objects of no class, or of one with none here, are left out.
-    OfObjects(Vec<Option<usize>>),
+    Images(Vec<Option<usize>>),
+    /// The objects in them: the class by the source's class; objects without one are dropped.
+    Objects(Vec<Option<usize>>),
 }
 
-/// How features are taken.
+/// How features are extracted.
 #[derive(Clone, Copy, Debug)]
 pub struct ExtractOptions {
-    /// What stands for a whole image.
+    /// The feature of a whole image.
     pub pooling: Pooling,
-    /// Images of a batch; none: as many as suit the encoder. No number depends on it, memory does.
+    /// Images of a batch; none: as many as suit the encoder. Memory depends on it, results do not.
     pub images_per_batch: Option<NonZeroUsize>,
     /// Threads that read and resize.
     pub n_workers: usize,
-    /// What happens when an image cannot be read.
+    /// Whether an unreadable image is an error.
     pub on_error: ErrorPolicy,
 }
 
-/// A row for each thing that is classified.
+/// A row of features for each image or object.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Features {
-    /// `C`.
+    /// Number of features of a row, `C`.
     pub width: usize,
-    /// Row after row.
+    /// All rows, one after the other.
     pub values: Vec<f32>,
 }
 
 impl Features {
-    /// How many rows there are.
+    /// Number of rows.
     #[must_use]
     pub fn n_rows(&self) -> usize {
         self.values.len().checked_div(self.width).unwrap_or(0)
@@ -89,44 +89,68 @@ impl Features {
     }
 }
 
-/// Features of a part.
+/// Features with the class of each row.
+#[derive(Clone, Copy, Debug)]
+pub struct LabelledFeatures<'a> {
+    /// Standardised features.
+    pub features: &'a Features,
+    /// The class of each row.
+    pub classes: &'a [usize],
+    /// The image of each row.
+    pub images: &'a [usize],
+}
+
+impl LabelledFeatures<'_> {
+    /// One more than the largest class.
+    ///
+    /// # Panics
+    ///
+    /// When there is not a class and an image for each row, or no row.
+    pub(super) fn n_classes(&self) -> usize {
+        let n_rows = self.features.n_rows();
+        assert_eq!([self.classes.len(), self.images.len()], [n_rows; 2], "a class and an image for each row");
+        1 + self.classes.iter().max().expect("at least one row to train on")
+    }
+}
+
+/// Features of a [`ProbeSet`].
 #[derive(Clone, Debug, Default)]
 pub struct Extracted {
-    /// Of each encoder; the last are those of the pixels.
+    /// Features by each encoder; the last are those of the pixels.
     pub features: Vec<Features>,
     /// The class of each row.
     pub classes: Vec<usize>,
-    /// The image of each row, as a place in the part.
+    /// The image of each row, as an index into [`ProbeSet::indices`].
     pub images: Vec<usize>,
-    /// What there are no features of.
-    pub left_out: LeftOut,
+    /// What has no features.
+    pub dropped: Dropped,
 }
 
-/// What there are no features of.
+/// Images and objects without features.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct LeftOut {
-    /// How many images cannot be read.
+pub struct Dropped {
+    /// Number of images that cannot be read.
     pub n_unreadable: usize,
     /// The reasons of the first few of them, which name the file.
     pub unreadable: Vec<String>,
-    /// Objects of no class that counts.
+    /// Number of objects without a class.
     pub without_class: usize,
-    /// Objects of which nothing is left at the size of the input, or that are wholly ignored.
+    /// Number of objects of which nothing is left at the size of the input, or that are entirely ignored.
     pub too_small: usize,
 }
 
-/// Takes the features of a part under several encoders with one input, and those of the pixels behind them.
+/// Extracts the features of a set by several encoders with the same input size, and those of the pixels.
 ///
 /// # Errors
 ///
-/// When an image cannot be read and must not be left out, or an encoder gives what is no number.
+/// When an image cannot be read and must not be skipped, or features are NaN or infinite.
 ///
 /// # Panics
 ///
-/// When the encoders have different inputs, or there is none.
+/// When the encoders have different input sizes, or there is none.
 pub fn extract(
     encoders: &[FrozenEncoder],
-    part: &ProbePart,
+    set: &ProbeSet,
     options: &ExtractOptions,
     on_progress: &mut dyn FnMut(usize),
 ) -> Result<Extracted, LearnError> {
@@ -134,38 +158,38 @@ pub fn extract(
     let ([height, width], patch) = (first.size_hw(), first.patch_size());
     for encoder in encoders {
         let input = (encoder.size_hw(), encoder.patch_size());
-        assert_eq!(input, ([height, width], patch), "encoders must have one input to share images");
+        assert_eq!(input, ([height, width], patch), "encoders must have the same input size to share images");
     }
-    let grid = Grid { rows: height / patch, columns: width / patch, places: patch.min(MAX_PLACES_PER_PATCH) };
+    let grid = Grid { rows: height / patch, columns: width / patch, points: patch.min(MAX_POINTS_PER_PATCH) };
     let device = first.device();
-    let indices = part.indices.iter().map(|&index| index as u32).collect();
-    let samples = Arc::new(Subset { samples: Arc::clone(&part.samples), indices });
+    let indices = set.indices.iter().map(|&index| index as u32).collect();
+    let samples = Arc::new(Subset { samples: Arc::clone(&set.samples), indices });
     let mut extracted = Extracted { features: vec![Features::default(); encoders.len() + 1], ..Extracted::default() };
-    let mut loader = Loader::new(samples, loader_options(part, options, [height, width], &grid), 0);
+    let mut loader = Loader::new(samples, loader_options(set, options, [height, width], &grid), 0);
     while let Some(batch) = loader.next_batch() {
         let mut batch = batch?;
         let last = batch.images.iter().map(|image| image.draw as usize + 1).max();
-        extracted.left_out.too_small += batch.drops.n_erased as usize;
-        let wanted = Wanted::of(part, &batch, &grid, &mut extracted.left_out);
+        extracted.dropped.too_small += batch.drops.n_erased as usize;
+        let wanted = Wanted::of(set, &batch, &grid, &mut extracted.dropped);
         if wanted.is_empty() {
             last.into_iter().for_each(&mut *on_progress);
             continue;
         }
-        // The masks have done their work on the host.
+        // The device needs no masks.
         (batch.objects, batch.object_masks, batch.ignore_masks) = (Vec::new(), Vec::new(), None);
         let images = normalised_images(&DeviceBatch::new(batch, &device)).narrow(2, 0, height).narrow(3, 0, width);
-        let mut looks: Vec<Tensor<2>> =
+        let mut features_by_encoder: Vec<Tensor<2>> =
             encoders.iter().map(|encoder| wanted.pooled(encoder.tokens(images.clone()), options.pooling)).collect();
-        looks.push(wanted.pixels(images, patch, options.pooling));
-        for (features, look) in extracted.features.iter_mut().zip(looks) {
-            features.push(look);
+        features_by_encoder.push(wanted.pixels(images, patch, options.pooling));
+        for (features, rows) in extracted.features.iter_mut().zip(features_by_encoder) {
+            features.push(rows);
         }
         for (at, (image, class)) in wanted.rows().enumerate() {
             for features in &extracted.features {
                 let row = features.n_rows() - wanted.len() + at;
                 let values = &features.values[row * features.width..][..features.width];
                 if let Some(&value) = values.iter().find(|value| !value.is_finite()) {
-                    let index = part.indices[image];
+                    let index = set.indices[image];
                     return Err(LearnError::FeatureNotFinite { index, value });
                 }
             }
@@ -174,26 +198,26 @@ pub fn extract(
         }
         last.into_iter().for_each(&mut *on_progress);
     }
-    // Of the loader and not of its batches: one of nothing but unreadable images is never delivered.
+    // From the loader and not from its batches, as a batch of unreadable images alone is never delivered.
     let report = loader.report();
-    extracted.left_out.n_unreadable = report.n_skipped as usize;
-    extracted.left_out.unreadable = report.drops.skipped.iter().map(|skipped| skipped.reason.clone()).collect();
+    extracted.dropped.n_unreadable = report.n_skipped as usize;
+    extracted.dropped.unreadable = report.drops.skipped.iter().map(|skipped| skipped.reason.clone()).collect();
     Ok(extracted)
 }
 
-fn loader_options(part: &ProbePart, options: &ExtractOptions, size_hw: [usize; 2], grid: &Grid) -> LoaderOptions {
+fn loader_options(set: &ProbeSet, options: &ExtractOptions, size_hw: [usize; 2], grid: &Grid) -> LoaderOptions {
     let side_px = size_hw[0].max(size_hw[1]);
     let n_tokens = grid.rows * grid.columns;
     let usual =
         NonZeroUsize::new((TOKENS_PER_BATCH / n_tokens.max(1)).clamp(1, MAX_IMAGES)).unwrap_or(NonZeroUsize::MIN);
-    let (labels, resized_crop) = match part.labels {
-        Labels::OfImages(_) => (LoaderLabels::Unused, Some(ResizedCrop::middle(size_hw))),
-        Labels::OfObjects(_) => (LoaderLabels::Wanted, None),
+    let (labels, resized_crop) = match set.labels {
+        Labels::Images(_) => (LoaderLabels::Unused, Some(ResizedCrop::middle(size_hw))),
+        Labels::Objects(_) => (LoaderLabels::Wanted, None),
     };
     LoaderOptions {
         n_images: options.images_per_batch.unwrap_or(usual),
         side_px,
-        mask_side_px: grid.rows.max(grid.columns) * grid.places,
+        mask_side_px: grid.rows.max(grid.columns) * grid.points,
         order: Order::InOrderOnce,
         objects: ObjectLimits::all(),
         labels,
@@ -204,46 +228,46 @@ fn loader_options(part: &ProbePart, options: &ExtractOptions, size_hw: [usize; 2
     }
 }
 
-/// Patches of the input, and places of a mask along each side of one.
+/// Patches of the input, and sample points of a mask along each side of a patch.
 struct Grid {
     rows: usize,
     columns: usize,
-    places: usize,
+    points: usize,
 }
 
-/// Which rows a batch gives.
+/// The rows of a batch.
 enum Wanted {
-    /// One for each image: its place in the batch and in the part, its class.
+    /// For each image: its index in the batch and in the set, and its class.
     Images(Vec<(usize, usize, usize)>),
-    /// By image: objects with their shares of the patches, which are one together.
+    /// For each image: its index in the batch and in the set, and its objects.
     Objects(Vec<(usize, usize, Vec<WantedObject>)>),
 }
 
 struct WantedObject {
     class: usize,
-    /// `[N]`.
-    shares: Vec<f32>,
+    /// Fraction of the object in each patch, `[N]`; their sum is 1.
+    fractions: Vec<f32>,
 }
 
 impl Wanted {
-    fn of(part: &ProbePart, batch: &Batch, grid: &Grid, left_out: &mut LeftOut) -> Self {
-        match &part.labels {
-            Labels::OfImages(classes) => {
+    fn of(set: &ProbeSet, batch: &Batch, grid: &Grid, dropped: &mut Dropped) -> Self {
+        match &set.labels {
+            Labels::Images(classes) => {
                 let images = batch.images.iter().enumerate().filter_map(|(at, image)| {
-                    let class = classes.get(part.indices[image.sample_index]).copied().flatten()?;
+                    let class = classes.get(set.indices[image.sample_index]).copied().flatten()?;
                     Some((at, image.sample_index, class))
                 });
                 Self::Images(images.collect())
             }
-            Labels::OfObjects(classes) => {
+            Labels::Objects(classes) => {
                 let of_image = |(at, image): (usize, &sam_data::BatchImage)| {
                     let mut objects = Vec::new();
                     for (place, object) in batch.objects.iter().enumerate().filter(|(_, o)| o.image_index == at) {
                         match object.class.and_then(|class| classes.get(class).copied().flatten()) {
-                            None => left_out.without_class += 1,
-                            Some(class) => match shares(batch, place, at, grid) {
-                                None => left_out.too_small += 1,
-                                Some(shares) => objects.push(WantedObject { class, shares }),
+                            None => dropped.without_class += 1,
+                            Some(class) => match fractions(batch, place, at, grid) {
+                                None => dropped.too_small += 1,
+                                Some(fractions) => objects.push(WantedObject { class, fractions }),
                             },
                         }
                     }
@@ -267,7 +291,7 @@ impl Wanted {
         self.len() == 0
     }
 
-    /// Place of the image in the part, and class.
+    /// Index of the image in the set, and class, of each row.
     fn rows(&self) -> impl Iterator<Item = (usize, usize)> {
         let rows: Vec<(usize, usize)> = match self {
             Self::Images(images) => images.iter().map(|&(_, image, class)| (image, class)).collect(),
@@ -279,7 +303,7 @@ impl Wanted {
         rows.into_iter()
     }
 
-    /// `[rows, C]`.
+    /// Features of all rows, `[rows, C]`.
     fn pooled(&self, tokens: Tokens, pooling: Pooling) -> Tensor<2> {
         let [_, n_patches, width] = tokens.patches.dims();
         match self {
@@ -293,22 +317,24 @@ impl Wanted {
             Self::Objects(by_image) => {
                 let device = tokens.patches.device();
                 let of_image = |(at, _, objects): &(usize, usize, Vec<WantedObject>)| {
-                    let shares: Vec<f32> = objects.iter().flat_map(|object| object.shares.iter().copied()).collect();
-                    let shares = Tensor::<2>::from_data(TensorData::new(shares, [objects.len(), n_patches]), &device);
-                    shares.matmul(tokens.patches.clone().narrow(0, *at, 1).reshape([n_patches, width]))
+                    let fractions: Vec<f32> =
+                        objects.iter().flat_map(|object| object.fractions.iter().copied()).collect();
+                    let fractions =
+                        Tensor::<2>::from_data(TensorData::new(fractions, [objects.len(), n_patches]), &device);
+                    fractions.matmul(tokens.patches.clone().narrow(0, *at, 1).reshape([n_patches, width]))
                 };
                 Tensor::cat(by_image.iter().map(of_image).collect(), 0)
             }
         }
     }
 
-    /// What can be had without any network: of an image the small picture, of an object the mean patch under its mask.
+    /// Features without any network: of an image its thumbnail, of an object the mean patch under its mask.
     fn pixels(&self, images: Tensor<4>, patch: usize, pooling: Pooling) -> Tensor<2> {
         let [batch, _, height, width] = images.dims();
         let (rows, columns) = (height / patch, width / patch);
         match self {
             Self::Images(wanted) => {
-                let small = adaptive_avg_pool2d(images, [height.min(PICTURE_SIDE), width.min(PICTURE_SIDE)]);
+                let small = adaptive_avg_pool2d(images, [height.min(THUMBNAIL_SIDE), width.min(THUMBNAIL_SIDE)]);
                 let [_, channels, rows, columns] = small.dims();
                 let small = small.reshape([batch, channels * rows * columns]);
                 Tensor::cat(wanted.iter().map(|&(at, ..)| small.clone().narrow(0, at, 1)).collect(), 0)
@@ -324,17 +350,17 @@ impl Wanted {
     }
 }
 
-/// How much of an object's mask lies in each patch, `[N]`, one together; `None` when no pixel of it counts.
-fn shares(batch: &Batch, object: usize, image: usize, grid: &Grid) -> Option<Vec<f32>> {
+/// Fraction of an object's mask in each patch, `[N]`; their sum is 1. `None` when no pixel of it is valid.
+fn fractions(batch: &Batch, object: usize, image: usize, grid: &Grid) -> Option<Vec<f32>> {
     let side = batch.mask_side_px;
     let mask = batch.object_mask(object);
     let ignored = batch.ignore_masks.as_ref().map(|all| &all[image * side * side..][..side * side]);
     let mut counts = vec![0u32; grid.rows * grid.columns];
-    for row in 0..grid.rows * grid.places {
-        for column in 0..grid.columns * grid.places {
+    for row in 0..grid.rows * grid.points {
+        for column in 0..grid.columns * grid.points {
             let at = row * side + column;
             if mask[at] != 0 && ignored.is_none_or(|ignored| ignored[at] == 0) {
-                counts[row / grid.places * grid.columns + column / grid.places] += 1;
+                counts[row / grid.points * grid.columns + column / grid.points] += 1;
             }
         }
     }

@@ -1,39 +1,42 @@
-//! L-BFGS (Nocedal and Wright, "Numerical optimization", 2006, algorithm 7.5) with backtracking: for convex functions of which
-//! value and gradient are computed at once.
+//! L-BFGS (Nocedal and Wright, "Numerical optimization", 2006, algorithm 7.5) with backtracking, for convex functions whose
+//! value and gradient are computed together.
+//!
+//! By hand though burn-optim has an L-BFGS: that one holds variables and gradients in the tensors of a module, f32 here, and
+//! the minimum under the weakest penalty is so flat that the last steps need variables in f64.
 
-/// Pairs of steps and changes of the gradient that are remembered.
+/// Number of stored pairs of steps and gradient changes.
 const MEMORY: usize = 10;
 
 /// Sufficient decrease (Armijo).
 const DECREASE: f64 = 1e-4;
 
-/// Steps that are halved more often than this are lost in rounding.
+/// A step that is halved more often is lost in rounding.
 const MAX_HALVINGS: usize = 30;
 
-/// When it is good enough.
+/// When to stop.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
-    /// Largest element of the gradient.
-    pub(crate) gradient: f64,
-    /// Evaluations of the function.
-    pub(crate) n_evaluations: usize,
+pub(super) struct Limits {
+    /// Largest absolute element of the gradient.
+    pub(super) gradient: f64,
+    /// Number of evaluations of the function.
+    pub(super) n_evaluations: usize,
 }
 
-/// The lowest place found, from `start` on.
-pub(crate) fn minimise(
+/// The point with the lowest value found from `start` on.
+pub(super) fn minimise(
     start: Vec<f64>,
     limits: Limits,
     mut function: impl FnMut(&[f64]) -> (f64, Vec<f64>),
 ) -> Vec<f64> {
-    let mut place = start;
-    let (mut value, mut gradient) = function(&place);
+    let mut point = start;
+    let (mut value, mut gradient) = function(&point);
     let mut n_evaluations = 1;
     let mut memory: Vec<Pair> = Vec::new();
     while n_evaluations < limits.n_evaluations && largest(&gradient) > limits.gradient {
         let mut direction = direction(&gradient, &memory);
         let mut slope = dot(&direction, &gradient);
         if slope >= 0.0 {
-            // Rounding has spoilt what is remembered.
+            // Rounding has spoilt the stored pairs.
             memory.clear();
             direction = gradient.iter().map(|g| -g).collect();
             slope = dot(&direction, &gradient);
@@ -41,7 +44,7 @@ pub(crate) fn minimise(
         let mut length = if memory.is_empty() { (1.0 / largest(&gradient)).min(1.0) } else { 1.0 };
         let mut found = None;
         for _ in 0..MAX_HALVINGS {
-            let tried: Vec<f64> = place.iter().zip(&direction).map(|(x, d)| x + length * d).collect();
+            let tried: Vec<f64> = point.iter().zip(&direction).map(|(x, d)| x + length * d).collect();
             let (tried_value, tried_gradient) = function(&tried);
             n_evaluations += 1;
             if tried_value <= value + DECREASE * length * slope {
@@ -51,7 +54,7 @@ pub(crate) fn minimise(
             length /= 2.0;
         }
         let Some((next, next_value, next_gradient)) = found else { break };
-        let step: Vec<f64> = next.iter().zip(&place).map(|(a, b)| a - b).collect();
+        let step: Vec<f64> = next.iter().zip(&point).map(|(a, b)| a - b).collect();
         let change: Vec<f64> = next_gradient.iter().zip(&gradient).map(|(a, b)| a - b).collect();
         let curvature = dot(&step, &change);
         if curvature > 1e-12 * dot(&change, &change) {
@@ -60,33 +63,33 @@ pub(crate) fn minimise(
                 memory.remove(0);
             }
         }
-        (place, value, gradient) = (next, next_value, next_gradient);
+        (point, value, gradient) = (next, next_value, next_gradient);
     }
-    place
+    point
 }
 
 struct Pair {
     step: Vec<f64>,
     change: Vec<f64>,
-    /// Their product.
+    /// Their scalar product.
     curvature: f64,
 }
 
-/// Downhill, as far as is known of the curvature.
+/// The descent direction, scaled by the estimated curvature.
 fn direction(gradient: &[f64], memory: &[Pair]) -> Vec<f64> {
     let mut direction: Vec<f64> = gradient.iter().map(|g| -g).collect();
-    let mut shares = Vec::with_capacity(memory.len());
+    let mut factors = Vec::with_capacity(memory.len());
     for pair in memory.iter().rev() {
-        let share = dot(&pair.step, &direction) / pair.curvature;
-        add(&mut direction, -share, &pair.change);
-        shares.push(share);
+        let factor = dot(&pair.step, &direction) / pair.curvature;
+        add(&mut direction, -factor, &pair.change);
+        factors.push(factor);
     }
     if let Some(last) = memory.last() {
         let scale = last.curvature / dot(&last.change, &last.change);
         direction.iter_mut().for_each(|d| *d *= scale);
     }
-    for (pair, share) in memory.iter().zip(shares.into_iter().rev()) {
-        let correction = share - dot(&pair.change, &direction) / pair.curvature;
+    for (pair, factor) in memory.iter().zip(factors.into_iter().rev()) {
+        let correction = factor - dot(&pair.change, &direction) / pair.curvature;
         add(&mut direction, correction, &pair.step);
     }
     direction

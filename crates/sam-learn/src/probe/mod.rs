@@ -1,22 +1,21 @@
-//! What frozen features tell: does an encoder see what a person has named, without learning another thing?
+//! Probing: how well do the frozen features of an encoder separate labelled classes?
 //!
-//! A loss that falls proves little of features. Here they are taken of labelled images, or of labelled objects (the mean of
-//! the tokens under a mask), and two plain classifiers say how well classes can be told by them: the nearest neighbours
-//! ([`neighbours`]) and a linear layer ([`logistic`]), as the literature of self-supervised learning has it (Wu 2018, arXiv
-//! 1805.01978; He 2021, arXiv 2111.06377, appendix A.1). The same of random weights and of the pixels themselves are what a
-//! number is to be compared with.
+//! A falling loss proves little about features. Here they are extracted from labelled images, or from labelled objects (the
+//! mean of the tokens under a mask), and classified by nearest neighbours and by a linear layer, as the literature of
+//! self-supervised learning does (Wu 2018, arXiv 1805.01978; He 2021, arXiv 2111.06377, appendix A.1). Baselines are the same
+//! network with random weights, and the pixels themselves.
 //!
-//! Nothing is drawn: equal input gives equal answers.
+//! Nothing is random: equal inputs give equal results.
 
-pub mod encoder;
-pub mod features;
+mod encoder;
+mod features;
 mod lbfgs;
-pub mod logistic;
-pub mod neighbours;
-pub mod standardise;
+mod logistic;
+mod neighbours;
+mod standardise;
 
 pub use encoder::{FrozenEncoder, Pooling};
-pub use features::{ExtractOptions, Extracted, Features, Labels, LeftOut, ProbePart, extract};
-pub use logistic::{LinearProbe, classify_by_logistic_regression};
+pub use features::{Dropped, ExtractOptions, Extracted, Features, LabelledFeatures, Labels, ProbeSet, extract};
+pub use logistic::{LinearProbe, classify_by_logistic_regression, n_logistic_fits};
 pub use neighbours::{Neighbours, classify_by_neighbours};
 pub use standardise::standardised;

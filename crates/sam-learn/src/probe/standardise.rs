@@ -1,25 +1,24 @@
-//! Features to mean 0 and deviation 1, by what is learned from: MAE's batch norm without parameters before its linear layer
-//! (`main_linprobe.py`), over all rows at once. Cosines want it as well: of raw features a few large channels, which all
-//! images share, decide everything.
+//! Standardises features to mean 0 and standard deviation 1 of the training rows: MAE's batch norm without parameters before
+//! its linear layer (`main_linprobe.py`), over all rows at once. Cosine similarities need it as well: in raw features a few
+//! large channels, which all images share, dominate.
 //!
-//! Different from the reference: no epsilon, which would favour features of large numbers; a channel that never changes is
-//! zero.
+//! Different from the reference: no epsilon, which would favour features of large magnitude; a constant channel is zero.
 
-use crate::probe::features::Features;
+use super::features::Features;
 
-/// A channel whose deviation is below this share of its own size is rounding.
+/// A channel whose standard deviation is below this fraction of its mean is constant but for rounding.
 const ROUNDING: f64 = 1e-6;
 
-/// Both by the means and deviations of `train`.
+/// Standardises both by the means and standard deviations of `train`.
 ///
 /// # Panics
 ///
-/// When the two are not of one width, or there is nothing to learn from.
+/// When the two have different numbers of features, or `train` has no row.
 #[must_use]
 pub fn standardised(train: &Features, other: &Features) -> [Features; 2] {
-    assert_eq!(train.width, other.width, "features of one encoder have one width");
+    assert_eq!(train.width, other.width, "features of one encoder have the same width");
     let (width, n_rows) = (train.width, train.n_rows());
-    assert!(n_rows > 0, "there must be a row to learn from");
+    assert!(n_rows > 0, "there must be a training row");
     let mut mean = vec![0f64; width];
     for row in train.values.chunks_exact(width) {
         mean.iter_mut().zip(row).for_each(|(sum, &value)| *sum += f64::from(value));
@@ -49,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn channels_get_mean_0_and_deviation_1_of_what_is_learned_from() {
+    fn channels_have_mean_0_and_deviation_1_over_training_rows() {
         // Channels: 1 and 3; a constant; and 10 times the first.
         let train = Features { width: 3, values: vec![1.0, 7.3, 10.0, 3.0, 7.3, 30.0] };
         let other = Features { width: 3, values: vec![5.0, 7.4, 0.0] };

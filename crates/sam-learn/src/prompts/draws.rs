@@ -1,7 +1,7 @@
-//! What the host draws for one step.
+//! The random draws of one step on the host.
 //!
-//! Every object has its own random stream, named by (seed, draw of its image, its id), so what it gets does not depend on
-//! the other objects or on how images are put into batches. Which passes get no click is the step's own stream.
+//! Every object has its own random stream, keyed by (seed, draw of its image, its id), so its draws do not depend on the
+//! other objects or on how images are put into batches. Which passes get no click is drawn from the step's own stream.
 
 use sam_data::random::{Purpose, RandomStream};
 use sam_data::transforms::View;
@@ -23,12 +23,12 @@ pub enum PassKind {
 /// The random decisions about one object.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DrawnObject {
-    /// The noisy box that points at it first, in the model's frame; `None`: a point does.
+    /// The noisy box of the first prompt, in the model's frame; `None`: the first prompt is a point.
     pub box_xyxy_px: Option<[f32; 4]>,
     /// For the first point and then for every click, uniform in 0..1: which pixel of the region, and where in the cell
     /// of the mask's grid along x and y.
     pub places: Vec<[f32; 3]>,
-    /// For the same clicks: whether the object is the region, not the error.
+    /// For the same clicks: whether the region is the object instead of the error.
     pub from_object: Vec<bool>,
 }
 
@@ -37,7 +37,7 @@ pub struct DrawnObject {
 pub struct PromptDraws {
     /// What prompts each pass.
     pub passes: Vec<PassKind>,
-    /// By object of the batch.
+    /// Draws for each object of the batch.
     pub objects: Vec<DrawnObject>,
 }
 
@@ -59,7 +59,8 @@ impl PromptDraws {
     }
 }
 
-/// The first prompt, the clicks, and the passes without click: the last of the step, the others anywhere after the first.
+/// The first prompt, the clicks, and the passes without click: the last pass of the step, the others at random places after
+/// the first.
 fn draw_passes(options: &PromptOptions, stream: &mut RandomStream) -> Vec<PassKind> {
     let mut passes = vec![PassKind::First];
     passes.extend(std::iter::repeat_n(PassKind::Click, options.correction_clicks));
@@ -72,7 +73,7 @@ fn draw_passes(options: &PromptOptions, stream: &mut RandomStream) -> Vec<PassKi
     passes
 }
 
-/// Always asks the stream for the same number of values in the same order.
+/// Takes the same number of values from the stream, in the same order, whatever the options.
 fn draw_object(options: &PromptOptions, box_xyxy_px: [f32; 4], view: &View, stream: &mut RandomStream) -> DrawnObject {
     let is_box = stream.chance(options.box_chance);
     let moves: [f64; 4] = std::array::from_fn(|_| match options.box_noise.distribution {
@@ -89,7 +90,8 @@ fn draw_object(options: &PromptOptions, box_xyxy_px: [f32; 4], view: &View, stre
     DrawnObject { box_xyxy_px, places, from_object }
 }
 
-/// Moves each coordinate by its share of the box's side, at most by the cap, and keeps the box in the model's square.
+/// Moves each coordinate by a fraction of the box's side length, at most by the cap, and clamps the box to the model's
+/// square.
 fn noisy_box(tight_xyxy_px: [f32; 4], moves: [f64; 4], noise: &BoxNoise, side_px: usize) -> [f32; 4] {
     let [x0, y0, x1, y1] = tight_xyxy_px.map(f64::from);
     let sides = [x1 - x0, y1 - y0, x1 - x0, y1 - y0];
@@ -97,7 +99,7 @@ fn noisy_box(tight_xyxy_px: [f32; 4], moves: [f64; 4], noise: &BoxNoise, side_px
         let shift = (moves[at] * noise.side_share * sides[at]).clamp(-noise.cap_px, noise.cap_px);
         ([x0, y0, x1, y1][at] + shift).clamp(0.0, side_px as f64)
     });
-    // Noise of a thin box may turn it over.
+    // The noise may swap the edges of a thin box.
     let [x0, y0, x1, y1] = moved;
     [x0.min(x1), y0.min(y1), x0.max(x1), y0.max(y1)].map(|edge| edge as f32)
 }
@@ -126,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn passes_come_in_the_papers_order() {
+    fn passes_have_the_order_of_the_paper() {
         let options = PromptOptions::preset(PromptPreset::Sam);
         assert_eq!(options.n_passes(), 11);
         let mut places = [0usize; 11];
@@ -159,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn box_noise_has_its_deviation_and_never_passes_its_cap() {
+    fn box_noise_has_its_standard_deviation_and_is_capped() {
         let cap_px = 4.0;
         let mut options = PromptOptions::preset(PromptPreset::Box);
         options.box_noise.cap_px = cap_px;
@@ -184,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_keeps_its_draws_whatever_else_is_in_the_batch() {
+    fn draws_of_an_object_do_not_depend_on_the_rest_of_the_batch() {
         let options = PromptOptions::preset(PromptPreset::Sam);
         let box_xyxy = [3, 4, 9, 12];
         let alone = PromptDraws::new(&options, 5, 9, &[image(31)], &[object(8, box_xyxy)]);

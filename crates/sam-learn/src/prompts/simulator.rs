@@ -1,25 +1,25 @@
 //! Clicks on the device: uniform over a region, without asking the host where.
 //!
-//! A click takes pixel number `floor(u * n)` of a region of `n` pixels, in row-major order. Counting along rows and then
+//! A click takes the pixel with index `floor(u * n)` of a region of `n` pixels, in row-major order. Counting along rows and then
 //! along one row finds it: two running sums, exact in f32 up to 2^24 pixels.
 //!
-//! Nothing here is tracked by autodiff: masks and logits that go from pass to pass are detached (the paper is silent; the
-//! memory of one pass needs it).
+//! Nothing here is tracked by autodiff: masks and logits are detached between passes (the paper is silent; the memory of one
+//! pass requires it).
 //!
-//! Shapes: `O` objects, `M` side of the masks that regions are taken from, `L` side of mask prompts, `N` tokens so far.
+//! Shapes: `O` objects, `M` side of the target masks, `L` side of mask prompts, `N` tokens so far.
 
 use burn::tensor::{Int, Tensor, TensorData};
 use sam_model::{MaskPrompts, Prompts, SparsePrompts, TokenKind};
 
-use crate::losses::Truth;
 use crate::prompts::draws::{DrawnObject, PassKind, PromptDraws};
+use crate::target::Target;
 
 /// The prompts of a step's objects, pass by pass.
 pub struct ClickSimulator {
     draws: PromptDraws,
     side_px: usize,
-    truth: Tensor<3>,
-    clickable: Option<Tensor<3>>,
+    target: Tensor<3>,
+    valid: Option<Tensor<3>>,
     places: Tensor<3>,
     from_object: Option<Tensor<2>>,
     next_click: usize,
@@ -27,17 +27,21 @@ pub struct ClickSimulator {
     labels: Vec<Tensor<2, Int>>,
     mask_logits: Option<Tensor<4>>,
     region: Tensor<3>,
-    /// Given points and boxes, the last pass first; then nothing is simulated but the masks that go on.
+    /// Given points and boxes, the last pass first; then only mask prompts are simulated.
     script: Option<Vec<SparsePrompts>>,
 }
 
 impl ClickSimulator {
-    /// Of a model with a square of `side_px`; `truth` holds untracked masks and where clicks may land.
+    /// For a model with a square input of `side_px`; clicks land on valid pixels of `target`, which is not tracked.
+    ///
+    /// # Panics
+    ///
+    /// When there are not as many draws as objects.
     #[must_use]
-    pub fn new(draws: PromptDraws, truth: &Truth, side_px: usize) -> Self {
-        let [objects, _, mask_side, _] = truth.masks.dims();
+    pub fn new(draws: PromptDraws, target: &Target, side_px: usize) -> Self {
+        let [objects, _, mask_side, _] = target.masks.dims();
         assert_eq!(draws.objects.len(), objects, "each object has its draws");
-        let device = truth.masks.device();
+        let device = target.masks.device();
         let shape = [objects, mask_side, mask_side];
         let n_places = draws.objects.first().map_or(0, |object| object.places.len());
         let places: Vec<f32> =
@@ -45,12 +49,12 @@ impl ClickSimulator {
         let from_object: Vec<f32> =
             draws.objects.iter().flat_map(|o| o.from_object.iter().map(|&yes| f32::from(u8::from(yes)))).collect();
         let any_from_object = from_object.iter().any(|&yes| yes > 0.0);
-        let masks = truth.masks.clone().reshape(shape);
+        let masks = target.masks.clone().reshape(shape);
         Self {
             side_px,
             region: masks.clone(),
-            truth: masks,
-            clickable: truth.counts.clone().map(|counts| counts.reshape(shape)),
+            target: masks,
+            valid: target.valid.clone().map(|valid| valid.reshape(shape)),
             places: Tensor::from_data(TensorData::new(places, [objects, n_places, 3]), &device),
             from_object: any_from_object
                 .then(|| Tensor::from_data(TensorData::new(from_object, [objects, n_places]), &device)),
@@ -63,33 +67,34 @@ impl ClickSimulator {
         }
     }
 
-    /// Replays given points and boxes, pass by pass; masks go from pass to pass all the same.
+    /// Replays given points and boxes, pass by pass; the mask of each pass still prompts the next.
     #[must_use]
-    pub fn scripted(passes: Vec<(PassKind, SparsePrompts)>, truth: &Truth, side_px: usize) -> Self {
-        let [objects, ..] = truth.masks.dims();
+    pub fn scripted(passes: Vec<(PassKind, SparsePrompts)>, target: &Target, side_px: usize) -> Self {
+        let [objects, ..] = target.masks.dims();
         let nothing = DrawnObject { box_xyxy_px: None, places: Vec::new(), from_object: Vec::new() };
         let (kinds, mut script): (Vec<_>, Vec<_>) = passes.into_iter().unzip();
         script.reverse();
         let draws = PromptDraws { passes: kinds, objects: vec![nothing; objects] };
-        Self { script: Some(script), ..Self::new(draws, truth, side_px) }
+        Self { script: Some(script), ..Self::new(draws, target, side_px) }
     }
 
-    /// What prompts each pass.
+    /// The kind of each pass.
     #[must_use]
     pub fn passes(&self) -> &[PassKind] {
         &self.draws.passes
     }
 
-    /// `[O]`, whether the first prompt is a box; on the host.
+    /// Whether the first prompt of each object is a box, `[O]`; on the host.
     pub fn is_box(&self) -> impl Iterator<Item = bool> {
         self.draws.objects.iter().map(|object| object.box_xyxy_px.is_some())
     }
 
-    /// The prompts of a pass; to be asked for in order, each after [`ClickSimulator::observe`] of the one before.
+    /// The prompts of a pass, in order; each after [`ClickSimulator::observe`] of the pass before. All have the same number
+    /// of tokens for every object: coordinates `[O, N, 2]` and labels `[O, N]`.
     ///
     /// # Panics
     ///
-    /// When a script is at its end.
+    /// When a script has no more passes.
     pub fn prompts(&mut self, pass: PassKind) -> Prompts {
         let masks = self.mask_logits.clone().map(|logits| MaskPrompts { logits, present: None });
         let objects = self.draws.objects.len();
@@ -117,24 +122,24 @@ impl ClickSimulator {
         }
     }
 
-    /// Takes what the decoder made of the last prompts.
+    /// Takes the selected mask of the last prompts.
     ///
     /// # Shapes
     /// - `low_res_logits`: `[O, 1, L, L]`, the mask prompt of the next pass
-    /// - `logits`: `[O, 1, M, M]`, the same mask on the grid of the truth
+    /// - `logits`: `[O, 1, M, M]`, the same mask at the resolution of the target
     pub fn observe(&mut self, low_res_logits: Tensor<4>, logits: Tensor<4>) {
-        let predicted = logits.greater_elem(0.0).float().reshape(self.truth.shape());
-        let error = (predicted - self.truth.clone()).abs();
-        let error = match &self.clickable {
-            Some(clickable) => error * clickable.clone(),
+        let predicted = logits.greater_elem(0.0).float().reshape(self.target.shape());
+        let error = (predicted - self.target.clone()).abs();
+        let error = match &self.valid {
+            Some(valid) => error * valid.clone(),
             None => error,
         };
-        // A mask without error still gets its click: anywhere, with the label that is true there.
+        // A mask without error still gets its click: anywhere, with the label of the target there.
         let [objects, side, _] = error.dims();
         let is_perfect = error.clone().reshape([objects, side * side]).sum_dim(1).equal_elem(0.0).float();
         let anywhere = is_perfect.reshape([objects, 1, 1]).expand([objects, side, side]);
-        self.region = match &self.clickable {
-            Some(clickable) => error + anywhere * clickable.clone(),
+        self.region = match &self.valid {
+            Some(valid) => error + anywhere * valid.clone(),
             None => error + anywhere,
         };
         self.mask_logits = Some(low_res_logits);
@@ -150,7 +155,7 @@ impl ClickSimulator {
         let corner = |kind: TokenKind, other: TokenKind| -> Vec<i64> {
             self.is_box().map(|is_box| if is_box { kind as i64 } else { other as i64 }).collect()
         };
-        // The place of a point is written over the corner of the box it stands for.
+        // The point takes the place of the box's first corner.
         let boxes = Tensor::<3>::from_data(TensorData::new(boxes, [objects, 2, 2]), &device);
         let is_point: Vec<f32> = self.is_box().map(|is_box| f32::from(u8::from(!is_box))).collect();
         let is_point = Tensor::<3>::from_data(TensorData::new(is_point, [objects, 1, 1]), &device);
@@ -158,7 +163,7 @@ impl ClickSimulator {
         let second = boxes.slice([0..objects, 1..2]);
         let ints = |codes: Vec<i64>| Tensor::<2, Int>::from_data(TensorData::new(codes, [objects, 1]), &device);
         let is_point = is_point.reshape([objects, 1]).int();
-        // Labels of points come from the device; 0 for boxes, whose code is added.
+        // Labels of points come from the device; they are 0 for boxes, whose code is added.
         let point_part = point_labels * is_point;
         let box_part =
             ints(self.is_box().map(|is_box| if is_box { TokenKind::BoxTopLeft as i64 } else { 0 }).collect());
@@ -167,20 +172,20 @@ impl ClickSimulator {
         self.labels = vec![point_part + box_part, second_labels];
     }
 
-    /// One click per object in the present region: `[O, 1, 2]` and `[O, 1]`.
+    /// One click per object in the present region: coordinates `[O, 1, 2]` and labels `[O, 1]`.
     fn click(&mut self) -> (Tensor<3>, Tensor<2, Int>) {
-        let [objects, side, _] = self.truth.dims();
+        let [objects, side, _] = self.target.dims();
         let at = self.next_click;
         self.next_click += 1;
         let place = self.places.clone().slice([0..objects, at..at + 1]).reshape([objects, 3]);
         let mut region = self.region.clone();
         if let Some(from_object) = &self.from_object {
             let from_object = from_object.clone().slice([0..objects, at..at + 1]).reshape([objects, 1, 1]);
-            region = region * from_object.clone().neg().add_scalar(1.0) + self.truth.clone() * from_object;
+            region = region * from_object.clone().neg().add_scalar(1.0) + self.target.clone() * from_object;
         }
-        let share = place.clone().slice([0..objects, 0..1]);
-        let [row, column] = pick(region, share);
-        let label = value_at(&self.truth, &row, &column).int();
+        let fraction = place.clone().slice([0..objects, 0..1]);
+        let [row, column] = pick(region, fraction);
+        let label = value_at(&self.target, &row, &column).int();
         let cell_px = self.side_px as f64 / side as f64;
         let jitter = place.slice([0..objects, 1..3]);
         let cell = Tensor::cat(vec![column.float(), row.float()], 1); // [O, 2]
@@ -190,20 +195,20 @@ impl ClickSimulator {
     }
 }
 
-/// Row and column, `[O, 1]` each, of pixel `floor(share * n)` of a region of `n` pixels.
-fn pick(region: Tensor<3>, share: Tensor<2>) -> [Tensor<2, Int>; 2] {
+/// Row and column, `[O, 1]` each, of the pixel with index `floor(fraction * n)` of a region of `n` pixels.
+fn pick(region: Tensor<3>, fraction: Tensor<2>) -> [Tensor<2, Int>; 2] {
     let [objects, side, _] = region.dims();
     let per_row = region.clone().sum_dim(2).reshape([objects, side]);
     let up_to_row = per_row.clone().cumsum(1);
     let n_pixels = up_to_row.clone().slice([0..objects, side - 1..side]);
-    let number = (share * n_pixels.clone()).floor().min_pair(n_pixels.sub_scalar(1.0)); // [O, 1]
-    let is_before = up_to_row.lower_equal(number.clone().expand([objects, side])).float();
+    let index = (fraction * n_pixels.clone()).floor().min_pair(n_pixels.sub_scalar(1.0)); // [O, 1]
+    let is_before = up_to_row.lower_equal(index.clone().expand([objects, side])).float();
     let last = (side - 1) as i64;
     let row = is_before.clone().sum_dim(1).int().clamp_max(last);
-    let number = number - (per_row * is_before).sum_dim(1);
+    let index = index - (per_row * is_before).sum_dim(1);
     let values = region.gather(1, row.clone().reshape([objects, 1, 1]).expand([objects, 1, side]));
     let up_to_column = values.reshape([objects, side]).cumsum(1);
-    let column = up_to_column.lower_equal(number.expand([objects, side])).float().sum_dim(1).int().clamp_max(last);
+    let column = up_to_column.lower_equal(index.expand([objects, side])).float().sum_dim(1).int().clamp_max(last);
     [row, column]
 }
 
@@ -230,10 +235,10 @@ mod tests {
         Tensor::from_data(TensorData::new(values, [objects, 1, SIDE, SIDE]), &Device::flex())
     }
 
-    fn simulator(objects: Vec<DrawnObject>, masks: &[u8], counts: Option<&[u8]>) -> ClickSimulator {
+    fn simulator(objects: Vec<DrawnObject>, masks: &[u8], valid: Option<&[u8]>) -> ClickSimulator {
         let n = objects.len();
-        let truth = Truth { masks: plane(masks, n), counts: counts.map(|counts| plane(counts, n)) };
-        ClickSimulator::new(PromptDraws { passes: vec![PassKind::First], objects }, &truth, 4 * SIDE)
+        let target = Target { masks: plane(masks, n), valid: valid.map(|valid| plane(valid, n)) };
+        ClickSimulator::new(PromptDraws { passes: vec![PassKind::First], objects }, &target, 4 * SIDE)
     }
 
     fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
@@ -253,9 +258,9 @@ mod tests {
         mask
     }
 
-    /// Against a straight re-statement: the pixel whose number in the list of the region's pixels is `floor(u n)`.
+    /// Against a list of the region's pixels: the click takes the one with index `floor(u n)`.
     #[test]
-    fn every_share_finds_its_pixel() {
+    fn every_fraction_finds_its_pixel() {
         let region: Vec<usize> = (0..SIDE * SIDE).filter(|&at| shape()[at] == 1).collect();
         for k in 0..100 {
             let share = k as f32 / 100.0;
@@ -269,8 +274,8 @@ mod tests {
     }
 
     #[test]
-    fn clicks_are_uniform_in_the_error_and_labelled_by_the_truth() {
-        let (n, truth) = (400, shape());
+    fn clicks_are_uniform_in_the_error_region_and_labelled_by_the_target() {
+        let (n, target) = (400, shape());
         // The prediction has three of five pixels and two that are wrong.
         let mut prediction = vec![-1f32; SIDE * SIDE];
         for at in [9, 17, 25, 40, 41] {
@@ -286,7 +291,7 @@ mod tests {
                     drawn(stream.unit() as f32)
                 })
                 .collect();
-            let masks = truth.repeat(n as usize);
+            let masks = target.repeat(n as usize);
             let mut simulator = simulator(objects, &masks, None);
             let _ = simulator.prompts(PassKind::First);
             let logits = TensorData::new(prediction.repeat(n as usize), [n as usize, 1, SIDE, SIDE]);
@@ -301,7 +306,11 @@ mod tests {
                 let at = ((xy[1] + 0.5) / 4.0) as usize * SIDE + ((xy[0] + 0.5) / 4.0) as usize;
                 let place = error.iter().position(|&pixel| pixel == at).expect("in the error region");
                 counts[place] += 1;
-                assert_eq!(labels[o * 3 + 2], i64::from(truth[at]), "positive where missed, negative where spilled");
+                assert_eq!(
+                    labels[o * 3 + 2],
+                    i64::from(target[at]),
+                    "positive for a false negative, negative for a false positive"
+                );
             }
         }
         // 3 degrees of freedom: above 16.3 once in a thousand.
@@ -310,10 +319,10 @@ mod tests {
     }
 
     #[test]
-    fn a_perfect_mask_gets_a_true_click_where_clicks_may_land() {
-        let mut counts = [1u8; SIDE * SIDE];
-        counts[..4 * SIDE].fill(0);
-        let mut simulator = simulator(vec![drawn(0.0), drawn(0.999)], &shape().repeat(2), Some(&counts.repeat(2)));
+    fn a_perfect_mask_gets_a_correct_click_on_a_valid_pixel() {
+        let mut valid = [1u8; SIDE * SIDE];
+        valid[..4 * SIDE].fill(0);
+        let mut simulator = simulator(vec![drawn(0.0), drawn(0.999)], &shape().repeat(2), Some(&valid.repeat(2)));
         let _ = simulator.prompts(PassKind::First);
         let logits: Vec<f32> = shape().iter().map(|&on| f32::from(on) * 2.0 - 1.0).collect();
         let logits = Tensor::<4>::from_data(TensorData::new(logits.repeat(2), [2, 1, SIDE, SIDE]), &Device::flex());
@@ -325,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn a_box_takes_both_first_tokens_and_a_mask_only_pass_adds_none() {
+    fn a_box_is_the_first_two_tokens_and_a_mask_only_pass_adds_none() {
         let boxed = DrawnObject { box_xyxy_px: Some([1.0, 2.0, 3.0, 4.0]), ..drawn(0.0) };
         let mut simulator = simulator(vec![boxed, drawn(0.0)], &shape().repeat(2), None);
         let sparse = simulator.prompts(PassKind::First).sparse.expect("points");

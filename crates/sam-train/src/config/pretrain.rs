@@ -8,9 +8,8 @@ use sam_data::loader::LoaderOptions;
 use sam_data::transforms::{Augmentation, ResizedCrop};
 use sam_learn::options::{
     LogOptions, LrDecay, MaeObjective, OptimiserOptions, RECONSTRUCTION_LOSS, RunOptions, ScheduleOptions,
-    ValidationOptions,
+    ValidationOptions, mae_learning_rate,
 };
-use sam_learn::pretraining::rate_of_base;
 use sam_model::{MaeConfig, MaeTarget, Variant};
 use serde::{Deserialize, Serialize};
 
@@ -301,7 +300,7 @@ fn read_validation(reader: &Reader<'_>, steps: u64) -> ValidationOptions {
 fn read_optimiser(reader: &Reader<'_>, images_per_step: usize) -> OptimiserOptions {
     let optimiser = reader.top().section("optimiser");
     let base_lr = optimiser.float("base_lr", 1.5e-4, POSITIVE);
-    let lr = optimiser.float("lr", rate_of_base(base_lr, images_per_step), POSITIVE);
+    let lr = optimiser.float("lr", mae_learning_rate(base_lr, images_per_step), POSITIVE);
     let one = "given without optimiser.lr: the rate would be base_lr * images_per_step / 256";
     let both = optimiser.is_given("base_lr") && optimiser.is_given("lr");
     reader.check(!both, &["optimiser.base_lr"], one, "both");

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{anyhow, bail};
 use sam_data::loader::Samples;
 use sam_data::{ClassFolders, DataError, OnBad, Source, Split, SplitRule};
-use sam_learn::probe::{Labels, ProbePart};
+use sam_learn::probe::{Labels, ProbeSet};
 
 use crate::config::ProbePlan;
 use crate::config::files::FilesPlan;
@@ -24,8 +24,8 @@ const SPELT_OUT: usize = 5;
 pub(crate) struct ProbeData {
     pub(crate) subject: Subject,
     pub(crate) classes: Vec<ClassCount>,
-    pub(crate) train: ProbePart,
-    pub(crate) val: ProbePart,
+    pub(crate) train: ProbeSet,
+    pub(crate) val: ProbeSet,
     /// What was excluded, a sentence each.
     pub(crate) excluded: Vec<String>,
 }
@@ -78,7 +78,7 @@ impl ProbeData {
     /// "6 classes; trained on 159 objects of 24 images, ..".
     pub(crate) fn print(&self, out: &mut impl Write) -> std::io::Result<()> {
         let sum = |count: fn(&ClassCount) -> usize| self.classes.iter().map(count).sum::<usize>();
-        let of = |n_samples: usize, part: &ProbePart| match self.subject {
+        let of = |n_samples: usize, part: &ProbeSet| match self.subject {
             Subject::Images => counted(n_samples, "image"),
             Subject::Objects => {
                 format!("{} of {}", counted(n_samples, "object"), counted(part.indices.len(), "image"))
@@ -268,20 +268,20 @@ impl Part {
     }
 
     /// With labels as indices into the classes of the probe.
-    fn labelled(self, classes: &[&str]) -> ProbePart {
+    fn labelled(self, classes: &[&str]) -> ProbeSet {
         let index = |name: &String| classes.iter().position(|class| class == name);
         let of_set: Vec<Option<usize>> = self.set.classes().iter().map(index).collect();
         let labels = match &self.set {
-            Set::Objects(_) => Labels::OfObjects(of_set),
+            Set::Objects(_) => Labels::Objects(of_set),
             Set::Images(folders) => {
-                Labels::OfImages((0..folders.len()).map(|index| of_set[folders.class(index)]).collect())
+                Labels::Images((0..folders.len()).map(|index| of_set[folders.class(index)]).collect())
             }
         };
         let mut indices = self.indices;
-        if let Labels::OfImages(classes) = &labels {
+        if let Labels::Images(classes) = &labels {
             indices.retain(|&index| classes[index].is_some());
         }
-        ProbePart { samples: self.set.samples(), indices, labels }
+        ProbeSet { samples: self.set.samples(), indices, labels }
     }
 
     /// Samples of each class by name, and the number without a class.

@@ -21,8 +21,8 @@ use sam_eval::{Bootstrap, EvalError, Questions};
 use sam_infer::DeviceName;
 use sam_learn::LearnError;
 use sam_learn::probe::{
-    ExtractOptions, Extracted, Features, FrozenEncoder, Labels, Neighbours, classify_by_logistic_regression,
-    classify_by_neighbours, extract, logistic, standardised,
+    ExtractOptions, Extracted, Features, FrozenEncoder, LabelledFeatures, Labels, Neighbours,
+    classify_by_logistic_regression, classify_by_neighbours, extract, n_logistic_fits, standardised,
 };
 
 use crate::config::ProbePlan;
@@ -119,7 +119,7 @@ impl Probe<'_> {
             }
         };
         let n_rows = encoders.len() + usize::from(is_first);
-        let mut progress = Progress::new("fitting linear layers", (n_rows * logistic::n_fits()) as u64);
+        let mut progress = Progress::new("fitting linear layers", (n_rows * n_logistic_fits()) as u64);
         let mut n_fits = 0;
         let mut predictions = |at: usize| {
             let on_fit = &mut || {
@@ -201,9 +201,9 @@ impl Probe<'_> {
         on_fit: &mut dyn FnMut(),
     ) -> Predictions {
         let [learned, held_out] = standardised(train_features, val_features);
-        let neighbours = classify_by_neighbours(Neighbours { k }, &learned, &train.classes, &held_out, self.device);
-        let linear =
-            classify_by_logistic_regression(&learned, &train.classes, &train.images, &held_out, self.device, on_fit);
+        let learned = LabelledFeatures { features: &learned, classes: &train.classes, images: &train.images };
+        let neighbours = classify_by_neighbours(Neighbours { k }, learned, &held_out, self.device);
+        let linear = classify_by_logistic_regression(learned, &held_out, self.device, on_fit);
         Predictions { neighbours, linear: linear.predicted, penalty: linear.penalty }
     }
 }
@@ -260,7 +260,7 @@ fn check(train: &Extracted, val: &Extracted, data: &ProbeData) -> anyhow::Result
 }
 
 fn excluded(train: &Extracted, val: &Extracted) -> Vec<String> {
-    let [train, val] = [&train.left_out, &val.left_out];
+    let [train, val] = [&train.dropped, &val.dropped];
     let mut lines = Vec::new();
     let n_unreadable = train.n_unreadable + val.n_unreadable;
     if n_unreadable > 0 {
@@ -308,8 +308,8 @@ fn architecture_of(encoder: &FrozenEncoder) -> String {
 
 fn about(plan: &ProbePlan, data: &ProbeData) -> BTreeMap<String, String> {
     let of = match &data.train.labels {
-        Labels::OfImages(_) => "images",
-        Labels::OfObjects(_) => "objects",
+        Labels::Images(_) => "images",
+        Labels::Objects(_) => "objects",
     };
     let validation = match (&plan.data.validation, &plan.data.selection.split_file, plan.data.hold_out) {
         (Some(path), ..) => path.display().to_string(),

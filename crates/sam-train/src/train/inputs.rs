@@ -9,8 +9,8 @@ use sam_data::loader::{LoaderOptions, Samples, Subset};
 use sam_data::{Source, Split};
 use sam_eval::EvalSet;
 use sam_infer::DeviceName;
-use sam_learn::Validation as Validated;
 use sam_learn::options::LossResolution;
+use sam_learn::task::Validation as Validated;
 use sam_model::Sam;
 use sam_model::weights::{Checkpoint, LoadOptions, LoadReport};
 
@@ -88,7 +88,7 @@ fn open_model(plan: &TrainPlan, device: &burn::tensor::Device, notes: &mut Vec<S
 
 /// The checkpoint of a pre-training run, or the file itself.
 pub(crate) fn pretrained_file(path: &Path) -> PathBuf {
-    let of_run = path.join(sam_learn::training::BEST_FILE);
+    let of_run = path.join(sam_learn::record::BEST_FILE);
     if of_run.is_file() { of_run } else { path.to_owned() }
 }
 

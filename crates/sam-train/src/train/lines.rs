@@ -6,9 +6,9 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use sam_learn::Outcome;
 use sam_learn::options::RECONSTRUCTION_LOSS;
-use sam_learn::run_report::duration;
-use sam_learn::{Outcome, Progress, RunEvent, Scores, SegmentationTerms, StepRecord, ValidationRecord};
+use sam_learn::record::{Progress, RunEvent, Scores, SegmentationTerms, StepRecord, ValidationRecord, duration};
 
 use crate::output::output;
 
@@ -51,6 +51,9 @@ impl Lines {
                 *skipped.entry(reason.clone()).or_default() += 1;
             }
         }
+        if let RunEvent::Warning { message } = event {
+            let _ = writeln!(std::io::stderr(), "{message}");
+        }
         if self.is_terminal {
             return;
         }
@@ -68,7 +71,11 @@ impl Lines {
                 writeln!(out, "validating: {n_images} of {of_images} images")
             }
             RunEvent::Validated(record) => writeln!(out, "{}", validation_line(record)),
-            RunEvent::Step(_) | RunEvent::Saved { .. } | RunEvent::Skipped { .. } | RunEvent::Preview { .. } => Ok(()),
+            RunEvent::Step(_)
+            | RunEvent::Saved { .. }
+            | RunEvent::Skipped { .. }
+            | RunEvent::Preview { .. }
+            | RunEvent::Warning { .. } => Ok(()),
         };
     }
 

@@ -38,8 +38,8 @@ pub(crate) fn run_plan(plan: &TrainPlan, folder: RunFolder, arguments: &RunArgum
         loader: inputs.loader,
         validation: inputs.validation,
         interrupter: session.interrupter(),
-        listener: session.listener(),
-        terminal_view: session.is_terminal(),
+        observers: session.observers(),
+        dashboard: session.is_terminal(),
     };
     session.run(|resume| train(inputs.sam, training, resume), |outcome| finish(plan, session.folder(), outcome))
 }

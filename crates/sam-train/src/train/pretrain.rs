@@ -11,7 +11,8 @@ use sam_data::{ImageTree, Intensity};
 use sam_files::Fingerprint;
 use sam_infer::DeviceName;
 use sam_learn::options::PretrainOptions;
-use sam_learn::{HeldOut, Outcome, Pretraining, pretrain};
+use sam_learn::task::HeldOut;
+use sam_learn::{Outcome, Pretraining, pretrain};
 use sam_model::MaskedAutoencoder;
 use sam_model::init::initialise_mae;
 use sam_model::weights::{Dtype, ExportFormat, MaeCheckpoint, MaeExportOptions, MaeParts, export_mae};
@@ -49,8 +50,8 @@ pub(crate) fn run_plan(plan: &PretrainPlan, folder: RunFolder, arguments: &RunAr
         loader: plan.loader_options(),
         held_out,
         interrupter: session.interrupter(),
-        listener: session.listener(),
-        terminal_view: session.is_terminal(),
+        observers: session.observers(),
+        dashboard: session.is_terminal(),
     };
     session.run(|resume| pretrain(mae, pretraining, resume), |outcome| finish(session.folder(), outcome))
 }

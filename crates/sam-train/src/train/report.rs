@@ -2,13 +2,14 @@
 
 use std::io::Write;
 
-use sam_learn::run_report::REPORT_FILE;
-use sam_learn::{LearnError, RunEvent, RunReport};
+use sam_learn::LearnError;
+use sam_learn::record::{Observer, REPORT_FILE, RunEvent, RunReport};
 
 use super::run_folder::RunFolder;
 use crate::output::output;
 
 /// Writes the report of one run.
+#[derive(Clone)]
 pub(super) struct ReportWriter {
     folder: RunFolder,
     name: String,
@@ -17,15 +18,6 @@ pub(super) struct ReportWriter {
 impl ReportWriter {
     pub(super) fn new(folder: RunFolder, name: String) -> Self {
         Self { folder, name }
-    }
-
-    /// Writes it after a save; an error must not end the run.
-    pub(super) fn on(&self, event: &RunEvent) {
-        if matches!(event, RunEvent::Saved { .. })
-            && let Err(error) = self.write()
-        {
-            let _ = writeln!(std::io::stderr(), "{error}");
-        }
     }
 
     pub(super) fn write(&self) -> Result<(), LearnError> {
@@ -37,6 +29,13 @@ impl ReportWriter {
     /// Prints its path.
     pub(super) fn print_path(&self) -> std::io::Result<()> {
         writeln!(output(), "report:          {}", self.folder.path().join(REPORT_FILE).display())
+    }
+}
+
+/// Writes it after a save.
+impl Observer for ReportWriter {
+    fn on(&mut self, event: &RunEvent) -> Result<(), LearnError> {
+        if matches!(event, RunEvent::Saved { .. }) { self.write() } else { Ok(()) }
     }
 }
 

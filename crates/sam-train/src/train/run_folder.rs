@@ -11,7 +11,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use sam_learn::training::CHECKPOINTS_FOLDER;
+use sam_learn::record::CHECKPOINTS_FOLDER;
 
 const CONFIG: &str = "config.toml";
 const PLAN: &str = "plan.toml";

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, anyhow};
 use burn::train::Interrupter;
 use sam_learn::options::{LogOptions, RunOptions};
-use sam_learn::training::{CHECKPOINTS_FOLDER, Listener};
-use sam_learn::{Ending, LearnError, Outcome, SavedState};
+use sam_learn::record::{CHECKPOINTS_FOLDER, Observer, RunEvent, SavedState};
+use sam_learn::{Ending, LearnError, Outcome};
 
 use crate::cli::RunArguments;
 use crate::failure::{BadInput, Failure};
@@ -25,7 +25,7 @@ pub(super) struct RunSession<'a> {
     arguments: &'a RunArguments,
     resume: Option<SavedState>,
     lines: Arc<Lines>,
-    report: Arc<ReportWriter>,
+    report: ReportWriter,
     interrupter: Interrupter,
     is_terminal: bool,
 }
@@ -49,7 +49,7 @@ impl<'a> RunSession<'a> {
             arguments,
             resume,
             lines: Arc::new(Lines::new(log.every_steps, is_terminal)),
-            report: Arc::new(ReportWriter::new(folder.clone(), run.name.clone())),
+            report: ReportWriter::new(folder.clone(), run.name.clone()),
             interrupter: Interrupter::new(),
             is_terminal,
             folder,
@@ -79,13 +79,10 @@ impl<'a> RunSession<'a> {
         self.is_terminal
     }
 
-    /// The observers of the run.
-    pub(super) fn listener(&self) -> Listener {
-        let (lines, report) = (Arc::clone(&self.lines), Arc::clone(&self.report));
-        Arc::new(move |event| {
-            lines.show(event);
-            report.on(event);
-        })
+    /// The program's observers of the run.
+    pub(super) fn observers(&self) -> Vec<Box<dyn Observer>> {
+        let lines = Arc::clone(&self.lines);
+        vec![Box::new(move |event: &RunEvent| lines.show(event)), Box::new(self.report.clone())]
     }
 
     /// Trains, and prints the outcome; `finish` handles a finished run.
@@ -128,11 +125,24 @@ fn failed(error: LearnError, folder: &Path) -> Failure {
     let hint = saved.map(|state| {
         format!("step {} is saved; resume with: sam-train --resume {}", state.progress.step, folder.display())
     });
-    let error = match hint {
-        Some(hint) => anyhow!("{error}. {hint}"),
-        None => anyhow::Error::new(error),
-    };
-    Failure::Run(error)
+    let message: Vec<String> =
+        [Some(error.to_string()), advice(&error).map(str::to_owned), hint].into_iter().flatten().collect();
+    Failure::Run(anyhow!("{}", message.join(". ")))
+}
+
+/// The configuration keys that an error of the library is about.
+fn advice(error: &LearnError) -> Option<&'static str> {
+    match error {
+        LearnError::FreezesNothing { .. } | LearnError::NothingLearns => Some("Change optimiser.freeze"),
+        LearnError::ShardsWithDropout { .. } => {
+            Some("Set run.parallel = 1, or model.drop_path and model.decoder_dropout to 0")
+        }
+        LearnError::NoThreads { .. } => Some("Lower run.parallel"),
+        LearnError::NotFinite { .. } => Some("The keys are optimiser.lr and optimiser.clip_norm"),
+        LearnError::GradientNotFinite { .. } => Some("The key is optimiser.lr"),
+        LearnError::NoSuchMetric { .. } => Some("Change validation.metric"),
+        _ => None,
+    }
 }
 
 /// The first Ctrl-C finishes the step and saves; the second exits immediately.

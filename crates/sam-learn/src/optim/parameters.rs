@@ -1,4 +1,4 @@
-//! Walks over a model's parameters under their official keys.
+//! The parameters of a model under their official keys.
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
@@ -7,29 +7,29 @@ use sam_model::weights::ParameterPath;
 
 /// A parameter by name.
 #[derive(Clone, Debug)]
-pub(crate) struct NamedParameter {
-    pub(crate) key: String,
-    pub(crate) id: ParamId,
-    pub(crate) shape: Vec<usize>,
-    pub(crate) learns: bool,
+pub(super) struct NamedParameter {
+    pub(super) key: String,
+    pub(super) id: ParamId,
+    pub(super) shape: Vec<usize>,
+    pub(super) learns: bool,
 }
 
 /// All float parameters, in the module's order.
-pub(crate) fn parameters<M: Module>(model: &M) -> Vec<NamedParameter> {
+pub(super) fn parameters<M: Module>(model: &M) -> Vec<NamedParameter> {
     let mut lister = Lister { path: ParameterPath::default(), parameters: Vec::new() };
     model.visit(&mut lister);
     lister.parameters
 }
 
-/// The present values without autodiff, by id.
-pub(crate) fn plain_values<M: Module>(model: &M) -> GradientsParams {
+/// The values of all parameters without autodiff, by id.
+pub(super) fn plain_values<M: Module>(model: &M) -> GradientsParams {
     let mut copier = Copier { values: GradientsParams::new() };
     model.visit(&mut copier);
     copier.values
 }
 
-/// Sets which parameters learn.
-pub(crate) fn set_learning<M: Module>(model: M, learns: impl Fn(&str) -> bool) -> M {
+/// Freezes the parameters whose keys do not satisfy `learns`.
+pub(super) fn set_learning<M: Module>(model: M, learns: impl Fn(&str) -> bool) -> M {
     model.map(&mut Freezer { path: ParameterPath::default(), learns })
 }
 
@@ -82,7 +82,7 @@ impl<F: Fn(&str) -> bool> ModuleMapper for Freezer<F> {
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        // Buffers never learn, whatever is asked.
+        // Buffers never learn.
         if param.is_require_grad() && !(self.learns)(&self.path.official_key()) {
             return param.set_require_grad(false);
         }

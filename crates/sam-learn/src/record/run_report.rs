@@ -1,8 +1,7 @@
-//! A run for people: `report.html`, one file with its curves, numbers and pictures, and `report.md` with the numbers.
+//! The report of a run: `report.html`, one file with its curves, numbers and previews, and `report.md` with the numbers.
 //!
-//! Everything comes out of the run folder (`metrics.jsonl` and `previews/`), never out of the memory of a session: so the
-//! report of a run that was stopped and went on is that of a run that was never stopped, and a crash leaves the one of the
-//! last save.
+//! Everything is read from the run folder (`metrics.jsonl` and `previews/`), never from the memory of a session: so a
+//! resumed run has the report of one that was never stopped, and a crash leaves the report of the last save.
 
 use std::path::{Path, PathBuf};
 
@@ -11,29 +10,29 @@ use sam_eval::{Gallery, GalleryItem, Page, Section, Table};
 use sam_files::write_atomically;
 use sam_image::decode_rgb;
 
+use super::events::ValidationRecord;
+use super::previews;
+use super::run_curves::charts;
+use super::run_log::RunHistory;
 use crate::error::LearnError;
-use crate::events::ValidationRecord;
-use crate::previews;
-use crate::run_curves::charts;
-use crate::run_log::RunHistory;
 
-/// For a browser.
+/// The report for a browser.
 pub const REPORT_FILE: &str = "report.html";
 
-/// For the summary of a CI job, or a terminal.
-pub const REPORT_MARKDOWN_FILE: &str = "report.md";
+/// The report for the summary of a CI job, or a terminal.
+const REPORT_MARKDOWN_FILE: &str = "report.md";
 
-/// Rows of the table of validations; of more, some are left out.
+/// Rows of the table of validations; of more, a selection is shown.
 const MAX_ROWS: usize = 60;
 
-/// What the run folder's log does not know.
+/// What a report shows beside the run's log and previews.
 #[derive(Clone, Debug, Default)]
 pub struct RunReport {
     /// The heading.
     pub title: String,
-    /// Where and by what it is carried out, as names and values.
+    /// The environment of the run, as names and values.
     pub about: Vec<(String, String)>,
-    /// Files to be shown as they are, each under its name.
+    /// Text files, each with its title.
     pub texts: Vec<(String, String)>,
 }
 
@@ -42,7 +41,7 @@ impl RunReport {
     ///
     /// # Errors
     ///
-    /// When its log cannot be read, or a file not be written.
+    /// When the log cannot be read or a file cannot be written.
     pub fn write(&self, folder: &Path) -> Result<(), LearnError> {
         let page = self.page(folder)?;
         let html = page.html().map_err(|source| LearnError::Report { source })?;
@@ -57,7 +56,7 @@ impl RunReport {
         let history = RunHistory::read(folder)?;
         let mut sections: Vec<Section> = [result(&history)].into_iter().flatten().map(Section::Table).collect();
         sections.push(Section::Charts { title: "Curves".to_owned(), charts: charts(&history) });
-        sections.extend(pictures(folder, &history)?.map(Section::Pictures));
+        sections.extend(preview_gallery(folder, &history)?.map(Section::Pictures));
         sections.extend(validations(&history).map(Section::Table));
         sections.push(Section::Table(self.run(&history)));
         sections
@@ -71,22 +70,22 @@ impl RunReport {
         if let Some(last) = history.steps.last() {
             row("steps", format!("{} of {}", last.step, last.of_steps));
             let n_images: usize = history.steps.iter().map(|record| record.n_images).sum();
-            row("images looked at", n_images.to_string());
+            row("images trained on", n_images.to_string());
             let validating: f64 = history.validations.iter().map(|record| record.took_s).sum();
-            // The time of a step's line does not know of the validation behind it.
+            // The time in a step's record does not include the validation after it.
             let after_last = history.validations.iter().filter(|record| record.scores.step >= last.step);
             let elapsed = last.elapsed_s + after_last.map(|record| record.took_s).sum::<f64>();
-            row("time", format!("{}, of which {} for validation", duration(elapsed), duration(validating)));
+            row("time", format!("{}, {} of it for validation", duration(elapsed), duration(validating)));
             let training = (elapsed - validating).max(f64::MIN_POSITIVE);
             row("images per second, without validation", format!("{:.2}", n_images as f64 / training));
             let waits = history.steps.iter().map(|record| record.data_wait_share);
             let wait = waits.sum::<f64>() / history.steps.len() as f64;
-            row("share of it waiting for data", format!("{:.1} %", 100.0 * wait));
+            row("fraction of it waiting for data", format!("{:.1} %", 100.0 * wait));
             let memory = history.steps.iter().map(|record| record.memory_mib).fold(0.0, f64::max);
-            row("memory, most after a step", format!("{memory:.0} MiB"));
+            row("peak memory after a step", format!("{memory:.0} MiB"));
         }
         if history.n_unreadable > 0 {
-            row("lines of the log that cannot be read", history.n_unreadable.to_string());
+            row("unreadable lines of the log", history.n_unreadable.to_string());
         }
         self.about.iter().for_each(|(name, value)| row(name, value.clone()));
         let rows = rows.into_iter().map(Vec::from).collect();
@@ -94,13 +93,13 @@ impl RunReport {
     }
 }
 
-/// Before, best, last, and what was gained; `None` when nothing was validated.
+/// Baseline, best, last and the improvement; `None` when nothing was validated.
 fn result(history: &RunHistory) -> Option<Table> {
     let validations = &history.validations;
     let baseline = validations.iter().find(|record| record.is_baseline);
     let best = validations.iter().rev().find(|record| record.is_best);
     let last = validations.iter().rev().find(|record| !record.is_baseline);
-    let shown: Vec<(&str, &ValidationRecord)> = [("before", baseline), ("best", best), ("last", last)]
+    let shown: Vec<(&str, &ValidationRecord)> = [("baseline", baseline), ("best", best), ("last", last)]
         .into_iter()
         .filter_map(|(name, record)| record.map(|record| (name, record)))
         .collect();
@@ -108,22 +107,24 @@ fn result(history: &RunHistory) -> Option<Table> {
     let cells = |name: &str, record: &ValidationRecord| row_of(name, record, &names);
     let mut rows: Vec<Vec<String>> = shown.iter().map(|&(name, record)| cells(name, record)).collect();
     if let (Some(baseline), Some(best)) = (baseline, best) {
-        let mut row = vec!["best less before".to_owned(), String::new()];
+        let mut row = vec!["improvement (best - baseline)".to_owned(), String::new()];
         row.extend(names.iter().map(|name| {
             let of = |record: &ValidationRecord| record.scores.metrics.get(*name).copied();
-            of(best).zip(of(baseline)).map_or_else(|| "–".to_owned(), |(best, before)| format!("{:+.4}", best - before))
+            of(best)
+                .zip(of(baseline))
+                .map_or_else(|| "–".to_owned(), |(best, baseline)| format!("{:+.4}", best - baseline))
         }));
         rows.push(row);
     }
     let metric = &shown[0].1.metric;
     let note = match best {
-        Some(_) => format!("On what is never learned from; the best is the best by {metric}."),
-        None => "On what is never learned from.".to_owned(),
+        Some(_) => format!("On validation data; best by {metric}."),
+        None => "On validation data.".to_owned(),
     };
     Some(Table { title: "Result".to_owned(), note, header: header("", &names), rows })
 }
 
-/// All of them, or so many of a long run that the table can be read; the best is always there.
+/// All validations, or a selection from a long run that includes the best.
 fn validations(history: &RunHistory) -> Option<Table> {
     let all = &history.validations;
     let names = metric_names(all.first()?);
@@ -136,7 +137,7 @@ fn validations(history: &RunHistory) -> Option<Table> {
         .filter(|&(at, _)| is_shown(at))
         .map(|(at, record)| {
             let name = match (record.is_baseline, Some(at) == best) {
-                (true, _) => "before",
+                (true, _) => "baseline",
                 (false, true) => "best",
                 (false, false) => "",
             };
@@ -154,7 +155,7 @@ fn validations(history: &RunHistory) -> Option<Table> {
     Some(Table { title: "Validations".to_owned(), note, header, rows })
 }
 
-/// Of everything together; parts, such as `small/miou_1`, are in the log.
+/// Metrics over all objects; those of subsets, such as `small/miou_1`, are in the log alone.
 fn metric_names(record: &ValidationRecord) -> Vec<&str> {
     record.scores.metrics.keys().map(String::as_str).filter(|name| !name.contains('/')).collect()
 }
@@ -169,39 +170,38 @@ fn row_of(name: &str, record: &ValidationRecord, names: &[&str]) -> Vec<String> 
     [name.to_owned(), record.scores.step.to_string()].into_iter().chain(names.iter().map(value)).collect()
 }
 
-/// What the model did before, at its best and at the end.
-fn pictures(folder: &Path, history: &RunHistory) -> Result<Option<Gallery>, LearnError> {
-    let drawn = previews::drawn(folder)?;
+/// Previews of the baseline, the best and the last validation.
+fn preview_gallery(folder: &Path, history: &RunHistory) -> Result<Option<Gallery>, LearnError> {
+    let written = previews::written(folder)?;
     let best = history.validations.iter().rev().find(|record| record.is_best).map(|record| record.scores.step);
     let mut chosen: Vec<(&str, &(u64, PathBuf))> = Vec::new();
     let mut choose = |what: &'static str, step: Option<u64>| {
-        let found = drawn.iter().find(|(drawn, _)| Some(*drawn) == step);
+        let found = written.iter().find(|(written, _)| Some(*written) == step);
         if let Some(found) = found.filter(|found| !chosen.iter().any(|(_, other)| other.0 == found.0)) {
             chosen.push((what, found));
         }
     };
-    choose("before training", Some(0));
+    choose("the baseline", Some(0));
     choose("the best", best);
-    // A run that goes on from an earlier save finds pictures of steps that are still to come.
+    // A run resumed from an earlier save finds previews of later steps.
     choose("the last", history.validations.last().map(|record| record.scores.step));
     chosen.sort_by_key(|(_, (step, _))| *step);
     let columns = match history.steps.last() {
-        Some(record) if record.segmentation.is_none() => "as it is, what was left of it, what was made of that",
-        _ => "what is wanted, then what was found from each kind of prompt",
+        Some(record) if record.segmentation.is_none() => "input, visible patches, reconstruction",
+        _ => "ground truth, then predictions from each kind of prompt",
     };
     let item = |(what, (step, path)): (&str, &(u64, PathBuf))| {
-        let picture =
+        let image =
             decode_rgb(path).map_err(|error| LearnError::Read { path: path.clone(), reason: error.to_string() })?;
-        let data_uri =
-            data_uri(&picture, &path.display().to_string()).map_err(|source| LearnError::Report { source })?;
+        let data_uri = data_uri(&image, &path.display().to_string()).map_err(|source| LearnError::Report { source })?;
         Ok(GalleryItem { caption: format!("After step {step}, {what}."), data_uri })
     };
     let items: Vec<GalleryItem> = chosen.into_iter().map(item).collect::<Result<_, LearnError>>()?;
-    let title = format!("Pictures: {columns}");
+    let title = format!("Previews: {columns}");
     Ok((!items.is_empty()).then_some(Gallery { title, items }))
 }
 
-/// As a person says it.
+/// A duration for people, such as `1 min 01 s`.
 #[must_use]
 pub fn duration(seconds: f64) -> String {
     let seconds = seconds.max(0.0).round() as u64;
@@ -216,7 +216,7 @@ pub fn duration(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::saved_state::Scores;
+    use crate::record::Scores;
 
     fn validation(step: u64, value: f64, is_best: bool) -> ValidationRecord {
         let metrics = [("miou_1", value), ("small/miou_1", 0.0)].map(|(name, value)| (name.to_owned(), value));
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn the_result_is_before_best_and_last() {
+    fn the_result_is_baseline_best_and_last() {
         let validations = vec![
             validation(0, 0.1, false),
             validation(5, 0.5, true),
@@ -237,17 +237,17 @@ mod tests {
         assert_eq!(
             table.rows,
             [
-                ["before", "0", "0.1000"],
+                ["baseline", "0", "0.1000"],
                 ["best", "10", "0.7000"],
                 ["last", "15", "0.6000"],
-                ["best less before", "", "+0.6000"]
+                ["improvement (best - baseline)", "", "+0.6000"]
             ]
         );
         assert!(result(&RunHistory::default()).is_none());
     }
 
     #[test]
-    fn a_long_run_has_a_table_that_can_be_read() {
+    fn the_table_of_a_long_run_is_a_selection() {
         let validations: Vec<ValidationRecord> =
             (0..500).map(|at| validation(at, at as f64 / 1e3, at == 100 || at == 307)).collect();
         let table = validations_of(validations);
@@ -261,11 +261,11 @@ mod tests {
     }
 
     fn validations_of(validations: Vec<ValidationRecord>) -> Table {
-        super::validations(&RunHistory { validations, ..RunHistory::default() }).expect("there are some")
+        super::validations(&RunHistory { validations, ..RunHistory::default() }).expect("not empty")
     }
 
     #[test]
-    fn durations_read_well() {
+    fn durations_are_formatted_for_people() {
         assert_eq!([duration(9.4), duration(61.0), duration(7322.0)], ["9 s", "1 min 01 s", "2 h 02 min"]);
     }
 }

@@ -1,4 +1,4 @@
-//! The learning rate as a function of the step alone, so a run that goes on at any step goes on right.
+//! The learning rate as a function of the step alone, so a run can be resumed at any step.
 
 use burn::lr_scheduler::{LrScheduler, LrSchedulerRecord};
 
@@ -6,8 +6,7 @@ use crate::options::{LrDecay, ScheduleOptions};
 
 impl ScheduleOptions {
     /// The factor on the highest rate in step `step` (from 0). The warm-up ends at 1 with its last step.
-    #[must_use]
-    pub fn factor(&self, step: u64) -> f64 {
+    pub(super) fn factor(&self, step: u64) -> f64 {
         if step < self.warmup_steps {
             return (step + 1) as f64 / self.warmup_steps as f64;
         }
@@ -37,12 +36,12 @@ impl ScheduleOptions {
     }
 }
 
-/// The rate of one group of parameters, as burn's learner takes it.
+/// The learning rate of a parameter group, as burn's scheduler takes it.
 #[derive(Clone, Debug)]
-pub(crate) struct GroupRate {
-    pub(crate) schedule: ScheduleOptions,
-    pub(crate) rate: f64,
-    pub(crate) next_step: u64,
+pub(super) struct GroupRate {
+    pub(super) schedule: ScheduleOptions,
+    pub(super) rate: f64,
+    pub(super) next_step: u64,
 }
 
 impl LrScheduler for GroupRate {
@@ -52,7 +51,7 @@ impl LrScheduler for GroupRate {
         self.rate * factor
     }
 
-    /// Nothing: the step is kept with the run.
+    /// Empty: the step is saved with the progress of the run.
     fn to_record(&self) -> LrSchedulerRecord {
         LrSchedulerRecord::new()
     }
@@ -69,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn the_papers_schedule() {
+    fn multi_step_equals_the_schedule_of_the_paper() {
         let decay = LrDecay::MultiStep { milestones: vec![60_000, 86_666], factor: 0.1 };
         let paper = schedule(250, 90_000, decay);
         for (step, expected) in [
@@ -87,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn cosine_ends_at_its_share_and_stays_there() {
+    fn cosine_ends_at_its_fraction_and_stays_there() {
         let cosine = schedule(10, 110, LrDecay::Cosine { final_share: 0.1 });
         assert_eq!(cosine.factor(10), 1.0);
         assert!((cosine.factor(109) - 0.1).abs() < 1e-12);
@@ -97,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn reciprocal_square_root_cools_down_to_nothing() {
+    fn reciprocal_square_root_cools_down_to_zero() {
         let decay = LrDecay::ReciprocalSqrt { timescale: 1000, cooldown_steps: 100 };
         let sam2 = schedule(100, 5000, decay);
         assert!((sam2.factor(3100) - 0.5).abs() < 1e-12, "a quarter of 1 / (1 + 3)");

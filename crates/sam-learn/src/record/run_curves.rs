@@ -1,13 +1,13 @@
-//! The curves of a run: loss and what it is made of, what validation says, the rate, the gradient.
+//! The curves of a run: loss and its terms, validation metrics, learning rate, gradient norm.
 //!
-//! A run has up to a million steps and a chart a few hundred pixels: so many steps that follow one another give one point,
-//! their mean. Behind the smooth line, grey, are the steps themselves, or the means of few where they are too many to draw.
+//! A run has up to a million steps and a chart a few hundred pixels, so a point is the mean of several steps. Behind the
+//! smooth line, in grey, are the steps themselves, or means of few where they are too many to draw.
 
 use sam_eval::chart::{Axis, Frame, Mark, Scale, Series, lines, ticks};
 
-use crate::events::{SegmentationTerms, StepRecord, ValidationRecord};
+use super::events::{SegmentationTerms, StepRecord, ValidationRecord};
+use super::run_log::RunHistory;
 use crate::options::RECONSTRUCTION_LOSS;
-use crate::run_log::RunHistory;
 
 /// Points of a smooth line, at most.
 const N_BINS: usize = 120;
@@ -15,34 +15,28 @@ const N_BINS: usize = 120;
 /// Points of a grey line, at most.
 const N_FINE_BINS: usize = 1000;
 
-/// From here on factors say more than differences.
+/// Ratio of the largest to the smallest value from which the axis is logarithmic.
 const LOGARITHMIC_FROM: f64 = 4.0;
 
-/// Numbers below the horizontal axis, about.
+/// Approximate number of labels on the horizontal axis.
 const N_X_TICKS: usize = 6;
 
-/// All of them, ready to be set.
-pub(crate) fn charts(history: &RunHistory) -> Vec<String> {
+/// All charts, as SVG.
+pub(super) fn charts(history: &RunHistory) -> Vec<String> {
     let steps = &history.steps;
-    let rates = Series { name: "highest of all groups".to_owned(), mark: Mark::Line, points: thinned(steps) };
+    let rates = Series { name: "highest of all parameter groups".to_owned(), mark: Mark::Line, points: thinned(steps) };
     let drawn = [
         loss(history),
         terms(history),
         training_iou(history),
         validation(history),
-        chart(history, "Learning rate", "rate", Some(Scale::Linear), vec![rates]),
-        chart(
-            history,
-            "Norm of the gradient, before clipping",
-            "norm",
-            None,
-            noisy("", steps, |step| Some(step.grad_norm)),
-        ),
+        chart(history, "Learning rate", "learning rate", Some(Scale::Linear), vec![rates]),
+        chart(history, "Gradient norm before clipping", "norm", None, noisy("", steps, |step| Some(step.grad_norm))),
     ];
     drawn.into_iter().flatten().collect()
 }
 
-/// Of training; and of what is held out, where that is the same loss.
+/// Training loss, and that of the held-out images, where it is the same loss.
 fn loss(history: &RunHistory) -> Option<String> {
     let mut series = noisy("training", &history.steps, |step| Some(step.loss));
     series.extend(validated(history, RECONSTRUCTION_LOSS, "held out"));
@@ -56,7 +50,7 @@ fn terms(history: &RunHistory) -> Option<String> {
         smooth("dice", steps, |step| Some(of_terms(step)?.dice)),
         smooth("error of the predicted IoU", steps, |step| Some(of_terms(step)?.iou_error)),
     ];
-    chart(history, "What the loss is made of, not weighted", "loss", None, series.into_iter().flatten().collect())
+    chart(history, "Loss terms, not weighted", "loss", None, series.into_iter().flatten().collect())
 }
 
 fn training_iou(history: &RunHistory) -> Option<String> {
@@ -66,19 +60,19 @@ fn training_iou(history: &RunHistory) -> Option<String> {
         smooth("after the last pass", steps, |step| Some(of_terms(step)?.miou_last)),
     ];
     let series = series.into_iter().flatten().collect();
-    chart(history, "IoU on what is learned from", "mean IoU over objects", Some(Scale::Linear), series)
+    chart(history, "IoU on training data", "mean IoU over objects", Some(Scale::Linear), series)
 }
 
 fn of_terms(step: &StepRecord) -> Option<&SegmentationTerms> {
     step.segmentation.as_ref()
 }
 
-/// The mean IoUs over everything.
+/// The mean IoUs over all objects.
 fn validation(history: &RunHistory) -> Option<String> {
     let names = history.validations.first()?.scores.metrics.keys();
     let names = names.filter(|name| name.starts_with("miou") && !name.contains('/'));
     let series = names.filter_map(|name| validated(history, name, name)).collect();
-    chart(history, "IoU on what is never learned from", "mean IoU over objects", Some(Scale::Linear), series)
+    chart(history, "IoU on validation data", "mean IoU over objects", Some(Scale::Linear), series)
 }
 
 fn validated(history: &RunHistory, metric: &str, name: &str) -> Option<Series> {
@@ -99,7 +93,7 @@ fn chart(
     if series.iter().all(|line| line.points.is_empty()) {
         return None;
     }
-    // All charts of a run have one axis. A run that is stopped early ends where it ends, not where it was planned to.
+    // All charts of a run share one axis. That of a run that was stopped early ends at its last step.
     let of_steps = history.steps.iter().map(|record| record.step);
     let of_validations = history.validations.iter().map(|record| record.scores.step);
     let at = || of_steps.clone().chain(of_validations.clone());
@@ -138,7 +132,7 @@ fn smooth(name: &str, steps: &[StepRecord], get: impl Fn(&StepRecord) -> Option<
     (!points.is_empty()).then(|| Series { name: name.to_owned(), mark: Mark::Line, points })
 }
 
-/// Means of equal numbers of steps that follow one another, each at its middle step.
+/// Means of equal numbers of consecutive steps, each at its middle step.
 fn binned(steps: &[StepRecord], get: &impl Fn(&StepRecord) -> Option<f64>, n_bins: usize) -> Vec<(f64, f64)> {
     let values: Vec<(f64, f64)> = steps.iter().filter_map(|step| Some((step.step as f64, get(step)?))).collect();
     let per_bin = values.len().div_ceil(n_bins).max(1);
@@ -149,7 +143,7 @@ fn binned(steps: &[StepRecord], get: &impl Fn(&StepRecord) -> Option<f64>, n_bin
     values.chunks(per_bin).map(mean).collect()
 }
 
-/// The rate is what it is and not a mean; the corners of a schedule stay corners.
+/// Learning rates of single steps and no means, so the corners of a schedule stay corners.
 fn thinned(steps: &[StepRecord]) -> Vec<(f64, f64)> {
     let every = steps.len().div_ceil(N_FINE_BINS).max(1);
     let is_shown = |at: usize| at.is_multiple_of(every) || at + 1 == steps.len();
@@ -179,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn many_steps_become_means_of_equal_numbers() {
+    fn many_steps_become_means_of_equal_counts() {
         let steps: Vec<StepRecord> = (1..=10).map(|at| step(at, at as f64 * at as f64)).collect();
         let points = binned(&steps, &|step| Some(step.loss), 4);
         // Three steps each, the last one alone.
@@ -205,14 +199,14 @@ mod tests {
     }
 
     #[test]
-    fn a_run_without_a_step_or_a_validation_has_what_there_is() {
+    fn a_run_without_validation_has_three_charts() {
         assert!(charts(&RunHistory::default()).is_empty());
         let history = RunHistory { steps: vec![step(1, 2.0)], ..RunHistory::default() };
         assert_eq!(charts(&history).len(), 3, "loss, rate and gradient");
     }
 
     #[test]
-    fn a_loss_that_falls_by_factors_is_drawn_by_factors() {
+    fn a_loss_that_falls_by_a_large_factor_has_a_logarithmic_axis() {
         let of = |losses: [f64; 2]| {
             let steps = losses.iter().zip(1..).map(|(&loss, at)| step(at, loss)).collect();
             loss(&RunHistory { steps, ..RunHistory::default() }).expect("a chart")

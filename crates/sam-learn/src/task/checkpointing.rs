@@ -1,45 +1,46 @@
-//! Block checkpointing (Chen 2016, arXiv 1604.06174): on the way forward only the input of each stage is kept, on the way back
-//! each is run again. One more forward pass buys the memory of all blocks but one.
+//! Activation checkpointing (Chen 2016, arXiv 1604.06174): the forward pass stores only the input of each stage, and the
+//! backward pass runs each stage again. One more forward pass buys the memory of all blocks but one.
 //!
-//! What a stage draws (dropped paths) is drawn again the same: the device's generator is seeded before each, as burn has one
-//! generator for all.
+//! Random draws of a stage (dropped paths) are repeated in the backward pass: the device's generator is seeded before each
+//! stage, as burn has one generator for all.
 
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Tensor};
 use sam_model::Stage;
 
-/// Stages that ran once.
-pub(crate) struct Ran {
-    /// Inputs of the stages, without gradients.
+/// A forward pass of which only the inputs of the stages are stored.
+pub(super) struct CheckpointedForward {
+    /// Without autodiff.
     inputs: Vec<Tensor<4>>,
     device: Device,
     seed: u64,
 }
 
-impl Ran {
-    /// Runs stages one after the other; gives what comes out last, without gradients.
+impl CheckpointedForward {
+    /// Runs stages one after the other; returns the output of the last without autodiff, in the shape that it gives.
     ///
     /// # Arguments
     /// - `stages`: of a model after `no_grad`, which draws as one that learns but leaves no graph. The graph of one that
-    ///   learns would stay, with all that its operations remember, until something else goes back: burn only then looks for
-    ///   what nobody needs any more
-    pub(crate) fn forward(stages: &[Stage<'_>], input: Tensor<4>, device: &Device, seed: u64) -> (Self, Tensor<4>) {
+    ///   learns would stay, with all its saved activations, until the next backward pass: only then burn looks for nodes
+    ///   that nobody needs any more
+    /// - `input`: `[B, ..]`, without autodiff
+    pub(super) fn run(stages: &[Stage<'_>], input: Tensor<4>, device: &Device, seed: u64) -> (Self, Tensor<4>) {
         let mut inputs = Vec::with_capacity(stages.len());
         let mut x = input;
-        for (number, stage) in stages.iter().enumerate() {
+        for (index, stage) in stages.iter().enumerate() {
             inputs.push(x.clone());
-            device.seed(seed.wrapping_add(number as u64));
+            device.seed(seed.wrapping_add(index as u64));
             x = stage(Tensor::from_inner(x)).inner();
         }
         (Self { inputs, device: device.clone(), seed }, x)
     }
 
-    /// Adds the gradients of all parameters, given that of what came out last.
+    /// Adds the gradients of all parameters to `sums`, given that of the last stage's output.
     ///
     /// # Arguments
     /// - `stages`: the same ones, of the model that learns
-    pub(crate) fn backward<M: Module>(
+    pub(super) fn backward<M: Module>(
         self,
         stages: &[Stage<'_>],
         d_output: Tensor<4>,
@@ -47,10 +48,10 @@ impl Ran {
         sums: &mut GradientsAccumulator<M>,
     ) {
         let mut d_output = d_output;
-        for (number, (stage, input)) in stages.iter().zip(self.inputs).enumerate().rev() {
-            self.device.seed(self.seed.wrapping_add(number as u64));
+        for (index, (stage, input)) in stages.iter().zip(self.inputs).enumerate().rev() {
+            self.device.seed(self.seed.wrapping_add(index as u64));
             let input = Tensor::from_inner(input);
-            let input = if number > 0 { input.require_grad() } else { input };
+            let input = if index > 0 { input.require_grad() } else { input };
             // The gradient of this sum with respect to the stage's output is `d_output`.
             let grads = (stage(input.clone()) * Tensor::from_inner(d_output)).sum().backward();
             let d_input = input.grad(&grads);
@@ -69,9 +70,9 @@ mod tests {
     use burn::nn::{Linear, LinearConfig};
     use burn::tensor::Distribution;
 
-    /// What a stage draws on the way forward it draws again on the way back, whatever was drawn in between.
+    /// The backward pass repeats the draws of the forward pass, whatever was drawn in between.
     #[test]
-    fn what_was_dropped_is_dropped_again() {
+    fn recomputed_stages_drop_the_same_samples() {
         let device = Device::flex().autodiff();
         let layers: Vec<Linear> = (0..3).map(|_| LinearConfig::new(4, 4).init(&device)).collect();
         let stage = |layer: &Linear, x: Tensor<4>| {
@@ -81,10 +82,10 @@ mod tests {
         let input = Tensor::<4>::random([64, 1, 1, 4], Distribution::Default, &Device::flex());
         let weights = Tensor::<4>::random([64, 1, 1, 4], Distribution::Default, &Device::flex());
 
-        // Seeded as `Ran` says it does, with everything kept.
+        // The same seeds, with all activations stored.
         let mut x = Tensor::from_inner(input.clone());
-        for (number, layer) in layers.iter().enumerate() {
-            device.seed(7 + number as u64);
+        for (index, layer) in layers.iter().enumerate() {
+            device.seed(7 + index as u64);
             x = stage(layer, x);
         }
         let output = x.clone().inner().into_data();
@@ -96,14 +97,14 @@ mod tests {
             layers.iter().map(|layer| Box::new(move |x| stage(layer, x)) as Stage<'_>).collect()
         };
         let untracked = layers.clone().no_grad();
-        let (ran, last) = Ran::forward(&stages(&untracked), input, &device, 7);
+        let (forward, last) = CheckpointedForward::run(&stages(&untracked), input, &device, 7);
         last.into_data().assert_eq(&output, true);
         let mut sums = GradientsAccumulator::new();
-        ran.backward(&stages(&layers), weights, &layers, &mut sums);
+        forward.backward(&stages(&layers), weights, &layers, &mut sums);
         let got = sums.grads();
         for layer in &layers {
-            let of = |grads: &GradientsParams| grads.get::<2>(layer.weight.id).expect("it learns").into_data();
-            of(&got).assert_approx_eq::<f32>(&of(&expected), burn::tensor::Tolerance::absolute(1e-6));
+            let grad = |grads: &GradientsParams| grads.get::<2>(layer.weight.id).expect("it learns").into_data();
+            grad(&got).assert_approx_eq::<f32>(&grad(&expected), burn::tensor::Tolerance::absolute(1e-6));
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Everything a run needs to go on as if it had never stopped: weights, moments, moving average, step, best so far.
+//! Everything that a run needs to be resumed as if it had never stopped: weights, moments, moving average, step, best so far.
 //!
 //! One folder per save, `checkpoints/step-00000500` (`step-00000500.1` when the same step is saved again, with its
-//! validation), written beside its final name, synced and renamed; the one before goes only then. So a crash or a full disk leaves the last good one. Nothing random is kept: every draw is a function of the
-//! seed and the step.
+//! validation), written beside its final name, synced and renamed; the one before is removed only then. So a crash or a full
+//! disk leaves the last complete save. No random state is saved: every draw is a function of the seed and the step.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -23,7 +23,7 @@ const AVERAGE: &str = "average.bpk";
 const PROGRESS: &str = "progress.json";
 const PREFIX: &str = "step-";
 
-/// How far a run is.
+/// The progress of a run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Progress {
@@ -43,12 +43,12 @@ pub struct Progress {
     pub elapsed_s: f64,
 }
 
-/// The numbers of one validation.
+/// The metrics of one validation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Scores {
     /// Optimiser steps done.
     pub step: u64,
-    /// By name.
+    /// Values by name.
     pub metrics: BTreeMap<String, f64>,
 }
 
@@ -56,12 +56,12 @@ pub struct Scores {
 #[derive(Clone, Debug)]
 pub struct SavedState {
     folder: PathBuf,
-    /// How far it is.
+    /// The progress of the run.
     pub progress: Progress,
 }
 
 impl SavedState {
-    /// The newest complete save of a run, or `None` when there is none yet. Work that a crash left half done is removed.
+    /// The newest complete save of a run, or `None` when there is none yet. Saves that a crash interrupted are removed.
     ///
     /// # Errors
     ///
@@ -77,7 +77,7 @@ impl SavedState {
             let entry = entry.map_err(|error| read_error(checkpoints, error))?;
             let name = entry.file_name().to_string_lossy().into_owned();
             if name.starts_with(UNFINISHED_PREFIX) {
-                // Nobody reads it; where it cannot be removed it does no harm.
+                // It is never read, so it does no harm where it cannot be removed.
                 let _ = fs::remove_dir_all(entry.path());
             } else if let Some(order) = save_order(&name)
                 && newest.as_ref().is_none_or(|(best, _)| order > *best)
@@ -92,21 +92,21 @@ impl SavedState {
         Ok(Some(Self { folder, progress }))
     }
 
-    /// Weights with the ids that the optimiser's state is kept under, on the device of `model`.
+    /// Weights with the parameter ids of the optimiser's state, on the device of `model`.
     ///
     /// # Errors
     ///
     /// When the file cannot be read or is of another model.
-    pub fn load_model<M: Module>(&self, model: M) -> Result<M, LearnError> {
+    pub(crate) fn load_model<M: Module>(&self, model: M) -> Result<M, LearnError> {
         load_module(model, &self.folder.join(MODEL))
     }
 
-    /// The moving average, where one is kept.
+    /// The moving average of the weights, where there is one.
     ///
     /// # Errors
     ///
     /// When the file cannot be read or is of another model.
-    pub fn load_average<M: Module>(&self, model: M) -> Result<Option<M>, LearnError> {
+    pub(crate) fn load_average<M: Module>(&self, model: M) -> Result<Option<M>, LearnError> {
         let path = self.folder.join(AVERAGE);
         if path.exists() { load_module(model, &path).map(Some) } else { Ok(None) }
     }
@@ -116,7 +116,7 @@ impl SavedState {
     /// # Errors
     ///
     /// When the file cannot be read.
-    pub fn load_optimiser(&self) -> Result<OptimizerRecord, LearnError> {
+    pub(crate) fn load_optimiser(&self) -> Result<OptimizerRecord, LearnError> {
         let path = self.folder.join(OPTIMISER);
         OptimizerRecord::load(&path).map_err(|error| read_error(&path, error))
     }
@@ -125,8 +125,8 @@ impl SavedState {
     ///
     /// # Errors
     ///
-    /// When the disk is full or refuses; what was saved before is then untouched.
-    pub fn save<M: Module>(
+    /// When the disk is full or cannot be written; earlier saves are then untouched.
+    pub(crate) fn save<M: Module>(
         checkpoints: &Path,
         model: ModuleRecord,
         average: Option<&M>,
@@ -158,7 +158,7 @@ impl SavedState {
         )?;
         for entry in fs::read_dir(checkpoints).map_err(|source| write_error(checkpoints, source))?.flatten() {
             if save_order(&entry.file_name().to_string_lossy()).is_some() && entry.path() != folder {
-                // A save too many takes space and nothing else.
+                // A save that cannot be removed only takes space.
                 let _ = fs::remove_dir_all(entry.path());
             }
         }
@@ -166,7 +166,7 @@ impl SavedState {
     }
 }
 
-/// Step and repeat of a save, by the name of its folder.
+/// Step and repetition of a save, from the name of its folder.
 fn save_order(name: &str) -> Option<(u64, u64)> {
     let (step, repeat) = name.strip_prefix(PREFIX).map(|order| order.split_once('.').unwrap_or((order, "0")))?;
     Some((step.parse().ok()?, repeat.parse().ok()?))

@@ -1,26 +1,25 @@
-//! How gradients become steps: groups of parameters, their rates, clipping by the norm of all, the moving average.
+//! Parameter groups: which parameters learn, which of them decay, and at which learning rate.
 //!
-//! AdamW (Loshchilov 2019, arXiv 1711.05101) is `sam_model::ops::InPlaceAdamW`. Layer-wise decay is that of ViTDet (Li 2022, arXiv 2203.16527;
+//! Layer-wise decay is that of ViTDet (Li 2022, arXiv 2203.16527;
 //! detectron2's `get_vit_lr_decay_rate`): patches and positions are layer 0, block `i` is layer `i + 1`, all other
 //! parameters are the last layer.
 
 use std::collections::BTreeMap;
 
 use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamGroup, ParamId};
-use burn::optim::{GradientsParams, ModuleOptimizer};
-use burn::tensor::Tensor;
+use burn::module::{Module, ParamGroup, ParamId};
+use burn::optim::ModuleOptimizer;
 use sam_model::Sam;
-use sam_model::ops::{InPlaceAdamW, SumOfSquares, sum_of_squares};
+use sam_model::ops::InPlaceAdamW;
 
+use super::parameters::{NamedParameter, parameters, set_learning};
+use super::schedule::GroupRate;
 use crate::error::LearnError;
 use crate::options::{OptimiserOptions, ScheduleOptions};
-use crate::schedule::GroupRate;
-use crate::walk::{NamedParameter, parameters, plain_values, set_learning};
 
 const BLOCKS: &str = "image_encoder.blocks.";
 
-/// Stops what `freeze` names from learning.
+/// Freezes the parameters that match a pattern: a part such as `image_encoder`, or official keys with `*`.
 ///
 /// # Errors
 ///
@@ -40,14 +39,14 @@ pub fn freeze(sam: Sam, patterns: &[String]) -> Result<Sam, LearnError> {
 }
 
 /// Whether no parameter of the image encoder learns: then it needs no gradients at all.
-#[must_use]
-pub fn is_encoder_frozen(sam: &Sam) -> bool {
+pub(crate) fn is_encoder_frozen(sam: &Sam) -> bool {
     !parameters(sam).iter().any(|p| p.learns && p.key.starts_with("image_encoder."))
 }
 
-/// The optimiser and the rates of its groups, for the parameters as they are now (ids matter: load weights before).
+/// The optimiser and the learning rates of its groups, for the parameters as they are now (ids matter: load weights
+/// before).
 #[must_use]
-pub fn build<M: Module>(
+pub fn optimiser_and_rates<M: Module>(
     model: &M,
     encoder_depth: usize,
     options: &OptimiserOptions,
@@ -75,43 +74,6 @@ pub fn build<M: Module>(
         rates = rates.with_group(ParamGroup::from_ids(ids), rate(f64::from_bits(bits)));
     }
     (optimiser, rates)
-}
-
-/// Scales all gradients down together when their L2 norm is above `max`; gives the norm before.
-#[must_use]
-pub fn clip_by_global_norm<M: Module>(model: &M, grads: GradientsParams, max: Option<f64>) -> (GradientsParams, f64) {
-    let mut squares = Squares { grads: &grads, sum: 0.0, on_device: Vec::new() };
-    model.visit(&mut squares);
-    let Squares { mut sum, on_device, .. } = squares;
-    if !on_device.is_empty() {
-        let sums: Tensor<1> = Tensor::cat(on_device, 0);
-        sum += sums.into_data().convert::<f64>().try_to_vec::<f64>().expect("converted to f64").iter().sum::<f64>();
-    }
-    let norm = sum.sqrt();
-    match max {
-        // As PyTorch's `clip_grad_norm_`, with its 1e-6.
-        Some(max) if norm > max && norm.is_finite() => (scaled(model, grads, max / (norm + 1e-6)), norm),
-        _ => (grads, norm),
-    }
-}
-
-/// All gradients times a factor.
-#[must_use]
-pub fn scaled<M: Module>(model: &M, mut grads: GradientsParams, factor: f64) -> GradientsParams {
-    let mut scale = Scale { grads: &mut grads, factor };
-    model.visit(&mut scale);
-    grads
-}
-
-/// An exponential moving average of the weights (Polyak 1992): `average = decay * average + (1 - decay) * weights`.
-///
-/// The decay rises with the steps as in TensorFlow's `ExponentialMovingAverage`, `min(decay, (1 + n) / (10 + n))`, so a
-/// short run is not stuck at where it began.
-#[must_use]
-pub fn averaged<M: Module>(average: M, weights: &M, decay: f64, step: u64) -> M {
-    let step = step as f64;
-    let decay = decay.min((1.0 + step) / (10.0 + step));
-    average.map(&mut Averager { values: plain_values(weights), decay })
 }
 
 /// `image_encoder` matches everything below it; `*` any text.
@@ -156,49 +118,6 @@ fn rate_factor(key: &str, depth: usize, options: &OptimiserOptions) -> f64 {
         None => depth + 1,
     };
     parts.image_encoder * options.layer_decay.powi((depth + 1 - layer) as i32)
-}
-
-struct Squares<'a> {
-    grads: &'a GradientsParams,
-    sum: f64,
-    /// Sums that other devices hold, read together.
-    on_device: Vec<Tensor<1>>,
-}
-
-impl ModuleVisitor for Squares<'_> {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        match self.grads.get::<D>(param.id).map(sum_of_squares) {
-            Some(SumOfSquares::Host(sum)) => self.sum += sum,
-            Some(SumOfSquares::Device(sum)) => self.on_device.push(sum),
-            None => {}
-        }
-    }
-}
-
-struct Scale<'a> {
-    grads: &'a mut GradientsParams,
-    factor: f64,
-}
-
-impl ModuleVisitor for Scale<'_> {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if let Some(grad) = self.grads.remove::<D>(param.id) {
-            self.grads.register(param.id, grad.mul_scalar(self.factor));
-        }
-    }
-}
-
-struct Averager {
-    values: GradientsParams,
-    decay: f64,
-}
-
-impl ModuleMapper for Averager {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let (values, decay) = (&mut self.values, self.decay);
-        let Some(value) = values.remove::<D>(param.id) else { return param };
-        param.map(|average| average.mul_scalar(decay) + value.mul_scalar(1.0 - decay))
-    }
 }
 
 #[cfg(test)]

@@ -1,27 +1,23 @@
-//! `metrics.jsonl` and TensorBoard events of a run.
+//! `metrics.jsonl`: a line for each step and each validation of a run.
 //!
-//! A resumed run repeats the steps after its last save, so their lines are taken out first. TensorBoard gets a new file per
-//! session and shows the later value of a step.
+//! A resumed run repeats the steps after its last save, so their lines are removed first.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use sam_files::write_atomically;
-use sam_image::RgbImage;
 use serde::{Deserialize, Serialize};
-use tensorboard_rs::summary_writer::SummaryWriter;
 
+use super::events::{Observer, RunEvent, StepRecord, ValidationRecord};
 use crate::error::LearnError;
-use crate::events::{StepRecord, ValidationRecord};
 
-/// Of a run folder: a line of JSON for each step and each validation.
-pub(crate) const LOG_FILE: &str = "metrics.jsonl";
+const LOG_FILE: &str = "metrics.jsonl";
 
 const STEP: &str = "step";
 const VALIDATION: &str = "validation";
 
-/// A line says what it is.
+/// A line of JSON with its kind.
 #[derive(Serialize)]
 struct Line<'a, T: Serialize> {
     event: &'static str,
@@ -29,20 +25,19 @@ struct Line<'a, T: Serialize> {
     record: &'a T,
 }
 
-/// Writes what happens.
-pub(crate) struct RunLog {
+/// Writes `metrics.jsonl`. A run does not continue without it.
+pub(crate) struct MetricsLog {
     path: PathBuf,
     file: File,
-    tensorboard: Option<SummaryWriter>,
 }
 
-impl RunLog {
-    /// Opens the files of a run folder; lines about steps after `done_step` go.
+impl MetricsLog {
+    /// Opens the log of a run folder; lines about steps after `done_step` are removed.
     ///
     /// # Errors
     ///
-    /// When they cannot be read or written.
-    pub(crate) fn open(folder: &Path, done_step: u64, with_tensorboard: bool) -> Result<Self, LearnError> {
+    /// When it cannot be read or written.
+    pub(crate) fn open(folder: &Path, done_step: u64) -> Result<Self, LearnError> {
         let path = folder.join(LOG_FILE);
         let write_error = |source| LearnError::Write { path: path.clone(), source };
         if path.exists() {
@@ -50,68 +45,7 @@ impl RunLog {
             write_atomically(&path, &kept).map_err(write_error)?;
         }
         let file = OpenOptions::new().create(true).append(true).open(&path).map_err(write_error)?;
-        let tensorboard = with_tensorboard.then(|| SummaryWriter::new(folder.join("tensorboard")));
-        Ok(Self { path, file, tensorboard })
-    }
-
-    /// A step.
-    ///
-    /// # Errors
-    ///
-    /// When the disk is full or refuses.
-    pub(crate) fn step(&mut self, record: &StepRecord) -> Result<(), LearnError> {
-        self.line(STEP, record)?;
-        let step = record.step as usize;
-        self.scalars(
-            step,
-            &[
-                ("train/loss", record.loss),
-                ("train/grad_norm", record.grad_norm),
-                ("train/lr", record.lr),
-                ("speed/images_per_s", record.images_per_s),
-                ("speed/data_wait_share", record.data_wait_share),
-                ("speed/memory_mib", record.memory_mib),
-            ],
-        );
-        if let Some(terms) = &record.segmentation {
-            self.scalars(
-                step,
-                &[
-                    ("train/focal", terms.focal),
-                    ("train/dice", terms.dice),
-                    ("train/iou_error", terms.iou_error),
-                    ("train/miou_first", terms.miou_first),
-                    ("train/miou_last", terms.miou_last),
-                ],
-            );
-        }
-        Ok(())
-    }
-
-    /// A validation.
-    ///
-    /// # Errors
-    ///
-    /// When the disk is full or refuses.
-    pub(crate) fn validation(&mut self, record: &ValidationRecord) -> Result<(), LearnError> {
-        self.line(VALIDATION, record)?;
-        let names: Vec<String> = record.scores.metrics.keys().map(|name| format!("val/{name}")).collect();
-        let values: Vec<(&str, f64)> =
-            names.iter().map(String::as_str).zip(record.scores.metrics.values().copied()).collect();
-        self.scalars(record.scores.step as usize, &values);
-        if let Some(tensorboard) = &mut self.tensorboard {
-            tensorboard.flush();
-        }
-        Ok(())
-    }
-
-    /// A picture, for TensorBoard.
-    pub(crate) fn picture(&mut self, picture: &RgbImage, step: u64) {
-        if let Some(tensorboard) = &mut self.tensorboard {
-            // The writer takes interleaved RGB with width before height.
-            let shape = [3, picture.width() as usize, picture.height() as usize];
-            tensorboard.add_image("val/previews", picture.as_raw(), &shape, step as usize);
-        }
+        Ok(Self { path, file })
     }
 
     fn line<T: Serialize>(&mut self, event: &'static str, record: &T) -> Result<(), LearnError> {
@@ -120,24 +54,34 @@ impl RunLog {
         line.push(b'\n');
         self.file.write_all(&line).map_err(write_error)
     }
+}
 
-    fn scalars(&mut self, step: usize, values: &[(&str, f64)]) {
-        if let Some(tensorboard) = &mut self.tensorboard {
-            for &(tag, value) in values {
-                tensorboard.add_scalar(tag, value as f32, step);
-            }
+impl Observer for MetricsLog {
+    fn on(&mut self, event: &RunEvent) -> Result<(), LearnError> {
+        match event {
+            RunEvent::Step(record) => self.line(STEP, record),
+            RunEvent::Validated(record) => self.line(VALIDATION, record),
+            RunEvent::Validating { .. }
+            | RunEvent::Saved { .. }
+            | RunEvent::Skipped { .. }
+            | RunEvent::Preview { .. }
+            | RunEvent::Warning { .. } => Ok(()),
         }
+    }
+
+    fn is_essential(&self) -> bool {
+        true
     }
 }
 
-/// What a run has said so far.
+/// The records of a run so far.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RunHistory {
-    /// In order.
+    /// Steps, in order.
     pub steps: Vec<StepRecord>,
-    /// In order.
+    /// Validations, in order.
     pub validations: Vec<ValidationRecord>,
-    /// Lines that are none of these, such as one that a crash cut short.
+    /// Lines that are neither, such as one that a crash cut short.
     pub n_unreadable: usize,
 }
 
@@ -173,7 +117,7 @@ impl RecordedLine {
         struct Kind {
             event: String,
         }
-        // Twice, because what a line is need not stand at its beginning.
+        // Parsed twice, because the kind need not stand at the beginning of the line.
         match serde_json::from_slice::<Kind>(line).ok()?.event.as_str() {
             STEP => serde_json::from_slice(line).ok().map(Self::Step),
             VALIDATION => serde_json::from_slice(line).ok().map(Self::Validation),
@@ -182,7 +126,7 @@ impl RecordedLine {
     }
 }
 
-/// A line that a crash cut short goes, too.
+/// Without a line that a crash cut short.
 fn lines_up_to(path: &Path, done_step: u64) -> Result<Vec<u8>, LearnError> {
     let read_error = |source: std::io::Error| LearnError::Read { path: path.to_owned(), reason: source.to_string() };
     let mut kept = Vec::new();
@@ -201,21 +145,20 @@ fn lines_up_to(path: &Path, done_step: u64) -> Result<Vec<u8>, LearnError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::events::SegmentationTerms;
-    use crate::saved_state::Scores;
+    use crate::record::{Scores, SegmentationTerms};
 
     #[test]
-    fn lines_of_steps_to_come_and_half_lines_go() {
+    fn lines_after_the_save_and_partial_lines_are_removed() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("metrics.jsonl");
         std::fs::write(&path, "{\"event\":\"step\",\"step\":1}\n{\"event\":\"step\",\"step\":2}\n{\"event\":\"st")
             .expect("written");
-        drop(RunLog::open(folder.path(), 1, false).expect("opens"));
+        drop(MetricsLog::open(folder.path(), 1).expect("opens"));
         assert_eq!(std::fs::read_to_string(&path).expect("there"), "{\"event\":\"step\",\"step\":1}\n");
     }
 
     #[test]
-    fn what_was_written_is_read_again() {
+    fn written_records_are_read_back() {
         let folder = tempfile::tempdir().expect("a folder");
         let step = |step: u64, segmentation| StepRecord {
             step,
@@ -237,9 +180,9 @@ mod tests {
         let scores = Scores { step: 2, metrics: std::iter::once(("a/b".to_owned(), 0.25)).collect() };
         let validation =
             ValidationRecord { scores, metric: "a/b".to_owned(), is_best: true, is_baseline: false, took_s: 1.5 };
-        let mut log = RunLog::open(folder.path(), 0, false).expect("opens");
-        steps.iter().try_for_each(|record| log.step(record)).expect("written");
-        log.validation(&validation).expect("written");
+        let mut log = MetricsLog::open(folder.path(), 0).expect("opens");
+        let events = steps.iter().cloned().map(RunEvent::Step).chain([RunEvent::Validated(validation.clone())]);
+        events.for_each(|event| log.on(&event).expect("written"));
         log.file.write_all(b"{\"event\":\"step\",\"st").expect("written");
         drop(log);
         let history = RunHistory::read(folder.path()).expect("reads");

@@ -1,0 +1,87 @@
+//! A pre-training run: an encoder learns from images alone, as a masked autoencoder (He 2021, arXiv 2111.06377;
+//! `main_pretrain.py`), in the same loop as a training run.
+
+use std::sync::Arc;
+
+use burn::train::Interrupter;
+use sam_data::loader::{Labels, LoaderOptions, Order, Samples};
+use sam_data::transforms::{Augmentation, ResizedCrop};
+use sam_model::MaskedAutoencoder;
+
+use crate::error::LearnError;
+use crate::options::PretrainOptions;
+use crate::record::{Observer, SavedState};
+use crate::task::{HeldOut, HeldOutInput, MaeRecipe, MaeTask, ShardPools};
+use crate::training_loop::{LoopOptions, Outcome, Setup, run};
+
+/// The inputs of a pre-training run, beside the model.
+pub struct Pretraining {
+    /// All sections; the run folder exists.
+    pub options: PretrainOptions,
+    /// Training data; labels are ignored.
+    pub samples: Arc<dyn Samples>,
+    /// How it is loaded; seed, sizes and the use of labels follow from options and model.
+    pub loader: LoaderOptions,
+    /// Validation data; `None`: the last checkpoint is the best.
+    pub held_out: Option<HeldOut>,
+    /// Ends the run after the present step.
+    pub interrupter: Interrupter,
+    /// Receive the events of the run, beside its log, TensorBoard and the dashboard.
+    pub observers: Vec<Box<dyn Observer>>,
+    /// Whether burn-train's terminal dashboard is shown.
+    pub dashboard: bool,
+}
+
+/// Pre-trains an encoder, or resumes a run.
+///
+/// # Arguments
+/// - `mae`: on an autodiff device, with the weights that the run begins with
+/// - `resume`: the save of an earlier session
+///
+/// # Errors
+///
+/// When data or disk fail, or a loss is not finite. Earlier saves stay.
+pub fn pretrain(
+    mae: MaskedAutoencoder,
+    pretraining: Pretraining,
+    resume: Option<&SavedState>,
+) -> Result<Outcome, LearnError> {
+    let Pretraining { options, samples, loader, held_out, interrupter, observers, dashboard } = pretraining;
+    let PretrainOptions { run: run_options, mae: objective, optimiser, schedule, validation: intervals, log } = options;
+    let size_hw = mae.config().image_size_hw;
+    let loader = LoaderOptions {
+        seed: run_options.seed,
+        side_px: size_hw[0].max(size_hw[1]),
+        mask_side_px: 1,
+        order: Order::ShuffledEpochs,
+        labels: Labels::Unused,
+        ..loader
+    };
+    let held_out = held_out.map(|held_out| HeldOutInput {
+        loader: LoaderOptions {
+            order: Order::InOrderOnce,
+            augmentation: Augmentation { resized_crop: Some(ResizedCrop::middle(size_hw)), ..Augmentation::default() },
+            ..loader.clone()
+        },
+        held_out,
+    });
+    let recipe = MaeRecipe {
+        seed: run_options.seed,
+        objective,
+        pools: ShardPools::new(run_options.parallel)?,
+        activations: run_options.activations,
+    };
+    let setup = Setup {
+        encoder_depth: mae.config().depth,
+        device: mae.device(),
+        task: MaeTask::new(mae, recipe),
+        options: LoopOptions { folder: run_options.dir, optimiser, schedule, validation: intervals, log },
+        samples,
+        loader,
+        validation: held_out,
+        interrupter,
+        observers,
+        dashboard,
+    };
+    run(setup, resume)
+}

@@ -1,0 +1,114 @@
+//! What a run learns: promptable segmentation, or, before it, masked autoencoding. The training loop is the same for both.
+
+mod batch;
+mod checkpointing;
+mod held_out;
+mod losses;
+mod mae;
+mod segmentation;
+mod shards;
+mod step;
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use burn::module::Module;
+use burn::optim::GradientsParams;
+use sam_data::DeviceBatch;
+use sam_data::loader::SkippedSample;
+use sam_eval::Better;
+use sam_image::RgbImage;
+
+use crate::error::LearnError;
+use crate::record::SegmentationTerms;
+
+pub use batch::TrainingBatch;
+pub use held_out::HeldOut;
+pub use segmentation::Validation;
+pub use shards::ShardPools;
+pub use step::{DecoderGradients, LossTerms, SegmentationStep, StepLosses, StepOptions};
+
+pub(crate) use batch::normalised_images;
+pub(crate) use held_out::HeldOutInput;
+pub(crate) use mae::{MaeRecipe, MaeTask};
+pub(crate) use segmentation::{SegmentationRecipe, SegmentationTask};
+
+/// A network with what it learns. The optimiser steps it and saves hold it, so it is a module; the name of its network's
+/// field is part of the keys in these saves.
+pub(crate) trait Task: Module {
+    /// The network that learns and is exported.
+    type Network: Module;
+    /// Validation data.
+    type ValidationInput;
+
+    fn network(&self) -> &Self::Network;
+
+    /// The same task with other weights.
+    fn with_network(self, network: Self::Network) -> Self;
+
+    /// Gradients of the mean loss over a batch.
+    fn gradients(&self, batch: DeviceBatch) -> (GradientsParams, BatchReport);
+
+    /// Validation scores of the network, which has no autodiff graph.
+    fn validate(
+        &self,
+        input: &Self::ValidationInput,
+        request: ValidationRequest<'_>,
+    ) -> Result<ValidationOutput, LearnError>;
+
+    /// Writes a checkpoint that other programs load.
+    fn write(network: &Self::Network, path: &Path) -> Result<(), LearnError>;
+}
+
+/// What is known of a training batch after its backward pass.
+#[derive(Clone, Debug)]
+pub(crate) struct BatchReport {
+    /// Number of objects, or of images where there are none, that the means are over.
+    pub(crate) weight: usize,
+    /// Names of the images.
+    pub(crate) images: Vec<String>,
+    /// Samples that could not be read and were skipped.
+    pub(crate) skipped: Vec<SkippedSample>,
+    /// The mean loss.
+    pub(crate) loss: f64,
+    /// Its terms, where masks are learned.
+    pub(crate) segmentation: Option<SegmentationTerms>,
+}
+
+impl BatchReport {
+    /// The terms of the loss by name, where masks are learned.
+    pub(crate) fn loss_terms(&self) -> Vec<(&'static str, f64)> {
+        let terms = self.segmentation.iter();
+        terms.flat_map(|terms| [("focal", terms.focal), ("dice", terms.dice), ("IoU", terms.iou_error)]).collect()
+    }
+}
+
+/// How a validation is asked for.
+pub(crate) struct ValidationRequest<'a> {
+    /// Optimiser steps done.
+    pub(crate) step: u64,
+    /// The metric that chooses the best checkpoint.
+    pub(crate) metric: &'a str,
+    /// Images in the preview.
+    pub(crate) n_previews: usize,
+    /// Receives the number of images done and of all images; `Break` ends the validation with an error.
+    pub(crate) on_progress: &'a mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+}
+
+/// What a validation gives.
+pub(crate) struct ValidationOutput {
+    pub(crate) metrics: BTreeMap<String, f64>,
+    /// In which direction the requested metric improves.
+    pub(crate) better: Better,
+    /// Why samples were skipped, each reason with its file; the metrics are those of the others.
+    pub(crate) skipped: Vec<String>,
+    /// What the model predicts, drawn; `None` when there is nothing to draw.
+    pub(crate) preview: Option<RgbImage>,
+}
+
+/// The mean over the batches of an optimiser step, each with its weight.
+pub(crate) fn weighted_mean(reports: &[BatchReport], get: impl Fn(&BatchReport) -> f64) -> f64 {
+    let n: usize = reports.iter().map(|report| report.weight).sum();
+    reports.iter().map(|report| get(report) * report.weight as f64).sum::<f64>() / n.max(1) as f64
+}

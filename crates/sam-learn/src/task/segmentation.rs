@@ -1,0 +1,150 @@
+//! Promptable segmentation: what a training step computes, and how the model is validated.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use burn::module::Module;
+use burn::optim::GradientsParams;
+use sam_data::DeviceBatch;
+use sam_data::random::{Purpose, RandomStream};
+use sam_eval::{EvalProgress, EvalProtocol, EvalSet, PredictorSegmenter, evaluate, read_images};
+use sam_infer::Predictor;
+use sam_model::Sam;
+use sam_model::weights::{Dtype, ExportFormat, ExportOptions, ImageSizePolicy, export};
+
+use super::batch::TrainingBatch;
+use super::shards::ShardPools;
+use super::step::{LossTerms, SegmentationStep, StepOptions};
+use super::{BatchReport, Task, ValidationOutput, ValidationRequest, weighted_mean};
+use crate::error::LearnError;
+use crate::options::PromptOptions;
+use crate::prompts::PromptDraws;
+use crate::record::{SegmentationTerms, draw_preview};
+
+/// What a step needs beside the weights.
+#[derive(Clone, Debug)]
+pub(crate) struct SegmentationRecipe {
+    /// Random seed of prompts and dropout.
+    pub(crate) seed: u64,
+    /// How the annotator is simulated.
+    pub(crate) prompts: PromptOptions,
+    /// How a step is computed.
+    pub(crate) step: StepOptions,
+    /// Batches of one optimiser step: they share which passes get no click.
+    pub(crate) accumulation: u64,
+    /// Shards of a batch that are computed side by side.
+    pub(crate) pools: ShardPools,
+}
+
+/// A segmenter that learns from simulated prompts.
+#[derive(Module, Debug)]
+pub(crate) struct SegmentationTask {
+    sam: Sam,
+    #[module(skip)]
+    recipe: SegmentationRecipe,
+}
+
+impl SegmentationTask {
+    /// For a segmenter on an autodiff device.
+    pub(crate) fn new(sam: Sam, recipe: SegmentationRecipe) -> Self {
+        Self { sam, recipe }
+    }
+}
+
+/// What a segmenter is validated on, and how.
+#[derive(Clone)]
+pub struct Validation {
+    /// The images, with their objects.
+    pub sets: Vec<EvalSet>,
+    /// How they are prompted, and which metrics are computed.
+    pub protocols: Vec<EvalProtocol>,
+    /// Threads that read images ahead.
+    pub n_threads: usize,
+}
+
+impl Task for SegmentationTask {
+    type Network = Sam;
+    type ValidationInput = Validation;
+
+    fn network(&self) -> &Sam {
+        &self.sam
+    }
+
+    fn with_network(self, sam: Sam) -> Self {
+        Self { sam, ..self }
+    }
+
+    fn gradients(&self, batch: DeviceBatch) -> (GradientsParams, BatchReport) {
+        let SegmentationRecipe { seed, prompts, step, accumulation, pools } = &self.recipe;
+        let training_batch = TrainingBatch::new(&batch);
+        let draws = PromptDraws::new(prompts, *seed, batch.step / accumulation, &batch.images, &batch.objects);
+        let dropout_seed = RandomStream::new(*seed, Purpose::Dropout, &[batch.step]).next_u64();
+        training_batch.images.device().seed(dropout_seed);
+        let step = SegmentationStep { sam: &self.sam, batch: &training_batch, options: step, dropout_seed };
+        let (grads, losses) = step.gradients_in_shards(&draws, pools);
+        let passes = losses.read();
+        let mean = LossTerms::mean(&passes);
+        let report = BatchReport {
+            weight: batch.objects.len(),
+            images: batch.images.into_iter().map(|image| image.name).collect(),
+            skipped: batch.drops.skipped,
+            loss: mean.total,
+            segmentation: Some(SegmentationTerms {
+                focal: mean.focal,
+                dice: mean.dice,
+                iou_error: mean.iou,
+                miou_first: passes.first().map_or(0.0, |pass| pass.miou),
+                miou_last: passes.last().map_or(0.0, |pass| pass.miou),
+                n_objects: batch.objects.len(),
+            }),
+        };
+        (grads, report)
+    }
+
+    fn validate(&self, input: &Validation, request: ValidationRequest<'_>) -> Result<ValidationOutput, LearnError> {
+        let ValidationRequest { step, metric, n_previews, on_progress } = request;
+        let segmenter = PredictorSegmenter::new(Predictor::new(&self.sam));
+        let images = read_images(&input.sets, input.n_threads);
+        let n_images = images.n_images();
+        let mut progress = |at: EvalProgress| -> ControlFlow<()> { on_progress(at.n_images, at.of_images) };
+        let evaluation = evaluate(&segmenter, images, n_images, &input.protocols, &mut progress)
+            .map_err(|error| LearnError::Validation { step, source: error.to_string().into() })?;
+        let metrics: BTreeMap<String, f64> =
+            evaluation.results.flat().into_iter().map(|(name, metric)| (name, metric.value)).collect();
+        let better = match evaluation.results.metric(metric) {
+            Ok(metric) => metric.better,
+            Err(_) => {
+                let computed = metrics.into_keys().collect();
+                return Err(LearnError::NoSuchMetric { metric: metric.to_owned(), computed });
+            }
+        };
+        let preview = input.sets.first().and_then(|set| draw_preview(set, &evaluation, n_previews));
+        // Nothing is skipped: a validation that cannot read a sample is an error.
+        Ok(ValidationOutput { metrics, better, skipped: Vec::new(), preview })
+    }
+
+    fn write(sam: &Sam, path: &Path) -> Result<(), LearnError> {
+        let options =
+            ExportOptions { format: ExportFormat::Safetensors, dtype: Dtype::F32, image_size: ImageSizePolicy::Keep };
+        export(sam, options, path)?;
+        Ok(())
+    }
+}
+
+impl SegmentationTerms {
+    /// The terms of an optimiser step, from those of its batches; `None` where no masks are learned.
+    pub(crate) fn of_batches(reports: &[BatchReport]) -> Option<Self> {
+        let mean =
+            |get: fn(&Self) -> f64| weighted_mean(reports, |report| report.segmentation.as_ref().map_or(0.0, get));
+        reports.first()?.segmentation.as_ref()?;
+        Some(Self {
+            focal: mean(|terms| terms.focal),
+            dice: mean(|terms| terms.dice),
+            iou_error: mean(|terms| terms.iou_error),
+            miou_first: mean(|terms| terms.miou_first),
+            miou_last: mean(|terms| terms.miou_last),
+            n_objects: reports.iter().map(|report| report.weight).sum(),
+        })
+    }
+}

@@ -1,0 +1,384 @@
+//! The training loop, the same for every task: next batch, gradients, clip, step, record, validate, save.
+//!
+//! It is ours because burn-train's validates, saves and stops only at the ends of epochs. This one validates before the
+//! first step (does training help at all?), takes the mean and not the sum of accumulated gradients, clips by the norm of
+//! all gradients together, saves in the middle of an interval when it is interrupted, and looks at every loss before it
+//! touches the weights. Optimiser, learning rates and interrupter are burn's; its terminal dashboard is one of the observers.
+
+mod pace;
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use burn::lr_scheduler::module_lr_scheduler::{ModuleLearningRate, ModuleLrScheduler};
+use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
+use burn::tensor::Device;
+use burn::train::Interrupter;
+use sam_data::DeviceBatch;
+use sam_data::loader::{Loader, LoaderOptions, Samples};
+use sam_eval::Better;
+
+use crate::error::LearnError;
+use crate::optim::{averaged, clip_by_global_norm, optimiser_and_rates, scaled};
+use crate::options::{LogOptions, OptimiserOptions, ScheduleOptions, ValidationOptions};
+use crate::record::{
+    BEST_FILE, CHECKPOINTS_FOLDER, Dashboard, LAST_FILE, MetricsLog, Observer, Observers, Progress, RunEvent,
+    SavedState, Scores, SegmentationTerms, StepRecord, TensorBoard, ValidationRecord, write_preview,
+};
+use crate::task::{BatchReport, Task, ValidationOutput, ValidationRequest, weighted_mean};
+use pace::{Pace, memory_mib};
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// All steps were made.
+    Finished,
+    /// It was asked to stop; it can be resumed.
+    Interrupted,
+    /// The metric has not improved for as long as was allowed.
+    EarlyStopped,
+}
+
+/// The result of a run.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// How it ended.
+    pub ending: Ending,
+    /// Steps done and scores.
+    pub progress: Progress,
+    /// Checkpoint of the best validation; without validation that of the last step.
+    pub best: PathBuf,
+    /// Checkpoint of the last step.
+    pub last: PathBuf,
+}
+
+/// The options that the loop itself reads.
+pub(crate) struct LoopOptions {
+    /// The run folder.
+    pub(crate) folder: PathBuf,
+    pub(crate) optimiser: OptimiserOptions,
+    pub(crate) schedule: ScheduleOptions,
+    pub(crate) validation: ValidationOptions,
+    pub(crate) log: LogOptions,
+}
+
+/// Everything that a run of a task needs.
+pub(crate) struct Setup<T: Task> {
+    /// With the weights that the run begins with; those of a save replace them on resume.
+    pub(crate) task: T,
+    /// Blocks of the encoder, for learning rates by layer.
+    pub(crate) encoder_depth: usize,
+    pub(crate) device: Device,
+    pub(crate) options: LoopOptions,
+    pub(crate) samples: Arc<dyn Samples>,
+    pub(crate) loader: LoaderOptions,
+    pub(crate) validation: Option<T::ValidationInput>,
+    pub(crate) interrupter: Interrupter,
+    /// Beside those that every run has.
+    pub(crate) observers: Vec<Box<dyn Observer>>,
+    pub(crate) dashboard: bool,
+}
+
+/// Makes a run, or resumes one.
+pub(crate) fn run<T: Task>(setup: Setup<T>, resume: Option<&SavedState>) -> Result<Outcome, LearnError> {
+    let (mut run, task) = Run::new(setup, resume)?;
+    let ending = run.train(task)?;
+    let Run { options, progress, .. } = run;
+    Ok(Outcome { ending, progress, best: options.folder.join(BEST_FILE), last: options.folder.join(LAST_FILE) })
+}
+
+struct Run<T: Task> {
+    options: LoopOptions,
+    device: Device,
+    batches: Loader,
+    optimiser: ModuleOptimizer,
+    rates: ModuleLrScheduler,
+    /// The moving average of the weights.
+    average: Option<T::Network>,
+    validation: Option<T::ValidationInput>,
+    progress: Progress,
+    pace: Pace,
+    interrupter: Interrupter,
+    observers: Observers,
+}
+
+impl<T: Task> Run<T> {
+    /// The run as it begins, or as it was saved.
+    fn new(setup: Setup<T>, resume: Option<&SavedState>) -> Result<(Self, T), LearnError> {
+        let Setup { mut task, options, device, interrupter, .. } = setup;
+        if let Some(state) = resume {
+            task = state.load_model(task)?;
+        }
+        let progress = resume.map(|state| state.progress.clone()).unwrap_or_default();
+        let average = match (options.optimiser.ema_decay, resume) {
+            (None, _) => None,
+            (Some(_), None) => Some(task.valid().network().clone()),
+            (Some(_), Some(state)) => state.load_average(task.valid().network().clone())?,
+        };
+        // The parameters' ids count, so the weights are loaded before.
+        let (mut optimiser, rates) = optimiser_and_rates(
+            task.network(),
+            setup.encoder_depth,
+            &options.optimiser,
+            &options.schedule,
+            progress.step,
+        );
+        if let Some(state) = resume {
+            optimiser = optimiser.load_record(state.load_optimiser()?);
+        }
+        // All that watches the run, in the order in which it receives events.
+        let mut observers: Vec<Box<dyn Observer>> = vec![Box::new(MetricsLog::open(&options.folder, progress.step)?)];
+        if options.log.tensorboard {
+            observers.push(Box::new(TensorBoard::new(&options.folder)));
+        }
+        if setup.dashboard {
+            let (steps, every_steps) = (options.schedule.steps, options.validation.every_steps);
+            observers.push(Box::new(Dashboard::new(&interrupter, progress.step, steps, every_steps)));
+        }
+        observers.extend(setup.observers);
+        let first_batch = progress.step * options.optimiser.accumulation.max(1) as u64;
+        let batches = Loader::new(setup.samples, setup.loader, first_batch);
+        let run = Self {
+            options,
+            device,
+            batches,
+            optimiser,
+            rates,
+            average,
+            validation: setup.validation,
+            progress,
+            pace: Pace::default(),
+            interrupter,
+            observers: Observers(observers),
+        };
+        Ok((run, task))
+    }
+
+    /// Trains until the last step, until nothing improves any more, or until the run is asked to stop.
+    fn train(&mut self, mut task: T) -> Result<Ending, LearnError> {
+        loop {
+            if self.is_validation_due() {
+                if self.validate(&task)?.is_break() {
+                    self.save(&task)?;
+                    return Ok(Ending::Interrupted);
+                }
+                if self.progress.step > 0 {
+                    self.save(&task)?;
+                }
+            }
+            if self.progress.step >= self.options.schedule.steps {
+                return Ok(Ending::Finished);
+            }
+            if self.is_out_of_patience() {
+                return Ok(Ending::EarlyStopped);
+            }
+
+            let (began, waited_before) = (Instant::now(), self.batches.report().waited);
+            let (grads, reports) = self.gradients(&task)?;
+            // With several devices or processes each has the mean gradient of its own batches here. Their mean, weighted
+            // by the number of objects of each, belongs on this line: all then clip and step alike.
+            let (grads, grad_norm) = self.clip(&task, grads, &reports)?;
+            let rates = self.rates.step();
+            task = self.optimiser.step(rates.clone(), task, grads);
+            self.update_average(&task);
+            self.progress.step += 1;
+            let (took, waited) = (began.elapsed(), self.batches.report().waited - waited_before);
+            self.pace.add(took, waited, n_images(&reports));
+            self.progress.elapsed_s += took.as_secs_f64();
+            self.record(&reports, grad_norm, &rates)?;
+
+            if self.interrupter.should_stop() && self.progress.step < self.options.schedule.steps {
+                self.save(&task)?;
+                return Ok(Ending::Interrupted);
+            }
+        }
+    }
+
+    /// Before the first step; after every interval and after the last step. A session that was stopped during a
+    /// validation makes up for it.
+    fn is_validation_due(&self) -> bool {
+        let Progress { step, validated_step, .. } = self.progress;
+        let ValidationOptions { baseline, every_steps, .. } = self.options.validation;
+        let is_due = match step {
+            0 => baseline,
+            _ => step.is_multiple_of(every_steps) || step == self.options.schedule.steps,
+        };
+        is_due && validated_step != Some(step)
+    }
+
+    fn is_out_of_patience(&self) -> bool {
+        let patience = self.options.validation.patience;
+        patience > 0 && self.progress.without_improvement >= patience
+    }
+
+    /// Gradients of the mean loss over the batches of one optimiser step. Of several batches each counts with its weight,
+    /// so the mean is that of one large batch.
+    fn gradients(&mut self, task: &T) -> Result<(GradientsParams, Vec<BatchReport>), LearnError> {
+        let step = self.progress.step + 1;
+        let accumulation = self.options.optimiser.accumulation.max(1);
+        let network = task.network();
+        let mut sums = GradientsAccumulator::new();
+        let mut reports: Vec<BatchReport> = Vec::with_capacity(accumulation);
+        for _ in 0..accumulation {
+            let batch = self.batches.next_batch().ok_or(LearnError::Internal { what: "the training data ended" })?;
+            let batch = batch.map_err(|error| LearnError::Data { step, reason: error.to_string() })?;
+            let (grads, report) = task.gradients(DeviceBatch::new(batch, &self.device));
+            if !report.loss.is_finite() {
+                let terms = report.loss_terms();
+                return Err(LearnError::NotFinite { step, loss: report.loss, terms, samples: report.images });
+            }
+            for skipped in &report.skipped {
+                self.observers.notify(&RunEvent::Skipped { step, reason: skipped.reason.clone() })?;
+            }
+            let grads = if accumulation > 1 { scaled(network, grads, report.weight as f64) } else { grads };
+            sums.accumulate(network, grads);
+            reports.push(report);
+        }
+        let weight: usize = reports.iter().map(|report| report.weight).sum();
+        let grads = sums.grads();
+        Ok(match accumulation > 1 {
+            true => (scaled(network, grads, 1.0 / weight.max(1) as f64), reports),
+            false => (grads, reports),
+        })
+    }
+
+    /// Clipped gradients and their norm before.
+    fn clip(
+        &self,
+        task: &T,
+        grads: GradientsParams,
+        reports: &[BatchReport],
+    ) -> Result<(GradientsParams, f64), LearnError> {
+        let (grads, norm) = clip_by_global_norm(task.network(), grads, self.options.optimiser.clip_norm);
+        if !norm.is_finite() {
+            let samples = reports.iter().flat_map(|report| report.images.clone()).collect();
+            return Err(LearnError::GradientNotFinite { step: self.progress.step + 1, norm, samples });
+        }
+        Ok((grads, norm))
+    }
+
+    fn update_average(&mut self, task: &T) {
+        if let Some(average) = self.average.take() {
+            let decay = self.options.optimiser.ema_decay.unwrap_or_default();
+            self.average = Some(averaged(average, task.network(), decay, self.progress.step));
+        }
+    }
+
+    fn record(
+        &mut self,
+        reports: &[BatchReport],
+        grad_norm: f64,
+        rates: &ModuleLearningRate,
+    ) -> Result<(), LearnError> {
+        let (step, of_steps) = (self.progress.step, self.options.schedule.steps);
+        let validations_left = (of_steps - step).div_ceil(self.options.validation.every_steps);
+        let record = StepRecord {
+            step,
+            of_steps,
+            lr: rates.base(),
+            loss: weighted_mean(reports, |report| report.loss),
+            segmentation: SegmentationTerms::of_batches(reports),
+            grad_norm,
+            n_images: n_images(reports),
+            images_per_s: self.pace.images_per_s(),
+            data_wait_share: self.pace.data_wait_fraction(),
+            memory_mib: memory_mib(),
+            elapsed_s: self.progress.elapsed_s,
+            eta_s: self.pace.eta_s(of_steps - step, validations_left),
+        };
+        self.observers.notify(&RunEvent::Step(record))
+    }
+
+    /// Validates the model as it is now; `Break` when the run is asked to stop meanwhile.
+    fn validate(&mut self, task: &T) -> Result<ControlFlow<()>, LearnError> {
+        let (step, metric) = (self.progress.step, &self.options.validation.metric);
+        let Some(input) = &self.validation else {
+            self.progress.validated_step = Some(step);
+            return Ok(ControlFlow::Continue(()));
+        };
+        let began = Instant::now();
+        let mut model = task.valid();
+        if let Some(average) = &self.average {
+            model = model.with_network(average.clone());
+        }
+        let (observers, interrupter) = (&mut self.observers, &self.interrupter);
+        let mut observed = Ok(());
+        let mut on_progress = |n_images, of_images| {
+            observed = observers.notify(&RunEvent::Validating { n_images, of_images });
+            match observed.is_err() || interrupter.should_stop() {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        };
+        let n_previews = self.options.log.previews;
+        let output =
+            model.validate(input, ValidationRequest { step, metric, n_previews, on_progress: &mut on_progress });
+        observed?;
+        let ValidationOutput { metrics, better, skipped, preview } = match output {
+            Ok(output) => output,
+            Err(_) if self.interrupter.should_stop() => return Ok(ControlFlow::Break(())),
+            Err(error) => return Err(error),
+        };
+        for reason in skipped {
+            self.observers.notify(&RunEvent::Skipped { step, reason })?;
+        }
+        let took = began.elapsed();
+        self.pace.add_validation(took);
+        let record = self.score(Scores { step, metrics }, better, took);
+        if record.is_best {
+            // The file first: a crash in between repeats this validation.
+            T::write(model.network(), &self.options.folder.join(BEST_FILE))?;
+        }
+        self.update_progress(&record);
+        self.observers.notify(&RunEvent::Validated(record))?;
+        if let Some(image) = preview {
+            let path = write_preview(&image, &self.options.folder, step)?;
+            self.observers.notify(&RunEvent::Preview { step, path, image })?;
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn score(&self, scores: Scores, better: Better, took: Duration) -> ValidationRecord {
+        let metric = self.options.validation.metric.clone();
+        let sign = match better {
+            Better::Higher => 1.0,
+            Better::Lower => -1.0,
+        };
+        let score = |scores: &Scores| sign * scores.metrics.get(&metric).copied().unwrap_or(f64::NAN);
+        let is_baseline = scores.step == 0;
+        let is_best = !is_baseline && self.progress.best.as_ref().is_none_or(|best| score(&scores) > score(best));
+        ValidationRecord { scores, metric, is_best, is_baseline, took_s: took.as_secs_f64() }
+    }
+
+    fn update_progress(&mut self, record: &ValidationRecord) {
+        let progress = &mut self.progress;
+        match (record.is_baseline, record.is_best) {
+            (true, _) => progress.baseline = Some(record.scores.clone()),
+            (false, true) => (progress.best, progress.without_improvement) = (Some(record.scores.clone()), 0),
+            (false, false) => progress.without_improvement += 1,
+        }
+        progress.last = Some(record.scores.clone());
+        progress.validated_step = Some(record.scores.step);
+        progress.elapsed_s += record.took_s;
+    }
+
+    /// Writes the last checkpoint and everything that a resumed run needs.
+    fn save(&mut self, task: &T) -> Result<(), LearnError> {
+        let folder = &self.options.folder;
+        let network = self.average.clone().unwrap_or_else(|| task.valid().network().clone());
+        T::write(&network, &folder.join(LAST_FILE))?;
+        if self.validation.is_none() {
+            T::write(&network, &folder.join(BEST_FILE))?;
+        }
+        let (model, optimiser) = (task.clone().into_record(), self.optimiser.to_record());
+        let checkpoints = folder.join(CHECKPOINTS_FOLDER);
+        let path = SavedState::save(&checkpoints, model, self.average.as_ref(), optimiser, &self.progress)?;
+        self.observers.notify(&RunEvent::Saved { step: self.progress.step, path })
+    }
+}
+
+fn n_images(reports: &[BatchReport]) -> usize {
+    reports.iter().map(|report| report.images.len()).sum()
+}
