@@ -1,5 +1,5 @@
-//! Protocols over our own predictor: the same answers as one prompt after the other, however objects are batched, images are
-//! read and masks brought to size.
+//! Protocols over the predictor: results equal those of single prompts, independent of batching, reading threads and mask
+//! upscaling.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -37,15 +37,15 @@ fn play(sets: &[EvalSet], n_threads: usize, objects_per_call: usize) -> Evaluati
     let segmenter = PredictorSegmenter::new(Predictor::new(&tiny(&cpu())));
     let images = read_images(sets, n_threads);
     let n_images = images.n_images();
-    let go_on = &mut |_| ControlFlow::Continue(());
-    evaluate(&segmenter, images, n_images, &protocols(objects_per_call), go_on).expect("a sound data set")
+    let proceed = &mut |_| ControlFlow::Continue(());
+    evaluate(&segmenter, images, n_images, &protocols(objects_per_call), proceed).expect("a valid data set")
 }
 
-/// The protocol as one would write it down: one object, one prompt, one call, masks as `predict` gives them.
-fn by_hand(predictor: &Predictor, image: &RgbImage, truth: &Rle, start: Start) -> (Vec<f64>, Mask) {
+/// The protocol written out: one object, one prompt and one call of `predict` at a time.
+fn by_hand(predictor: &Predictor, image: &RgbImage, target: &Rle, start: Start) -> (Vec<f64>, Mask) {
     let embedding = predictor.embed(image);
     let size_hw = [image.height() as usize, image.width() as usize];
-    let mut clicker = Clicker::new(truth.to_mask(), None);
+    let mut clicker = Clicker::new(target.to_mask(), None);
     let mut prompt = Prompt::default();
     let (mut ious, mut mask) = (Vec::new(), Mask::empty(size_hw));
     for round in 0..if start == Start::Click { 3 } else { 2 } {
@@ -55,22 +55,22 @@ fn by_hand(predictor: &Predictor, image: &RgbImage, truth: &Rle, start: Start) -
                 prompt.points_xy_px.push((click.xy_px(), click.is_positive));
             }
             Start::Box => {
-                let corners = truth.bounds_xyxy_px().expect("some pixels");
+                let corners = target.bounds_xyxy_px().expect("some pixels");
                 prompt.box_xyxy_px = Some(corners.map(|edge| edge as f32));
             }
         }
         let output = if round == 0 { MaskOutput::Multi } else { MaskOutput::Single };
-        let prediction = predictor.predict(&embedding, &prompt, output).expect("a sound prompt");
+        let prediction = predictor.predict(&embedding, &prompt, output).expect("a valid prompt");
         let best = prediction.best();
         mask = prediction.masks().swap_remove(best);
         prompt.mask_logits = Some(prediction.mask_logits(best));
-        ious.push(mask_iou(&mask, clicker.truth()).expect("one size"));
+        ious.push(mask_iou(&mask, clicker.target()).expect("one size"));
     }
     (ious, mask)
 }
 
 #[test]
-fn batched_rounds_are_those_of_one_prompt_after_the_other() {
+fn batched_rounds_equal_single_prompts() {
     let predictor = Predictor::new(&tiny(&cpu()));
     let (source, set) = (source("photos", "val"), eval_set("photos", "val"));
     let evaluation = play(&[set], 2, 5);
@@ -79,7 +79,7 @@ fn batched_rounds_are_those_of_one_prompt_after_the_other() {
         assert_eq!((run.protocol.start, run.records.len(), masks.len()), (start, 8, 8));
         let mut compared = 0;
         for index in 0..source.len() {
-            let sample = source.sample(index).expect("sound");
+            let sample = source.sample(index).expect("valid");
             for object in &sample.objects {
                 let is_it = |record: &ObjectRecord| record.image == sample.name && record.object_id == object.id;
                 let at = run.records.iter().position(is_it).expect("every object has a record");
@@ -101,7 +101,7 @@ fn batched_rounds_are_those_of_one_prompt_after_the_other() {
 }
 
 #[test]
-fn nothing_depends_on_batches_threads_or_order() {
+fn results_depend_neither_on_batches_nor_threads_nor_order() {
     let sets = [eval_set("photos", "val"), eval_set("synth", "val").at_most(5)];
     let first = play(&sets, 0, 1);
     assert!(first.results.metrics.contains("miou_3") && first.results.metrics.contains("miou_box_refined"));
@@ -118,57 +118,57 @@ fn nothing_depends_on_batches_threads_or_order() {
 }
 
 #[test]
-fn a_model_in_training_gives_the_numbers_of_its_weights() {
-    let go_on = &mut |_| ControlFlow::Continue(());
+fn an_autodiff_model_gives_the_same_results() {
+    let proceed = &mut |_| ControlFlow::Continue(());
     let set = eval_set("photos", "val").at_most(1);
     let mut results = Vec::new();
     for device in [cpu(), cpu().autodiff()] {
         let segmenter = PredictorSegmenter::new(Predictor::new(&tiny(&device)));
         let images = read_images(std::slice::from_ref(&set), 0);
-        results.push(evaluate(&segmenter, images, 1, &protocols(16), go_on).expect("sound").results);
+        results.push(evaluate(&segmenter, images, 1, &protocols(16), proceed).expect("valid").results);
     }
     assert_eq!(results[0], results[1]);
 }
 
 #[test]
-fn it_says_how_far_it_is_and_ends_when_told() {
+fn progress_is_reported_and_can_interrupt() {
     let set = eval_set("synth", "val").at_most(6);
     let segmenter = PredictorSegmenter::new(Predictor::new(&tiny(&cpu())));
     let run = |mut progress: Box<dyn FnMut(sam_eval::EvalProgress) -> ControlFlow<()> + '_>| {
         let images = read_images(std::slice::from_ref(&set), 2);
         evaluate(&segmenter, images, 6, &protocols(3), &mut *progress)
     };
-    let mut heard = Vec::new();
+    let mut reported = Vec::new();
     let evaluation = run(Box::new(|at| {
-        heard.push(at);
+        reported.push(at);
         ControlFlow::Continue(())
     }));
     let n_records = evaluation.expect("fine").results.runs[0].records.len();
-    let last = heard.last().expect("heard");
+    let last = reported.last().expect("reported");
     assert_eq!((last.n_images, last.of_images, last.n_objects), (6, 6, 2 * n_records));
-    assert!(heard.windows(2).all(|pair| pair[0].n_objects <= pair[1].n_objects));
+    assert!(reported.windows(2).all(|pair| pair[0].n_objects <= pair[1].n_objects));
 
-    let stopped = run(Box::new(|at| match at.n_objects {
+    let interrupted = run(Box::new(|at| match at.n_objects {
         0..4 => ControlFlow::Continue(()),
         _ => ControlFlow::Break(()),
     }));
-    let error = stopped.expect_err("stopped");
+    let error = interrupted.expect_err("interrupted");
     assert!(matches!(error, EvalError::Interrupted { of_images: 6, .. }) && !error.is_bad_input(), "{error}");
 }
 
 #[test]
-fn what_cannot_be_read_or_measured_is_said() {
+fn unreadable_or_empty_input_is_reported() {
     let segmenter = PredictorSegmenter::new(Predictor::new(&tiny(&cpu())));
-    let go_on = &mut |_| ControlFlow::Continue(());
+    let proceed = &mut |_| ControlFlow::Continue(());
     let mut beyond = eval_set("photos", "val");
     beyond.indices = Vec::new();
     let images = read_images(&[beyond], 2);
-    let error = evaluate(&segmenter, images, 0, &protocols(4), go_on).expect_err("no object").to_string();
+    let error = evaluate(&segmenter, images, 0, &protocols(4), proceed).expect_err("no object").to_string();
     assert!(error.contains("at least one object, got none"), "{error}");
 
     let twice = [protocols(4)[0].clone(), protocols(4)[0].clone()];
     let none: Vec<Result<EvalImage, EvalError>> = Vec::new();
-    let error = evaluate(&segmenter, none, 0, &twice, go_on).expect_err("twice").to_string();
+    let error = evaluate(&segmenter, none, 0, &twice, proceed).expect_err("twice").to_string();
     assert!(error.contains("metric miou_1 must occur once"), "{error}");
 
     let folder = tempfile::tempdir().expect("a folder");
@@ -181,12 +181,12 @@ fn what_cannot_be_read_or_measured_is_said() {
     copy(photos.join("annotations/instances_val.json"), "annotations/instances_val.json");
     copy(photos.join("val/chelsea.jpg"), "val/chelsea.jpg");
     copy(photos.join("val/camera.jpg"), "val/camera.jpg");
-    let source = Source::open(folder.path(), &SourceOptions::default()).expect("sound");
-    std::fs::write(folder.path().join("val/camera.jpg"), "no picture").expect("written");
+    let source = Source::open(folder.path(), &SourceOptions::default()).expect("valid");
+    std::fs::write(folder.path().join("val/camera.jpg"), "not an image").expect("written");
     let set = EvalSet::new("photos", Arc::new(source), &[]);
     for n_threads in [0, 2] {
         let images = read_images(std::slice::from_ref(&set), n_threads);
-        let error = evaluate(&segmenter, images, 2, &protocols(4), go_on).expect_err("unreadable");
+        let error = evaluate(&segmenter, images, 2, &protocols(4), proceed).expect_err("unreadable");
         let text = error.to_string();
         assert!(error.is_bad_input() && text.contains("data set photos, sample 1"), "{text}");
         assert!(text.contains("camera.jpg"), "{text}");

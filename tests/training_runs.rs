@@ -10,8 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use burn::train::Interrupter;
 use sam_data::loader::{LoaderOptions, ObjectLimits};
 use sam_data::synth::{SynthOptions, SynthScenes};
-use sam_eval::trial::FirstMasks;
-use sam_eval::{EvalSet, Protocol, Start};
+use sam_eval::{EvalSet, FirstMasks, Protocol, Start};
 use sam_learn::options::{
     Activations, IouSupervision, LogOptions, LossOptions, LrDecay, OptimiserOptions, PromptOptions, PromptPreset,
     RunOptions, ScheduleOptions, TrainOptions, ValidationOptions,

@@ -1,32 +1,32 @@
-//! Boxes of a detector as prompts: instance segmentation as in the SAM paper (section 7.4 and appendix D.5).
+//! Detector boxes as prompts: instance segmentation as in the SAM paper (section 7.4 and appendix D.5).
 //!
-//! Each box gives the most confident of three masks, and that mask with the box gives a better one, once. The scores stay
-//! those of the detector. Boxes are left out of what comes back, so that COCO's areas are the masks'
-//! (see [`crate::coco_json`]).
+//! Each box yields the most confident of three masks, which is then refined once, prompted together with the box. Scores
+//! are the detector's. The returned detections have no boxes, so that COCO takes areas from the masks
+//! (see [`Detections::to_json`]).
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
+use rayon::prelude::*;
 use sam_image::{RgbImage, Rle};
 use serde::{Deserialize, Serialize};
 
-use crate::average_precision::IouKind;
-use crate::coco_ap::{Categories, CocoConfig, evaluate_coco};
-use crate::coco_json::{Detection, Detections, Segmentation, Truth, content};
-use crate::error::EvalError;
+use crate::error::{EvalError, SegmenterError};
 use crate::evaluate::EvalProgress;
-use crate::interactive::on_all_cores;
-use crate::lvis_ap::{MAX_DETS, evaluate_lvis};
-use crate::metric::Metrics;
-use crate::segmenter::{Candidate, MaskSelection, Prompt, Segmenter};
+use crate::metrics::average_precision::IouKind;
+use crate::metrics::coco_ap::{CocoConfig, evaluate_coco};
+use crate::metrics::coco_json::{Categories, Detection, Detections, GroundTruth, Segmentation, content};
+use crate::metrics::lvis_ap::{MAX_DETS, evaluate_lvis};
+use crate::metrics::metric::Metrics;
+use crate::protocol::segmenter::{Candidate, MaskSelection, Prompt, Segmenter};
 
-/// How boxes become masks.
+/// Settings of box-prompted segmentation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BoxPrompts {
-    /// How often the mask goes back in with its box; the paper has 1.
+    /// Number of refinements with the predicted mask; 1 in the paper.
     pub n_refinements: usize,
-    /// Boxes in one call of the segmenter; no number depends on it, memory does.
+    /// Boxes per call of the segmenter; affects memory, not results.
     pub boxes_per_call: usize,
 }
 
@@ -36,12 +36,12 @@ impl Default for BoxPrompts {
     }
 }
 
-/// A mask for every detection, in their order. `image` gives the picture of an image id.
+/// Segments every detection. `image` returns the pixels of an image id.
 ///
 /// # Errors
 ///
-/// When a detection has no box or one that does not lie in its image, an image cannot be read, the segmenter fails, or
-/// `progress` ends it.
+/// When a detection has no box or one that does not overlap its image, an image cannot be read, the segmenter fails, or
+/// `progress` interrupts.
 pub fn segment_boxes<S: Segmenter>(
     segmenter: &S,
     detections: &Detections,
@@ -50,8 +50,7 @@ pub fn segment_boxes<S: Segmenter>(
     progress: &mut dyn FnMut(EvalProgress) -> ControlFlow<()>,
 ) -> Result<Detections, EvalError> {
     if config.boxes_per_call == 0 {
-        let (key, expected) = ("boxes_per_call", "at least 1".to_owned());
-        return Err(EvalError::Option { key, expected, got: "0".to_owned() });
+        return Err(EvalError::option("boxes_per_call", "at least 1", 0));
     }
     let mut by_image: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
     for (at, detection) in detections.all.iter().enumerate() {
@@ -60,13 +59,13 @@ pub fn segment_boxes<S: Segmenter>(
     let mut found: Vec<Option<Rle>> = vec![None; detections.all.len()];
     let mut at = EvalProgress { of_images: by_image.len(), ..EvalProgress::default() };
     for (image_id, places) in by_image {
-        let picture = image(image_id)?;
-        let size_hw = [picture.height() as usize, picture.width() as usize];
+        let image = image(image_id)?;
+        let size_hw = [image.height() as usize, image.width() as usize];
         let boxes: Vec<[f32; 4]> =
             places.iter().map(|&place| box_of(detections, place, size_hw)).collect::<Result<_, _>>()?;
         let name = image_id.to_string();
         let failed = |source| EvalError::Segmenter { image: name.clone(), source };
-        let embedding = segmenter.embed(&picture).map_err(failed)?;
+        let embedding = segmenter.embed(&image).map_err(failed)?;
         for (places, boxes) in places.chunks(config.boxes_per_call).zip(boxes.chunks(config.boxes_per_call)) {
             let masks = segment_call(segmenter, &embedding, boxes, config.n_refinements).map_err(failed)?;
             if masks.len() != places.len() || masks.iter().any(|mask| mask.size_hw() != size_hw) {
@@ -76,11 +75,10 @@ pub fn segment_boxes<S: Segmenter>(
             for (&place, mask) in places.iter().zip(masks) {
                 found[place] = Some(mask);
             }
-            at.n_objects += places.len();
-            go_on(at, progress)?;
+            at.report(places.len(), progress)?;
         }
         at.n_images += 1;
-        go_on(at, progress)?;
+        at.report(0, progress)?;
     }
     let with_mask = |(detection, mask): (&Detection, Option<Rle>)| Detection {
         box_xywh_px: Vec::new(),
@@ -91,32 +89,25 @@ pub fn segment_boxes<S: Segmenter>(
     Ok(Detections { name: format!("segmentations of {}", detections.name), all })
 }
 
-/// AP and AR of masks: LVIS's where the truth is an LVIS file and classes matter, COCO's otherwise. Names begin with `mask_`.
+/// AP and AR of masks: LVIS's for a per-class evaluation on an LVIS file, COCO's otherwise. Metric names begin with `mask_`.
 ///
 /// # Errors
 ///
-/// When the files do not match, or a mask is none.
+/// When the files do not match, or a mask is invalid.
 pub fn mask_metrics(
-    truth: &Truth,
+    ground_truth: &GroundTruth,
     detections: &Detections,
     categories: Categories,
     max_dets: &[usize],
 ) -> Result<Metrics, EvalError> {
-    if truth.is_lvis() && categories == Categories::PerClass {
-        return evaluate_lvis(truth, detections, IouKind::Masks, MAX_DETS)?.metrics("mask");
+    if ground_truth.is_lvis() && categories == Categories::PerClass {
+        return evaluate_lvis(ground_truth, detections, IouKind::Masks, MAX_DETS)?.metrics("mask");
     }
     let config = CocoConfig { iou_kind: IouKind::Masks, categories, max_dets: max_dets.to_vec() };
-    evaluate_coco(truth, detections, &config)?.coco_metrics("mask")
+    evaluate_coco(ground_truth, detections, &config)?.coco_metrics("mask")
 }
 
-fn go_on(at: EvalProgress, progress: &mut dyn FnMut(EvalProgress) -> ControlFlow<()>) -> Result<(), EvalError> {
-    match progress(at) {
-        ControlFlow::Continue(()) => Ok(()),
-        ControlFlow::Break(()) => Err(EvalError::Interrupted { n_images: at.n_images, of_images: at.of_images }),
-    }
-}
-
-/// The box as a prompt. It may reach beyond the image, as detectors' boxes do by a little, but not lie beside it.
+/// The box as a prompt. It may extend beyond the image, as detectors' boxes do by a little, but must overlap it.
 fn box_of(detections: &Detections, at: usize, [height, width]: [usize; 2]) -> Result<[f32; 4], EvalError> {
     let detection = &detections.all[at];
     let Some([x, y, w, h]) = detection.box_of_four() else {
@@ -142,13 +133,13 @@ fn box_of(detections: &Detections, at: usize, [height, width]: [usize; 2]) -> Re
     Ok([x, y, x + w, y + h].map(|edge| edge as f32))
 }
 
-/// The masks of one call's boxes.
+/// The masks of the boxes of one call.
 fn segment_call<S: Segmenter>(
     segmenter: &S,
     embedding: &S::Embedding,
     boxes: &[[f32; 4]],
     n_refinements: usize,
-) -> Result<Vec<Rle>, crate::segmenter::SegmenterError> {
+) -> Result<Vec<Rle>, SegmenterError> {
     let mut answers: Vec<Candidate<S::Logits>> = Vec::new();
     for round in 0..=n_refinements {
         let selection = if round == 0 { MaskSelection::MostConfident } else { MaskSelection::Single };
@@ -163,8 +154,5 @@ fn segment_call<S: Segmenter>(
         let answered = segmenter.segment(&[embedding], &prompts, selection)?;
         answers = answered.into_iter().flat_map(|candidates| candidates.into_iter().take(1)).collect();
     }
-    let mut masks: Vec<(Candidate<S::Logits>, Option<Rle>)> =
-        answers.into_iter().map(|answer| (answer, None)).collect();
-    on_all_cores(&mut masks, |(answer, mask)| *mask = Some(Rle::from_mask(&answer.mask)));
-    Ok(masks.into_iter().filter_map(|(_, mask)| mask).collect())
+    Ok(answers.into_par_iter().map(|answer| Rle::from_mask(&answer.mask)).collect())
 }

@@ -1,18 +1,19 @@
-//! The one error type of the crate: which file, image, object or metric, what was expected, what came.
+//! The error type of the crate: names the file, image, object or metric, the expectation, and the value found.
 
 use sam_data::loader::SampleError;
 use sam_image::ImageError;
 
-use crate::segmenter::SegmenterError;
+/// The error of a model behind [`crate::Segmenter`]; wrapped by [`EvalError::Segmenter`].
+pub type SegmenterError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why something could not be evaluated.
+/// Why an evaluation failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EvalError {
-    /// An object that cannot be clicked on and has no IoU.
+    /// An object without a pixel to click on.
     #[error(
-        "image {image}, object {object_id}: must have at least one pixel that counts, got a mask that is {what}; \
-         `sam-train data check` lists such objects"
+        "image {image}, object {object_id}: must have at least one pixel that is not ignored, got a mask that is {what}; \
+         check the data set"
     )]
     EmptyObject {
         /// The image's name.
@@ -23,7 +24,7 @@ pub enum EvalError {
         what: &'static str,
     },
 
-    /// Masks, images and annotations that do not belong together.
+    /// A mask whose size is not its image's.
     #[error(
         "image {image}: {what} must be of the image's size, {} x {} (height x width), got {} x {}",
         expected_hw[0], expected_hw[1], got_hw[0], got_hw[1]
@@ -31,88 +32,88 @@ pub enum EvalError {
     Size {
         /// The image's name.
         image: String,
-        /// What has the other size.
+        /// The mask.
         what: String,
-        /// Of the image.
+        /// Size of the image.
         expected_hw: [usize; 2],
-        /// What came.
+        /// Size of the mask.
         got_hw: [usize; 2],
     },
 
-    /// The same thing twice: every number after it would be of something else.
+    /// A duplicate id or name.
     #[error("{what} must occur once, got it again")]
     Duplicate {
-        /// The thing, with its ids.
+        /// The duplicate, with its ids.
         what: String,
     },
 
-    /// The model behind the trait failed.
+    /// The segmenter failed.
     #[error("image {image}: the segmenter failed: {source}")]
     Segmenter {
-        /// The image that was on its table (the first of several).
+        /// The image (the first of several).
         image: String,
-        /// Its own reason.
+        /// The segmenter's reason.
         source: SegmenterError,
     },
 
-    /// The model behind the trait broke the contract.
-    #[error("image {image}: the segmenter must give {expected}, got {got}")]
+    /// The segmenter violated the contract of [`crate::Segmenter`].
+    #[error("image {image}: the segmenter must return {expected}, got {got}")]
     Answer {
         /// The image's name.
         image: String,
-        /// The rule.
+        /// The expectation.
         expected: String,
-        /// What came.
+        /// The value found.
         got: String,
     },
 
-    /// JSON that is not what it should be.
+    /// JSON of another format.
     #[error("{name}: must be {expected}: {source}")]
     Json {
-        /// The path or whatever the caller called it.
+        /// The path or name, as given by the caller.
         name: String,
-        /// The format.
+        /// The expected format.
         expected: &'static str,
         /// The parser's reason, with line and column.
         source: serde_json::Error,
     },
 
-    /// A well-formed JSON file whose content does not hold together.
+    /// A well-formed JSON file with inconsistent content.
     #[error("{name}: {what} must be {expected}, got {got}")]
     Content {
-        /// The path or whatever the caller called it.
+        /// The path or name, as given by the caller.
         name: String,
-        /// The part of it.
+        /// The part of the file.
         what: String,
-        /// The rule.
+        /// The expectation.
         expected: String,
-        /// What came.
+        /// The value found.
         got: String,
     },
 
-    /// A mask in a file that is none.
+    /// An invalid mask in a file.
     #[error("{name}: {what}: {source}")]
     Mask {
-        /// The path or whatever the caller called it.
+        /// The path or name, as given by the caller.
         name: String,
-        /// The part of it.
+        /// The part of the file.
         what: String,
         /// The reason.
         source: ImageError,
     },
 
-    /// Pixels that could not be compared.
+    /// Masks that could not be compared.
     #[error(transparent)]
     Image(#[from] ImageError),
 
-    /// A mean of nothing.
+    /// A mean over no objects.
     #[error("{metric} must be computed from at least one object, got none")]
     Nothing {
         /// The metric.
         metric: String,
     },
 
-    /// Records that lack a prompt which a metric asks for.
+    /// A record without the round that a metric needs.
     #[error(
         "{metric} needs {needed}, got {got} for image {image}, object {object_id}; run the protocol with more clicks, \
          and without an early stop for mIoU"
@@ -120,9 +121,9 @@ pub enum EvalError {
     TooFewRounds {
         /// The metric.
         metric: String,
-        /// What it needs.
+        /// The rounds that it needs.
         needed: String,
-        /// What there is.
+        /// The rounds of the record.
         got: String,
         /// The image's name.
         image: String,
@@ -130,30 +131,30 @@ pub enum EvalError {
         object_id: u64,
     },
 
-    /// Two evaluations that are not of the same objects.
+    /// Two evaluations of different objects.
     #[error("both evaluations must be of the same images and objects to be compared in pairs, got {difference}")]
     Unpaired {
         /// The first thing that differs.
         difference: String,
     },
 
-    /// A metric that was not computed, or that does not exist.
+    /// A metric that was not computed or does not exist.
     #[error("metric {name} must be one that was computed, got none of this name; {hint}")]
     UnknownMetric {
-        /// What was asked for.
+        /// The requested name.
         name: String,
-        /// The nearest names that there are.
+        /// The nearest names.
         hint: String,
     },
 
-    /// A setting out of range or without effect.
+    /// A setting that is out of range or has no effect.
     #[error("{key} must be {expected}, got {got}")]
     Option {
-        /// The key as it is typed in a config.
+        /// The setting.
         key: &'static str,
-        /// The rule.
+        /// The expectation.
         expected: String,
-        /// What came.
+        /// The value found.
         got: String,
     },
 
@@ -162,38 +163,38 @@ pub enum EvalError {
     Sample {
         /// The data set's name.
         data_set: String,
-        /// Which of its samples.
+        /// Index of the sample.
         index: usize,
         /// The reader's reason, with the file.
         source: SampleError,
     },
 
-    /// A prompt that means nothing in its image.
+    /// A detection that is not a valid prompt for its image.
     #[error("{name}: detection {at} (from 0), image {image_id}: {problem}")]
     Detection {
-        /// The path or whatever the caller called it.
+        /// The path or name, as given by the caller.
         name: String,
-        /// Which detection.
+        /// Index of the detection.
         at: usize,
-        /// Its image.
+        /// Id of its image.
         image_id: u64,
-        /// What is wrong with it.
+        /// The violation.
         problem: String,
     },
 
-    /// A picture of a report that could not be encoded.
+    /// An image of a report that could not be encoded.
     #[error("image {image}: cannot be encoded for the report: {source}")]
-    Picture {
+    Encode {
         /// The image's name.
         image: String,
         /// The encoder's reason.
         source: SegmenterError,
     },
 
-    /// Somebody wanted it to end.
-    #[error("the evaluation was stopped after {n_images} of {of_images} images; there are no results of a part")]
+    /// The evaluation was interrupted.
+    #[error("the evaluation was interrupted after {n_images} of {of_images} images; partial results are not reported")]
     Interrupted {
-        /// Images that were through.
+        /// Completed images.
         n_images: usize,
         /// All images.
         of_images: usize,
@@ -201,9 +202,13 @@ pub enum EvalError {
 }
 
 impl EvalError {
-    /// Whether what came in is to be mended, or else the model or somebody's patience failed.
+    pub(crate) fn option(key: &'static str, expected: impl Into<String>, got: impl ToString) -> Self {
+        Self::Option { key, expected: expected.into(), got: got.to_string() }
+    }
+
+    /// Whether the input or the settings are at fault, and not the model or an interruption.
     #[must_use]
     pub fn is_bad_input(&self) -> bool {
-        !matches!(self, Self::Segmenter { .. } | Self::Answer { .. } | Self::Picture { .. } | Self::Interrupted { .. })
+        !matches!(self, Self::Segmenter { .. } | Self::Answer { .. } | Self::Encode { .. } | Self::Interrupted { .. })
     }
 }

@@ -1,4 +1,4 @@
-//! What an evaluation runs over: samples of one or more data sets, read ahead by threads of their own.
+//! The samples of an evaluation, from one or more data sets, read ahead by background threads.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -7,24 +7,24 @@ use sam_data::Sample;
 use sam_data::loader::Samples;
 
 use crate::error::EvalError;
-use crate::interactive::Target;
+use crate::protocol::task::{ImageTask, Target};
 
-/// Samples that wait for each reading thread's turn; more would only take memory.
+/// Samples buffered per reading thread; more would only use memory.
 const READ_AHEAD: usize = 1;
 
-/// A sample with what the report calls it.
+/// A sample with the names for the report.
 #[derive(Clone, Debug)]
 pub struct EvalImage {
     /// Name of the data set.
     pub data_set: Arc<str>,
-    /// The image with its objects; its name is the image's within the data set.
+    /// The image with its objects.
     pub sample: Sample,
-    /// Names of the classes that the objects index; may be empty.
+    /// Class names; may be empty.
     pub classes: Arc<[String]>,
 }
 
 impl EvalImage {
-    /// Its objects, as a protocol takes them.
+    /// The objects as protocol targets.
     pub(crate) fn targets(&self) -> Vec<Target<'_>> {
         let class = |index: usize| self.classes.get(index).map(String::as_str);
         let objects = self.sample.objects.iter();
@@ -32,30 +32,40 @@ impl EvalImage {
             .map(|object| Target { id: object.id, mask: &object.mask, class: object.class.and_then(class) })
             .collect()
     }
+
+    pub(crate) fn task<'a>(&'a self, objects: &'a [Target<'a>]) -> ImageTask<'a> {
+        ImageTask {
+            data_set: &self.data_set,
+            name: &self.sample.name,
+            image: &self.sample.image,
+            objects,
+            ignore: self.sample.ignore.as_ref(),
+        }
+    }
 }
 
-/// A data set, or a part of it.
+/// A data set, or a subset of it.
 #[derive(Clone)]
 pub struct EvalSet {
-    /// In the report.
+    /// Name in the report.
     pub name: Arc<str>,
-    /// The whole set.
+    /// The whole data set.
     pub samples: Arc<dyn Samples>,
-    /// Names of its classes; may be empty.
+    /// Class names; may be empty.
     pub classes: Arc<[String]>,
-    /// Which samples are evaluated.
+    /// Indices of the evaluated samples.
     pub indices: Vec<usize>,
 }
 
 impl EvalSet {
-    /// All samples.
+    /// All samples of a data set.
     #[must_use]
     pub fn new(name: &str, samples: Arc<dyn Samples>, classes: &[String]) -> Self {
         let indices = (0..samples.n_samples()).collect();
         Self { name: name.into(), samples, classes: classes.into(), indices }
     }
 
-    /// At most so many of the samples, spread evenly: neighbours are often alike.
+    /// Limits the number of samples, evenly spaced: neighbours are often alike.
     #[must_use]
     pub fn at_most(mut self, n_images: usize) -> Self {
         let n = self.indices.len();
@@ -72,11 +82,11 @@ impl EvalSet {
     }
 }
 
-/// The images of all sets in order, whatever the number of threads; with none they are read when they are asked for.
+/// Reads the images of all sets in order. Without threads, images are read on demand.
 ///
 /// # Panics
 ///
-/// When the system refuses to start a thread.
+/// When the system cannot start a thread.
 #[must_use]
 pub fn read_images(sets: &[EvalSet], n_threads: usize) -> EvalImages {
     let places: Arc<[(usize, usize)]> =
@@ -88,7 +98,7 @@ pub fn read_images(sets: &[EvalSet], n_threads: usize) -> EvalImages {
         let (sets, places) = (Arc::clone(&sets), Arc::clone(&places));
         let read = move || {
             for &(set, index) in places.iter().skip(thread).step_by(n_threads) {
-                // An error is the last thing said; a reader that has gone wants nothing more.
+                // Reading ends after an error, or when the receiver is gone.
                 let image = sets[set].read(index);
                 let is_last = image.is_err();
                 if sender.send(image).is_err() || is_last {
@@ -97,24 +107,24 @@ pub fn read_images(sets: &[EvalSet], n_threads: usize) -> EvalImages {
             }
         };
         let name = format!("sam-eval-{thread}");
-        std::thread::Builder::new().name(name).spawn(read).expect("the system must let a thread start");
+        std::thread::Builder::new().name(name).spawn(read).expect("the system can start a thread");
         receiver
     };
     let threads = (0..n_threads).map(thread).collect();
     EvalImages { sets, places, threads, next: 0 }
 }
 
-/// Images in order; see [`read_images`].
+/// An iterator over images in order; see [`read_images`].
 pub struct EvalImages {
     sets: Arc<[EvalSet]>,
     places: Arc<[(usize, usize)]>,
-    /// Each has every n-th image.
+    /// Thread `i` of `n` reads images `i`, `i + n` and so on.
     threads: Vec<Receiver<Result<EvalImage, EvalError>>>,
     next: usize,
 }
 
 impl EvalImages {
-    /// How many there are in all.
+    /// Total number of images.
     #[must_use]
     pub fn n_images(&self) -> usize {
         self.places.len()
@@ -131,7 +141,7 @@ impl Iterator for EvalImages {
         if self.threads.is_empty() {
             return Some(self.sets[set].read(index));
         }
-        // A thread that died has panicked, and said so; reading here gives the same panic or the sample.
+        // A closed channel means that the thread panicked; reading here raises the same panic or gives the sample.
         let received = self.threads[at % self.threads.len()].recv();
         Some(received.unwrap_or_else(|_| self.sets[set].read(index)))
     }

@@ -1,67 +1,85 @@
-//! Protocols over samples: what `sam-train eval` and the validation of a training run call.
+//! Protocols over samples, for stand-alone evaluation and for the validation of a training run.
 //!
-//! Each image is embedded once, whatever the number of protocols. Images with few objects share a call of the decoder. No
-//! number depends on that, on the order of the images or on who reads them.
+//! Each image is embedded once for all protocols. Images with few objects share a decoder call. The results depend neither
+//! on that nor on the order of the images.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use sam_image::Rle;
 
-use crate::click_metrics::{ClickMetrics, ClickMetricsConfig};
 use crate::error::EvalError;
 use crate::eval_set::EvalImage;
-use crate::interactive::{ImageTask, Outcome, Target, embed, play};
-use crate::object_record::ObjectRecord;
-use crate::results::{Results, Run};
-use crate::segmenter::Segmenter;
-use crate::trial::Protocol;
+use crate::metrics::click_metrics::{ClickMetrics, ClickMetricsConfig};
+use crate::metrics::results::{Results, Run};
+use crate::protocol::interactive::{embed, run_embedded};
+use crate::protocol::object_record::ObjectRecord;
+use crate::protocol::segmenter::Segmenter;
+use crate::protocol::settings::Protocol;
+use crate::protocol::task::{ImageTask, Outcome, Target};
 
-/// Embeddings that are kept at once: 4 MiB each at the published sizes.
+/// Maximum number of embeddings in memory: 4 MiB each at the published sizes.
 const IMAGES_AT_ONCE: usize = 16;
 
-/// A protocol with what is computed of it.
+/// A protocol with its metrics.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EvalProtocol {
-    /// What is done.
+    /// The protocol.
     pub protocol: Protocol,
-    /// What is computed.
+    /// The metrics.
     pub click_metrics: ClickMetricsConfig,
 }
 
 impl From<Protocol> for EvalProtocol {
-    /// With the metrics that the field reports.
+    /// Adds the metrics that are usually reported.
     fn from(protocol: Protocol) -> Self {
         let click_metrics = ClickMetricsConfig::for_protocol(&protocol);
         Self { protocol, click_metrics }
     }
 }
 
-/// How far an evaluation is.
+/// Progress of an evaluation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EvalProgress {
-    /// Images that are through.
+    /// Completed images.
     pub n_images: usize,
     /// All images.
     pub of_images: usize,
-    /// Objects that are through; each counts once for every protocol.
+    /// Completed objects; each counts once per protocol.
     pub n_objects: usize,
 }
 
-/// What came of it.
+impl EvalProgress {
+    /// Adds completed objects and reports the progress.
+    pub(crate) fn report(
+        &mut self,
+        n_objects: usize,
+        progress: &mut dyn FnMut(Self) -> ControlFlow<()>,
+    ) -> Result<(), EvalError> {
+        self.n_objects += n_objects;
+        match progress(*self) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => {
+                Err(EvalError::Interrupted { n_images: self.n_images, of_images: self.of_images })
+            }
+        }
+    }
+}
+
+/// The outcome of an evaluation.
 #[derive(Clone, Debug)]
 pub struct Evaluation {
-    /// The numbers, and the records that they come from; what it is about is left to the caller.
+    /// Metrics and records; [`Results::about`] is left to the caller.
     pub results: Results,
-    /// The masks after the last round, for each of the results' runs in the order of its records.
+    /// The masks after the last round, for each run of the results, in the order of its records.
     pub final_masks: Vec<Vec<Rle>>,
 }
 
-/// The names of all metrics that these protocols give, over all objects; checks the protocols on the way.
+/// The names of all metrics of these protocols over all objects. Validates the protocols.
 ///
 /// # Errors
 ///
-/// When there is no protocol, one makes no sense, or two give the same metric.
+/// When a protocol is invalid, or two protocols have the same metric.
 pub fn metric_names(protocols: &[EvalProtocol]) -> Result<Vec<String>, EvalError> {
     let mut names: Vec<String> = Vec::new();
     for EvalProtocol { protocol, click_metrics } in protocols {
@@ -75,13 +93,13 @@ pub fn metric_names(protocols: &[EvalProtocol]) -> Result<Vec<String>, EvalError
     Ok(names)
 }
 
-/// Plays the protocols on all objects of all images. `progress` hears of every image that is embedded and every call's
-/// objects, and may end it there.
+/// Runs the protocols on all objects of all images. `progress` is called after every embedded image and every decoder call,
+/// and may interrupt the evaluation.
 ///
 /// # Errors
 ///
-/// When a protocol makes no sense, a sample cannot be read or used, the segmenter fails, there is no object at all, or
-/// `progress` ends it ([`EvalError::Interrupted`]).
+/// When a protocol is invalid, a sample cannot be read or used, the segmenter fails, there is no object at all, or
+/// `progress` interrupts ([`EvalError::Interrupted`]).
 pub fn evaluate<S: Segmenter>(
     segmenter: &S,
     images: impl IntoIterator<Item = Result<EvalImage, EvalError>>,
@@ -98,21 +116,21 @@ pub fn evaluate<S: Segmenter>(
         at: EvalProgress { of_images: n_images, ..EvalProgress::default() },
         progress,
     };
-    let mut waiting: Vec<EvalImage> = Vec::new();
+    let mut pending: Vec<EvalImage> = Vec::new();
     for image in images {
         let image = image?;
         if image.sample.objects.is_empty() {
             evaluator.at.n_images += 1;
             continue;
         }
-        waiting.push(image);
-        let n_objects: usize = waiting.iter().map(|image| image.sample.objects.len()).sum();
-        if n_objects >= objects_per_call || waiting.len() == IMAGES_AT_ONCE {
-            evaluator.play(&waiting)?;
-            waiting.clear();
+        pending.push(image);
+        let n_objects: usize = pending.iter().map(|image| image.sample.objects.len()).sum();
+        if n_objects >= objects_per_call || pending.len() == IMAGES_AT_ONCE {
+            evaluator.run(&pending)?;
+            pending.clear();
         }
     }
-    evaluator.play(&waiting)?;
+    evaluator.run(&pending)?;
     evaluator.finish()
 }
 
@@ -126,23 +144,23 @@ struct Evaluator<'a, S> {
 }
 
 impl<S: Segmenter> Evaluator<'_, S> {
-    /// All protocols on some images, embedded together.
-    fn play(&mut self, images: &[EvalImage]) -> Result<(), EvalError> {
+    /// Runs all protocols on a batch of images.
+    fn run(&mut self, images: &[EvalImage]) -> Result<(), EvalError> {
         let targets: Vec<Vec<Target<'_>>> = images.iter().map(EvalImage::targets).collect();
-        let task = |(image, objects)| task(image, objects);
-        let tasks: Vec<ImageTask<'_>> = images.iter().zip(&targets).map(task).collect();
+        let tasks: Vec<ImageTask<'_>> =
+            images.iter().zip(&targets).map(|(image, objects)| image.task(objects)).collect();
         let mut embeddings = Vec::with_capacity(tasks.len());
         for task in &tasks {
             embeddings.push(embed(self.segmenter, task)?);
-            go_on(&mut self.at, self.progress, 0)?;
+            self.at.report(0, self.progress)?;
         }
         let embeddings: Vec<&S::Embedding> = embeddings.iter().collect();
         for (EvalProtocol { protocol, .. }, outcomes) in self.protocols.iter().zip(&mut self.outcomes) {
-            let mut after = |n_objects| go_on(&mut self.at, self.progress, n_objects);
-            outcomes.extend(play(self.segmenter, protocol, &tasks, &embeddings, &mut after)?);
+            let mut after = |n_objects| self.at.report(n_objects, self.progress);
+            outcomes.extend(run_embedded(self.segmenter, protocol, &tasks, &embeddings, &mut after)?);
         }
         self.at.n_images += images.len();
-        go_on(&mut self.at, self.progress, 0)
+        self.at.report(0, self.progress)
     }
 
     fn finish(self) -> Result<Evaluation, EvalError> {
@@ -151,35 +169,12 @@ impl<S: Segmenter> Evaluator<'_, S> {
             if outcomes.is_empty() {
                 return Err(EvalError::Nothing { metric: "an evaluation".to_owned() });
             }
-            // The order of the run's records, so that masks stay beside them.
+            // The order of the run's records, so that masks and records match.
             outcomes.sort_by(|a, b| ObjectRecord::by_name(&a.record, &b.record));
             let (records, masks) = outcomes.into_iter().map(|outcome| (outcome.record, outcome.final_mask)).unzip();
             runs.push(Run::new(protocol.clone(), click_metrics.clone(), records)?);
             final_masks.push(masks);
         }
         Ok(Evaluation { results: Results::new(BTreeMap::new(), runs, &[])?, final_masks })
-    }
-}
-
-fn task<'a>(image: &'a EvalImage, objects: &'a Vec<Target<'a>>) -> ImageTask<'a> {
-    ImageTask {
-        data_set: &image.data_set,
-        name: &image.sample.name,
-        image: &image.sample.image,
-        objects,
-        ignore: image.sample.ignore.as_ref(),
-    }
-}
-
-/// Says how far it is, and ends where that is wanted.
-fn go_on(
-    at: &mut EvalProgress,
-    progress: &mut dyn FnMut(EvalProgress) -> ControlFlow<()>,
-    n_objects: usize,
-) -> Result<(), EvalError> {
-    at.n_objects += n_objects;
-    match progress(*at) {
-        ControlFlow::Continue(()) => Ok(()),
-        ControlFlow::Break(()) => Err(EvalError::Interrupted { n_images: at.n_images, of_images: at.of_images }),
     }
 }

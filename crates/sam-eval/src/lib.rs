@@ -1,73 +1,99 @@
-//! Protocols and metrics over any predictor: a model comes in through [`Segmenter`], ours as [`PredictorSegmenter`].
+//! Evaluation: protocols and metrics for any promptable segmenter, implemented as [`Segmenter`]; the project's own is
+//! [`PredictorSegmenter`].
 //!
-//! - **All of it.** [`evaluate()`] plays protocols over the samples of data sets and gives [`Results`]; a training run's
-//!   validation calls the same.
-//! - **Clicks.** [`run_interactive`] plays the simulated annotator of the field on the objects of some images and gives
-//!   one [`ObjectRecord`] each: the IoU after every prompt. From the records alone come [`ClickMetrics`] (mIoU@k, oracle,
-//!   NoC, failures) of any group, and the [`Calibration`] of the predicted IoU.
-//! - **AP and AR.** [`evaluate_coco`] and [`evaluate_lvis`] give the arrays that `pycocotools` and `lvis` give, to the
-//!   last bit, from the same JSON files.
-//! - **Classes.** [`Questions`] says how often a classifier of frozen features is right, and whether another is better.
-//! - **Afterwards.** [`Results`] is what is written and read again, [`mod@bootstrap`] says how sure one can be of a number or
-//!   of a difference, [`mod@gate`] turns numbers into pass or fail, [`Report`] shows them to people and to CI.
+//! - **Data sets.** [`evaluate()`] runs protocols over the samples of data sets and returns [`Results`]; the validation of a
+//!   training run calls it too.
+//! - **Clicks.** [`run_interactive`] simulates the annotator on the objects of some images and returns one
+//!   [`ObjectRecord`] each: the IoU after every prompt. [`ClickMetrics`] (mIoU@k, oracle, NoC, failures) of any group, and
+//!   the [`Calibration`] of the predicted IoU, are computed from the records alone.
+//! - **AP and AR.** [`evaluate_coco`] and [`evaluate_lvis`] equal `pycocotools` and `lvis` to the last bit, on the same JSON
+//!   files.
+//! - **Classification.** [`LabelledObjects`] scores and compares classifiers on frozen features.
+//! - **Reporting.** [`Bootstrap`] configures confidence intervals, [`Gate`] turns metrics into pass or fail, and [`Report`]
+//!   renders results for people and CI.
 //!
-//! Nothing here depends on the size of a batch, the number of threads or the order of the images.
+//! Results depend neither on the batch size, nor on the number of threads, nor on the order of the images.
+//!
+//! A scripted segmenter under the click protocol:
+//!
+//! ```
+//! use sam_eval::{
+//!     Candidate, ImageTask, MaskSelection, Prompt, Protocol, Segmenter, SegmenterError, Target, run_interactive,
+//! };
+//! use sam_image::{Mask, RgbImage, Rle};
+//!
+//! /// Segments the left half of every image.
+//! struct LeftHalf;
+//!
+//! impl Segmenter for LeftHalf {
+//!     type Embedding = [usize; 2];
+//!     type Logits = ();
+//!
+//!     fn embed(&self, image: &RgbImage) -> Result<[usize; 2], SegmenterError> {
+//!         Ok([image.height() as usize, image.width() as usize])
+//!     }
+//!
+//!     fn segment(
+//!         &self,
+//!         embeddings: &[&[usize; 2]],
+//!         prompts: &[(usize, Prompt<'_, ()>)],
+//!         _selection: MaskSelection,
+//!     ) -> Result<Vec<Vec<Candidate<()>>>, SegmenterError> {
+//!         let left_half = |size_hw: [usize; 2]| Mask::from_fn(size_hw, |_, column| column < size_hw[1] / 2);
+//!         let answer = |&(image, _): &(usize, Prompt<'_, ()>)| {
+//!             vec![Candidate { mask: left_half(*embeddings[image]), predicted_iou: 1.0, logits: () }]
+//!         };
+//!         Ok(prompts.iter().map(answer).collect())
+//!     }
+//! }
+//!
+//! let image = RgbImage::new(8, 4);
+//! // The object is the left quarter, so the segmenter's IoU is 1/2 after every click.
+//! let mask = Rle::from_mask(&Mask::from_fn([4, 8], |_, column| column < 2));
+//! let objects = [Target { id: 1, mask: &mask, class: None }];
+//! let task = ImageTask { data_set: "demo", name: "a.png", image: &image, objects: &objects, ignore: None };
+//!
+//! let outcomes = run_interactive(&LeftHalf, &Protocol { n_clicks: 3, ..Protocol::default() }, &[task])?;
+//! let ious: Vec<f64> = outcomes[0].record.rounds.iter().map(|round| round.iou).collect();
+//! assert_eq!(ious, [0.5, 0.5, 0.5]);
+//! # Ok::<(), sam_eval::EvalError>(())
+//! ```
 
+mod box_prompts;
 mod error;
+mod eval_set;
+mod evaluate;
+mod metrics;
+mod protocol;
+mod report;
 
-pub mod average_precision;
-mod axis;
-pub mod bootstrap;
-pub mod box_prompts;
-pub mod calibration;
-pub mod chart;
-pub mod classification;
-pub mod click_metrics;
-pub mod clicks;
-pub mod coco_ap;
-pub mod coco_json;
-pub mod comparison;
-pub mod eval_set;
-pub mod evaluate;
-pub mod gallery;
-pub mod gate;
-pub mod interactive;
-pub mod junit;
-pub mod lvis_ap;
-pub mod metric;
-mod numpy_mean;
-pub mod object_record;
-pub mod page;
-pub mod predictor;
-pub mod report;
-mod report_charts;
-mod report_tables;
-pub mod results;
-pub mod segmenter;
-pub mod trial;
-
-pub use average_precision::{AreaRange, IouKind, PrecisionRecall};
-pub use bootstrap::{Bootstrap, Interval, Pairing};
 pub use box_prompts::{BoxPrompts, mask_metrics, segment_boxes};
-pub use calibration::Calibration;
-pub use classification::{ClassScores, Questions};
-pub use click_metrics::{ClickMetrics, ClickMetricsConfig};
-pub use clicks::{Click, Clicker};
-pub use coco_ap::{Categories, CocoConfig, evaluate_coco};
-pub use coco_json::{Detection, Detections, Segmentation, Truth};
-pub use comparison::{ComparisonRow, compare};
-pub use error::EvalError;
+pub use error::{EvalError, SegmenterError};
 pub use eval_set::{EvalImage, EvalImages, EvalSet, read_images};
 pub use evaluate::{EvalProgress, EvalProtocol, Evaluation, evaluate, metric_names};
-pub use gallery::Extremes;
-pub use gate::{Gate, GateCheck, GateConfig, Verdict};
-pub use interactive::{ImageTask, Outcome, Target, run_interactive};
-pub use lvis_ap::{Frequency, LvisResult, evaluate_lvis};
-pub use metric::{Better, Metric, Metrics, Unit};
-pub use object_record::{ObjectRecord, Round, RoundPrompt, SizeBucket};
-pub use page::{Gallery, GalleryItem, Page, Section, Table};
-pub use predictor::PredictorSegmenter;
-pub use report::{Model, Report};
-pub use results::{DataSetResults, Results, Run};
-pub use segmenter::{Candidate, MaskSelection, Prompt, Segmenter, SegmenterError, most_confident};
-pub use trial::{Boundary, FirstClick, FirstMasks, MaskFeedback, Protocol, Start};
+pub use metrics::average_precision::{AreaRange, IouKind, N_IOU, N_RECALL, PrecisionRecall, Select};
+pub use metrics::bootstrap::{Bootstrap, Interval};
+pub use metrics::calibration::{Calibration, CalibrationBin};
+pub use metrics::classification::{ClassScores, LabelledObjects};
+pub use metrics::click_metrics::{ClickMetrics, ClickMetricsConfig, NOC_CAP};
+pub use metrics::coco_ap::{CocoConfig, evaluate_coco};
+pub use metrics::coco_json::{
+    Categories, CocoAnnotation, CocoCategory, CocoImage, Counts, Detection, Detections, GroundTruth, Segmentation,
+};
+pub use metrics::comparison::{ComparisonRow, compare};
+pub use metrics::lvis_ap::{Frequency, LvisResult, evaluate_lvis};
+pub use metrics::metric::{Better, Metric, Metrics, Unit};
+pub use metrics::results::{DataSetResults, Results, Run};
+pub use protocol::clicks::{Click, Clicker, tight_box_xyxy_px};
+pub use protocol::interactive::run_interactive;
+pub use protocol::object_record::{ObjectRecord, Round, RoundPrompt, SizeBucket};
+pub use protocol::predictor::PredictorSegmenter;
+pub use protocol::segmenter::{Candidate, MaskSelection, Prompt, Segmenter};
+pub use protocol::settings::{Boundary, FirstClick, FirstMasks, MaskFeedback, Protocol, Start};
+pub use protocol::task::{ImageTask, Outcome, Target};
+pub use report::chart;
+pub use report::content::{Model, Report};
+pub use report::gallery::{Extremes, gallery_item, jpeg_data_uri};
+pub use report::gate::{Gate, GateCheck, GateConfig, Verdict};
+pub use report::junit::junit_xml;
+pub use report::page::{Gallery, GalleryItem, Page, Section, Table};

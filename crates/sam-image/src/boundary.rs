@@ -1,33 +1,33 @@
-//! The boundary of a mask and the IoU of two boundaries.
+//! Mask boundaries and boundary IoU.
 //!
 //! Source: Cheng et al., "Boundary IoU" (CVPR 2021), `mask_to_boundary` of their `boundary_iou_api`: the mask minus its
-//! erosion by a 3 x 3 square, repeated as often as the boundary is thick; the image border counts as unset. The
-//! thickness is 2 % of the image diagonal.
+//! erosion by a 3 x 3 square, iterated once per pixel of thickness; the image border counts as unset. The thickness is
+//! 2 % of the image diagonal.
 //!
-//! The repeated erosion by a square is one erosion by a larger square, and that is done along rows and then along
-//! columns by counting, at a cost that does not grow with the thickness.
+//! The iterated erosion equals one erosion by a larger square, which is separable: rows first, then columns, by counting,
+//! at a cost that does not depend on the thickness.
 
 use crate::error::ImageError;
 use crate::iou::mask_iou;
 use crate::mask::{Mask, row_runs, same_size};
 
-/// `dilation_ratio` of the reference: the thickness as a share of the image diagonal.
+/// `dilation_ratio` of the reference: the thickness as a fraction of the image diagonal.
 pub const DILATION_RATIO: f64 = 0.02;
 
-/// How thick the boundary is for images of this size; [`DILATION_RATIO`] is the usual share. At least one pixel.
+/// The boundary thickness for images of this size, at least one pixel; [`DILATION_RATIO`] is the usual ratio.
 #[must_use]
 pub fn boundary_thickness_px(size_hw: [usize; 2], dilation_ratio: f64) -> usize {
     let [height, width] = size_hw.map(|size| size as f64);
-    // Python's `round` sends halves to the even neighbour. `as` turns a negative or NaN ratio into 0.
+    // Python's `round` rounds halves to even. `as` turns a negative or NaN ratio into 0.
     ((dilation_ratio * (height * height + width * width).sqrt()).round_ties_even() as usize).max(1)
 }
 
-/// The set pixels within `thickness_px` (in the chessboard sense) of an unset pixel or of the outside.
+/// The set pixels within `thickness_px` (Chebyshev distance) of an unset pixel or of the image border.
 #[must_use]
 pub fn mask_boundary(mask: &Mask, thickness_px: usize) -> Mask {
     let mut boundary = mask.clone();
     let Some([x0, y0, x1, y1]) = mask.bounds_xyxy_px() else { return boundary };
-    // For each column: how many rows in a row, ending at this one, have a whole square's width set.
+    // For each column: the number of consecutive rows, up to this one, in which the width of the square is set.
     let mut n_rows = vec![0usize; x1 - x0];
     let mut has_width = vec![false; x1 - x0];
     for row in y0..y1 {
@@ -49,7 +49,7 @@ pub fn mask_boundary(mask: &Mask, thickness_px: usize) -> Mask {
     boundary
 }
 
-/// IoU of the two boundaries. Cheng et al. report its minimum with the mask IoU in their AP.
+/// Boundary IoU. In their AP, Cheng et al. use the minimum of it and the mask IoU.
 ///
 /// # Errors
 ///

@@ -1,20 +1,19 @@
 //! Connected components, and the two clean-ups of SAM's automatic masks: fill small holes, remove small islands.
 //!
 //! Source: `remove_small_regions` of segment_anything's `utils/amg.py`, which is `cv2.connectedComponentsWithStats`
-//! with 8-connectivity. Components are numbered in OpenCV's order, because that decides which of two equally large
-//! islands is "the largest". A hole is any unset component, also one that touches the image border, as in the
-//! reference.
+//! with 8-connectivity. Components are numbered in OpenCV's order, which decides which of two equally large islands is
+//! "the largest". A hole is any unset component, including one that touches the image border, as in the reference.
 //!
-//! Works on runs of rows: two runs in neighbouring rows belong together when their columns meet.
+//! The algorithm works on row runs: two runs in neighbouring rows are connected when their columns overlap.
 
 use crate::mask::{Mask, row_runs};
 
-/// Which neighbours of a pixel are connected to it.
+/// Pixel connectivity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Connectivity {
     /// Left, right, above, below.
     Four,
-    /// The diagonal ones too.
+    /// Also the diagonal neighbours.
     Eight,
 }
 
@@ -26,7 +25,7 @@ pub struct Components {
     areas_px: Vec<usize>,
 }
 
-/// Neighbouring pixels of one row; `component` counts from 0.
+/// A run of pixels in one row; `component` counts from 0.
 #[derive(Debug, Clone, Copy)]
 struct Run {
     row: u32,
@@ -59,7 +58,7 @@ impl Components {
         &self.areas_px
     }
 
-    /// How many components there are.
+    /// Number of components.
     #[must_use]
     pub fn len(&self) -> usize {
         self.areas_px.len()
@@ -116,7 +115,7 @@ impl Components {
     }
 }
 
-/// Sets every unset region (8-connected) with fewer than `area_min_px` pixels. Returns whether there was one.
+/// Sets every unset region (8-connected) with fewer than `area_min_px` pixels. Returns whether there was any.
 pub fn fill_small_holes(mask: &mut Mask, area_min_px: usize) -> bool {
     let holes = Components::of_value(mask, false, Connectivity::Eight);
     let is_small = |hole: usize| holes.areas_px[hole] < area_min_px;
@@ -126,7 +125,7 @@ pub fn fill_small_holes(mask: &mut Mask, area_min_px: usize) -> bool {
 
 /// Clears every island (8-connected) with fewer than `area_min_px` pixels; if all are that small, the largest stays.
 ///
-/// Returns whether there was a small island: also when it was the only one and stayed, as the reference does.
+/// Returns whether there was a small island, even if it was the only one and stayed, as the reference does.
 pub fn remove_small_islands(mask: &mut Mask, area_min_px: usize) -> bool {
     let islands = Components::new(mask, Connectivity::Eight);
     let is_small = |island: usize| islands.areas_px[island] < area_min_px;
@@ -147,7 +146,7 @@ fn linked_runs(mask: &Mask, value: bool, connectivity: Connectivity) -> (Vec<Run
     let mut above = 0..0;
     for row in 0..mask.height() {
         let first = runs.len();
-        // The first run above that may still meet a run further right.
+        // The first run above that may still touch a run further right.
         let mut candidate = above.start;
         for (start, end) in row_runs(mask.row(row), value) {
             let (start, end) = (start as u32, end as u32);
@@ -156,8 +155,8 @@ fn linked_runs(mask: &Mask, value: bool, connectivity: Connectivity) -> (Vec<Run
             while candidate < above.end && runs[candidate].end + reach <= start {
                 candidate += 1;
             }
-            let meets = |run: &&Run| run.start < end + reach;
-            for other in runs[candidate..above.end].iter().take_while(meets) {
+            let touches = |run: &&Run| run.start < end + reach;
+            for other in runs[candidate..above.end].iter().take_while(touches) {
                 join(&mut parents, index, other.component);
             }
             runs.push(Run { row: row as u32, start, end, component: index });
@@ -165,7 +164,7 @@ fn linked_runs(mask: &Mask, value: bool, connectivity: Connectivity) -> (Vec<Run
         above = first..runs.len();
     }
     for index in 0..parents.len() {
-        // Parents come first, so theirs is final already.
+        // Parents precede their children, so their root is final.
         parents[index] = parents[parents[index] as usize];
     }
     (runs, parents)
@@ -173,7 +172,7 @@ fn linked_runs(mask: &Mask, value: bool, connectivity: Connectivity) -> (Vec<Run
 
 fn join(parents: &mut [u32], a: u32, b: u32) {
     let (a, b) = (root(parents, a), root(parents, b));
-    // The smaller index wins, so every run points back.
+    // The smaller index wins, so every run points to an earlier one.
     parents[a.max(b) as usize] = a.min(b);
 }
 
@@ -186,8 +185,8 @@ fn root(parents: &mut [u32], mut index: u32) -> u32 {
     index
 }
 
-/// The number of each root's component. With eight neighbours OpenCV goes through blocks of 2 x 2 pixels, with four
-/// through single pixels, and numbers components as it meets them.
+/// The component index of each root. OpenCV scans blocks of 2 x 2 pixels with eight neighbours and single pixels with
+/// four, and numbers components in the order of the scan.
 fn numbering(runs: &[Run], parents: &[u32], connectivity: Connectivity) -> (Vec<u32>, usize) {
     let block = match connectivity {
         Connectivity::Four => 1,
@@ -211,14 +210,9 @@ fn numbering(runs: &[Run], parents: &[u32], connectivity: Connectivity) -> (Vec<
 mod tests {
     use super::*;
 
-    fn mask(rows: &[&str]) -> Mask {
-        let pixels = rows.iter().flat_map(|row| row.bytes().map(|byte| byte == b'#')).collect();
-        Mask::new([rows.len(), rows[0].len()], pixels).expect("rows of one length")
-    }
-
     #[test]
     fn diagonals_connect_only_with_eight() {
-        let mask = mask(&["#..#", ".##.", "#..#"]);
+        let mask = Mask::drawn(&["#..#", ".##.", "#..#"]);
         assert_eq!(Components::new(&mask, Connectivity::Eight).areas_px(), [6]);
         let four = Components::new(&mask, Connectivity::Four);
         assert_eq!(four.areas_px(), [1, 1, 2, 1, 1]);
@@ -228,16 +222,16 @@ mod tests {
         assert_eq!(four.mask_of(2).area_px(), 2);
     }
 
-    /// A spiral joins runs that were numbered apart.
+    /// A comb joins runs that were numbered apart.
     #[test]
     fn late_joins_are_found() {
-        let mask = mask(&["#.#.#", "#.#.#", "#####", "....#", "#.###"]);
+        let mask = Mask::drawn(&["#.#.#", "#.#.#", "#####", "....#", "#.###"]);
         assert_eq!(Components::new(&mask, Connectivity::Four).areas_px(), [15, 1]);
     }
 
     #[test]
     fn a_lone_small_island_stays_and_is_reported() {
-        let mut lone = mask(&["....", ".#..", "...."]);
+        let mut lone = Mask::drawn(&["....", ".#..", "...."]);
         let before = lone.clone();
         assert!(remove_small_islands(&mut lone, 10));
         assert_eq!(lone, before);
@@ -245,10 +239,10 @@ mod tests {
     }
 
     #[test]
-    fn holes_fill_up_and_the_border_is_no_exception() {
-        let mut holes = mask(&["####.", "#.##.", "#####"]);
+    fn holes_at_the_border_are_filled_too() {
+        let mut holes = Mask::drawn(&["####.", "#.##.", "#####"]);
         assert!(fill_small_holes(&mut holes, 2));
-        assert_eq!(holes, mask(&["####.", "####.", "#####"]));
+        assert_eq!(holes, Mask::drawn(&["####.", "####.", "#####"]));
         assert!(fill_small_holes(&mut holes, 3));
         assert_eq!(holes.area_px(), 15);
         assert!(!fill_small_holes(&mut holes, 3));

@@ -1,16 +1,15 @@
-//! Image files to RGB: what Pillow's `ImageOps.exif_transpose(Image.open(path)).convert("RGB")` gives.
+//! Image decoding to RGB, as Pillow's `ImageOps.exif_transpose(Image.open(path)).convert("RGB")`.
 //!
-//! The format is told by content, never by extension. EXIF orientation is applied. Grey is repeated, palettes are
-//! looked up, alpha is dropped and not composited (as `convert("RGB")` does), 16-bit samples keep their high byte.
+//! The format is detected from the content, never from the extension. EXIF orientation is applied. Grey is repeated,
+//! palettes are expanded, alpha is dropped and not composited (as in `convert("RGB")`), 16-bit samples keep their high byte.
 //!
 //! Different from Pillow: a 16-bit grey PNG is reduced by the high byte, where Pillow clips everything above 255 to
 //! white. JPEG pixels may differ from libjpeg's by a few grey levels (another inverse DCT). Colour profiles are ignored
-//! by both. Of an animation or a multi-page TIFF the first picture is read.
+//! by both. Only the first frame of an animation and the first page of a TIFF are read.
 //!
 //! Layout: height x width x 3, row-major, 8 bits, in `image::RgbImage`.
 
-use std::fs::File;
-use std::io::{Cursor, Read};
+use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -19,34 +18,34 @@ use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbIma
 
 use crate::error::ImageError;
 
-/// The most pixels an image may declare: 500 Mpx, or 1.5 GB as RGB. Larger ones are refused before anything is
-/// allocated.
+/// The largest number of pixels that an image may declare: 500 Mpx, or 1.5 GB as RGB. Larger images are rejected before
+/// anything is allocated.
 pub const MAX_PIXELS: u64 = 500_000_000;
 
-/// The most that a decoder may allocate: [`MAX_PIXELS`] at 8 bytes (16-bit RGBA, the widest kind that is accepted).
+/// The largest allocation of a decoder: [`MAX_PIXELS`] at 8 bytes (16-bit RGBA, the widest accepted pixel).
 const MAX_DECODER_BYTES: u64 = MAX_PIXELS * 8;
 
-/// Reads an image file as RGB, upright.
+/// Reads an image file as upright RGB.
 ///
 /// # Errors
 ///
-/// When the file cannot be read, is no JPEG, PNG, TIFF, BMP or WebP, is damaged or cut off, has float or 32-bit pixels,
+/// When the file cannot be read, is not a JPEG, PNG, TIFF, BMP or WebP, is damaged or cut off, has float or 32-bit pixels,
 /// is empty, or has more than [`MAX_PIXELS`].
 pub fn decode_rgb(path: &Path) -> Result<RgbImage, ImageError> {
     decode_rgb_bytes(&read_file(path)?, &path.display().to_string())
 }
 
-/// Reads the bytes of an image file as RGB, upright. `name` is what errors call it, such as `shard.tar:sa_1.jpg`.
+/// Decodes the bytes of an image file as upright RGB. `name` identifies it in errors, such as `shard.tar:sa_1.jpg`.
 ///
 /// # Errors
 ///
-/// As [`decode_rgb`], except that nothing is read from disk.
+/// As [`decode_rgb`], without those of reading.
 pub fn decode_rgb_bytes(bytes: &[u8], name: &str) -> Result<RgbImage, ImageError> {
     let file = EncodedImage::new(bytes, name)?;
-    file.refuse_truncated_jpeg()?;
+    file.reject_truncated_jpeg()?;
     file.guarded(|| {
         let mut decoder = file.decoder()?;
-        // A damaged EXIF block is no reason to lose the picture: every viewer shows it unrotated.
+        // An image with a damaged EXIF block is still usable; every viewer shows it unrotated.
         let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
         let image = DynamicImage::from_decoder(decoder).map_err(|e| file.decode_error(e))?;
         let mut image = DynamicImage::ImageRgb8(file.rgb8_from_any(image)?);
@@ -55,56 +54,11 @@ pub fn decode_rgb_bytes(bytes: &[u8], name: &str) -> Result<RgbImage, ImageError
     })
 }
 
-/// The upright size `[height, width]` from the header alone, without decoding pixels.
-///
-/// Reads only the beginning of JPEG, PNG and BMP files, whose headers lie there with the orientation; an index of a
-/// million photos should not cost a terabyte.
-///
-/// # Errors
-///
-/// As [`decode_rgb`], as far as the header shows it.
-pub fn read_size_hw(path: &Path) -> Result<[usize; 2], ImageError> {
-    let name = path.display().to_string();
-    let beginning = read_beginning(path)?;
-    if let Ok(ImageFormat::Jpeg | ImageFormat::Png | ImageFormat::Bmp) = image::guess_format(&beginning)
-        && let Ok(size_hw) = size_hw_of(&beginning, &name)
-    {
-        return Ok(size_hw);
-    }
-    size_hw_of(&read_file(path)?, &name)
-}
-
-fn size_hw_of(bytes: &[u8], name: &str) -> Result<[usize; 2], ImageError> {
-    let file = EncodedImage::new(bytes, name)?;
-    file.guarded(|| {
-        let mut decoder = file.decoder()?;
-        let (width, height) = decoder.dimensions();
-        let size_hw = [height as usize, width as usize];
-        Ok(match decoder.orientation().unwrap_or(Orientation::NoTransforms) {
-            Orientation::Rotate90
-            | Orientation::Rotate270
-            | Orientation::Rotate90FlipH
-            | Orientation::Rotate270FlipH => [size_hw[1], size_hw[0]],
-            _ => size_hw,
-        })
-    })
-}
-
-fn read_beginning(path: &Path) -> Result<Vec<u8>, ImageError> {
-    // Room for one EXIF block of full size and the headers around it.
-    const BEGINNING_BYTES: u64 = 80 << 10;
-    let mut beginning = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(BEGINNING_BYTES).read_to_end(&mut beginning))
-        .map_err(|source| ImageError::Io { path: path.to_path_buf(), source })?;
-    Ok(beginning)
-}
-
 fn read_file(path: &Path) -> Result<Vec<u8>, ImageError> {
     std::fs::read(path).map_err(|source| ImageError::Io { path: path.to_path_buf(), source })
 }
 
-/// Bytes whose format is known, with the name that errors use.
+/// Encoded bytes with their format, and a name for errors.
 struct EncodedImage<'a> {
     bytes: &'a [u8],
     name: &'a str,
@@ -128,7 +82,7 @@ impl<'a> EncodedImage<'a> {
         }
     }
 
-    /// A decoder whose header has been read and whose size has been checked.
+    /// A decoder with a parsed header and a validated size.
     fn decoder(&self) -> Result<impl ImageDecoder + 'a, ImageError> {
         let mut limits = Limits::no_limits();
         limits.max_alloc = Some(MAX_DECODER_BYTES);
@@ -160,23 +114,23 @@ impl<'a> EncodedImage<'a> {
             other => {
                 return Err(ImageError::PixelKind {
                     name: self.name.to_owned(),
-                    format: self.format_and_lie(),
+                    format: self.described_format(),
                     detail: format!("{:?} pixels", other.color()),
                 });
             }
         })
     }
 
-    /// zune-jpeg fills what is missing of a cut-off file with grey and reports success. A trainer must not learn from
-    /// that, so the end marker is asked for, as Pillow does.
-    fn refuse_truncated_jpeg(&self) -> Result<(), ImageError> {
+    /// zune-jpeg fills the missing part of a truncated file with grey and reports success. A model must not be trained on
+    /// that, so the end marker is required, as in Pillow.
+    fn reject_truncated_jpeg(&self) -> Result<(), ImageError> {
         if self.format != ImageFormat::Jpeg || has_end_of_image(self.bytes) {
             return Ok(());
         }
         Err(ImageError::TruncatedJpeg { name: self.name.to_owned(), n_bytes: self.bytes.len() })
     }
 
-    /// Decoders parse hostile bytes and have panicked before; one bad file in eleven million must not end a run.
+    /// Decoders parse untrusted bytes and have panicked before; one bad file in eleven million must not end a run.
     fn guarded<T>(&self, decode: impl FnOnce() -> Result<T, ImageError>) -> Result<T, ImageError> {
         catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(|_| {
             Err(ImageError::DecoderPanicked { name: self.name.to_owned(), format: format_name(self.format) })
@@ -185,7 +139,7 @@ impl<'a> EncodedImage<'a> {
 
     fn decode_error(&self, source: image::ImageError) -> ImageError {
         let name = self.name.to_owned();
-        let format = self.format_and_lie();
+        let format = self.described_format();
         match source {
             image::ImageError::Unsupported(reason) => {
                 ImageError::PixelKind { name, format, detail: reason.to_string() }
@@ -194,12 +148,12 @@ impl<'a> EncodedImage<'a> {
         }
     }
 
-    /// The format, and in errors a word on a wrong extension; such an extension alone harms nobody.
-    fn format_and_lie(&self) -> String {
+    /// The format, with a note if the extension names another one; a wrong extension alone is not an error.
+    fn described_format(&self) -> String {
         let format = format_name(self.format);
         match ImageFormat::from_path(self.name) {
-            Ok(promised) if promised != self.format => {
-                format!("{format} (the extension says {})", format_name(promised))
+            Ok(named) if named != self.format => {
+                format!("{format} (the extension says {})", format_name(named))
             }
             _ => format,
         }
@@ -216,15 +170,15 @@ fn high_bytes(width: u32, height: u32, samples: &[u16], n_channels: usize) -> Rg
     rgb
 }
 
-/// Whether an end-of-image marker follows the first start of scan. Before it, an EXIF thumbnail has an end marker of
-/// its own; after it, entropy-coded data escapes every 0xFF, so the pair cannot occur by chance.
+/// Whether an end-of-image marker follows the first start of scan. Before the scan, an EXIF thumbnail has an end marker of
+/// its own; within the scan, entropy-coded data escapes every 0xFF, so the pair cannot occur by accident.
 fn has_end_of_image(bytes: &[u8]) -> bool {
     const START_OF_SCAN: u8 = 0xDA;
     let mut at = 2;
-    // Segments before the scan: 0xFF, marker, big-endian length that counts itself.
+    // Segments before the scan: 0xFF, marker, big-endian length including itself.
     while let Some(&[prefix, marker, hi, lo]) = bytes.get(at..at + 4) {
         if prefix != 0xFF {
-            // Junk between segments is tolerated by decoders.
+            // Decoders tolerate junk between segments.
             at += 1;
         } else if marker == START_OF_SCAN {
             return bytes[at..].windows(2).rev().any(|pair| pair == [0xFF, 0xD9]);

@@ -2,35 +2,35 @@
 //!
 //! Source: Meijster, Roerdink and Hesselink, "A general algorithm for computing distance transforms in linear time"
 //! (2000), the integer form of Felzenszwalb and Huttenlocher's lower envelope. Squared distances are integers until the
-//! last square root, so pixels at the same distance are equal and "the farthest pixel" does not depend on rounding. The
-//! same as `scipy.ndimage.distance_transform_edt` and, without its approximation, `cv2.distanceTransform(DIST_L2)`.
+//! final square root, so equal distances compare equal and "the farthest pixel" does not depend on rounding. Equivalent
+//! to `scipy.ndimage.distance_transform_edt` and, without its approximation, `cv2.distanceTransform(DIST_L2)`.
 //!
-//! Only the box around the set pixels is visited, and within a row only its runs of set pixels: an unset pixel beside a
-//! run hides everything behind it.
+//! Only the bounding box of the set pixels is visited, and within a row only its runs of set pixels: sites beyond the unset
+//! pixel next to a run are never nearer than that pixel.
 
 use crate::mask::{Mask, row_runs};
 
-/// What the distance sees beyond the image.
+/// The treatment of the image border.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Border {
-    /// Unset pixels: the border is an edge. What click simulators want (RITM pads the mask before measuring).
+    /// Pixels outside the image are unset, as for click simulation (RITM pads the mask before the transform).
     Background,
-    /// Nothing: only unset pixels inside the image count. A mask that is all set is infinitely far from its edge.
+    /// Only unset pixels inside the image count. The distances of a full mask are infinite.
     Ignored,
 }
 
-/// For each pixel the distance to the nearest unset pixel; 0 where the pixel itself is unset.
+/// The distance of each pixel to the nearest unset pixel; 0 for unset pixels.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DistanceMap {
     size_hw: [usize; 2],
     distances_px: Vec<f32>,
 }
 
-/// "No unset pixel in this column": far above any distance, and no sum with one overflows.
+/// "No unset pixel in this column": larger than any distance, without overflow when one is added.
 const NONE_PX: u32 = 1 << 30;
 
 impl DistanceMap {
-    /// Measures a mask.
+    /// Computes the distance transform of a mask.
     #[must_use]
     pub fn new(mask: &Mask, border: Border) -> Self {
         let mut distances_px = vec![0.0; mask.pixels().len()];
@@ -46,14 +46,14 @@ impl DistanceMap {
         self.size_hw
     }
 
-    /// The distances, row after row.
+    /// The distances, row-major.
     #[must_use]
     pub fn distances_px(&self) -> &[f32] {
         &self.distances_px
     }
 
-    /// Row, column and distance of the pixel farthest from the edge, the first in reading order of several; `None` when
-    /// no pixel is set.
+    /// Row, column and distance of the pixel farthest from the boundary, the first of equals in reading order; `None` when no
+    /// pixel is set.
     #[must_use]
     pub fn farthest(&self) -> Option<(usize, usize, f32)> {
         let farthest_px = self.distances_px.iter().copied().fold(0.0, f32::max);
@@ -68,7 +68,7 @@ impl DistanceMap {
 fn measure(mask: &Mask, border: Border, bounds_xyxy_px: [usize; 4], distances_px: &mut [f32]) {
     let [height, width] = mask.size_hw();
     let [x0, y0, x1, y1] = bounds_xyxy_px;
-    // What lies just outside the box: unset pixels, unless the image ends there and the border is ignored.
+    // Just outside the box lie unset pixels, unless the image ends there and the border is ignored.
     let is_edge = |ends_image: bool| !(ends_image && border == Border::Ignored);
     let (left, right) = (is_edge(x0 == 0), is_edge(x1 == width));
     let vertical_px = vertical_distances(mask, bounds_xyxy_px, is_edge(y0 == 0), is_edge(y1 == height));
@@ -92,7 +92,7 @@ fn measure(mask: &Mask, border: Border, bounds_xyxy_px: [usize; 4], distances_px
     }
 }
 
-/// Within the box: for each pixel the distance to the nearest unset pixel of its column.
+/// The distance of each pixel in the box to the nearest unset pixel of its column.
 fn vertical_distances(mask: &Mask, [x0, y0, x1, y1]: [usize; 4], top: bool, bottom: bool) -> Vec<u32> {
     let width = x1 - x0;
     let beyond = |is_edge: bool| if is_edge { 0 } else { NONE_PX };
@@ -115,10 +115,10 @@ fn vertical_distances(mask: &Mask, [x0, y0, x1, y1]: [usize; 4], top: bool, bott
     distances_px
 }
 
-/// The lower envelope of parabolas `(x - site)^2 + height^2` along a row; sites come from left to right.
+/// The lower envelope of parabolas `(x - site)^2 + height^2` along a row; sites are added from left to right.
 #[derive(Default)]
 struct Envelope {
-    /// Site, squared height, and the first x at which this parabola is the lowest.
+    /// Site, squared height, and the first x at which the parabola is the lowest.
     parabolas: Vec<(i64, i64, i64)>,
 }
 
@@ -163,8 +163,9 @@ impl Envelope {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mask::random_below;
 
-    /// Every set pixel against every unset one.
+    /// Compares every set pixel with every unset one.
     fn by_force(mask: &Mask, border: Border) -> Vec<f32> {
         let [height, width] = mask.size_hw().map(|size| size as i64);
         let margin = if border == Border::Background { 1 } else { 0 };
@@ -189,11 +190,7 @@ mod tests {
 
     #[test]
     fn equal_to_brute_force() {
-        let mut state = 1u32;
-        let mut random = move |n: u32| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) % n
-        };
+        let mut random = random_below(1);
         for round in 0..400 {
             let size_hw = [1 + random(14) as usize, 1 + random(17) as usize];
             let one_in = [2, 5, 30, 1000][round % 4];

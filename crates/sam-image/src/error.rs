@@ -1,10 +1,10 @@
-//! The one error type of the crate: what was read, what was expected, what came, and what to do about it.
+//! The error type of the crate: names the file, the expectation, the value found, and a remedy.
 
 use std::path::PathBuf;
 
-/// Why a file could not become pixels, or why bytes could not become a mask.
+/// Why an image could not be read or written, or why a mask is invalid.
 ///
-/// `name` is the path, or for bytes from an archive whatever the caller called them.
+/// `name` is the path, or the name that the caller gave to bytes in memory.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ImageError {
@@ -17,7 +17,7 @@ pub enum ImageError {
         source: std::io::Error,
     },
 
-    /// The first bytes are no image format that we know.
+    /// An unknown image format.
     #[error(
         "{name}: must be a JPEG, PNG, TIFF, BMP or WebP image, got content of no known format ({n_bytes} bytes, \
          starting with {head}); is it a complete download?"
@@ -25,36 +25,36 @@ pub enum ImageError {
     UnknownFormat {
         /// The file.
         name: String,
-        /// How many bytes there were.
+        /// Number of bytes.
         n_bytes: usize,
         /// The first bytes, as hexadecimal digits or as text.
         head: String,
     },
 
-    /// An image format that is known by its first bytes but not read here.
+    /// A known image format that is not supported.
     #[error("{name}: must be a JPEG, PNG, TIFF, BMP or WebP image, got {format}; convert it to PNG first")]
     UnsupportedFormat {
         /// The file.
         name: String,
-        /// The format that the content has.
+        /// The format of the content.
         format: String,
     },
 
     /// Pixels without one obvious 8-bit meaning: float, 32-bit integers, unusual channel layouts.
     #[error(
         "{name}: pixels must be 8- or 16-bit integers (not float) in 1, 3 or 4 channels, got a {format} that the decoder \
-         refuses ({detail}); export it as 8-bit RGB with an intensity window of your choice (for example percentiles 1 to 99.8)"
+         rejects ({detail}); export it as 8-bit RGB with an intensity window of your choice (for example percentiles 1 to 99.8)"
     )]
     PixelKind {
         /// The file.
         name: String,
         /// The format of the content.
         format: String,
-        /// The decoder's own words.
+        /// The decoder's reason.
         detail: String,
     },
 
-    /// More pixels than [`crate::decode::MAX_PIXELS`]: a decompression bomb, or a picture to be cut into tiles.
+    /// More pixels than [`crate::decode::MAX_PIXELS`]: a decompression bomb, or an image that must be tiled.
     #[error(
         "{name}: must have at most {limit} pixels, got {height} x {width} (height x width); cut it into tiles first",
         height = size_hw[0], width = size_hw[1]
@@ -62,9 +62,9 @@ pub enum ImageError {
     TooLarge {
         /// The file.
         name: String,
-        /// The size that the header declares.
+        /// The declared size.
         size_hw: [usize; 2],
-        /// The most pixels that are allowed.
+        /// The limit.
         limit: u64,
     },
 
@@ -76,40 +76,40 @@ pub enum ImageError {
     EmptyImage {
         /// The file.
         name: String,
-        /// The size that the header declares.
+        /// The declared size.
         size_hw: [usize; 2],
     },
 
     /// A JPEG without its end marker. The decoder would fill the missing rows with grey.
-    #[error("{name}: the JPEG stops before its end marker ({n_bytes} bytes); the file is cut off, fetch it again")]
+    #[error("{name}: the JPEG stops before its end marker ({n_bytes} bytes); the file is truncated, download it again")]
     TruncatedJpeg {
         /// The file.
         name: String,
-        /// How many bytes there were.
+        /// Number of bytes.
         n_bytes: usize,
     },
 
-    /// The decoder found the content damaged.
+    /// The content is damaged.
     #[error("{name}: cannot decode the {format} content: {source}")]
     Decode {
         /// The file.
         name: String,
-        /// The format that the content has; said too when the extension promises another one.
+        /// The format of the content, with a note if the extension names another one.
         format: String,
         /// The decoder's reason.
         source: Box<image::ImageError>,
     },
 
-    /// The decoder gave up in a way that it should not have; the file is still to blame first.
+    /// The decoder panicked, most likely on a damaged file.
     #[error("{name}: the {format} decoder panicked; the file is probably damaged")]
     DecoderPanicked {
         /// The file.
         name: String,
-        /// The format that the content has.
+        /// The format of the content.
         format: String,
     },
 
-    /// A picture could not be encoded.
+    /// An image could not be encoded.
     #[error("{path}: cannot encode: {source}", path = path.display())]
     Encode {
         /// The file to write.
@@ -128,11 +128,11 @@ pub enum ImageError {
         size_hw: [usize; 2],
         /// Height x width.
         expected: usize,
-        /// How many pixels came.
+        /// Number of pixels.
         got: usize,
     },
 
-    /// More pixels than any image may have, so no mask of an image.
+    /// More pixels than any image may have.
     #[error(
         "a mask must have at most {limit} pixels, got {height} x {width} (height x width)",
         height = size_hw[0], width = size_hw[1]
@@ -140,11 +140,11 @@ pub enum ImageError {
     MaskTooLarge {
         /// The declared size.
         size_hw: [usize; 2],
-        /// The most pixels that are allowed.
+        /// The limit.
         limit: u64,
     },
 
-    /// Two masks that belong to images of different sizes.
+    /// Masks of different sizes.
     #[error(
         "masks must have one size, got {} x {} and {} x {} (height x width)",
         expected_hw[0], expected_hw[1], got_hw[0], got_hw[1]
@@ -156,13 +156,13 @@ pub enum ImageError {
         got_hw: [usize; 2],
     },
 
-    /// A union or an intersection of nothing has no size.
-    #[error("masks to merge must be at least one, got none")]
+    /// A union or intersection of no masks.
+    #[error("a merge needs at least one mask, got none")]
     NothingToMerge,
 
-    /// Runs that do not fill the mask.
+    /// Runs whose sum is not the size of the mask.
     #[error(
-        "RLE runs must sum to height x width = {height} x {width} = {expected}, got {got}; the size of another image?",
+        "RLE runs must sum to height x width = {height} x {width} = {expected}, got {got}; is it the size of another image?",
         height = size_hw[0], width = size_hw[1]
     )]
     RleSum {
@@ -170,11 +170,11 @@ pub enum ImageError {
         size_hw: [usize; 2],
         /// Height x width.
         expected: u64,
-        /// Sum of the runs, as far as it was counted.
+        /// Sum of the runs, up to the first excess.
         got: u64,
     },
 
-    /// A character that COCO's compressed RLE does not use.
+    /// An invalid character in a compressed RLE.
     #[error("compressed RLE must use the characters '0' to 'o' (48 to 111), got byte {byte} at position {at}")]
     RleByte {
         /// Position in the string.
@@ -183,8 +183,8 @@ pub enum ImageError {
         byte: u8,
     },
 
-    /// A compressed RLE that stops in the middle of a number.
-    #[error("compressed RLE stops in the middle of a run after {n_bytes} bytes; the string is cut off")]
+    /// A compressed RLE that ends within a number.
+    #[error("compressed RLE ends within a run after {n_bytes} bytes; the string is truncated")]
     RleTruncated {
         /// Length of the string.
         n_bytes: usize,
@@ -195,36 +195,36 @@ pub enum ImageError {
     RleRun {
         /// Index of the run.
         index: usize,
-        /// The longest run that is allowed.
+        /// The limit.
         limit: u64,
-        /// The run, as far as it was read.
+        /// The run, up to the invalid part.
         got: i64,
     },
 
-    /// A flat list of coordinates without a last y.
+    /// A flat list of coordinates of odd length.
     #[error("a polygon must be a flat list x1, y1, x2, y2, ... of even length, got {got} numbers")]
     PolygonLength {
-        /// How many numbers there were.
+        /// Number of values.
         got: usize,
     },
 
-    /// A coordinate that is not a number, or far from any image.
+    /// A coordinate that is not finite or too large.
     #[error("polygon coordinates must be finite and within {limit:e} pixels, got {got} at position {at}")]
     PolygonCoordinate {
         /// Position in the flat list.
         at: usize,
         /// The coordinate.
         got: f64,
-        /// The largest magnitude that is allowed.
+        /// The limit.
         limit: f64,
     },
 
-    /// One flag per ground-truth mask is needed.
+    /// The number of crowd flags is not the number of ground-truth masks.
     #[error("crowd flags must be one per ground-truth mask ({expected}), got {got}")]
     CrowdFlags {
-        /// How many ground-truth masks there are.
+        /// Number of ground-truth masks.
         expected: usize,
-        /// How many flags came.
+        /// Number of flags.
         got: usize,
     },
 }

@@ -1,18 +1,18 @@
-//! Two pixel frames and the way between them: the original image and the model's square.
+//! Coordinate transforms between the original image and the model's square input.
 //!
-//! SAM's `ResizeLongestSide`: the longer side becomes `side_px`, the image sits in the top-left corner and the rest is
-//! padding. Coordinates are scaled **per axis by new/old**, not by the one nominal scale, because the shorter side is
+//! SAM's `ResizeLongestSide`: the longer side becomes `side_px`, the image is at the top left and the rest is
+//! padding. Coordinates are scaled **per axis by new/old**, not by the nominal scale, because the shorter side is
 //! rounded. Different from the reference: a very elongated image keeps one pixel where the reference would round to
 //! zero and fail.
 
-/// An image's size before and after the resize to the model's side.
+/// An image's size before and after the resize to the model's input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ModelFrame {
     /// Size of the image as decoded, `[height, width]`.
     pub original_hw: [usize; 2],
     /// Size of the image inside the model's square, `[height, width]`; the longer is `side_px`.
     pub resized_hw: [usize; 2],
-    /// Side of the model's square, 1024 for the official checkpoints.
+    /// Side length of the model's square, 1024 for the official checkpoints.
     pub side_px: usize,
 }
 
@@ -21,7 +21,7 @@ impl ModelFrame {
     ///
     /// # Panics
     ///
-    /// When a size is zero; decoded images never have one.
+    /// When a size is zero, which decoded images never are.
     #[must_use]
     pub fn new(original_hw: [usize; 2], side_px: usize) -> Self {
         let [height, width] = original_hw;
@@ -63,7 +63,7 @@ impl ModelFrame {
     }
 }
 
-/// In f64 like the reference, so that the single rounding is the one to f32 at the end.
+/// In f64 as in the reference, with a single rounding to f32 at the end.
 fn scale_xy(xy_px: [f32; 2], from_hw: [usize; 2], to_hw: [usize; 2]) -> [f32; 2] {
     let scale = |value: f32, axis: usize| (f64::from(value) * (to_hw[axis] as f64 / from_hw[axis] as f64)) as f32;
     [scale(xy_px[0], 1), scale(xy_px[1], 0)]
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_the_reference_ones() {
+    fn sizes_equal_the_reference() {
         // `get_preprocess_shape` of segment_anything 1.0 for the same inputs.
         for (original_hw, side_px, resized_hw) in [
             ([480, 640], 1024, [768, 1024]),
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn there_and_back_is_within_a_thousandth_of_a_pixel() {
+    fn boxes_round_trip_within_a_thousandth_of_a_pixel() {
         let frame = ModelFrame::new([1371, 2047], 1024);
         for box_xyxy_px in [[0.0, 0.0, 2047.0, 1371.0], [17.25, 3.5, 1999.75, 1200.125]] {
             let back = frame.box_to_original(frame.box_to_model(box_xyxy_px));

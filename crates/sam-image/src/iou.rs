@@ -1,8 +1,8 @@
-//! Intersection over union: of runs without decoding, of boxes, and COCO's matrices with crowd regions.
+//! Intersection over union of masks and boxes, and COCO's IoU matrices with crowd regions.
 //!
-//! Source: `rleIou` and `bbIou` of `maskApi.c`, same operations in the same order, so equal to the last bit. When a
-//! ground-truth mask is a crowd, the union is replaced by the area of the detection. Two masks without a common pixel
-//! have IoU 0, two empty ones included.
+//! Source: `rleIou` and `bbIou` of `maskApi.c`, same operations in the same order, so equal to the last bit. For a
+//! crowd ground-truth mask, the union is replaced by the area of the detection. Two disjoint masks have IoU 0, including
+//! two empty ones.
 //!
 //! Different from the reference: masks of different sizes are an error and not -1.
 
@@ -10,7 +10,7 @@ use crate::error::ImageError;
 use crate::mask::{Mask, same_size};
 use crate::rle::{Rle, for_each_overlap};
 
-/// How many pixels are set in both.
+/// Number of pixels that are set in both masks.
 ///
 /// # Errors
 ///
@@ -20,7 +20,7 @@ pub fn rle_intersection_px(a: &Rle, b: &Rle) -> Result<usize, ImageError> {
     Ok(intersection_px(a, b) as usize)
 }
 
-/// IoU of two masks, on their runs.
+/// IoU of two masks, without decoding.
 ///
 /// # Errors
 ///
@@ -43,11 +43,11 @@ pub fn mask_iou(a: &Mask, b: &Mask) -> Result<f64, ImageError> {
 
 /// IoU of every detection with every ground truth, as `pycocotools.mask.iou(detections, truths, is_crowd)`.
 ///
-/// Row-major: detection `d` and truth `t` are at `d * truths.len() + t`.
+/// Row-major: detection `d` and ground truth `t` are at `d * truths.len() + t`.
 ///
 /// # Errors
 ///
-/// When the sizes differ, or there is not one flag per truth.
+/// When the sizes differ, or there is not one flag per ground truth.
 pub fn rle_iou_matrix(detections: &[Rle], truths: &[Rle], is_crowd: &[bool]) -> Result<Vec<f64>, ImageError> {
     one_flag_each(truths.len(), is_crowd)?;
     if let Some(first) = detections.iter().chain(truths).next() {
@@ -60,7 +60,7 @@ pub fn rle_iou_matrix(detections: &[Rle], truths: &[Rle], is_crowd: &[bool]) -> 
     for detection in detections {
         let (bounds, area_px) = measure(detection);
         for ((truth, &(truth_bounds, truth_area_px)), &is_crowd) in truths.iter().zip(&measured_truths).zip(is_crowd) {
-            if !boxes_meet(bounds, truth_bounds) {
+            if !boxes_overlap(bounds, truth_bounds) {
                 matrix.push(0.0);
                 continue;
             }
@@ -77,7 +77,7 @@ pub fn rle_iou_matrix(detections: &[Rle], truths: &[Rle], is_crowd: &[bool]) -> 
 ///
 /// # Errors
 ///
-/// When there is not one flag per truth.
+/// When there is not one flag per ground truth.
 pub fn bbox_iou_matrix(
     detections_xywh: &[[f64; 4]],
     truths_xywh: &[[f64; 4]],
@@ -115,7 +115,7 @@ fn measure(mask: &Rle) -> (Option<[usize; 4]>, usize) {
     (mask.bounds_xyxy_px(), mask.area_px())
 }
 
-fn boxes_meet(a: Option<[usize; 4]>, b: Option<[usize; 4]>) -> bool {
+fn boxes_overlap(a: Option<[usize; 4]>, b: Option<[usize; 4]>) -> bool {
     match (a, b) {
         (Some(a), Some(b)) => a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3],
         _ => false,

@@ -1,35 +1,53 @@
-//! Pixels on the CPU: decoding, the one preprocessing of SAM, masks. No tensor library, no data set, no model.
+//! Pixels on the CPU: decoding, SAM's preprocessing, masks. No tensor library, no data set, no model.
 //!
-//! - Images: [`decode_rgb`] reads a file, [`resize_longest_side`] brings it to the model's size, [`ModelFrame`] carries
-//!   points and boxes there and back, [`upscale_mask`] brings masks back, [`overlay()`] draws what a person wants to see.
-//! - Masks: [`Mask`] is the bitmap, [`Rle`] the COCO run-length form in which masks are stored and compared,
-//!   [`polygon`] fills outlines and [`outline`] draws them, [`components`], [`distance`] and [`boundary`] measure shape.
+//! - Images: [`decode_rgb`] reads a file, [`resize_longest_side`] resizes it to the model's input size, [`ModelFrame`] maps
+//!   points and boxes between the two, [`upscale_mask`] maps masks back, [`overlay()`] draws prompts and masks.
+//! - Masks: [`Mask`] is the bitmap, [`Rle`] the COCO run-length form in which masks are stored and compared.
+//!   [`polygons_to_rle`] rasterises polygons and [`outlines`] traces them; [`Components`], [`DistanceMap`] and
+//!   [`mask_boundary`] measure shapes.
 //!
-//! Numbers agree with the Python packages that the field's data sets and papers were made with: the mask half with
-//! pycocotools bit for bit, the resize with Pillow to one grey level. Each module says where it differs.
+//! Results agree with the Python packages behind the field's data sets and papers: masks with pycocotools bit for bit, the
+//! resize with Pillow to one grey level. Each module documents its differences.
+//!
+//! ```
+//! use sam_image::{Rle, polygon_to_rle, rle_iou};
+//!
+//! // A polygon as COCO writes it, rasterised by COCO's rule.
+//! let square = polygon_to_rle([6, 8], &[1.0, 1.0, 5.0, 1.0, 5.0, 5.0, 1.0, 5.0])?;
+//! assert_eq!((square.area_px(), square.bbox_xywh_px()), (16, [1, 1, 4, 4]));
+//!
+//! // Bitmap and text both round-trip.
+//! let mask = square.to_mask();
+//! assert!(mask.get(1, 1) && !mask.get(0, 0));
+//! assert_eq!(Rle::from_mask(&mask), square);
+//! assert_eq!(Rle::from_coco_string([6, 8], square.to_coco_string().as_bytes())?, square);
+//!
+//! let left_half = polygon_to_rle([6, 8], &[1.0, 1.0, 3.0, 1.0, 3.0, 5.0, 1.0, 5.0])?;
+//! assert_eq!(rle_iou(&square, &left_half)?, 0.5);
+//! # Ok::<(), sam_image::ImageError>(())
+//! ```
 
+mod boundary;
+mod components;
+mod contact_sheet;
+mod decode;
+mod distance;
 mod error;
-
-pub mod boundary;
-pub mod components;
-pub mod contact_sheet;
-pub mod decode;
-pub mod distance;
-pub mod frame;
-pub mod iou;
-pub mod mask;
-pub mod outline;
-pub mod overlay;
-pub mod polygon;
-pub mod resize;
-pub mod rle;
+mod frame;
+mod iou;
+mod mask;
+mod outline;
+mod overlay;
+mod polygon;
+mod resize;
+mod rle;
 mod rle_text;
-pub mod upscale;
+mod upscale;
 
-pub use boundary::{boundary_iou, boundary_thickness_px, mask_boundary};
+pub use boundary::{DILATION_RATIO, boundary_iou, boundary_thickness_px, mask_boundary};
 pub use components::{Components, Connectivity, fill_small_holes, remove_small_islands};
 pub use contact_sheet::{contact_sheet, paste};
-pub use decode::{decode_rgb, decode_rgb_bytes, read_size_hw};
+pub use decode::{MAX_PIXELS, decode_rgb, decode_rgb_bytes};
 pub use distance::{Border, DistanceMap};
 pub use error::ImageError;
 pub use frame::ModelFrame;
@@ -38,7 +56,7 @@ pub use iou::{bbox_iou_matrix, mask_iou, rle_intersection_px, rle_iou, rle_iou_m
 pub use mask::Mask;
 pub use outline::{Outline, outlines, outlines_to_rle};
 pub use overlay::{Overlay, PointLabel, mask_colour_rgb, overlay, save_mask_png, save_rgb_png};
-pub use polygon::{bbox_to_rle, polygon_to_rle, polygons_to_rle, rings_to_rle};
+pub use polygon::{bbox_to_rle, polygon_to_rle, polygons_to_rle};
 pub use resize::{Resampling, resize_longest_side, resize_rgb, resize_rgb_with};
 pub use rle::Rle;
-pub use upscale::{upscale_logits, upscale_mask};
+pub use upscale::upscale_mask;

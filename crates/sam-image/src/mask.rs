@@ -1,14 +1,14 @@
-//! The mask as a bitmap: one `bool` per pixel, row-major.
+//! Masks as bitmaps: one `bool` per pixel, row-major.
 //!
-//! This is the form for drawing, measuring and feeding a model. Masks at rest are [`crate::Rle`]s: a hundred masks of
-//! one SA-1B image are 340 MB here and 300 kB there.
+//! This form is for drawing, measuring and model input. Masks are stored as [`crate::Rle`]: a hundred masks of an SA-1B
+//! image take 340 MB as bitmaps and 300 kB as RLE.
 
 use crate::decode::MAX_PIXELS;
 use crate::error::ImageError;
 
-/// Height x width, refused above the size of any image.
+/// Height x width, limited to the size of the largest image.
 ///
-/// A file may declare any size in a few bytes; this is the one place where that becomes an allocation.
+/// A file may declare any size in a few bytes; every allocation of a mask goes through this check.
 pub(crate) fn checked_area(size_hw: [usize; 2]) -> Result<usize, ImageError> {
     match size_hw[0].checked_mul(size_hw[1]) {
         Some(area) if area as u64 <= MAX_PIXELS => Ok(area),
@@ -16,7 +16,7 @@ pub(crate) fn checked_area(size_hw: [usize; 2]) -> Result<usize, ImageError> {
     }
 }
 
-/// Masks of one image have one size; anything else is a mix-up of files.
+/// Masks of one image have the same size.
 pub(crate) fn same_size(expected_hw: [usize; 2], got_hw: [usize; 2]) -> Result<(), ImageError> {
     if expected_hw == got_hw {
         return Ok(());
@@ -32,11 +32,11 @@ pub struct Mask {
 }
 
 impl Mask {
-    /// A mask from its pixels, row after row.
+    /// A mask from its pixels, row-major.
     ///
     /// # Errors
     ///
-    /// When there are not height x width pixels, or more than [`MAX_PIXELS`].
+    /// When the number of pixels is not height x width, or above [`MAX_PIXELS`].
     pub fn new(size_hw: [usize; 2], pixels: Vec<bool>) -> Result<Self, ImageError> {
         let expected = checked_area(size_hw)?;
         if pixels.len() != expected {
@@ -49,25 +49,25 @@ impl Mask {
     ///
     /// # Panics
     ///
-    /// When the size is above [`MAX_PIXELS`]; sizes of decoded images and of checked RLEs never are.
+    /// When the size is above [`MAX_PIXELS`], which decoded images and valid RLEs never are.
     #[must_use]
     pub fn empty(size_hw: [usize; 2]) -> Self {
         let area = checked_area(size_hw).unwrap_or_else(|error| panic!("{error}"));
         Self { size_hw, pixels: vec![false; area] }
     }
 
-    /// A mask from a rule over `(row, column)`.
+    /// A mask from a predicate on `(row, column)`.
     ///
     /// # Panics
     ///
     /// As [`Mask::empty`].
     #[must_use]
-    pub fn from_fn(size_hw: [usize; 2], mut rule: impl FnMut(usize, usize) -> bool) -> Self {
+    pub fn from_fn(size_hw: [usize; 2], mut is_set: impl FnMut(usize, usize) -> bool) -> Self {
         let mut mask = Self::empty(size_hw);
         let width = size_hw[1].max(1);
         for (row, pixels) in mask.pixels.chunks_exact_mut(width).enumerate() {
             for (column, pixel) in pixels.iter_mut().enumerate() {
-                *pixel = rule(row, column);
+                *pixel = is_set(row, column);
             }
         }
         mask
@@ -100,13 +100,13 @@ impl Mask {
         self.size_hw[1]
     }
 
-    /// The pixels, row after row.
+    /// The pixels, row-major.
     #[must_use]
     pub fn pixels(&self) -> &[bool] {
         &self.pixels
     }
 
-    /// The pixels, to be changed in place.
+    /// The pixels, mutable.
     pub fn pixels_mut(&mut self) -> &mut [bool] {
         &mut self.pixels
     }
@@ -115,13 +115,13 @@ impl Mask {
     ///
     /// # Panics
     ///
-    /// When the row is outside.
+    /// When the row is out of range.
     #[must_use]
     pub fn row(&self, row: usize) -> &[bool] {
         &self.pixels[row * self.size_hw[1]..(row + 1) * self.size_hw[1]]
     }
 
-    /// Whether a pixel is set; outside the image none is.
+    /// Whether a pixel is set; false outside the image.
     #[must_use]
     pub fn get(&self, row: usize, column: usize) -> bool {
         row < self.size_hw[0] && column < self.size_hw[1] && self.pixels[row * self.size_hw[1] + column]
@@ -145,7 +145,7 @@ impl Mask {
         Some([x0, first_row, x1, last_row + 1])
     }
 
-    /// How many pixels are set.
+    /// Number of set pixels.
     #[must_use]
     pub fn area_px(&self) -> usize {
         self.pixels.iter().map(|&set| usize::from(set)).sum()
@@ -162,7 +162,7 @@ pub(crate) fn row_runs(row: &[bool], value: bool) -> impl Iterator<Item = (usize
     })
 }
 
-/// The first index from `from` on with this value. Long stretches without it are skipped a block at a time.
+/// The first index from `from` with this value. Blocks without it are skipped whole.
 fn next_of(row: &[bool], from: usize, value: bool) -> Option<usize> {
     const BLOCK: usize = 32;
     let mut at = from;
@@ -176,8 +176,27 @@ fn next_of(row: &[bool], from: usize, value: bool) -> Option<usize> {
     Some(at + offset)
 }
 
+#[cfg(test)]
+impl Mask {
+    /// A mask drawn with `#` for set pixels.
+    pub(crate) fn drawn(rows: &[&str]) -> Self {
+        let pixels = rows.iter().flat_map(|row| row.bytes().map(|byte| byte == b'#')).collect();
+        Self::new([rows.len(), rows[0].len()], pixels).expect("rows of one length")
+    }
+}
+
+/// A linear congruential generator of numbers below the given bound.
+#[cfg(test)]
+pub(crate) fn random_below(seed: u32) -> impl FnMut(u32) -> u32 {
+    let mut state = seed;
+    move |n| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) % n
+    }
+}
+
 impl std::fmt::Debug for Mask {
-    /// Small masks are drawn, large ones only described, so that a failed assertion stays readable.
+    /// Draws small masks and summarises large ones, so that failed assertions stay readable.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let [height, width] = self.size_hw;
         write!(f, "Mask {height}x{width}, {} set", self.area_px())?;

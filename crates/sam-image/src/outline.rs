@@ -1,13 +1,13 @@
-//! From a mask to closed lines: one exterior for each part, one line for each hole.
+//! Outlines of a mask: one exterior polygon per component and one polygon per hole.
 //!
-//! The lines run along the edges between set and unset pixels, so corners lie at whole coordinates: pixel (row, column)
-//! is the square from (column, row) to (column + 1, row + 1). Lines have corners only where they turn. Seen on the
-//! screen, exteriors go clockwise and holes counter-clockwise.
+//! Outlines follow the edges between set and unset pixels, so vertices have integer coordinates: pixel (row, column) is the
+//! square from (column, row) to (column + 1, row + 1). There are vertices only where the direction changes. On the screen,
+//! exteriors are clockwise and holes counter-clockwise.
 //!
-//! Rule for corners: pixels that touch only diagonally are two parts (4-connectivity), so lines never cross; a line may
-//! touch itself at such a corner. `cv2.findContours` differs: it joins diagonals and runs through pixel centres, which
-//! loses half a pixel all around when the polygon is filled again. Here nothing is lost: [`outlines_to_rle`] gives
-//! exactly the mask back, and so does pycocotools for masks without holes.
+//! Pixels that touch only diagonally belong to two components (4-connectivity), so outlines never cross; an outline may
+//! touch itself at such a vertex. `cv2.findContours` differs: it joins diagonals and runs through pixel centres, which loses
+//! half a pixel on all sides when the polygon is filled again. Here the round trip is exact: [`outlines_to_rle`] restores the
+//! mask, and so does pycocotools for masks without holes.
 
 use crate::components::{Components, Connectivity};
 use crate::error::ImageError;
@@ -15,29 +15,29 @@ use crate::mask::{Mask, row_runs};
 use crate::polygon::rings_to_rle;
 use crate::rle::Rle;
 
-/// One connected part of a mask as closed lines; the last corner joins the first.
+/// One component of a mask as closed polygons; the last vertex joins the first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outline {
-    /// Corners `[x, y]` of the outer line.
+    /// Vertices `[x, y]` of the exterior.
     pub exterior_xy_px: Vec<[u32; 2]>,
-    /// Corners of the line around each hole. COCO files have no place for them.
+    /// Vertices of each hole. COCO files cannot represent holes.
     pub holes_xy_px: Vec<Vec<[u32; 2]>>,
 }
 
 impl Outline {
-    /// The exterior as COCO writes a polygon: x1, y1, x2, y2, and so on.
+    /// The exterior as a COCO polygon: x1, y1, x2, y2, and so on.
     #[must_use]
     pub fn exterior_flat_px(&self) -> Vec<f64> {
         flat(&self.exterior_xy_px)
     }
 }
 
-/// The outlines of all parts of a mask, in reading order of their first pixels.
+/// The outlines of all components of a mask, in reading order of their first pixels.
 #[must_use]
 pub fn outlines(mask: &Mask) -> Vec<Outline> {
     let parts = Components::new(mask, Connectivity::Four);
     let mut outlines = vec![Outline { exterior_xy_px: Vec::new(), holes_xy_px: Vec::new() }; parts.len()];
-    // Every line has a stretch with unset pixels above and set ones below; that is where it is found, once.
+    // Every outline has an edge with an unset pixel above and a set one below, where it is found once.
     let mut is_traced = vec![false; mask.pixels().len()];
     for row in 0..mask.height() {
         for column in row_runs(mask.row(row), true).flat_map(|(start, end)| start..end) {
@@ -47,7 +47,7 @@ pub fn outlines(mask: &Mask) -> Vec<Outline> {
             }
             let line = trace(mask, row, column, &mut is_traced);
             let Some(part) = parts.at(row, column) else { continue };
-            // In reading order the first line of a part is its exterior: nothing of the part lies above it.
+            // In reading order, the first outline of a component is its exterior.
             let outline = &mut outlines[part];
             if outline.exterior_xy_px.is_empty() {
                 outline.exterior_xy_px = line;
@@ -59,11 +59,11 @@ pub fn outlines(mask: &Mask) -> Vec<Outline> {
     outlines
 }
 
-/// The mask of outlines, holes cut out: exactly the mask that they were taken from.
+/// The mask of outlines, with holes: the exact inverse of [`outlines`].
 ///
 /// # Errors
 ///
-/// When the size is above the largest image.
+/// When the size is above that of the largest image.
 pub fn outlines_to_rle(size_hw: [usize; 2], outlines: &[Outline]) -> Result<Rle, ImageError> {
     let lines: Vec<Vec<f64>> = outlines
         .iter()
@@ -77,7 +77,7 @@ fn flat(line_xy_px: &[[u32; 2]]) -> Vec<f64> {
     line_xy_px.iter().flatten().map(|&value| f64::from(value)).collect()
 }
 
-/// Direction of travel; set pixels are on the right hand.
+/// Direction of travel; set pixels are on the right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Heading {
     East,
@@ -101,7 +101,7 @@ impl Heading {
     }
 }
 
-/// Follows a line from the top-left corner of a pixel, eastward along its upper edge, until it is back there.
+/// Follows an outline from the top-left corner of a pixel, eastward along its upper edge, back to the start.
 fn trace(mask: &Mask, row: usize, column: usize, is_traced: &mut [bool]) -> Vec<[u32; 2]> {
     let start = (column, row);
     let mut corners = vec![[column as u32, row as u32]];
@@ -128,10 +128,10 @@ fn trace(mask: &Mask, row: usize, column: usize, is_traced: &mut [bool]) -> Vec<
     }
 }
 
-/// At the corner (x, y): around the own pixel if it ends here, even where another touches diagonally; else straight on
-/// or left, along the pixels ahead.
+/// The direction at the corner (x, y): right if the current pixel ends here, even where another one touches diagonally;
+/// otherwise straight ahead or left, along the pixels ahead.
 fn turn(mask: &Mask, x: usize, y: usize, heading: Heading) -> Heading {
-    // The four pixels around the corner; outside the image nothing is set.
+    // The four pixels around the corner; pixels outside the image are unset.
     let north_west = x > 0 && y > 0 && mask.get(y - 1, x - 1);
     let north_east = y > 0 && mask.get(y - 1, x);
     let south_west = x > 0 && mask.get(y, x - 1);
@@ -152,16 +152,12 @@ fn turn(mask: &Mask, x: usize, y: usize, heading: Heading) -> Heading {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mask::random_below;
     use crate::polygon::polygons_to_rle;
-
-    fn mask(rows: &[&str]) -> Mask {
-        let pixels = rows.iter().flat_map(|row| row.bytes().map(|byte| byte == b'#')).collect();
-        Mask::new([rows.len(), rows[0].len()], pixels).expect("rows of one length")
-    }
 
     #[test]
     fn a_ring_has_an_exterior_and_a_hole() {
-        let ring = mask(&["....", ".###", ".#.#", ".###"]);
+        let ring = Mask::drawn(&["....", ".###", ".#.#", ".###"]);
         let [outline] = &outlines(&ring)[..] else { panic!("one part") };
         assert_eq!(outline.exterior_xy_px, [[1, 1], [4, 1], [4, 4], [1, 4]]);
         assert_eq!(outline.holes_xy_px, [[[2, 3], [3, 3], [3, 2], [2, 2]]]);
@@ -169,19 +165,15 @@ mod tests {
     }
 
     #[test]
-    fn diagonal_pixels_are_two_parts() {
-        let diagonal = outlines(&mask(&["#.", ".#"]));
+    fn diagonal_pixels_are_two_components() {
+        let diagonal = outlines(&Mask::drawn(&["#.", ".#"]));
         assert_eq!(diagonal.len(), 2);
         assert_eq!(diagonal[1].exterior_xy_px, [[1, 1], [2, 1], [2, 2], [1, 2]]);
     }
 
     #[test]
-    fn there_and_back_is_exact() {
-        let mut state = 7u32;
-        let mut random = move |n: u32| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) % n
-        };
+    fn round_trips_are_exact() {
+        let mut random = random_below(7);
         for round in 0..500 {
             let size_hw = [1 + random(20) as usize, 1 + random(20) as usize];
             let one_in = [2, 3, 8, 100][round % 4];
@@ -189,7 +181,7 @@ mod tests {
             let outlines = outlines(&mask);
             let back = outlines_to_rle(size_hw, &outlines).expect("valid");
             assert_eq!(back.to_mask(), mask);
-            // Without holes COCO's union of parts gives the same.
+            // Without holes, COCO's union of polygons is the same.
             if outlines.iter().all(|outline| outline.holes_xy_px.is_empty()) && !outlines.is_empty() {
                 let parts: Vec<Vec<f64>> = outlines.iter().map(Outline::exterior_flat_px).collect();
                 assert_eq!(polygons_to_rle(size_hw, &parts).expect("valid").to_mask(), mask);

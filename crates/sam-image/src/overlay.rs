@@ -1,7 +1,7 @@
-//! Pictures for people: masks in translucent colour with a contour, boxes, and clicks, over the image.
+//! Overlays: translucent masks with contours, boxes and clicks, drawn over the image.
 //!
-//! Positive clicks are green, negative ones red, both with a white rim, as in the notebooks of segment-anything.
-//! Line widths follow the image size, so a preview reads the same at 256 and at 4000 pixels.
+//! Positive clicks are green, negative ones red, both with a white rim, as in the notebooks of segment-anything. Line
+//! widths scale with the image size.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use image::{ExtendedColorType, ImageEncoder, RgbImage, codecs::png::PngEncoder};
 use crate::error::ImageError;
 use crate::mask::Mask;
 
-/// Whether a click says "this belongs to the object" or "this does not".
+/// The label of a click.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PointLabel {
     /// Foreground, label 1 of the reference.
@@ -19,18 +19,18 @@ pub enum PointLabel {
     Negative,
 }
 
-/// What to draw, all in the pixel frame of the image.
+/// Content of an overlay, in pixels of the image.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Overlay<'a> {
     /// Drawn first to last, each in [`mask_colour_rgb`] of its index.
     pub masks: &'a [Mask],
     /// `[x0, y0, x1, y1]`, each in the colour of the mask with the same index.
     pub boxes_xyxy_px: &'a [[f32; 4]],
-    /// `[x, y]` and what the click says.
+    /// `[x, y]` and the label of each click.
     pub points_xy_px: &'a [([f32; 2], PointLabel)],
 }
 
-/// Share of the mask colour in a covered pixel; segment-anything's notebooks use 0.35 to 0.6.
+/// Opacity of the mask colour; segment-anything's notebooks use 0.35 to 0.6.
 const MASK_ALPHA: f32 = 0.45;
 const POSITIVE_RGB: [u8; 3] = [0, 200, 60];
 const NEGATIVE_RGB: [u8; 3] = [225, 30, 40];
@@ -38,21 +38,21 @@ const RIM_RGB: [u8; 3] = [255, 255, 255];
 
 /// Draws masks, boxes and clicks over a copy of the image.
 ///
-/// Whatever lies outside the image is not drawn; a mask of another size is drawn from the top-left corner.
+/// Content outside the image is clipped; a mask of another size is aligned at the top left.
 #[must_use]
-pub fn overlay(image: &RgbImage, what: &Overlay<'_>) -> RgbImage {
+pub fn overlay(image: &RgbImage, content: &Overlay<'_>) -> RgbImage {
     let mut canvas = image.clone();
     let longer_side_px = image.width().max(image.height());
     let line_px = if longer_side_px < 512 { 1 } else { 2 };
     let radius_px = (longer_side_px as f32 / 120.0).clamp(2.5, 14.0);
 
-    for (index, mask) in what.masks.iter().enumerate() {
+    for (index, mask) in content.masks.iter().enumerate() {
         draw_mask(&mut canvas, mask, mask_colour_rgb(index), line_px);
     }
-    for (index, &box_xyxy_px) in what.boxes_xyxy_px.iter().enumerate() {
+    for (index, &box_xyxy_px) in content.boxes_xyxy_px.iter().enumerate() {
         draw_box(&mut canvas, box_xyxy_px, mask_colour_rgb(index), line_px);
     }
-    for &(xy_px, label) in what.points_xy_px {
+    for &(xy_px, label) in content.points_xy_px {
         let colour_rgb = match label {
             PointLabel::Positive => POSITIVE_RGB,
             PointLabel::Negative => NEGATIVE_RGB,
@@ -63,15 +63,15 @@ pub fn overlay(image: &RgbImage, what: &Overlay<'_>) -> RgbImage {
     canvas
 }
 
-/// A colour for the mask with this index: the same in every picture, and far from its neighbours'.
+/// The colour of the mask with this index: the same in every image, and distinct from its neighbours'.
 #[must_use]
 pub fn mask_colour_rgb(index: usize) -> [u8; 3] {
-    // Steps of the golden ratio never fall near an earlier hue for long; it starts at the blue of the reference's demo.
+    // Steps of the golden ratio spread the hues; the first is the blue of the reference's demo.
     const GOLDEN_RATIO_CONJUGATE: f64 = 0.618_033_988_749_895;
     const FIRST_HUE: f64 = 0.58;
     let hue = (FIRST_HUE + index as f64 * GOLDEN_RATIO_CONJUGATE).fract() * 6.0;
     let (saturation, value) = [(0.85, 1.0), (0.65, 0.95), (0.95, 0.75)][index % 3];
-    // HSV to RGB, by distance on the hue circle.
+    // HSV to RGB.
     [5.0, 3.0, 1.0].map(|offset| {
         let k: f64 = (offset + hue) % 6.0;
         let level = value - value * saturation * k.min(4.0 - k).clamp(0.0, 1.0);
@@ -83,17 +83,17 @@ pub fn mask_colour_rgb(index: usize) -> [u8; 3] {
 ///
 /// # Errors
 ///
-/// When the file cannot be written, or the mask is empty of pixels.
+/// When the file cannot be written, or the mask has no pixels.
 pub fn save_mask_png(mask: &Mask, path: &Path) -> Result<(), ImageError> {
     let grey: Vec<u8> = mask.pixels().iter().map(|&set| if set { 255 } else { 0 }).collect();
     save_png(&grey, mask.size_hw(), ExtendedColorType::L8, path)
 }
 
-/// Writes a picture as PNG, whatever the extension says.
+/// Writes an image as PNG, whatever the extension.
 ///
 /// # Errors
 ///
-/// When the file cannot be written, or the picture is empty of pixels.
+/// When the file cannot be written, or the image has no pixels.
 pub fn save_rgb_png(image: &RgbImage, path: &Path) -> Result<(), ImageError> {
     save_png(image, [image.height() as usize, image.width() as usize], ExtendedColorType::Rgb8, path)
 }
@@ -141,7 +141,7 @@ fn is_contour(mask: &Mask, row: usize, column: usize, line_px: usize) -> bool {
 }
 
 fn draw_box(canvas: &mut RgbImage, box_xyxy_px: [f32; 4], colour_rgb: [u8; 3], line_px: usize) {
-    // `as` saturates and sends NaN to 0, so any prompt can be drawn.
+    // `as` saturates and maps NaN to 0, so any box can be drawn.
     let [x0, y0, x1, y1] = box_xyxy_px.map(|edge| edge.round() as i64);
     let line_px = line_px as i64;
     fill_rectangle(canvas, [x0, y0, x1, y0.saturating_add(line_px)], colour_rgb);

@@ -1,41 +1,44 @@
-//! Polygons to masks by COCO's own rule.
+//! Polygon rasterisation by COCO's rule.
 //!
-//! `rleFrPoly` of `maskApi.c`, bit for bit. Coordinates are multiplied by five and rounded, the outline is walked on
-//! that finer grid, and wherever it passes the centre line of a pixel column the mask changes; so filling is even-odd,
-//! and a pixel belongs when its centre is about inside. Different from the reference: the walk jumps from column to
-//! column instead of storing every step, so a huge or far-away polygon costs no more than the columns it crosses. The
-//! way back, from a mask to polygons, is [`crate::outline`].
+//! `rleFrPoly` of `maskApi.c`, bit for bit. Coordinates are multiplied by five and rounded, the outline is traced on that
+//! finer grid, and the mask changes wherever the outline crosses the centre line of a pixel column; so filling is even-odd,
+//! and a pixel is set when its centre is roughly inside. Different from the reference: the trace jumps from column to column
+//! instead of storing every step, so the cost of a polygon is bounded by the columns of the image. The inverse is
+//! [`crate::outlines`].
 
 use crate::error::ImageError;
 use crate::mask::checked_area;
 use crate::rle::Rle;
 
-/// Steps per pixel of the walk (`scale` in `rleFrPoly`).
+/// Steps per pixel of the trace (`scale` in `rleFrPoly`).
 const STEPS_PER_PX: i64 = 5;
 /// The step before the centre line of a column, and the step after it.
 const STEP_BEFORE_CENTRE: i64 = 2;
-/// The largest coordinate that is rasterised, twice the side of any image. (The reference overflows at 4.3e8.)
-pub const MAX_COORDINATE_PX: f64 = 1e9;
+/// The largest supported coordinate, twice the side length of any image. (The reference overflows at 4.3e8.)
+pub(crate) const MAX_COORDINATE_PX: f64 = 1e9;
 
-/// The mask of one polygon, given flat as in COCO files: x1, y1, x2, y2, and so on. The last point joins the first.
+/// The mask of one polygon, flat as in COCO files: x1, y1, x2, y2, and so on. The last vertex joins the first.
 ///
-/// Fewer than three points enclose nothing and give an empty mask. Self-crossing outlines are filled even-odd.
+/// Fewer than three vertices give an empty mask. Self-intersecting polygons are filled even-odd.
 ///
 /// # Errors
 ///
-/// When the length is odd, a coordinate is not finite or above [`MAX_COORDINATE_PX`], or the size is too large.
+/// When the length is odd, a coordinate is not finite or above 1e9, or the size is too large.
 pub fn polygon_to_rle(size_hw: [usize; 2], flat_xy_px: &[f64]) -> Result<Rle, ImageError> {
     rings_to_rle(size_hw, [flat_xy_px])
 }
 
-/// The mask of several closed lines filled even-odd together, so that a line inside another cuts a hole.
+/// The mask of several rings filled even-odd together, so that a ring inside another one is a hole.
 ///
-/// COCO files cannot express this (their lists are unions); other formats with holes can.
+/// COCO files cannot represent this (their lists are unions); other formats can.
 ///
 /// # Errors
 ///
 /// As [`polygon_to_rle`].
-pub fn rings_to_rle<'a>(size_hw: [usize; 2], rings: impl IntoIterator<Item = &'a [f64]>) -> Result<Rle, ImageError> {
+pub(crate) fn rings_to_rle<'a>(
+    size_hw: [usize; 2],
+    rings: impl IntoIterator<Item = &'a [f64]>,
+) -> Result<Rle, ImageError> {
     let n_pixels = checked_area(size_hw)?;
     let mut crossings = Vec::new();
     for flat_xy_px in rings {
@@ -48,7 +51,7 @@ pub fn rings_to_rle<'a>(size_hw: [usize; 2], rings: impl IntoIterator<Item = &'a
     Ok(Rle::from_transitions(size_hw, n_pixels, &odd_ones(&crossings, n_pixels as u32)))
 }
 
-/// The mask of one object in several parts: the union of its polygons, as COCO means a list of polygons.
+/// The mask of an object with several parts: the union of its polygons, as in COCO files.
 ///
 /// # Errors
 ///
@@ -68,24 +71,24 @@ pub fn bbox_to_rle(size_hw: [usize; 2], box_xywh_px: [f64; 4]) -> Result<Rle, Im
     polygon_to_rle(size_hw, &[x, y, x, y + height, x + width, y + height, x + width, y])
 }
 
-/// Points on the fine grid. `as` truncates toward zero, as the C cast does.
+/// Vertices on the fine grid. `as` truncates toward zero, as the C cast does.
 fn fine_points(flat_xy_px: &[f64]) -> Result<Vec<[i64; 2]>, ImageError> {
     if !flat_xy_px.len().is_multiple_of(2) {
         return Err(ImageError::PolygonLength { got: flat_xy_px.len() });
     }
-    let wrong = |value: &f64| !value.is_finite() || value.abs() > MAX_COORDINATE_PX;
-    if let Some(at) = flat_xy_px.iter().position(wrong) {
+    let invalid = |value: &f64| !value.is_finite() || value.abs() > MAX_COORDINATE_PX;
+    if let Some(at) = flat_xy_px.iter().position(invalid) {
         return Err(ImageError::PolygonCoordinate { at, got: flat_xy_px[at], limit: MAX_COORDINATE_PX });
     }
     let fine = |value: f64| (STEPS_PER_PX as f64 * value + 0.5) as i64;
     Ok(flat_xy_px.chunks_exact(2).map(|xy| [fine(xy[0]), fine(xy[1])]).collect())
 }
 
-/// Adds the column-major position of every column centre that the edge passes.
+/// Adds the column-major position of every column centre that the edge crosses.
 fn walk_edge([height, width]: [usize; 2], from: [i64; 2], to: [i64; 2], crossings: &mut Vec<u32>) {
     let (dx, dy) = ((to[0] - from[0]).abs(), (to[1] - from[1]).abs());
     let is_flat = dx >= dy;
-    // The reference walks from the lower end on the longer axis, so that both directions round alike.
+    // The reference starts at the lower end of the longer axis, so that both directions round alike.
     let long = if is_flat { 0 } else { 1 };
     let (from, to) = if from[long] > to[long] { (to, from) } else { (from, to) };
     let ([xs, ys], [xe, ye]) = (from, to);
@@ -108,7 +111,7 @@ fn walk_edge([height, width]: [usize; 2], from: [i64; 2], to: [i64; 2], crossing
     }
 }
 
-/// On a steep edge of `dy` steps from `xs` to `xe`: the last step before x passes between `before` and `before + 1`.
+/// On a steep edge of `dy` steps from `xs` to `xe`: the last step before x crosses between `before` and `before + 1`.
 fn steps_before_passing(xs: i64, xe: i64, dy: i64, before: i64) -> i64 {
     let slope = (xe - xs) as f64 / dy as f64;
     let x_at = |step: i64| (xs as f64 + slope * step as f64 + 0.5) as i64;
@@ -126,7 +129,7 @@ fn steps_before_passing(xs: i64, xe: i64, dy: i64, before: i64) -> i64 {
     step - 1
 }
 
-/// Positions that occur an odd number of times: passing twice at one place changes nothing.
+/// Positions that occur an odd number of times: crossing twice at one position changes nothing.
 fn odd_ones(sorted: &[u32], end: u32) -> Vec<u32> {
     sorted
         .chunk_by(|a, b| a == b)
@@ -161,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_encloses_nothing_is_empty() {
+    fn degenerate_polygons_are_empty() {
         for flat_xy_px in [&[][..], &[3.0, 3.0], &[1.0, 1.0, 5.0, 4.0], &[2.0, 2.0, 2.0, 2.0, 2.0, 2.0]] {
             let rle = polygon_to_rle([6, 6], flat_xy_px).expect("valid");
             assert!(rle.is_empty(), "{flat_xy_px:?} gives {:?}", rle.to_mask());
@@ -177,15 +180,15 @@ mod tests {
             (&[f64::INFINITY, 1.0], "got inf at position 0"),
             (&[1.0, 1e300], "within 1e9 pixels, got 1"),
         ] {
-            let message = polygon_to_rle([6, 6], flat_xy_px).expect_err("refused").to_string();
+            let message = polygon_to_rle([6, 6], flat_xy_px).expect_err("invalid").to_string();
             assert!(message.contains(words), "{words:?} is missing in: {message}");
         }
         assert!(polygons_to_rle([6, 6], &[]).is_err());
     }
 
-    /// A polygon a million times the image costs the columns of the image, and covers it.
+    /// A polygon a million times larger than the image costs no more than the columns of the image.
     #[test]
-    fn far_coordinates_cost_nothing() {
+    fn huge_polygons_are_clipped() {
         let rle = polygon_to_rle([50, 70], &[-9e8, -9e8, 9e8, -9e8, 9e8, 9e8, -9e8, 9e8]).expect("valid");
         assert_eq!(rle.area_px(), 50 * 70);
     }

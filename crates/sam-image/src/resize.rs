@@ -1,9 +1,9 @@
-//! The resize of SAM's preprocessing: longest side to the model's, on 8-bit RGB, antialiased bilinear.
+//! The resize of SAM's preprocessing: longest side to the model's input size, on 8-bit RGB, antialiased bilinear.
 //!
-//! The reference goes through `PIL.Image.resize(BILINEAR)`: a convolution whose triangle grows with the shrink factor.
-//! `fast_image_resize` has the same window and weights in SIMD; it keeps them in 16 bits where Pillow has 22, so one
-//! pixel in a thousand is off by one grey level. That buys a factor of five over Pillow: 4 ms for 1500 x 2250 to 683 x
-//! 1024. Padding is not done here: it belongs after normalisation, where its value is zero.
+//! The reference goes through `PIL.Image.resize(BILINEAR)`: a convolution whose triangle widens with the downscaling factor.
+//! `fast_image_resize` has the same window and weights in SIMD, with 16-bit weights where Pillow has 22 bits, so one pixel in
+//! a thousand differs by one grey level. It is five times faster than Pillow: 4 ms for 1500 x 2250 to 683 x 1024. Padding
+//! is applied later, after normalisation, where its value is zero.
 
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
@@ -11,25 +11,25 @@ use image::RgbImage;
 
 use crate::frame::ModelFrame;
 
-/// Resizes an image so that its longer side is `side_px`, and says how to get back.
+/// Resizes an image so that its longer side is `side_px`. Returns it with the coordinate transform.
 ///
-/// An image that already fits is copied unchanged.
+/// An image of that size is copied unchanged.
 ///
 /// # Panics
 ///
-/// When the image or `side_px` is empty; decoded images never are.
+/// When the image is empty or `side_px` is zero.
 #[must_use]
 pub fn resize_longest_side(image: &RgbImage, side_px: usize) -> (RgbImage, ModelFrame) {
     let frame = ModelFrame::new([image.height() as usize, image.width() as usize], side_px);
     (resize_rgb(image, frame.resized_hw), frame)
 }
 
-/// How new pixels are made of old ones.
+/// Interpolation filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Resampling {
-    /// Pillow's `BILINEAR`: SAM's.
+    /// Pillow's `BILINEAR`, used by SAM.
     Bilinear,
-    /// Pillow's `BICUBIC` (a = -0.5): that of MAE's pre-training.
+    /// Pillow's `BICUBIC` (a = -0.5), used by MAE pre-training.
     Bicubic,
 }
 
@@ -43,20 +43,20 @@ pub fn resize_rgb(image: &RgbImage, size_hw: [usize; 2]) -> RgbImage {
     resize_rgb_with(image, size_hw, Resampling::Bilinear)
 }
 
-/// Resizes an image to any size as Pillow's `resize` does with this filter.
+/// Resizes an image to any size as Pillow's `resize` with this filter.
 ///
 /// # Panics
 ///
 /// When a size is zero, or above `u32::MAX`.
 #[must_use]
 pub fn resize_rgb_with(image: &RgbImage, size_hw: [usize; 2], resampling: Resampling) -> RgbImage {
-    let [height, width] = size_hw.map(|size| u32::try_from(size).expect("a side fits 32 bits"));
+    let [height, width] = size_hw.map(|size| u32::try_from(size).expect("a size fits 32 bits"));
     assert!(height > 0 && width > 0, "the new size must be at least 1 px, got {height} x {width}");
     if (width, height) == image.dimensions() {
         return image.clone();
     }
-    // Each pass rounds to 8 bits, so the order shows: Pillow takes rows first, `fast_image_resize` columns first.
-    // As two calls, 0.1 % of the pixels are off by one; as one call it would be 20 %, and no faster when enlarging.
+    // Each pass rounds to 8 bits, so the order matters: Pillow resizes rows first, `fast_image_resize` columns first. With
+    // two calls, 0.1 % of the pixels differ by one; with one call, 20 % would.
     let mut wide = RgbImage::new(width, image.height());
     convolve(image, &mut wide, resampling);
     let mut resized = RgbImage::new(width, height);
@@ -64,7 +64,7 @@ pub fn resize_rgb_with(image: &RgbImage, size_hw: [usize; 2], resampling: Resamp
     resized
 }
 
-/// Along one axis; the other size is equal, and `fast_image_resize` leaves it alone.
+/// Resizes along one axis; `fast_image_resize` skips the other, whose size is equal.
 fn convolve(image: &RgbImage, resized: &mut RgbImage, resampling: Resampling) {
     let (width, height) = resized.dimensions();
     let filter = match resampling {

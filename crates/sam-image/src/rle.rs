@@ -1,13 +1,13 @@
-//! COCO's run-length encoding: the form in which masks are stored, merged and compared.
+//! COCO's run-length encoding, in which masks are stored, merged and compared.
 //!
-//! Source: `maskApi.c` of pycocotools 2.0.11, with which every result agrees bit for bit. Pixels are counted in
+//! Source: `maskApi.c` of pycocotools 2.0.11, to which all results are equal bit for bit. Pixels are counted in
 //! **column-major** order; the runs alternate, the first counts zeros and may be empty. Different from the reference:
 //! an `Rle` is always valid (its runs sum to height x width) and canonical (no other run is empty), so equal masks are
-//! equal values; sizes that do not fit together are errors, where the reference returns -1 or an empty mask.
+//! equal values; masks of different sizes are errors, where the reference returns -1 or an empty mask.
 //!
-//! Neither direction visits pixels one by one. To runs: eight rows are packed into one byte per column, and only bits
-//! that differ from the pixel above cost anything. To pixels: one toggle per run end, then each row is XORed with the
-//! one above.
+//! Neither direction visits pixels one by one. Encoding packs eight rows into one byte per column, and only bits that
+//! differ from the pixel above cost anything. Decoding writes one toggle per run end, then XORs each row with the one
+//! above.
 
 use crate::decode::MAX_PIXELS;
 use crate::error::ImageError;
@@ -43,20 +43,20 @@ impl Rle {
         Ok(Self::from_transitions(size_hw, checked_area(size_hw)?, &[]))
     }
 
-    /// The runs of a bitmap.
+    /// Encodes a bitmap.
     #[must_use]
     pub fn from_mask(mask: &Mask) -> Self {
         let [height, width] = mask.size_hw();
         Self::from_transitions(mask.size_hw(), height * width, &Packed::new(mask).transitions())
     }
 
-    /// The bitmap of the runs.
+    /// Decodes to a bitmap.
     #[must_use]
     pub fn to_mask(&self) -> Mask {
         let [height, width] = self.size_hw;
         let mut mask = Mask::empty(self.size_hw);
         let pixels = mask.pixels_mut();
-        // Rows whose pixels are not all known to be unset: from the first toggle to the last, or to the bottom.
+        // Rows that may have set pixels: from the first toggle to the last, or to the bottom.
         let (mut first_row, mut end_row) = (height, 0);
         let (mut first_column, mut end_column) = (width, 0);
         for (start, end) in self.spans() {
@@ -64,7 +64,7 @@ impl Rle {
             let (start_column, last_column) = (start / height, last / height);
             let (start_row, stop_row) = (start % height, last % height + 1);
             pixels[start_row * width + start_column] ^= true;
-            // A run that goes on into further columns starts there at the top.
+            // A run that extends into further columns starts at their top.
             pixels[start_column + 1..(last_column + 1).max(start_column + 1)]
                 .iter_mut()
                 .for_each(|pixel| *pixel ^= true);
@@ -94,13 +94,13 @@ impl Rle {
         self.size_hw
     }
 
-    /// The runs: zeros, ones, zeros, and so on, down the columns.
+    /// The run lengths: zeros, ones, zeros, and so on, in column-major order.
     #[must_use]
     pub fn counts(&self) -> &[u32] {
         &self.counts
     }
 
-    /// How many pixels are set.
+    /// Number of set pixels.
     #[must_use]
     pub fn area_px(&self) -> usize {
         self.counts.iter().skip(1).step_by(2).map(|&count| count as usize).sum()
@@ -133,7 +133,7 @@ impl Rle {
         }
         let (mut y0, mut y1) = (height, 0);
         let mut last_column = 0;
-        // The column is followed by hand: most runs stay in one, and a division costs more than all the rest.
+        // The column is tracked incrementally: most runs stay in one, and a division costs more than all the rest.
         let (mut column, mut column_end) = (first / height, (first / height + 1) * height);
         for (start, end) in self.spans() {
             if start >= column_end {
@@ -211,7 +211,7 @@ impl Rle {
         })
     }
 
-    /// From the rising, strictly increasing positions at which the value changes; one at the very end changes nothing.
+    /// From the strictly increasing positions at which the value changes; a position at the very end has no effect.
     pub(crate) fn from_transitions(size_hw: [usize; 2], n_pixels: usize, transitions: &[u32]) -> Self {
         let mut counts = Vec::with_capacity(transitions.len() + 1);
         let mut last = 0;
@@ -226,7 +226,7 @@ impl Rle {
     }
 }
 
-/// Calls back with every maximal range that is set in both.
+/// Calls `visit` with every maximal range that is set in both masks.
 pub(crate) fn for_each_overlap(a: &Rle, b: &Rle, mut visit: impl FnMut(u32, u32)) {
     let (mut spans_a, mut spans_b) = (a.spans(), b.spans());
     let (Some(mut span_a), Some(mut span_b)) = (spans_a.next(), spans_b.next()) else {
@@ -248,7 +248,7 @@ pub(crate) fn for_each_overlap(a: &Rle, b: &Rle, mut visit: impl FnMut(u32, u32)
     }
 }
 
-/// Collects runs from outside: checks them one by one, and makes them canonical.
+/// Collects untrusted runs, validates them one by one, and makes them canonical.
 pub(crate) struct RunWriter {
     size_hw: [usize; 2],
     expected: u64,
@@ -258,25 +258,25 @@ pub(crate) struct RunWriter {
 }
 
 impl RunWriter {
-    /// `capacity` is a guess at the number of runs.
+    /// `capacity` is an estimate of the number of runs.
     pub(crate) fn new(size_hw: [usize; 2], capacity: usize) -> Result<Self, ImageError> {
         let expected = checked_area(size_hw)? as u64;
         let counts = Vec::with_capacity(capacity);
         Ok(Self { size_hw, expected, sum: 0, n_pushed: 0, counts })
     }
 
-    /// The next run; its colour follows from how many came before.
+    /// Adds the next run; its value alternates.
     pub(crate) fn push(&mut self, count: u64) -> Result<(), ImageError> {
-        // Stops at the first run that leads outside, so a hostile sum cannot overflow.
+        // Stops at the first run beyond the end, so the sum cannot overflow.
         self.sum += count.min(MAX_PIXELS + 1);
         if self.sum > self.expected {
             return Err(self.wrong_sum());
         }
         let count = count as u32;
-        let is_other_colour = self.n_pushed % 2 == self.counts.len() % 2;
+        let is_other_value = self.n_pushed % 2 == self.counts.len() % 2;
         self.n_pushed += 1;
-        if is_other_colour {
-            // An empty run in the middle is left out, and the next one has the colour of the last again.
+        if is_other_value {
+            // An empty run in the middle is omitted, and the next run extends the last one.
             if count > 0 || self.counts.is_empty() {
                 self.counts.push(count);
             }
@@ -306,9 +306,9 @@ impl RunWriter {
 struct Packed {
     size_hw: [usize; 2],
     bytes: Vec<u8>,
-    /// Groups of rows, first and end, outside which nothing is set.
+    /// First and end of the row groups with set pixels.
     groups: (usize, usize),
-    /// Not zero where a column has a pixel set.
+    /// Non-zero where a column has a set pixel.
     column_any: Vec<u8>,
 }
 
@@ -348,7 +348,7 @@ impl Packed {
         let mut last_is_set = 0u8;
         for (column, &any) in self.column_any.iter().enumerate() {
             let top = (column * height) as u32;
-            // Above the first group, or in the whole column, nothing is set.
+            // Nothing is set above the first group, or in an empty column.
             if last_is_set == 1 && (any == 0 || first_group > 0) {
                 transitions.push(top);
                 last_is_set = 0;

@@ -1,11 +1,11 @@
 //! COCO's compressed RLE: the `counts` string of annotation files.
 //!
 //! Source: `rleToString` and `rleFrString` of `maskApi.c`. From the third run on, the difference to the run two before
-//! is written; each number is cut into groups of five bits, lowest first, with bit 0x20 for "more follows"; a group
-//! becomes the character of code 48 + group. The sign is that of the last group's bit 0x10.
+//! is written; each number is cut into groups of five bits, lowest first, with bit 0x20 as continuation flag; a group
+//! becomes the character of code 48 + group. The sign is bit 0x10 of the last group.
 //!
-//! Different from the reference: the reader checks. Any bytes give an `Rle` or an error, with memory no larger than the
-//! string's, where the reference reads past the end of a string that is cut off.
+//! Different from the reference: input is validated. Any bytes give an `Rle` or an error, with memory bounded by the
+//! string's; the reference reads past the end of a truncated string.
 
 use crate::decode::MAX_PIXELS;
 use crate::error::ImageError;
@@ -16,7 +16,7 @@ const GROUP_BITS: u32 = 5;
 const GROUP_MASK: i64 = 0x1F;
 const MORE: u8 = 0x20;
 const SIGN: u8 = 0x10;
-/// Seven groups hold 35 bits, more than any difference of two runs needs; an eighth is nonsense.
+/// Seven groups hold 35 bits, more than any difference of two runs needs.
 const MAX_GROUPS: u32 = 7;
 
 impl Rle {
@@ -24,11 +24,11 @@ impl Rle {
     ///
     /// # Errors
     ///
-    /// When a character is outside the alphabet, the string is cut off, a run is negative or too long, the runs do not
+    /// When a character is outside the alphabet, the string is truncated, a run is negative or too long, the runs do not
     /// sum to height x width, or the size is above [`MAX_PIXELS`].
     pub fn from_coco_string(size_hw: [usize; 2], text: &[u8]) -> Result<Self, ImageError> {
         let mut runs = RunWriter::new(size_hw, text.len() / 2 + 1)?;
-        // The run before and the one before that, as written: differences refer to these, not to canonical runs.
+        // The last two runs as written: differences refer to these, not to canonical runs.
         let mut previous = [0i64; 2];
         let mut index = 0;
         let mut at = 0;
@@ -46,7 +46,7 @@ impl Rle {
         runs.finish()
     }
 
-    /// Writes the compressed `counts` string. It is ASCII without `"`, but it may hold `\`: JSON writers escape that.
+    /// Writes the compressed `counts` string: ASCII without `"`, but possibly with `\`, which JSON writers escape.
     #[must_use]
     pub fn to_coco_string(&self) -> String {
         let counts = self.counts();
@@ -123,7 +123,7 @@ mod tests {
         }
     }
 
-    /// What is refused, and with which words.
+    /// Invalid strings and their messages.
     #[test]
     fn bad_strings_are_errors() {
         for (text, words) in [
@@ -132,19 +132,19 @@ mod tests {
             (b"4210", "must sum to height x width = 3 x 4 = 12, got 9"),
             (b"", "got 0"),
             (b"42103", "got 13"),
-            (b"T", "cut off"),
+            (b"T", "truncated"),
             (b"O", "run 0 must be between 0 and 500000000, got -1"),
             (b"ooooooo0", "run 0 must be between 0 and"),
             (b"oooooo\x3f", "must be between 0 and"),
         ] {
-            let message = Rle::from_coco_string([3, 4], text).expect_err("refused").to_string();
+            let message = Rle::from_coco_string([3, 4], text).expect_err("invalid").to_string();
             assert!(message.contains(words), "{words:?} is missing in: {message}");
         }
-        let message = Rle::from_coco_string([1 << 40, 1 << 40], b"0").expect_err("refused").to_string();
+        let message = Rle::from_coco_string([1 << 40, 1 << 40], b"0").expect_err("invalid").to_string();
         assert!(message.contains("at most 500000000"), "{message}");
     }
 
-    /// Empty runs in the middle are legal in files; the value is that of the mask.
+    /// Empty runs in the middle are legal in files.
     #[test]
     fn empty_runs_are_joined() {
         let canonical = Rle::new([3, 4], &[4, 2, 6]).expect("valid");

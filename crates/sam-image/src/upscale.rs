@@ -1,41 +1,29 @@
-//! The way back of a mask: from the decoder's logits to pixels of the original image (`Sam.postprocess_masks`).
+//! Mask postprocessing: from the decoder's logits to pixels of the original image (`Sam.postprocess_masks`).
 //!
-//! The reference resizes twice, both bilinear without antialiasing: to the model's square, whose padding is then cut off,
-//! and on to the image's size. Both steps act on each axis by itself, so together they are one weighted sum along rows and
-//! one along columns. The second step looks at two neighbouring pixels of the square and each of those at two neighbouring
-//! logits, so a sum has at most three terms, and the square in between is never formed: a 1500 x 2250 mask costs a
-//! thirtieth of the two resizes of whole images. Differs by the rounding of f32 only.
+//! The reference resizes twice, both bilinear without antialiasing: to the model's square, whose padding is then cropped,
+//! and to the image's size. Both steps are separable, so together they are one weighted sum along rows and one along
+//! columns. The second step reads two neighbouring pixels of the square, and each of those two neighbouring logits, so a sum
+//! has at most three terms, and the square is never formed: a 1500 x 2250 mask costs a thirtieth of two resizes of whole
+//! images. Differs by f32 rounding only.
 
 use crate::frame::ModelFrame;
 use crate::mask::Mask;
 
-/// Neighbouring logits that a pixel of the original image depends on, along one axis.
+/// Number of neighbouring logits per output pixel and axis.
 const TAPS: usize = 3;
 
-/// What one row or column of the original image is made of.
+/// The weights of the logits in one row or column of the original image.
 #[derive(Clone, Copy, Debug)]
 struct Taps {
     first: usize,
     weights: [f32; TAPS],
 }
 
-/// Logits of a mask in pixels of the original image, row-major.
+/// Upscales logits to pixels of the original image and thresholds them.
 ///
 /// # Panics
 ///
-/// When `low_res_logits` is not a square of `side` x `side`, smaller than 3 or larger than the model's.
-#[must_use]
-pub fn upscale_logits(low_res_logits: &[f32], side: usize, frame: &ModelFrame) -> Vec<f32> {
-    let mut logits = vec![0.0; frame.original_hw[0] * frame.original_hw[1]];
-    for_each_pixel(low_res_logits, side, frame, &mut logits, |logit| logit);
-    logits
-}
-
-/// Where the logits are above the threshold, in pixels of the original image.
-///
-/// # Panics
-///
-/// As [`upscale_logits`].
+/// When `low_res_logits` is not a square of `side` x `side`, or `side` is below 3 or above the model's input size.
 #[must_use]
 pub fn upscale_mask(low_res_logits: &[f32], side: usize, frame: &ModelFrame, threshold: f32) -> Mask {
     let mut mask = Mask::empty(frame.original_hw);
@@ -45,10 +33,14 @@ pub fn upscale_mask(low_res_logits: &[f32], side: usize, frame: &ModelFrame, thr
 
 fn for_each_pixel<T>(low_res: &[f32], side: usize, frame: &ModelFrame, out: &mut [T], pixel: impl Fn(f32) -> T) {
     assert_eq!(low_res.len(), side * side, "a mask of the decoder has {side} x {side} logits");
-    assert!((TAPS..=frame.side_px).contains(&side), "the decoder's side must be 3 to {} px, got {side}", frame.side_px);
+    assert!(
+        (TAPS..=frame.side_px).contains(&side),
+        "the decoder's side length must be 3 to {} px, got {side}",
+        frame.side_px
+    );
     let [down, across] = [0, 1].map(|axis| taps(side, frame.side_px, frame.resized_hw[axis], frame.original_hw[axis]));
     let width = frame.original_hw[1];
-    // The rows below hold nothing but padding.
+    // The rows below are padding.
     let n_rows = down.iter().map(|taps| taps.first + TAPS).max().unwrap_or(0);
     let mut wide = Vec::with_capacity(n_rows * width);
     for row in low_res.chunks_exact(side).take(n_rows) {
@@ -68,11 +60,11 @@ fn for_each_pixel<T>(low_res: &[f32], side: usize, frame: &ModelFrame, out: &mut
     }
 }
 
-/// Both resizes of one axis as one.
+/// Combines both resizes of one axis.
 fn taps(side: usize, square: usize, resized: usize, original: usize) -> Vec<Taps> {
     let tap = |at: usize| {
         let outer = neighbours(at, resized, original);
-        // The terms rise, and lie within three places: a pixel of the square is no wider than a logit.
+        // The terms lie within three neighbours, because a pixel of the square is no wider than a logit.
         let first = neighbours(outer[0].0, side, square)[0].0.min(side - TAPS);
         let mut weights = [0.0; TAPS];
         for (in_square, outer) in outer {
@@ -85,19 +77,19 @@ fn taps(side: usize, square: usize, resized: usize, original: usize) -> Vec<Taps
     (0..original).map(tap).collect()
 }
 
-/// The two places that bilinear interpolation reads, with their weights (`align_corners = False`).
+/// The two samples of bilinear interpolation with their weights (`align_corners = False`).
 fn neighbours(at: usize, from: usize, to: usize) -> [(usize, f64); 2] {
     let place = ((at as f64 + 0.5) * (from as f64 / to as f64) - 0.5).max(0.0);
     let below = (place.floor() as usize).min(from - 1);
-    let share = place - below as f64;
-    [(below, 1.0 - share), ((below + 1).min(from - 1), share)]
+    let fraction = place - below as f64;
+    [(below, 1.0 - fraction), ((below + 1).min(from - 1), fraction)]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// A plain bilinear resize of a whole image, as the reference calls it twice.
+    /// A plain bilinear resize of a whole image.
     fn resize(image: &[f64], [height, width]: [usize; 2], to_hw: [usize; 2]) -> Vec<f64> {
         let mut resized = Vec::new();
         for row in 0..to_hw[0] {
@@ -115,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn one_sum_is_both_resizes() {
+    fn one_weighted_sum_equals_both_resizes() {
         for (original_hw, side, side_px) in [
             ([37, 50], 16, 64),
             ([64, 64], 16, 64),
@@ -134,7 +126,8 @@ mod tests {
             let cut: Vec<f64> =
                 square.chunks_exact(side_px).take(height).flat_map(|row| &row[..width]).copied().collect();
             let expected = resize(&cut, frame.resized_hw, original_hw);
-            let got = upscale_logits(&logits, side, &frame);
+            let mut got = vec![0.0; original_hw[0] * original_hw[1]];
+            for_each_pixel(&logits, side, &frame, &mut got, |logit| logit);
             assert_eq!(got.len(), expected.len());
             let largest = got.iter().zip(&expected).map(|(&got, expected)| (f64::from(got) - expected).abs());
             assert!(largest.fold(0.0, f64::max) < 3e-6, "{original_hw:?}");

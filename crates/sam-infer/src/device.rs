@@ -1,44 +1,44 @@
-//! Which device computes: always named, never burn's default.
+//! Compute devices by name; burn's default device is never used.
 //!
-//! A program built with GPU features runs on a machine without a GPU; asking for a device that is not there is an error.
+//! A program built with GPU features also runs on a machine without a GPU; a requested device that is missing is an error.
 
 use std::fmt;
 use std::str::FromStr;
 
 use burn::tensor::Device;
 
-/// A device as a person names it.
+/// A device name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceName {
-    /// The processor, by burn's Flex backend; in every build.
+    /// The CPU, through burn's Flex backend; in every build.
     #[default]
     Cpu,
-    /// An NVIDIA GPU by its number; in builds with the feature `cuda`.
+    /// An NVIDIA GPU by index; in builds with the feature `cuda`.
     Cuda(usize),
     /// A GPU through Vulkan; in builds with the feature `vulkan`.
     Vulkan,
 }
 
-/// A device cannot be had.
+/// Why a device is not available.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
-    /// No such name.
+    /// Not a device name.
     #[error("device must be `cpu`, `cuda`, `cuda:N` or `vulkan`, got `{0}`")]
     Unknown(String),
-    /// The build has no such backend.
+    /// The build lacks the backend.
     #[error("device `{device}` is not in this build; build with `cargo build --release --features {feature}`")]
     NotBuilt {
-        /// What was asked for.
+        /// The requested device.
         device: DeviceName,
-        /// The cargo feature that has it.
+        /// The cargo feature that enables it.
         feature: &'static str,
     },
-    /// The backend is built in, but the machine has no such device.
+    /// The machine lacks the device.
     #[error("device `{device}` is not on this machine: {reason}; use `cpu`, or install the driver")]
     Absent {
-        /// What was asked for.
+        /// The requested device.
         device: DeviceName,
-        /// What the backend says.
+        /// The backend's reason.
         reason: String,
     },
 }
@@ -71,7 +71,7 @@ impl FromStr for DeviceName {
 }
 
 impl DeviceName {
-    /// Opens the device and makes it compute something, so that a missing driver shows here and not mid-run.
+    /// Opens the device and runs a small computation on it, so that a missing driver shows here and not mid-run.
     pub fn open(self) -> Result<Device, DeviceError> {
         match self {
             DeviceName::Cpu => Ok(Device::flex()),
@@ -101,7 +101,7 @@ fn open_vulkan(device: DeviceName) -> Result<Device, DeviceError> {
     Err(DeviceError::NotBuilt { device, feature: "vulkan" })
 }
 
-/// GPU backends panic when their driver is missing; a small sum finds out.
+/// GPU backends panic when their driver is missing, so the probe runs on a thread of its own.
 #[cfg(any(feature = "cuda", feature = "vulkan"))]
 fn probe(name: DeviceName, open: impl FnOnce() -> Device + Send + 'static) -> Result<Device, DeviceError> {
     let probing = std::thread::Builder::new().name("device-probe".into()).spawn(move || {
@@ -112,7 +112,7 @@ fn probe(name: DeviceName, open: impl FnOnce() -> Device + Send + 'static) -> Re
     let absent = |reason: String| DeviceError::Absent { device: name, reason };
     match probing.map_err(|error| absent(error.to_string()))?.join() {
         Ok((device, sum)) if sum == 8.0 => Ok(device),
-        Ok((_, sum)) => Err(absent(format!("it added eight ones to {sum}"))),
+        Ok((_, sum)) => Err(absent(format!("the sum of eight ones came out as {sum}"))),
         Err(panic) => {
             let text = panic.downcast_ref::<String>().cloned();
             let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_read_and_written() {
+    fn names_round_trip() {
         for name in ["cpu", "cuda:3", "vulkan"] {
             assert_eq!(name.parse::<DeviceName>().map(|device| device.to_string()).as_deref(), Ok(name));
         }

@@ -1,34 +1,74 @@
-//! An image as the encoder sees it: computed once, kept, saved and given back.
+//! The image embedding: the encoder's output for one image, computed once and reused for any number of prompts.
 //!
-//! The file is a safetensors with one tensor and, as text, the image's sizes and two fingerprints: of the encoder that made
-//! it and of the picture. An embedding of another encoder or another picture decodes to plausible nonsense, so both are
-//! compared before use.
+//! The file is a safetensors with one tensor. Its metadata holds the image's sizes and two fingerprints: of the encoder
+//! that computed the embedding and of the image. An embedding of another encoder or another image decodes to plausible
+//! nonsense, so both are compared before use.
+//!
+//! Shapes: `C` channels, `G` side length of the embedding in patches.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use sam_files::{Fingerprint, write_atomically_with};
 use sam_image::{ModelFrame, RgbImage};
-use sam_model::weights::{Dtype, StateDict, WeightsError, host_values, write_f32_tensors};
+use sam_model::ImageEncoder;
+use sam_model::weights::{Dtype, StateDict, WeightsError, host_values, named_tensors, write_f32_tensors};
 
 const TENSOR: &str = "image_embedding";
+/// Metadata key of the image's fingerprint; part of the file format.
+const IMAGE_KEY: &str = "picture";
 
 /// The embedding of one image.
 #[derive(Clone, Debug)]
 pub struct ImageEmbedding {
     /// `[1, C, G, G]`.
     pub tensor: Tensor<4>,
-    /// The image's sizes: original, resized, and the model's side.
+    /// The image's sizes: original, resized, and the model's side length.
     pub frame: ModelFrame,
-    /// Fingerprint of the encoder that computed it.
-    pub encoder: u64,
-    /// [`picture_fingerprint`] of the image.
-    pub picture: u64,
+    /// [`image_fingerprint`] of the image.
+    pub image: u64,
+    pub(crate) encoder: Arc<EncoderIdentity>,
 }
 
-/// Tells pictures apart by their size and pixels.
-pub fn picture_fingerprint(image: &RgbImage) -> u64 {
+/// The identity of the encoder that computed an embedding.
+#[derive(Debug)]
+pub(crate) enum EncoderIdentity {
+    /// The weights themselves. Hashing reads every one of them on the host, so it happens only when an embedding is saved
+    /// or meets another predictor than its own. Tensors are reference-counted: nothing is copied.
+    Weights { encoder: Box<ImageEncoder>, fingerprint: OnceLock<u64> },
+    /// The fingerprint that a file holds.
+    File(u64),
+}
+
+impl EncoderIdentity {
+    pub(crate) fn new(encoder: &ImageEncoder) -> Self {
+        Self::Weights { encoder: Box::new(encoder.clone()), fingerprint: OnceLock::new() }
+    }
+
+    /// The hash of every tensor of the encoder.
+    fn fingerprint(&self) -> u64 {
+        match self {
+            Self::Weights { encoder, fingerprint } => *fingerprint.get_or_init(|| {
+                let mut hash = Fingerprint::new(0);
+                for tensor in named_tensors(encoder.as_ref()) {
+                    tensor.values().iter().for_each(|value| hash.add_word(u64::from(value.to_bits())));
+                }
+                hash.value()
+            }),
+            Self::File(fingerprint) => *fingerprint,
+        }
+    }
+
+    /// Whether both are the same encoder.
+    pub(crate) fn matches(self: &Arc<Self>, other: &Arc<Self>) -> bool {
+        Arc::ptr_eq(self, other) || self.fingerprint() == other.fingerprint()
+    }
+}
+
+/// A hash of an image's size and pixels.
+pub fn image_fingerprint(image: &RgbImage) -> u64 {
     let mut hash = Fingerprint::new(0);
     hash.add_word(u64::from(image.width()));
     hash.add_word(u64::from(image.height()));
@@ -36,33 +76,33 @@ pub fn picture_fingerprint(image: &RgbImage) -> u64 {
     hash.value()
 }
 
-/// An embedding file cannot be used.
+/// Why an embedding file could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum EmbeddingError {
     /// Reading or writing failed.
     #[error(transparent)]
     Weights(#[from] WeightsError),
-    /// A safetensors file, but of something else.
+    /// A safetensors file with other content.
     #[error("{}: not an image embedding: {problem}", path.display())]
     NotAnEmbedding {
         /// The file.
         path: PathBuf,
-        /// What is missing or odd.
+        /// The part that is missing or invalid.
         problem: String,
     },
 }
 
 impl ImageEmbedding {
-    /// Writes the embedding; what stands at `path` is replaced at once or not at all.
+    /// Writes the embedding. An existing file at `path` is replaced atomically.
     pub fn save(&self, path: &Path) -> Result<(), EmbeddingError> {
         let shape = self.tensor.dims();
         let values = host_values(&self.tensor);
-        let pair = |size: [usize; 2]| format!("{},{}", size[0], size[1]);
+        let [height, width] = self.frame.original_hw;
         let metadata = HashMap::from([
-            ("original_hw".to_owned(), pair(self.frame.original_hw)),
+            ("original_hw".to_owned(), format!("{height},{width}")),
             ("image_size".to_owned(), self.frame.side_px.to_string()),
-            ("encoder".to_owned(), format!("{:016x}", self.encoder)),
-            ("picture".to_owned(), format!("{:016x}", self.picture)),
+            ("encoder".to_owned(), format!("{:016x}", self.encoder.fingerprint())),
+            (IMAGE_KEY.to_owned(), format!("{:016x}", self.image)),
         ]);
         let io = |source| WeightsError::Io { path: path.to_owned(), source };
         let tensors: [(&str, &[usize], &[f32]); 1] = [(TENSOR, &shape, &values)];
@@ -70,28 +110,30 @@ impl ImageEmbedding {
         Ok(())
     }
 
-    /// Reads what [`ImageEmbedding::save`] wrote.
+    /// Reads a file that [`ImageEmbedding::save`] wrote.
     pub fn load(path: &Path, device: &Device) -> Result<Self, EmbeddingError> {
         let dict = StateDict::open(path)?;
-        let odd = |problem: &str| EmbeddingError::NotAnEmbedding { path: path.to_owned(), problem: problem.into() };
-        let info = dict.tensors.get(TENSOR).ok_or_else(|| odd("there is no tensor `image_embedding`"))?;
-        let shape: [usize; 4] = info.shape.as_slice().try_into().map_err(|_| odd("it must have four axes"))?;
+        let invalid = |problem: &str| EmbeddingError::NotAnEmbedding { path: path.to_owned(), problem: problem.into() };
+        let info = dict.tensors.get(TENSOR).ok_or_else(|| invalid("there is no tensor `image_embedding`"))?;
+        let shape: [usize; 4] = info.shape.as_slice().try_into().map_err(|_| invalid("it must have four axes"))?;
         if info.dtype != Dtype::F32 || shape[0] != 1 {
-            return Err(odd("it must be F32 of one image"));
+            return Err(invalid("it must be F32 with a batch size of 1"));
         }
         let text = |key: &str| dict.metadata.get(key).map(String::as_str);
         let frame = text("original_hw").and_then(parse_pair).zip(text("image_size").and_then(|s| s.parse().ok()));
-        let (original_hw, side_px): ([usize; 2], usize) = frame.ok_or_else(|| odd("its metadata names no sizes"))?;
+        let (original_hw, side_px): ([usize; 2], usize) =
+            frame.ok_or_else(|| invalid("its metadata has no image sizes"))?;
         if original_hw.contains(&0) || side_px == 0 {
-            return Err(odd("its sizes must be at least 1 px"));
+            return Err(invalid("its sizes must be at least 1 px"));
         }
         let fingerprint = |key: &str| text(key).and_then(|text| u64::from_str_radix(text, 16).ok());
-        let (encoder, picture) = fingerprint("encoder")
-            .zip(fingerprint("picture"))
-            .ok_or_else(|| odd("its metadata names no encoder and no picture"))?;
+        let (encoder, image) = fingerprint("encoder")
+            .zip(fingerprint(IMAGE_KEY))
+            .ok_or_else(|| invalid("its metadata has no fingerprints of encoder and image"))?;
         let values = dict.read_f32(TENSOR)?;
         let tensor = Tensor::from_data(TensorData::new(values, shape), device);
-        Ok(Self { tensor, frame: ModelFrame::new(original_hw, side_px), encoder, picture })
+        let encoder = Arc::new(EncoderIdentity::File(encoder));
+        Ok(Self { tensor, frame: ModelFrame::new(original_hw, side_px), image, encoder })
     }
 }
 

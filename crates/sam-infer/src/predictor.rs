@@ -1,55 +1,54 @@
-//! Images in, prompts in, masks out (`segment_anything/predictor.py`), in pixels of the original image.
+//! The predictor (`segment_anything/predictor.py`): images and prompts to masks, in pixels of the original image.
 //!
-//! Differs from the reference: nothing is remembered between calls. [`Predictor::embed`] gives an embedding to keep;
-//! [`Predictor::predict_many`] answers prompts on any number of embeddings in one pass of the decoder.
+//! Differs from the reference: no state between calls. [`Predictor::embed`] returns an embedding that the caller keeps;
+//! [`Predictor::predict_many`] decodes prompts on any number of embeddings in one pass of the decoder.
 //!
-//! Shapes: `M` masks of an object, `L` side of the decoder's masks, `H W` original image.
+//! Shapes: `M` masks of an object, `L` side length of the decoder's masks, `H W` original image.
 
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::module::interpolate;
 use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
 use burn::tensor::{Device, Tensor};
-use sam_files::Fingerprint;
 use sam_image::{Mask, ModelFrame, RgbImage, resize_longest_side};
-use sam_model::weights::{Checkpoint, LoadReport, WeightsError, host_values, named_tensors};
+use sam_model::weights::{Checkpoint, LoadReport, WeightsError, host_values};
 use sam_model::{EncodedImages, MASK_THRESHOLD, MaskOutput, ObjectPrompt, Prompts, Sam, SamConfig};
 
-use crate::embedding::{ImageEmbedding, picture_fingerprint};
+use crate::embedding::{EncoderIdentity, ImageEmbedding, image_fingerprint};
 use crate::prompt::{Prompt, PromptError};
 
-/// Objects that are decoded together. On the processor the decoder goes through them in smaller parts; elsewhere each holds a
+/// Objects per decoder call. The CPU decoder works through them in smaller chunks; on other devices each object holds a
 /// copy of its image's embedding (4 MiB per layer).
 const OBJECTS_PER_PASS: usize = 64;
 
-/// A segmenter ready to answer prompts.
+/// A promptable segmenter in evaluation mode.
 #[derive(Clone, Debug)]
 pub struct Predictor {
     sam: Sam,
     /// See [`Sam::image_positions`].
     image_positions: Tensor<4>,
     device: Device,
-    encoder: OnceLock<u64>,
+    encoder: Arc<EncoderIdentity>,
 }
 
 impl Predictor {
-    /// Wraps a model where it is; training behaviour, if any, is switched off.
+    /// Wraps a model on its device, without gradients.
     pub fn new(sam: &Sam) -> Self {
         let sam = sam.valid();
-        let device = sam.device();
-        Self { image_positions: sam.image_positions(), sam, device, encoder: OnceLock::new() }
+        let encoder = Arc::new(EncoderIdentity::new(&sam.image_encoder));
+        Self { image_positions: sam.image_positions(), device: sam.device(), encoder, sam }
     }
 
-    /// Loads a checkpoint of any layout that is read here.
+    /// Loads a checkpoint in any supported layout.
     pub fn from_checkpoint(path: &Path, device: &Device) -> Result<(Self, LoadReport), WeightsError> {
         let checkpoint = Checkpoint::open(path)?;
         let (sam, report) = checkpoint.load(device)?;
         Ok((Self::new(&sam), report))
     }
 
-    /// Sizes of the model.
+    /// The model's sizes.
     pub fn config(&self) -> &SamConfig {
         self.sam.config()
     }
@@ -59,51 +58,40 @@ impl Predictor {
         self.embed_many(&[image]).remove(0)
     }
 
-    /// Runs the image encoder on several images at once: worth it on a GPU; on a CPU it takes the time of one after the
-    /// other and the memory of all.
+    /// Runs the image encoder on a batch of images. This pays on a GPU; on the CPU it takes as long as one image after the
+    /// other, with the memory of all.
     pub fn embed_many(&self, images: &[&RgbImage]) -> Vec<ImageEmbedding> {
         let side = self.sam.image_size();
-        let (inputs, pictures): (Vec<Tensor<4>>, Vec<(ModelFrame, u64)>) = images
+        let (inputs, sources): (Vec<Tensor<4>>, Vec<(ModelFrame, u64)>) = images
             .iter()
             .map(|image| {
                 let (resized, frame) = resize_longest_side(image, side);
                 let input = Sam::preprocess(resized.as_raw(), frame.resized_hw, side, &self.device);
-                (input, (frame, picture_fingerprint(image)))
+                (input, (frame, image_fingerprint(image)))
             })
             .unzip();
         if inputs.is_empty() {
             return Vec::new();
         }
         let embedded = self.sam.encode(Tensor::cat(inputs, 0));
-        let embed = |(index, (frame, picture))| ImageEmbedding {
+        let embed = |(index, (frame, image))| ImageEmbedding {
             tensor: embedded.clone().narrow(0, index, 1),
             frame,
-            encoder: self.encoder_fingerprint(),
-            picture,
+            image,
+            encoder: Arc::clone(&self.encoder),
         };
-        pictures.into_iter().enumerate().map(embed).collect()
+        sources.into_iter().enumerate().map(embed).collect()
     }
 
-    /// Whether this predictor's encoder made the embedding.
-    pub fn made(&self, embedding: &ImageEmbedding) -> bool {
+    /// Whether the embedding comes from this predictor's encoder.
+    pub fn is_own_embedding(&self, embedding: &ImageEmbedding) -> bool {
         let (config, grid) = (self.config(), self.config().image_encoder.grid_size());
-        embedding.encoder == self.encoder_fingerprint()
+        embedding.encoder.matches(&self.encoder)
             && embedding.frame.side_px == config.image_encoder.image_size
             && embedding.tensor.dims() == [1, config.image_encoder.out_chans, grid, grid]
     }
 
-    /// Of every tensor of the encoder; computed once, in a fraction of the time that one image takes.
-    fn encoder_fingerprint(&self) -> u64 {
-        *self.encoder.get_or_init(|| {
-            let mut hash = Fingerprint::new(0);
-            for tensor in named_tensors(&self.sam.image_encoder) {
-                tensor.values().iter().for_each(|value| hash.add_word(u64::from(value.to_bits())));
-            }
-            hash.value()
-        })
-    }
-
-    /// Answers one prompt.
+    /// Decodes one prompt.
     pub fn predict(
         &self,
         embedding: &ImageEmbedding,
@@ -114,10 +102,10 @@ impl Predictor {
         Ok(predictions.remove(0))
     }
 
-    /// Answers prompts on several images; each names its embedding by its place in `embeddings`.
+    /// Decodes prompts on several images; each prompt comes with the index of its embedding.
     ///
     /// # Panics
-    /// When a prompt names an embedding that is not there, or one that another encoder made.
+    /// When an index is out of range, or an embedding comes from another encoder.
     pub fn predict_many(
         &self,
         embeddings: &[&ImageEmbedding],
@@ -125,7 +113,7 @@ impl Predictor {
         output: MaskOutput,
     ) -> Result<Vec<Prediction>, PromptError> {
         for embedding in embeddings {
-            assert!(self.made(embedding), "an embedding must come from the predictor that decodes it");
+            assert!(self.is_own_embedding(embedding), "an embedding must come from the encoder of this predictor");
         }
         let side = self.config().low_res_side();
         let objects: Vec<(usize, ObjectPrompt)> = prompts
@@ -169,19 +157,19 @@ impl Predictor {
 /// The masks of one object.
 #[derive(Clone, Debug)]
 pub struct Prediction {
-    /// `[M, L, L]`, in the model's frame, padding included; what a next call takes as mask prompt.
+    /// `[M, L, L]`, in the model's frame, padding included.
     pub low_res_logits: Tensor<3>,
-    /// The model's own estimate of each mask's IoU; not bounded.
+    /// The predicted IoU of each mask; unbounded.
     pub iou_predictions: Vec<f32>,
-    /// Of the image.
+    /// The image's sizes.
     pub frame: ModelFrame,
 }
 
 impl Prediction {
-    /// Logits of one mask at the decoder's size, row-major: what [`Prompt::mask_logits`] takes.
+    /// Logits of one mask at the decoder's resolution, row-major, for [`Prompt::mask_logits`] of a later call.
     ///
     /// # Panics
-    /// When there is no such mask.
+    /// When the index is out of range.
     pub fn mask_logits(&self, index: usize) -> Vec<f32> {
         host_values(&self.low_res_logits.clone().narrow(0, index, 1))
     }
@@ -210,13 +198,13 @@ impl Prediction {
             .collect()
     }
 
-    /// The mask that the model believes in most.
+    /// Index of the mask with the highest predicted IoU.
     pub fn best(&self) -> usize {
         most_confident(&self.iou_predictions)
     }
 }
 
-/// Place of the highest score, the first of equals, as numpy's `argmax`; 0 when there is none.
+/// Index of the highest score, the first of equals, as numpy's `argmax`; 0 when there is none.
 pub fn most_confident(scores: &[f32]) -> usize {
     (1..scores.len()).fold(0, |best, at| if scores[at] > scores[best] { at } else { best })
 }
@@ -232,7 +220,32 @@ fn resize_bilinear(x: Tensor<4>, size_hw: [usize; 2]) -> Tensor<4> {
 
 #[cfg(test)]
 mod tests {
+    use sam_model::init::initialise;
+
     use super::*;
+
+    /// A tiny model with random weights.
+    fn tiny(seed: u64) -> Predictor {
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/tiny_sam.safetensors");
+        let (sam, _) = Checkpoint::open(&fixture).and_then(|file| file.load(&Device::flex())).expect("a fixture");
+        Predictor::new(&initialise(sam, seed))
+    }
+
+    #[test]
+    fn prediction_computes_no_fingerprint_and_other_encoders_are_recognised() {
+        let image = RgbImage::new(9, 7);
+        let (predictor, other) = (tiny(1), tiny(2));
+        let embedding = predictor.embed(&image);
+        let prompt = Prompt { points_xy_px: vec![([3.0, 3.0], true)], ..Prompt::default() };
+        predictor.predict(&embedding, &prompt, MaskOutput::Single).expect("a valid prompt");
+        let is_hashed = || matches!(&*predictor.encoder, EncoderIdentity::Weights { fingerprint, .. } if fingerprint.get().is_some());
+        assert!(!is_hashed(), "hashing reads every weight of the encoder on the host");
+        // A second predictor of the same weights compares fingerprints, and so does one of other weights.
+        assert!(tiny(1).is_own_embedding(&embedding) && is_hashed());
+        assert!(!other.is_own_embedding(&embedding));
+        let decode = std::panic::AssertUnwindSafe(|| other.predict(&embedding, &prompt, MaskOutput::Single));
+        assert!(std::panic::catch_unwind(decode).is_err());
+    }
 
     #[test]
     fn the_first_of_equal_scores_wins() {

@@ -1,4 +1,4 @@
-//! What a person points at, in pixels of the original image, checked before it reaches the model.
+//! Prompts in pixels of the original image, validated before they reach the model.
 
 use sam_image::ModelFrame;
 use sam_model::ObjectPrompt;
@@ -6,63 +6,63 @@ use sam_model::ObjectPrompt;
 /// The prompt of one object.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Prompt {
-    /// Clicks: position `[x, y]` and whether it is on the object.
+    /// Clicks: position `[x, y]`, and whether the point is on the object (positive) or not (negative).
     pub points_xy_px: Vec<([f32; 2], bool)>,
     /// Upper left and lower right corner.
     pub box_xyxy_px: Option<[f32; 4]>,
-    /// Logits of an earlier mask at the decoder's size (`low_res_logits` of a [`crate::Prediction`]), row-major.
+    /// Logits of an earlier mask at the decoder's resolution ([`crate::Prediction::mask_logits`]), row-major.
     pub mask_logits: Option<Vec<f32>>,
 }
 
-/// A prompt that means nothing in its image.
+/// An invalid prompt.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum PromptError {
-    /// Nothing to go by.
+    /// No point, box or mask.
     #[error("no prompt: give at least a point, a box or a mask")]
     Empty,
-    /// A click beside the image.
+    /// A point outside the image.
     #[error("point {point:?} must lie in the image, which is {width} px wide and {height} px high", point = [.x, .y])]
     PointOutside {
-        /// The click's x.
+        /// The point's x.
         x: f32,
-        /// The click's y.
+        /// The point's y.
         y: f32,
-        /// Of the image.
+        /// Image width.
         width: usize,
-        /// Of the image.
+        /// Image height.
         height: usize,
     },
-    /// A box whose corners are swapped, or of no area.
+    /// A box with swapped corners or without area.
     #[error("box {0:?} must be X0,Y0,X1,Y1 with X0 < X1 and Y0 < Y1")]
     BoxCorners([f32; 4]),
-    /// A box that does not touch the image, or reaches further beyond it than the image is large.
+    /// A box that does not overlap the image, or extends beyond it by more than the image's size.
     #[error(
-        "box {corners:?} must overlap the image, which is {width} px wide and {height} px high, and reach no further \
+        "box {corners:?} must overlap the image, which is {width} px wide and {height} px high, and extend no further \
          beyond it than that"
     )]
     BoxOutside {
         /// The corners.
         corners: [f32; 4],
-        /// Of the image.
+        /// Image width.
         width: usize,
-        /// Of the image.
+        /// Image height.
         height: usize,
     },
-    /// A mask of another size than the decoder's.
+    /// A mask prompt whose size is not the decoder's.
     #[error("a mask prompt must hold {side} x {side} logits for this model, got {got} values")]
     MaskSize {
-        /// The decoder's side.
+        /// Side length of the decoder's masks.
         side: usize,
-        /// How many values came.
+        /// Number of values.
         got: usize,
     },
-    /// A mask that is no number somewhere.
+    /// A mask prompt with NaN or infinite logits.
     #[error("a mask prompt must hold finite logits, got {0}")]
     MaskNotFinite(f32),
 }
 
 impl Prompt {
-    /// Checks the prompt against its image and brings it into the model's frame.
+    /// Validates the prompt against its image and maps it to the model's frame.
     pub fn to_model(&self, frame: &ModelFrame, low_res_side: usize) -> Result<ObjectPrompt, PromptError> {
         let [height, width] = frame.original_hw;
         if self.points_xy_px.is_empty() && self.box_xyxy_px.is_none() && self.mask_logits.is_none() {
@@ -80,8 +80,8 @@ impl Prompt {
                 return Err(PromptError::BoxCorners(corners));
             }
             let (wide, high) = (width as f32, height as f32);
-            let is_beside = x1 <= 0.0 || y1 <= 0.0 || x0 >= wide || y0 >= high;
-            if is_beside || x0 < -wide || y0 < -high || x1 > 2.0 * wide || y1 > 2.0 * high {
+            let is_outside = x1 <= 0.0 || y1 <= 0.0 || x0 >= wide || y0 >= high;
+            if is_outside || x0 < -wide || y0 < -high || x1 > 2.0 * wide || y1 > 2.0 * high {
                 return Err(PromptError::BoxOutside { corners, width, height });
             }
         }
@@ -106,9 +106,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nonsense_is_refused() {
+    fn invalid_prompts_are_rejected() {
         let frame = ModelFrame::new([50, 100], 64);
-        let check = |prompt: Prompt| prompt.to_model(&frame, 4).expect_err("nonsense").to_string();
+        let check = |prompt: Prompt| prompt.to_model(&frame, 4).expect_err("invalid").to_string();
         let point = |x, y| Prompt { points_xy_px: vec![([x, y], true)], ..Prompt::default() };
         let boxed = |corners| Prompt { box_xyxy_px: Some(corners), ..Prompt::default() };
         assert!(check(Prompt::default()).contains("no prompt"));
@@ -118,8 +118,8 @@ mod tests {
         for swapped in [boxed([9.0, 0.0, 1.0, 5.0]), boxed([1.0, 5.0, 9.0, 5.0]), boxed([f32::NAN, 0.0, 1.0, 1.0])] {
             assert!(check(swapped).contains("X0 < X1"));
         }
-        for beside in [[100.0, 0.0, 120.0, 5.0], [-3e38, -3e38, 3e38, 3e38], [0.0, 0.0, 50.0, 101.0]] {
-            assert!(check(boxed(beside)).contains("overlap"), "{beside:?}");
+        for outside in [[100.0, 0.0, 120.0, 5.0], [-3e38, -3e38, 3e38, 3e38], [0.0, 0.0, 50.0, 101.0]] {
+            assert!(check(boxed(outside)).contains("overlap"), "{outside:?}");
         }
         let masked = |logits| Prompt { mask_logits: Some(logits), ..Prompt::default() };
         assert!(check(masked(vec![0.0; 15])).contains("4 x 4"));
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn coordinates_are_brought_to_the_model() {
+    fn coordinates_are_mapped_to_the_model_frame() {
         let frame = ModelFrame::new([50, 100], 64);
         let prompt = Prompt {
             points_xy_px: vec![([50.0, 25.0], false)],

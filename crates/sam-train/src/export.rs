@@ -1,4 +1,4 @@
-//! `sam-train export`: one checkpoint to the form that another program loads.
+//! `sam-train export`: converts a checkpoint to another format.
 
 use std::io::Write;
 
@@ -10,6 +10,9 @@ use crate::failure::{BadInput, Failure};
 use crate::output::output;
 use crate::target::{Target, check_target};
 
+/// Width of the labels in front of the lines of a load report.
+pub(crate) const LABEL_WIDTH: usize = 8;
+
 pub(crate) fn run(arguments: &ExportArguments) -> Result<(), Failure> {
     let target = match arguments.format {
         FormatArgument::Huggingface => Target::Folder,
@@ -19,10 +22,10 @@ pub(crate) fn run(arguments: &ExportArguments) -> Result<(), Failure> {
     let checkpoint = Checkpoint::open(&arguments.checkpoint).bad_input()?;
     let device = DeviceName::Cpu.open().bad_input()?;
     let loaded = match arguments.fresh_seed {
-        Some(_) if checkpoint.is_segmenter() => {
-            Err(anyhow::anyhow!("--fresh-seed is for an MAE checkpoint; this one is complete and has nothing to draw"))
-                .bad_input()?
-        }
+        Some(_) if checkpoint.is_segmenter() => Err(anyhow::anyhow!(
+            "--fresh-seed is for an MAE checkpoint; this one is complete, so no weights are initialised at random"
+        ))
+        .bad_input()?,
         Some(seed) => checkpoint.load_with(&LoadOptions { seed, ..checkpoint.default_options() }, &device),
         None => checkpoint.load(&device),
     };
@@ -31,12 +34,12 @@ pub(crate) fn run(arguments: &ExportArguments) -> Result<(), Failure> {
     let (sam, report) = loaded.map_err(|error| anyhow::anyhow!("{error}{hint}")).bad_input()?;
     let mut out = output();
     writeln!(out, "read    {} ({})", arguments.checkpoint.display(), checkpoint.description())?;
-    print_load_report(&mut out, &report)?;
+    print_load_report(&mut out, &report, LABEL_WIDTH)?;
 
     let image_size = if arguments.keep_image_size { ImageSizePolicy::Keep } else { ImageSizePolicy::Published };
     let options = ExportOptions { format: arguments.format.into(), dtype: arguments.dtype.into(), image_size };
     let written = match export(&sam, options, &arguments.out) {
-        // What was asked for cannot be said in this format or type: another choice mends it.
+        // The format or number type cannot represent the weights; another choice can.
         Err(error @ (WeightsError::Unsupported(_) | WeightsError::NotFinite { .. })) => Err(error).bad_input()?,
         written => written?,
     };
@@ -54,19 +57,19 @@ pub(crate) fn run(arguments: &ExportArguments) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Everything that did not simply fill its namesake.
-pub(crate) fn print_load_report(out: &mut impl Write, report: &LoadReport) -> Result<(), Failure> {
+/// Prints every tensor that was not simply loaded under its own name; labels are padded to `width`.
+pub(crate) fn print_load_report(out: &mut impl Write, report: &LoadReport, width: usize) -> Result<(), Failure> {
     for (key, reason) in &report.dropped {
-        writeln!(out, "dropped {key}: {reason}")?;
+        writeln!(out, "{:width$}{key}: {reason}", "dropped")?;
     }
     for table in &report.resized {
-        writeln!(out, "resized {}: {:?} to {:?}", table.key, table.from, table.to)?;
+        writeln!(out, "{:width$}{}: {:?} to {:?}", "resized", table.key, table.from, table.to)?;
     }
     for key in &report.fresh {
-        writeln!(out, "fresh   {key}")?;
+        writeln!(out, "{:width$}{key}", "fresh")?;
     }
     for assumption in &report.assumed {
-        writeln!(out, "assumed {assumption}")?;
+        writeln!(out, "{:width$}{assumption}", "assumed")?;
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `sam-train inspect`: what is this checkpoint?
+//! `sam-train inspect`: layout, model and tensors of a checkpoint.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -6,6 +6,7 @@ use std::io::Write;
 use sam_model::weights::{CONFIG_METADATA, Checkpoint, Container, StateDict, TensorInfo};
 
 use crate::cli::InspectArguments;
+use crate::export::print_load_report;
 use crate::failure::{BadInput, Failure};
 use crate::output::output;
 
@@ -18,25 +19,16 @@ pub(crate) fn run(arguments: &InspectArguments) -> Result<(), Failure> {
     }
     let checkpoint = Checkpoint::recognise(dict).bad_input()?;
     writeln!(out, "layout      {}", checkpoint.layout.name())?;
-    let of = if checkpoint.is_segmenter() { "" } else { "an encoder to start from: " };
+    let of = if checkpoint.is_segmenter() { "" } else { "encoder only: " };
     writeln!(out, "model       {of}{}", checkpoint.description())?;
     let report = checkpoint.report().bad_input()?;
     writeln!(out, "used        {} tensors", report.used)?;
-    for (key, reason) in &report.dropped {
-        writeln!(out, "dropped     {key}: {reason}")?;
-    }
-    for table in &report.resized {
-        writeln!(out, "resized     {}: {:?} to {:?}", table.key, table.from, table.to)?;
-    }
-    for key in &report.fresh {
-        writeln!(out, "not in file {key}")?;
-    }
-    for assumption in &report.assumed {
-        writeln!(out, "assumed     {assumption}")?;
-    }
+    print_load_report(&mut out, &report, 12)?;
     match (report.fresh.len(), report.dropped.len()) {
-        (0, 0) => writeln!(out, "complete: every tensor of the model is in the file, and none is left over")?,
-        (0, dropped) => writeln!(out, "complete: every tensor of the model is in the file; {dropped} are not needed")?,
+        (0, 0) => writeln!(out, "complete: every tensor of the model is in the file, and no other")?,
+        (0, dropped) => {
+            writeln!(out, "complete: every tensor of the model is in the file; {dropped} others are not needed")?
+        }
         (fresh, _) => writeln!(out, "incomplete: {fresh} tensors of the model are not in the file")?,
     }
     Ok(())

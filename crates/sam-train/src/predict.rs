@@ -1,4 +1,4 @@
-//! `sam-train predict`: an image and a prompt to masks that can be looked at.
+//! `sam-train predict`: masks for one image and one prompt, as PNG files.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
 use sam_files::write_atomically_with;
-use sam_image::{Mask, ModelFrame, Overlay, PointLabel, RgbImage, decode_rgb, overlay, save_mask_png, save_rgb_png};
-use sam_infer::{ImageEmbedding, Prediction, Predictor, Prompt, most_confident, picture_fingerprint};
+use sam_image::{
+    Mask, ModelFrame, Overlay, PointLabel, RgbImage, decode_rgb, overlay, paste, save_mask_png, save_rgb_png,
+};
+use sam_infer::{ImageEmbedding, Prediction, Predictor, Prompt, image_fingerprint, most_confident};
 use sam_model::MaskOutput;
 use sam_model::weights::{StateDict, host_values, write_f32_tensors};
 
 use crate::cli::PredictArguments;
-use crate::export::print_load_report;
+use crate::export::{LABEL_WIDTH, print_load_report};
 use crate::failure::{BadInput, Failure};
 use crate::output::output;
 use crate::target::{Target, check_target};
@@ -24,9 +26,9 @@ pub(crate) fn run(arguments: &PredictArguments) -> Result<(), Failure> {
     let device = arguments.device.open().bad_input()?;
     let loaded = timed("loaded", || Predictor::from_checkpoint(&arguments.checkpoint, &device));
     let (predictor, report) = loaded.bad_input()?;
-    print_load_report(&mut std::io::stderr(), &report)?;
+    print_load_report(&mut std::io::stderr(), &report, LABEL_WIDTH)?;
 
-    // The prompt is checked before the encoder takes its time.
+    // The prompt is validated before the encoder runs, which takes seconds.
     let side = predictor.config().low_res_side();
     let prompt = read_prompt(arguments, side).bad_input()?;
     let size_hw = [image.height() as usize, image.width() as usize];
@@ -41,7 +43,7 @@ pub(crate) fn run(arguments: &PredictArguments) -> Result<(), Failure> {
         }
         None => timed("encoded", || {
             let embedding = predictor.embed(&image);
-            // Reading one number waits for the device.
+            // Reading a value waits for the device.
             let _ = embedding.tensor.clone().sum().into_scalar::<f32>();
             embedding
         }),
@@ -57,16 +59,16 @@ pub(crate) fn run(arguments: &PredictArguments) -> Result<(), Failure> {
     })
     .bad_input()?;
     if let Some(score) = prediction.iou_predictions.iter().find(|score| !score.is_finite()) {
-        Err(anyhow!("{}: the model answers with a score of {score}", arguments.checkpoint.display()))?;
+        Err(anyhow!("{}: the model predicts an IoU of {score}", arguments.checkpoint.display()))?;
     }
-    write_pictures(&arguments.out, &image, &prompt, &masks)?;
+    write_images(&arguments.out, &image, &prompt, &masks)?;
     if let Some(path) = &arguments.logits {
         write_logits(&prediction, path)?;
     }
     print_scores(&arguments.out, &prediction, &masks)
 }
 
-/// What would be replaced, and whether it may be, before anything is read or computed.
+/// Checks all output paths before anything is read or computed.
 fn check_targets(arguments: &PredictArguments) -> anyhow::Result<()> {
     let files = [("--logits", &arguments.logits), ("--save-embedding", &arguments.save_embedding)];
     for (option, path) in files {
@@ -74,13 +76,15 @@ fn check_targets(arguments: &PredictArguments) -> anyhow::Result<()> {
             check_target(path, option, Target::File, arguments.force)?;
         }
     }
-    let earlier = earlier_pictures(&arguments.out)?;
+    let earlier = earlier_images(&arguments.out)?;
     match earlier.first() {
         // An existing folder is fine as long as it holds no masks.
         None if arguments.out.is_dir() => Ok(()),
         None => check_target(&arguments.out, "--out", Target::Folder, arguments.force),
         Some(_) if arguments.force => Ok(()),
-        Some(path) => bail!("{} is of an earlier call; give another --out, or --force to replace it", path.display()),
+        Some(path) => {
+            bail!("{} comes from an earlier run; give another --out, or --force to replace it", path.display())
+        }
     }
 }
 
@@ -92,7 +96,7 @@ fn read_prompt(arguments: &PredictArguments, low_res_side: usize) -> anyhow::Res
     Ok(Prompt { points_xy_px: arguments.points.clone(), box_xyxy_px: arguments.box_xyxy_px, mask_logits })
 }
 
-/// The best mask of a file that `--logits` wrote.
+/// The mask with the highest predicted IoU in a file that `--logits` wrote.
 fn read_mask_input(path: &Path, low_res_side: usize) -> anyhow::Result<Vec<f32>> {
     let dict = StateDict::open(path)?;
     let info = dict.tensors.get("low_res_logits").ok_or_else(|| {
@@ -122,11 +126,14 @@ fn check_embedding(
     image: &RgbImage,
     path: &Path,
 ) -> anyhow::Result<()> {
-    if !predictor.made(embedding) {
-        bail!("{}: the embedding was made by another checkpoint; make it anew with --save-embedding", path.display());
+    if !predictor.is_own_embedding(embedding) {
+        bail!(
+            "{}: the embedding comes from another checkpoint; compute it again with --save-embedding",
+            path.display()
+        );
     }
-    if embedding.picture != picture_fingerprint(image) {
-        bail!("{}: the embedding is of another picture; make it anew with --save-embedding", path.display());
+    if embedding.image != image_fingerprint(image) {
+        bail!("{}: the embedding is of another image; compute it again with --save-embedding", path.display());
     }
     Ok(())
 }
@@ -137,8 +144,8 @@ fn mask_name(index: usize) -> String {
     format!("mask_{index}.png")
 }
 
-/// Pictures that an earlier call left: they would mix with the new ones.
-fn earlier_pictures(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+/// Image files of an earlier run, which would mix with the new ones.
+fn earlier_images(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     if !folder.is_dir() {
         return Ok(Vec::new());
     }
@@ -146,20 +153,20 @@ fn earlier_pictures(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
         let number = name.strip_prefix("mask_").and_then(|rest| rest.strip_suffix(".png"));
         name == OVERLAY || number.is_some_and(|number| number.parse::<usize>().is_ok())
     };
-    let mut pictures = Vec::new();
+    let mut images = Vec::new();
     for entry in std::fs::read_dir(folder).with_context(|| format!("listing {}", folder.display()))? {
         let entry = entry?;
         if entry.file_name().to_str().is_some_and(is_ours) {
-            pictures.push(entry.path());
+            images.push(entry.path());
         }
     }
-    pictures.sort();
-    Ok(pictures)
+    images.sort();
+    Ok(images)
 }
 
-/// A PNG per mask, and one picture with a panel per mask. What an earlier call left goes only now that there is better.
-fn write_pictures(folder: &Path, image: &RgbImage, prompt: &Prompt, masks: &[Mask]) -> anyhow::Result<()> {
-    std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+/// Writes a PNG per mask and an overlay with one panel per mask, then removes the files of an earlier run.
+fn write_images(folder: &Path, image: &RgbImage, prompt: &Prompt, masks: &[Mask]) -> anyhow::Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
     let write = |name: &str, save: &dyn Fn(&Path) -> Result<(), sam_image::ImageError>| -> anyhow::Result<()> {
         let path = folder.join(name);
         let io = |error| anyhow!("{}: {error}", path.display());
@@ -172,7 +179,7 @@ fn write_pictures(folder: &Path, image: &RgbImage, prompt: &Prompt, masks: &[Mas
     let panels = panels(image, prompt, masks);
     write(OVERLAY, &|path| save_rgb_png(&panels, path))?;
     let written: Vec<PathBuf> = (0..masks.len()).map(|index| folder.join(mask_name(index))).collect();
-    for path in earlier_pictures(folder)? {
+    for path in earlier_images(folder)? {
         if !written.contains(&path) && !path.ends_with(OVERLAY) {
             std::fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
         }
@@ -189,10 +196,7 @@ fn panels(image: &RgbImage, prompt: &Prompt, masks: &[Mask]) -> RgbImage {
     let mut panels = RgbImage::new(width * masks.len() as u32, height);
     for (index, mask) in masks.iter().enumerate() {
         let drawn = Overlay { masks: std::slice::from_ref(mask), boxes_xyxy_px: &boxes, points_xy_px: &points };
-        let panel = overlay(image, &drawn);
-        for (x, y, pixel) in panel.enumerate_pixels() {
-            panels.put_pixel(x + index as u32 * width, y, *pixel);
-        }
+        paste(&mut panels, &overlay(image, &drawn), index as u32 * width, 0);
     }
     panels
 }
@@ -217,9 +221,9 @@ fn print_scores(folder: &Path, prediction: &Prediction, masks: &[Mask]) -> Resul
     writeln!(out, "mask  predicted_iou  area_px   area  file")?;
     for (index, (mask, score)) in masks.iter().zip(&prediction.iou_predictions).enumerate() {
         let area = mask.area_px();
-        let share = 100.0 * area as f64 / mask.pixels().len() as f64;
+        let percent = 100.0 * area as f64 / mask.pixels().len() as f64;
         let file = folder.join(mask_name(index));
-        writeln!(out, "{index:4}  {score:13.4}  {area:7}  {share:4.1}%  {}", file.display())?;
+        writeln!(out, "{index:4}  {score:13.4}  {area:7}  {percent:4.1}%  {}", file.display())?;
     }
     writeln!(out, "look at {}", folder.join(OVERLAY).display())?;
     Ok(())

@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 
 use image::metadata::Orientation;
 use image::{ImageDecoder, ImageFormat, ImageReader};
-use sam_image::decode::MAX_PIXELS;
-use sam_image::{Mask, Rle};
+use sam_image::{MAX_PIXELS, Mask, Rle};
 
 use crate::error::DataError;
 use crate::formats::raster::tiff_header;

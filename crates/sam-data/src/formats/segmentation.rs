@@ -3,7 +3,7 @@
 //! Source: pycocotools' `annToRLE` and `frPyObjects`. Differences: run lengths must fill the image and have its size,
 //! polygons with fewer than three points are reported without affecting the other parts, and NaN is reported by name.
 
-use sam_image::decode::MAX_PIXELS;
+use sam_image::MAX_PIXELS;
 use sam_image::{ImageError, Rle, polygon_to_rle};
 use serde::Deserialize;
 

@@ -10,16 +10,16 @@ fn mask(size_hw: [usize; 2], text: &str) -> Mask {
 }
 
 #[test]
-fn every_click_and_iou_is_the_references() {
+fn every_click_and_iou_equals_the_reference() {
     let (mut n_clicks, mut n_positive, mut n_ignoring) = (0, 0, 0);
     for (number, line) in fixture("clicks.txt").lines().enumerate() {
         let mut fields = line.split(' ');
         let mut next = || fields.next();
         let size_hw = [0; 2].map(|_: usize| next().expect("a size").parse().expect("a number"));
-        let truth = mask(size_hw, next().expect("a truth"));
+        let target = mask(size_hw, next().expect("a target"));
         let ignore = next().filter(|&text| text != "-").map(|text| mask(size_hw, text));
         n_ignoring += usize::from(ignore.is_some());
-        let mut clicker = Clicker::new(truth, ignore);
+        let mut clicker = Clicker::new(target, ignore);
         let mut prediction = Mask::empty(size_hw);
         while let Some(text) = next() {
             if text != "=" {

@@ -1,5 +1,5 @@
-//! Against the Python packages (every expectation comes from a script in `../fixtures`), against hand-computed answers of
-//! scripted segmenters, and against bad input.
+//! Comparison with the Python packages (expectations come from scripts in `../fixtures`), hand-computed results of scripted
+//! segmenters, and invalid input.
 
 mod average_precision;
 mod bad_input;

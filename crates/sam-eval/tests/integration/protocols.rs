@@ -2,11 +2,10 @@
 //!
 //! The object is always the first 20 pixels of a 10 x 10 image; an answer of its first `n` pixels has IoU n / 20.
 
-use sam_eval::clicks::tight_box_xyxy_px;
-use sam_eval::trial::Boundary;
 use sam_eval::{
-    ClickMetrics, ClickMetricsConfig, FirstClick, FirstMasks, ImageTask, MaskFeedback, MaskSelection, Metrics,
-    ObjectRecord, Outcome, Protocol, RoundPrompt, Run, SizeBucket, Start, Target, run_interactive,
+    Boundary, ClickMetrics, ClickMetricsConfig, FirstClick, FirstMasks, ImageTask, MaskFeedback, MaskSelection,
+    Metrics, ObjectRecord, Outcome, Protocol, RoundPrompt, Run, SizeBucket, Start, Target, run_interactive,
+    tight_box_xyxy_px,
 };
 use sam_image::{Mask, Rle};
 
@@ -15,15 +14,15 @@ use super::scripted::{Scripted, Seen, first_pixels, image, rle};
 const SIZE_HW: [usize; 2] = [10, 10];
 const AREA_PX: usize = 20;
 
-/// The answer with this IoU in twentieths, and what the segmenter thinks of it.
+/// An answer with this IoU in twentieths and this predicted IoU.
 fn answer(twentieths: usize, predicted_iou: f32) -> (Mask, f32) {
     (first_pixels(SIZE_HW, twentieths), predicted_iou)
 }
 
 fn play(script: impl Fn(&Seen) -> Vec<(Mask, f32)>, protocol: &Protocol) -> (ObjectRecord, Vec<Seen>) {
-    let (truth, picture) = (rle(&first_pixels(SIZE_HW, AREA_PX)), image(SIZE_HW));
-    let objects = [Target { id: 7, mask: &truth, class: Some("cat") }];
-    let task = ImageTask { data_set: "set", name: "a.jpg", image: &picture, objects: &objects, ignore: None };
+    let (target, pixels) = (rle(&first_pixels(SIZE_HW, AREA_PX)), image(SIZE_HW));
+    let objects = [Target { id: 7, mask: &target, class: Some("cat") }];
+    let task = ImageTask { data_set: "set", name: "a.jpg", image: &pixels, objects: &objects, ignore: None };
     let segmenter = Scripted::new(script);
     let mut outcomes = run_interactive(&segmenter, protocol, &[task]).expect("fine");
     assert_eq!(outcomes.len(), 1);
@@ -58,7 +57,7 @@ fn miou_at_every_click_and_the_oracle() {
     assert!((value(&metrics, "predicted_iou_error") - error).abs() < 1e-15);
     assert_eq!((record.size, record.area_px, record.class.as_deref()), (SizeBucket::Small, 20, Some("cat")));
 
-    // All clicks are seen in every round, the logits of the chosen mask (place 1, then 0) from the second on.
+    // Every round receives all clicks and, from the second on, the logits of the selected mask (index 1, then 0).
     assert_eq!(seen.iter().map(|seen| seen.clicks.len()).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
     assert_eq!(seen.iter().map(|seen| seen.logits).collect::<Vec<_>>(), [None, Some(1), Some(0), Some(0), Some(0)]);
     assert_eq!(seen[0].selection, MaskSelection::All);
@@ -69,7 +68,7 @@ fn miou_at_every_click_and_the_oracle() {
 }
 
 #[test]
-fn noc_counts_the_cap_and_tells_failures_from_late_successes() {
+fn noc_counts_the_cap_and_separates_failures_from_late_successes() {
     // 80 % at click 3, 85 % at click 20, 90 % never.
     let script = |seen: &Seen| {
         let n = match seen.clicks.len() {
@@ -129,7 +128,7 @@ fn a_box_alone_refined_and_with_clicks() {
 }
 
 #[test]
-fn variants_of_the_first_round() {
+fn first_round_variants() {
     let script = |seen: &Seen| match seen.selection {
         MaskSelection::Single => vec![answer(1, 0.5)],
         _ => vec![answer(4, 0.5), answer(8, 0.5), answer(16, 0.25)],
@@ -148,7 +147,7 @@ fn variants_of_the_first_round() {
 }
 
 #[test]
-fn a_random_first_click_depends_on_names_only() {
+fn a_random_first_click_depends_only_on_seed_and_names() {
     let script = |_: &Seen| vec![answer(10, 0.5)];
     let random = |seed| Protocol { first_click: FirstClick::Random { seed }, n_clicks: 2, ..Protocol::default() };
     let first = |seed| play(script, &random(seed)).1[1].clicks[0];
@@ -163,11 +162,11 @@ fn a_random_first_click_depends_on_names_only() {
 }
 
 #[test]
-fn boundaries_are_measured_where_asked_for() {
+fn boundary_iou_is_measured_on_request() {
     let protocol = Protocol { boundary: Boundary::Measure, n_clicks: 1, ..Protocol::default() };
     let (record, _) = play(|_| vec![answer(10, 0.5)], &protocol);
-    let truth = first_pixels(SIZE_HW, AREA_PX);
-    let expected = sam_image::boundary_iou(&truth, &first_pixels(SIZE_HW, 10), 0.02).expect("one size");
+    let target = first_pixels(SIZE_HW, AREA_PX);
+    let expected = sam_image::boundary_iou(&target, &first_pixels(SIZE_HW, 10), 0.02).expect("one size");
     let metrics = metrics(&record, &protocol, &ClickMetricsConfig::for_protocol(&protocol));
     assert_eq!(value(&metrics, "boundary_1"), expected);
 }
@@ -186,7 +185,7 @@ fn many() -> Vec<(String, sam_image::RgbImage, Vec<Rle>, Option<Rle>)> {
     (0..6).map(scene).collect()
 }
 
-/// A segmenter whose answers depend on everything it may see: discs around the clicks, larger with each.
+/// A segmenter whose answers depend on the whole prompt: discs around the clicks, larger with each.
 fn discs(seen: &Seen) -> Vec<(Mask, f32)> {
     let radius = |grow: f32| {
         Mask::from_fn(seen.size_hw, |row, column| {
@@ -229,7 +228,7 @@ fn outcomes(objects_per_call: usize, images_per_call: usize) -> (Vec<Outcome>, V
 }
 
 #[test]
-fn nothing_depends_on_batches_or_order() {
+fn results_depend_neither_on_batches_nor_on_order() {
     let (one_by_one, calls) = outcomes(1, 1);
     assert!(calls.iter().all(|&n| n == 1));
     assert_eq!(one_by_one.len(), 21);
@@ -249,18 +248,18 @@ fn nothing_depends_on_batches_or_order() {
 }
 
 #[test]
-fn ignored_pixels_take_no_part() {
-    let truth = first_pixels(SIZE_HW, AREA_PX);
+fn ignored_pixels_are_excluded() {
+    let target = first_pixels(SIZE_HW, AREA_PX);
     let ignore = Mask::from_fn(SIZE_HW, |row, _| row == 0 || row == 9);
-    let (truth, ignore, picture) = (rle(&truth), rle(&ignore), image(SIZE_HW));
-    let objects = [Target { id: 1, mask: &truth, class: None }];
-    let task = ImageTask { data_set: "d", name: "n", image: &picture, objects: &objects, ignore: Some(&ignore) };
-    // Row 1 is found, row 9 is spilled but ignored.
+    let (target, ignore, pixels) = (rle(&target), rle(&ignore), image(SIZE_HW));
+    let objects = [Target { id: 1, mask: &target, class: None }];
+    let task = ImageTask { data_set: "d", name: "n", image: &pixels, objects: &objects, ignore: Some(&ignore) };
+    // Row 1 is predicted correctly; row 9 is a false positive but ignored.
     let script = |_: &Seen| vec![(Mask::from_fn(SIZE_HW, |row, _| row == 1 || row == 9), 0.5)];
     let segmenter = Scripted::new(script);
     let protocol = Protocol { n_clicks: 1, ..Protocol::default() };
     let outcome = run_interactive(&segmenter, &protocol, &[task]).expect("fine").remove(0);
     assert_eq!(outcome.record.rounds[0].iou, 1.0);
     assert_eq!(segmenter.seen.borrow()[0].clicks[0].xy_px(), [0.0, 1.0]);
-    assert_eq!(tight_box_xyxy_px(&truth), Some([0.0, 0.0, 10.0, 2.0]));
+    assert_eq!(tight_box_xyxy_px(&target), Some([0.0, 0.0, 10.0, 2.0]));
 }

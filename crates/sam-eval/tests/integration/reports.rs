@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use sam_eval::junit::junit_xml;
 use sam_eval::{
     Bootstrap, Click, ClickMetricsConfig, Gallery, GalleryItem, Gate, GateConfig, Metric, Metrics, Model, ObjectRecord,
-    Protocol, Report, Results, Round, RoundPrompt, Run, SizeBucket, compare,
+    Protocol, Report, Results, Round, RoundPrompt, Run, SizeBucket, compare, junit_xml,
 };
 
 /// An object with these IoUs after its clicks.
@@ -42,7 +41,7 @@ fn results(shift: f64) -> Results {
     ];
     let run = Run::new(protocol(), ClickMetricsConfig::for_protocol(&protocol()), records).expect("fine");
     let mut ap = Metrics::default();
-    ap.insert("mask_ap", Metric::share(0.25, 3)).expect("new");
+    ap.insert("mask_ap", Metric::fraction(0.25, 3)).expect("new");
     let about = BTreeMap::from([("checkpoint".to_owned(), "vit_b <1> | x".to_owned())]);
     Results::new(about, vec![run], &[("b".to_owned(), ap)]).expect("fine")
 }
@@ -71,7 +70,7 @@ fn means_are_over_objects_then_over_data_sets() {
 }
 
 #[test]
-fn results_are_read_as_written() {
+fn results_round_trip() {
     let results = results(0.0123);
     let text = results.to_json().expect("fine");
     assert_eq!(Results::from_json("results.json", &text).expect("fine"), results);
@@ -97,14 +96,14 @@ fn csv_is_quoted_and_complete() {
 }
 
 #[test]
-fn paired_differences_are_sharper_than_either_number() {
+fn paired_differences_have_narrower_intervals() {
     let (before, after) = (results(0.0), results(0.05));
     let rows = compare(&[&before, &after], &Bootstrap::default()).expect("fine");
     let row = rows.iter().find(|row| row.metric == "miou_1").expect("compared");
     close(row.intervals[0].value, 0.6);
     close(row.intervals[1].value, 0.65);
     assert!(row.intervals[0].low < row.intervals[0].high);
-    // Every object gained the same, so every draw says so.
+    // Every object gained the same, so every resample has the same difference.
     let difference = row.differences[0];
     for end in [difference.value, difference.low, difference.high] {
         close(end, 0.05);
@@ -128,52 +127,52 @@ fn config(text: &str) -> GateConfig {
 }
 
 #[test]
-fn the_gate_says_which_wanted_and_got() {
+fn the_gate_names_metric_bound_and_value() {
     let results = results(0.0);
-    let judge = |text: &str| Gate::new(&config(text), None).expect("a gate").judge(&results);
-    assert!(judge(r#"{"miou_1": 0.59, "predicted_iou_error": 1, "a/small/miou_1": 0.5}"#).expect("fine").is_pass());
-    let verdict = judge(r#"{"miou_1_oracle": 0.75, "miou_2": 0.1, "predicted_iou_error": 0.1}"#).expect("fine");
+    let check = |text: &str| Gate::new(&config(text), None).expect("a gate").check(&results);
+    assert!(check(r#"{"miou_1": 0.59, "predicted_iou_error": 1, "a/small/miou_1": 0.5}"#).expect("fine").is_pass());
+    let verdict = check(r#"{"miou_1_oracle": 0.75, "miou_2": 0.1, "predicted_iou_error": 0.1}"#).expect("fine");
     let misses: Vec<String> = verdict.misses().map(ToString::to_string).collect();
     assert_eq!(misses[0], "miou_1_oracle must be at least 0.7500, got 0.7000");
     assert!(misses[1].starts_with("predicted_iou_error must be at most 0.1000, got 0."), "{}", misses[1]);
     assert_eq!(misses.len(), 2);
-    // A miss by little is not shown as equal.
-    let verdict = judge(r#"{"a/miou_1": 0.4000001}"#).expect("fine");
+    // A narrow miss is not formatted as equality.
+    let verdict = check(r#"{"a/miou_1": 0.4000001}"#).expect("fine");
     assert_eq!(
         verdict.misses().next().expect("a miss").to_string(),
         "a/miou_1 must be at least 0.4000001, got 0.4000000"
     );
 
-    let error = judge(r#"{"miou_1_orcale": 0.75}"#).expect_err("unknown").to_string();
+    let error = check(r#"{"miou_1_orcale": 0.75}"#).expect_err("unknown").to_string();
     assert!(error.contains("metric miou_1_orcale") && error.contains("are miou_1_oracle"), "{error}");
-    let refuse = |text: &str, baseline| Gate::new(&config(text), baseline).expect_err("nonsense").to_string();
-    assert!(refuse("{}", None).contains("[gate] must be at least one bound or a baseline"));
-    assert!(refuse(r#"{"max_drop": 0.1}"#, None).contains("baseline must be given together with max_drop"));
-    assert!(refuse("{}", Some(results.clone())).contains("max_drop must be given together with baseline"));
-    assert!(refuse(r#"{"max_drop": -0.1}"#, Some(results.clone())).contains("got -0.1"));
+    let rejected = |text: &str, baseline| Gate::new(&config(text), baseline).expect_err("invalid").to_string();
+    assert!(rejected("{}", None).contains("[gate] must be at least one bound or a baseline"));
+    assert!(rejected(r#"{"max_drop": 0.1}"#, None).contains("baseline must be given together with max_drop"));
+    assert!(rejected("{}", Some(results.clone())).contains("max_drop must be given together with baseline"));
+    assert!(rejected(r#"{"max_drop": -0.1}"#, Some(results.clone())).contains("got -0.1"));
 }
 
 #[test]
-fn a_baseline_bounds_every_share() {
+fn a_baseline_bounds_every_fraction() {
     let (before, after) = (results(0.0), results(-0.02));
     let gate =
         |drop: f64| Gate::new(&config(&format!(r#"{{"max_drop": {drop}}}"#)), Some(before.clone())).expect("fine");
-    assert!(gate(0.021).judge(&after).expect("fine").is_pass());
-    let verdict = gate(0.01).judge(&after).expect("fine");
+    assert!(gate(0.021).check(&after).expect("fine").is_pass());
+    let verdict = gate(0.01).check(&after).expect("fine");
     let misses: Vec<String> = verdict.misses().map(ToString::to_string).collect();
     assert_eq!(misses.len(), 2, "{misses:?}");
     assert_eq!(misses[0], "miou_1 must be at least 0.5900 (baseline 0.6000), got 0.5800");
     let without_ap = Results::new(BTreeMap::new(), after.runs, &[]).expect("fine");
-    let error = gate(0.5).judge(&without_ap).expect_err("mask_ap is not computed").to_string();
+    let error = gate(0.5).check(&without_ap).expect_err("mask_ap is not computed").to_string();
     assert!(error.contains("metric mask_ap"), "{error}");
 }
 
 #[test]
-fn reports_hold_everything_and_nothing_from_outside() {
+fn reports_are_complete_and_self_contained() {
     let (before, after) = (results(0.0), results(0.05));
     let rows = compare(&[&before, &after], &Bootstrap { n_draws: 100, ..Bootstrap::default() }).expect("fine");
     let gate = Gate::new(&config(r#"{"miou_1": 0.9, "miou_2": 0.1}"#), None).expect("a gate");
-    let verdict = gate.judge(&after).expect("fine");
+    let verdict = gate.check(&after).expect("fine");
     let item = GalleryItem {
         caption: "<worst> & \"co\"".to_owned(),
         data_uri: "data:image/png;base64,iVBORw0KGgo=".to_owned(),
@@ -212,17 +211,17 @@ fn reports_hold_everything_and_nothing_from_outside() {
         items: vec![GalleryItem { caption: String::new(), data_uri: "worst.png\" onerror=\"".to_owned() }],
     }];
     let error = Report { galleries: &linked, ..report }.html().expect_err("a link").to_string();
-    assert!(error.contains("data_uri must be an inline picture"), "{error}");
+    assert!(error.contains("data_uri must be an inline image"), "{error}");
     let error = Report { models: &models[..1], ..report }.markdown().expect_err("one too few").to_string();
     assert!(error.contains("comparison must be an interval for each of 1 models"), "{error}");
 }
 
 #[test]
-fn junit_has_a_case_for_each_bound() {
+fn junit_has_one_case_per_bound() {
     let results = results(0.0);
     let gate = Gate::new(&config(r#"{"miou_1": 0.9, "miou_2": 0.1}"#), None).expect("a gate");
-    let xml = junit_xml("vit_b & <co>", &gate.judge(&results).expect("fine"), 1.5);
+    let xml = junit_xml("vit_b & <co>", &gate.check(&results).expect("fine"), 1.5);
     assert!(xml.contains("<testsuites tests=\"2\" failures=\"1\" time=\"1.500\">"), "{xml}");
     assert!(xml.contains("<failure type=\"gate\" message=\"miou_1 must be at least 0.9000, got 0.6000\">"), "{xml}");
-    assert!(xml.contains("name=\"miou_2\" time=\"0\"/>") && xml.contains("vit_b &amp; &lt;co&gt;"), "{xml}");
+    assert!(xml.contains("name=\"miou_2\" time=\"0\"></testcase>") && xml.contains("vit_b &amp; &lt;co&gt;"), "{xml}");
 }

@@ -1,22 +1,22 @@
-//! Segmenters that follow a script, for answers that can be computed by hand.
+//! Scripted segmenters, for results that can be computed by hand.
 
 use std::cell::RefCell;
 
 use sam_eval::{Candidate, Click, MaskSelection, Prompt, Segmenter, SegmenterError};
 use sam_image::{Mask, RgbImage, Rle};
 
-/// What the script sees of a prompt.
+/// The prompt as seen by the script.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Seen {
     pub(crate) clicks: Vec<Click>,
     pub(crate) box_xyxy_px: Option<[f32; 4]>,
-    /// What the script answered before, if it is told.
+    /// Index of the candidate that was passed back, if any.
     pub(crate) logits: Option<usize>,
     pub(crate) selection: MaskSelection,
     pub(crate) size_hw: [usize; 2],
 }
 
-/// Answers each prompt with masks and predicted IoUs; all of them, the selection is applied here.
+/// Answers each prompt with masks and predicted IoUs; the selection is applied afterwards.
 pub(crate) struct Scripted<F> {
     script: F,
     pub(crate) seen: RefCell<Vec<Seen>>,
@@ -31,7 +31,7 @@ impl<F: Fn(&Seen) -> Vec<(Mask, f32)>> Scripted<F> {
 
 impl<F: Fn(&Seen) -> Vec<(Mask, f32)>> Segmenter for Scripted<F> {
     type Embedding = [usize; 2];
-    /// The place of the candidate.
+    /// Index of the candidate.
     type Logits = usize;
 
     fn embed(&self, image: &RgbImage) -> Result<[usize; 2], SegmenterError> {
@@ -60,7 +60,7 @@ impl<F: Fn(&Seen) -> Vec<(Mask, f32)>> Segmenter for Scripted<F> {
                 numbered.map(|(logits, (mask, predicted_iou))| Candidate { mask, predicted_iou, logits }).collect();
             if selection != MaskSelection::All && candidates.len() > 1 {
                 let qualities: Vec<f32> = candidates.iter().map(|candidate| candidate.predicted_iou).collect();
-                candidates = vec![candidates.swap_remove(sam_eval::most_confident(&qualities))];
+                candidates = vec![candidates.swap_remove(sam_infer::most_confident(&qualities))];
             }
             candidates
         };

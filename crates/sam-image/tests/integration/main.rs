@@ -1,5 +1,4 @@
-//! Against the Python packages: every expectation comes from a script in `../fixtures`, run once and committed.
-//! And against themselves: what must hold for any input is in `properties`.
+//! Comparison with the Python packages (expectations come from scripts in `../fixtures`), and properties of arbitrary input.
 
 mod decode;
 mod masks;

@@ -1,4 +1,4 @@
-//! Masks against pycocotools, bit for bit: `masks.txt` says what each kind of record holds.
+//! Masks compared with pycocotools, bit for bit; `masks.txt` describes the kinds of records.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ impl<'a> Record<'a> {
 
     fn number<T: std::str::FromStr>(&mut self) -> T {
         let text = self.text();
-        text.parse().unwrap_or_else(|_| panic!("{text} is no number"))
+        text.parse().unwrap_or_else(|_| panic!("{text} is not a number"))
     }
 
     fn numbers<T: std::str::FromStr>(&mut self, n: usize) -> Vec<T> {
@@ -47,7 +47,7 @@ fn floats(fields: &[&str]) -> Vec<f64> {
 }
 
 #[test]
-fn everything_is_as_in_pycocotools() {
+fn masks_equal_pycocotools() {
     let text = std::fs::read_to_string(fixture("masks.txt")).expect("fixture");
     let mut n_records = BTreeMap::new();
     for line in text.lines() {

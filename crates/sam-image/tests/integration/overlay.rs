@@ -1,4 +1,4 @@
-//! Pictures for people: what is drawn where, and that nothing outside the image is a problem.
+//! Overlays: positions and colours, and content outside the image.
 
 use std::path::Path;
 
@@ -14,12 +14,12 @@ fn grey(width: u32, height: u32) -> RgbImage {
 fn masks_are_tinted_and_contoured() {
     let image = grey(60, 40);
     let square = Mask::from_fn([40, 60], |row, column| (10..30).contains(&row) && (10..30).contains(&column));
-    let picture = overlay(&image, &Overlay { masks: std::slice::from_ref(&square), ..Overlay::default() });
+    let drawn = overlay(&image, &Overlay { masks: std::slice::from_ref(&square), ..Overlay::default() });
     let colour_rgb = mask_colour_rgb(0);
-    assert_eq!(picture.get_pixel(10, 20).0, colour_rgb, "the contour is opaque");
+    assert_eq!(drawn.get_pixel(10, 20).0, colour_rgb, "the contour is opaque");
     let tinted = colour_rgb.map(|colour| (100.0_f32 * 0.55 + f32::from(colour) * 0.45).round() as u8);
-    assert_eq!(picture.get_pixel(20, 20).0, tinted, "the inside is translucent");
-    assert_eq!(picture.get_pixel(5, 5).0, [100, 100, 100], "the outside is untouched");
+    assert_eq!(drawn.get_pixel(20, 20).0, tinted, "the inside is translucent");
+    assert_eq!(drawn.get_pixel(5, 5).0, [100, 100, 100], "the outside is untouched");
 }
 
 #[test]
@@ -29,11 +29,11 @@ fn points_and_boxes_are_drawn() {
         points_xy_px: &[([20.0, 20.0], PointLabel::Positive), ([40.0, 20.0], PointLabel::Negative)],
         ..Overlay::default()
     };
-    let picture = overlay(&grey(60, 40), &what);
-    assert_eq!(picture.get_pixel(5, 17).0, mask_colour_rgb(0));
-    let [[r0, g0, _], [r1, g1, _]] = [picture.get_pixel(20, 20).0, picture.get_pixel(40, 20).0];
+    let drawn = overlay(&grey(60, 40), &what);
+    assert_eq!(drawn.get_pixel(5, 17).0, mask_colour_rgb(0));
+    let [[r0, g0, _], [r1, g1, _]] = [drawn.get_pixel(20, 20).0, drawn.get_pixel(40, 20).0];
     assert!(g0 > r0 && r1 > g1, "positive is green and negative is red");
-    assert_eq!(picture.get_pixel(23, 20).0, [255, 255, 255], "the rim is white");
+    assert_eq!(drawn.get_pixel(23, 20).0, [255, 255, 255], "the rim is white");
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn colours_are_stable_and_apart() {
 }
 
 #[test]
-fn anything_may_be_drawn() {
+fn invalid_coordinates_are_clipped() {
     let large = Mask::from_fn([90, 90], |row, column| (row + column) % 3 == 0);
     let what = Overlay {
         masks: &[large, Mask::empty([0, 0])],

@@ -1,4 +1,4 @@
-//! What holds for every input: readers never panic, and every way there has a way back.
+//! Properties of arbitrary input: readers never panic, and conversions round-trip.
 
 use proptest::prelude::*;
 use sam_image::{
@@ -23,12 +23,12 @@ fn two_masks() -> impl Strategy<Value = (Mask, Mask)> {
     })
 }
 
-/// Bytes of COCO's alphabet with a few others among them.
+/// Bytes of COCO's alphabet, with a few others.
 fn nearly_coco_bytes() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(prop_oneof![60 => 48u8..112, 30 => 48u8..56, 1 => any::<u8>()], 0..60)
 }
 
-/// If the text is read, the value is valid and goes there and back.
+/// If the text is accepted, the value is valid and round-trips.
 fn check_text(size_hw: [usize; 2], text: &[u8]) {
     let Ok(rle) = Rle::from_coco_string(size_hw, text) else { return };
     let sum: u64 = rle.counts().iter().map(|&count| u64::from(count)).sum();
@@ -72,7 +72,7 @@ proptest! {
     }
 
     #[test]
-    fn masks_survive_runs_text_and_outlines(mask in any_mask()) {
+    fn masks_round_trip_through_runs_text_and_outlines(mask in any_mask()) {
         let rle = Rle::from_mask(&mask);
         prop_assert_eq!(&rle.to_mask(), &mask);
         prop_assert_eq!(&Rle::new(mask.size_hw(), rle.counts()).expect("own counts"), &rle);
@@ -83,7 +83,7 @@ proptest! {
     }
 
     #[test]
-    fn merging_is_pixel_by_pixel((a, b) in two_masks()) {
+    fn merging_equals_pixelwise_logic((a, b) in two_masks()) {
         let pixelwise = |rule: fn(bool, bool) -> bool| {
             Rle::from_mask(&Mask::from_fn(a.size_hw(), |row, column| rule(a.get(row, column), b.get(row, column))))
         };
@@ -126,7 +126,7 @@ proptest! {
     }
 
     #[test]
-    fn frames_keep_points(h in 1usize..5000, w in 1usize..5000, side in 1usize..2000, x in 0f32..1.0, y in 0f32..1.0) {
+    fn points_round_trip_through_frames(h in 1usize..5000, w in 1usize..5000, side in 1usize..2000, x in 0f32..1.0, y in 0f32..1.0) {
         let frame = ModelFrame::new([h, w], side);
         prop_assert!(frame.resized_hw.iter().all(|&size| (1..=side).contains(&size)));
         prop_assert!(frame.resized_hw.contains(&side));

@@ -1,15 +1,15 @@
-//! The resize against Pillow's antialiased bilinear.
+//! The resize compared with Pillow's antialiased bilinear.
 
 use sam_image::{RgbImage, decode_rgb, resize_longest_side};
 
 use super::fixture;
 
-/// Weights of 16 bits instead of 22: one grey level at the most, and that rarely.
+/// 16-bit weights instead of 22-bit ones: at most one grey level, and rarely.
 const TOLERANCE: u8 = 1;
-/// The worst file has 7 pixels of 192 off, the others below 4 in a thousand.
-const SHARE_OFF_MAX: f64 = 0.04;
+/// In the worst file 7 of 192 values differ, in the others below 0.4 %.
+const FRACTION_OFF_MAX: f64 = 0.04;
 
-/// The same picture as `pattern` in `fixtures/make_images.py`.
+/// The same image as `pattern` in `fixtures/make_images.py`.
 fn pattern(height: u32, width: u32) -> RgbImage {
     let mut state = height.wrapping_mul(65537).wrapping_add(width);
     let mut image = RgbImage::new(width, height);
@@ -24,7 +24,7 @@ fn pattern(height: u32, width: u32) -> RgbImage {
 }
 
 #[test]
-fn pixels_are_those_of_pillow_within_one_level() {
+fn pixels_equal_pillow_within_one_level() {
     let mut n_files = 0;
     for entry in std::fs::read_dir(fixture("resize")).expect("fixture") {
         let path = entry.expect("entry").path();
@@ -40,8 +40,8 @@ fn pixels_are_those_of_pillow_within_one_level() {
         let worst = differences.iter().max().expect("not empty");
         let n_off = differences.iter().filter(|&&difference| difference > 0).count();
         assert!(*worst <= TOLERANCE, "{stem} is off by {worst}");
-        let share_off = n_off as f64 / differences.len() as f64;
-        assert!(share_off <= SHARE_OFF_MAX, "{stem}: {n_off} of {} are off by one", differences.len());
+        let fraction_off = n_off as f64 / differences.len() as f64;
+        assert!(fraction_off <= FRACTION_OFF_MAX, "{stem}: {n_off} of {} are off by one", differences.len());
         n_files += 1;
     }
     assert_eq!(n_files, 11);

@@ -1,4 +1,4 @@
-//! Components, clean-ups, boundaries and distances against OpenCV: `shapes.txt` says what each kind of record holds.
+//! Components, clean-ups, boundaries and distances compared with OpenCV; `shapes.txt` describes the kinds of records.
 
 use sam_image::{
     Border, Components, Connectivity, DistanceMap, Mask, Rle, boundary_iou, boundary_thickness_px, fill_small_holes,
@@ -8,7 +8,7 @@ use sam_image::{
 use super::fixture;
 
 #[test]
-fn everything_is_as_in_opencv() {
+fn shapes_equal_opencv() {
     let text = std::fs::read_to_string(fixture("shapes.txt")).expect("fixture");
     let mut n_records = 0;
     for line in text.lines() {
@@ -57,7 +57,7 @@ fn mask(size_hw: [usize; 2], text: &str) -> Mask {
 }
 
 fn number<T: std::str::FromStr>(text: &str) -> T {
-    text.parse().unwrap_or_else(|_| panic!("{text} is no number"))
+    text.parse().unwrap_or_else(|_| panic!("{text} is not a number"))
 }
 
 fn fnv_of(values: impl Iterator<Item = u32>) -> u32 {

@@ -5,8 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use sam_eval::gallery::data_uri;
-use sam_eval::{Gallery, GalleryItem, Page, Section, Table};
+use sam_eval::{Gallery, GalleryItem, Page, Section, Table, jpeg_data_uri};
 use sam_files::write_atomically;
 use sam_image::decode_rgb;
 
@@ -56,7 +55,7 @@ impl RunReport {
         let history = RunHistory::read(folder)?;
         let mut sections: Vec<Section> = [result(&history)].into_iter().flatten().map(Section::Table).collect();
         sections.push(Section::Charts { title: "Curves".to_owned(), charts: charts(&history) });
-        sections.extend(preview_gallery(folder, &history)?.map(Section::Pictures));
+        sections.extend(preview_gallery(folder, &history)?.map(Section::Images));
         sections.extend(validations(&history).map(Section::Table));
         sections.push(Section::Table(self.run(&history)));
         sections
@@ -193,7 +192,8 @@ fn preview_gallery(folder: &Path, history: &RunHistory) -> Result<Option<Gallery
     let item = |(what, (step, path)): (&str, &(u64, PathBuf))| {
         let image =
             decode_rgb(path).map_err(|error| LearnError::Read { path: path.clone(), reason: error.to_string() })?;
-        let data_uri = data_uri(&image, &path.display().to_string()).map_err(|source| LearnError::Report { source })?;
+        let data_uri =
+            jpeg_data_uri(&image, &path.display().to_string()).map_err(|source| LearnError::Report { source })?;
         Ok(GalleryItem { caption: format!("After step {step}, {what}."), data_uri })
     };
     let items: Vec<GalleryItem> = chosen.into_iter().map(item).collect::<Result<_, LearnError>>()?;

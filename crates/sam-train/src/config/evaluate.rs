@@ -2,10 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use sam_eval::click_metrics::NOC_CAP;
 use sam_eval::{
     Bootstrap, Boundary, BoxPrompts, Categories, ClickMetricsConfig, EvalProtocol, FirstClick, FirstMasks, GateConfig,
-    MaskFeedback, Protocol, Start, metric_names,
+    MaskFeedback, NOC_CAP, Protocol, Start, metric_names,
 };
 use serde::Serialize;
 

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use anyhow::anyhow;
 use sam_data::Source;
-use sam_eval::{BoxPrompts, Detections, EvalError, Metrics, PredictorSegmenter, Truth, mask_metrics, segment_boxes};
+use sam_eval::{
+    BoxPrompts, Detections, EvalError, GroundTruth, Metrics, PredictorSegmenter, mask_metrics, segment_boxes,
+};
 use sam_image::RgbImage;
 
 use super::data::OpenSet;
@@ -18,7 +20,7 @@ use crate::progress::Progress;
 
 /// Matching ground truth and detections, and their images.
 pub(crate) struct BoxTask {
-    truth: Truth,
+    truth: GroundTruth,
     detections: Detections,
     plan: DetectionsPlan,
     prompts: BoxPrompts,
@@ -36,7 +38,7 @@ impl BoxTask {
             text.map(|text| (name, text)).bad_input()
         };
         let (name, text) = read(&plan.data[0].files.path)?;
-        let mut truth = Truth::from_json(&name, &text).bad_input()?;
+        let mut truth = GroundTruth::from_json(&name, &text).bad_input()?;
         let (name, text) = read(&task.file)?;
         let mut detections = Detections::from_json(&name, &text).bad_input()?;
         drop(text);

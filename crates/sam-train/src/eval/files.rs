@@ -8,9 +8,10 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::{Context, anyhow};
-use sam_eval::gallery::picture;
-use sam_eval::junit::junit_xml;
-use sam_eval::{ComparisonRow, EvalError, Evaluation, Extremes, Gallery, Model, Report, Results, Run, Start, Verdict};
+use sam_eval::{
+    ComparisonRow, EvalError, Evaluation, Extremes, Gallery, Model, Report, Results, Run, Start, Verdict, gallery_item,
+    junit_xml,
+};
 use sam_files::write_atomically;
 use sam_image::Rle;
 
@@ -152,5 +153,5 @@ fn draw(set: &OpenSet, index: usize, run: &Run, at: usize, found: &Rle) -> Resul
     let record = &run.records[at];
     let object = sample.objects.iter().find(|object| object.id == record.object_id);
     let object = object.ok_or_else(|| failed(format!("object {} no longer exists", record.object_id).into()))?;
-    picture(&sample.image, &object.mask, found, record)
+    gallery_item(&sample.image, &object.mask, found, record)
 }

@@ -24,7 +24,7 @@ use sam_infer::{DeviceName, Predictor};
 use sam_model::weights::Checkpoint;
 
 use crate::config::EvaluatePlan;
-use crate::export::print_load_report;
+use crate::export::{LABEL_WIDTH, print_load_report};
 use crate::failure::{BadInput, Failure};
 use crate::names;
 use crate::progress::Progress;
@@ -110,7 +110,7 @@ fn evaluate_model(
 ) -> Result<ModelOutcome, Failure> {
     let started = Instant::now();
     let (sam, report) = model.checkpoint.load(device).bad_input()?;
-    print_load_report(&mut std::io::stderr(), &report)?;
+    print_load_report(&mut std::io::stderr(), &report, LABEL_WIDTH)?;
     let segmenter = PredictorSegmenter::new(Predictor::new(&sam));
     drop(sam);
 
@@ -202,7 +202,7 @@ fn finish(
     }
     // The last checkpoint is the one that may be released.
     let verdict: Option<Verdict> = match (gate, outcomes.last()) {
-        (Some(gate), Some(last)) => Some(gate.judge(&last.results).bad_input()?),
+        (Some(gate), Some(last)) => Some(gate.check(&last.results).bad_input()?),
         _ => None,
     };
     if let Some(out) = out {

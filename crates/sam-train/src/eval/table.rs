@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
-use sam_eval::{ComparisonRow, Interval, Metric, metric::Unit};
+use sam_eval::{ComparisonRow, Interval, Metric, Unit};
 
 use super::files::ModelOutcome;
 use crate::failure::Failure;
@@ -73,7 +73,7 @@ fn header(outcomes: &[ModelOutcome]) -> Vec<String> {
 
 fn shown(metric: Metric, interval: Option<Interval>) -> String {
     let digits = match metric.unit {
-        Unit::Share => 4,
+        Unit::Fraction => 4,
         Unit::Clicks => 2,
         Unit::Objects => 0,
     };

@@ -17,7 +17,7 @@ use anyhow::{anyhow, bail};
 use burn::tensor::Device;
 use sam_data::OnBad;
 use sam_data::loader::{ErrorPolicy, LoaderError};
-use sam_eval::{Bootstrap, EvalError, Questions};
+use sam_eval::{Bootstrap, EvalError, LabelledObjects};
 use sam_infer::DeviceName;
 use sam_learn::LearnError;
 use sam_learn::probe::{
@@ -103,7 +103,7 @@ impl Probe<'_> {
         }
         let [train, val] = self.extract(&encoders, &file.name)?;
         let n_classes = self.data.classes.len();
-        let questions = Questions { classes: &val.classes, images: &val.images, n_classes };
+        let questions = LabelledObjects { classes: &val.classes, images: &val.images, n_classes };
         let k = self
             .plan
             .probe
@@ -211,7 +211,7 @@ impl Probe<'_> {
 fn row(
     name: &str,
     kind: RowKind,
-    questions: &Questions<'_>,
+    questions: &LabelledObjects<'_>,
     features: &Features,
     predictions: &Predictions,
     random: Option<&Predictions>,

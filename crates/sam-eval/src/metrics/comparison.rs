@@ -1,0 +1,93 @@
+//! Comparison of two or more evaluations of the same objects: values and paired differences with confidence intervals.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::EvalError;
+use crate::metrics::bootstrap::{Bootstrap, ImageSum, Interval, mean_interval};
+use crate::metrics::click_metrics::{ClickMetrics, Measure};
+use crate::metrics::results::{Results, Run};
+use crate::protocol::object_record::ObjectRecord;
+use crate::protocol::settings::Protocol;
+
+/// One metric of all models.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ComparisonRow {
+    /// Name of the metric.
+    pub metric: String,
+    /// Interval of each model.
+    pub intervals: Vec<Interval>,
+    /// Paired difference of each later model and the first.
+    pub differences: Vec<Interval>,
+}
+
+/// Compares the click metrics of models against those of the first. A single model has intervals only. The values are those of
+/// [`Results::metrics`].
+///
+/// # Errors
+///
+/// When there is no model, or protocols or objects differ.
+pub fn compare(models: &[&Results], config: &Bootstrap) -> Result<Vec<ComparisonRow>, EvalError> {
+    let Some((first, others)) = models.split_first() else {
+        return Err(EvalError::Nothing { metric: "a comparison".to_owned() });
+    };
+    for (at, other) in others.iter().enumerate() {
+        check_paired(first, other, at + 2)?;
+    }
+    let mut rows = Vec::new();
+    for (at, run) in first.runs.iter().enumerate().filter(|(_, run)| !run.records.is_empty()) {
+        let metrics = ClickMetrics::new(&run.protocol, &run.click_metrics)?;
+        // The bootstrap is over means; counts are excluded.
+        for (name, measure) in metrics.measures().iter().filter(|(_, measure)| !matches!(measure, Measure::AtCap(_))) {
+            let sums =
+                |model: &&Results| image_sums(&model.runs[at].records, |record| metrics.value(name, *measure, record));
+            let of_models: Vec<Vec<Vec<ImageSum>>> = models.iter().map(sums).collect::<Result<_, _>>()?;
+            let difference = |later: &Vec<Vec<ImageSum>>| mean_interval(&differences(later, &of_models[0]), config);
+            rows.push(ComparisonRow {
+                metric: name.clone(),
+                intervals: of_models.iter().map(|sums| mean_interval(sums, config)).collect::<Result<_, _>>()?,
+                differences: of_models[1..].iter().map(difference).collect::<Result<_, _>>()?,
+            });
+        }
+    }
+    Ok(rows)
+}
+
+fn check_paired(first: &Results, other: &Results, number: usize) -> Result<(), EvalError> {
+    // The batch size does not affect results.
+    let same_protocol = |a: &Run, b: &Run| {
+        a.protocol == Protocol { objects_per_call: a.protocol.objects_per_call, ..b.protocol.clone() }
+    };
+    let pairs = || first.runs.iter().zip(&other.runs);
+    if first.runs.len() != other.runs.len() || !pairs().all(|(a, b)| same_protocol(a, b)) {
+        let difference = format!("other protocols in evaluation {number} than in evaluation 1");
+        return Err(EvalError::Unpaired { difference });
+    }
+    for (Run { records: a, .. }, Run { records: b, .. }) in pairs() {
+        if a.len() != b.len() {
+            return Err(EvalError::Unpaired { difference: format!("{} and {} objects", a.len(), b.len()) });
+        }
+        if let Some((a, b)) = a.iter().zip(b).find(|(a, b)| ObjectRecord::by_name(a, b).is_ne()) {
+            let difference = format!("{} on one side and {} on the other", a.place(), b.place());
+            return Err(EvalError::Unpaired { difference });
+        }
+    }
+    Ok(())
+}
+
+/// Sums over the objects of each image, by data set; the records are sorted by name.
+fn image_sums(
+    records: &[ObjectRecord],
+    value: impl Fn(&ObjectRecord) -> Result<f64, EvalError>,
+) -> Result<Vec<Vec<ImageSum>>, EvalError> {
+    let image = |records: &[ObjectRecord]| {
+        let sum = records.iter().try_fold(0.0, |sum, record| Ok::<_, EvalError>(sum + value(record)?))?;
+        Ok(ImageSum { sum, n_objects: records.len() as f64 })
+    };
+    let data_set = |records: &[ObjectRecord]| records.chunk_by(|a, b| a.image == b.image).map(image).collect();
+    records.chunk_by(|a, b| a.data_set == b.data_set).map(data_set).collect()
+}
+
+fn differences(later: &[Vec<ImageSum>], first: &[Vec<ImageSum>]) -> Vec<Vec<ImageSum>> {
+    let image = |(later, first): (&ImageSum, &ImageSum)| ImageSum { sum: later.sum - first.sum, ..*later };
+    later.iter().zip(first).map(|(later, first)| later.iter().zip(first).map(image).collect()).collect()
+}

@@ -1,0 +1,189 @@
+//! Images for a report: prediction and ground truth side by side, with all prompts, cropped to the object.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use image::codecs::jpeg::JpegEncoder;
+use image::imageops::crop_imm;
+use image::{ExtendedColorType, ImageEncoder};
+use sam_image::{Mask, ModelFrame, Overlay, PointLabel, RgbImage, Rle, overlay, paste, resize_rgb};
+
+use crate::error::EvalError;
+use crate::metrics::results::Run;
+use crate::protocol::clicks::tight_box_xyxy_px;
+use crate::protocol::object_record::{ObjectRecord, RoundPrompt};
+use crate::report::page::GalleryItem;
+
+/// Longer side of each view.
+const SIDE_PX: usize = 280;
+
+/// Gap between the views.
+const GAP_PX: u32 = 4;
+
+/// JPEG quality; a report with dozens of images stays below a few megabytes.
+const QUALITY: u8 = 82;
+
+/// Margin around the object, as a fraction of its size.
+const MARGIN: f64 = 0.25;
+
+/// Indices of the records with the lowest and highest IoU after the last round.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extremes {
+    /// Worst first.
+    pub worst: Vec<usize>,
+    /// Best first.
+    pub best: Vec<usize>,
+}
+
+impl Extremes {
+    /// At most `count` records of each kind; no record is both.
+    #[must_use]
+    pub fn of(run: &Run, count: usize) -> Self {
+        let iou = |&at: &usize| run.records[at].rounds.last().map_or(0.0, |round| round.iou);
+        let mut places: Vec<usize> = (0..run.records.len()).collect();
+        // The sort is stable, so ties are in the order of names.
+        places.sort_by(|a, b| iou(a).total_cmp(&iou(b)));
+        let n_worst = count.min(places.len().div_ceil(2));
+        let worst = places.drain(..n_worst).collect();
+        places.sort_by(|a, b| iou(b).total_cmp(&iou(a)));
+        places.truncate(count);
+        Self { worst, best: places }
+    }
+}
+
+/// Renders one object: the prediction with its prompts on the left, the ground truth on the right.
+///
+/// # Errors
+///
+/// When the image cannot be encoded.
+///
+/// # Panics
+///
+/// When a mask does not have the image's size.
+pub fn gallery_item(
+    image: &RgbImage,
+    target: &Rle,
+    predicted: &Rle,
+    record: &ObjectRecord,
+) -> Result<GalleryItem, EvalError> {
+    let size_hw = [image.height() as usize, image.width() as usize];
+    assert!(target.size_hw() == size_hw && predicted.size_hw() == size_hw, "masks must have the image's size");
+    let window = Window::around(size_hw, target, predicted, record);
+    let small = window.view(image);
+    let points: Vec<([f32; 2], PointLabel)> = record
+        .clicks()
+        .filter_map(|round| match round.prompt {
+            RoundPrompt::Click(click) => Some(click),
+            RoundPrompt::Box | RoundPrompt::Refinement => None,
+        })
+        .map(|click| {
+            let label = if click.is_positive { PointLabel::Positive } else { PointLabel::Negative };
+            // The centre of the pixel.
+            (window.place(click.xy_px().map(|edge| edge + 0.5)), label)
+        })
+        .collect();
+    let boxes: Vec<[f32; 4]> = match (record.box_round(), tight_box_xyxy_px(target)) {
+        (Some(_), Some([x0, y0, x1, y1])) => {
+            let ([x0, y0], [x1, y1]) = (window.place([x0, y0]), window.place([x1, y1]));
+            vec![[x0, y0, x1, y1]]
+        }
+        _ => Vec::new(),
+    };
+    let views = [(predicted, boxes.as_slice(), points.as_slice()), (target, &[], &[])].map(|(mask, boxes, points)| {
+        let masks = [window.mask(&mask.to_mask())];
+        overlay(&small, &Overlay { masks: &masks, boxes_xyxy_px: boxes, points_xy_px: points })
+    });
+    Ok(GalleryItem { caption: caption(record), data_uri: jpeg_data_uri(&side_by_side(&views), &record.image)? })
+}
+
+fn caption(record: &ObjectRecord) -> String {
+    let class = record.class.as_ref().map_or_else(String::new, |class| format!(" ({class})"));
+    let n_clicks = record.clicks().count();
+    let prompts = match (record.box_round().is_some(), n_clicks) {
+        (true, 0) => "a box".to_owned(),
+        (true, n) => format!("a box and {n} clicks"),
+        (false, 1) => "1 click".to_owned(),
+        (false, n) => format!("{n} clicks"),
+    };
+    let [iou, predicted] =
+        record.rounds.last().map_or([0.0; 2], |round| [round.iou, round.predicted_iou]).map(|iou| format!("{iou:.3}"));
+    format!("{}, object {}{class}: IoU {iou} after {prompts}, predicted {predicted}", record.image, record.object_id)
+}
+
+/// The visible part of an image and its size on the page.
+struct Window {
+    /// `[x0, y0, x1, y1]`
+    bounds_xyxy_px: [usize; 4],
+    shown_hw: [usize; 2],
+}
+
+impl Window {
+    /// The region that contains both masks and all clicks.
+    fn around(size_hw: [usize; 2], target: &Rle, predicted: &Rle, record: &ObjectRecord) -> Self {
+        let [height, width] = size_hw;
+        let mut bounds = [width, height, 0, 0];
+        let clicks = record.clicks().filter_map(|round| match round.prompt {
+            RoundPrompt::Click(click) => {
+                let [x, y] = [click.column as usize, click.row as usize];
+                Some([x, y, x + 1, y + 1])
+            }
+            RoundPrompt::Box | RoundPrompt::Refinement => None,
+        });
+        for part in target.bounds_xyxy_px().into_iter().chain(predicted.bounds_xyxy_px()).chain(clicks) {
+            let [x0, y0, x1, y1] = bounds;
+            bounds = [x0.min(part[0]), y0.min(part[1]), x1.max(part[2]), y1.max(part[3])];
+        }
+        let [x0, y0, x1, y1] = bounds;
+        if x0 >= x1 || y0 >= y1 {
+            bounds = [0, 0, width, height];
+        }
+        let [x0, y0, x1, y1] = bounds;
+        let margin = ((x1 - x0).max(y1 - y0) as f64 * MARGIN).ceil() as usize;
+        let bounds_xyxy_px =
+            [x0.saturating_sub(margin), y0.saturating_sub(margin), (x1 + margin).min(width), (y1 + margin).min(height)];
+        let [x0, y0, x1, y1] = bounds_xyxy_px;
+        Self { bounds_xyxy_px, shown_hw: ModelFrame::new([y1 - y0, x1 - x0], SIDE_PX).resized_hw }
+    }
+
+    fn view(&self, image: &RgbImage) -> RgbImage {
+        let [x0, y0, x1, y1] = self.bounds_xyxy_px.map(|edge| edge as u32);
+        resize_rgb(&crop_imm(image, x0, y0, x1 - x0, y1 - y0).to_image(), self.shown_hw)
+    }
+
+    /// Nearest-neighbour, so that edges stay sharp.
+    fn mask(&self, mask: &Mask) -> Mask {
+        let [x0, y0, x1, y1] = self.bounds_xyxy_px;
+        let [height, width] = self.shown_hw;
+        Mask::from_fn(self.shown_hw, |row, column| {
+            mask.get(y0 + row * (y1 - y0) / height, x0 + column * (x1 - x0) / width)
+        })
+    }
+
+    fn place(&self, [x, y]: [f32; 2]) -> [f32; 2] {
+        let [x0, y0, x1, y1] = self.bounds_xyxy_px.map(|edge| edge as f32);
+        let [height, width] = self.shown_hw.map(|side| side as f32);
+        [(x - x0) / (x1 - x0) * width, (y - y0) / (y1 - y0) * height]
+    }
+}
+
+/// Two images of the same size, side by side.
+fn side_by_side([left, right]: &[RgbImage; 2]) -> RgbImage {
+    let (width, height) = left.dimensions();
+    let mut both = RgbImage::from_pixel(2 * width + GAP_PX, height, image::Rgb([255; 3]));
+    paste(&mut both, left, 0, 0);
+    paste(&mut both, right, width + GAP_PX, 0);
+    both
+}
+
+/// An image as the data URI of a JPEG; `name` is for error messages.
+///
+/// # Errors
+///
+/// When the image cannot be encoded.
+pub fn jpeg_data_uri(image: &RgbImage, name: &str) -> Result<String, EvalError> {
+    let mut jpeg = Vec::new();
+    let (width, height) = image.dimensions();
+    JpegEncoder::new_with_quality(&mut jpeg, QUALITY)
+        .write_image(image, width, height, ExtendedColorType::Rgb8)
+        .map_err(|source| EvalError::Encode { image: name.to_owned(), source: Box::new(source) })?;
+    Ok(format!("data:image/jpeg;base64,{}", STANDARD.encode(jpeg)))
+}
