@@ -59,7 +59,7 @@ fn every_output_equals_the_reference() {
     let mae = golden_model(&cpu());
     let images = golden.tensor::<4>("images", &cpu());
     let masking = golden_masking(&golden);
-    let kept: Vec<f32> = masking.kept().flatten().map(|&patch| patch as f32).collect();
+    let kept: Vec<f32> = masking.visible().flatten().map(|&patch| patch as f32).collect();
     assert_eq!(kept, golden.values("kept"));
     let patches = mae.patchify(images.clone());
     check("latent", &values(mae.encode_visible(patches.clone(), &masking)), &golden.values("latent"), MODULE);
@@ -108,7 +108,7 @@ fn masking_removes_the_right_number_evenly_and_per_image() {
     let masking = RandomMasking::draw(7, &(0..DRAWS).collect::<Vec<_>>(), N_PATCHES, RATIO);
     let mut removals = [0u32; N_PATCHES];
     let mut sets = std::collections::BTreeSet::new();
-    for (kept, removed) in masking.kept().zip(masking.removed()) {
+    for (kept, removed) in masking.visible().zip(masking.removed()) {
         assert_eq!((kept.len(), removed.len()), (16, 48), "a quarter stays, exactly");
         let mut all: Vec<usize> = kept.iter().chain(removed).copied().collect();
         all.sort_unstable();
@@ -127,7 +127,7 @@ fn masking_removes_the_right_number_evenly_and_per_image() {
     // A draw is a function of the seed and of its index alone.
     let noise = masking_noise(7, 3, N_PATCHES);
     let alone = RandomMasking::from_noise(&[noise], RATIO);
-    assert_eq!(alone.kept().next(), masking.kept().nth(3));
+    assert_eq!(alone.visible().next(), masking.visible().nth(3));
     assert_ne!(masking_noise(8, 3, N_PATCHES), masking_noise(7, 3, N_PATCHES));
 }
 

@@ -27,7 +27,7 @@ pub struct AdamW {
 pub struct ParameterState<'a> {
     /// Updated in place.
     pub weights: &'a mut [f32],
-    /// Of the loss with respect to `weights`.
+    /// Gradient of the loss with respect to `weights`.
     pub grads: &'a [f32],
     /// First moment, updated in place.
     pub moment_1: &'a mut [f32],

@@ -19,14 +19,14 @@ pub struct Linear<'a> {
     pub bias: &'a [f32],
 }
 
-/// The gradients that a linear layer has to compute.
+/// Which inputs of a linear layer need a gradient.
 #[derive(Clone, Copy, Debug)]
 pub struct LinearNeeds {
-    /// Of the input.
+    /// Whether the input needs one.
     pub x: bool,
-    /// Of the weight.
+    /// Whether the weight needs one.
     pub weight: bool,
-    /// Of the bias.
+    /// Whether the bias needs one.
     pub bias: bool,
 }
 

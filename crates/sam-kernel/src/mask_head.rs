@@ -5,7 +5,7 @@
 //! token alone: bands of tokens are computed from end to end, and intermediate maps are never stored. The backward pass
 //! recomputes them.
 //!
-//! Letters: `O` objects, `G` side of the grid, `C` dimension of a token, `D` channels after the first step, `E` after the
+//! Letters: `O` objects, `G` size of the grid, `C` dimension of a token, `D` channels after the first step, `E` after the
 //! second, `M` masks. A token's pixels are in the order of its 2 x 2 quarters, and each quarter's 2 x 2.
 
 use rayon::prelude::*;
@@ -42,7 +42,7 @@ pub struct MaskHeadGrads {
     pub tokens: Vec<f32>,
     /// `[O, M, E]`.
     pub mask_weights: Vec<f32>,
-    /// Of the parameters.
+    /// Gradients of the parameters.
     pub parameters: MaskHeadParameterGrads,
 }
 

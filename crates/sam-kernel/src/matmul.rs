@@ -33,7 +33,7 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// How a product meets the previous contents of its output.
+/// Treatment of the output's previous contents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Write {
     /// Replaces them.

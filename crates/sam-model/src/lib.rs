@@ -1,7 +1,36 @@
 //! The networks of Segment Anything on burn, and their weights in every published layout.
 //!
-//! [`SamConfig`] names the sizes, [`Sam`] computes, [`weights`] reads and writes checkpoints. Knows burn; knows no data
+//! [`SamConfig`] holds the sizes, [`Sam`] computes, [`weights`] reads and writes checkpoints. Knows burn; knows no data
 //! set, no loss and no configuration file. The device is always the caller's choice.
+//!
+//! ```
+//! use burn::tensor::Device;
+//! use sam_model::init::initialise;
+//! use sam_model::{ImageEncoderConfig, MaskOutput, ObjectPrompt, Prompts, Sam, SamConfig, Variant};
+//!
+//! let mut config = SamConfig::published(Variant::VitB);
+//! config.image_encoder = ImageEncoderConfig {
+//!     image_size: 64,
+//!     embed_dim: 32,
+//!     depth: 2,
+//!     num_heads: 2,
+//!     mlp_dim: 64,
+//!     window_size: 2,
+//!     global_attn_indexes: vec![1],
+//!     ..config.image_encoder
+//! };
+//! let device = Device::flex();
+//! let sam = initialise(config.init(&device)?, 0);
+//!
+//! let image = Sam::preprocess(&[128; 48 * 64 * 3], [48, 64], 64, &device);
+//! let embeddings = sam.encode(image);
+//! let click = ObjectPrompt { points_xy_px: vec![([20.0, 30.0], true)], ..ObjectPrompt::default() };
+//! let prompts = Prompts::from_objects(&[click], config.low_res_side(), &device);
+//! let decoded = sam.decode(embeddings, &[0], &prompts, MaskOutput::Multi);
+//! assert_eq!(decoded.low_res_logits.dims(), [1, 3, 16, 16]);
+//! assert_eq!(decoded.iou_predictions.dims(), [1, 3]);
+//! # Ok::<(), sam_model::SamConfigError>(())
+//! ```
 
 mod config;
 mod decoder;

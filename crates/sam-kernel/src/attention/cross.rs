@@ -43,11 +43,11 @@ pub struct CrossInputs<'a> {
 /// Gradients of a cross attention, in the shapes of its inputs.
 #[derive(Clone, Debug)]
 pub struct CrossGrads {
-    /// Of the queries.
+    /// Gradient of [`CrossInputs::q`].
     pub q: Vec<f32>,
-    /// Of the keys.
+    /// Gradient of [`CrossInputs::k`].
     pub k: Vec<f32>,
-    /// Of the values.
+    /// Gradient of [`CrossInputs::v`].
     pub v: Vec<f32>,
 }
 

@@ -50,9 +50,9 @@ pub struct Tables<'a> {
 /// Gradients of relative position tables, in their shapes.
 #[derive(Clone, Debug)]
 pub struct TableGrads {
-    /// Of [`Tables::rows`].
+    /// Gradient of [`Tables::rows`].
     pub rows: Vec<f32>,
-    /// Of [`Tables::columns`].
+    /// Gradient of [`Tables::columns`].
     pub columns: Vec<f32>,
 }
 
@@ -63,7 +63,7 @@ pub struct GridGrads {
     pub qkv: Vec<f32>,
     /// `[3 * A * C]`, by way of the padding of windows only.
     pub bias: Vec<f32>,
-    /// Of the tables, where there are any.
+    /// Gradients of the tables, if there are any.
     pub tables: Option<TableGrads>,
 }
 
@@ -187,7 +187,7 @@ impl GridAttention {
         jobs.map(|at| work(at / (windows * heads), self.window(at / heads % windows), at % heads)).collect()
     }
 
-    /// Where the queries of a head start among those of all heads, in the order of [`GridAttention::map_heads`].
+    /// Start of a head's queries among those of all heads, in the order of [`GridAttention::map_heads`].
     fn first_query(&self, image: usize, window: Window, head: usize) -> usize {
         let [height, width] = self.grid;
         let [row, column] = window.origin;
@@ -226,13 +226,13 @@ impl GridAttention {
             to.extend_from_slice(&values[(part * self.heads + head) * c..][..c]);
         };
         let n_queries = real[0] * real[1];
-        let n_places = rows * row_length;
+        let n_keys = rows * row_length;
         let mut gathered = Gathered {
             q: Vec::with_capacity(n_queries * c),
-            k: Vec::with_capacity(n_places * c),
-            v: Vec::with_capacity(n_places * c),
+            k: Vec::with_capacity(n_keys * c),
+            v: Vec::with_capacity(n_keys * c),
             cells: Vec::with_capacity(n_queries),
-            terms: Vec::with_capacity(n_places),
+            terms: Vec::with_capacity(n_keys),
         };
         for row in 0..rows {
             for column in 0..columns {
@@ -334,7 +334,7 @@ const QUERY: usize = 0;
 const KEY: usize = 1;
 const VALUE: usize = 2;
 
-/// Where a token's part lies in the result of a head.
+/// The location of a token's part in the result of a head.
 struct Place {
     /// [`QUERY`], [`KEY`] or [`VALUE`].
     part: usize,

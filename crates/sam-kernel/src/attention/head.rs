@@ -20,7 +20,7 @@ const KEYS_PER_TILE: usize = 512;
 /// Inputs of a head, row-major.
 pub(super) struct Head<'a> {
     pub(super) channels: usize,
-    /// Multiplies the products of queries and keys, not the terms.
+    /// Scale of the products of queries and keys, not of the terms.
     pub(super) scale: f32,
     /// `[N, C]`.
     pub(super) q: &'a [f32],
@@ -58,7 +58,7 @@ pub(super) struct HeadGrads {
     pub(super) q: Vec<f32>,
     pub(super) k: Vec<f32>,
     pub(super) v: Vec<f32>,
-    /// Of the reversed tables.
+    /// Gradients of the reversed tables.
     pub(super) tables: Option<[Vec<f32>; 2]>,
 }
 

@@ -22,7 +22,7 @@ pub struct AttentionOutput {
     pub log_sums: Vec<f32>,
 }
 
-/// What the backward pass of an attention needs beside its inputs.
+/// The result of an attention with its gradient, for the backward pass.
 #[derive(Clone, Copy, Debug)]
 pub struct OutputGrad<'a> {
     /// See [`AttentionOutput::out`].

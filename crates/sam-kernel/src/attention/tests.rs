@@ -148,6 +148,116 @@ fn shared_sequences_equal_copies() {
     check("v", &grads.v, &sums(&expected_grads.v), 1e-6);
 }
 
+/// Output and gradients of a grid attention by the definition, window by window.
+struct ExactGrid<'a> {
+    sizes: GridAttention,
+    inputs: GridInputs<'a>,
+    d_out: &'a [f32],
+    out: Vec<f64>,
+    d_qkv: Vec<f64>,
+    d_bias: Vec<f64>,
+    d_rows: Vec<f64>,
+    d_columns: Vec<f64>,
+}
+
+impl<'a> ExactGrid<'a> {
+    fn new(sizes: GridAttention, inputs: GridInputs<'a>, d_out: &'a [f32]) -> Self {
+        let zeros = |n: usize| vec![0f64; n];
+        let (rows, columns) = inputs.tables.map_or((0, 0), |tables| (tables.rows.len(), tables.columns.len()));
+        let mut exact = Self {
+            sizes,
+            inputs,
+            d_out,
+            out: zeros(d_out.len()),
+            d_qkv: zeros(inputs.qkv.len()),
+            d_bias: zeros(inputs.bias.len()),
+            d_rows: zeros(rows),
+            d_columns: zeros(columns),
+        };
+        let ([height, width], [rows, columns]) = (sizes.grid, exact.attended());
+        for image in 0..sizes.images {
+            for row in (0..height).step_by(rows) {
+                for column in (0..width).step_by(columns) {
+                    (0..sizes.heads).for_each(|head| exact.add(image, [row, column], head));
+                }
+            }
+        }
+        exact
+    }
+
+    fn attended(&self) -> [usize; 2] {
+        if self.sizes.window == 0 { self.sizes.grid } else { [self.sizes.window; 2] }
+    }
+
+    /// Adds one head of the window at `origin`.
+    fn add(&mut self, image: usize, origin: [usize; 2], head: usize) {
+        let GridAttention { grid: [height, width], heads, channels, .. } = self.sizes;
+        let (n_values, attended) = (3 * heads * channels, self.attended());
+        let cells: Vec<[usize; 2]> =
+            (0..attended[0] * attended[1]).map(|at| [at / attended[1], at % attended[1]]).collect();
+        let m = cells.len();
+        // Token of a cell; none in the padding.
+        let token = |[row, column]: [usize; 2]| {
+            let (row, column) = (origin[0] + row, origin[1] + column);
+            (row < height && column < width).then_some((image * height + row) * width + column)
+        };
+        let (qkv, bias) = (self.inputs.qkv, self.inputs.bias);
+        let pick = |part: usize| -> Vec<f64> {
+            let of_cell = |&cell: &[usize; 2]| {
+                let values = token(cell).map_or(bias, |token| &qkv[token * n_values..][..n_values]);
+                values[(part * heads + head) * channels..][..channels].to_vec()
+            };
+            cells.iter().flat_map(of_cell).map(f64::from).collect()
+        };
+        let q = pick(0);
+        let delta = |i: usize, j: usize, axis: usize| attended[axis] - 1 + cells[i][axis] - cells[j][axis];
+        let position = |at: usize, c: usize| {
+            let (i, j) = (at / m, at % m);
+            (i * channels + c, delta(i, j, 0) * channels + c, delta(i, j, 1) * channels + c)
+        };
+        let mut terms = vec![0f64; m * m];
+        if let Some(tables) = self.inputs.tables {
+            for (at, term) in terms.iter_mut().enumerate() {
+                for (query, row, column) in (0..channels).map(|c| position(at, c)) {
+                    *term += q[query] * (f64::from(tables.rows[row]) + f64::from(tables.columns[column]));
+                }
+            }
+        }
+        let exact = Exact::new([q.clone(), pick(1), pick(2)], &terms, channels);
+        let exact_out = exact.out();
+        let mut d = vec![0f64; m * channels];
+        for (i, &cell) in cells.iter().enumerate() {
+            let Some(token) = token(cell) else { continue };
+            for c in 0..channels {
+                let place = (token * heads + head) * channels + c;
+                self.out[place] = exact_out[i * channels + c];
+                d[i * channels + c] = f64::from(self.d_out[place]);
+            }
+        }
+        let [mut d_q, d_k, d_v, d_terms] = exact.grads(&d);
+        if let Some(tables) = self.inputs.tables {
+            for (at, d_term) in d_terms.iter().enumerate() {
+                for (query, row, column) in (0..channels).map(|c| position(at, c)) {
+                    d_q[query] += d_term * (f64::from(tables.rows[row]) + f64::from(tables.columns[column]));
+                    self.d_rows[row] += d_term * q[query];
+                    self.d_columns[column] += d_term * q[query];
+                }
+            }
+        }
+        for (i, &cell) in cells.iter().enumerate() {
+            for (part, d) in [&d_q, &d_k, &d_v].into_iter().enumerate() {
+                for c in 0..channels {
+                    let value = (part * heads + head) * channels + c;
+                    match token(cell) {
+                        Some(token) => self.d_qkv[token * n_values + value] = d[i * channels + c],
+                        None => self.d_bias[value] += d[i * channels + c],
+                    }
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn windows_with_relative_positions_match_the_definition() {
     for (images, grid, heads, channels, window, with_tables) in [
@@ -161,105 +271,25 @@ fn windows_with_relative_positions_match_the_definition() {
         (1, [30, 20], 1, 4, 14, true),
     ] {
         let sizes = GridAttention { images, grid, heads, channels, window };
-        let [height, width] = grid;
+        let n_tokens = images * grid[0] * grid[1];
         let attended = if window == 0 { grid } else { [window; 2] };
-        let n_values = 3 * heads * channels;
-        let (qkv, bias) = (values(images * height * width * n_values, 1), values(n_values, 2));
-        let (rows, columns) =
-            (values((2 * attended[0] - 1) * channels, 3), values((2 * attended[1] - 1) * channels, 4));
+        let (qkv, bias) = (values(n_tokens * 3 * heads * channels, 1), values(3 * heads * channels, 2));
+        let [rows, columns] = [0, 1].map(|axis| values((2 * attended[axis] - 1) * channels, 3 + axis as u32));
         let tables = with_tables.then_some(Tables { rows: &rows, columns: &columns });
-        let d_out = values(images * height * width * heads * channels, 5);
+        let d_out = values(n_tokens * heads * channels, 5);
         let inputs = GridInputs { qkv: &qkv, bias: &bias, tables };
         let output = sizes.forward(inputs);
         let out = &output.out;
         let grads = sizes.backward(inputs, OutputGrad { out, log_sums: &output.log_sums, d_out: &d_out });
 
-        let mut expected_out = vec![0f64; out.len()];
-        let mut expected_qkv = vec![0f64; qkv.len()];
-        let mut expected_bias = vec![0f64; bias.len()];
-        let mut expected_tables = [vec![0f64; rows.len()], vec![0f64; columns.len()]];
-        for image in 0..images {
-            for row_0 in (0..height).step_by(attended[0]) {
-                for column_0 in (0..width).step_by(attended[1]) {
-                    for head in 0..heads {
-                        let cells: Vec<[usize; 2]> =
-                            (0..attended[0] * attended[1]).map(|at| [at / attended[1], at % attended[1]]).collect();
-                        // Token of a cell; none in the padding.
-                        let token = |[row, column]: [usize; 2]| {
-                            let (row, column) = (row_0 + row, column_0 + column);
-                            (row < height && column < width).then_some((image * height + row) * width + column)
-                        };
-                        let pick = |part: usize| -> Vec<f64> {
-                            let of_cell = |&cell: &[usize; 2]| {
-                                let values = match token(cell) {
-                                    Some(token) => &qkv[token * n_values..][..n_values],
-                                    None => &bias,
-                                };
-                                values[(part * heads + head) * channels..][..channels].to_vec()
-                            };
-                            cells.iter().flat_map(of_cell).map(f64::from).collect()
-                        };
-                        let q = pick(0);
-                        let m = cells.len();
-                        let delta =
-                            |i: usize, j: usize, axis: usize| attended[axis] - 1 + cells[i][axis] - cells[j][axis];
-                        let mut terms = vec![0f64; m * m];
-                        if with_tables {
-                            for (at, term) in terms.iter_mut().enumerate() {
-                                let (i, j) = (at / m, at % m);
-                                for c in 0..channels {
-                                    let of_row = f64::from(rows[delta(i, j, 0) * channels + c]);
-                                    let of_column = f64::from(columns[delta(i, j, 1) * channels + c]);
-                                    *term += q[i * channels + c] * (of_row + of_column);
-                                }
-                            }
-                        }
-                        let exact = Exact::new([q.clone(), pick(1), pick(2)], &terms, channels);
-                        let exact_out = exact.out();
-                        let mut d = vec![0f64; m * channels];
-                        for (i, &cell) in cells.iter().enumerate() {
-                            let Some(token) = token(cell) else { continue };
-                            for c in 0..channels {
-                                let place = (token * heads + head) * channels + c;
-                                expected_out[place] = exact_out[i * channels + c];
-                                d[i * channels + c] = f64::from(d_out[place]);
-                            }
-                        }
-                        let [mut d_q, d_k, d_v, d_terms] = exact.grads(&d);
-                        if with_tables {
-                            for (at, d_term) in d_terms.iter().enumerate() {
-                                let (i, j) = (at / m, at % m);
-                                for c in 0..channels {
-                                    let (row, column) = (delta(i, j, 0) * channels + c, delta(i, j, 1) * channels + c);
-                                    d_q[i * channels + c] +=
-                                        d_term * (f64::from(rows[row]) + f64::from(columns[column]));
-                                    expected_tables[0][row] += d_term * q[i * channels + c];
-                                    expected_tables[1][column] += d_term * q[i * channels + c];
-                                }
-                            }
-                        }
-                        for (i, &cell) in cells.iter().enumerate() {
-                            for (part, d) in [&d_q, &d_k, &d_v].into_iter().enumerate() {
-                                for c in 0..channels {
-                                    let value = (part * heads + head) * channels + c;
-                                    match token(cell) {
-                                        Some(token) => expected_qkv[token * n_values + value] = d[i * channels + c],
-                                        None => expected_bias[value] += d[i * channels + c],
-                                    }
-                                }
-                            }
-                        }
-                    }
-                }
-            }
-        }
-        check("out", out, &expected_out, FORWARD);
-        check("qkv", &grads.qkv, &expected_qkv, BACKWARD);
-        check("bias", &grads.bias, &expected_bias, BACKWARD);
-        if with_tables {
-            let grads = grads.tables.expect("there are tables");
-            check("rows", &grads.rows, &expected_tables[0], BACKWARD);
-            check("columns", &grads.columns, &expected_tables[1], BACKWARD);
+        let exact = ExactGrid::new(sizes, inputs, &d_out);
+        check("out", out, &exact.out, FORWARD);
+        check("qkv", &grads.qkv, &exact.d_qkv, BACKWARD);
+        check("bias", &grads.bias, &exact.d_bias, BACKWARD);
+        assert_eq!(grads.tables.is_some(), with_tables);
+        if let Some(grads) = grads.tables {
+            check("rows", &grads.rows, &exact.d_rows, BACKWARD);
+            check("columns", &grads.columns, &exact.d_columns, BACKWARD);
         }
     }
 }

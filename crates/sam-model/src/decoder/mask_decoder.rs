@@ -76,7 +76,7 @@ impl MaskDecoderConfig {
     }
 }
 
-/// Which of the decoder's masks to compute.
+/// The decoder's masks to compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MaskOutput {
     /// Mask 0, for unambiguous prompts (`multimask_output=False`).
@@ -121,7 +121,7 @@ pub(crate) struct MaskDecoderInputs<'a> {
     pub(crate) positions_bhwc: Tensor<4>,
     /// `[O]`, indices into `B`.
     pub(crate) image_of_object: &'a [usize],
-    /// Of all objects.
+    /// The prompts of all objects.
     pub(crate) prompts: PromptEmbeddings,
     /// The masks to compute.
     pub(crate) output: MaskOutput,

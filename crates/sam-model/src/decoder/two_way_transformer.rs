@@ -92,16 +92,16 @@ pub(crate) struct ImageTokens {
     pub(crate) shared: Tensor<3>,
     /// The image of each object.
     pub(crate) image_index: ImageIndex,
-    /// What an object adds, as a product: `[O, P, I]` and `[I, C]`; `I` is small, so products of it are cheap.
+    /// Added per object, as a product: `[O, P, I]` and `[I, C]`; `I` is small, so products with it are cheap.
     pub(crate) own: Option<(Tensor<3>, Tensor<2>)>,
 }
 
 /// Projections of images and positions alone, shared by all objects.
 #[derive(Clone, Debug)]
 pub(crate) struct Prepared {
-    /// Of the first block.
+    /// Projections for the first block.
     first: FirstBlock,
-    /// Of the positions alone, for each block after the first.
+    /// Projections of the positions alone, for each later block.
     later: Vec<LaterBlock>,
     /// Keys of the positions alone, for the last attention.
     last_keys: Tensor<3>,
@@ -163,13 +163,13 @@ impl TwoWayTransformer {
         let positions = tokens.clone();
         let (first, later) = self.layers.split_first().expect("a decoder has a block");
         let FirstBlock { keys, values, queries } = prepared.first.clone();
-        let side = ImageSide {
+        let inputs = ImageInputs {
             keys: image.project(&first.cross_attn_token_to_image.k_proj, keys),
             values: image.project(&first.cross_attn_token_to_image.v_proj, values),
             queries: image.project(&first.cross_attn_image_to_token.q_proj, queries),
             residual: image.rows(),
         };
-        let (mut tokens, mut image) = first.forward(tokens, side, &positions, absent);
+        let (mut tokens, mut image) = first.forward(tokens, inputs, &positions, absent);
         let [objects, ..] = image.dims();
         let image_index = &Arc::new(vec![0; objects]); // All objects share one row of positions.
         for (block, LaterBlock { keys, queries }) in later.iter().zip(prepared.later.iter().cloned()) {
@@ -177,13 +177,13 @@ impl TwoWayTransformer {
                 let (x, weight) = (image.clone(), layer.weight.val());
                 Rows::own(shared_linear(SharedLinearInputs { x, weight, shared, image_index }))
             };
-            let side = ImageSide {
+            let inputs = ImageInputs {
                 keys: positioned(&block.cross_attn_token_to_image.k_proj, keys),
                 values: Rows::own(linear(&block.cross_attn_token_to_image.v_proj, image.clone())),
                 queries: positioned(&block.cross_attn_image_to_token.q_proj, queries),
                 residual: Rows::own(image.clone()),
             };
-            (tokens, image) = block.forward(tokens, side, &positions, absent);
+            (tokens, image) = block.forward(tokens, inputs, &positions, absent);
         }
         let last = &self.final_attn_token_to_image;
         let (x, weight, shared) = (image.clone(), last.k_proj.weight.val(), prepared.last_keys.clone());
@@ -221,7 +221,7 @@ impl ImageTokens {
 }
 
 /// The image tokens' inputs of a block.
-struct ImageSide {
+struct ImageInputs {
     /// Keys of the attention from tokens to image.
     keys: Rows,
     /// Values of the attention from tokens to image.
@@ -244,7 +244,7 @@ pub struct TwoWayAttentionBlock {
     pub cross_attn_token_to_image: DownsampledAttention,
     /// After `cross_attn_token_to_image`.
     pub norm2: LayerNorm,
-    /// Of the tokens.
+    /// Over the tokens.
     pub mlp: MlpBlock,
     /// After `mlp`.
     pub norm3: LayerNorm,
@@ -261,7 +261,7 @@ impl TwoWayAttentionBlock {
     fn forward(
         &self,
         tokens: Tensor<3>,
-        image: ImageSide,
+        image: ImageInputs,
         positions: &Tensor<3>,
         absent: Option<&AbsentKeys>,
     ) -> (Tensor<3>, Tensor<3>) {

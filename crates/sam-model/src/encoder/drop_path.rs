@@ -37,8 +37,8 @@ impl DropPath {
         let keep = 1.0 - self.probability;
         let mut per_sample = [1; D];
         per_sample[0] = branch.dims()[0];
-        let kept = Tensor::random(per_sample, Distribution::Bernoulli(keep), &branch.device());
-        branch * (kept / keep)
+        let is_kept = Tensor::random(per_sample, Distribution::Bernoulli(keep), &branch.device());
+        branch * (is_kept / keep)
     }
 }
 

@@ -29,7 +29,7 @@ impl RandomMasking {
         let n_kept = Self::n_kept(n_patches, ratio);
         assert!(
             n_kept > 0 && n_kept < n_patches,
-            "of {n_patches} patches some must be kept and some removed; at a ratio of {ratio} {n_kept} are kept"
+            "of {n_patches} patches some must be visible and some removed; at a ratio of {ratio} {n_kept} are visible"
         );
         let order = noise
             .iter()
@@ -55,7 +55,7 @@ impl RandomMasking {
     }
 
     /// The visible patches of each image, in the order of the encoder's tokens.
-    pub fn kept(&self) -> impl Iterator<Item = &[usize]> {
+    pub fn visible(&self) -> impl Iterator<Item = &[usize]> {
         self.order.iter().map(|order| &order[..self.n_kept])
     }
 
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    #[should_panic(expected = "some must be kept")]
+    #[should_panic(expected = "some must be visible")]
     fn a_ratio_that_keeps_no_patch_is_rejected() {
         let _ = RandomMasking::draw(0, &[0], 12, 0.95);
     }

@@ -216,7 +216,7 @@ impl MaskedAutoencoder {
     fn visible(&self, patches: Tensor<3>, masking: &RandomMasking) -> Tensor<3> {
         let [batch, n_patches, values] = patches.dims();
         assert_eq!(batch, masking.n_images(), "the masking must be for {batch} images");
-        let rows = RandomMasking::rows(masking.kept(), n_patches, &patches.device());
+        let rows = RandomMasking::rows(masking.visible(), n_patches, &patches.device());
         patches.reshape([batch * n_patches, values]).select(0, rows).reshape([batch, masking.n_kept, values])
     }
 
@@ -224,7 +224,7 @@ impl MaskedAutoencoder {
     fn visible_tokens(&self, visible: Tensor<3>, masking: &RandomMasking) -> Tensor<3> {
         let [batch, n_visible, _] = visible.dims();
         let tokens = self.embed(visible);
-        let places = RandomMasking::rows(masking.kept(), 0, &tokens.device());
+        let places = RandomMasking::rows(masking.visible(), 0, &tokens.device());
         let n_patches = self.config.n_patches();
         let positions = self.pos_embed.val().narrow(1, 1, n_patches);
         let [_, _, width] = positions.dims();

@@ -4,6 +4,8 @@
 //! burn and, on an autodiff device, records its backward pass. Wherever an operation is used there is a plain form of it in
 //! burn's own operations, which other devices and other data types compute, and which the tests compare with.
 
+#![cfg_attr(not(feature = "autodiff"), expect(dead_code, reason = "backward passes are never run"))]
+
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -44,7 +46,7 @@ pub(crate) struct BackwardInputs<'a, const N: usize> {
     pub(crate) saved: &'a [f32],
     /// Gradient of the output.
     pub(crate) d_output: &'a [f32],
-    /// Which inputs need a gradient.
+    /// Whether each input needs a gradient.
     pub(crate) needs_grad: [bool; N],
 }
 

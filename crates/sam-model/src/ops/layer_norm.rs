@@ -26,7 +26,7 @@ pub(crate) struct NormParameters {
 }
 
 impl NormParameters {
-    /// Those of a layer of burn's.
+    /// The parameters of a layer of burn's.
     pub(crate) fn new(norm: &LayerNorm, eps: f64) -> Self {
         let bias = norm.beta.as_ref().expect("every norm of the reference has a bias").val();
         Self { weight: norm.gamma.val(), bias, eps }

@@ -1,7 +1,7 @@
 //! Image tokens to masks: two transposed convolutions that enlarge the map, and its product with the weights of each mask
 //! (`mask_decoder.py`, `output_upscaling` and `hyper_in @ upscaled`).
 //!
-//! Shapes: `O` objects, `G` grid side, `C` dimension of a token, `M` masks.
+//! Shapes: `O` objects, `G` grid size, `C` dimension of a token, `M` masks.
 
 use burn::module::Module;
 use burn::tensor::activation::gelu;

@@ -81,7 +81,7 @@ pub struct PromptEmbeddings {
     pub dense: DenseEmbeddings,
 }
 
-/// What mask prompts add to the image embedding at each position: a part shared by all objects, and a part per object.
+/// Embeddings of mask prompts, added to the image embedding: a part shared by all objects, and a part per object.
 #[derive(Clone, Debug)]
 pub struct DenseEmbeddings {
     /// `[C]`.

@@ -31,7 +31,7 @@ const START_IMAGE_SIZE: usize = 1024;
 pub struct Checkpoint {
     /// The file's tensors.
     pub dict: StateDict,
-    /// How its tensors are named.
+    /// The naming scheme of its tensors.
     pub layout: Layout,
     /// The sizes of its model; for a masked autoencoder, those of the segmenter that it can initialise.
     pub config: SamConfig,
@@ -56,7 +56,7 @@ pub struct LoadOptions {
     pub dtype: FloatDType,
 }
 
-/// What happened to each tensor.
+/// The use made of each tensor.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LoadReport {
     /// Number of the file's tensors that filled one of the model.
@@ -170,12 +170,12 @@ impl Checkpoint {
     fn compare(
         &self,
         config: &SamConfig,
-        wanted: &[(String, Vec<usize>)],
+        expected: &[(String, Vec<usize>)],
     ) -> Result<(BTreeMap<String, Filling>, LoadReport), WeightsError> {
         let (mut plan, mut mismatch) = (BTreeMap::new(), Mismatch::default());
         let mut report = LoadReport { assumed: self.agree_on_heads(config)?, ..LoadReport::default() };
         let mut unused: BTreeSet<&str> = self.dict.tensors.keys().map(String::as_str).collect();
-        for (official, shape) in wanted {
+        for (official, shape) in expected {
             let Some(key) = self.layout.key_from_official(official) else {
                 report.fresh.push(official.clone());
                 continue;
@@ -243,7 +243,7 @@ pub(super) fn pair_nearest(mismatch: &mut Mismatch) {
     }
 }
 
-/// How one tensor of the model is filled.
+/// The source of one tensor of the model.
 #[derive(Debug)]
 enum Filling {
     AsIs {
@@ -273,21 +273,21 @@ impl Filling {
         shape: &[usize],
         grid_hw: Option<[usize; 2]>,
         official: &str,
-        wanted: &[usize],
+        expected: &[usize],
     ) -> Option<Self> {
-        if shape == wanted {
+        if shape == expected {
             return Some(Filling::AsIs { key });
         }
-        match (shape, wanted) {
+        match (shape, expected) {
             // SAM at another image size.
-            (&[1, from, columns, channels], &[1, to, _, wanted_channels])
-                if official == "image_encoder.pos_embed" && from == columns && channels == wanted_channels =>
+            (&[1, from, columns, channels], &[1, to, _, expected_channels])
+                if official == "image_encoder.pos_embed" && from == columns && channels == expected_channels =>
             {
                 Some(Filling::Absolute { key, skip: 0, from_hw: [from; 2], to, channels })
             }
             // A masked autoencoder's flat table of positions, with the class token's row first.
-            (&[1, positions, channels], &[1, to, _, wanted_channels])
-                if official == "image_encoder.pos_embed" && channels == wanted_channels =>
+            (&[1, positions, channels], &[1, to, _, expected_channels])
+                if official == "image_encoder.pos_embed" && channels == expected_channels =>
             {
                 if let Some(from_hw) = grid_hw {
                     let is_whole = positions == 1 + from_hw[0] * from_hw[1];
@@ -298,8 +298,8 @@ impl Filling {
                 let from = square(positions.checked_sub(skip)?)?;
                 Some(Filling::Absolute { key, skip, from_hw: [from; 2], to, channels })
             }
-            (&[from, channels], &[to, wanted_channels])
-                if official.contains(".attn.rel_pos_") && channels == wanted_channels && from > 0 =>
+            (&[from, channels], &[to, expected_channels])
+                if official.contains(".attn.rel_pos_") && channels == expected_channels && from > 0 =>
             {
                 Some(Filling::Relative { key, from, to, channels })
             }

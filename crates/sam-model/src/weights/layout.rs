@@ -184,7 +184,7 @@ pub(super) fn drop_reason(layout: Layout, key: &str) -> Option<&'static str> {
     DROPPED.iter().find(|(dropped, _)| *dropped == key).map(|(_, reason)| *reason)
 }
 
-/// The first row whose left side matches, rewritten to its right side.
+/// Rewrites a key by the first row whose left pattern matches, to its right pattern.
 pub(crate) fn translate(table: &[Row], key: &str) -> Option<String> {
     table.iter().find_map(|(from, to)| rewrite(from, to, key))
 }

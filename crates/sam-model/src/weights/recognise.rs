@@ -144,7 +144,7 @@ fn windows(
             return Ok((window, global));
         }
     }
-    let with_length = |wanted: usize| (0..depth).filter(|&block| lengths[block] == wanted).collect::<Vec<_>>();
+    let with_length = |length: usize| (0..depth).filter(|&block| lengths[block] == length).collect::<Vec<_>>();
     let distinct: BTreeSet<usize> = lengths.iter().copied().collect();
     match distinct.into_iter().collect::<Vec<_>>()[..] {
         // All blocks are global; windows of that size would be equivalent.
@@ -227,8 +227,8 @@ pub(super) fn recognise_autoencoder(
     let tensors = Shapes { tensors };
     let [embed_dim, _, _, patch_size] = tensors.shape::<4>("patch_embed.proj.weight")?;
     let [_, positions, _] = tensors.shape::<3>("pos_embed")?;
-    let side = positions.saturating_sub(1).isqrt();
-    if positions != 1 + side * side || side == 0 {
+    let size = positions.saturating_sub(1).isqrt();
+    if positions != 1 + size * size || size == 0 {
         let problem = format!("must be a class token's and those of a square of patches, got {positions} positions");
         return Err(Unrecognised::Odd("pos_embed".into(), problem));
     }
@@ -243,7 +243,7 @@ pub(super) fn recognise_autoencoder(
     let published = published_of(embed_dim, depth).map(|config| config.image_encoder.num_heads);
     let num_heads = published.unwrap_or_else(|| assume(default_heads(embed_dim), "encoder"));
     let mut config = MaeConfig {
-        image_size_hw: [side * patch_size; 2],
+        image_size_hw: [size * patch_size; 2],
         patch_size,
         embed_dim,
         depth,
@@ -322,8 +322,8 @@ mod tests {
         for grid in [8, 10, 14, 32, 64] {
             let global = 2 * grid - 1;
             let lengths = [27, global, 27, global];
-            let told = Hints { window_size: Some(14), global_attn_indexes: Some(vec![1, 3]), ..Hints::default() };
-            assert_eq!(windows(&lengths, grid, 24, &told), Ok((14, vec![1, 3])), "grid {grid}, told");
+            let hints = Hints { window_size: Some(14), global_attn_indexes: Some(vec![1, 3]), ..Hints::default() };
+            assert_eq!(windows(&lengths, grid, 24, &hints), Ok((14, vec![1, 3])), "grid {grid}, with hints");
             let found = windows(&lengths, grid, 24, &Hints::default());
             // With windows as large as the grid, windowed and global blocks are equivalent.
             let expected = if grid == 14 { (14, vec![0, 1, 2, 3]) } else { (14, vec![1, 3]) };
