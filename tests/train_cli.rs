@@ -99,7 +99,7 @@ fn a_run_writes_a_folder_that_documents_itself() {
     }
     assert!(run.path("run/previews/step-00000004.png").is_file());
     let html = read(&run, "run/report.html");
-    for part in ["<svg", "Learning rate", "What the loss is made of", "data:image/jpeg;base64,", "focal_weight = 20.0"]
+    for part in ["<svg", "Learning rate", "Loss terms, not weighted", "data:image/jpeg;base64,", "focal_weight = 20.0"]
     {
         assert!(html.contains(part), "{part}");
     }

@@ -2,6 +2,8 @@
 
 use std::num::NonZeroUsize;
 
+use serde::{Deserialize, Serialize};
+
 use crate::permutation::Permutation;
 use crate::transforms::Augmentation;
 
@@ -112,7 +114,8 @@ pub enum Labels {
 }
 
 /// Handling of unreadable samples.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ErrorPolicy {
     /// The step fails, and the loader ends there.
     Stop,

@@ -17,11 +17,13 @@ pub use output::{write_coco, write_sa1b};
 pub use scene::{Scene, SceneObject};
 pub use shape::ShapeKind;
 
+use serde::{Deserialize, Serialize};
+
 use crate::sample::Sample;
 use crate::sample::{SampleError, Samples};
 
 /// Appearance of scenes. Lengths are fractions of the shorter side, so images of any size look alike.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct SynthOptions {
     /// Minimum height and width.
     pub side_px_min: usize,
@@ -69,7 +71,7 @@ pub fn class_names() -> Vec<String> {
 }
 
 /// Scenes as a data set, generated on demand.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct SynthScenes {
     /// Random seed of the scenes.
     pub seed: u64,
@@ -78,6 +80,7 @@ pub struct SynthScenes {
     /// Number of scenes.
     pub n_scenes: usize,
     /// Appearance of the scenes.
+    #[serde(flatten)]
     pub options: SynthOptions,
 }
 

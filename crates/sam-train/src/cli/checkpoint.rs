@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use sam_infer::DeviceName;
 use sam_model::weights::{Dtype, ExportFormat};
+use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Args)]
 pub(crate) struct InspectArguments {
@@ -81,7 +82,9 @@ pub(crate) struct PredictArguments {
     pub(crate) force: bool,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
+/// A format of exported checkpoints, also in `result.export`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum FormatArgument {
     /// Official keys, for this program, candle and programs based on them
     Safetensors,

@@ -37,19 +37,9 @@ pub(crate) struct DataPlan {
     /// Batches that are prepared ahead.
     pub(crate) prefetch: usize,
     /// How unreadable images are handled.
-    pub(crate) on_unreadable: OnUnreadable,
+    pub(crate) on_unreadable: ErrorPolicy,
     /// Augmentation of each image.
     pub(crate) augmentation: AugmentationPlan,
-}
-
-/// How unreadable images are handled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum OnUnreadable {
-    /// The run stops and names it.
-    Stop,
-    /// Another image replaces it; it is counted and reported.
-    Skip,
 }
 
 /// Augmentation, as it is typed; all off by default, as in the paper's training on SA-1B.
@@ -75,12 +65,12 @@ pub(crate) struct AugmentationPlan {
 impl DataPlan {
     /// The synthetic scenes for training, and those for validation.
     pub(crate) fn synthetic(&self) -> [Option<SynthScenes>; 2] {
-        let train = match &self.train {
-            DataSource::Synth(plan) => Some(plan.scenes()),
+        let train = match self.train {
+            DataSource::Synth(scenes) => Some(scenes),
             DataSource::Files(_) => None,
         };
-        let validation = match &self.validation {
-            Validation::Synth(plan) => Some(plan.scenes()),
+        let validation = match self.validation {
+            Validation::Synth(scenes) => Some(scenes),
             _ => None,
         };
         [train, validation]
@@ -104,7 +94,7 @@ impl DataPlan {
             max_image_share: data.float("max_image_share", limits.image_share_max, SHARE_ABOVE_0),
             workers: 2,
             prefetch: 2,
-            on_unreadable: OnUnreadable::read(&data),
+            on_unreadable: read_on_unreadable(&data),
             augmentation: AugmentationPlan::read(&data.section("augmentation")),
         };
         change_loading(&mut plan.workers, &mut plan.prefetch, &data);
@@ -137,7 +127,7 @@ impl DataPlan {
             augmentation: self.augmentation.augmentation(),
             n_workers: self.workers,
             n_prefetch_batches: self.prefetch,
-            on_error: self.on_unreadable.into(),
+            on_error: self.on_unreadable,
         }
     }
 }
@@ -148,19 +138,8 @@ pub(super) fn change_loading(workers: &mut usize, prefetch: &mut usize, data: &S
     *prefetch = data.integer("prefetch", *prefetch, 1..=*WORKERS.end());
 }
 
-impl OnUnreadable {
-    pub(super) fn read(data: &Section<'_>) -> Self {
-        data.choice("on_unreadable", Self::Stop, &[("stop", Self::Stop), ("skip", Self::Skip)])
-    }
-}
-
-impl From<OnUnreadable> for ErrorPolicy {
-    fn from(on_unreadable: OnUnreadable) -> Self {
-        match on_unreadable {
-            OnUnreadable::Stop => Self::Stop,
-            OnUnreadable::Skip => Self::Skip,
-        }
-    }
+pub(super) fn read_on_unreadable(data: &Section<'_>) -> ErrorPolicy {
+    data.choice("on_unreadable", ErrorPolicy::Stop, &[("stop", ErrorPolicy::Stop), ("skip", ErrorPolicy::Skip)])
 }
 
 /// Masks per GPU in the paper (appendix A).

@@ -21,7 +21,7 @@ pub(crate) enum DataSource {
     /// A data set on disk.
     Files(FilesPlan),
     /// Synthetic scenes, generated on the fly.
-    Synth(SynthPlan),
+    Synth(SynthScenes),
 }
 
 /// The validation data.
@@ -33,7 +33,7 @@ pub(crate) enum Validation {
     /// A data set of its own.
     Files(FilesPlan),
     /// Synthetic scenes, generated on the fly.
-    Synth(SynthPlan),
+    Synth(SynthScenes),
     /// The part `val` of the training data's own split.
     Given,
     /// A fraction of the training data.
@@ -42,35 +42,13 @@ pub(crate) enum Validation {
     SplitFile(PathBuf),
 }
 
-/// Synthetic scenes, with the keys of [`SynthOptions`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct SynthPlan {
-    /// Scenes of different seeds have nothing in common.
-    pub(crate) seed: u64,
-    /// Index of the first scene.
-    pub(crate) first_index: u64,
-    /// Number of scenes.
-    pub(crate) n_scenes: usize,
-    side_px_min: usize,
-    side_px_max: usize,
-    n_shapes_min: usize,
-    n_shapes_max: usize,
-    nested_chance: f64,
-    thin_chance: f64,
-    tiny_chance: f64,
-    noise_levels: f64,
-    visible_px_min: usize,
-    visible_share_min: f64,
-}
-
 impl DataSource {
     /// `data.train` or `[data.synth]`.
     pub(super) fn read_train(reader: &Reader<'_>, data: &Section<'_>) -> Self {
         let path = data.input_path_if_given("train");
         let options = read_options(data, &SourceOptions::default());
         let is_synth = data.is_given("synth");
-        let synth = SynthPlan::read(reader, &data.section("synth"), &SynthPlan::default());
+        let synth = read_scenes(reader, &data.section("synth"), &default_scenes());
         reader.check(
             !(is_synth && data.is_given("train")),
             &["data.train"],
@@ -98,11 +76,7 @@ impl Validation {
         let is_off = typed.as_deref() == Some(NOTHING);
         let path = typed.filter(|_| !is_off).and_then(|_| data.input_path_if_given("validation"));
         let split = read_split(reader, data);
-        let train_synth = match train {
-            DataSource::Synth(synth) => synth.after(),
-            DataSource::Files(_) => SynthPlan::default(),
-        };
-        let synth = SynthPlan::read(reader, &data.section("validation_synth"), &train_synth);
+        let synth = read_scenes(reader, &data.section("validation_synth"), &scenes_after(train));
         // Read like the training data, except for the part, which names the one to train on.
         let inherited = match train {
             DataSource::Files(files) => SourceOptions { split: None, ..files.options.clone() },
@@ -158,12 +132,12 @@ fn are_apart(train: &DataSource, validation: &FilesPlan) -> bool {
 }
 
 /// Scenes of one seed differ by their index.
-fn check_scenes_apart(reader: &Reader<'_>, train: &DataSource, validation: &SynthPlan) {
+fn check_scenes_apart(reader: &Reader<'_>, train: &DataSource, validation: &SynthScenes) {
     let DataSource::Synth(train) = train else { return };
     let is_apart = train.seed != validation.seed
-        || train.end_index() <= validation.first_index
-        || validation.end_index() <= train.first_index;
-    let expected = format!("{} or more: earlier scenes are trained on", train.end_index());
+        || end_index(train) <= validation.first_index
+        || end_index(validation) <= train.first_index;
+    let expected = format!("{} or more: earlier scenes are trained on", end_index(train));
     let keys = ["data.validation_synth.first_index", "data.synth.n_scenes"];
     reader.check(is_apart, &keys, &expected, validation.first_index);
 }
@@ -206,85 +180,53 @@ fn read_group(split: &Section<'_>) -> GroupKey {
     group.unwrap_or_default()
 }
 
-impl Default for SynthPlan {
-    fn default() -> Self {
-        /// Enough that none is repeated in a run of an afternoon.
-        const N_SCENES: usize = 10_000;
-        let options = SynthOptions::default();
-        Self {
-            seed: 0,
-            first_index: 0,
-            n_scenes: N_SCENES,
-            side_px_min: options.side_px_min,
-            side_px_max: options.side_px_max,
-            n_shapes_min: options.n_shapes_min,
-            n_shapes_max: options.n_shapes_max,
-            nested_chance: options.nested_chance,
-            thin_chance: options.thin_chance,
-            tiny_chance: options.tiny_chance,
-            noise_levels: options.noise_levels,
-            visible_px_min: options.visible_px_min,
-            visible_share_min: options.visible_share_min,
-        }
+/// The scenes that a configuration without other keys has.
+pub(super) fn default_scenes() -> SynthScenes {
+    /// Enough that none is repeated in a run of an afternoon.
+    const N_SCENES: usize = 10_000;
+    SynthScenes { seed: 0, first_index: 0, n_scenes: N_SCENES, options: SynthOptions::default() }
+}
+
+/// Scenes of the same kind that follow those of the training, if it has any.
+pub(super) fn scenes_after(train: &DataSource) -> SynthScenes {
+    match train {
+        DataSource::Synth(scenes) => SynthScenes { first_index: end_index(scenes), ..*scenes },
+        DataSource::Files(_) => default_scenes(),
     }
 }
 
-impl SynthPlan {
-    pub(super) fn read(reader: &Reader<'_>, section: &Section<'_>, default: &Self) -> Self {
-        /// Larger images are photographs.
-        const SIDES: std::ops::RangeInclusive<usize> = 16..=4096;
-        let plan = Self {
-            seed: section.integer("seed", default.seed, 0..),
-            first_index: section.integer("first_index", default.first_index, 0..),
-            n_scenes: section.integer("n_scenes", default.n_scenes, 1..),
-            side_px_min: section.integer("side_px_min", default.side_px_min, SIDES),
-            side_px_max: section.integer("side_px_max", default.side_px_max, SIDES),
-            n_shapes_min: section.integer("n_shapes_min", default.n_shapes_min, 1..=100),
-            n_shapes_max: section.integer("n_shapes_max", default.n_shapes_max, 1..=100),
-            nested_chance: section.float("nested_chance", default.nested_chance, 0.0..=1.0),
-            thin_chance: section.float("thin_chance", default.thin_chance, 0.0..=1.0),
-            tiny_chance: section.float("tiny_chance", default.tiny_chance, 0.0..=1.0),
-            noise_levels: section.float("noise_levels", default.noise_levels, 0.0..=255.0),
-            visible_px_min: section.integer("visible_px_min", default.visible_px_min, 1..),
-            visible_share_min: section.float("visible_share_min", default.visible_share_min, 0.0..=1.0),
-        };
-        for (low, high, min, max) in [
-            ("side_px_min", "side_px_max", plan.side_px_min, plan.side_px_max),
-            ("n_shapes_min", "n_shapes_max", plan.n_shapes_min, plan.n_shapes_max),
-        ] {
-            let keys = [section.path_of(low), section.path_of(high)];
-            reader.check(min <= max, &[&keys[0], &keys[1]], &format!("at most {} ({max})", keys[1]), min);
-        }
-        plan
+/// A section of scenes, whose keys are the fields of [`SynthScenes`] and [`SynthOptions`].
+pub(super) fn read_scenes(reader: &Reader<'_>, section: &Section<'_>, default: &SynthScenes) -> SynthScenes {
+    /// Larger images are photographs.
+    const SIDES: std::ops::RangeInclusive<usize> = 16..=4096;
+    let options = &default.options;
+    let options = SynthOptions {
+        side_px_min: section.integer("side_px_min", options.side_px_min, SIDES),
+        side_px_max: section.integer("side_px_max", options.side_px_max, SIDES),
+        n_shapes_min: section.integer("n_shapes_min", options.n_shapes_min, 1..=100),
+        n_shapes_max: section.integer("n_shapes_max", options.n_shapes_max, 1..=100),
+        nested_chance: section.float("nested_chance", options.nested_chance, 0.0..=1.0),
+        thin_chance: section.float("thin_chance", options.thin_chance, 0.0..=1.0),
+        tiny_chance: section.float("tiny_chance", options.tiny_chance, 0.0..=1.0),
+        noise_levels: section.float("noise_levels", options.noise_levels, 0.0..=255.0),
+        visible_px_min: section.integer("visible_px_min", options.visible_px_min, 1..),
+        visible_share_min: section.float("visible_share_min", options.visible_share_min, 0.0..=1.0),
+    };
+    for (low, high, min, max) in [
+        ("side_px_min", "side_px_max", options.side_px_min, options.side_px_max),
+        ("n_shapes_min", "n_shapes_max", options.n_shapes_min, options.n_shapes_max),
+    ] {
+        let keys = [section.path_of(low), section.path_of(high)];
+        reader.check(min <= max, &[&keys[0], &keys[1]], &format!("at most {} ({max})", keys[1]), min);
     }
+    SynthScenes {
+        seed: section.integer("seed", default.seed, 0..),
+        first_index: section.integer("first_index", default.first_index, 0..),
+        n_scenes: section.integer("n_scenes", default.n_scenes, 1..),
+        options,
+    }
+}
 
-    /// The scenes.
-    pub(crate) fn scenes(&self) -> SynthScenes {
-        SynthScenes {
-            seed: self.seed,
-            first_index: self.first_index,
-            n_scenes: self.n_scenes,
-            options: SynthOptions {
-                side_px_min: self.side_px_min,
-                side_px_max: self.side_px_max,
-                n_shapes_min: self.n_shapes_min,
-                n_shapes_max: self.n_shapes_max,
-                nested_chance: self.nested_chance,
-                thin_chance: self.thin_chance,
-                tiny_chance: self.tiny_chance,
-                noise_levels: self.noise_levels,
-                visible_px_min: self.visible_px_min,
-                visible_share_min: self.visible_share_min,
-            },
-        }
-    }
-
-    /// Scenes of the same kind that follow these.
-    pub(super) fn after(&self) -> Self {
-        Self { first_index: self.end_index(), ..self.clone() }
-    }
-
-    fn end_index(&self) -> u64 {
-        self.first_index.saturating_add(self.n_scenes as u64)
-    }
+fn end_index(scenes: &SynthScenes) -> u64 {
+    scenes.first_index.saturating_add(scenes.n_scenes as u64)
 }

@@ -7,7 +7,7 @@ use sam_learn::options::{
 };
 
 use super::ranges::{BETWEEN_0_AND_1, POSITIVE, SHARE_ABOVE_0};
-use super::reader::Reader;
+use super::reader::{Reader, Section};
 use super::suggestion::{nearest, one_of};
 
 /// Larger numbers of passes are typing errors.
@@ -83,25 +83,33 @@ pub(super) fn read_optimiser(reader: &Reader<'_>) -> OptimiserOptions {
     let default = OptimiserOptions::default();
     let part_lr = optimiser.section("part_lr");
     let options = OptimiserOptions {
-        lr: optimiser.float("lr", default.lr, POSITIVE),
-        weight_decay: optimiser.float("weight_decay", default.weight_decay, 0.0..),
-        betas: optimiser.float_pair_if_given("betas", 0.0..1.0).unwrap_or(default.betas),
-        eps: optimiser.float("eps", default.eps, POSITIVE),
         layer_decay: optimiser.float("layer_decay", default.layer_decay, SHARE_ABOVE_0),
         part_lr: PartFactors {
             image_encoder: part_lr.float("image_encoder", default.part_lr.image_encoder, 0.0..),
             prompt_encoder: part_lr.float("prompt_encoder", default.part_lr.prompt_encoder, 0.0..),
             mask_decoder: part_lr.float("mask_decoder", default.part_lr.mask_decoder, 0.0..),
         },
-        clip_norm: optimiser.float_or_none("clip_norm", default.clip_norm, POSITIVE),
-        accumulation: optimiser.integer("accumulation", default.accumulation, 1..),
-        ema_decay: optimiser.float_or_none("ema_decay", default.ema_decay, BETWEEN_0_AND_1),
         freeze: optimiser.texts_if_given("freeze", cannot_freeze).unwrap_or_default(),
+        ..read_adamw(&optimiser, &default)
     };
     let trains_something = !PARTS.iter().all(|part| options.freeze.iter().any(|frozen| frozen == part));
     let expected = "a list that leaves a part to train";
     reader.check(trains_something, &["optimiser.freeze"], expected, "all parts");
     options
+}
+
+/// The keys of `[optimiser]` that training and pre-training share.
+pub(super) fn read_adamw(optimiser: &Section<'_>, default: &OptimiserOptions) -> OptimiserOptions {
+    OptimiserOptions {
+        lr: optimiser.float("lr", default.lr, POSITIVE),
+        weight_decay: optimiser.float("weight_decay", default.weight_decay, 0.0..),
+        betas: optimiser.float_pair_if_given("betas", 0.0..1.0).unwrap_or(default.betas),
+        eps: optimiser.float("eps", default.eps, POSITIVE),
+        clip_norm: optimiser.float_or_none("clip_norm", default.clip_norm, POSITIVE),
+        accumulation: optimiser.integer("accumulation", default.accumulation, 1..),
+        ema_decay: optimiser.float_or_none("ema_decay", default.ema_decay, BETWEEN_0_AND_1),
+        ..default.clone()
+    }
 }
 
 /// Keys start with a part; whether a pattern matches any key is checked with the model.
@@ -125,9 +133,7 @@ enum DecayKind {
 
 pub(super) fn read_schedule(reader: &Reader<'_>) -> ScheduleOptions {
     let schedule = reader.top().section("schedule");
-    let steps = schedule.integer_if_given::<u64>("steps", 1..);
-    let steps = schedule.required("steps", "the number of steps of the run", steps, 1);
-    let warmup_steps = schedule.integer("warmup_steps", WARMUP_STEPS.min(steps / WARMUP_PART), 0..);
+    let [steps, warmup_steps] = read_steps(reader, &schedule, |steps| WARMUP_STEPS.min(steps / WARMUP_PART));
     let kinds = [
         ("constant", DecayKind::Constant),
         ("multi_step", DecayKind::MultiStep),
@@ -146,8 +152,6 @@ pub(super) fn read_schedule(reader: &Reader<'_>) -> ScheduleOptions {
     schedule.only_if(kind == DecayKind::Cosine, "decay", &["final_share"], "decay = \"cosine\"");
     let of_square_root = ["timescale", "cooldown_steps"];
     schedule.only_if(kind == DecayKind::ReciprocalSqrt, "decay", &of_square_root, "decay = \"reciprocal_sqrt\"");
-    let keys = ["schedule.warmup_steps", "schedule.steps"];
-    reader.check(warmup_steps < steps, &keys, &format!("below schedule.steps ({steps})"), warmup_steps);
     let decay = match kind {
         DecayKind::Constant => LrDecay::Constant,
         DecayKind::MultiStep => {
@@ -166,6 +170,16 @@ pub(super) fn read_schedule(reader: &Reader<'_>) -> ScheduleOptions {
         }
     };
     ScheduleOptions { steps, warmup_steps, decay }
+}
+
+/// `steps` and `warmup_steps`, which by default depends on the steps.
+pub(super) fn read_steps(reader: &Reader<'_>, schedule: &Section<'_>, warmup: impl FnOnce(u64) -> u64) -> [u64; 2] {
+    let steps = schedule.integer_if_given::<u64>("steps", 1..);
+    let steps = schedule.required("steps", "the number of steps of the run", steps, 1);
+    let warmup_steps = schedule.integer("warmup_steps", warmup(steps), 0..);
+    let keys = ["schedule.warmup_steps", "schedule.steps"];
+    reader.check(warmup_steps < steps, &keys, &format!("below schedule.steps ({steps})"), warmup_steps);
+    [steps, warmup_steps]
 }
 
 fn check_milestones(reader: &Reader<'_>, milestones: &[u64], steps: u64) {

@@ -4,7 +4,8 @@
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use sam_data::loader::LoaderOptions;
+use sam_data::loader::{ErrorPolicy, LoaderOptions};
+use sam_data::synth::SynthScenes;
 use sam_data::transforms::{Augmentation, ResizedCrop};
 use sam_learn::options::{
     LogOptions, LrDecay, MaeObjective, OptimiserOptions, RECONSTRUCTION_LOSS, RunOptions, ScheduleOptions,
@@ -13,8 +14,9 @@ use sam_learn::options::{
 use sam_model::{MaeConfig, MaeTarget, Variant};
 use serde::{Deserialize, Serialize};
 
-use super::data::{OnUnreadable, change_loading};
-use super::data_source::{DataSource, SynthPlan};
+use super::data::{change_loading, read_on_unreadable};
+use super::data_source::{DataSource, read_scenes, scenes_after};
+use super::learning::{read_adamw, read_steps};
 use super::ranges::{BETWEEN_0_AND_1, IMAGE_SIZES, POSITIVE, SHARE_ABOVE_0};
 use super::reader::{Reader, Section};
 use super::run::{change_validation, check_validation, default_every_steps, read_log, read_run};
@@ -77,7 +79,7 @@ pub(crate) struct PretrainDataPlan {
     /// Batches that are prepared ahead.
     pub(crate) prefetch: usize,
     /// How unreadable images are handled.
-    pub(crate) on_unreadable: OnUnreadable,
+    pub(crate) on_unreadable: ErrorPolicy,
 }
 
 /// How `data.train` is opened.
@@ -101,7 +103,7 @@ pub(crate) enum HeldOutPlan {
     /// Another folder.
     Images(PathBuf),
     /// Synthetic scenes, generated on the fly.
-    Synth(SynthPlan),
+    Synth(SynthScenes),
 }
 
 impl PretrainPlan {
@@ -143,7 +145,7 @@ impl PretrainPlan {
             },
             n_workers: workers,
             n_prefetch_batches: prefetch,
-            on_error: self.data.on_unreadable.into(),
+            on_error: self.data.on_unreadable,
             ..LoaderOptions::default()
         }
     }
@@ -228,7 +230,7 @@ impl PretrainDataPlan {
             horizontal_flip: data.float("horizontal_flip", 0.5, 0.0..=1.0),
             workers: 2,
             prefetch: 2,
-            on_unreadable: OnUnreadable::read(data),
+            on_unreadable: read_on_unreadable(data),
         };
         change_loading(&mut plan.workers, &mut plan.prefetch, data);
         plan
@@ -244,12 +246,8 @@ impl HeldOutPlan {
     fn read(reader: &Reader<'_>, data: &Section<'_>, train: &DataSource) -> Self {
         let share = data.float_or_none("hold_out", None, BETWEEN_0_AND_1);
         let path = data.input_path_if_given("validation");
-        let train_synth = match train {
-            DataSource::Synth(synth) => synth.after(),
-            DataSource::Files(_) => SynthPlan::default(),
-        };
         let is_synth = data.is_given("validation_synth");
-        let synth = SynthPlan::read(reader, &data.section("validation_synth"), &train_synth);
+        let synth = read_scenes(reader, &data.section("validation_synth"), &scenes_after(train));
         let given: Vec<&str> = [
             share.map(|_| "data.hold_out"),
             path.as_ref().map(|_| "data.validation"),
@@ -300,30 +298,23 @@ fn read_validation(reader: &Reader<'_>, steps: u64) -> ValidationOptions {
 fn read_optimiser(reader: &Reader<'_>, images_per_step: usize) -> OptimiserOptions {
     let optimiser = reader.top().section("optimiser");
     let base_lr = optimiser.float("base_lr", 1.5e-4, POSITIVE);
-    let lr = optimiser.float("lr", mae_learning_rate(base_lr, images_per_step), POSITIVE);
     let one = "given without optimiser.lr: the rate would be base_lr * images_per_step / 256";
     let both = optimiser.is_given("base_lr") && optimiser.is_given("lr");
     reader.check(!both, &["optimiser.base_lr"], one, "both");
-    OptimiserOptions {
-        lr,
-        weight_decay: optimiser.float("weight_decay", 0.05, 0.0..),
-        betas: optimiser.float_pair_if_given("betas", 0.0..1.0).unwrap_or([0.9, 0.95]),
-        eps: optimiser.float("eps", 1e-8, POSITIVE),
-        clip_norm: optimiser.float_or_none("clip_norm", None, POSITIVE),
-        accumulation: optimiser.integer("accumulation", 1, 1..),
-        ema_decay: optimiser.float_or_none("ema_decay", None, BETWEEN_0_AND_1),
+    let default = OptimiserOptions {
+        lr: mae_learning_rate(base_lr, images_per_step),
+        weight_decay: 0.05,
+        betas: [0.9, 0.95],
+        clip_norm: None,
         ..OptimiserOptions::default()
-    }
+    };
+    read_adamw(&optimiser, &default)
 }
 
 /// A linear warm-up, then half a cosine down to zero, per step.
 fn read_schedule(reader: &Reader<'_>) -> ScheduleOptions {
     let schedule = reader.top().section("schedule");
-    let steps = schedule.integer_if_given::<u64>("steps", 1..);
-    let steps = schedule.required("steps", "the number of steps of the run", steps, 1);
-    let warmup_steps = schedule.integer("warmup_steps", steps / WARMUP_PART, 0..);
+    let [steps, warmup_steps] = read_steps(reader, &schedule, |steps| steps / WARMUP_PART);
     let final_share = schedule.float("final_share", 0.0, 0.0..=1.0);
-    let keys = ["schedule.warmup_steps", "schedule.steps"];
-    reader.check(warmup_steps < steps, &keys, &format!("below schedule.steps ({steps})"), warmup_steps);
     ScheduleOptions { steps, warmup_steps, decay: LrDecay::Cosine { final_share } }
 }

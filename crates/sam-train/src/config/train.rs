@@ -3,7 +3,7 @@
 use sam_learn::options::{
     LogOptions, LossOptions, OptimiserOptions, PromptOptions, RunOptions, ScheduleOptions, ValidationOptions,
 };
-use sam_model::weights::{ExportFormat, PUBLISHED_IMAGE_SIZE};
+use sam_model::weights::PUBLISHED_IMAGE_SIZE;
 use serde::{Deserialize, Serialize};
 
 use super::data::DataPlan;
@@ -12,6 +12,7 @@ use super::model::ModelPlan;
 use super::ranges::IMAGE_SIZES;
 use super::reader::{Reader, Section};
 use super::run::{read_log, read_run, read_validation};
+use crate::cli::FormatArgument;
 
 /// Everything that decides a run. It is printed before the run, saved with it, and read again to resume it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -64,36 +65,14 @@ impl TrainPlan {
 #[serde(deny_unknown_fields)]
 pub(crate) struct ResultPlan {
     /// Formats in which the best weights are exported.
-    pub(crate) export: Vec<Export>,
+    pub(crate) export: Vec<FormatArgument>,
     /// Image size of these files; by default that of training.
     pub(crate) export_image_size: Option<usize>,
 }
 
-/// A format of `sam-train export --format`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Export {
-    /// See [`ExportFormat::Safetensors`].
-    Safetensors,
-    /// See [`ExportFormat::Pth`].
-    Pth,
-    /// See [`ExportFormat::HuggingFace`].
-    Huggingface,
-}
-
-impl From<Export> for ExportFormat {
-    fn from(export: Export) -> Self {
-        match export {
-            Export::Safetensors => Self::Safetensors,
-            Export::Pth => Self::Pth,
-            Export::Huggingface => Self::HuggingFace,
-        }
-    }
-}
-
 impl ResultPlan {
     pub(super) fn read(reader: &Reader<'_>, trained_size: Option<usize>) -> Self {
-        let mut plan = Self { export: vec![Export::Safetensors], export_image_size: None };
+        let mut plan = Self { export: vec![FormatArgument::Safetensors], export_image_size: None };
         plan.change(&reader.top().section("result"));
         plan.check(reader, trained_size);
         plan
@@ -110,8 +89,11 @@ impl ResultPlan {
 
     /// Reads the keys of `[result]` that can change on resume: all of them.
     pub(super) fn change(&mut self, result: &Section<'_>) {
-        let exports =
-            [("safetensors", Export::Safetensors), ("pth", Export::Pth), ("huggingface", Export::Huggingface)];
+        let exports = [
+            ("safetensors", FormatArgument::Safetensors),
+            ("pth", FormatArgument::Pth),
+            ("huggingface", FormatArgument::Huggingface),
+        ];
         let export = result.choices("export", "[\"safetensors\"]", &exports);
         self.export = export.unwrap_or_else(|| self.export.clone());
         self.export_image_size = result.integer_if_given("export_image_size", IMAGE_SIZES).or(self.export_image_size);

@@ -134,7 +134,7 @@ fn open_data(plan: &TrainPlan, notes: &mut Vec<String>) -> Result<(Arc<dyn Sampl
     let (train, validation) = match &plan.data.train {
         DataSource::Synth(synth) => {
             notes.push(format!("trains on {} synthetic scenes", synth.n_scenes));
-            (Arc::new(synth.scenes()) as Arc<dyn Samples>, None)
+            (Arc::new(*synth) as Arc<dyn Samples>, None)
         }
         DataSource::Files(files) => {
             let source = open_files(files, notes)?;
@@ -178,7 +178,7 @@ fn open_data(plan: &TrainPlan, notes: &mut Vec<String>) -> Result<(Arc<dyn Sampl
         (_, Some(set)) => set,
         (Validation::Synth(synth), None) => {
             notes.push(format!("validates on {} synthetic scenes that are never trained on", synth.n_scenes));
-            let scenes = Arc::new(synth.scenes());
+            let scenes = Arc::new(*synth);
             EvalSet::new("scenes", scenes, &sam_data::synth::class_names())
         }
         (Validation::Files(files), None) => {

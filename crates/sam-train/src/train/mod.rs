@@ -19,8 +19,7 @@ use sam_learn::options::TrainOptions;
 use sam_learn::{Outcome, Training, train};
 use sam_model::weights::{Dtype, ExportFormat, ExportOptions, ImageSizePolicy, export};
 
-use crate::cli::RunArguments;
-use crate::config::train::Export;
+use crate::cli::{FormatArgument, RunArguments};
 use crate::config::{Task, TrainPlan};
 use crate::failure::{BadInput, Failure};
 use crate::output::output;
@@ -65,7 +64,7 @@ fn finish(plan: &TrainPlan, folder: &Path, outcome: &Outcome) -> Result<(), Fail
     let size = plan.result.export_image_size.unwrap_or(own_size);
     for &kind in &plan.result.export {
         let image_size = if size == own_size { ImageSizePolicy::Keep } else { ImageSizePolicy::Published };
-        if kind == Export::Safetensors && image_size == ImageSizePolicy::Keep {
+        if kind == FormatArgument::Safetensors && image_size == ImageSizePolicy::Keep {
             continue; // The best checkpoint is this file.
         }
         let format = ExportFormat::from(kind);

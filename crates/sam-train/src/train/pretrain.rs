@@ -94,7 +94,7 @@ fn open_model(plan: &PretrainPlan, notes: &mut Vec<String>) -> Result<MaskedAuto
 
 fn open_data(plan: &PretrainPlan, notes: &mut Vec<String>) -> Result<(Arc<dyn Samples>, Option<HeldOut>)> {
     let (samples, names): (Arc<dyn Samples>, Option<Names>) = match &plan.data.train {
-        DataSource::Synth(synth) => (Arc::new(synth.scenes()), None),
+        DataSource::Synth(synth) => (Arc::new(*synth), None),
         DataSource::Files(files) if plan.data.kind == SourceKind::Images => {
             let tree = Arc::new(ImageTree::open(&files.path, files.options.intensity)?);
             let names = Arc::clone(&tree);
@@ -116,7 +116,7 @@ fn open_data(plan: &PretrainPlan, notes: &mut Vec<String>) -> Result<(Arc<dyn Sa
             let tree: Arc<dyn Samples> = Arc::new(ImageTree::open(path, Intensity::default())?);
             (samples, Some(tree))
         }
-        (HeldOutPlan::Synth(synth), _) => (samples, Some(Arc::new(synth.scenes()) as Arc<dyn Samples>)),
+        (HeldOutPlan::Synth(synth), _) => (samples, Some(Arc::new(*synth) as Arc<dyn Samples>)),
         (HeldOutPlan::Share(share), names) => hold_out(&samples, names, plan.run.seed, *share)?,
     };
     notes.push(format!("trains on {} images", samples.n_samples()));

@@ -12,8 +12,8 @@ use sam_model::{SamConfig, Variant};
 use super::data_source::{DataSource, Validation};
 use super::model::ModelPlan;
 use super::resume::{CHANGEABLE, FixedKey};
-use super::train::Export;
 use super::*;
+use crate::cli::FormatArgument;
 
 mod measure;
 mod pretrain;
@@ -68,7 +68,7 @@ fn the_least_configuration_gets_every_default() {
     assert_eq!(plan.optimiser, OptimiserOptions::default());
     assert_eq!((plan.schedule.warmup_steps, &plan.schedule.decay), (10, &LrDecay::Constant));
     assert_eq!((plan.validation.metric.as_str(), plan.validation.every_steps), ("miou_1_oracle", 10));
-    assert_eq!(plan.result.export, [Export::Safetensors]);
+    assert_eq!(plan.result.export, [FormatArgument::Safetensors]);
 
     let loader = plan.data.loader_options(7, 1024, 256);
     let defaults = sam_data::loader::LoaderOptions { seed: 7, ..Default::default() };
@@ -432,8 +432,8 @@ fn synthetic_scenes_are_held_out_by_their_index() {
     let (DataSource::Synth(train), Validation::Synth(validation)) = (&plan.data.train, &plan.data.validation) else {
         panic!("scenes");
     };
-    assert_eq!((train.scenes().n_scenes, train.scenes().options.side_px_max), (500, 64));
-    assert_eq!((validation.seed, validation.first_index, validation.scenes().options.side_px_min), (4, 500, 64));
+    assert_eq!((train.n_scenes, train.options.side_px_max), (500, 64));
+    assert_eq!((validation.seed, validation.first_index, validation.options.side_px_min), (4, 500, 64));
     assert_eq!(
         problems(&format!("{text}{scenes}first_index = 499\n")),
         ["c.toml:11: data.validation_synth.first_index must be 500 or more: earlier scenes are trained on, got 499"]

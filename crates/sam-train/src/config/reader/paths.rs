@@ -1,0 +1,61 @@
+//! Paths of input files and folders.
+
+use std::path::{Path, PathBuf};
+
+use super::Section;
+use crate::config::document::Node;
+
+/// Whether input files and folders must exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Paths {
+    /// They must: the plan is about to be run.
+    MustExist,
+    /// They need not: only the text is of interest.
+    MayBeMissing,
+}
+
+impl Section<'_> {
+    /// An input file or folder as an absolute path. It is relative to the working folder as on any command line, or else to
+    /// the folder of the configuration.
+    pub(crate) fn input_path_if_given(&self, key: &str) -> Option<PathBuf> {
+        self.local_path_if_given(key).map(|path| absolute(&path))
+    }
+
+    /// As [`Section::input_path_if_given`], but as typed where that is the working folder's: results then name it so.
+    pub(crate) fn local_path_if_given(&self, key: &str) -> Option<PathBuf> {
+        let typed = PathBuf::from(self.text_if_given(key)?);
+        self.node(key).map(|node| self.find(typed, node, key))
+    }
+
+    /// One path or a list of them, as [`Section::local_path_if_given`]; empty when the key is missing.
+    pub(crate) fn local_paths(&self, key: &str) -> Vec<PathBuf> {
+        if self.node(key).and_then(Node::list).is_none() {
+            return self.local_path_if_given(key).into_iter().collect();
+        }
+        let paths = self.list(key, String::new(), "a path or a list of paths", |node| {
+            let path = self.element(node, key, "a path", |node| node.text().map(PathBuf::from))?;
+            Some(self.find(path, node, key))
+        });
+        paths.unwrap_or_default()
+    }
+
+    fn find(&self, typed: PathBuf, node: &Node, key: &str) -> PathBuf {
+        let beside = self.reader.document.folder.join(&typed);
+        if typed.exists() || (!beside.exists() && self.reader.paths == Paths::MayBeMissing) {
+            return typed;
+        }
+        if beside.exists() {
+            return beside;
+        }
+        let [here, beside] = [absolute(&typed), absolute(&beside)];
+        let tried = if here == beside { String::new() } else { format!(" nor {}", beside.display()) };
+        let hint = format!("there is no {}{tried}", here.display());
+        self.reject(node, key, "a file or folder that exists", &hint);
+        typed
+    }
+}
+
+/// Without following links; the path need not exist.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
+}
