@@ -167,8 +167,6 @@ fn describe(findings: &[Finding]) -> String {
     if findings.len() > SPELT_OUT {
         text.push_str("; ...");
     }
-    text.push_str(
-        ". `sam-train data check` lists all; `--drop-bad` (bad = \"drop\" in a config) drops and counts them",
-    );
+    text.push_str(". `data check` lists all; the option bad = \"drop\" drops and counts them");
     text
 }

@@ -54,8 +54,10 @@ pub enum ProblemKind {
     ImageUnreadable,
     /// An image without annotations in a data set where every image needs them.
     ImageUnpaired,
-    /// An image listed more than once.
+    /// An image listed more than once, or two entries with one file.
     ImageListedTwice,
+    /// The annotation names another image than the one with its own name.
+    ImageNameDiffers,
     /// A label file without an image.
     LabelUnpaired,
     /// A label or annotation file that cannot be read.
@@ -64,6 +66,8 @@ pub enum ProblemKind {
     LabelsPerImage,
     /// A label image with colours or fractional values instead of ids.
     LabelNotIds,
+    /// A label image whose edges are smoothed, so that they hold values that are no ids.
+    LabelSmoothed,
     /// Image and annotation differ in size.
     SizeMismatch,
     /// The annotation refers to the stored pixels of an image with EXIF rotation.
@@ -102,6 +106,10 @@ pub enum ProblemKind {
     PolygonIsBox,
     /// Run lengths that do not fill the image, or a malformed RLE string.
     RleInvalid,
+    /// Not a single object in the data set.
+    NoObjects,
+    /// Run lengths inside other text, such as Python's `b'...'`.
+    RleWrapped,
     /// All masks are marked as crowd.
     AllCrowd,
     /// A crowd region dropped on request.
@@ -116,6 +124,8 @@ pub enum ProblemKind {
     SameImage,
     /// Float pixels between 0 and 1.
     PixelsNormalised,
+    /// 16-bit values that only use the lowest bits, and look black in 8-bit RGB.
+    PixelsDark,
     /// More than 8 bits per sample, of which 8-bit RGB keeps only a part.
     PixelsDeep,
 }
@@ -133,15 +143,19 @@ impl ProblemKind {
             | Self::LabelUnreadable
             | Self::LabelsPerImage
             | Self::LabelNotIds
+            | Self::LabelSmoothed
             | Self::SizeMismatch
             | Self::AnnotationUnreadable
             | Self::AnnotationOrphan
             | Self::CategoryUnknown
             | Self::PolygonNotFinite
             | Self::RleInvalid
+            | Self::NoObjects
             | Self::SameImageAcrossSplits
-            | Self::PixelsNormalised => Severity::Error,
-            Self::ExifSwapped
+            | Self::PixelsNormalised
+            | Self::PixelsDark => Severity::Error,
+            Self::ImageNameDiffers
+            | Self::ExifSwapped
             | Self::ExifRotated
             | Self::ExtensionCase
             | Self::AnnotationIdTwice
@@ -154,6 +168,7 @@ impl ProblemKind {
             | Self::PolygonShort
             | Self::PolygonOutside
             | Self::PolygonIsBox
+            | Self::RleWrapped
             | Self::AllCrowd
             | Self::CrowdLeftOut
             | Self::InstanceScattered
@@ -187,11 +202,15 @@ impl ProblemKind {
             Self::ImageUnreadable => "download or export the file again",
             Self::ImageUnpaired => "add its labels under the same stem, or remove the image",
             Self::ImageListedTwice => "keep one entry per image; merging exports must renumber ids",
+            Self::ImageNameDiffers => "look at a preview; if masks are misplaced, correct imagePath",
             Self::LabelUnpaired => "add the image under the same stem, or remove the labels",
             Self::LabelUnreadable => "export the labels again, as PNG or TIFF for label images",
             Self::LabelsPerImage => "keep one label file per stem",
             Self::LabelNotIds => {
                 "save one channel of ids (8- or 16-bit grey, or palette), never colours and never JPEG"
+            }
+            Self::LabelSmoothed => {
+                "resize labels with nearest neighbour, or cut binary masks at half: labels = \"binary\""
             }
             Self::SizeMismatch => "annotate and train on the same files; resized copies need resized labels",
             Self::ExifSwapped => {
@@ -214,6 +233,8 @@ impl ProblemKind {
             Self::PolygonOutside => "check that image and annotation belong together; the part outside is clipped",
             Self::PolygonIsBox => "outline the object; training on boxes as masks predicts boxes",
             Self::RleInvalid => "check height and width (RLE is column-major) and export again",
+            Self::NoObjects => "nothing can be learned from it; look for labels elsewhere, and at the other problems",
+            Self::RleWrapped => "decode counts before writing JSON: counts.decode(\"ascii\") in Python",
             Self::AllCrowd => "export masks with iscrowd = 0, or set crowd = \"instances\" or \"ignore\"",
             Self::CrowdLeftOut => "none needed with crowd = \"drop\"; its pixels are background",
             Self::InstanceScattered => "if ids are classes, set labels = \"semantic\"",
@@ -223,7 +244,7 @@ impl ProblemKind {
             Self::PixelsNormalised => {
                 "choose an intensity policy, such as intensity = \"min_max\", or save 8-bit images"
             }
-            Self::PixelsDeep => "choose an intensity policy, such as intensity = \"percentile\"",
+            Self::PixelsDark | Self::PixelsDeep => "choose an intensity policy, such as intensity = \"percentile\"",
         }
     }
 }

@@ -10,7 +10,7 @@ use super::report::{CheckReport, ClassCount, Problem, SizeBin};
 use crate::error::DataError;
 use crate::filter::area_at_model_scale;
 use crate::finding::{Finding, ProblemKind};
-use crate::formats::intensity::{Intensity, decode_image, pixel_range};
+use crate::formats::intensity::{Intensity, decode_image, is_dark, pixel_range};
 use crate::formats::place::ImageHeader;
 use crate::sample::ObjectMask;
 use crate::source::Source;
@@ -171,6 +171,10 @@ impl Totals {
                 self.note(Finding::new(ProblemKind::PixelsNormalised, name, values));
                 return None;
             }
+            if range.is_u16 && is_dark(range.max) {
+                self.note(Finding::new(ProblemKind::PixelsDark, name, values));
+                return None;
+            }
             if !range.is_float {
                 self.note(Finding::new(ProblemKind::PixelsDeep, name, format!("{values}, of which 8 bits are kept")));
             }
@@ -281,6 +285,10 @@ impl Totals {
 
     /// Problems that only the whole data set shows.
     pub(super) fn note_patterns(&mut self, source: &Source) {
+        if self.n_objects == 0 {
+            let detail = format!("none of its {} images has an object", source.len());
+            self.note(Finding::new(ProblemKind::NoObjects, source.root().display().to_string(), detail));
+        }
         if self.n_rectangles >= MIN_RECTANGLES && self.n_rectangles * 2 > self.n_objects {
             let detail = format!("{} of {} masks are rectangles", self.n_rectangles, self.n_objects);
             self.note(Finding::new(ProblemKind::PolygonIsBox, source.root().display().to_string(), detail));

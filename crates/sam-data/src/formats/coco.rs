@@ -14,14 +14,14 @@
 //! the notes.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use crate::error::DataError;
 use crate::finding::{Finding, ProblemKind};
 use crate::formats::coco_index::{AnnotationRow, CocoIndex, NO_CATEGORY};
 use crate::formats::files::{self, Folder};
-use crate::formats::place::{FilePlace, ImageHeader, read_open_range};
+use crate::formats::place::{FilePlace, ImageHeader};
 use crate::formats::recognise::{ROBOFLOW_JSON, file_format};
 use crate::formats::segmentation::{SegmentationKind, segmentation_mask};
 use crate::formats::{Annotated, FormatReader, Listing};
@@ -51,6 +51,7 @@ struct CocoFile {
     class_of: Vec<usize>,
     /// Prefix of names, so that two parts may contain files of the same name.
     prefix: String,
+    normalised: OnceLock<HashMap<String, PathBuf>>,
 }
 
 impl Coco {
@@ -71,7 +72,7 @@ impl Coco {
         let mut files = Vec::new();
         let mut classes: Vec<String> = Vec::new();
         for (json, split) in parts {
-            let index = CocoIndex::read(&json, &mut listing.findings)?;
+            let index = CocoIndex::read(&json, listing)?;
             let class_of = index
                 .categories
                 .iter()
@@ -87,7 +88,7 @@ impl Coco {
                 Some(split) if !is_one => format!("{split}/"),
                 _ => String::new(),
             };
-            let file = CocoFile { index, split, folders, class_of, prefix };
+            let file = CocoFile { index, split, folders, class_of, prefix, normalised: OnceLock::new() };
             file.check_ids(&mut listing.findings);
             files.push(file);
         }
@@ -100,7 +101,30 @@ impl Coco {
             Crowd::Auto => crowd_of(&files, listing),
             given => given,
         };
-        Ok(Self { files, starts, classes, crowd })
+        let all = Self { files, starts, classes, crowd };
+        all.check_shared_files(&mut listing.findings);
+        Ok(all)
+    }
+
+    /// Reports images of different entries that are one file: the frames of two tasks unpacked into one folder have
+    /// replaced one another.
+    fn check_shared_files(&self, findings: &mut Vec<Finding>) {
+        let names = || (0..self.len()).map(|index| self.locate(index)).map(|(file, image)| file.index.names.get(image));
+        let mut n_of_base: HashMap<&str, u32> = HashMap::with_capacity(self.len());
+        for name in names() {
+            *n_of_base.entry(files::base(name)).or_default() += 1;
+        }
+        let mut first_of: HashMap<PathBuf, usize> = HashMap::new();
+        for (index, name) in names().enumerate().filter(|(_, name)| n_of_base[files::base(name)] > 1) {
+            let Ok(path) = self.locate(index).0.image_path(name) else { continue };
+            let shown = path.display().to_string();
+            let first = *first_of.entry(path).or_insert(index);
+            let (name, other) = (self.name(index), self.name(first));
+            if name != other {
+                let detail = format!("its file is {shown}, which is also that of {other}");
+                findings.push(Finding::new(ProblemKind::ImageListedTwice, name, detail));
+            }
+        }
     }
 
     /// The file that lists image `index`, and its index there.
@@ -149,8 +173,7 @@ impl FormatReader for Coco {
         let frame_hw = if declared_hw == [0, 0] { header.upright_hw() } else { declared_hw };
         let mut annotated = Annotated::new(frame_hw);
         let rows = file.index.annotations_of(image);
-        let json = &file.index.path;
-        let mut open = File::open(json).map_err(|error| DataError::io(json, error))?;
+        let mut segmentations = file.index.open()?;
         for row in rows {
             let place = file.index.place_of(row);
             if row.kind == SegmentationKind::None {
@@ -161,7 +184,7 @@ impl FormatReader for Coco {
                 annotated.findings.push(Finding::new(ProblemKind::CrowdLeftOut, place, "it is marked iscrowd = 1"));
                 continue;
             }
-            let text = read_open_range(&mut open, json, row.at, u64::from(row.len))?;
+            let text = segmentations.get(row)?;
             let Some(mask) = segmentation_mask(frame_hw, row.kind, &text, &place, &mut annotated.findings) else {
                 continue;
             };
@@ -180,16 +203,21 @@ impl FormatReader for Coco {
 }
 
 impl CocoFile {
-    /// The first existing path. Exporters write bare names, relative paths and absolute paths.
+    /// The first existing path. Exporters write bare names, relative paths, absolute ones and addresses. A full path that
+    /// exists wins over a file of the same base name, which may be another camera's or part's.
     fn image_path(&self, name: &str) -> Result<PathBuf, Finding> {
-        let base = name.rsplit('/').next().unwrap_or(name);
-        for folder in &self.folders {
-            for name in [name, base] {
-                let path = folder.join(name);
-                if path.is_file() {
-                    return Ok(path);
-                }
-            }
+        let spellings = files::spellings(name);
+        let bases = spellings.iter().map(|spelling| files::base(spelling));
+        let candidates = spellings.iter().map(AsRef::as_ref).chain(bases);
+        let found = candidates.flat_map(|name| self.folders.iter().map(move |folder| folder.join(name)));
+        if let Some(path) = found.into_iter().find(|path| path.is_file()) {
+            return Ok(path);
+        }
+        let base = files::base(name);
+        if !name.is_ascii()
+            && let Some(path) = self.normalised_paths().get(&files::normalised(base))
+        {
+            return Ok(path.clone());
         }
         let mut detail = format!(
             "not found in {}",
@@ -197,10 +225,22 @@ impl CocoFile {
         );
         let below = name.rsplit_once('/').map_or("", |(below, _)| below);
         let places = self.folders.iter().flat_map(|folder| [folder.join(below), folder.clone()]);
-        if let Some(near) = places.into_iter().find_map(|folder| same_stem(&folder, base)) {
+        if let Some(near) = places.into_iter().find_map(|folder| files::find_stem(&folder, files::stem(base))) {
             detail.push_str(&format!("; did you mean {}?", near.display()));
         }
         Err(Finding::new(ProblemKind::ImageMissing, name, detail))
+    }
+
+    /// Files in all folders by normalised name: macOS decomposes accents and annotations compose them.
+    fn normalised_paths(&self) -> &HashMap<String, PathBuf> {
+        self.normalised.get_or_init(|| {
+            let listings = self.folders.iter().filter_map(|folder| Some((folder, Folder::list(folder).ok()?)));
+            listings
+                .flat_map(|(folder, listing)| {
+                    listing.files.into_iter().map(move |file| (files::normalised(&file), folder.join(file)))
+                })
+                .collect()
+        })
     }
 
     /// Reports images listed twice by name and annotations that share an id.
@@ -324,14 +364,6 @@ fn image_folders(
     let mut seen = HashSet::new();
     folders.retain(|folder| seen.insert(folder.clone()));
     Ok(folders)
-}
-
-/// A file whose stem differs only in case or extension.
-fn same_stem(folder: &Path, name: &str) -> Option<PathBuf> {
-    let wanted = files::stem(name).to_lowercase();
-    let listing = Folder::list(folder).ok()?;
-    let near = listing.files.iter().find(|file| files::is_image(file) && files::stem(file).to_lowercase() == wanted)?;
-    Some(folder.join(near))
 }
 
 fn reject_without_masks(path: &Path, files: &[CocoFile]) -> Result<(), DataError> {

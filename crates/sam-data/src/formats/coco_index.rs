@@ -3,17 +3,25 @@
 //! One pass with one window of the file in memory. An annotation costs 32 bytes; its polygons stay in the file and are
 //! parsed when a sample needs them, so a million annotations open in seconds and tens of megabytes.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::error::DataError;
 use crate::finding::{Finding, ProblemKind};
 use crate::formats::json_cursor::{JsonCursor, Span};
 use crate::formats::names::Names;
+use crate::formats::place::read_open_range;
 use crate::formats::segmentation::SegmentationKind;
+use crate::formats::{Listing, text};
+
+/// A cursor over the file, or over its decoded text.
+type Cursor<'a> = JsonCursor<Box<dyn Read + 'a>>;
 
 /// One `.json` file, indexed.
 #[derive(Debug)]
@@ -26,6 +34,8 @@ pub(crate) struct CocoIndex {
     pub(crate) first: Vec<u32>,
     /// Names of classes in the order of the file.
     pub(crate) categories: Vec<String>,
+    /// The text of a file in UTF-16, which byte ranges refer to.
+    decoded: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -53,7 +63,7 @@ pub(crate) const NO_CATEGORY: u32 = u32::MAX;
 
 #[derive(Deserialize)]
 struct ImageJson {
-    id: Id,
+    id: TypedId,
     #[serde(default)]
     file_name: Option<String>,
     #[serde(default)]
@@ -66,18 +76,24 @@ struct ImageJson {
 
 #[derive(Deserialize)]
 struct CategoryJson {
-    id: Id,
+    id: TypedId,
     name: String,
 }
 
-/// Ids are integers by the format, and text in some exports.
+/// Ids are integers by the format, and text in some exports. Text that is an integer equals the integer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Id {
-    Number(i64),
+    Integer(i128),
     Text(String),
 }
 
-impl<'de> Deserialize<'de> for Id {
+/// An id with the JSON type it was written in.
+struct TypedId {
+    id: Id,
+    is_text: bool,
+}
+
+impl<'de> Deserialize<'de> for TypedId {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = serde_json::Value::deserialize(deserializer)?;
         Self::of(&value)
@@ -85,15 +101,19 @@ impl<'de> Deserialize<'de> for Id {
     }
 }
 
-impl Id {
+impl TypedId {
     fn of(value: &serde_json::Value) -> Option<Self> {
         match value {
-            serde_json::Value::String(text) => Some(Self::Text(text.clone())),
+            serde_json::Value::String(text) => {
+                // "007" is not 7: only text that an integer would be written as is one.
+                let integer = text.parse::<i128>().ok().filter(|integer| integer.to_string() == *text);
+                Some(Self { id: integer.map_or_else(|| Id::Text(text.clone()), Id::Integer), is_text: true })
+            }
             // pandas writes integers as 17.0.
             serde_json::Value::Number(number) => number
-                .as_i64()
-                .or_else(|| number.as_f64().filter(|x| x.fract() == 0.0 && x.abs() < 9e15).map(|x| x as i64))
-                .map(Self::Number),
+                .as_i128()
+                .or_else(|| number.as_f64().filter(|x| x.fract() == 0.0 && x.abs() < 9e15).map(|x| x as i128))
+                .map(|integer| Self { id: Id::Integer(integer), is_text: false }),
             _ => None,
         }
     }
@@ -101,8 +121,17 @@ impl Id {
     /// Most ids are plain digits, and parsing them takes most of the opening time.
     fn parse(raw: &[u8]) -> Option<Self> {
         match std::str::from_utf8(raw).ok()?.parse::<i64>() {
-            Ok(number) => Some(Self::Number(number)),
+            Ok(number) => Some(Self { id: Id::Integer(number.into()), is_text: false }),
             Err(_) => Self::of(&serde_json::from_slice(raw).ok()?),
+        }
+    }
+}
+
+impl Id {
+    fn as_u64(&self) -> Option<u64> {
+        match self {
+            Self::Integer(integer) => u64::try_from(*integer).ok(),
+            Self::Text(_) => None,
         }
     }
 }
@@ -110,9 +139,29 @@ impl Id {
 impl std::fmt::Display for Id {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Number(number) => number.fmt(f),
+            Self::Integer(integer) => integer.fmt(f),
             Self::Text(text) => text.fmt(f),
         }
+    }
+}
+
+/// The JSON types of the ids in one list.
+#[derive(Clone, Copy, Default)]
+struct IdTypes {
+    has_integers: bool,
+    has_text: bool,
+}
+
+impl IdTypes {
+    /// Notes the type of an id and returns the id.
+    fn note(&mut self, id: TypedId) -> Id {
+        self.has_text |= id.is_text;
+        self.has_integers |= !id.is_text;
+        id.id
+    }
+
+    fn differ(self, other: Self) -> bool {
+        self.has_text && other.has_integers || self.has_integers && other.has_text
     }
 }
 
@@ -137,12 +186,17 @@ impl Keys {
 }
 
 impl CocoIndex {
-    /// Indexes a file. Problems of single entries are added to `findings`.
-    pub(crate) fn read(path: &Path, findings: &mut Vec<Finding>) -> Result<Self, DataError> {
-        let file = File::open(path).map_err(|error| DataError::io(path, error))?;
-        let mut cursor = JsonCursor::new(file, path)?;
+    /// Indexes a file. Problems of single entries are added to the findings.
+    pub(crate) fn read(path: &Path, listing: &mut Listing) -> Result<Self, DataError> {
+        let decoded = decoded_utf16(path)?;
+        let reader: Box<dyn Read + '_> = match &decoded {
+            Some(text) => Box::new(text.as_bytes()),
+            None => Box::new(File::open(path).map_err(|error| DataError::io(path, error))?),
+        };
+        let mut cursor = JsonCursor::new(reader, path)?;
         let mut scan = Scan::new(path);
         let mut key = Vec::new();
+        let findings = &mut listing.findings;
         cursor.enter(b'{')?;
         while cursor.next_key(&mut key)? {
             match (key.as_slice(), cursor.peek()?) {
@@ -154,7 +208,19 @@ impl CocoIndex {
                 }
             }
         }
-        scan.finish(findings)
+        drop(cursor);
+        scan.finish(decoded, listing)
+    }
+
+    /// Opens the file, to read the segmentations of annotations.
+    pub(crate) fn open(&self) -> Result<Segmentations<'_>, DataError> {
+        Ok(match &self.decoded {
+            Some(text) => Segmentations::Decoded(text.as_bytes()),
+            None => Segmentations::File(
+                File::open(&self.path).map_err(|error| DataError::io(&self.path, error))?,
+                &self.path,
+            ),
+        })
     }
 
     pub(crate) fn annotations_of(&self, image: usize) -> &[AnnotationRow] {
@@ -165,6 +231,32 @@ impl CocoIndex {
     pub(crate) fn place_of(&self, annotation: &AnnotationRow) -> String {
         format!("{}, annotation {}", self.path.display(), annotation.id)
     }
+}
+
+/// Where the text of segmentations is read from.
+pub(crate) enum Segmentations<'a> {
+    File(File, &'a Path),
+    Decoded(&'a [u8]),
+}
+
+impl Segmentations<'_> {
+    pub(crate) fn get(&mut self, row: &AnnotationRow) -> Result<Cow<'_, [u8]>, DataError> {
+        match self {
+            Self::File(file, path) => read_open_range(file, path, row.at, u64::from(row.len)).map(Cow::Owned),
+            Self::Decoded(text) => Ok(Cow::Borrowed(&text[row.at as usize..][..row.len as usize])),
+        }
+    }
+}
+
+/// The whole text of a file that starts with a byte order mark of UTF-16.
+fn decoded_utf16(path: &Path) -> Result<Option<String>, DataError> {
+    let io = |error| DataError::io(path, error);
+    let mut head = Vec::new();
+    File::open(path).map_err(io)?.take(2).read_to_end(&mut head).map_err(io)?;
+    if text::decode_utf16(&head).is_none() {
+        return Ok(None);
+    }
+    Ok(text::decode_utf16(&std::fs::read(path).map_err(io)?))
 }
 
 struct Scan {
@@ -179,6 +271,9 @@ struct Scan {
     image_by_key: Vec<u32>,
     category_keys: Keys,
     category_by_key: Vec<u32>,
+    /// Types of the ids under "images", of those that annotations refer to, and the same for categories.
+    image_types: [IdTypes; 2],
+    category_types: [IdTypes; 2],
 }
 
 impl Scan {
@@ -194,20 +289,27 @@ impl Scan {
             image_by_key: Vec::new(),
             category_keys: Keys::default(),
             category_by_key: Vec::new(),
+            image_types: Default::default(),
+            category_types: Default::default(),
         }
     }
 
-    fn json_error(&self, source: serde_json::Error) -> DataError {
-        DataError::Json { path: self.path.clone(), what: "COCO", source }
+    /// Parses the next value of the cursor.
+    fn parse<T: DeserializeOwned>(&self, cursor: &mut Cursor<'_>, raw: &mut Vec<u8>) -> Result<T, DataError> {
+        let span = cursor.take_raw(raw)?;
+        if let Err(error) = std::str::from_utf8(raw) {
+            return Err(text::invalid_at(&self.path, span.at + error.valid_up_to() as u64));
+        }
+        serde_json::from_slice(raw).map_err(|source| DataError::Json { path: self.path.clone(), what: "COCO", source })
     }
 
-    fn images(&mut self, cursor: &mut JsonCursor<File>, findings: &mut Vec<Finding>) -> Result<(), DataError> {
+    fn images(&mut self, cursor: &mut Cursor<'_>, findings: &mut Vec<Finding>) -> Result<(), DataError> {
         let mut raw = Vec::new();
         cursor.enter(b'[')?;
         while cursor.next_item()? {
-            cursor.take_raw(&mut raw)?;
-            let image: ImageJson = serde_json::from_slice(&raw).map_err(|error| self.json_error(error))?;
-            let place = || format!("{}, image {}", self.path.display(), image.id);
+            let image: ImageJson = self.parse(cursor, &mut raw)?;
+            let id = self.image_types[0].note(image.id);
+            let place = || format!("{}, image {id}", self.path.display());
             let name = image
                 .file_name
                 .filter(|name| !name.is_empty())
@@ -220,7 +322,7 @@ impl Scan {
                 ));
                 continue;
             };
-            let key = self.image_keys.key(image.id.clone());
+            let key = self.image_keys.key(id.clone());
             set_key(&mut self.image_by_key, key, |at| {
                 if *at != u32::MAX {
                     findings.push(Finding::new(ProblemKind::ImageListedTwice, place(), "its id is listed twice"));
@@ -230,23 +332,20 @@ impl Scan {
             let side =
                 |side: Option<f64>| side.filter(|&x| x >= 1.0 && x <= f64::from(u32::MAX)).map_or(0, |x| x as u32);
             let size_hw = [side(image.height), side(image.width)];
-            let id = match image.id {
-                Id::Number(number) => u64::try_from(number).ok(),
-                Id::Text(_) => None,
-            };
-            self.images.push(ImageRow { id, size_hw: if size_hw.contains(&0) { [0, 0] } else { size_hw } });
+            self.images
+                .push(ImageRow { id: id.as_u64(), size_hw: if size_hw.contains(&0) { [0, 0] } else { size_hw } });
             self.names.push(&name.replace('\\', "/"));
         }
         Ok(())
     }
 
-    fn categories(&mut self, cursor: &mut JsonCursor<File>) -> Result<(), DataError> {
+    fn categories(&mut self, cursor: &mut Cursor<'_>) -> Result<(), DataError> {
         let mut raw = Vec::new();
         cursor.enter(b'[')?;
         while cursor.next_item()? {
-            cursor.take_raw(&mut raw)?;
-            let category: CategoryJson = serde_json::from_slice(&raw).map_err(|error| self.json_error(error))?;
-            let key = self.category_keys.key(category.id);
+            let category: CategoryJson = self.parse(cursor, &mut raw)?;
+            let id = self.category_types[0].note(category.id);
+            let key = self.category_keys.key(id);
             set_key(&mut self.category_by_key, key, |at| *at = self.categories.len() as u32);
             self.categories.push(category.name);
             self.has_categories = true;
@@ -254,7 +353,7 @@ impl Scan {
         Ok(())
     }
 
-    fn annotations(&mut self, cursor: &mut JsonCursor<File>, findings: &mut Vec<Finding>) -> Result<(), DataError> {
+    fn annotations(&mut self, cursor: &mut Cursor<'_>, findings: &mut Vec<Finding>) -> Result<(), DataError> {
         let (mut key, mut raw) = (Vec::new(), Vec::new());
         cursor.enter(b'[')?;
         while cursor.next_item()? {
@@ -268,15 +367,15 @@ impl Scan {
                 match key.as_slice() {
                     b"id" => {
                         cursor.take_raw(&mut raw)?;
-                        id = Id::parse(&raw);
+                        id = TypedId::parse(&raw);
                     }
                     b"image_id" => {
                         cursor.take_raw(&mut raw)?;
-                        image = Id::parse(&raw);
+                        image = TypedId::parse(&raw);
                     }
                     b"category_id" => {
                         cursor.take_raw(&mut raw)?;
-                        category = Id::parse(&raw);
+                        category = TypedId::parse(&raw);
                     }
                     b"iscrowd" => {
                         cursor.take_raw(&mut raw)?;
@@ -296,10 +395,7 @@ impl Scan {
                 }
             }
             let ordinal = self.pending.len() as u64 + 1;
-            let id = match id {
-                Some(Id::Number(id)) if id >= 0 => id as u64,
-                _ => ordinal,
-            };
+            let id = id.and_then(|id| id.id.as_u64()).unwrap_or(ordinal);
             let Some(image) = image else {
                 findings.push(Finding::new(
                     ProblemKind::AnnotationOrphan,
@@ -321,14 +417,24 @@ impl Scan {
                     kind,
                     is_crowd,
                 },
-                image_key: self.image_keys.key(image),
-                category_key: category.map_or(u32::MAX, |category| self.category_keys.key(category)),
+                image_key: self.image_keys.key(self.image_types[1].note(image)),
+                category_key: category
+                    .map_or(u32::MAX, |category| self.category_keys.key(self.category_types[1].note(category))),
             });
         }
         Ok(())
     }
 
-    fn finish(self, findings: &mut Vec<Finding>) -> Result<CocoIndex, DataError> {
+    fn finish(self, decoded: Option<String>, listing: &mut Listing) -> Result<CocoIndex, DataError> {
+        for (what, [listed, used]) in [("image", self.image_types), ("category", self.category_types)] {
+            if listed.differ(used) {
+                listing.notes.push(format!(
+                    "{}: {what} ids are text in one place and integers in another; equal digits are taken as equal ids",
+                    self.path.display()
+                ));
+            }
+        }
+        let findings = &mut listing.findings;
         let n_images = self.images.len();
         let mut first = vec![0u32; n_images + 1];
         let mut rows = Vec::with_capacity(self.pending.len());
@@ -369,6 +475,7 @@ impl Scan {
             annotations: rows,
             first,
             categories: self.categories,
+            decoded,
         })
     }
 }

@@ -1,6 +1,10 @@
 //! File and folder names of data sets: listing, extensions, stems, and pairs of image and label folders.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
+
+use percent_encoding::percent_decode_str;
+use unicode_normalization::UnicodeNormalization;
 
 use crate::error::DataError;
 
@@ -23,9 +27,11 @@ pub(crate) const LABEL_FOLDERS: [&str; 12] = [
     "json",
 ];
 /// Suffixes that annotation tools append when labels lie beside images.
-pub(crate) const LABEL_SUFFIXES: [&str; 7] = ["_masks", "_mask", "_labels", "_label", "_seg", "_gt", "_cp_masks"];
+const LABEL_SUFFIXES: [&str; 8] = ["_masks", "_mask", "_labels", "_label", "_seg", "_gt", "_cp_masks", "_segmentation"];
+/// CamVid's suffix of labels, which among images may as well mean "left".
+const CAMVID_SUFFIX: &str = "_L";
 /// Maximum folder depth.
-const MAX_DEPTH: usize = 8;
+pub(crate) const MAX_DEPTH: usize = 8;
 
 /// A folder of images and the folder of their labels.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,7 +179,7 @@ pub(crate) fn list_files(root: &Path) -> Result<Vec<String>, DataError> {
     Ok(files)
 }
 
-fn any_file(root: &Path, depth: usize, is_wanted: &dyn Fn(&str) -> bool) -> Result<bool, DataError> {
+pub(crate) fn any_file(root: &Path, depth: usize, is_wanted: &dyn Fn(&str) -> bool) -> Result<bool, DataError> {
     walk(root, "", depth, &mut |file| is_wanted(&file))
 }
 
@@ -202,6 +208,49 @@ pub(crate) fn is_image(name: &str) -> bool {
     IMAGE_EXTENSIONS.iter().any(|extension| has_extension(name, extension))
 }
 
+/// The last component of a path.
+pub(crate) fn base(name: &str) -> &str {
+    name.rsplit('/').next().unwrap_or(name)
+}
+
+/// The spellings of a listed path: as written, the path of a Label Studio address (`?d=`), and with `%20` and the like
+/// decoded.
+pub(crate) fn spellings(name: &str) -> Vec<Cow<'_, str>> {
+    let mut spellings = vec![Cow::Borrowed(name)];
+    if let Some((_, path)) = name.rsplit_once("?d=") {
+        spellings.push(Cow::Borrowed(path));
+    }
+    for at in 0..spellings.len() {
+        if spellings[at].contains('%') {
+            spellings.push(Cow::Owned(percent_decode_str(&spellings[at]).decode_utf8_lossy().into_owned()));
+        }
+    }
+    spellings
+}
+
+/// A name in Unicode's composed form, in which names that look equal are equal.
+pub(crate) fn normalised(name: &str) -> String {
+    if name.is_ascii() { name.to_owned() } else { name.nfc().collect() }
+}
+
+/// A file of a folder whose name differs only in its Unicode form.
+pub(crate) fn find_normalised(folder: &Path, name: &str) -> Option<PathBuf> {
+    if name.is_ascii() {
+        return None;
+    }
+    let wanted = normalised(name);
+    let file = Folder::list(folder).ok()?.files.into_iter().find(|file| normalised(file) == wanted)?;
+    Some(folder.join(file))
+}
+
+/// An image of a folder with this stem, in any case.
+pub(crate) fn find_stem(folder: &Path, wanted: &str) -> Option<PathBuf> {
+    let wanted = wanted.to_lowercase();
+    let listing = Folder::list(folder).ok()?;
+    let file = listing.files.into_iter().find(|file| is_image(file) && stem(file).to_lowercase() == wanted)?;
+    Some(folder.join(file))
+}
+
 /// A relative path without its extension.
 pub(crate) fn stem(name: &str) -> &str {
     match name.rsplit_once('.') {
@@ -210,14 +259,17 @@ pub(crate) fn stem(name: &str) -> &str {
     }
 }
 
-/// The stem of a label file beside its image, without the tool's suffix.
+/// The stem of a label file in a folder of its own, without the tool's suffix.
+pub(crate) fn unsuffixed_stem_of_label(name: &str) -> Option<&str> {
+    unsuffixed_stem(name).or_else(|| stem(name).strip_suffix(CAMVID_SUFFIX))
+}
+
+/// The stem of a label file without the tool's suffix, in any case.
 pub(crate) fn unsuffixed_stem(name: &str) -> Option<&str> {
     let stem = stem(name);
-    LABEL_SUFFIXES
-        .iter()
-        .filter_map(|suffix| stem.strip_suffix(suffix))
-        .min_by_key(|rest| rest.len())
-        .filter(|rest| !rest.is_empty())
+    let lower = stem.to_ascii_lowercase();
+    let rests = LABEL_SUFFIXES.iter().filter_map(|suffix| lower.strip_suffix(suffix));
+    rests.map(str::len).min().filter(|&len| len > 0).map(|len| &stem[..len])
 }
 
 #[cfg(test)]

@@ -45,6 +45,7 @@ const PERCENTILE_HIGH: f64 = 99.8;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct PixelRange {
     pub(crate) is_float: bool,
+    pub(crate) is_u16: bool,
     pub(crate) min: f64,
     pub(crate) max: f64,
 }
@@ -99,7 +100,12 @@ pub(crate) fn pixel_range(bytes: &[u8], name: &str) -> Result<Option<PixelRange>
         return Ok(None);
     };
     let (min, max) = extremes(&raster, &(0..raster.n_channels).collect::<Vec<_>>());
-    Ok(raster.is_deep().then_some(PixelRange { is_float: matches!(raster.samples, Samples::F32(_)), min, max }))
+    Ok(raster.is_deep().then_some(PixelRange {
+        is_float: matches!(raster.samples, Samples::F32(_)),
+        is_u16: matches!(raster.samples, Samples::U16(_)),
+        min,
+        max,
+    }))
 }
 
 /// The stored values of a file that the plain decoder reads wrongly or not at all; stacks are rejected.
@@ -199,7 +205,9 @@ fn black_and_white(
             let (min, max) = extremes(raster, used);
             let is_float = matches!(raster.samples, Samples::F32(_));
             let is_u16 = matches!(raster.samples, Samples::U16(_));
-            let problem = if is_u16 {
+            let problem = if is_u16 && is_dark(max) {
+                "values that use the lowest bits of 16 only and would look black"
+            } else if is_u16 {
                 return Ok((0.0, 65536.0));
             } else if min < 0.0 {
                 "negative values"
@@ -234,6 +242,12 @@ fn black_and_white(
             Ok((percentile(&mut values, PERCENTILE_LOW), percentile(&mut values, PERCENTILE_HIGH)))
         }
     }
+}
+
+/// Whether 16-bit values up to `max` look black when only their high byte is kept: cameras of 10 to 12 bits store them so.
+pub(crate) fn is_dark(max: f64) -> bool {
+    const DARK_BELOW: f64 = 8192.0;
+    max > 0.0 && max < DARK_BELOW
 }
 
 fn used_values(raster: &Raster, used: &[usize; 3]) -> Vec<f32> {

@@ -12,6 +12,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::error::DataError;
+use crate::formats::signature;
 
 const WINDOW_BYTES: usize = 1 << 18;
 /// Largest single value copied into memory (an image entry, a name, an id).
@@ -43,6 +44,7 @@ impl<R: Read> JsonCursor<R> {
         let mut cursor =
             Self { path: path.to_path_buf(), reader, window: Vec::new(), next: 0, window_at: 0, keep_from: None };
         while cursor.window.len() < BYTE_ORDER_MARK.len() && cursor.fill()? {}
+        signature::check(&cursor.window, path, "a JSON file")?;
         if cursor.window.starts_with(BYTE_ORDER_MARK) {
             cursor.next = BYTE_ORDER_MARK.len();
         }

@@ -7,6 +7,7 @@
 //! By default, ids are instances if the files have palettes, more than 8 bits or several ids, and masks are binary if
 //! all inspected files have one value beside 0. The decision is reported in the notes.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::error::DataError;
@@ -15,7 +16,8 @@ use crate::formats::files;
 use crate::formats::label_map::LabelMap;
 use crate::formats::pairing::{PairRule, Pairs, Unlabelled, folders_of};
 use crate::formats::place::{FilePlace, ImageHeader};
-use crate::formats::{Annotated, FormatReader, Listing};
+use crate::formats::raster::Raster;
+use crate::formats::{Annotated, FormatReader, Listing, text};
 use crate::sample::ObjectMask;
 use crate::source_options::{LabelKind, SourceOptions, Void};
 
@@ -101,16 +103,17 @@ impl LabelImages {
                 (is_voc || look.is_palette || kind == LabelKind::Semantic && look.is_narrow).then_some(VOC_VOID)
             }
         };
-        let class_folder = is_voc_objects.then(|| path.join("SegmentationClass")).filter(|folder| folder.is_dir());
+        let class_folder = is_voc.then(|| path.join("SegmentationClass")).filter(|folder| folder.is_dir());
         let classes = if !options.classes.is_empty() {
             options.classes.clone()
-        } else if is_voc_classes || class_folder.is_some() {
-            VOC_CLASSES.map(str::to_owned).to_vec()
+        } else if let Some(folder) = &class_folder {
+            voc_classes(path, folder)?
         } else if kind == LabelKind::Semantic {
-            (1..VOC_VOID).map(|id| format!("id {id}")).collect()
+            unnamed_classes(VOC_VOID - 1)
         } else {
             Vec::new()
         };
+        let class_folder = class_folder.filter(|_| is_voc_objects);
         Ok(Self { pairs, kind, void, classes, class_folder })
     }
 
@@ -172,9 +175,15 @@ impl FormatReader for LabelImages {
         };
         let mut annotated = Annotated::new(map.size_hw);
         if self.kind == LabelKind::Binary {
+            // A smoothed mask is cut at half of its brightest value.
+            let min = if map.is_smoothed() { map.ids.iter().max().map_or(1, |max| max.div_ceil(2)) } else { 1 };
             for id in &mut map.ids {
-                *id = if Some(*id) == self.void { *id } else { u32::from(*id != 0) };
+                *id = if Some(*id) == self.void { *id } else { u32::from(*id >= min) };
             }
+        } else if map.is_smoothed() {
+            let detail = "its edges hold the values between their sides, as resizing with smoothing leaves them";
+            annotated.findings.push(Finding::new(ProblemKind::LabelSmoothed, place, detail));
+            return Ok(annotated);
         }
         let masks = match self.kind {
             LabelKind::Semantic | LabelKind::Binary => map.components(&place),
@@ -287,6 +296,62 @@ impl Look {
     }
 }
 
+/// Names for ids that no file names.
+fn unnamed_classes(n: u32) -> Vec<String> {
+    (1..=n).map(|id| format!("id {id}")).collect()
+}
+
+/// The classes of a data set in VOC's folders: those of CVAT's `labelmap.txt`, VOC's own if the label images have VOC's
+/// palette, and otherwise none that are known.
+fn voc_classes(root: &Path, class_folder: &Path) -> Result<Vec<String>, DataError> {
+    let palette = palette_of(class_folder)?;
+    let labelmap = root.join("labelmap.txt");
+    if !labelmap.is_file() {
+        let is_voc = palette.as_ref().is_some_and(|palette| {
+            palette.len() > VOC_CLASSES.len() && (0..=VOC_CLASSES.len()).all(|id| palette[id] == voc_colour(id))
+        });
+        return Ok(if is_voc { VOC_CLASSES.map(str::to_owned).to_vec() } else { unnamed_classes(VOC_VOID - 1) });
+    }
+    let text = text::read(&labelmap)?;
+    let lines = text.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty());
+    let mut names = BTreeMap::new();
+    for (order, line) in lines.enumerate() {
+        // label:color_rgb:parts:actions
+        let mut fields = line.split(':');
+        let (name, colour) = (fields.next().unwrap_or_default().trim(), fields.next().unwrap_or_default());
+        let colour: Vec<u8> = colour.split(',').filter_map(|level| level.trim().parse().ok()).collect();
+        let by_colour = palette.as_ref().and_then(|palette| palette.iter().position(|entry| entry[..] == colour[..]));
+        let id = by_colour.unwrap_or(order);
+        if id > 0 && name != "background" {
+            names.insert(id as u32, name.to_owned());
+        }
+    }
+    let n = names.keys().last().copied().unwrap_or(0);
+    Ok(unnamed_classes(n).into_iter().zip(1..).map(|(unnamed, id)| names.remove(&id).unwrap_or(unnamed)).collect())
+}
+
+/// The palette of the first label image of a folder.
+fn palette_of(folder: &Path) -> Result<Option<Vec<[u8; 3]>>, DataError> {
+    let Some(file) = files::Folder::list(folder)?.files.into_iter().find(|name| files::has_extension(name, "png"))
+    else {
+        return Ok(None);
+    };
+    let path = folder.join(file);
+    let bytes = std::fs::read(&path).map_err(|error| DataError::io(&path, error))?;
+    Ok(Raster::read(&bytes, &path.display().to_string()).ok().and_then(|raster| raster.palette))
+}
+
+/// Colour of an id in VOC's palette (VOCdevkit's `VOClabelcolormap.m`): the bits of the id, dealt out from the top.
+fn voc_colour(id: usize) -> [u8; 3] {
+    let mut colour = [0u8; 3];
+    for bit in 0..8 {
+        for (channel, level) in colour.iter_mut().enumerate() {
+            *level |= ((id >> (3 * bit + channel) & 1) as u8) << (7 - bit);
+        }
+    }
+    colour
+}
+
 /// `ImageSets/Segmentation/train.txt` and `val.txt`.
 fn read_voc_lists(root: &Path, pairs: &mut Pairs) -> Result<(), DataError> {
     let mut split_of = std::collections::HashMap::new();
@@ -295,7 +360,7 @@ fn read_voc_lists(root: &Path, pairs: &mut Pairs) -> Result<(), DataError> {
         if !path.is_file() {
             continue;
         }
-        let text = std::fs::read_to_string(&path).map_err(|error| DataError::io(&path, error))?;
+        let text = text::read(&path)?;
         for stem in text.split_whitespace() {
             split_of.insert(stem.to_owned(), split);
         }

@@ -3,7 +3,7 @@
 //! Palette PNGs yield their **indices** (VOC, DAVIS); 16- and 32-bit ids keep their value. Colours other than grey,
 //! fractions, and lossy files are rejected: no rule turns them back into ids.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use sam_image::{Components, Connectivity, ImageError, Mask, Rle};
@@ -62,11 +62,50 @@ impl LabelMap {
                 if let Some(p) = values.chunks_exact(n).find(|p| !is_grey(p)) {
                     return Err(not_ids(&format!("colours, such as {:?}", &p[..n_colours])));
                 }
+                let has_shape = |at: usize| values.chunks_exact(n).any(|p| p[at] != values[at]);
+                if n > n_colours && !has_shape(0) && has_shape(n - 1) {
+                    return Err(not_ids(
+                        "a single colour, with the shapes in the alpha channel (save that one as grey)",
+                    ));
+                }
                 values.chunks_exact(n).map(|p| p[0]).collect()
             }
             (n, _) => return Err(not_ids(&format!("{n} channels"))),
         };
         Ok(Self { size_hw: raster.size_hw, ids, is_palette: raster.meaning == Meaning::Palette, is_narrow })
+    }
+
+    /// Whether the image was resized with smoothing, so that edges hold the values between their sides.
+    ///
+    /// Such values form thin lines along other ids. Objects do not: nearly all have a block of 2 x 2 pixels somewhere, and
+    /// specks without one lie on the background.
+    pub(crate) fn is_smoothed(&self) -> bool {
+        const MIN_EDGE_IDS: usize = 3;
+        if self.is_palette || self.distinct().len() <= MIN_EDGE_IDS {
+            return false;
+        }
+        let [height, width] = self.size_hw;
+        // By id: whether it has a block, and whether it touches another.
+        let mut seen: HashMap<u32, (bool, bool)> = HashMap::new();
+        for row in 0..height {
+            for column in 0..width {
+                let id = self.ids[row * width + column];
+                if id == 0 {
+                    continue;
+                }
+                let rows = row.saturating_sub(1)..(row + 2).min(height);
+                let columns = column.saturating_sub(1)..(column + 2).min(width);
+                let entry = seen.entry(id).or_default();
+                entry.0 |= row + 1 < height
+                    && column + 1 < width
+                    && [(0, 1), (1, 0), (1, 1)].iter().all(|(y, x)| self.ids[(row + y) * width + column + x] == id);
+                entry.1 = entry.1
+                    || rows.flat_map(|row| self.ids[row * width..][columns.clone()].iter()).any(|&x| x != 0 && x != id);
+            }
+        }
+        let n_blocks = seen.values().filter(|(has_block, _)| *has_block).count();
+        let n_edges = seen.values().filter(|(has_block, touches)| !has_block && *touches).count();
+        n_edges >= MIN_EDGE_IDS.max(n_blocks)
     }
 
     /// The distinct ids in ascending order.

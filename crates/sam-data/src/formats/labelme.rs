@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use sam_image::{Mask, Rle};
 use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::error::DataError;
 use crate::finding::{Finding, ProblemKind};
@@ -23,7 +23,7 @@ use crate::formats::names::Names;
 use crate::formats::place::{FilePlace, ImageHeader};
 use crate::formats::raster::Raster;
 use crate::formats::segmentation::polygon_mask;
-use crate::formats::{Annotated, FormatReader, Listing};
+use crate::formats::{Annotated, FormatReader, Listing, text};
 use crate::sample::ObjectMask;
 use crate::source_options::SourceOptions;
 
@@ -79,7 +79,7 @@ struct ShapeJson {
     label: String,
     points: Vec<[f64; 2]>,
     #[serde(default)]
-    group_id: Option<i64>,
+    group_id: Option<serde_json::Value>,
     #[serde(default)]
     shape_type: Option<String>,
     #[serde(default)]
@@ -90,7 +90,7 @@ impl Labelme {
     pub(crate) fn open(path: &Path, options: &SourceOptions, listing: &mut Listing) -> Result<Self, DataError> {
         let root =
             if path.is_file() { path.parent().unwrap_or(Path::new("")).to_path_buf() } else { path.to_path_buf() };
-        let files = if path.is_file() {
+        let names = if path.is_file() {
             vec![path.file_name().unwrap_or_default().to_string_lossy().into_owned()]
         } else {
             files::list_files(&root)?
@@ -103,23 +103,20 @@ impl Labelme {
             splits: Vec::new(),
             classes: Vec::new(),
         };
+        let images_by_stem: BTreeMap<&str, &str> =
+            names.iter().filter(|name| files::is_image(name)).map(|name| (files::stem(name), name.as_str())).collect();
         let mut classes = BTreeSet::new();
         let mut stems = BTreeSet::new();
-        for name in files.iter().filter(|name| files::has_extension(name, "json")) {
+        for name in names.iter().filter(|name| files::has_extension(name, "json")) {
             let split = name.split_once('/').and_then(|(top, _)| files::split_name(top));
             if options.split.is_some() && options.split.as_deref() != split {
                 continue;
             }
             let at = all.root.join(name);
-            let bytes = std::fs::read(&at).map_err(|error| DataError::io(&at, error))?;
-            let head: HeadJson = match serde_json::from_slice(&bytes) {
+            let head: HeadJson = match read_labelme(&at)? {
                 Ok(head) => head,
-                Err(error) => {
-                    listing.findings.push(Finding::new(
-                        ProblemKind::LabelUnreadable,
-                        at.display().to_string(),
-                        format!("must be a Labelme file: {error}"),
-                    ));
+                Err(finding) => {
+                    listing.findings.push(finding);
                     continue;
                 }
             };
@@ -127,11 +124,22 @@ impl Labelme {
             classes.extend(head.shapes.into_iter().map(|shape| shape.label));
             all.jsons.push(name);
             let image = head.image_path.unwrap_or_default().replace('\\', "/");
-            stems.insert(files::stem(&beside(name, &image)).to_owned());
+            let image_stem = files::stem(&beside(name, &image)).to_owned();
+            if image_stem != files::stem(name)
+                && let Some(twin) = images_by_stem.get(files::stem(name))
+                && names.binary_search(&beside(name, &image)).is_ok()
+            {
+                listing.findings.push(Finding::new(
+                    ProblemKind::ImageNameDiffers,
+                    at.display().to_string(),
+                    format!("imagePath is {image}, but {twin} has the name of the JSON"),
+                ));
+            }
+            stems.insert(image_stem);
             all.images.push(&image);
             all.splits.push(split);
         }
-        for image in files.iter().filter(|name| files::is_image(name)) {
+        for image in names.iter().filter(|name| files::is_image(name)) {
             let is_other_part = options.split.is_some()
                 && image.split_once('/').and_then(|(top, _)| files::split_name(top)) != options.split.as_deref();
             if all.images_folder.is_none()
@@ -203,10 +211,16 @@ impl FormatReader for Labelme {
         if let Some(path) = tried.iter().find(|path| !image.is_empty() && path.is_file()) {
             return Ok(FilePlace::Path(path.clone()));
         }
-        let missing = |detail: String| Finding::new(ProblemKind::ImageMissing, json.display().to_string(), detail);
-        let data = std::fs::read(&json)
+        if let Some(path) = files::find_normalised(&folder, file) {
+            return Ok(FilePlace::Path(path));
+        }
+        let twin = files::find_stem(&folder, files::stem(files::base(self.jsons.get(index))));
+        let hint = twin.map_or(String::new(), |twin| format!("; did you mean {}?", twin.display()));
+        let missing =
+            |detail: String| Finding::new(ProblemKind::ImageMissing, json.display().to_string(), detail + &hint);
+        let data = text::read(&json)
             .ok()
-            .and_then(|bytes| serde_json::from_slice::<ImageDataJson>(&bytes).ok())
+            .and_then(|text| serde_json::from_str::<ImageDataJson>(&text).ok())
             .and_then(|json| json.image_data);
         let Some(data) = data else {
             return Err(missing(format!("imagePath {image} does not exist and imageData is null")));
@@ -219,25 +233,28 @@ impl FormatReader for Labelme {
 
     fn read(&self, index: usize, header: &ImageHeader) -> Result<Annotated, DataError> {
         let path = self.json_path(index);
-        let bytes = std::fs::read(&path).map_err(|error| DataError::io(&path, error))?;
-        Ok(read_json(&bytes, &path.display().to_string(), header.upright_hw(), &self.classes))
+        Ok(match read_labelme(&path)? {
+            Ok(file) => annotated(file, &path.display().to_string(), header.upright_hw(), &self.classes),
+            Err(finding) => Annotated { findings: vec![finding], ..Annotated::new(header.upright_hw()) },
+        })
+    }
+}
+
+/// Parses a file; one that cannot be parsed is a finding.
+fn read_labelme<T: DeserializeOwned>(path: &Path) -> Result<Result<T, Finding>, DataError> {
+    let unreadable =
+        |detail: String| Ok(Err(Finding::new(ProblemKind::LabelUnreadable, path.display().to_string(), detail)));
+    match text::read(path) {
+        Ok(text) => {
+            serde_json::from_str(&text).map(Ok).or_else(|error| unreadable(format!("must be a Labelme file: {error}")))
+        }
+        Err(error @ DataError::Io { .. }) => Err(error),
+        Err(error) => unreadable(error.to_string()),
     }
 }
 
 /// The objects of one file.
-fn read_json(bytes: &[u8], name: &str, image_hw: [usize; 2], classes: &[String]) -> Annotated {
-    let file: FileJson = match serde_json::from_slice(bytes) {
-        Ok(file) => file,
-        Err(error) => {
-            let mut annotated = Annotated::new(image_hw);
-            annotated.findings.push(Finding::new(
-                ProblemKind::LabelUnreadable,
-                name,
-                format!("must be a Labelme file: {error}"),
-            ));
-            return annotated;
-        }
-    };
+fn annotated(file: FileJson, name: &str, image_hw: [usize; 2], classes: &[String]) -> Annotated {
     let frame_hw = match (file.image_height, file.image_width) {
         (Some(height), Some(width)) => [height, width],
         _ => image_hw,
@@ -249,7 +266,7 @@ fn read_json(bytes: &[u8], name: &str, image_hw: [usize; 2], classes: &[String])
     }
     // Keyed by the first shape of the group, which keeps the order of the file.
     let mut objects: BTreeMap<usize, (Vec<Rle>, String)> = BTreeMap::new();
-    let mut group_at: BTreeMap<(String, i64), usize> = BTreeMap::new();
+    let mut group_at: BTreeMap<(String, String), usize> = BTreeMap::new();
     for (ordinal, shape) in file.shapes.into_iter().enumerate() {
         let place = format!("{name}, shape {} ({})", ordinal + 1, shape.label);
         if shape.label == BACKGROUND {
@@ -259,7 +276,7 @@ fn read_json(bytes: &[u8], name: &str, image_hw: [usize; 2], classes: &[String])
             Ok(mask) if shape.label == IGNORE => annotated.ignore.push(mask),
             Ok(mask) => {
                 let at = match shape.group_id {
-                    Some(group) => *group_at.entry((shape.label.clone(), group)).or_insert(ordinal),
+                    Some(group) => *group_at.entry((shape.label.clone(), group.to_string())).or_insert(ordinal),
                     None => ordinal,
                 };
                 objects.entry(at).or_insert_with(|| (Vec::new(), shape.label)).0.push(mask);
@@ -293,8 +310,10 @@ fn shape_mask(
         (ProblemKind::AnnotationUnreadable, format!("a {kind} must have {n} points, got {}", shape.points.len()))
     };
     let flat: Vec<f64> = match (kind, shape.points.as_slice()) {
-        ("polygon" | "oriented_rectangle", points) => points.concat(),
+        ("polygon" | "oriented_rectangle" | "rotation", points) => points.concat(),
         ("rectangle", &[[x0, y0], [x1, y1]]) => vec![x0, y0, x1, y0, x1, y1, x0, y1],
+        // X-AnyLabeling writes all corners.
+        ("rectangle", points) if points.len() == 4 => points.concat(),
         ("rectangle", _) => return Err(wrong_points(2)),
         ("circle", &[[x, y], [edge_x, edge_y]]) => {
             let radius = (edge_x - x).hypot(edge_y - y);

@@ -17,7 +17,9 @@ pub(crate) mod raster;
 pub(crate) mod recognise;
 pub(crate) mod sa1b;
 pub(crate) mod segmentation;
+pub(crate) mod signature;
 pub(crate) mod tar_members;
+pub(crate) mod text;
 pub(crate) mod yolo_seg;
 
 use std::path::Path;

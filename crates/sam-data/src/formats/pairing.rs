@@ -3,7 +3,7 @@
 //! Two sorted lists of unequal length pair wrongly from the first gap on, unnoticed. Here a file without its
 //! counterpart is a finding, and so are two label files with the same stem.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use crate::error::DataError;
@@ -67,24 +67,20 @@ impl Pairs {
         let is_shared = pair.images == pair.labels;
         let label_files = files::list_files(&pair.labels)?;
         let image_files = if is_shared { label_files.clone() } else { files::list_files(&pair.images)? };
-        let stems_of_images: std::collections::HashSet<&str> =
-            image_files.iter().filter(|name| files::is_image(name)).map(|name| files::stem(name)).collect();
+        let stems_of_images: HashSet<String> =
+            image_files.iter().filter(|name| files::is_image(name)).map(|name| normalised_stem(name)).collect();
         // In a folder shared with images, only a suffix or another extension distinguishes a label.
         let label_stem = |name: &str| -> Option<String> {
             if !(rule.is_label)(name) {
                 return None;
             }
-            let stem = files::stem(name);
-            let unsuffixed = files::unsuffixed_stem(name).filter(|_| rule.allow_suffix);
             if is_shared && files::is_image(name) {
-                return unsuffixed.map(str::to_owned);
+                return files::unsuffixed_stem(name).filter(|_| rule.allow_suffix).map(files::normalised);
             }
-            let suffixed = unsuffixed.filter(|rest| stems_of_images.contains(rest));
-            if stems_of_images.contains(stem) {
-                Some(stem.to_owned())
-            } else {
-                Some(suffixed.unwrap_or(stem).to_owned())
-            }
+            let stem = normalised_stem(name);
+            let unsuffixed = files::unsuffixed_stem_of_label(name).filter(|_| rule.allow_suffix).map(files::normalised);
+            let suffixed = unsuffixed.filter(|rest| !stems_of_images.contains(&stem) && stems_of_images.contains(rest));
+            Some(suffixed.unwrap_or(stem))
         };
         let mut labels: BTreeMap<String, Vec<&str>> = BTreeMap::new();
         for name in &label_files {
@@ -94,11 +90,11 @@ impl Pairs {
         }
         let is_label_too = |name: &str| is_shared && label_stem(name).is_some();
         let number = self.folders.len() as u16;
-        let mut last: Option<(&str, &str)> = None;
+        let mut last: Option<(String, &str)> = None;
         for image in image_files.iter().filter(|name| files::is_image(name) && !is_label_too(name)) {
             let place = || pair.images.join(image).display().to_string();
-            let stem = files::stem(image);
-            if let Some((_, other)) = last.filter(|(last_stem, _)| *last_stem == stem) {
+            let stem = normalised_stem(image);
+            if let Some((_, other)) = last.as_ref().filter(|(last_stem, _)| *last_stem == stem) {
                 findings.push(Finding::new(
                     ProblemKind::ImageListedTwice,
                     place(),
@@ -106,17 +102,17 @@ impl Pairs {
                 ));
                 continue;
             }
-            last = Some((stem, image));
+            last = Some((stem.clone(), image));
             let split = pair
                 .split
                 .as_deref()
                 .and_then(files::split_name)
                 .or_else(|| image.split_once('/').and_then(|(top, _)| files::split_name(top)));
             if rule.split.is_some() && rule.split != split {
-                labels.remove(stem);
+                labels.remove(&stem);
                 continue;
             }
-            let found = labels.remove(stem).unwrap_or_default();
+            let found = labels.remove(&stem).unwrap_or_default();
             match (found.as_slice(), rule.unlabelled) {
                 ([], Unlabelled::Excluded) => {
                     self.n_unlabelled += 1;
@@ -203,6 +199,10 @@ impl Pairs {
         self.folder = kept.iter().map(|&index| self.folder[index]).collect();
         self.splits = kept.iter().map(|&index| self.splits[index]).collect();
     }
+}
+
+fn normalised_stem(name: &str) -> String {
+    files::normalised(files::stem(name))
 }
 
 /// The folders of a data set, or those named by the options.

@@ -10,6 +10,7 @@ use sam_image::{MAX_PIXELS, Mask, Rle};
 
 use crate::error::DataError;
 use crate::formats::raster::tiff_header;
+use crate::formats::signature;
 
 /// Location of a file.
 #[derive(Clone, Debug)]
@@ -98,6 +99,7 @@ impl ImageHeader {
     pub(crate) fn read(mut reader: impl BufRead + Seek, name: &str) -> Result<Self, DataError> {
         let io = |error| DataError::io(Path::new(name), error);
         let head = reader.fill_buf().map_err(io)?;
+        signature::check(head, Path::new(name), "an image")?;
         if head.starts_with(&[0xFF, 0xD8]) {
             if let Some(header) = read_jpeg_header(&mut reader).map_err(io)? {
                 return Ok(header);

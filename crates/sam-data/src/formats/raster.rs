@@ -6,7 +6,7 @@
 
 use std::io::{BufRead, Cursor, Seek};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use image::metadata::Orientation;
 use sam_image::MAX_PIXELS;
@@ -15,6 +15,7 @@ use tiff::decoder::{Decoder, DecodingResult, Limits};
 use tiff::tags::Tag;
 
 use crate::error::DataError;
+use crate::formats::signature;
 
 /// Largest raster in bytes; larger declared sizes are rejected before allocation.
 const MAX_RASTER_BYTES: usize = 2 << 30;
@@ -51,6 +52,8 @@ pub(crate) struct Raster {
     pub(crate) n_channels: usize,
     pub(crate) samples: Samples,
     pub(crate) meaning: Meaning,
+    /// The colours of a PNG's palette.
+    pub(crate) palette: Option<Vec<[u8; 3]>>,
 }
 
 /// The formats whose stored values can be read.
@@ -80,12 +83,12 @@ impl Raster {
         let read = || match RasterFormat::of(bytes) {
             Some(RasterFormat::Png) => read_png(bytes, name),
             Some(RasterFormat::Tiff) => read_tiff(bytes, name),
-            None => Err(wrong(
+            None => signature::check(bytes, Path::new(name), "a PNG or TIFF").and(Err(wrong(
                 name,
                 "a PNG or TIFF with one value per pixel",
                 &describe_head(bytes),
                 "save it losslessly, as PNG or TIFF",
-            )),
+            ))),
         };
         // Decoders have panicked on malformed input before.
         catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
@@ -193,6 +196,7 @@ fn read_tiff(bytes: &[u8], name: &str) -> Result<Raster, DataError> {
             ColorType::RGB(_) | ColorType::RGBA(_) => Meaning::Rgb,
             _ => Meaning::Other,
         },
+        palette: None,
     };
     if is_planar {
         raster.samples = match raster.samples {
@@ -233,7 +237,9 @@ fn read_png(bytes: &[u8], name: &str) -> Result<Raster, DataError> {
         png::ColorType::Grayscale | png::ColorType::GrayscaleAlpha => Meaning::Grey,
         png::ColorType::Rgb | png::ColorType::Rgba => Meaning::Rgb,
     };
-    complete(Raster { size_hw, n_channels, samples, meaning }, name)
+    let palette = reader.info().palette.as_ref();
+    let palette = palette.map(|rgb| rgb.chunks_exact(3).map(|rgb| [rgb[0], rgb[1], rgb[2]]).collect());
+    complete(Raster { size_hw, n_channels, samples, meaning, palette }, name)
 }
 
 /// Number of pages after the first that are separate images.

@@ -3,8 +3,8 @@
 //! Source: pycocotools' `annToRLE` and `frPyObjects`. Differences: run lengths must fill the image and have its size,
 //! polygons with fewer than three points are reported without affecting the other parts, and NaN is reported by name.
 
-use sam_image::MAX_PIXELS;
-use sam_image::{ImageError, Rle, polygon_to_rle};
+use base64::Engine;
+use sam_image::{ImageError, MAX_PIXELS, Rle, polygon_to_rle};
 use serde::Deserialize;
 
 use crate::finding::{Finding, ProblemKind};
@@ -33,7 +33,7 @@ pub(crate) fn segmentation_mask(
         SegmentationKind::Polygons => {
             parse_polygons(text).and_then(|parts| polygon_mask(size_hw, &parts, place, findings))
         }
-        _ => parse_rle(size_hw, text),
+        _ => parse_rle(size_hw, text, place, findings),
     };
     result.map_err(|(kind, detail)| findings.push(Finding::new(kind, place, detail))).ok()
 }
@@ -75,6 +75,9 @@ pub(crate) fn polygon_mask(
     findings: &mut Vec<Finding>,
 ) -> Result<Rle, Wrong> {
     let [height, width] = size_hw.map(|side| side as f64);
+    if !parts.is_empty() && parts.iter().all(|part| part.len() == 4) {
+        return Err((ProblemKind::NoMask, "four numbers are a box [x, y, width, height], not an outline".to_owned()));
+    }
     let mut masks = Vec::with_capacity(parts.len());
     let mut is_outside = false;
     for part in parts {
@@ -129,7 +132,7 @@ enum CountsJson<'a> {
     Uncompressed(Vec<u64>),
 }
 
-fn parse_rle(size_hw: [usize; 2], text: &[u8]) -> Result<Rle, Wrong> {
+fn parse_rle(size_hw: [usize; 2], text: &[u8], place: &str, findings: &mut Vec<Finding>) -> Result<Rle, Wrong> {
     let unreadable = |detail: String| (ProblemKind::RleInvalid, detail);
     let json: RleJson<'_> = serde_json::from_slice(text).map_err(|error| {
         unreadable(format!("segmentation must be {{\"size\": [height, width], \"counts\": ...}}: {error}"))
@@ -142,7 +145,12 @@ fn parse_rle(size_hw: [usize; 2], text: &[u8]) -> Result<Rle, Wrong> {
         )));
     }
     match json.counts {
-        CountsJson::Compressed(text) => Rle::from_coco_string(size_hw, text.as_bytes()),
+        CountsJson::Compressed(text) => Rle::from_coco_string(size_hw, text.as_bytes()).or_else(|error| {
+            let (mask, wrapping) = unwrapped(size_hw, &text).ok_or(error)?;
+            let detail = format!("its run lengths are {wrapping}; they are unwrapped");
+            findings.push(Finding::new(ProblemKind::RleWrapped, place, detail));
+            Ok(mask)
+        }),
         CountsJson::Uncompressed(counts) => {
             if let Some(at) = counts.iter().position(|&count| count > MAX_PIXELS) {
                 return Err(unreadable(format!("run {at} must be at most {MAX_PIXELS}, got {}", counts[at])));
@@ -151,4 +159,17 @@ fn parse_rle(size_hw: [usize; 2], text: &[u8]) -> Result<Rle, Wrong> {
         }
     }
     .map_err(|error| unreadable(error.to_string()))
+}
+
+/// Run lengths that went through `str()` of Python's bytes or through base64 before they became JSON. They are read only if
+/// they then fill the image exactly, which other text does not.
+fn unwrapped(size_hw: [usize; 2], text: &str) -> Option<(Rle, &'static str)> {
+    let inner =
+        [("b'", "'"), ("b\"", "\"")].iter().find_map(|(start, end)| text.strip_prefix(start)?.strip_suffix(end));
+    if let Some(inner) = inner {
+        let mask = Rle::from_coco_string(size_hw, inner.replace("\\\\", "\\").as_bytes()).ok()?;
+        return Some((mask, "the text of Python's bytes (b'...')"));
+    }
+    let bytes = base64::engine::general_purpose::STANDARD.decode(text).ok()?;
+    Some((Rle::from_coco_string(size_hw, &bytes).ok()?, "in base64"))
 }

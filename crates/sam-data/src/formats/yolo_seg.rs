@@ -8,9 +8,11 @@
 //! Differs from Ultralytics, which clips silently and drops images with a bad line: up to 1 % outside is clipped, more
 //! is a finding; a line of four numbers is a box, which is not a mask, and is dropped and counted.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use crate::error::DataError;
 use crate::finding::{Finding, ProblemKind};
@@ -18,7 +20,7 @@ use crate::formats::files::{self, Folder, FolderPair};
 use crate::formats::pairing::{PairRule, Pairs, Unlabelled, folders_of};
 use crate::formats::place::{FilePlace, ImageHeader};
 use crate::formats::segmentation::polygon_mask;
-use crate::formats::{Annotated, FormatReader, Listing};
+use crate::formats::{Annotated, FormatReader, Listing, text};
 use crate::sample::ObjectMask;
 use crate::source_options::SourceOptions;
 
@@ -57,18 +59,83 @@ struct DataYaml {
     nc: Option<usize>,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Paths {
-    One(String),
-    Many(Vec<String>),
+/// One path or several.
+struct Paths(Vec<String>);
+
+/// Names of classes by index.
+struct Names(BTreeMap<usize, String>);
+
+/// A scalar as it is written, whatever YAML takes it for: `no`, `02146`, `1.0` and `null` are names of classes, too.
+struct Scalar(String);
+
+impl<'de> Deserialize<'de> for Scalar {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Option::<String>::deserialize(deserializer)?;
+        Ok(Self(text.unwrap_or_else(|| "null".to_owned())))
+    }
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Names {
-    List(Vec<String>),
-    Dict(std::collections::BTreeMap<usize, String>),
+impl<'de> Deserialize<'de> for Paths {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct PathsVisitor;
+        impl<'de> Visitor<'de> for PathsVisitor {
+            type Value = Paths;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a path or a list of paths")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, path: &str) -> Result<Paths, E> {
+                Ok(Paths(vec![path.to_owned()]))
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, path: u64) -> Result<Paths, E> {
+                Ok(Paths(vec![path.to_string()]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut paths: A) -> Result<Paths, A::Error> {
+                let mut all = Vec::new();
+                while let Some(Scalar(path)) = paths.next_element()? {
+                    all.push(path);
+                }
+                Ok(Paths(all))
+            }
+        }
+        deserializer.deserialize_any(PathsVisitor)
+    }
+}
+
+impl<'de> Deserialize<'de> for Names {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct NamesVisitor;
+        impl<'de> Visitor<'de> for NamesVisitor {
+            type Value = Names;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a list of class names, or class names by index")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut names: A) -> Result<Names, A::Error> {
+                let mut all = BTreeMap::new();
+                while let Some(Scalar(name)) = names.next_element()? {
+                    all.insert(all.len(), name);
+                }
+                Ok(Names(all))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut names: A) -> Result<Names, A::Error> {
+                let mut all = BTreeMap::new();
+                while let Some((Scalar(index), Scalar(name))) = names.next_entry()? {
+                    let index = index.parse().map_err(|_| {
+                        serde::de::Error::custom(format!("the key of a name must be a class index, got {index}"))
+                    })?;
+                    all.insert(index, name);
+                }
+                Ok(Names(all))
+            }
+        }
+        deserializer.deserialize_any(NamesVisitor)
+    }
 }
 
 impl YoloSeg {
@@ -82,11 +149,7 @@ impl YoloSeg {
                 let data = read_yaml(&yaml)?;
                 let base = yaml.parent().unwrap_or(Path::new("")).to_path_buf();
                 for (split, paths) in [("train", &data.train), ("val", &data.val), ("test", &data.test)] {
-                    let paths = match paths {
-                        None => continue,
-                        Some(Paths::One(path)) => std::slice::from_ref(path),
-                        Some(Paths::Many(paths)) => paths.as_slice(),
-                    };
+                    let Some(Paths(paths)) = paths else { continue };
                     if options.split.as_deref().is_some_and(|wanted| wanted != split) {
                         continue;
                     }
@@ -134,6 +197,7 @@ impl YoloSeg {
         if classes.is_empty() && path.is_dir() {
             classes = classes_txt(path)?;
         }
+        report_unlabelled(&listed, listing);
         Ok(Self { pairs, listed, classes })
     }
 
@@ -187,13 +251,29 @@ impl FormatReader for YoloSeg {
         let Some(path) = self.label_path(index) else {
             return Ok(Annotated::new(header.upright_hw()));
         };
-        let bytes = std::fs::read(&path).map_err(|error| DataError::io(&path, error))?;
-        Ok(read_lines(
-            &String::from_utf8_lossy(&bytes),
-            &path.display().to_string(),
-            header.upright_hw(),
-            self.classes.len(),
-        ))
+        // An empty file is an image without objects.
+        Ok(read_lines(&text::read(&path)?, &path.display().to_string(), header.upright_hw(), self.classes.len()))
+    }
+}
+
+/// Reports listed images without a label file: a note if some have one, an error for a part in which none has.
+fn report_unlabelled(listed: &[ListedImage], listing: &mut Listing) {
+    for part in listed.chunk_by(|a, b| a.split == b.split) {
+        let expected = |listed: &ListedImage| label_path(&listed.image);
+        let missing: Vec<&ListedImage> = part.iter().filter(|listed| !expected(listed).is_file()).collect();
+        let Some(first) = missing.first() else { continue };
+        let (n_missing, n_all) = (missing.len(), part.len());
+        let place = expected(first).display().to_string();
+        if n_missing < n_all {
+            listing.notes.push(format!(
+                "{}: {n_missing} of {n_all} listed images have no label file and are background, such as {place}",
+                first.split
+            ));
+        } else {
+            let detail =
+                format!("none of the {n_all} images listed for {} has its label file, such as this", first.split);
+            listing.findings.push(Finding::new(ProblemKind::ImageUnpaired, place, detail));
+        }
     }
 }
 
@@ -226,7 +306,7 @@ fn read_line(
         .split_ascii_whitespace()
         .map(|word| word.parse().map_err(|_| unreadable(format!("must be numbers, got {word}"))))
         .collect::<Result<_, _>>()?;
-    let Some((&class, shares)) = numbers.split_first() else {
+    let Some((&class, fractions)) = numbers.split_first() else {
         return Err(unreadable("must have a class and coordinates, got an empty line".to_owned()));
     };
     if class < 0.0 || class.fract() != 0.0 || class > f64::from(u32::MAX) {
@@ -235,16 +315,17 @@ fn read_line(
     if n_classes > 0 && class >= n_classes as f64 {
         return Err((ProblemKind::CategoryUnknown, format!("class must be below {n_classes}, got {class}")));
     }
-    if shares.len() == 4 {
+    if fractions.len() == 4 {
         return Err((ProblemKind::NoMask, "four numbers are a box, not an outline".to_owned()));
     }
-    if !shares.len().is_multiple_of(2) {
-        return Err(unreadable(format!("must have an even number of coordinates, got {}", shares.len())));
+    if !fractions.len().is_multiple_of(2) {
+        let column = extra_column(fractions);
+        return Err(unreadable(format!("must have an even number of coordinates, got {}{column}", fractions.len())));
     }
-    if let Some(bad) = shares.iter().find(|share| !share.is_finite()) {
+    if let Some(bad) = fractions.iter().find(|fraction| !fraction.is_finite()) {
         return Err((ProblemKind::PolygonNotFinite, format!("coordinates must be finite, got {bad}")));
     }
-    if let Some(far) = shares.iter().find(|&&share| !(-TOLERANCE..=1.0 + TOLERANCE).contains(&share)) {
+    if let Some(far) = fractions.iter().find(|&&fraction| !(-TOLERANCE..=1.0 + TOLERANCE).contains(&fraction)) {
         findings.push(Finding::new(
             ProblemKind::PolygonOutside,
             place,
@@ -259,7 +340,8 @@ fn read_line(
         }
     }
     let scale = [size_hw[1] as f64, size_hw[0] as f64];
-    let flat = shares.iter().enumerate().map(|(at, share)| share.clamp(0.0, 1.0) * scale[at % 2]).collect();
+    // Not clamped: moving a vertex to the border would change the outline inside the image, too.
+    let flat = fractions.iter().enumerate().map(|(at, fraction)| fraction * scale[at % 2]).collect();
     Ok((polygon_mask(size_hw, &[flat], place, findings)?, class as usize))
 }
 
@@ -271,7 +353,10 @@ pub(crate) fn data_yaml(folder: &Path) -> Result<Option<PathBuf>, DataError> {
     names.sort_by_key(|name| (*name != "data.yaml", name.len()));
     for name in names {
         let path = folder.join(name);
-        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        // In another encoding the keys still show; reading the file then names what is wrong.
+        let bytes = std::fs::read(&path).map_err(|error| DataError::io(&path, error))?;
+        let text = text::decode_utf16(&bytes).unwrap_or_else(|| String::from_utf8_lossy(&bytes).into_owned());
+        let text = text.trim_start_matches('\u{feff}');
         let has = |key: &str| text.lines().any(|line| line.starts_with(key));
         if has("names:") && (has("train:") || has("val:") || has("path:")) {
             return Ok(Some(path));
@@ -280,19 +365,29 @@ pub(crate) fn data_yaml(folder: &Path) -> Result<Option<PathBuf>, DataError> {
     Ok(None)
 }
 
+/// A guess which column an odd number of coordinates comes from.
+fn extra_column(fractions: &[f64]) -> &'static str {
+    let is_last_extra = fractions.last().is_some_and(|last| (0.0..=1.0).contains(last));
+    match fractions.first() {
+        Some(first) if first.fract() == 0.0 && *first >= 1.0 => " (an extra second column with the object's number?)",
+        _ if is_last_extra => " (an extra last column with the confidence?)",
+        _ => "",
+    }
+}
+
 fn read_yaml(path: &Path) -> Result<DataYaml, DataError> {
-    let text = std::fs::read_to_string(path).map_err(|error| DataError::io(path, error))?;
+    let text = text::read(path)?;
     serde_saphyr::from_str(&text)
         .map_err(|source| DataError::Yaml { path: path.to_path_buf(), source: Box::new(source) })
 }
 
 fn class_names(data: &DataYaml, yaml: &Path) -> Result<Vec<String>, DataError> {
+    let placeholder = |class: usize| format!("class {class}");
     let names: Vec<String> = match &data.names {
-        None => (0..data.nc.unwrap_or(0).min(1 << 16)).map(|class| format!("class {class}")).collect(),
-        Some(Names::List(names)) => names.clone(),
-        Some(Names::Dict(names)) => {
+        None => (0..data.nc.unwrap_or(0).min(1 << 16)).map(placeholder).collect(),
+        Some(Names(names)) => {
             let n = names.keys().last().map_or(0, |last| last + 1).min(1 << 16);
-            (0..n).map(|class| names.get(&class).cloned().unwrap_or_else(|| format!("class {class}"))).collect()
+            (0..n).map(|class| names.get(&class).cloned().unwrap_or_else(|| placeholder(class))).collect()
         }
     };
     match data.nc {
@@ -312,7 +407,7 @@ fn classes_txt(root: &Path) -> Result<Vec<String>, DataError> {
     for at in [root.to_path_buf(), root.join("labels")] {
         let path = at.join("classes.txt");
         if path.is_file() {
-            let text = std::fs::read_to_string(&path).map_err(|error| DataError::io(&path, error))?;
+            let text = text::read(&path)?;
             return Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect());
         }
     }
@@ -368,7 +463,7 @@ fn label_path(image: &Path) -> PathBuf {
 
 /// Reads a list of image paths, relative to the list's folder (`./images/a.jpg`) or to the data set.
 fn read_list(list: &Path, base: &Path, split: &'static str) -> Result<Vec<ListedImage>, DataError> {
-    let text = std::fs::read_to_string(list).map_err(|error| DataError::io(list, error))?;
+    let text = text::read(list)?;
     let beside = list.parent().unwrap_or(base);
     Ok(text
         .lines()

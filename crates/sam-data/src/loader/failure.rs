@@ -53,7 +53,7 @@ pub enum LoaderError {
     /// Many samples in a row were unreadable or had no objects.
     #[error(
         "step {step}: {n_tried} consecutive samples could not be used ({n_unreadable} unreadable, the others without usable objects); \
-         last reason: {last_reason}; run `sam-train data check` on the data set"
+         last reason: {last_reason}; run `data check` on the data set"
     )]
     NothingUsable {
         /// The step.

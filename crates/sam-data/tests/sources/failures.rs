@@ -175,7 +175,8 @@ fn masks_empty_tiny_huge_or_duplicated() {
 fn polygons_short_not_finite_or_outside() {
     let json = |folder: &tempfile::TempDir| folder.path().join("train/_annotations.coco.json");
     for (from, to, kind) in [
-        ("[10.5, 30.25, 40.0, 33.1, 25.7, 5.2]", "[10.5, 30.25, 40.0, 33.1]", ProblemKind::PolygonShort),
+        ("[10.5, 30.25, 40.0, 33.1, 25.7, 5.2]", "[10.5, 30.25]", ProblemKind::PolygonShort),
+        ("[10.5, 30.25, 40.0, 33.1, 25.7, 5.2]", "[10.5, 30.25, 40.0, 33.1]", ProblemKind::NoMask),
         ("10.5, 30.25", "NaN, 30.25", ProblemKind::PolygonNotFinite),
         ("10.5, 30.25", "Infinity, 30.25", ProblemKind::PolygonNotFinite),
         ("10.5, 30.25, ", "10.5, 30.25, 1.0, ", ProblemKind::PolygonNotFinite),
@@ -281,9 +282,12 @@ fn classes_absent_from_a_part_and_images_in_two() {
 #[test]
 fn pixels_normalised_or_deep() {
     let report = checked(&fixture("labels_deep"));
-    assert_eq!(report.problem(ProblemKind::PixelsDeep).map(|problem| problem.count), Some(1));
+    assert_eq!(report.problem(ProblemKind::PixelsDark).map(|problem| problem.count), Some(1));
     assert_eq!(report.problem(ProblemKind::ImageUnreadable).map(|problem| problem.count), Some(1));
     let folder = copy_of("labels_deep");
+    let bright = image::ImageBuffer::from_fn(56, 40, |x, y| image::Luma([(x * 1000 + y) as u16]));
+    bright.save(folder.path().join("images/cell_1.tif")).expect("saved");
+    assert_eq!(checked(folder.path()).problem(ProblemKind::PixelsDeep).map(|problem| problem.count), Some(1));
     let write = |values: &[f32]| {
         let file = std::fs::File::create(folder.path().join("images/cell_2.tiff")).expect("a file");
         let mut encoder = tiff::encoder::TiffEncoder::new(file).expect("an encoder");
