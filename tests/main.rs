@@ -11,6 +11,7 @@ mod evaluation; // protocols over our own predictor, as a training run's validat
 mod fixture; // the committed files and how to compare
 mod golden; // every output equals the official package's
 mod gradients; // so does every gradient
+mod house; // the code map is true: arrows point down, named files exist
 mod learning; // a whole training step equals PyTorch's
 mod mae; // the masked autoencoder equals PyTorch, and initialises a segmenter
 mod pretrain_cli; // pre-training through the real program

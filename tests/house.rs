@@ -1,0 +1,101 @@
+//! The code map of `crates/README.md` is true: dependencies point down, no crate knows what it must not, every file that is
+//! named exists.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Packages that a crate must not depend on, directly or indirectly: the column "must not know" of the map. Configuration files
+/// are not in it, as burn itself depends on `toml`.
+const FORBIDDEN: [(&str, &[&str]); 7] = [
+    ("sam-image", &["burn", "serde_json", "toml"]),
+    ("sam-kernel", &["burn", "image", "safetensors", "serde_json", "toml"]),
+    ("sam-data", &["sam-model", "sam-infer", "burn-autodiff", "burn-train", "clap"]),
+    ("sam-model", &["sam-data", "sam-eval", "image", "clap", "burn-train"]),
+    ("sam-infer", &["sam-data", "sam-eval", "clap", "burn-autodiff", "burn-train", "burn-optim", "burn-dataset"]),
+    ("sam-eval", &["sam-learn", "clap", "burn-autodiff", "burn-train", "burn-optim"]),
+    ("sam-learn", &["sam-train", "clap"]),
+];
+
+fn crates() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn map() -> String {
+    std::fs::read_to_string(crates().join("README.md")).expect("crates/README.md is committed")
+}
+
+fn cargo(arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO")).args(arguments).current_dir(crates()).output().expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("cargo writes UTF-8")
+}
+
+/// The crates of the workspace that each of them depends on, tests and benches aside.
+fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
+    let metadata = cargo(&["metadata", "--offline", "--locked", "--no-deps", "--format-version", "1"]);
+    let metadata: Value = serde_json::from_str(&metadata).expect("cargo writes JSON");
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let name = |value: &Value| value["name"].as_str().unwrap_or_default().to_owned();
+    let is_ours = |dependency: &Value| dependency["kind"].is_null() && dependency["path"].is_string();
+    let depends_on = |package| list(&package["dependencies"]).iter().filter(|d| is_ours(d)).map(name).collect();
+    list(&metadata["packages"]).iter().map(|package| (name(package), depends_on(package))).collect()
+}
+
+/// The crates in the order of the map's drawing, the program first.
+fn drawn() -> Vec<String> {
+    let map = map();
+    let drawing = map.split("```").nth(1).expect("the map begins with a drawing");
+    drawing.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
+}
+
+#[test]
+fn dependencies_point_down_the_map() {
+    let (graph, drawn) = (dependencies(), drawn());
+    assert_eq!(graph.keys().collect::<BTreeSet<_>>(), drawn.iter().collect(), "the map draws every crate once");
+    let height = |name: &String| drawn.iter().position(|other| other == name);
+    for (from, name) in drawn.iter().enumerate() {
+        for to in &graph[name] {
+            assert!(height(to) > Some(from), "{name} depends on {to}, which the map draws above it");
+        }
+    }
+}
+
+#[test]
+fn no_crate_reaches_what_it_must_not_know() {
+    for (name, forbidden) in FORBIDDEN {
+        let tree = cargo(&["tree", "--offline", "--locked", "-p", name, "-e", "normal", "--prefix", "none"]);
+        let reached: BTreeSet<&str> = tree.lines().filter_map(|line| line.split_whitespace().next()).collect();
+        assert!(reached.contains(name), "cargo tree lists the crate itself: {tree}");
+        for package in forbidden {
+            assert!(!reached.contains(package), "{name} must not know {package}");
+        }
+    }
+}
+
+/// A path in backquotes is seen from `crates/`; a bare name lies in the folder of the path before it in the same row.
+#[test]
+fn every_file_of_the_map_exists() {
+    let map = map();
+    let mut n_named = 0;
+    for line in map.lines().filter(|line| line.starts_with('|') || line.starts_with('-') || line.starts_with(' ')) {
+        let mut folder = PathBuf::new();
+        for name in line.split('`').skip(1).step_by(2) {
+            let is_rooted = name.starts_with("sam-") && name.contains('/') || name.starts_with("../");
+            let is_path = name.ends_with(".rs") || name.ends_with('/');
+            if !is_rooted && !(is_path && folder != PathBuf::new()) || name.contains(char::is_whitespace) {
+                continue;
+            }
+            let path = if is_rooted { crates().join(name) } else { folder.join(name) };
+            assert!(path.exists(), "the map names `{name}`, which is gone: {line}");
+            n_named += 1;
+            if is_rooted {
+                folder =
+                    if name.ends_with('/') { path } else { path.parent().map(Path::to_path_buf).unwrap_or_default() };
+            }
+        }
+    }
+    assert!(n_named > 80, "the map names only {n_named} files: has its form changed?");
+}
