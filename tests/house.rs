@@ -40,7 +40,9 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let name = |value: &Value| value["name"].as_str().unwrap_or_default().to_owned();
     let is_ours = |dependency: &Value| dependency["kind"].is_null() && dependency["path"].is_string();
-    let depends_on = |package| list(&package["dependencies"]).iter().filter(|d| is_ours(d)).map(name).collect();
+    let depends_on = |package: &Value| -> BTreeSet<String> {
+        list(&package["dependencies"]).iter().filter(|d| is_ours(d)).map(name).collect()
+    };
     list(&metadata["packages"]).iter().map(|package| (name(package), depends_on(package))).collect()
 }
 
@@ -85,7 +87,8 @@ fn every_file_of_the_map_exists() {
         for name in line.split('`').skip(1).step_by(2) {
             let is_rooted = name.starts_with("sam-") && name.contains('/') || name.starts_with("../");
             let is_path = name.ends_with(".rs") || name.ends_with('/');
-            if !is_rooted && !(is_path && folder != PathBuf::new()) || name.contains(char::is_whitespace) {
+            let is_relative = is_path && folder != PathBuf::new();
+            if name.contains(char::is_whitespace) || !(is_rooted || is_relative) {
                 continue;
             }
             let path = if is_rooted { crates().join(name) } else { folder.join(name) };

@@ -8,6 +8,7 @@ mod consumers; // other people's programs read what we write
 mod data_cli; // data check, preview, convert, split and synth through the real program
 mod eval_cli; // eval through the real program: files, gate, comparison, detections, bad input
 mod evaluation; // protocols over our own predictor, as a training run's validation plays them
+mod faults; // kills, damage, full disks, two processes, mutated input
 mod fixture; // the committed files and how to compare
 mod golden; // every output equals the official package's
 mod gradients; // so does every gradient

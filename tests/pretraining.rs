@@ -114,7 +114,7 @@ impl Setting {
             on_error: ErrorPolicy::Skip,
             ..LoaderOptions::default()
         };
-        let resume = SavedState::newest(&folder.join("checkpoints"))?;
+        let resume = SavedState::newest(&folder.join("checkpoints"))?.intact;
         let pretraining = Pretraining {
             options: self.options,
             samples: self.samples,

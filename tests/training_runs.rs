@@ -139,7 +139,7 @@ impl Setting {
             Protocol { start: Start::Box, n_clicks: 0, ..Protocol::default() }.into(),
         ];
         let sets = vec![EvalSet::new("scenes", Arc::new(scenes(2, 2, SIDE)), &[])];
-        let resume = SavedState::newest(&folder.join("checkpoints"))?;
+        let resume = SavedState::newest(&folder.join("checkpoints"))?.intact;
         let training = Training {
             options: self.options,
             samples: Arc::new(scenes(1, 5, SIDE)),

@@ -3,12 +3,17 @@
 //! The content is written under a temporary name in the target's folder and then renamed, so a reader never sees half a
 //! file and a failure leaves what was there before.
 
-use std::fs::File;
+use std::fs::{DirEntry, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-/// Start of the names of folders that hold unfinished content; a crash may leave one behind.
+/// Start of the names of folders that hold unfinished content, before the id of the process that writes it. A crash leaves
+/// one behind: see [`sweep_unfinished`].
 pub const UNFINISHED_PREFIX: &str = ".writing-";
+
+/// On systems without `/proc`, unfinished content of this age belongs to no living process.
+const STALE_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Replaces the file at `path` by `contents`, durably; returns its size in bytes.
 ///
@@ -82,8 +87,32 @@ pub fn write_folder_atomically<E>(
     Ok(())
 }
 
+/// Removes from `folder` what processes that have ended left unfinished; returns how many were removed. What cannot be
+/// removed only takes space.
+pub fn sweep_unfinished(folder: &Path) -> usize {
+    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+    let stale = entries.flatten().filter(is_stale);
+    stale.filter(|entry| std::fs::remove_dir_all(entry.path()).is_ok()).count()
+}
+
+fn is_stale(entry: &DirEntry) -> bool {
+    let name = entry.file_name();
+    let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(UNFINISHED_PREFIX)) else { return false };
+    let writer = rest.split('-').next().and_then(|pid| pid.parse::<u32>().ok());
+    match writer {
+        Some(pid) if Path::new("/proc/self").exists() => {
+            pid != std::process::id() && !Path::new("/proc").join(pid.to_string()).exists()
+        }
+        _ => {
+            let modified = entry.metadata().and_then(|metadata| metadata.modified());
+            modified.ok().and_then(|time| time.elapsed().ok()).is_some_and(|age| age > STALE_AFTER)
+        }
+    }
+}
+
 fn temporary_beside(path: &Path) -> io::Result<tempfile::TempDir> {
-    tempfile::Builder::new().prefix(UNFINISHED_PREFIX).tempdir_in(folder_of(path))
+    let prefix = format!("{UNFINISHED_PREFIX}{}-", std::process::id());
+    tempfile::Builder::new().prefix(&prefix).tempdir_in(folder_of(path))
 }
 
 fn folder_of(path: &Path) -> PathBuf {
@@ -125,6 +154,17 @@ mod tests {
         write_unsynced(&path, "newest").expect("written");
         assert_eq!(std::fs::read_to_string(&path).expect("there"), "newest");
         assert_eq!(std::fs::read_dir(folder.path()).expect("listed").count(), 1);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn only_what_ended_processes_left_is_swept() {
+        let folder = tempfile::tempdir().expect("a folder");
+        // Larger than any process id of Linux (2^22).
+        let names = [".writing-99999999-a", ".writing-1-b", ".writing-x", "other"];
+        names.map(|name| std::fs::create_dir(folder.path().join(name)).expect("created"));
+        assert_eq!(sweep_unfinished(folder.path()), 1);
+        assert_eq!(names.map(|name| folder.path().join(name).exists()), [false, true, true, true]);
     }
 
     #[cfg(unix)]

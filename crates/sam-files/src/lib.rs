@@ -6,5 +6,8 @@
 mod atomic;
 mod fingerprint;
 
-pub use atomic::{UNFINISHED_PREFIX, write_atomically, write_atomically_with, write_folder_atomically, write_unsynced};
+pub use atomic::{
+    UNFINISHED_PREFIX, sweep_unfinished, write_atomically, write_atomically_with, write_folder_atomically,
+    write_unsynced,
+};
 pub use fingerprint::Fingerprint;

@@ -112,6 +112,26 @@ pub enum LearnError {
         /// The reason.
         reason: String,
     },
+    /// Another process works in the run folder.
+    #[error("{} is in use by another process ({holder}); wait for it to end, or use another folder", folder.display())]
+    InUse {
+        /// The run folder.
+        folder: PathBuf,
+        /// What its lock says of that process.
+        holder: String,
+    },
+    /// No save of a run is intact.
+    #[error(
+        "{}: every save is damaged:\n  {}\nStart a new run from one of the checkpoints of this one, or from a copy of a save",
+        folder.display(),
+        reasons.join("\n  ")
+    )]
+    AllSavesDamaged {
+        /// The folder of the saves.
+        folder: PathBuf,
+        /// Each with its file and the reason.
+        reasons: Vec<String>,
+    },
     /// The report of a run cannot be made.
     #[error("the report of the run: {source}")]
     Report {

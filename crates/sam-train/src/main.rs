@@ -21,17 +21,21 @@ mod train;
 
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::Parser;
 
 use crate::cli::{Arguments, Command, RunArguments};
 use crate::failure::{BadInput, Failure};
+use crate::output::finish_output;
 
 /// Reuses the memory of freed tensors.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    match run(Arguments::parse()) {
+    let result = run(Arguments::parse());
+    let printed = finish_output().context("standard output could not be written; the work itself is done");
+    match result.and_then(|()| Ok(printed?)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }

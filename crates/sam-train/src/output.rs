@@ -1,20 +1,42 @@
-//! Standard output that survives a closed pipe: `| head` stops the printing, never the work.
+//! Standard output that never ends the work: `| head` stops the printing, and a full disk behind it is reported at the end.
 
-use std::io::{ErrorKind, Result, StdoutLock, Write};
+use std::io::{Error, ErrorKind, Result, StdoutLock, Write};
+use std::sync::{Mutex, PoisonError};
 
-/// Standard output; once the pipe is closed, output is discarded.
+/// The first error, other than a closed pipe.
+static FAILED: Mutex<Option<Error>> = Mutex::new(None);
+
+/// Standard output; once it fails, output is discarded.
 pub(crate) struct Output(Option<StdoutLock<'static>>);
 
 pub(crate) fn output() -> Output {
-    Output(Some(std::io::stdout().lock()))
+    let has_failed = FAILED.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+    Output((!has_failed).then(|| std::io::stdout().lock()))
+}
+
+/// Writes what is still buffered.
+///
+/// # Errors
+///
+/// When something could not be written, now or before; a closed pipe is no error.
+pub(crate) fn finish_output() -> Result<()> {
+    output().flush()?;
+    match FAILED.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
 }
 
 impl Output {
-    fn unless_closed<T>(&mut self, nothing: T, print: impl FnOnce(&mut StdoutLock<'static>) -> Result<T>) -> Result<T> {
+    fn unless_failed<T>(&mut self, nothing: T, print: impl FnOnce(&mut StdoutLock<'static>) -> Result<T>) -> Result<T> {
         let Some(stdout) = &mut self.0 else { return Ok(nothing) };
         match print(stdout) {
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => {
+            Err(error) if error.kind() == ErrorKind::Interrupted => Err(error),
+            Err(error) => {
                 self.0 = None;
+                if error.kind() != ErrorKind::BrokenPipe {
+                    *FAILED.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                }
                 Ok(nothing)
             }
             result => result,
@@ -24,10 +46,10 @@ impl Output {
 
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> Result<usize> {
-        self.unless_closed(bytes.len(), |stdout| stdout.write(bytes))
+        self.unless_failed(bytes.len(), |stdout| stdout.write(bytes))
     }
 
     fn flush(&mut self) -> Result<()> {
-        self.unless_closed((), |stdout| stdout.flush())
+        self.unless_failed((), |stdout| stdout.flush())
     }
 }

@@ -1,23 +1,28 @@
 //! What a run leaves behind and shows while it goes: events and their observers, logs, previews, saves, the report.
 
+mod checkpoint_files;
+mod checksum;
 mod dashboard;
 mod events;
 mod previews;
 mod run_curves;
+mod run_lock;
 mod run_log;
 mod run_report;
 mod saved_state;
 mod tensorboard;
 
 pub use events::{Observer, RunEvent, SegmentationTerms, StepRecord, ValidationRecord};
+pub use run_lock::{LOCK_FILE, RunLock};
 pub use run_log::RunHistory;
 pub use run_report::{REPORT_FILE, RunReport, duration};
-pub use saved_state::{Progress, SavedState, Scores};
+pub use saved_state::{Progress, SavedState, Saves, Scores};
 
+pub(crate) use checkpoint_files::{CheckpointFiles, CheckpointProblem};
 pub(crate) use dashboard::Dashboard;
 pub(crate) use events::Observers;
 pub(crate) use previews::{draw as draw_preview, write as write_preview};
-pub(crate) use run_log::MetricsLog;
+pub(crate) use run_log::{LOG_FILE, MetricsLog};
 pub(crate) use tensorboard::TensorBoard;
 
 /// The best checkpoint in a run folder.

@@ -1,18 +1,23 @@
 //! `metrics.jsonl`: a line for each step and each validation of a run.
 //!
-//! A resumed run repeats the steps after its last save, so their lines are removed first.
+//! A save remembers length and checksum of the log. A resumed run repeats the steps after its save, so their lines are
+//! removed first: the log holds every step and every validation once, however often the run was stopped.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use sam_files::write_atomically;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
+use super::checksum::Checksum;
 use super::events::{Observer, RunEvent, StepRecord, ValidationRecord};
+use super::saved_state::{Progress, SavedState};
 use crate::error::LearnError;
 
-const LOG_FILE: &str = "metrics.jsonl";
+pub(crate) const LOG_FILE: &str = "metrics.jsonl";
 
 const STEP: &str = "step";
 const VALIDATION: &str = "validation";
@@ -32,20 +37,37 @@ pub(crate) struct MetricsLog {
 }
 
 impl MetricsLog {
-    /// Opens the log of a run folder; lines about steps after `done_step` are removed.
+    /// Opens the log of a run folder as it was at a save: later lines are removed, because their steps are repeated. Without
+    /// a save the run begins again, and its log with it.
+    ///
+    /// Returns warnings when the log is not as it was at the save; it then holds the lines that can still be read, and the
+    /// validations that the save knows.
     ///
     /// # Errors
     ///
     /// When it cannot be read or written.
-    pub(crate) fn open(folder: &Path, done_step: u64) -> Result<Self, LearnError> {
+    pub(crate) fn open(folder: &Path, saved: Option<&SavedState>) -> Result<(Self, Vec<String>), LearnError> {
         let path = folder.join(LOG_FILE);
         let write_error = |source| LearnError::Write { path: path.clone(), source };
-        if path.exists() {
-            let kept = lines_up_to(&path, done_step)?;
-            write_atomically(&path, &kept).map_err(write_error)?;
-        }
+        let mut warnings = Vec::new();
         let file = OpenOptions::new().create(true).append(true).open(&path).map_err(write_error)?;
-        Ok(Self { path, file })
+        match saved {
+            None => file.set_len(0).map_err(write_error)?,
+            Some(saved) if Checksum::of_beginning(&path, saved.log.bytes).is_ok_and(|found| found == saved.log) => {
+                file.set_len(saved.log.bytes).map_err(write_error)?;
+            }
+            Some(saved) => {
+                let (lines, n_dropped) = restored_lines(&path, &saved.progress)?;
+                write_atomically(&path, &lines).map_err(write_error)?;
+                warnings.push(format!(
+                    "{} is damaged: {n_dropped} lines cannot be read, and steps may be missing; the validations that the \
+                     save knows are in it",
+                    path.display()
+                ));
+            }
+        }
+        let file = OpenOptions::new().append(true).open(&path).map_err(write_error)?;
+        Ok((Self { path, file }, warnings))
     }
 
     fn line<T: Serialize>(&mut self, event: &'static str, record: &T) -> Result<(), LearnError> {
@@ -126,20 +148,39 @@ impl RecordedLine {
     }
 }
 
-/// Without a line that a crash cut short.
-fn lines_up_to(path: &Path, done_step: u64) -> Result<Vec<u8>, LearnError> {
-    let read_error = |source: std::io::Error| LearnError::Read { path: path.to_owned(), reason: source.to_string() };
-    let mut kept = Vec::new();
-    for line in BufReader::new(File::open(path).map_err(read_error)?).lines() {
-        let line = line.map_err(read_error)?;
-        let record: Option<serde_json::Value> = serde_json::from_str(&line).ok();
-        let step = record.and_then(|record| record.get("step").and_then(serde_json::Value::as_u64));
-        if step.is_some_and(|step| step <= done_step) {
-            kept.extend_from_slice(line.as_bytes());
-            kept.push(b'\n');
+/// What a damaged log still holds up to a save, each step and each validation once and in order, with the validations that
+/// the save knows; and the number of lines that cannot be read.
+fn restored_lines(path: &Path, progress: &Progress) -> Result<(Vec<u8>, usize), LearnError> {
+    let bytes =
+        std::fs::read(path).map_err(|source| LearnError::Read { path: path.to_owned(), reason: source.to_string() })?;
+    let mut lines: BTreeMap<(u64, bool), Vec<u8>> = BTreeMap::new();
+    let mut n_dropped = 0;
+    for line in bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+        let key = match RecordedLine::of(line) {
+            Some(RecordedLine::Step(record)) => (record.step, false),
+            Some(RecordedLine::Validation(record)) => (record.scores.step, true),
+            None => {
+                n_dropped += 1;
+                continue;
+            }
+        };
+        if key.0 <= progress.step {
+            lines.entry(key).or_insert_with(|| line.to_vec());
         }
     }
-    Ok(kept)
+    for scores in [&progress.baseline, &progress.best, &progress.last].into_iter().flatten() {
+        let record = json!({
+            "event": VALIDATION,
+            "step": scores.step,
+            "metrics": scores.metrics,
+            "metric": "",
+            "is_best": progress.best.as_ref() == Some(scores),
+            "is_baseline": scores.step == 0,
+            "took_s": 0.0,
+        });
+        lines.entry((scores.step, true)).or_insert_with(|| record.to_string().into_bytes());
+    }
+    Ok((lines.into_values().flat_map(|line| [line, b"\n".to_vec()].concat()).collect(), n_dropped))
 }
 
 #[cfg(test)]
@@ -147,20 +188,47 @@ mod tests {
     use super::*;
     use crate::record::{Scores, SegmentationTerms};
 
-    #[test]
-    fn lines_after_the_save_and_partial_lines_are_removed() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("metrics.jsonl");
-        std::fs::write(&path, "{\"event\":\"step\",\"step\":1}\n{\"event\":\"step\",\"step\":2}\n{\"event\":\"st")
-            .expect("written");
-        drop(MetricsLog::open(folder.path(), 1).expect("opens"));
-        assert_eq!(std::fs::read_to_string(&path).expect("there"), "{\"event\":\"step\",\"step\":1}\n");
+    fn saved(step: u64, log: &Path, bytes: u64) -> SavedState {
+        let log = Checksum::of_beginning(log, bytes).expect("readable");
+        let scores = Scores { step: 0, metrics: std::iter::once(("a".to_owned(), 0.5)).collect() };
+        SavedState::for_test(Progress { step, baseline: Some(scores), ..Progress::default() }, log)
     }
 
     #[test]
-    fn written_records_are_read_back() {
+    fn lines_after_the_save_are_removed() {
         let folder = tempfile::tempdir().expect("a folder");
-        let step = |step: u64, segmentation| StepRecord {
+        let path = folder.path().join(LOG_FILE);
+        let before = "{\"event\":\"step\",\"step\":1}\n";
+        std::fs::write(&path, format!("{before}{{\"event\":\"step\",\"step\":2}}\n{{\"event\":\"st")).expect("written");
+        let state = saved(1, &path, before.len() as u64);
+        let (_, warnings) = MetricsLog::open(folder.path(), Some(&state)).expect("opens");
+        assert_eq!((warnings, std::fs::read_to_string(&path).expect("there").as_str()), (Vec::new(), before));
+        MetricsLog::open(folder.path(), None).expect("opens");
+        assert_eq!(std::fs::read(&path).expect("there"), b"");
+    }
+
+    #[test]
+    fn a_damaged_log_keeps_what_can_be_read_and_what_the_save_knows() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join(LOG_FILE);
+        let (mut log, _) = MetricsLog::open(folder.path(), None).expect("opens");
+        [1, 2, 2, 3].into_iter().for_each(|at| log.on(&RunEvent::Step(step(at, None))).expect("written"));
+        let bytes = std::fs::metadata(&path).expect("there").len();
+        let state = saved(2, &path, bytes);
+        log.file.write_all(b"more").expect("written");
+        let mut damaged = std::fs::read(&path).expect("there");
+        damaged[0] = 0xFF;
+        std::fs::write(&path, damaged).expect("written");
+        let (_, warnings) = MetricsLog::open(folder.path(), Some(&state)).expect("opens");
+        assert!(warnings.len() == 1 && warnings[0].contains(LOG_FILE), "{warnings:?}");
+        let history = RunHistory::read(folder.path()).expect("reads");
+        assert_eq!(history.steps, [step(2, None)]);
+        assert_eq!(history.validations.len(), 1, "the baseline");
+        assert_eq!(history.n_unreadable, 0);
+    }
+
+    fn step(step: u64, segmentation: Option<SegmentationTerms>) -> StepRecord {
+        StepRecord {
             step,
             of_steps: 9,
             lr: 1e-4,
@@ -173,14 +241,19 @@ mod tests {
             memory_mib: 5.0,
             elapsed_s: 6.0,
             eta_s: 7.0,
-        };
+        }
+    }
+
+    #[test]
+    fn written_records_are_read_back() {
+        let folder = tempfile::tempdir().expect("a folder");
         let terms =
             SegmentationTerms { focal: 0.1, dice: 0.2, iou_error: 0.3, miou_first: 0.4, miou_last: 0.5, n_objects: 6 };
         let steps = vec![step(1, None), step(2, Some(terms))];
         let scores = Scores { step: 2, metrics: std::iter::once(("a/b".to_owned(), 0.25)).collect() };
         let validation =
             ValidationRecord { scores, metric: "a/b".to_owned(), is_best: true, is_baseline: false, took_s: 1.5 };
-        let mut log = MetricsLog::open(folder.path(), 0).expect("opens");
+        let (mut log, _) = MetricsLog::open(folder.path(), None).expect("opens");
         let events = steps.iter().cloned().map(RunEvent::Step).chain([RunEvent::Validated(validation.clone())]);
         events.for_each(|event| log.on(&event).expect("written"));
         log.file.write_all(b"{\"event\":\"step\",\"st").expect("written");

@@ -1,8 +1,9 @@
 //! Everything that a run needs to be resumed as if it had never stopped: weights, moments, moving average, step, best so far.
 //!
 //! One folder per save, `checkpoints/step-00000500` (`step-00000500.1` when the same step is saved again, with its
-//! validation), written beside its final name, synced and renamed; the one before is removed only then. So a crash or a full
-//! disk leaves the last complete save. No random state is saved: every draw is a function of the seed and the step.
+//! validation), written beside its final name, synced and renamed. The save before is kept, older ones are removed: so a
+//! crash or a full disk leaves the last complete save, and a damaged one is found by its checksums and the one before is
+//! used. No random state is saved: every draw is a function of the seed and the step.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -12,16 +13,20 @@ use std::path::{Path, PathBuf};
 use burn::module::Module;
 use burn::optim::OptimizerRecord;
 use burn::store::{ModuleRecord, RecordError};
-use sam_files::{UNFINISHED_PREFIX, write_folder_atomically};
+use sam_files::write_folder_atomically;
 use serde::{Deserialize, Serialize};
 
+use super::checksum::Checksum;
 use crate::error::LearnError;
 
 const MODEL: &str = "model.bpk";
 const OPTIMISER: &str = "optimiser.bpk";
 const AVERAGE: &str = "average.bpk";
 const PROGRESS: &str = "progress.json";
+const CHECKSUMS: &str = "checksums.json";
 const PREFIX: &str = "step-";
+/// The newest, and the one that is used when the newest is damaged.
+const SAVES_KEPT: usize = 2;
 
 /// The progress of a run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -58,38 +63,71 @@ pub struct SavedState {
     folder: PathBuf,
     /// The progress of the run.
     pub progress: Progress,
+    /// `metrics.jsonl` as it was at the save.
+    pub(crate) log: Checksum,
+}
+
+/// The saves of a run, as a resume finds them.
+#[derive(Clone, Debug, Default)]
+pub struct Saves {
+    /// The newest one whose files are as they were written; `None` when nothing was saved yet.
+    pub intact: Option<SavedState>,
+    /// Newer ones that are damaged, each with its file and the reason.
+    pub damaged: Vec<String>,
+}
+
+/// What a save holds beside its files, so that damage is found.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Checksums {
+    files: BTreeMap<String, Checksum>,
+    log: Checksum,
 }
 
 impl SavedState {
-    /// The newest complete save of a run, or `None` when there is none yet. Saves that a crash interrupted are removed.
+    /// The newest intact save of a run. Nothing is changed.
     ///
     /// # Errors
     ///
-    /// When the folder cannot be read or the newest save is damaged.
-    pub fn newest(checkpoints: &Path) -> Result<Option<Self>, LearnError> {
-        let mut newest: Option<((u64, u64), PathBuf)> = None;
-        let entries = match fs::read_dir(checkpoints) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(read_error(checkpoints, error)),
-        };
-        for entry in entries {
-            let entry = entry.map_err(|error| read_error(checkpoints, error))?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if name.starts_with(UNFINISHED_PREFIX) {
-                // It is never read, so it does no harm where it cannot be removed.
-                let _ = fs::remove_dir_all(entry.path());
-            } else if let Some(order) = save_order(&name)
-                && newest.as_ref().is_none_or(|(best, _)| order > *best)
-            {
-                newest = Some((order, entry.path()));
+    /// When the folder cannot be read, or when there are saves and all are damaged.
+    pub fn newest(checkpoints: &Path) -> Result<Saves, LearnError> {
+        let mut saves = Saves::default();
+        for folder in saves_in(checkpoints)?.into_iter().rev() {
+            match Self::open(&folder) {
+                Ok(state) => {
+                    saves.intact = Some(state);
+                    return Ok(saves);
+                }
+                Err(error) => saves.damaged.push(error.to_string()),
             }
         }
-        let Some((_, folder)) = newest else { return Ok(None) };
-        let path = folder.join(PROGRESS);
-        let text = fs::read_to_string(&path).map_err(|error| read_error(&path, error))?;
-        let progress = serde_json::from_str(&text).map_err(|error| read_error(&path, error))?;
-        Ok(Some(Self { folder, progress }))
+        match saves.damaged.is_empty() {
+            true => Ok(saves),
+            false => Err(LearnError::AllSavesDamaged { folder: checkpoints.to_owned(), reasons: saves.damaged }),
+        }
+    }
+
+    /// Opens a save and compares its files with their checksums.
+    fn open(folder: &Path) -> Result<Self, LearnError> {
+        let Checksums { files, log } = read_json(&folder.join(CHECKSUMS))?;
+        for (name, expected) in &files {
+            let path = folder.join(name);
+            let found = Checksum::of(&path).map_err(|error| read_error(&path, error))?;
+            if found != *expected {
+                return Err(read_error(&path, "it is damaged: its contents are not those that were written"));
+            }
+        }
+        for name in [MODEL, OPTIMISER, PROGRESS] {
+            if !files.contains_key(name) {
+                return Err(read_error(&folder.join(CHECKSUMS), format!("it does not list {name}")));
+            }
+        }
+        Ok(Self { folder: folder.to_owned(), progress: read_json(&folder.join(PROGRESS))?, log })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn for_test(progress: Progress, log: Checksum) -> Self {
+        Self { folder: PathBuf::new(), progress, log }
     }
 
     /// Weights with the parameter ids of the optimiser's state, on the device of `model`.
@@ -101,14 +139,13 @@ impl SavedState {
         load_module(model, &self.folder.join(MODEL))
     }
 
-    /// The moving average of the weights, where there is one.
+    /// The moving average of the weights.
     ///
     /// # Errors
     ///
-    /// When the file cannot be read or is of another model.
-    pub(crate) fn load_average<M: Module>(&self, model: M) -> Result<Option<M>, LearnError> {
-        let path = self.folder.join(AVERAGE);
-        if path.exists() { load_module(model, &path).map(Some) } else { Ok(None) }
+    /// When there is none, or the file cannot be read or is of another model.
+    pub(crate) fn load_average<M: Module>(&self, model: M) -> Result<M, LearnError> {
+        load_module(model, &self.folder.join(AVERAGE))
     }
 
     /// Moments of the optimiser.
@@ -121,7 +158,10 @@ impl SavedState {
         OptimizerRecord::load(&path).map_err(|error| read_error(&path, error))
     }
 
-    /// Writes a save and removes the ones before.
+    /// Writes a save; the one before is kept, older ones are removed.
+    ///
+    /// # Arguments
+    /// - `log`: `metrics.jsonl`, of which the save remembers length and checksum
     ///
     /// # Errors
     ///
@@ -132,6 +172,7 @@ impl SavedState {
         average: Option<&M>,
         optimiser: OptimizerRecord,
         progress: &Progress,
+        log: &Path,
     ) -> Result<PathBuf, LearnError> {
         fs::create_dir_all(checkpoints).map_err(|source| write_error(checkpoints, source))?;
         let name = |repeat: u64| match repeat {
@@ -140,6 +181,7 @@ impl SavedState {
         };
         let repeat = (0..).find(|&repeat| !checkpoints.join(name(repeat)).exists()).unwrap_or_default();
         let folder = checkpoints.join(name(repeat));
+        let log = Checksum::of(log).map_err(|error| read_error(log, error))?;
         write_folder_atomically(
             &folder,
             |source| write_error(&folder, source),
@@ -150,20 +192,38 @@ impl SavedState {
                 if let Some(average) = average {
                     average.clone().into_record().save(temporary.join(AVERAGE)).map_err(failed)?;
                 }
-                let text =
-                    serde_json::to_string_pretty(progress).map_err(|error| write_error(&folder, error.into()))?;
-                fs::write(temporary.join(PROGRESS), text).map_err(|source| write_error(&folder, source))?;
-                sync_files(temporary).map_err(|source| write_error(&folder, source))
+                let in_folder = |source| write_error(&folder, source);
+                write_json(&temporary.join(PROGRESS), progress).map_err(in_folder)?;
+                let files = checksums_of(temporary).map_err(in_folder)?;
+                write_json(&temporary.join(CHECKSUMS), &Checksums { files, log }).map_err(in_folder)?;
+                sync_files(temporary).map_err(in_folder)
             },
         )?;
-        for entry in fs::read_dir(checkpoints).map_err(|source| write_error(checkpoints, source))?.flatten() {
-            if save_order(&entry.file_name().to_string_lossy()).is_some() && entry.path() != folder {
-                // A save that cannot be removed only takes space.
-                let _ = fs::remove_dir_all(entry.path());
-            }
+        let saves = saves_in(checkpoints)?;
+        for old in saves.iter().rev().skip(SAVES_KEPT) {
+            // A save that cannot be removed only takes space.
+            let _ = fs::remove_dir_all(old);
         }
         Ok(folder)
     }
+}
+
+/// Folders of complete saves, the newest last.
+fn saves_in(checkpoints: &Path) -> Result<Vec<PathBuf>, LearnError> {
+    let entries = match fs::read_dir(checkpoints) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(read_error(checkpoints, error)),
+    };
+    let mut saves = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|error| read_error(checkpoints, error))?;
+        if let Some(order) = save_order(&entry.file_name().to_string_lossy()) {
+            saves.push((order, entry.path()));
+        }
+    }
+    saves.sort();
+    Ok(saves.into_iter().map(|(_, folder)| folder).collect())
 }
 
 /// Step and repetition of a save, from the name of its folder.
@@ -177,11 +237,29 @@ fn load_module<M: Module>(module: M, path: &Path) -> Result<M, LearnError> {
     module.try_load_record(record).map_err(|error| read_error(path, error))
 }
 
+fn checksums_of(folder: &Path) -> io::Result<BTreeMap<String, Checksum>> {
+    fs::read_dir(folder)?
+        .map(|entry| {
+            let entry = entry?;
+            Ok((entry.file_name().to_string_lossy().into_owned(), Checksum::of(&entry.path())?))
+        })
+        .collect()
+}
+
 fn sync_files(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         File::open(entry?.path())?.sync_all()?;
     }
     Ok(())
+}
+
+fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    fs::write(path, serde_json::to_string_pretty(value)?)
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, LearnError> {
+    let bytes = fs::read(path).map_err(|error| read_error(path, error))?;
+    serde_json::from_slice(&bytes).map_err(|error| read_error(path, error))
 }
 
 fn read_error(path: &Path, error: impl std::fmt::Display) -> LearnError {

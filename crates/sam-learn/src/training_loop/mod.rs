@@ -24,8 +24,9 @@ use crate::error::LearnError;
 use crate::optim::{averaged, clip_by_global_norm, optimiser_and_rates, scaled};
 use crate::options::{LogOptions, OptimiserOptions, ScheduleOptions, ValidationOptions};
 use crate::record::{
-    BEST_FILE, CHECKPOINTS_FOLDER, Dashboard, LAST_FILE, MetricsLog, Observer, Observers, Progress, RunEvent,
-    SavedState, Scores, SegmentationTerms, StepRecord, TensorBoard, ValidationRecord, write_preview,
+    BEST_FILE, CHECKPOINTS_FOLDER, CheckpointFiles, CheckpointProblem, Dashboard, LAST_FILE, LOG_FILE, MetricsLog,
+    Observer, Observers, Progress, RunEvent, SavedState, Scores, SegmentationTerms, StepRecord, TensorBoard,
+    ValidationRecord, write_preview,
 };
 use crate::task::{BatchReport, Task, ValidationOutput, ValidationRequest, weighted_mean};
 use pace::{Pace, memory_mib};
@@ -101,6 +102,7 @@ struct Run<T: Task> {
     progress: Progress,
     pace: Pace,
     interrupter: Interrupter,
+    checkpoints: CheckpointFiles,
     observers: Observers,
 }
 
@@ -111,11 +113,11 @@ impl<T: Task> Run<T> {
         if let Some(state) = resume {
             task = state.load_model(task)?;
         }
-        let progress = resume.map(|state| state.progress.clone()).unwrap_or_default();
+        let mut progress = resume.map(|state| state.progress.clone()).unwrap_or_default();
         let average = match (options.optimiser.ema_decay, resume) {
             (None, _) => None,
             (Some(_), None) => Some(task.valid().network().clone()),
-            (Some(_), Some(state)) => state.load_average(task.valid().network().clone())?,
+            (Some(_), Some(state)) => Some(state.load_average(task.valid().network().clone())?),
         };
         // The parameters' ids count, so the weights are loaded before.
         let (mut optimiser, rates) = optimiser_and_rates(
@@ -129,7 +131,12 @@ impl<T: Task> Run<T> {
             optimiser = optimiser.load_record(state.load_optimiser()?);
         }
         // All that watches the run, in the order in which it receives events.
-        let mut observers: Vec<Box<dyn Observer>> = vec![Box::new(MetricsLog::open(&options.folder, progress.step)?)];
+        let (log, mut warnings) = MetricsLog::open(&options.folder, resume)?;
+        let checkpoints = CheckpointFiles::open(&options.folder);
+        if resume.is_some() {
+            warnings.extend(check_checkpoints(&checkpoints, &mut progress));
+        }
+        let mut observers: Vec<Box<dyn Observer>> = vec![Box::new(log)];
         if options.log.tensorboard {
             observers.push(Box::new(TensorBoard::new(&options.folder)));
         }
@@ -140,7 +147,7 @@ impl<T: Task> Run<T> {
         observers.extend(setup.observers);
         let first_batch = progress.step * options.optimiser.accumulation.max(1) as u64;
         let batches = Loader::new(setup.samples, setup.loader, first_batch);
-        let run = Self {
+        let mut run = Self {
             options,
             device,
             batches,
@@ -151,8 +158,10 @@ impl<T: Task> Run<T> {
             progress,
             pace: Pace::default(),
             interrupter,
+            checkpoints,
             observers: Observers(observers),
         };
+        warnings.into_iter().try_for_each(|message| run.observers.notify(&RunEvent::Warning { message }))?;
         Ok((run, task))
     }
 
@@ -329,7 +338,7 @@ impl<T: Task> Run<T> {
         let record = self.score(Scores { step, metrics }, better, took);
         if record.is_best {
             // The file first: a crash in between repeats this validation.
-            T::write(model.network(), &self.options.folder.join(BEST_FILE))?;
+            self.checkpoints.write(BEST_FILE, |path| T::write(model.network(), path))?;
         }
         self.update_progress(&record);
         self.observers.notify(&RunEvent::Validated(record))?;
@@ -368,15 +377,36 @@ impl<T: Task> Run<T> {
     fn save(&mut self, task: &T) -> Result<(), LearnError> {
         let folder = &self.options.folder;
         let network = self.average.clone().unwrap_or_else(|| task.valid().network().clone());
-        T::write(&network, &folder.join(LAST_FILE))?;
+        self.checkpoints.write(LAST_FILE, |path| T::write(&network, path))?;
         if self.validation.is_none() {
-            T::write(&network, &folder.join(BEST_FILE))?;
+            self.checkpoints.write(BEST_FILE, |path| T::write(&network, path))?;
         }
         let (model, optimiser) = (task.clone().into_record(), self.optimiser.to_record());
         let checkpoints = folder.join(CHECKPOINTS_FOLDER);
-        let path = SavedState::save(&checkpoints, model, self.average.as_ref(), optimiser, &self.progress)?;
+        let log = folder.join(LOG_FILE);
+        let path = SavedState::save(&checkpoints, model, self.average.as_ref(), optimiser, &self.progress, &log)?;
         self.observers.notify(&RunEvent::Saved { step: self.progress.step, path })
     }
+}
+
+/// Checks the checkpoints of a resumed run. Without its file the best score is forgotten, so that the next validation
+/// writes a best checkpoint again.
+fn check_checkpoints(files: &CheckpointFiles, progress: &mut Progress) -> Vec<String> {
+    let mut warnings = Vec::new();
+    match files.problem(LAST_FILE) {
+        Some(CheckpointProblem::Lost(problem)) => warnings.push(format!("{problem}; the next save writes it again")),
+        Some(CheckpointProblem::Unchecked(problem)) => warnings.push(problem),
+        None => {}
+    }
+    match files.problem(BEST_FILE).filter(|_| progress.best.is_some()) {
+        Some(CheckpointProblem::Lost(problem)) => {
+            warnings.push(format!("{problem}; the next validation is the best so far and writes it again"));
+            (progress.best, progress.without_improvement) = (None, 0);
+        }
+        Some(CheckpointProblem::Unchecked(problem)) => warnings.push(problem),
+        None => {}
+    }
+    warnings
 }
 
 fn n_images(reports: &[BatchReport]) -> usize {

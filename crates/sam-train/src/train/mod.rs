@@ -28,7 +28,7 @@ use crate::train::session::RunSession;
 
 /// Runs a training.
 pub(crate) fn run_plan(plan: &TrainPlan, folder: RunFolder, arguments: &RunArguments) -> Result<(), Failure> {
-    let session = RunSession::new(folder, &plan.run, &plan.log, arguments)?;
+    let mut session = RunSession::new(folder, &plan.run, &plan.log, arguments)?;
     let inputs = OpenedInputs::open(plan).bad_input()?;
     session.start(&Task::Train.to_toml(plan)?, &inputs.notes)?;
     let training = Training {

@@ -32,7 +32,7 @@ const ENCODER_FILE: &str = "encoder.pth";
 
 /// Runs a pre-training.
 pub(crate) fn run_plan(plan: &PretrainPlan, folder: RunFolder, arguments: &RunArguments) -> Result<(), Failure> {
-    let session = RunSession::new(folder, &plan.run, &plan.log, arguments)?;
+    let mut session = RunSession::new(folder, &plan.run, &plan.log, arguments)?;
     let mut notes = Vec::new();
     let mae = open_model(plan, &mut notes).bad_input()?;
     let (samples, held_out) = open_data(plan, &mut notes).bad_input()?;

@@ -1,49 +1,96 @@
-//! The folder of a run: it documents itself, and it is replaced only on request.
+//! The folder of a run: it documents itself, one process at a time works in it, and it is replaced only on request.
 //!
 //! ```text
-//! config.toml        as typed            metrics.jsonl   a line per step and validation
-//! plan.toml          with every default  tensorboard/    the same for TensorBoard
+//! config.toml        as typed             metrics.jsonl   a line per step and validation
+//! plan.toml          with every default   tensorboard/    the same for TensorBoard
 //! environment.json   device and program   previews/       images at each validation
-//! best.safetensors   official keys       checkpoints/    everything to resume
-//! last.safetensors   official keys       report.html     curves, tables, previews (report.md: tables)
+//! best.safetensors   official keys        checkpoints/    everything to resume
+//! last.safetensors   official keys        report.html     curves, tables, previews (report.md: tables)
+//! checksums.json     of both              run.lock        which process works here
 //! ```
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use sam_learn::record::CHECKPOINTS_FOLDER;
+use sam_files::{UNFINISHED_PREFIX, sweep_unfinished, write_atomically};
+use sam_learn::record::{CHECKPOINTS_FOLDER, LOCK_FILE, RunLock};
+use serde_json::{Value, json};
 
 const CONFIG: &str = "config.toml";
 const PLAN: &str = "plan.toml";
 const ENVIRONMENT: &str = "environment.json";
+const RESUMED: &str = "resumed";
+
+/// Files that a run writes, beside those of [`FOLDERS`].
+const FILES: [&str; 13] = [
+    CONFIG,
+    PLAN,
+    ENVIRONMENT,
+    LOCK_FILE,
+    "metrics.jsonl",
+    "best.safetensors",
+    "last.safetensors",
+    "checksums.json",
+    "report.html",
+    "report.md",
+    "encoder.pth",
+    "export.pth",
+    "export-1024.safetensors",
+];
+
+/// Folders that a run writes, with the beginning of the names in them.
+const FOLDERS: [(&str, &str); 4] = [
+    (CHECKPOINTS_FOLDER, "step-"),
+    ("previews", "step-"),
+    ("tensorboard", "events.out.tfevents."),
+    ("export-huggingface", ""),
+];
 
 /// A run folder, which may not exist yet.
 #[derive(Clone, Debug)]
 pub(crate) struct RunFolder {
     path: PathBuf,
-    /// Whether an earlier run in it is deleted.
-    replaces: bool,
+    start: Start,
+    /// Held until the last clone is dropped; `None` until the folder exists.
+    lock: Option<Arc<RunLock>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    /// There is no run in the folder.
+    New,
+    /// The run in it is deleted.
+    Replace,
+    /// The run in it is resumed.
+    Resume,
 }
 
 impl RunFolder {
-    /// The folder of a new run.
+    /// The folder of a new run. A run that ended before its first save is begun again.
     pub(crate) fn to_create(path: &Path, force: bool) -> Result<Self> {
-        let is_there = path.symlink_metadata().is_ok();
-        let is_empty = path.read_dir().is_ok_and(|mut entries| entries.next().is_none());
-        if !is_there || is_empty {
-            return Ok(Self { path: path.to_owned(), replaces: false });
+        if !path.is_dir() && path.symlink_metadata().is_err() {
+            return Ok(Self { path: path.to_owned(), start: Start::New, lock: None });
         }
         let shown = path.display();
-        if !path.join(PLAN).is_file() {
+        let Ok(entries) = path.read_dir() else {
+            bail!("run.dir: {shown} exists but is not a folder; choose another one");
+        };
+        let names: Vec<String> =
+            entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        let is_run = path.join(PLAN).is_file();
+        if !is_run && !names.iter().all(|name| comes_before_the_plan(name)) {
             bail!("run.dir: {shown} exists but is not a run folder; choose another folder");
         }
-        if !force {
+        let lock = Some(Arc::new(RunLock::acquire(path)?));
+        if is_run && has_saves(path) && !force {
             bail!(
                 "run.dir: {shown} contains a run; resume it with `sam-train --resume {shown}`, choose another folder, \
                  or use --force to replace it"
             );
         }
-        Ok(Self { path: path.to_owned(), replaces: true })
+        let start = if is_run { Start::Replace } else { Start::New };
+        Ok(Self { path: path.to_owned(), start, lock })
     }
 
     /// The folder of a run to resume.
@@ -51,7 +98,8 @@ impl RunFolder {
         if !path.join(PLAN).is_file() {
             bail!("--resume {}: must be a run folder; there is no {PLAN} in it", path.display());
         }
-        Ok(Self { path: path.to_owned(), replaces: false })
+        let lock = Some(Arc::new(RunLock::acquire(path)?));
+        Ok(Self { path: path.to_owned(), start: Start::Resume, lock })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -70,30 +118,53 @@ impl RunFolder {
     pub(crate) fn texts(&self) -> Vec<(&'static str, String)> {
         [("Configuration, as typed", CONFIG), ("Plan, with every default", PLAN)]
             .into_iter()
-            .filter_map(|(what, name)| Some((what, std::fs::read_to_string(self.path.join(name)).ok()?)))
+            .filter_map(|(what, name)| {
+                let bytes = std::fs::read(self.path.join(name)).ok()?;
+                Some((what, String::from_utf8_lossy(&bytes).into_owned()))
+            })
             .collect()
     }
 
     /// Device and program, as [`RunFolder::write_start`] writes them.
-    pub(crate) fn environment(&self) -> serde_json::Value {
-        let text = std::fs::read_to_string(self.path.join(ENVIRONMENT)).unwrap_or_default();
-        serde_json::from_str(&text).unwrap_or_default()
+    pub(crate) fn environment(&self) -> Value {
+        let text = std::fs::read(self.path.join(ENVIRONMENT)).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
     }
 
-    /// Creates the folder and writes configuration, plan and environment; a resumed run overwrites them.
-    pub(crate) fn write_start(&self, plan_toml: &str, device: &str, config: Option<&Path>) -> Result<()> {
+    /// Creates the folder, or clears it of the run that is replaced, and writes configuration, environment and plan. A
+    /// resume changes only what differs.
+    pub(crate) fn write_start(&mut self, plan_toml: &str, device: &str, config: Option<&Path>) -> Result<()> {
         let failed = || format!("{}: the run folder cannot be written", self.path.display());
-        if self.replaces {
-            std::fs::remove_dir_all(&self.path).with_context(failed)?;
-        }
         std::fs::create_dir_all(&self.path).with_context(failed)?;
-        if let Some(config) = config {
-            std::fs::copy(config, self.path.join(CONFIG)).with_context(failed)?;
+        if self.lock.is_none() {
+            self.lock = Some(Arc::new(RunLock::acquire(&self.path)?));
+            if self.plan_path().exists() {
+                bail!("run.dir: {} contains a run that another process has just begun", self.path.display());
+            }
         }
-        std::fs::write(self.plan_path(), plan_toml).with_context(failed)?;
-        let environment = serde_json::json!({
+        for folder in [self.path.clone(), self.checkpoints(), self.path.join("previews")] {
+            sweep_unfinished(&folder);
+        }
+        // Before anything is removed, as it may lie in the folder.
+        let typed =
+            config.map(|path| std::fs::read(path).with_context(|| format!("{}", path.display()))).transpose()?;
+        if self.start == Start::Replace {
+            self.remove_run().with_context(failed)?;
+        }
+        if let Some(typed) = typed {
+            self.replace(CONFIG, &typed).with_context(failed)?;
+        }
+        let environment = self.environment_of_session(device);
+        self.replace(ENVIRONMENT, format!("{environment:#}\n").as_bytes()).with_context(failed)?;
+        // Last: a folder with a plan is a run.
+        self.replace(PLAN, plan_toml.as_bytes()).with_context(failed)
+    }
+
+    /// Of a new run; of a resumed one what is there, with this session added.
+    fn environment_of_session(&self, device: &str) -> Value {
+        let session = json!({
             "program": env!("CARGO_PKG_VERSION"),
-            "command": std::env::args().collect::<Vec<_>>(),
+            "command": std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>(),
             "os": std::env::consts::OS,
             "architecture": std::env::consts::ARCH,
             "processors": std::thread::available_parallelism().map_or(1, usize::from),
@@ -102,8 +173,151 @@ impl RunFolder {
                 .duration_since(std::time::UNIX_EPOCH)
                 .map_or(0, |since| since.as_secs()),
         });
-        let text = serde_json::to_string_pretty(&environment)?;
-        std::fs::write(self.path.join(ENVIRONMENT), text + "\n").with_context(failed)?;
+        let mut environment = match self.start {
+            Start::New | Start::Replace => return session,
+            Start::Resume => self.environment(),
+        };
+        let Some(first) = environment.as_object_mut() else { return session };
+        match first.entry(RESUMED).or_insert_with(|| json!([])).as_array_mut() {
+            Some(sessions) => sessions.push(session),
+            None => return session,
+        }
+        environment
+    }
+
+    fn replace(&self, name: &str, content: &[u8]) -> std::io::Result<()> {
+        let path = self.path.join(name);
+        if std::fs::read(&path).is_ok_and(|old| old == content) {
+            return Ok(());
+        }
+        write_atomically(&path, content).map(drop)
+    }
+
+    /// Removes what a run has written, and nothing else.
+    fn remove_run(&self) -> std::io::Result<()> {
+        for entry in self.path.read_dir()? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name != LOCK_FILE && is_file_of_a_run(&name) {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+        for (name, prefix) in FOLDERS {
+            let folder = self.path.join(name);
+            let Ok(entries) = folder.read_dir() else { continue };
+            for entry in entries {
+                let entry = entry?;
+                if !entry.file_name().to_string_lossy().starts_with(prefix) {
+                    continue;
+                }
+                match entry.file_type()?.is_dir() {
+                    true => std::fs::remove_dir_all(entry.path())?,
+                    false => std::fs::remove_file(entry.path())?,
+                }
+            }
+            // It stays when something else is in it.
+            let _ = std::fs::remove_dir(&folder);
+        }
         Ok(())
+    }
+}
+
+/// Whether a run writes a file of this name before its plan: there is nothing else of a run that was killed that early.
+fn comes_before_the_plan(name: &str) -> bool {
+    [CONFIG, ENVIRONMENT, LOCK_FILE].contains(&name) || name.starts_with(UNFINISHED_PREFIX)
+}
+
+fn is_file_of_a_run(name: &str) -> bool {
+    let is_export = name.strip_prefix("export-").is_some_and(|size| {
+        size.strip_suffix(".safetensors").is_some_and(|size| size.bytes().all(|byte| byte.is_ascii_digit()))
+    });
+    is_export || FILES.contains(&name)
+}
+
+/// Whether there is something to lose: a save, or a best checkpoint.
+fn has_saves(folder: &Path) -> bool {
+    if folder.join("best.safetensors").exists() {
+        return true;
+    }
+    let Ok(mut entries) = folder.join(CHECKPOINTS_FOLDER).read_dir() else { return false };
+    entries.any(|entry| entry.is_ok_and(|entry| entry.file_name().to_string_lossy().starts_with("step-")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(names: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().expect("a folder");
+        for name in names {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().expect("a parent")).expect("a folder");
+            std::fs::write(path, "x").expect("written");
+        }
+        folder
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<String> = (folder.read_dir().expect("readable").flatten())
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn force_removes_only_what_a_run_writes() {
+        let folder = with(&[
+            "plan.toml",
+            "best.safetensors",
+            "notes.txt",
+            "export-64.safetensors",
+            "export-notes.safetensors",
+            "previews/step-00000001.png",
+            "previews/mine.png",
+            "checkpoints/step-00000001/model.bpk",
+        ]);
+        assert!(RunFolder::to_create(folder.path(), false).is_err(), "it holds a run");
+        let mut run = RunFolder::to_create(folder.path(), true).expect("forced");
+        run.write_start("plan", "cpu", None).expect("written");
+        let left = ["environment.json", "export-notes.safetensors", "notes.txt", "plan.toml", "previews", "run.lock"];
+        assert_eq!(names(folder.path()), left);
+        assert_eq!(names(&folder.path().join("previews")), ["mine.png"]);
+    }
+
+    #[test]
+    fn a_folder_of_something_else_is_never_touched() {
+        let folder = with(&["thesis.tex"]);
+        for force in [false, true] {
+            assert!(RunFolder::to_create(folder.path(), force).is_err());
+        }
+        assert_eq!(names(folder.path()), ["thesis.tex"]);
+    }
+
+    #[test]
+    fn a_run_that_ended_before_its_first_save_is_begun_again() {
+        for left in [&["config.toml", ".writing-1-a/plan.toml"][..], &["plan.toml", "metrics.jsonl", "run.lock"]] {
+            let folder = with(left);
+            let mut run = RunFolder::to_create(folder.path(), false).expect("nothing to lose");
+            run.write_start("new", "cpu", None).expect("written");
+            assert_eq!(std::fs::read_to_string(folder.path().join(PLAN)).expect("there"), "new");
+            assert!(!folder.path().join("metrics.jsonl").exists());
+        }
+    }
+
+    #[test]
+    fn a_resume_keeps_the_first_command() {
+        let folder = with(&[]);
+        let mut run = RunFolder::to_create(&folder.path().join("run"), false).expect("new");
+        run.write_start("plan", "cpu", None).expect("written");
+        drop(run);
+        let mut run = RunFolder::to_resume(&folder.path().join("run")).expect("a run");
+        run.write_start("plan", "cuda", None).expect("written");
+        let environment = run.environment();
+        assert_eq!(
+            (environment["device"].as_str(), environment[RESUMED][0]["device"].as_str()),
+            (Some("cpu"), Some("cuda"))
+        );
+        assert!(RunFolder::to_resume(&folder.path().join("run")).is_err(), "it is in use");
     }
 }

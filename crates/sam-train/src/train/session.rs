@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, anyhow};
 use burn::train::Interrupter;
 use sam_learn::options::{LogOptions, RunOptions};
-use sam_learn::record::{CHECKPOINTS_FOLDER, Observer, RunEvent, SavedState};
+use sam_learn::record::{CHECKPOINTS_FOLDER, Observer, RunEvent, SavedState, Saves};
 use sam_learn::{Ending, LearnError, Outcome};
 
 use crate::cli::RunArguments;
@@ -39,10 +39,13 @@ impl<'a> RunSession<'a> {
         arguments: &'a RunArguments,
     ) -> Result<Self, Failure> {
         use_threads(run.threads)?;
-        let resume = match arguments.resume {
+        let Saves { intact: resume, damaged } = match arguments.resume {
             Some(_) => SavedState::newest(&folder.checkpoints()).bad_input()?,
-            None => None,
+            None => Saves::default(),
         };
+        for reason in damaged {
+            writeln!(std::io::stderr(), "a save is skipped because it is damaged: {reason}")?;
+        }
         let is_terminal = std::io::stdout().is_terminal() && !arguments.plain;
         Ok(Self {
             run,
@@ -57,13 +60,16 @@ impl<'a> RunSession<'a> {
     }
 
     /// Prints `notes`, and creates the folder; from here on, Ctrl-C saves.
-    pub(super) fn start(&self, plan: &str, notes: &[String]) -> Result<(), Failure> {
+    pub(super) fn start(&mut self, plan: &str, notes: &[String]) -> Result<(), Failure> {
         let mut out = output();
         for note in notes {
             writeln!(out, "{note}")?;
         }
         drop(out);
-        self.folder.write_start(plan, &self.run.device, self.arguments.config.as_deref())?;
+        self.folder.write_start(plan, &self.run.device, self.arguments.config.as_deref()).map_err(|error| {
+            let is_held = matches!(error.downcast_ref(), Some(LearnError::InUse { .. }));
+            if is_held { Failure::Input(error) } else { Failure::Run(error) }
+        })?;
         stop_on_ctrl_c(&self.interrupter)
     }
 
@@ -121,7 +127,7 @@ fn use_threads(n_threads: usize) -> Result<(), Failure> {
 
 /// The saved state is still valid, so the message says how to resume.
 fn failed(error: LearnError, folder: &Path) -> Failure {
-    let saved = SavedState::newest(&folder.join(CHECKPOINTS_FOLDER)).ok().flatten();
+    let saved = SavedState::newest(&folder.join(CHECKPOINTS_FOLDER)).ok().and_then(|saves| saves.intact);
     let hint = saved.map(|state| {
         format!("step {} is saved; resume with: sam-train --resume {}", state.progress.step, folder.display())
     });
@@ -145,7 +151,8 @@ fn advice(error: &LearnError) -> Option<&'static str> {
     }
 }
 
-/// The first Ctrl-C finishes the step and saves; the second exits immediately.
+/// The first Ctrl-C finishes the step and saves; the second exits immediately. SIGTERM and SIGHUP, which clusters and lost
+/// connections send, are treated alike.
 fn stop_on_ctrl_c(interrupter: &Interrupter) -> Result<(), Failure> {
     let interrupter = interrupter.clone();
     let is_second = AtomicBool::new(false);

@@ -1,0 +1,121 @@
+//! `best.safetensors` and `last.safetensors` of a run, with checksums in `checksums.json` beside them.
+//!
+//! The checksum of a new file is written before the file replaces the old one, and the old one's is kept: whatever a crash
+//! interrupts, an undamaged file has one of the two.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use sam_files::{write_atomically, write_atomically_with};
+
+use super::checksum::Checksum;
+use crate::error::LearnError;
+
+const CHECKSUMS_FILE: &str = "checksums.json";
+
+/// The old and the new one.
+const REMEMBERED: usize = 2;
+
+/// What is wrong with a checkpoint, in a message that names it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum CheckpointProblem {
+    /// It is missing, damaged or unreadable.
+    Lost(String),
+    /// Nobody knows what it should hold.
+    Unchecked(String),
+}
+
+/// Writes and checks the checkpoints of a run folder.
+pub(crate) struct CheckpointFiles {
+    folder: PathBuf,
+    /// By name of the file, the newest last.
+    known: BTreeMap<String, Vec<Checksum>>,
+}
+
+impl CheckpointFiles {
+    /// Of a run folder, with what is remembered there.
+    pub(crate) fn open(folder: &Path) -> Self {
+        let text = std::fs::read(folder.join(CHECKSUMS_FILE)).unwrap_or_default();
+        // Without it no file can be checked, which `problem` reports.
+        let known = serde_json::from_slice(&text).unwrap_or_default();
+        Self { folder: folder.to_owned(), known }
+    }
+
+    /// What is wrong with a checkpoint that the run has written; `None` when it is as it was written.
+    pub(crate) fn problem(&self, name: &str) -> Option<CheckpointProblem> {
+        let path = self.folder.join(name);
+        let shown = path.display();
+        if !path.exists() {
+            return Some(CheckpointProblem::Lost(format!("{shown} is missing")));
+        }
+        let Some(known) = self.known.get(name) else {
+            let reason = format!("{CHECKSUMS_FILE} is missing, damaged or does not list it");
+            return Some(CheckpointProblem::Unchecked(format!("{shown} cannot be checked: {reason}")));
+        };
+        let lost = match Checksum::of(&path) {
+            Ok(found) if known.contains(&found) => return None,
+            Ok(_) => format!("{shown} is damaged: its contents are not those that were written"),
+            Err(error) => format!("{shown} cannot be read: {error}"),
+        };
+        Some(CheckpointProblem::Lost(lost))
+    }
+
+    /// Replaces a checkpoint by what `write` puts into a temporary file.
+    pub(crate) fn write(
+        &mut self,
+        name: &str,
+        write: impl FnOnce(&Path) -> Result<(), LearnError>,
+    ) -> Result<PathBuf, LearnError> {
+        let path = self.folder.join(name);
+        let io = |source| LearnError::Write { path: path.clone(), source };
+        write_atomically_with(&path, io, |temporary| {
+            write(temporary)?;
+            self.remember(name, Checksum::of(temporary).map_err(io)?)
+        })?;
+        Ok(path)
+    }
+
+    fn remember(&mut self, name: &str, checksum: Checksum) -> Result<(), LearnError> {
+        let known = self.known.entry(name.to_owned()).or_default();
+        known.push(checksum);
+        known.drain(..known.len().saturating_sub(REMEMBERED));
+        let path = self.folder.join(CHECKSUMS_FILE);
+        let write_error = |source| LearnError::Write { path: path.clone(), source };
+        let text = serde_json::to_string_pretty(&self.known).map_err(|error| write_error(error.into()))?;
+        write_atomically(&path, text).map_err(write_error).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damage_is_found_and_a_crash_between_is_none() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut files = CheckpointFiles::open(folder.path());
+        let write = |files: &mut CheckpointFiles, text: &'static str| {
+            files.write("best", |path| std::fs::write(path, text).map_err(|e| panic!("{e}"))).expect("written")
+        };
+        assert!(matches!(files.problem("best"), Some(CheckpointProblem::Lost(_))));
+        let path = write(&mut files, "first");
+        assert_eq!(CheckpointFiles::open(folder.path()).problem("best"), None);
+        write(&mut files, "second");
+        assert_eq!(CheckpointFiles::open(folder.path()).problem("best"), None);
+        // As after a crash before the rename: the checksum of the second is there, the first is still in place.
+        std::fs::write(&path, "first").expect("written");
+        assert_eq!(CheckpointFiles::open(folder.path()).problem("best"), None);
+        std::fs::write(&path, "firsu").expect("written");
+        assert!(matches!(CheckpointFiles::open(folder.path()).problem("best"), Some(CheckpointProblem::Lost(_))));
+        std::fs::remove_file(folder.path().join(CHECKSUMS_FILE)).expect("removed");
+        assert!(matches!(CheckpointFiles::open(folder.path()).problem("best"), Some(CheckpointProblem::Unchecked(_))));
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut files = CheckpointFiles::open(folder.path());
+        let failed = files.write("best", |_| Err(LearnError::Internal { what: "no disk" }));
+        assert!(failed.is_err() && !folder.path().join("best").exists());
+    }
+}

@@ -1,0 +1,64 @@
+//! One process at a time in a run folder.
+//!
+//! The lock is the operating system's on `run.lock`, so it ends with the process that holds it, however that ends: nothing
+//! stale is left to clean up. The file's text says who holds it.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::Path;
+
+use crate::error::LearnError;
+
+/// Name of the lock's file in a run folder.
+pub const LOCK_FILE: &str = "run.lock";
+
+/// Held until it is dropped.
+#[derive(Debug)]
+pub struct RunLock {
+    _file: File,
+}
+
+impl RunLock {
+    /// Locks a run folder, which exists.
+    ///
+    /// # Errors
+    ///
+    /// When another process holds it, with that process's id, or when the file cannot be written.
+    pub fn acquire(folder: &Path) -> Result<Self, LearnError> {
+        let path = folder.join(LOCK_FILE);
+        let write_error = |source| LearnError::Write { path: path.clone(), source };
+        let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        let mut file = options.map_err(write_error)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                // The message is good without it.
+                let _ = file.read_to_string(&mut holder);
+                let holder = holder.trim();
+                let holder = if holder.is_empty() { "which has just begun".to_owned() } else { holder.to_owned() };
+                return Err(LearnError::InUse { folder: folder.to_owned(), holder });
+            }
+            Err(TryLockError::Error(source)) => return Err(write_error(source)),
+        }
+        file.set_len(0).map_err(write_error)?;
+        file.seek(SeekFrom::Start(0)).map_err(write_error)?;
+        file.write_all(format!("process {}\n", std::process::id()).as_bytes()).map_err(write_error)?;
+        Ok(Self { _file: file })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_is_rejected_until_the_first_is_gone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let first = RunLock::acquire(folder.path()).expect("free");
+        let error = RunLock::acquire(folder.path()).expect_err("held").to_string();
+        assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
+        drop(first);
+        RunLock::acquire(folder.path()).expect("free again");
+    }
+}
