@@ -58,15 +58,23 @@ fn assert_no_leftovers(run: &crate::cli::Run) {
 /// SIGTERM and SIGHUP, which clusters and lost connections send, are Ctrl-C: the step is finished and saved.
 #[test]
 fn termination_signals_save_the_run() {
-    let expected = Results::uninterrupted();
+    // Long enough to be stopped in the middle.
+    const STEPS: &str = "schedule.steps=120";
+    let begin = ["--config", "train.toml", "--plain", "--set", STEPS, "--set", "validation.every_steps=40"];
+    let expected = {
+        let run = prepared();
+        let ended = finish(&run, &begin);
+        assert_eq!(ended.code, Some(0), "{}", ended.text);
+        Results::of(&run)
+    };
     let mut ends = BTreeSet::new();
     for (repetition, signal) in ["TERM", "HUP", "INT"].into_iter().cycle().take(repetitions(3)).enumerate() {
         let run = prepared();
         let log = run.path("log.txt");
-        let child = start(program(&run, &["--config", "train.toml", "--plain"]), &log);
+        let child = start(program(&run, &begin), &log);
         let metrics = run.path("run").join("metrics.jsonl");
         let begun = Instant::now();
-        let n_lines = 1 + draws(2, repetition).index(6);
+        let n_lines = 1 + draws(2, repetition).index(60);
         // The run can be asked to stop from its first step on.
         while begun.elapsed() < super::HANG
             && std::fs::read_to_string(&metrics).unwrap_or_default().lines().count() < n_lines

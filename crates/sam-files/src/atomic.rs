@@ -162,7 +162,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         // Larger than any process id of Linux (2^22).
         let names = [".writing-99999999-a", ".writing-1-b", ".writing-x", "other"];
-        names.map(|name| std::fs::create_dir(folder.path().join(name)).expect("created"));
+        names.iter().for_each(|name| std::fs::create_dir(folder.path().join(name)).expect("created"));
         assert_eq!(sweep_unfinished(folder.path()), 1);
         assert_eq!(names.map(|name| folder.path().join(name).exists()), [false, true, true, true]);
     }

@@ -21,7 +21,7 @@ pub use saved_state::{Progress, SavedState, Saves, Scores};
 pub(crate) use checkpoint_files::{CheckpointFiles, CheckpointProblem};
 pub(crate) use dashboard::Dashboard;
 pub(crate) use events::Observers;
-pub(crate) use previews::{draw as draw_preview, write as write_preview};
+pub(crate) use previews::{PREVIEWS_FOLDER, draw as draw_preview, write as write_preview};
 pub(crate) use run_log::{LOG_FILE, MetricsLog};
 pub(crate) use tensorboard::TensorBoard;
 

@@ -14,7 +14,7 @@ use crate::error::LearnError;
 const CELL_PX: usize = 256;
 
 /// Folder of previews in a run folder.
-const FOLDER: &str = "previews";
+pub(crate) const PREVIEWS_FOLDER: &str = "previews";
 
 /// Before and after the step in the name of a preview.
 const PREFIX: &str = "step-";
@@ -35,7 +35,7 @@ pub(crate) fn draw(set: &EvalSet, evaluation: &Evaluation, n_images: usize) -> O
 
 /// Writes a preview into the run folder.
 pub(crate) fn write(image: &RgbImage, folder: &Path, step: u64) -> Result<PathBuf, LearnError> {
-    let folder = folder.join(FOLDER);
+    let folder = folder.join(PREVIEWS_FOLDER);
     std::fs::create_dir_all(&folder).map_err(|source| LearnError::Write { path: folder.clone(), source })?;
     let path = folder.join(format!("{PREFIX}{step:08}{ENDING}"));
     save_rgb_png(image, &path)
@@ -45,7 +45,7 @@ pub(crate) fn write(image: &RgbImage, folder: &Path, step: u64) -> Result<PathBu
 
 /// The previews in a run folder with their steps, in order.
 pub(super) fn written(folder: &Path) -> Result<Vec<(u64, PathBuf)>, LearnError> {
-    let folder = folder.join(FOLDER);
+    let folder = folder.join(PREVIEWS_FOLDER);
     let read_error = |error: std::io::Error| LearnError::Read { path: folder.clone(), reason: error.to_string() };
     let entries = match std::fs::read_dir(&folder) {
         Ok(entries) => entries,

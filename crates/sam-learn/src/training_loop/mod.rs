@@ -19,14 +19,15 @@ use burn::train::Interrupter;
 use sam_data::DeviceBatch;
 use sam_data::loader::{Loader, LoaderOptions, Samples};
 use sam_eval::Better;
+use sam_files::sweep_unfinished;
 
 use crate::error::LearnError;
 use crate::optim::{averaged, clip_by_global_norm, optimiser_and_rates, scaled};
 use crate::options::{LogOptions, OptimiserOptions, ScheduleOptions, ValidationOptions};
 use crate::record::{
     BEST_FILE, CHECKPOINTS_FOLDER, CheckpointFiles, CheckpointProblem, Dashboard, LAST_FILE, LOG_FILE, MetricsLog,
-    Observer, Observers, Progress, RunEvent, SavedState, Scores, SegmentationTerms, StepRecord, TensorBoard,
-    ValidationRecord, write_preview,
+    Observer, Observers, PREVIEWS_FOLDER, Progress, RunEvent, SavedState, Scores, SegmentationTerms, StepRecord,
+    TensorBoard, ValidationRecord, write_preview,
 };
 use crate::task::{BatchReport, Task, ValidationOutput, ValidationRequest, weighted_mean};
 use pace::{Pace, memory_mib};
@@ -110,6 +111,9 @@ impl<T: Task> Run<T> {
     /// The run as it begins, or as it was saved.
     fn new(setup: Setup<T>, resume: Option<&SavedState>) -> Result<(Self, T), LearnError> {
         let Setup { mut task, options, device, interrupter, .. } = setup;
+        for folder in ["", CHECKPOINTS_FOLDER, PREVIEWS_FOLDER] {
+            sweep_unfinished(&options.folder.join(folder));
+        }
         if let Some(state) = resume {
             task = state.load_model(task)?;
         }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use sam_files::{UNFINISHED_PREFIX, sweep_unfinished, write_atomically};
+use sam_files::{UNFINISHED_PREFIX, write_atomically};
 use sam_learn::record::{CHECKPOINTS_FOLDER, LOCK_FILE, RunLock};
 use serde_json::{Value, json};
 
@@ -141,9 +141,6 @@ impl RunFolder {
             if self.plan_path().exists() {
                 bail!("run.dir: {} contains a run that another process has just begun", self.path.display());
             }
-        }
-        for folder in [self.path.clone(), self.checkpoints(), self.path.join("previews")] {
-            sweep_unfinished(&folder);
         }
         // Before anything is removed, as it may lie in the folder.
         let typed =
