@@ -17,7 +17,7 @@ use sam_learn::options::{
 };
 use sam_learn::record::{Observer, RunEvent, SavedState, Scores};
 use sam_learn::task::HeldOut;
-use sam_learn::{Ending, LearnError, Outcome, Pretraining, pretrain};
+use sam_learn::{Ending, LearnError, Outcome, Pretraining, RunInputs, pretrain};
 use sam_model::weights::{Checkpoint, MaeCheckpoint, StateDict};
 use sam_model::{MaeConfig, MaeTarget};
 use serde_json::Value;
@@ -117,12 +117,14 @@ impl Setting {
         let resume = SavedState::newest(&folder.join("checkpoints"))?.intact;
         let pretraining = Pretraining {
             options: self.options,
-            samples: self.samples,
-            loader,
+            inputs: RunInputs {
+                samples: self.samples,
+                loader,
+                interrupter,
+                observers: vec![observer],
+                dashboard: false,
+            },
             held_out: Some(HeldOut { samples: scenes(2, 5), n_images: 5 }),
-            interrupter,
-            observers: vec![observer],
-            dashboard: false,
         };
         let mae = config().init(&cpu().autodiff()).expect("sizes fit");
         pretrain(sam_model::init::initialise_mae(mae, 3), pretraining, resume.as_ref())

@@ -17,7 +17,7 @@ use sam_learn::options::{
 };
 use sam_learn::record::{Observer, RunEvent, SavedState};
 use sam_learn::task::Validation;
-use sam_learn::{Ending, LearnError, Outcome, Training, train};
+use sam_learn::{Ending, LearnError, Outcome, RunInputs, Training, train};
 use sam_model::weights::StateDict;
 use sam_model::{ImageEncoderConfig, MaskDecoderConfig, PromptEncoderConfig, Sam, SamConfig};
 use serde_json::Value;
@@ -108,6 +108,16 @@ fn loader(images: usize) -> LoaderOptions {
     }
 }
 
+fn inputs(loader: LoaderOptions) -> RunInputs {
+    RunInputs {
+        samples: Arc::new(scenes(1, 5, SIDE)),
+        loader,
+        interrupter: Interrupter::new(),
+        observers: Vec::new(),
+        dashboard: false,
+    }
+}
+
 struct Setting {
     options: TrainOptions,
     loader: LoaderOptions,
@@ -142,12 +152,8 @@ impl Setting {
         let resume = SavedState::newest(&folder.join("checkpoints"))?.intact;
         let training = Training {
             options: self.options,
-            samples: Arc::new(scenes(1, 5, SIDE)),
-            loader: self.loader,
+            inputs: RunInputs { interrupter, observers: vec![stop], ..inputs(self.loader) },
             validation: Some(Validation { sets, protocols, n_threads: 1 }),
-            interrupter,
-            observers: vec![stop],
-            dashboard: false,
         };
         train(small_sam(SIDE, 16, 16), training, resume.as_ref())
     }
@@ -205,7 +211,7 @@ fn runs_repeat_and_resume_to_the_bit() {
     // Ten steps, the baseline, and validations after 4, 8 and 10.
     assert_eq!(lines(whole.path()).len(), 14);
     let left: Vec<_> = std::fs::read_dir(whole.path().join("checkpoints")).expect("a folder").flatten().collect();
-    assert_eq!(left.len(), 2, "the newest save and the one before are kept: {left:?}");
+    assert_eq!(left.len(), 2, "the newest save and the one before remain: {left:?}");
     assert!(std::fs::read_dir(whole.path().join("tensorboard")).expect("a folder").next().is_some());
 }
 
@@ -243,15 +249,7 @@ fn two_batches_of_one_image_are_one_of_two() {
         sam.image_encoder.drop_path_rate = 0.0;
         sam.mask_decoder.dropout = 0.0;
         let sam = sam_model::init::initialise(sam.init(&cpu().autodiff()).expect("sizes fit"), 3);
-        let training = Training {
-            options: setting.options,
-            samples: Arc::new(scenes(1, 5, SIDE)),
-            loader: setting.loader,
-            validation: None,
-            interrupter: Interrupter::new(),
-            observers: Vec::new(),
-            dashboard: false,
-        };
+        let training = Training { options: setting.options, inputs: inputs(setting.loader), validation: None };
         train(sam, training, None).expect("it runs");
         let losses: Vec<f64> = lines(run.path()).iter().filter_map(|line| line["loss"].as_f64()).collect();
         let dict = StateDict::open(&run.path().join("last.safetensors")).expect("written");
@@ -279,15 +277,7 @@ fn a_batch_in_shards_equals_the_batch() {
         let sam = sam_model::init::initialise(config.init(&cpu().autodiff()).expect("sizes fit"), 3);
         let mut options = options(3);
         (options.run.dir, options.run.parallel) = (run.path().to_owned(), n_shards);
-        let training = Training {
-            options,
-            samples: Arc::new(scenes(1, 5, SIDE)),
-            loader: loader(4),
-            validation: None,
-            interrupter: Interrupter::new(),
-            observers: Vec::new(),
-            dashboard: false,
-        };
+        let training = Training { options, inputs: inputs(loader(4)), validation: None };
         train(sam, training, None).expect("it runs");
         let losses: Vec<f64> = lines(run.path()).iter().filter_map(|line| line["loss"].as_f64()).collect();
         (losses, bytes(run.path(), "last.safetensors"))
@@ -359,14 +349,14 @@ fn a_frozen_part_does_not_change() {
     setting.run(run.path()).expect("it runs");
     let dict = StateDict::open(&run.path().join("last.safetensors")).expect("written");
     let before = sam_model::weights::named_tensors(&small_sam(SIDE, 16, 16));
-    let (mut kept, mut moved) = (0, 0);
+    let (mut same, mut changed) = (0, 0);
     for tensor in before {
         let is_same = dict.read_f32(&tensor.key).expect("f32") == tensor.values();
         let is_frozen = tensor.key.starts_with("image_encoder") || tensor.key.contains("iou_prediction_head");
         assert!(is_same || !is_frozen, "{} is frozen", tensor.key);
-        if is_same { kept += 1 } else { moved += 1 }
+        if is_same { same += 1 } else { changed += 1 }
     }
-    assert!(kept > 40 && moved > 40, "{kept} kept, {moved} moved");
+    assert!(same > 40 && changed > 40, "{same} same, {changed} changed");
     let mut setting = Setting::new(2);
     setting.options.optimiser.freeze = vec!["image_encodr".into()];
     let error = setting.run(folder().path()).expect_err("a slip").to_string();
@@ -418,19 +408,19 @@ fn a_model_overfits_four_images() {
     options.run.dir = run.path().to_owned();
     let training = Training {
         options,
-        samples: samples.clone(),
-        loader: LoaderOptions { side_px: SIDE, mask_side_px: SIDE, ..loader(4) },
+        inputs: RunInputs {
+            samples: samples.clone(),
+            observers: vec![{
+                let last_step = Arc::clone(&last_step);
+                Box::new(move |event: &RunEvent| {
+                    if let RunEvent::Step(record) = event {
+                        last_step.store(record.step, Ordering::Relaxed);
+                    }
+                })
+            }],
+            ..inputs(LoaderOptions { side_px: SIDE, mask_side_px: SIDE, ..loader(4) })
+        },
         validation: Some(Validation { sets: vec![EvalSet::new("the same", samples, &[])], protocols, n_threads: 1 }),
-        interrupter: Interrupter::new(),
-        observers: vec![{
-            let last_step = Arc::clone(&last_step);
-            Box::new(move |event: &RunEvent| {
-                if let RunEvent::Step(record) = event {
-                    last_step.store(record.step, Ordering::Relaxed);
-                }
-            })
-        }],
-        dashboard: false,
     };
     let outcome = train(sam, training, None).expect("it runs");
     assert_eq!(last_step.load(Ordering::Relaxed), OVERFIT_STEPS);

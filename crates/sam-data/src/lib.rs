@@ -55,7 +55,7 @@ pub use formats::class_folders::ClassFolders;
 pub use formats::images::ImageTree;
 pub use formats::intensity::Intensity;
 pub use loader::batch::{BatchImage, BatchObject};
-pub use loader::device::{DeviceBatch, EpochLoader};
+pub use loader::device::DeviceBatch;
 pub use sample::{ObjectMask, Sample};
 pub use source::{ImageObjects, Source};
 pub use source_options::{Crowd, Format, LabelKind, OnBad, SourceOptions, Void};

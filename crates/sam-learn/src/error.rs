@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use sam_model::weights::WeightsError;
 
-/// Why a run cannot begin or continue.
+/// An error that prevents a run from starting or continuing.
 #[derive(Debug, thiserror::Error)]
 pub enum LearnError {
     /// A pattern of frozen parameters matches none.
@@ -149,7 +149,7 @@ pub enum LearnError {
     /// A defect of this program or of burn.
     #[error("internal error: {what}")]
     Internal {
-        /// What must not happen.
+        /// The violated assumption.
         what: &'static str,
     },
     /// A checkpoint cannot be written or read.

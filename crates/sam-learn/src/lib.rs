@@ -22,4 +22,4 @@ pub use error::LearnError;
 pub use pretraining::{Pretraining, pretrain};
 pub use target::Target;
 pub use training::{Training, train};
-pub use training_loop::{Ending, Outcome};
+pub use training_loop::{Ending, Outcome, RunInputs};

@@ -1,35 +1,24 @@
 //! A pre-training run: an encoder learns from images alone, as a masked autoencoder (He 2021, arXiv 2111.06377;
 //! `main_pretrain.py`), in the same loop as a training run.
 
-use std::sync::Arc;
-
-use burn::train::Interrupter;
-use sam_data::loader::{Labels, LoaderOptions, Order, Samples};
+use sam_data::loader::{Labels, LoaderOptions, Order};
 use sam_data::transforms::{Augmentation, ResizedCrop};
 use sam_model::MaskedAutoencoder;
 
 use crate::error::LearnError;
 use crate::options::PretrainOptions;
-use crate::record::{Observer, SavedState};
+use crate::record::SavedState;
 use crate::task::{HeldOut, HeldOutInput, MaeRecipe, MaeTask, ShardPools};
-use crate::training_loop::{LoopOptions, Outcome, Setup, run};
+use crate::training_loop::{LoopOptions, Outcome, RunInputs, Setup, run};
 
 /// The inputs of a pre-training run, beside the model.
 pub struct Pretraining {
     /// All sections; the run folder exists.
     pub options: PretrainOptions,
-    /// Training data; labels are ignored.
-    pub samples: Arc<dyn Samples>,
-    /// How it is loaded; seed, sizes and the use of labels follow from options and model.
-    pub loader: LoaderOptions,
+    /// Data, interruption and observers. Labels are ignored; sizes and order of the loader follow from options and model.
+    pub inputs: RunInputs,
     /// Validation data; `None`: the last checkpoint is the best.
     pub held_out: Option<HeldOut>,
-    /// Ends the run after the present step.
-    pub interrupter: Interrupter,
-    /// Receive the events of the run, beside its log, TensorBoard and the dashboard.
-    pub observers: Vec<Box<dyn Observer>>,
-    /// Whether burn-train's terminal dashboard is shown.
-    pub dashboard: bool,
 }
 
 /// Pre-trains an encoder, or resumes a run.
@@ -46,7 +35,7 @@ pub fn pretrain(
     pretraining: Pretraining,
     resume: Option<&SavedState>,
 ) -> Result<Outcome, LearnError> {
-    let Pretraining { options, samples, loader, held_out, interrupter, observers, dashboard } = pretraining;
+    let Pretraining { options, inputs, held_out } = pretraining;
     let PretrainOptions { run: run_options, mae: objective, optimiser, schedule, validation: intervals, log } = options;
     let size_hw = mae.config().image_size_hw;
     let loader = LoaderOptions {
@@ -55,7 +44,7 @@ pub fn pretrain(
         mask_side_px: 1,
         order: Order::ShuffledEpochs,
         labels: Labels::Unused,
-        ..loader
+        ..inputs.loader
     };
     let held_out = held_out.map(|held_out| HeldOutInput {
         loader: LoaderOptions {
@@ -76,12 +65,8 @@ pub fn pretrain(
         device: mae.device(),
         task: MaeTask::new(mae, recipe),
         options: LoopOptions { folder: run_options.dir, optimiser, schedule, validation: intervals, log },
-        samples,
-        loader,
+        inputs: RunInputs { loader, ..inputs },
         validation: held_out,
-        interrupter,
-        observers,
-        dashboard,
     };
     run(setup, resume)
 }

@@ -1,4 +1,4 @@
-//! What losses compare predicted masks with, and where simulated clicks may land.
+//! Target masks of losses and of simulated clicks.
 //!
 //! Shapes: `O` objects, `H W` size of the masks.
 

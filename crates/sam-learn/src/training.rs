@@ -1,34 +1,23 @@
 //! A training run: a segmenter, its data and its options become the setup of a run.
 
-use std::sync::Arc;
-
-use burn::train::Interrupter;
-use sam_data::loader::{LoaderOptions, Samples};
+use sam_data::loader::LoaderOptions;
 use sam_model::Sam;
 
 use crate::error::LearnError;
 use crate::optim::{freeze, is_encoder_frozen};
 use crate::options::TrainOptions;
-use crate::record::{Observer, SavedState};
+use crate::record::SavedState;
 use crate::task::{SegmentationRecipe, SegmentationTask, ShardPools, StepOptions, Validation};
-use crate::training_loop::{LoopOptions, Outcome, Setup, run};
+use crate::training_loop::{LoopOptions, Outcome, RunInputs, Setup, run};
 
 /// The inputs of a training run, beside the model.
 pub struct Training {
     /// All sections; the run folder exists.
     pub options: TrainOptions,
-    /// Training data.
-    pub samples: Arc<dyn Samples>,
-    /// How it is loaded; the seed is that of the options.
-    pub loader: LoaderOptions,
+    /// Data, interruption and observers.
+    pub inputs: RunInputs,
     /// Validation data; `None`: the last checkpoint is the best.
     pub validation: Option<Validation>,
-    /// Ends the run after the present step.
-    pub interrupter: Interrupter,
-    /// Receive the events of the run, beside its log, TensorBoard and the dashboard.
-    pub observers: Vec<Box<dyn Observer>>,
-    /// Whether burn-train's terminal dashboard is shown.
-    pub dashboard: bool,
 }
 
 /// Trains a segmenter, or resumes a run.
@@ -41,7 +30,7 @@ pub struct Training {
 ///
 /// When the options do not fit the model, data or disk fail, or a loss is not finite. Earlier saves stay.
 pub fn train(sam: Sam, training: Training, resume: Option<&SavedState>) -> Result<Outcome, LearnError> {
-    let Training { options, samples, loader, validation, interrupter, observers, dashboard } = training;
+    let Training { options, inputs, validation } = training;
     let TrainOptions { run: run_options, prompts, loss, optimiser, schedule, validation: intervals, log } = options;
     let has_dropout = sam.config().image_encoder.drop_path_rate > 0.0 || sam.config().mask_decoder.dropout > 0.0;
     if run_options.parallel > 1 && has_dropout {
@@ -66,12 +55,8 @@ pub fn train(sam: Sam, training: Training, resume: Option<&SavedState>) -> Resul
         device: sam.device(),
         task: SegmentationTask::new(sam, recipe),
         options: LoopOptions { folder: run_options.dir, optimiser, schedule, validation: intervals, log },
-        samples,
-        loader: LoaderOptions { seed: run_options.seed, ..loader },
+        inputs: RunInputs { loader: LoaderOptions { seed: run_options.seed, ..inputs.loader }, ..inputs },
         validation,
-        interrupter,
-        observers,
-        dashboard,
     };
     run(setup, resume)
 }

@@ -1,4 +1,4 @@
-//! Parameter groups: which parameters learn, which of them decay, and at which learning rate.
+//! Parameter groups: frozen parameters, weight decay, learning rates.
 //!
 //! Layer-wise decay is that of ViTDet (Li 2022, arXiv 2203.16527;
 //! detectron2's `get_vit_lr_decay_rate`): patches and positions are layer 0, block `i` is layer `i + 1`, all other
@@ -38,7 +38,7 @@ pub fn freeze(sam: Sam, patterns: &[String]) -> Result<Sam, LearnError> {
     Ok(set_learning(sam, |key| !is_frozen(key)))
 }
 
-/// Whether no parameter of the image encoder learns: then it needs no gradients at all.
+/// True when no parameter of the image encoder learns; it then needs no gradients at all.
 pub(crate) fn is_encoder_frozen(sam: &Sam) -> bool {
     !parameters(sam).iter().any(|p| p.learns && p.key.starts_with("image_encoder."))
 }

@@ -102,15 +102,9 @@ impl PromptOptions {
             PromptPreset::Points => Self { box_chance: 0.0, mask_only_passes: 0, ..sam },
         }
     }
-
-    /// Decoder passes of one step: 11 in the preset `sam`.
-    #[must_use]
-    pub fn n_passes(&self) -> usize {
-        1 + self.correction_clicks + self.mask_only_passes
-    }
 }
 
-/// Which activations of the encoder are stored for the backward pass.
+/// Activations of the encoder that are stored for the backward pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Activations {
@@ -189,7 +183,7 @@ pub enum LossResolution {
     Full,
 }
 
-/// How gradients become steps.
+/// The optimiser: AdamW with layer-wise learning rate decay, clipping, accumulation and a moving average.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OptimiserOptions {
     /// Highest learning rate.

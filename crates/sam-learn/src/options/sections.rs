@@ -23,40 +23,40 @@ pub fn mae_learning_rate(base_lr: f64, images_per_step: usize) -> f64 {
 /// All sections of a training run, beside its data and model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainOptions {
-    /// Where and with which random draws.
+    /// The run folder, the device, the random seed.
     pub run: RunOptions,
-    /// How the annotator is simulated.
+    /// The simulated annotator.
     pub prompts: PromptOptions,
-    /// What is minimised.
+    /// The loss.
     pub loss: LossOptions,
-    /// How gradients become steps.
+    /// The optimiser.
     pub optimiser: OptimiserOptions,
-    /// Number of steps and their learning rates.
+    /// Number of steps, and learning rate schedule.
     pub schedule: ScheduleOptions,
-    /// When and how the model is validated.
+    /// Validation during the run.
     pub validation: ValidationOptions,
-    /// What is logged.
+    /// Console lines, previews, TensorBoard.
     pub log: LogOptions,
 }
 
 /// All sections of a pre-training run, beside its data and model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PretrainOptions {
-    /// Where and with which random draws.
+    /// The run folder, the device, the random seed.
     pub run: RunOptions,
-    /// What is removed and reconstructed.
+    /// The reconstruction objective.
     pub mae: MaeObjective,
-    /// How gradients become steps.
+    /// The optimiser.
     pub optimiser: OptimiserOptions,
-    /// Number of steps and their learning rates.
+    /// Number of steps, and learning rate schedule.
     pub schedule: ScheduleOptions,
-    /// When and how the model is validated.
+    /// Validation during the run.
     pub validation: ValidationOptions,
-    /// What is logged.
+    /// Console lines, previews, TensorBoard.
     pub log: LogOptions,
 }
 
-/// Where a run happens, and with which random draws.
+/// The run folder, the device, the random seed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunOptions {
@@ -73,12 +73,12 @@ pub struct RunOptions {
     /// Shards of a batch that are computed side by side; above 1 only without drop path and dropout, whose draws would
     /// come in any order.
     pub parallel: usize,
-    /// Which activations of the encoder are stored for the backward pass.
+    /// Activations of the encoder that are stored for the backward pass.
     #[serde(default)]
     pub activations: Activations,
 }
 
-/// When and how a run is validated.
+/// Validation during a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ValidationOptions {
@@ -90,19 +90,19 @@ pub struct ValidationOptions {
     /// The k of mIoU@k, rising; empty for none.
     #[serde(default)]
     pub clicks: Vec<usize>,
-    /// Whether box prompts are evaluated, too.
+    /// Evaluate box prompts, too.
     #[serde(rename = "box", default)]
     pub boxes: bool,
     /// Largest number of validation images; 0: all.
     pub max_images: usize,
     /// Validations without improvement after which the run stops; 0: never.
     pub patience: usize,
-    /// Whether the model is validated before the first step.
+    /// Validate before the first step.
     #[serde(default = "yes")]
     pub baseline: bool,
 }
 
-/// What a run logs.
+/// Console lines, previews, TensorBoard.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogOptions {
@@ -110,17 +110,17 @@ pub struct LogOptions {
     pub every_steps: u64,
     /// Images in the preview of each validation.
     pub previews: usize,
-    /// Whether event files for TensorBoard are written.
+    /// Write event files for TensorBoard.
     pub tensorboard: bool,
 }
 
-/// What a masked autoencoder learns.
+/// The objective of a masked autoencoder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MaeObjective {
     /// Fraction of the patches that is removed.
     pub mask_ratio: f64,
-    /// What the decoder reconstructs.
+    /// Target of the reconstruction.
     pub target: MaeTarget,
 }
 

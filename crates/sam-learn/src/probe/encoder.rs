@@ -50,12 +50,6 @@ impl FrozenEncoder {
         }
     }
 
-    /// Whether there is a class token.
-    #[must_use]
-    pub fn has_class_token(&self) -> bool {
-        matches!(self, Self::Autoencoder(_))
-    }
-
     /// Height and width of the input in pixels.
     #[must_use]
     pub fn size_hw(&self) -> [usize; 2] {

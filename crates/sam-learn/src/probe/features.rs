@@ -45,7 +45,7 @@ pub struct ProbeSet {
     pub labels: Labels,
 }
 
-/// What is classified. Classes are indices from 0 on.
+/// The classified images or objects. Classes are indices from 0 on.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Labels {
     /// Whole images: the class by index of the sample.
@@ -63,7 +63,7 @@ pub struct ExtractOptions {
     pub images_per_batch: Option<NonZeroUsize>,
     /// Threads that read and resize.
     pub n_workers: usize,
-    /// Whether an unreadable image is an error.
+    /// Policy for unreadable images.
     pub on_error: ErrorPolicy,
 }
 
@@ -122,7 +122,7 @@ pub struct Extracted {
     pub classes: Vec<usize>,
     /// The image of each row, as an index into [`ProbeSet::indices`].
     pub images: Vec<usize>,
-    /// What has no features.
+    /// Images and objects without features.
     pub dropped: Dropped,
 }
 

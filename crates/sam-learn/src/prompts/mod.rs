@@ -1,4 +1,4 @@
-//! Simulated annotators: what prompts each decoder pass of a step (Kirillov 2023, arXiv 2304.02643, appendix A, "Training
+//! Simulated annotators: the prompts of each decoder pass of a step (Kirillov 2023, arXiv 2304.02643, appendix A, "Training
 //! algorithm").
 //!
 //! The host draws once per step, before the first pass: box or point, the noise of the box, and for every click which of the

@@ -79,13 +79,12 @@ impl ClickSimulator {
     }
 
     /// The kind of each pass.
-    #[must_use]
-    pub fn passes(&self) -> &[PassKind] {
+    pub(crate) fn passes(&self) -> &[PassKind] {
         &self.draws.passes
     }
 
-    /// Whether the first prompt of each object is a box, `[O]`; on the host.
-    pub fn is_box(&self) -> impl Iterator<Item = bool> {
+    /// For each object, true when its first prompt is a box, `[O]`; on the host.
+    pub(crate) fn is_box(&self) -> impl Iterator<Item = bool> {
         self.draws.objects.iter().map(|object| object.box_xyxy_px.is_some())
     }
 
@@ -95,7 +94,7 @@ impl ClickSimulator {
     /// # Panics
     ///
     /// When a script has no more passes.
-    pub fn prompts(&mut self, pass: PassKind) -> Prompts {
+    pub(crate) fn prompts(&mut self, pass: PassKind) -> Prompts {
         let masks = self.mask_logits.clone().map(|logits| MaskPrompts { logits, present: None });
         let objects = self.draws.objects.len();
         if let Some(script) = &mut self.script {
@@ -127,7 +126,7 @@ impl ClickSimulator {
     /// # Shapes
     /// - `low_res_logits`: `[O, 1, L, L]`, the mask prompt of the next pass
     /// - `logits`: `[O, 1, M, M]`, the same mask at the resolution of the target
-    pub fn observe(&mut self, low_res_logits: Tensor<4>, logits: Tensor<4>) {
+    pub(crate) fn observe(&mut self, low_res_logits: Tensor<4>, logits: Tensor<4>) {
         let predicted = logits.greater_elem(0.0).float().reshape(self.target.shape());
         let error = (predicted - self.target.clone()).abs();
         let error = match &self.valid {

@@ -1,4 +1,4 @@
-//! The events of a run, and those who receive them. The loop knows no other way to tell what it does.
+//! The events of a run and their observers. The loop has no other output but its files.
 
 use std::path::PathBuf;
 
@@ -42,7 +42,7 @@ pub enum RunEvent {
         step: u64,
         /// Its file.
         path: PathBuf,
-        /// What is in the file.
+        /// Its content.
         image: RgbImage,
     },
     /// An observer failed; the run continues.
@@ -61,7 +61,7 @@ pub trait Observer {
     /// The run ends with the error of an essential observer; that of another becomes a [`RunEvent::Warning`].
     fn on(&mut self, event: &RunEvent) -> Result<(), LearnError>;
 
-    /// Whether the run must not continue without this observer.
+    /// True when the run must not continue without this observer.
     fn is_essential(&self) -> bool {
         false
     }
@@ -154,9 +154,9 @@ pub struct ValidationRecord {
     pub scores: Scores,
     /// The metric that chooses the best checkpoint.
     pub metric: String,
-    /// Whether this is the best so far; the baseline never is.
+    /// The best so far; the baseline never is.
     pub is_best: bool,
-    /// Whether this is the validation before the first step.
+    /// The validation before the first step.
     pub is_baseline: bool,
     /// How long it took.
     pub took_s: f64,

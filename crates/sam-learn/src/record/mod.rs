@@ -1,4 +1,4 @@
-//! What a run leaves behind and shows while it goes: events and their observers, logs, previews, saves, the report.
+//! The record of a run: events and their observers, logs, previews, saves, the report.
 
 mod checkpoint_files;
 mod checksum;
@@ -14,7 +14,6 @@ mod tensorboard;
 
 pub use events::{Observer, RunEvent, SegmentationTerms, StepRecord, ValidationRecord};
 pub use run_lock::{LOCK_FILE, RunLock};
-pub use run_log::RunHistory;
 pub use run_report::{REPORT_FILE, RunReport, duration};
 pub use saved_state::{Progress, SavedState, Saves, Scores};
 
@@ -28,6 +27,6 @@ pub(crate) use tensorboard::TensorBoard;
 /// The best checkpoint in a run folder.
 pub const BEST_FILE: &str = "best.safetensors";
 /// The last checkpoint in a run folder.
-pub const LAST_FILE: &str = "last.safetensors";
+pub(crate) const LAST_FILE: &str = "last.safetensors";
 /// Folder of saves in a run folder.
 pub const CHECKPOINTS_FOLDER: &str = "checkpoints";

@@ -98,13 +98,13 @@ impl Observer for MetricsLog {
 
 /// The records of a run so far.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct RunHistory {
+pub(super) struct RunHistory {
     /// Steps, in order.
-    pub steps: Vec<StepRecord>,
+    pub(super) steps: Vec<StepRecord>,
     /// Validations, in order.
-    pub validations: Vec<ValidationRecord>,
+    pub(super) validations: Vec<ValidationRecord>,
     /// Lines that are neither, such as one that a crash cut short.
-    pub n_unreadable: usize,
+    pub(super) n_unreadable: usize,
 }
 
 impl RunHistory {
@@ -113,7 +113,7 @@ impl RunHistory {
     /// # Errors
     ///
     /// When there is none, or it cannot be read.
-    pub fn read(folder: &Path) -> Result<Self, LearnError> {
+    pub(super) fn read(folder: &Path) -> Result<Self, LearnError> {
         let path = folder.join(LOG_FILE);
         let read_error = |source: std::io::Error| LearnError::Read { path: path.clone(), reason: source.to_string() };
         let mut history = Self::default();

@@ -24,7 +24,7 @@ const REPORT_MARKDOWN_FILE: &str = "report.md";
 /// Rows of the table of validations; of more, a selection is shown.
 const MAX_ROWS: usize = 60;
 
-/// What a report shows beside the run's log and previews.
+/// Content of a report beside the run's log and previews.
 #[derive(Clone, Debug, Default)]
 pub struct RunReport {
     /// The heading.

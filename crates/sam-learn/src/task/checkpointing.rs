@@ -76,8 +76,8 @@ mod tests {
         let device = Device::flex().autodiff();
         let layers: Vec<Linear> = (0..3).map(|_| LinearConfig::new(4, 4).init(&device)).collect();
         let stage = |layer: &Linear, x: Tensor<4>| {
-            let kept = Tensor::random([64, 1, 1, 1], Distribution::Bernoulli(0.5), &x.device());
-            x.clone() + layer.forward(x) * kept
+            let path = Tensor::random([64, 1, 1, 1], Distribution::Bernoulli(0.5), &x.device());
+            x.clone() + layer.forward(x) * path
         };
         let input = Tensor::<4>::random([64, 1, 1, 4], Distribution::Default, &Device::flex());
         let weights = Tensor::<4>::random([64, 1, 1, 4], Distribution::Default, &Device::flex());

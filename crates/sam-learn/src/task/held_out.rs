@@ -20,7 +20,7 @@ use super::mae::MaeTask;
 pub struct HeldOut {
     /// The images.
     pub samples: Arc<dyn Samples>,
-    /// How many are used, from the first on.
+    /// Number of images used, from the first on.
     pub n_images: usize,
 }
 
@@ -35,7 +35,7 @@ pub(super) struct HeldOutOutput {
     pub(super) loss: f64,
     /// Input, visible patches and reconstruction of the first images.
     pub(super) preview_rows: Vec<Vec<RgbImage>>,
-    /// Why images were skipped, for the first few of them.
+    /// Reasons why images were skipped, for the first few of them.
     pub(super) skipped: Vec<String>,
 }
 

@@ -1,6 +1,6 @@
-//! Masked autoencoding (He 2021, arXiv 2111.06377): what a pre-training step computes.
+//! Masked autoencoding (He 2021, arXiv 2111.06377): gradients of a pre-training step.
 //!
-//! Everything random is a function of the seed and of the draw: which image, which crop of it, which patches are removed.
+//! Everything random, the image, its crop and the removed patches, is a function of the seed and of the draw.
 //!
 //! Shapes: `B` images, `H W` input size of the model.
 
@@ -29,7 +29,7 @@ use crate::options::{Activations, MaeObjective, RECONSTRUCTION_LOSS};
 /// Side of an image in a preview.
 const PREVIEW_PX: u32 = 224;
 
-/// What a step needs beside the weights.
+/// Everything that a step needs beside the weights.
 #[derive(Clone, Debug)]
 pub(crate) struct MaeRecipe {
     /// Random seed of masking.
@@ -54,7 +54,7 @@ impl MaeTask {
         Self { mae, recipe }
     }
 
-    /// Which patches of images are removed, by the images' draws.
+    /// Random masking of images, by their draws.
     pub(super) fn masking(&self, purpose: Purpose, draws: impl Iterator<Item = u64>) -> RandomMasking {
         let seed = RandomStream::new(self.recipe.seed, purpose, &[]).next_u64();
         let mask_ratio = self.recipe.objective.mask_ratio;

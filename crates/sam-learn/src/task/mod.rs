@@ -1,4 +1,4 @@
-//! What a run learns: promptable segmentation, or, before it, masked autoencoding. The training loop is the same for both.
+//! The tasks: promptable segmentation and, before it, masked autoencoding. The training loop is the same for both.
 
 mod batch;
 mod checkpointing;
@@ -34,7 +34,7 @@ pub(crate) use held_out::HeldOutInput;
 pub(crate) use mae::{MaeRecipe, MaeTask};
 pub(crate) use segmentation::{SegmentationRecipe, SegmentationTask};
 
-/// A network with what it learns. The optimiser steps it and saves hold it, so it is a module; the name of its network's
+/// A network with its objective. The optimiser steps it and saves hold it, so it is a module; the name of its network's
 /// field is part of the keys in these saves.
 pub(crate) trait Task: Module {
     /// The network that learns and is exported.
@@ -61,7 +61,7 @@ pub(crate) trait Task: Module {
     fn write(network: &Self::Network, path: &Path) -> Result<(), LearnError>;
 }
 
-/// What is known of a training batch after its backward pass.
+/// Report of a training batch after its backward pass.
 #[derive(Clone, Debug)]
 pub(crate) struct BatchReport {
     /// Number of objects, or of images where there are none, that the means are over.
@@ -84,7 +84,7 @@ impl BatchReport {
     }
 }
 
-/// How a validation is asked for.
+/// Parameters of a validation that the loop gives.
 pub(crate) struct ValidationRequest<'a> {
     /// Optimiser steps done.
     pub(crate) step: u64,
@@ -96,14 +96,14 @@ pub(crate) struct ValidationRequest<'a> {
     pub(crate) on_progress: &'a mut dyn FnMut(usize, usize) -> ControlFlow<()>,
 }
 
-/// What a validation gives.
+/// Result of a validation.
 pub(crate) struct ValidationOutput {
     pub(crate) metrics: BTreeMap<String, f64>,
-    /// In which direction the requested metric improves.
+    /// Direction in which the requested metric improves.
     pub(crate) better: Better,
-    /// Why samples were skipped, each reason with its file; the metrics are those of the others.
+    /// Reasons why samples were skipped, each with its file; the metrics are those of the others.
     pub(crate) skipped: Vec<String>,
-    /// What the model predicts, drawn; `None` when there is nothing to draw.
+    /// Image of the model's predictions; `None` when there is nothing to draw.
     pub(crate) preview: Option<RgbImage>,
 }
 

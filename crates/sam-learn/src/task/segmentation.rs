@@ -1,4 +1,4 @@
-//! Promptable segmentation: what a training step computes, and how the model is validated.
+//! Promptable segmentation: gradients of a training step, and validation with simulated prompts.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -22,14 +22,14 @@ use crate::options::PromptOptions;
 use crate::prompts::PromptDraws;
 use crate::record::{SegmentationTerms, draw_preview};
 
-/// What a step needs beside the weights.
+/// Everything that a step needs beside the weights.
 #[derive(Clone, Debug)]
 pub(crate) struct SegmentationRecipe {
     /// Random seed of prompts and dropout.
     pub(crate) seed: u64,
-    /// How the annotator is simulated.
+    /// The simulated annotator.
     pub(crate) prompts: PromptOptions,
-    /// How a step is computed.
+    /// Options of a step.
     pub(crate) step: StepOptions,
     /// Batches of one optimiser step: they share which passes get no click.
     pub(crate) accumulation: u64,
@@ -52,12 +52,12 @@ impl SegmentationTask {
     }
 }
 
-/// What a segmenter is validated on, and how.
+/// Validation data of a segmenter, and its protocols.
 #[derive(Clone)]
 pub struct Validation {
     /// The images, with their objects.
     pub sets: Vec<EvalSet>,
-    /// How they are prompted, and which metrics are computed.
+    /// Prompts and metrics.
     pub protocols: Vec<EvalProtocol>,
     /// Threads that read images ahead.
     pub n_threads: usize,

@@ -24,16 +24,16 @@ use crate::options::{Activations, BoxOutput, LossOptions, LossResolution};
 use crate::prompts::{ClickSimulator, PromptDraws};
 use crate::target::Target;
 
-/// How a step is computed.
+/// Options of a step.
 #[derive(Clone, Debug)]
 pub struct StepOptions {
-    /// Which masks a box asks for.
+    /// Masks that the decoder predicts for a box.
     pub box_output: BoxOutput,
-    /// What is minimised.
+    /// The loss.
     pub loss: LossOptions,
-    /// Whether nothing of the encoder learns: it then runs without autodiff and without its drop path.
+    /// Nothing of the encoder learns: it runs without autodiff and without its drop path.
     pub is_encoder_frozen: bool,
-    /// Which activations of the encoder are stored.
+    /// Activations of the encoder that are stored.
     pub activations: Activations,
     /// Objects that are decoded together, which changes memory and no result; `None`: [`Sam::objects_at_once`].
     pub objects_at_once: Option<usize>,
@@ -44,9 +44,9 @@ pub struct StepOptions {
 pub struct SegmentationStep<'a> {
     /// On an autodiff device; frozen parameters get no gradient.
     pub sam: &'a Sam,
-    /// What is learned from.
+    /// Images and targets.
     pub batch: &'a TrainingBatch,
-    /// How the step is computed.
+    /// Options of the step.
     pub options: &'a StepOptions,
     /// Random seed of the stages of an encoder whose activations are recomputed.
     pub dropout_seed: u64,
@@ -337,7 +337,7 @@ impl GradientSums {
     }
 }
 
-/// Which masks the first pass predicts, and which of them are allowed for each object, `[O, K]` (`None`: all).
+/// The masks that the first pass predicts, and a mask of those allowed for each object, `[O, K]` (`None`: all).
 fn first_output(
     simulator: &ClickSimulator,
     sam: &Sam,

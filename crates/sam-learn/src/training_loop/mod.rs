@@ -32,6 +32,20 @@ use crate::record::{
 use crate::task::{BatchReport, Task, ValidationOutput, ValidationRequest, weighted_mean};
 use pace::{Pace, memory_mib};
 
+/// The inputs that every run has.
+pub struct RunInputs {
+    /// Training data.
+    pub samples: Arc<dyn Samples>,
+    /// Loader options; the seed is that of the run.
+    pub loader: LoaderOptions,
+    /// Ends the run after the present step.
+    pub interrupter: Interrupter,
+    /// Receive the events of the run, beside its log, TensorBoard and the dashboard.
+    pub observers: Vec<Box<dyn Observer>>,
+    /// Show burn-train's terminal dashboard.
+    pub dashboard: bool,
+}
+
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
@@ -46,7 +60,7 @@ pub enum Ending {
 /// The result of a run.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// How it ended.
+    /// Reason for the end.
     pub ending: Ending,
     /// Steps done and scores.
     pub progress: Progress,
@@ -74,13 +88,8 @@ pub(crate) struct Setup<T: Task> {
     pub(crate) encoder_depth: usize,
     pub(crate) device: Device,
     pub(crate) options: LoopOptions,
-    pub(crate) samples: Arc<dyn Samples>,
-    pub(crate) loader: LoaderOptions,
+    pub(crate) inputs: RunInputs,
     pub(crate) validation: Option<T::ValidationInput>,
-    pub(crate) interrupter: Interrupter,
-    /// Beside those that every run has.
-    pub(crate) observers: Vec<Box<dyn Observer>>,
-    pub(crate) dashboard: bool,
 }
 
 /// Makes a run, or resumes one.
@@ -110,7 +119,8 @@ struct Run<T: Task> {
 impl<T: Task> Run<T> {
     /// The run as it begins, or as it was saved.
     fn new(setup: Setup<T>, resume: Option<&SavedState>) -> Result<(Self, T), LearnError> {
-        let Setup { mut task, options, device, interrupter, .. } = setup;
+        let Setup { mut task, options, device, inputs, validation, encoder_depth } = setup;
+        let RunInputs { samples, loader, interrupter, observers: others, dashboard } = inputs;
         for folder in ["", CHECKPOINTS_FOLDER, PREVIEWS_FOLDER] {
             sweep_unfinished(&options.folder.join(folder));
         }
@@ -124,13 +134,8 @@ impl<T: Task> Run<T> {
             (Some(_), Some(state)) => Some(state.load_average(task.valid().network().clone())?),
         };
         // The parameters' ids count, so the weights are loaded before.
-        let (mut optimiser, rates) = optimiser_and_rates(
-            task.network(),
-            setup.encoder_depth,
-            &options.optimiser,
-            &options.schedule,
-            progress.step,
-        );
+        let (mut optimiser, rates) =
+            optimiser_and_rates(task.network(), encoder_depth, &options.optimiser, &options.schedule, progress.step);
         if let Some(state) = resume {
             optimiser = optimiser.load_record(state.load_optimiser()?);
         }
@@ -144,13 +149,13 @@ impl<T: Task> Run<T> {
         if options.log.tensorboard {
             observers.push(Box::new(TensorBoard::new(&options.folder)));
         }
-        if setup.dashboard {
+        if dashboard {
             let (steps, every_steps) = (options.schedule.steps, options.validation.every_steps);
             observers.push(Box::new(Dashboard::new(&interrupter, progress.step, steps, every_steps)));
         }
-        observers.extend(setup.observers);
+        observers.extend(others);
         let first_batch = progress.step * options.optimiser.accumulation.max(1) as u64;
-        let batches = Loader::new(setup.samples, setup.loader, first_batch);
+        let batches = Loader::new(samples, loader, first_batch);
         let mut run = Self {
             options,
             device,
@@ -158,7 +163,7 @@ impl<T: Task> Run<T> {
             optimiser,
             rates,
             average,
-            validation: setup.validation,
+            validation,
             progress,
             pace: Pace::default(),
             interrupter,
@@ -171,25 +176,15 @@ impl<T: Task> Run<T> {
 
     /// Trains until the last step, until nothing improves any more, or until the run is asked to stop.
     fn train(&mut self, mut task: T) -> Result<Ending, LearnError> {
-        loop {
-            if self.is_validation_due() {
-                if self.validate(&task)?.is_break() {
-                    self.save(&task)?;
-                    return Ok(Ending::Interrupted);
-                }
-                if self.progress.step > 0 {
-                    self.save(&task)?;
-                }
-            }
-            if self.progress.step >= self.options.schedule.steps {
-                return Ok(Ending::Finished);
-            }
+        if self.is_validation_due() && self.validate_and_save(&task)?.is_break() {
+            return Ok(Ending::Interrupted);
+        }
+        while self.progress.step < self.options.schedule.steps {
             if self.is_out_of_patience() {
                 return Ok(Ending::EarlyStopped);
             }
-
             let (began, waited_before) = (Instant::now(), self.batches.report().waited);
-            let (grads, reports) = self.gradients(&task)?;
+            let (grads, reports) = self.gradients_of_next_batches(&task)?;
             // With several devices or processes each has the mean gradient of its own batches here. Their mean, weighted
             // by the number of objects of each, belongs on this line: all then clip and step alike.
             let (grads, grad_norm) = self.clip(&task, grads, &reports)?;
@@ -197,16 +192,17 @@ impl<T: Task> Run<T> {
             task = self.optimiser.step(rates.clone(), task, grads);
             self.update_average(&task);
             self.progress.step += 1;
-            let (took, waited) = (began.elapsed(), self.batches.report().waited - waited_before);
-            self.pace.add(took, waited, n_images(&reports));
-            self.progress.elapsed_s += took.as_secs_f64();
+            self.update_pace(began.elapsed(), self.batches.report().waited - waited_before, &reports);
             self.record(&reports, grad_norm, &rates)?;
-
             if self.interrupter.should_stop() && self.progress.step < self.options.schedule.steps {
                 self.save(&task)?;
                 return Ok(Ending::Interrupted);
             }
+            if self.is_validation_due() && self.validate_and_save(&task)?.is_break() {
+                return Ok(Ending::Interrupted);
+            }
         }
+        Ok(Ending::Finished)
     }
 
     /// Before the first step; after every interval and after the last step. A session that was stopped during a
@@ -228,7 +224,7 @@ impl<T: Task> Run<T> {
 
     /// Gradients of the mean loss over the batches of one optimiser step. Of several batches each counts with its weight,
     /// so the mean is that of one large batch.
-    fn gradients(&mut self, task: &T) -> Result<(GradientsParams, Vec<BatchReport>), LearnError> {
+    fn gradients_of_next_batches(&mut self, task: &T) -> Result<(GradientsParams, Vec<BatchReport>), LearnError> {
         let step = self.progress.step + 1;
         let accumulation = self.options.optimiser.accumulation.max(1);
         let network = task.network();
@@ -302,6 +298,20 @@ impl<T: Task> Run<T> {
             eta_s: self.pace.eta_s(of_steps - step, validations_left),
         };
         self.observers.notify(&RunEvent::Step(record))
+    }
+
+    fn update_pace(&mut self, took: Duration, waited: Duration, reports: &[BatchReport]) {
+        self.pace.add(took, waited, n_images(reports));
+        self.progress.elapsed_s += took.as_secs_f64();
+    }
+
+    /// As [`Run::validate`], then saves; the baseline alone is not worth a save.
+    fn validate_and_save(&mut self, task: &T) -> Result<ControlFlow<()>, LearnError> {
+        let is_stopped = self.validate(task)?;
+        if is_stopped.is_break() || self.progress.step > 0 {
+            self.save(task)?;
+        }
+        Ok(is_stopped)
     }
 
     /// Validates the model as it is now; `Break` when the run is asked to stop meanwhile.

@@ -11,7 +11,7 @@ pub(super) struct Pace {
     step_s: Option<f64>,
     wait_s: f64,
     images: f64,
-    /// Of the last validation.
+    /// Duration of the last validation.
     validation_s: f64,
 }
 

@@ -33,12 +33,8 @@ pub(crate) fn run_plan(plan: &TrainPlan, folder: RunFolder, arguments: &RunArgum
     session.start(&Task::Train.to_toml(plan)?, &inputs.notes)?;
     let training = Training {
         options: options(plan),
-        samples: inputs.samples,
-        loader: inputs.loader,
+        inputs: session.inputs(inputs.samples, inputs.loader),
         validation: inputs.validation,
-        interrupter: session.interrupter(),
-        observers: session.observers(),
-        dashboard: session.is_terminal(),
     };
     session.run(|resume| train(inputs.sam, training, resume), |outcome| finish(plan, session.folder(), outcome))
 }

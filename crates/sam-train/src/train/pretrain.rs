@@ -46,12 +46,8 @@ pub(crate) fn run_plan(plan: &PretrainPlan, folder: RunFolder, arguments: &RunAr
             validation: plan.validation.clone(),
             log: plan.log.clone(),
         },
-        samples,
-        loader: plan.loader_options(),
+        inputs: session.inputs(samples, plan.loader_options()),
         held_out,
-        interrupter: session.interrupter(),
-        observers: session.observers(),
-        dashboard: session.is_terminal(),
     };
     session.run(|resume| pretrain(mae, pretraining, resume), |outcome| finish(session.folder(), outcome))
 }

@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, anyhow};
 use burn::train::Interrupter;
+use sam_data::loader::{LoaderOptions, Samples};
 use sam_learn::options::{LogOptions, RunOptions};
-use sam_learn::record::{CHECKPOINTS_FOLDER, Observer, RunEvent, SavedState, Saves};
-use sam_learn::{Ending, LearnError, Outcome};
+use sam_learn::record::{CHECKPOINTS_FOLDER, RunEvent, SavedState, Saves};
+use sam_learn::{Ending, LearnError, Outcome, RunInputs};
 
 use crate::cli::RunArguments;
 use crate::failure::{BadInput, Failure};
@@ -77,18 +78,16 @@ impl<'a> RunSession<'a> {
         self.folder.path()
     }
 
-    pub(super) fn interrupter(&self) -> Interrupter {
-        self.interrupter.clone()
-    }
-
-    pub(super) fn is_terminal(&self) -> bool {
-        self.is_terminal
-    }
-
-    /// The program's observers of the run.
-    pub(super) fn observers(&self) -> Vec<Box<dyn Observer>> {
+    /// The inputs of the run, with the program's observers.
+    pub(super) fn inputs(&self, samples: Arc<dyn Samples>, loader: LoaderOptions) -> RunInputs {
         let lines = Arc::clone(&self.lines);
-        vec![Box::new(move |event: &RunEvent| lines.show(event)), Box::new(self.report.clone())]
+        RunInputs {
+            samples,
+            loader,
+            interrupter: self.interrupter.clone(),
+            observers: vec![Box::new(move |event: &RunEvent| lines.show(event)), Box::new(self.report.clone())],
+            dashboard: self.is_terminal,
+        }
     }
 
     /// Trains, and prints the outcome; `finish` handles a finished run.
