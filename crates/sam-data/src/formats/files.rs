@@ -144,11 +144,19 @@ impl Folder {
                 continue;
             }
             // Follows links, as data sets are often assembled from links.
-            let is_folder = match entry.file_type().map_err(io)? {
-                kind if kind.is_symlink() => entry.path().is_dir(),
-                kind => kind.is_dir(),
+            let (is_folder, is_file) = match entry.file_type().map_err(io)? {
+                // A link to nowhere is a file that will be missed.
+                kind if kind.is_symlink() => {
+                    std::fs::metadata(entry.path()).map_or((false, true), |target| (target.is_dir(), target.is_file()))
+                }
+                kind => (kind.is_dir(), kind.is_file()),
             };
-            if is_folder { folders.push(name) } else { files.push(name) }
+            // Pipes and devices are neither; reading one may never end.
+            if is_folder {
+                folders.push(name);
+            } else if is_file {
+                files.push(name);
+            }
         }
         files.sort_unstable();
         folders.sort_unstable();
@@ -171,7 +179,7 @@ impl Folder {
 /// All files below a folder, as paths relative to it with `/`, sorted.
 pub(crate) fn list_files(root: &Path) -> Result<Vec<String>, DataError> {
     let mut files = Vec::new();
-    walk(root, "", MAX_DEPTH, &mut |file| {
+    walk(root, MAX_DEPTH, &mut |file| {
         files.push(file);
         false
     })?;
@@ -180,24 +188,44 @@ pub(crate) fn list_files(root: &Path) -> Result<Vec<String>, DataError> {
 }
 
 pub(crate) fn any_file(root: &Path, depth: usize, is_wanted: &dyn Fn(&str) -> bool) -> Result<bool, DataError> {
-    walk(root, "", depth, &mut |file| is_wanted(&file))
+    walk(root, depth, &mut |file| is_wanted(&file))
 }
 
-/// Visits files until `visit` returns true; returns whether it did.
-fn walk(root: &Path, below: &str, depth: usize, visit: &mut dyn FnMut(String) -> bool) -> Result<bool, DataError> {
-    let folder = Folder::list(&root.join(below))?;
-    let joined = |name: &str| if below.is_empty() { name.to_owned() } else { format!("{below}/{name}") };
-    for name in &folder.files {
-        if visit(joined(name)) {
+/// A visit of all files below a folder.
+struct Walk<'a> {
+    root: &'a Path,
+    /// Called with paths relative to the root, until it returns true.
+    visit: &'a mut dyn FnMut(String) -> bool,
+    /// The real paths of the folders that the visit is in: a link to one of them would never end.
+    above: Vec<PathBuf>,
+}
+
+impl Walk<'_> {
+    /// Visits a folder; returns whether a visit returned true.
+    fn enter(&mut self, below: &str, depth: usize) -> Result<bool, DataError> {
+        let at = self.root.join(below);
+        let real = at.canonicalize().map_err(|error| DataError::io(&at, error))?;
+        if self.above.contains(&real) {
+            return Ok(false);
+        }
+        let Folder { files, folders } = Folder::list(&at)?;
+        let joined = |name: String| if below.is_empty() { name } else { format!("{below}/{name}") };
+        if files.into_iter().any(|name| (self.visit)(joined(name))) {
             return Ok(true);
         }
-    }
-    for name in &folder.folders {
-        if depth > 0 && walk(root, &joined(name), depth - 1, visit)? {
-            return Ok(true);
+        self.above.push(real);
+        for name in folders {
+            if depth > 0 && self.enter(&joined(name), depth - 1)? {
+                return Ok(true);
+            }
         }
+        self.above.pop();
+        Ok(false)
     }
-    Ok(false)
+}
+
+fn walk(root: &Path, depth: usize, visit: &mut dyn FnMut(String) -> bool) -> Result<bool, DataError> {
+    Walk { root, visit, above: Vec::new() }.enter("", depth)
 }
 
 pub(crate) fn has_extension(name: &str, extension: &str) -> bool {
@@ -299,5 +327,21 @@ mod tests {
         assert_eq!(unsuffixed_stem("x_cp_masks.png"), Some("x"));
         assert_eq!(unsuffixed_stem("x_mask.png"), Some("x"));
         assert_eq!(unsuffixed_stem("x.png"), None);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_to_folders_above_end_and_pipes_are_skipped() {
+        let root = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir_all(root.path().join("a/b")).expect("made");
+        std::fs::write(root.path().join("a/b/x.png"), "").expect("written");
+        for (link, target) in [("a/b/up", ".."), ("a/b/top", "../.."), ("a/self", "."), ("again", "a")] {
+            std::os::unix::fs::symlink(target, root.path().join(link)).expect("linked");
+        }
+        // A folder that is linked from beside is read once for each name, as data sets are assembled from links.
+        assert_eq!(list_files(root.path()).expect("listed"), ["a/b/x.png", "again/b/x.png"]);
+        let socket = std::os::unix::net::UnixListener::bind(root.path().join("socket.png")).expect("bound");
+        assert_eq!(list_files(root.path()).expect("listed").len(), 2);
+        drop(socket);
     }
 }
