@@ -86,7 +86,7 @@ fn termination_signals_save_the_run() {
         let ended = wait(child, &log, None);
         ended.assert_sound(signal);
         assert_eq!(ended.code, Some(0), "SIG{signal}:\n{}", ended.text);
-        ends.insert(ended.text.contains("--resume run"));
+        ends.insert(ended.text.contains("resume with: sam-train --resume"));
         finish_as_a_user(&run);
         assert_eq!(Results::of(&run), expected, "SIG{signal}");
     }

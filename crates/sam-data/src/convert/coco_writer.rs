@@ -171,8 +171,7 @@ impl PartFile {
             folder.join(part.map_or_else(|| "instances.json".to_owned(), |part| format!("instances_{part}.json")));
         let io = |error| DataError::io(&path, error);
         let mut file = BufWriter::new(File::create(&path).map_err(io)?);
-        file.write_all(b"{\"info\": {\"description\": \"converted by sam-train\"},\n\"annotations\": [\n")
-            .map_err(io)?;
+        file.write_all(b"{\"info\": {\"description\": \"written by sam-train\"},\n\"annotations\": [\n").map_err(io)?;
         Ok(Self { path, file, images: String::new(), n_annotations: 0, ignores: Vec::new() })
     }
 

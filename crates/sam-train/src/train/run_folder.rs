@@ -39,12 +39,12 @@ const FILES: [&str; 13] = [
     "export-1024.safetensors",
 ];
 
-/// Folders that a run writes, with the beginning of the names in them.
-const FOLDERS: [(&str, &str); 4] = [
-    (CHECKPOINTS_FOLDER, "step-"),
-    ("previews", "step-"),
-    ("tensorboard", "events.out.tfevents."),
-    ("export-huggingface", ""),
+/// Folders that a run writes, with what the names in them begin with.
+const FOLDERS: [(&str, &[&str]); 4] = [
+    (CHECKPOINTS_FOLDER, &["step-"]),
+    ("previews", &["step-"]),
+    ("tensorboard", &["events.out.tfevents."]),
+    ("export-huggingface", &["config.json", "model.safetensors", "preprocessor_config.json"]),
 ];
 
 /// A run folder, which may not exist yet.
@@ -199,12 +199,13 @@ impl RunFolder {
                 std::fs::remove_file(entry.path())?;
             }
         }
-        for (name, prefix) in FOLDERS {
+        for (name, prefixes) in FOLDERS {
             let folder = self.path.join(name);
             let Ok(entries) = folder.read_dir() else { continue };
             for entry in entries {
                 let entry = entry?;
-                if !entry.file_name().to_string_lossy().starts_with(prefix) {
+                let inside = entry.file_name().to_string_lossy().into_owned();
+                if !prefixes.iter().any(|prefix| inside.starts_with(prefix)) {
                     continue;
                 }
                 match entry.file_type()?.is_dir() {
