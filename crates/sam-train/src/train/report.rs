@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use jiff::Timestamp;
 use sam_learn::LearnError;
 use sam_learn::record::{Observer, REPORT_FILE, RunEvent, RunReport};
 
@@ -61,20 +62,10 @@ fn about(environment: &serde_json::Value) -> Vec<(String, String)> {
     .to_vec()
 }
 
-/// Of the calendar, in UTC. Days to dates by Howard Hinnant, "chrono-compatible low-level date algorithms": the year begins
-/// in March, so that leap days come last.
+/// Date and time in UTC.
 fn date_and_time(unix_s: u64) -> String {
-    const DAYS_TO_1970: u64 = 719_468;
-    const DAYS_OF_400_YEARS: u64 = 146_097;
-    let (days, seconds) = (unix_s / 86_400 + DAYS_TO_1970, unix_s % 86_400);
-    let (era, day_of_era) = (days / DAYS_OF_400_YEARS, days % DAYS_OF_400_YEARS);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    format!("{year}-{month:02}-{day:02} {:02}:{:02} UTC", seconds / 3600, seconds / 60 % 60)
+    let time = i64::try_from(unix_s).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
+    time.map_or_else(String::new, |time| time.strftime("%Y-%m-%d %H:%M UTC").to_string())
 }
 
 #[cfg(test)]
