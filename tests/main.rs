@@ -1,5 +1,5 @@
 //! The project's one integration test binary: whole paths, against the reference's numbers and through the real program.
-//! What belongs to one function is tested in its own file.
+//! Single functions are tested in their own files.
 
 mod block; // a block of vit_b's size equals the official one
 mod cli; // the real binary in a fresh folder, bad input included
@@ -8,18 +8,18 @@ mod consumers; // other people's programs read what we write
 mod data_cli; // data check, preview, convert, split and synth through the real program
 mod eval_cli; // eval through the real program: files, gate, comparison, detections, bad input
 mod evaluation; // protocols over our own predictor, as a training run's validation plays them
-mod faults; // kills, damage, full disks, two processes, mutated input
+mod faults; // fault injection: kills, damage, full disks, two processes, mutated input
 mod fixture; // the committed files and how to compare
 mod golden; // every output equals the official package's
 mod gradients; // so does every gradient
-mod house; // the code map is true: arrows point down, named files exist
+mod house; // the code map is true: dependencies point down, named files exist
 mod learning; // a whole training step equals PyTorch's
 mod mae; // the masked autoencoder equals PyTorch, and initialises a segmenter
 mod pretrain_cli; // pre-training through the real program
-mod pretraining; // whole pre-trainings: repeat, go on, accumulate, learn
+mod pretraining; // whole pre-trainings: reproduce, resume, accumulate, learn
 mod probe; // features are what they should be, and their classifiers those of scikit-learn
 mod probe_cli; // probe through the real program: classes, parts, baselines, bad input
 mod train_cli; // --config and --resume through the real program
 mod training_behaviour; // drop path and dropout act while training only
-mod training_runs; // whole runs: repeat, go on, accumulate, learn by heart
+mod training_runs; // whole runs: reproduce, resume, accumulate, overfit
 mod weights; // every layout read and written, strictly

@@ -215,7 +215,7 @@ fn runs_repeat_and_resume_to_the_bit() {
     assert!(std::fs::read_dir(whole.path().join("tensorboard")).expect("a folder").next().is_some());
 }
 
-/// What a process leaves that was killed while it saved; no process has this id.
+/// Leftover of a process that was killed while saving; no process has this id.
 const UNFINISHED: &str = "checkpoints/.writing-99999999-x";
 
 #[test]

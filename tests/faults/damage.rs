@@ -27,7 +27,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Files of a run folder that hold something of the run, in a fixed order.
+/// All files of a run folder, sorted.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![folder.to_owned()];
@@ -62,9 +62,9 @@ fn damage(path: &Path, draws: &mut RandomStream) -> String {
     format!("damage {kind} at byte {at}")
 }
 
-/// A resumed run either ends as the undamaged one, or names the damaged file: never another result in silence.
+/// A resumed run either ends as the undamaged one or names the damaged file; results never change silently.
 #[test]
-fn a_damaged_run_folder_is_never_resumed_in_silence() {
+fn damage_to_a_run_folder_never_changes_results_silently() {
     let stopped = stopped_run();
     let arguments = ["--resume", "run", "--plain", "--set", "schedule.steps=8"];
     let resumed = |run: &Run| (finish(run, &arguments), Results::of(run));

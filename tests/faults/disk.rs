@@ -1,13 +1,13 @@
-//! A disk that becomes full at any byte of a run.
+//! A disk that is full after any number of bytes.
 
 use std::process::Command;
 
 use super::{Results, draws, finish_as_a_user, prepared, repetitions, report, start, wait};
 
-/// Larger than any file of the run, in blocks of `ulimit`.
+/// Upper bound of the file size limit, in the blocks of `ulimit`.
 const BLOCKS: usize = 160;
 
-/// A run on a full disk fails with a message, and ends as the uninterrupted one when there is room again.
+/// A run on a full disk fails with a message; once there is space, it ends as the uninterrupted run.
 #[test]
 fn a_full_disk_loses_nothing() {
     let expected = Results::uninterrupted();

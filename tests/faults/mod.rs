@@ -1,5 +1,5 @@
-//! Faults on purpose: a run that is killed, starved of disk, damaged or started twice ends with the files of the
-//! uninterrupted run, or says what is wrong; mutated input never panics, hangs or exhausts memory.
+//! Fault injection: a run that is killed, runs out of disk space, is damaged or started twice ends with the files of the
+//! uninterrupted run or reports the problem; mutated input never causes a panic, a hang or excessive memory.
 //!
 //! Each test does a few of them in CI. `FAULTS=50 cargo test --release --test main faults -- --nocapture` does fifty times as
 //! many, with other random draws, and prints the counts.
@@ -23,10 +23,10 @@ use serde_json::Value;
 use crate::cli::Run;
 use crate::train_cli::SMALL;
 
-/// A command that takes longer hangs: each takes well below a second on a quiet machine.
+/// A command that takes longer hangs; each takes a second or two on an idle machine.
 const HANG: Duration = Duration::from_secs(60);
 
-/// A run of a second, with everything that a save holds: a moving average, a baseline, validations between saves.
+/// A run of about a second whose saves have all parts: a moving average, a baseline, validations between saves.
 fn config() -> String {
     let changed = [("dir = \"run\"", "dir = \"run\"\nthreads = 1"), ("lr = 1e-3", "lr = 1e-3\nema_decay = 0.9")];
     let config = changed.iter().fold(SMALL.to_owned(), |text, (from, to)| text.replacen(from, to, 1));
@@ -44,12 +44,12 @@ fn report(counts: &str) {
     let _ = writeln!(std::io::stdout(), "{counts}");
 }
 
-/// Random numbers of one injection; `what` tells the tests apart.
+/// Random numbers of one injection; `what` identifies the test.
 fn draws(what: u64, repetition: usize) -> RandomStream {
     RandomStream::new(what, Purpose::Order, &[repetition as u64])
 }
 
-/// How a process ended, and what it used.
+/// Exit status, output and peak memory of a process.
 struct Ended {
     code: Option<i32>,
     signal: Option<i32>,
@@ -119,7 +119,7 @@ fn prepared() -> Run {
     run
 }
 
-/// What a finished run leaves, without times.
+/// The results of a finished run, without times.
 #[derive(Clone, Debug, PartialEq)]
 struct Results {
     best: Vec<u8>,
@@ -135,7 +135,7 @@ impl Results {
         Self { best: read("best.safetensors"), last: read("last.safetensors"), log }
     }
 
-    /// Those of a run that nothing interrupts.
+    /// Results of an uninterrupted run.
     fn uninterrupted() -> Self {
         let run = prepared();
         let ended = finish(&run, &["--config", "train.toml", "--plain"]);
@@ -151,7 +151,7 @@ fn without_times(line: &str) -> String {
         .join(" ")
 }
 
-/// Goes on with a run as its user would until it is finished: resumes it where it can be, begins it again where it cannot.
+/// Finishes a run as its user would: resumes it if possible, otherwise starts it again.
 fn finish_as_a_user(run: &Run) -> Ended {
     let resumed = finish(run, &["--resume", "run", "--plain"]);
     resumed.assert_sound("resume");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Results, draws, finish, finish_as_a_user, prepared, program, repetitions, report, start, wait};
 
-/// Whatever the second one is, the run that holds the folder ends as if it were alone, and the second says who holds it.
+/// The run that holds the folder ends as if it were alone; the other process is rejected with the id of the holder.
 #[test]
 fn the_second_of_two_processes_is_refused() {
     let expected = Results::uninterrupted();

@@ -12,7 +12,7 @@ use std::time::Duration;
 /// one behind: see [`sweep_unfinished`].
 pub const UNFINISHED_PREFIX: &str = ".writing-";
 
-/// On systems without `/proc`, unfinished content of this age belongs to no living process.
+/// Without `/proc`, unfinished content of this age is considered abandoned.
 const STALE_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Replaces the file at `path` by `contents`, durably; returns its size in bytes.
@@ -87,8 +87,8 @@ pub fn write_folder_atomically<E>(
     Ok(())
 }
 
-/// Removes from `folder` what processes that have ended left unfinished; returns how many were removed. What cannot be
-/// removed only takes space.
+/// Removes unfinished content of ended processes from `folder`; returns the number of removed entries. Errors are ignored,
+/// because leftovers only take space.
 pub fn sweep_unfinished(folder: &Path) -> usize {
     let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
     let stale = entries.flatten().filter(is_stale);
@@ -158,7 +158,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn only_what_ended_processes_left_is_swept() {
+    fn only_leftovers_of_ended_processes_are_removed() {
         let folder = tempfile::tempdir().expect("a folder");
         // Larger than any process id of Linux (2^22).
         let names = [".writing-99999999-a", ".writing-1-b", ".writing-x", "other"];

@@ -117,7 +117,7 @@ pub enum LearnError {
     InUse {
         /// The run folder.
         folder: PathBuf,
-        /// What its lock says of that process.
+        /// The process, as recorded in the lock.
         holder: String,
     },
     /// No save of a run is intact.

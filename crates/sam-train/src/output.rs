@@ -1,4 +1,4 @@
-//! Standard output that never ends the work: `| head` stops the printing, and a full disk behind it is reported at the end.
+//! Standard output whose failure does not stop the program: a closed pipe is ignored, a full disk is reported at the end.
 
 use std::io::{Error, ErrorKind, Result, StdoutLock, Write};
 use std::sync::{Mutex, PoisonError};

@@ -13,7 +13,7 @@ pub struct Drops {
     pub n_over_cap: u64,
     /// Views sampled again because they showed no object.
     pub n_views_redrawn: u64,
-    /// Samples without any usable object: replaced in [`Order::ShuffledEpochs`], kept in [`Order::InOrderOnce`].
+    /// Samples without any usable object: replaced in `Order::ShuffledEpochs`, kept in `Order::InOrderOnce`.
     pub n_without_objects: u64,
     /// Unreadable samples, with the reason.
     pub skipped: Vec<SkippedSample>,

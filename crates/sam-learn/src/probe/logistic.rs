@@ -51,7 +51,7 @@ pub fn classify_by_logistic_regression(
 ) -> LinearProbe {
     let n_classes = train.n_classes();
     let tried = cross_validate(train, n_classes, device, on_fit);
-    // Of equal losses the strongest penalty.
+    // The strongest penalty among equal losses.
     let (penalty, _) =
         tried.iter().copied().reduce(|best, next| if next.1 < best.1 { next } else { best }).unwrap_or_default();
     let rows = Rows::new(train.features, train.classes, n_classes, device);

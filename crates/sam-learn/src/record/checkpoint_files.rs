@@ -13,15 +13,15 @@ use crate::error::LearnError;
 
 const CHECKSUMS_FILE: &str = "checksums.json";
 
-/// The old and the new one.
+/// Checksums per file: of the old and of the new contents.
 const REMEMBERED: usize = 2;
 
-/// What is wrong with a checkpoint, in a message that names it.
+/// A problem of a checkpoint, as a message that names it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum CheckpointProblem {
-    /// It is missing, damaged or unreadable.
+    /// The file is missing, damaged or unreadable.
     Lost(String),
-    /// Nobody knows what it should hold.
+    /// Its checksum is not recorded.
     Unchecked(String),
 }
 
@@ -33,15 +33,15 @@ pub(crate) struct CheckpointFiles {
 }
 
 impl CheckpointFiles {
-    /// Of a run folder, with what is remembered there.
+    /// Opens the checkpoints of a run folder with their recorded checksums.
     pub(crate) fn open(folder: &Path) -> Self {
         let text = std::fs::read(folder.join(CHECKSUMS_FILE)).unwrap_or_default();
-        // Without it no file can be checked, which `problem` reports.
+        // Without this file nothing can be checked, which `problem` reports.
         let known = serde_json::from_slice(&text).unwrap_or_default();
         Self { folder: folder.to_owned(), known }
     }
 
-    /// What is wrong with a checkpoint that the run has written; `None` when it is as it was written.
+    /// The problem of a checkpoint that the run has written; `None` if its contents are those that were written.
     pub(crate) fn problem(&self, name: &str) -> Option<CheckpointProblem> {
         let path = self.folder.join(name);
         let shown = path.display();
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn damage_is_found_and_a_crash_between_is_none() {
+    fn damage_is_detected_and_an_interrupted_write_is_not_damage() {
         let folder = tempfile::tempdir().expect("a folder");
         let mut files = CheckpointFiles::open(folder.path());
         let write = |files: &mut CheckpointFiles, text: &'static str| {

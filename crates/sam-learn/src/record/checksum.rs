@@ -1,4 +1,4 @@
-//! Length and checksum of a file: finds damage, does not resist an attacker.
+//! Length and checksum of a file. Detects damage; not secure against an attacker.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -7,18 +7,18 @@ use std::path::Path;
 use sam_files::Fingerprint;
 use serde::{Deserialize, Serialize};
 
-/// Of a file as it was written.
+/// Length and checksum of a file's contents.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Checksum {
-    /// Length.
+    /// Length in bytes.
     pub(crate) bytes: u64,
     /// FNV-1a over words of eight bytes, in hexadecimal.
     pub(crate) fnv1a: String,
 }
 
 impl Checksum {
-    /// Of a whole file; an empty one where there is none.
+    /// Checksum of a whole file; a missing file counts as empty.
     pub(crate) fn of(path: &Path) -> io::Result<Self> {
         match File::open(path) {
             Ok(file) => Self::of_reader(file),
@@ -27,7 +27,7 @@ impl Checksum {
         }
     }
 
-    /// Of the first `bytes` of a file.
+    /// Checksum of the first `bytes` of a file.
     pub(crate) fn of_beginning(path: &Path, bytes: u64) -> io::Result<Self> {
         Self::of_reader(File::open(path)?.take(bytes))
     }
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_flipped_bit_and_every_cut_is_found() {
+    fn flipped_bits_and_truncation_are_detected() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("file");
         let bytes: Vec<u8> = (0..70_003_u32).map(|i| (i % 251) as u8).collect();
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_file_is_an_empty_one() {
+    fn a_missing_file_counts_as_empty() {
         let folder = tempfile::tempdir().expect("a folder");
         assert_eq!(Checksum::of(&folder.path().join("none")).expect("none").bytes, 0);
     }

@@ -1,7 +1,7 @@
 //! One process at a time in a run folder.
 //!
-//! The lock is the operating system's on `run.lock`, so it ends with the process that holds it, however that ends: nothing
-//! stale is left to clean up. The file's text says who holds it.
+//! The operating system locks `run.lock`, so the lock ends with its process, however that ends: there are no stale locks.
+//! The file contains the id of the process.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -12,7 +12,7 @@ use crate::error::LearnError;
 /// Name of the lock's file in a run folder.
 pub const LOCK_FILE: &str = "run.lock";
 
-/// Held until it is dropped.
+/// The lock of a run folder, held until it is dropped.
 #[derive(Debug)]
 pub struct RunLock {
     _file: File,
@@ -23,7 +23,7 @@ impl RunLock {
     ///
     /// # Errors
     ///
-    /// When another process holds it, with that process's id, or when the file cannot be written.
+    /// When another process holds the lock (its id is in the message), or when the file cannot be written.
     pub fn acquire(folder: &Path) -> Result<Self, LearnError> {
         let path = folder.join(LOCK_FILE);
         let write_error = |source| LearnError::Write { path: path.clone(), source };
@@ -33,10 +33,10 @@ impl RunLock {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
-                // The message is good without it.
+                // Only part of the message.
                 let _ = file.read_to_string(&mut holder);
                 let holder = holder.trim();
-                let holder = if holder.is_empty() { "which has just begun".to_owned() } else { holder.to_owned() };
+                let holder = if holder.is_empty() { "just started".to_owned() } else { holder.to_owned() };
                 return Err(LearnError::InUse { folder: folder.to_owned(), holder });
             }
             Err(TryLockError::Error(source)) => return Err(write_error(source)),
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_second_is_rejected_until_the_first_is_gone() {
+    fn a_second_process_is_rejected_until_the_first_ends() {
         let folder = tempfile::tempdir().expect("a folder");
         let first = RunLock::acquire(folder.path()).expect("free");
         let error = RunLock::acquire(folder.path()).expect_err("held").to_string();

@@ -40,8 +40,8 @@ impl MetricsLog {
     /// Opens the log of a run folder as it was at a save: later lines are removed, because their steps are repeated. Without
     /// a save the run begins again, and its log with it.
     ///
-    /// Returns warnings when the log is not as it was at the save; it then holds the lines that can still be read, and the
-    /// validations that the save knows.
+    /// Returns warnings if the log differs from its state at the save; it then has the lines that are still readable, and the
+    /// validations recorded in the save.
     ///
     /// # Errors
     ///
@@ -60,8 +60,8 @@ impl MetricsLog {
                 let (lines, n_dropped) = restored_lines(&path, &saved.progress)?;
                 write_atomically(&path, &lines).map_err(write_error)?;
                 warnings.push(format!(
-                    "{} is damaged: {n_dropped} lines cannot be read, and steps may be missing; the validations that the \
-                     save knows are in it",
+                    "{} is damaged: {n_dropped} lines are unreadable and steps may be missing; the validations recorded in \
+                     the save are restored",
                     path.display()
                 ));
             }
@@ -148,8 +148,8 @@ impl RecordedLine {
     }
 }
 
-/// What a damaged log still holds up to a save, each step and each validation once and in order, with the validations that
-/// the save knows; and the number of lines that cannot be read.
+/// The readable lines of a damaged log up to a save, each step and each validation once and in order, with the validations
+/// recorded in the save; and the number of unreadable lines.
 fn restored_lines(path: &Path, progress: &Progress) -> Result<(Vec<u8>, usize), LearnError> {
     let bytes =
         std::fs::read(path).map_err(|source| LearnError::Read { path: path.to_owned(), reason: source.to_string() })?;
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_log_keeps_what_can_be_read_and_what_the_save_knows() {
+    fn a_damaged_log_keeps_readable_lines_and_recorded_validations() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join(LOG_FILE);
         let (mut log, _) = MetricsLog::open(folder.path(), None).expect("opens");

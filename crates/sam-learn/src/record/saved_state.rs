@@ -25,7 +25,7 @@ const AVERAGE: &str = "average.bpk";
 const PROGRESS: &str = "progress.json";
 const CHECKSUMS: &str = "checksums.json";
 const PREFIX: &str = "step-";
-/// The newest, and the one that is used when the newest is damaged.
+/// The newest, and the one that is resumed if the newest is damaged.
 const SAVES_KEPT: usize = 2;
 
 /// The progress of a run.
@@ -67,16 +67,16 @@ pub struct SavedState {
     pub(crate) log: Checksum,
 }
 
-/// The saves of a run, as a resume finds them.
+/// The saves of a run that matter for a resume.
 #[derive(Clone, Debug, Default)]
 pub struct Saves {
-    /// The newest one whose files are as they were written; `None` when nothing was saved yet.
+    /// The newest save without damage; `None` before the first save.
     pub intact: Option<SavedState>,
-    /// Newer ones that are damaged, each with its file and the reason.
+    /// Newer, damaged saves: messages with the file and the reason.
     pub damaged: Vec<String>,
 }
 
-/// What a save holds beside its files, so that damage is found.
+/// Checksums of the files of a save, and of the log at that time.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Checksums {
@@ -161,7 +161,7 @@ impl SavedState {
     /// Writes a save; the one before is kept, older ones are removed.
     ///
     /// # Arguments
-    /// - `log`: `metrics.jsonl`, of which the save remembers length and checksum
+    /// - `log`: `metrics.jsonl`, whose length and checksum are recorded
     ///
     /// # Errors
     ///

@@ -29,18 +29,18 @@ pub(crate) struct TensorBoard {
 }
 
 enum State {
-    /// Opened with the first event, so that a folder that cannot be written is a warning like any other.
+    /// Opened at the first event, so that an unwritable folder becomes a warning.
     Closed,
     Open {
         writer: RecordWriter<File>,
         path: PathBuf,
     },
-    /// An error was reported; nothing more is written.
+    /// After an error, which was reported; nothing more is written.
     Failed,
 }
 
 impl TensorBoard {
-    /// For a run folder.
+    /// Event files in the run folder `folder`.
     pub(crate) fn new(folder: &Path) -> Self {
         Self { folder: folder.join("tensorboard"), state: State::Closed }
     }

@@ -126,7 +126,7 @@ impl PromptEncoder {
     /// Embeds the prompts of all objects.
     ///
     /// # Shapes
-    /// - returns `sparse`: `[O, N, C]`, `absent`: `[O, N]`, `dense`: see [`DenseEmbeddings`]
+    /// - returns `sparse`: `[O, N, C]`, `absent`: `[O, N]`, `dense`: see `DenseEmbeddings`
     pub fn forward(&self, prompts: &Prompts) -> PromptEmbeddings {
         PromptEmbeddings {
             sparse: prompts.sparse.as_ref().map(|sparse| self.embed_sparse(sparse)),

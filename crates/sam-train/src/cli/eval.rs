@@ -62,7 +62,7 @@ pub(crate) struct EvalArguments {
     /// Detections are proposals: classes are ignored, and 1000 per image count
     #[arg(long)]
     proposals: bool,
-    /// TOML file with a section [gate] of bounds; a missed bound is exit code 1
+    /// TOML file with a section `[gate]` of bounds; a missed bound is exit code 1
     #[arg(long, value_name = "FILE")]
     gate: Option<PathBuf>,
     /// results.json of an earlier run: no fraction may be worse by more than --max-drop

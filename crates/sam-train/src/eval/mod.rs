@@ -175,7 +175,7 @@ fn about(plan: &EvaluatePlan, sets: &[OpenSet], model: &[(&str, String)]) -> BTr
             Some(OpenSet { set, n_objects, n_wholly_ignored, .. }) => {
                 let ignored = match n_wholly_ignored {
                     0 => String::new(),
-                    n => format!(", {n} wholly ignored left out"),
+                    n => format!(", {n} entirely ignored, excluded"),
                 };
                 let (name, path, n_images) = (&set.name, data.files.path.display(), set.indices.len());
                 format!("{name}: {path}, {n_images} images, {n_objects} objects{ignored}")

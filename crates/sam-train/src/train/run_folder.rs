@@ -52,7 +52,7 @@ const FOLDERS: [(&str, &[&str]); 4] = [
 pub(crate) struct RunFolder {
     path: PathBuf,
     start: Start,
-    /// Held until the last clone is dropped; `None` until the folder exists.
+    /// `None` until the folder exists.
     lock: Option<Arc<RunLock>>,
 }
 
@@ -67,7 +67,7 @@ enum Start {
 }
 
 impl RunFolder {
-    /// The folder of a new run. A run that ended before its first save is begun again.
+    /// The folder of a new run; a run that ended before its first save may be in it.
     pub(crate) fn to_create(path: &Path, force: bool) -> Result<Self> {
         if !path.is_dir() && path.symlink_metadata().is_err() {
             return Ok(Self { path: path.to_owned(), start: Start::New, lock: None });
@@ -142,7 +142,7 @@ impl RunFolder {
                 bail!("run.dir: {} contains a run that another process has just begun", self.path.display());
             }
         }
-        // Before anything is removed, as it may lie in the folder.
+        // Read before anything is removed, because it may be in the folder.
         let typed =
             config.map(|path| std::fs::read(path).with_context(|| format!("{}", path.display()))).transpose()?;
         if self.start == Start::Replace {
@@ -157,7 +157,7 @@ impl RunFolder {
         self.replace(PLAN, plan_toml.as_bytes()).with_context(failed)
     }
 
-    /// Of a new run; of a resumed one what is there, with this session added.
+    /// The environment of a new run; for a resumed run the recorded one with this session added.
     fn environment_of_session(&self, device: &str) -> Value {
         let session = json!({
             "program": env!("CARGO_PKG_VERSION"),
@@ -213,14 +213,14 @@ impl RunFolder {
                     false => std::fs::remove_file(entry.path())?,
                 }
             }
-            // It stays when something else is in it.
+            // Fails, as it should, if other files are left in it.
             let _ = std::fs::remove_dir(&folder);
         }
         Ok(())
     }
 }
 
-/// Whether a run writes a file of this name before its plan: there is nothing else of a run that was killed that early.
+/// Whether a run writes this file before its plan; a run that was killed that early has no other files.
 fn comes_before_the_plan(name: &str) -> bool {
     [CONFIG, ENVIRONMENT, LOCK_FILE].contains(&name) || name.starts_with(UNFINISHED_PREFIX)
 }
@@ -232,7 +232,7 @@ fn is_file_of_a_run(name: &str) -> bool {
     is_export || FILES.contains(&name)
 }
 
-/// Whether there is something to lose: a save, or a best checkpoint.
+/// Whether there is a save or a best checkpoint.
 fn has_saves(folder: &Path) -> bool {
     if folder.join("best.safetensors").exists() {
         return true;
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_of_something_else_is_never_touched() {
+    fn a_folder_that_is_not_a_run_is_never_changed() {
         let folder = with(&["thesis.tex"]);
         for force in [false, true] {
             assert!(RunFolder::to_create(folder.path(), force).is_err());
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_ended_before_its_first_save_is_begun_again() {
+    fn a_run_without_a_save_can_be_started_again() {
         for left in [&["config.toml", ".writing-1-a/plan.toml"][..], &["plan.toml", "metrics.jsonl", "run.lock"]] {
             let folder = with(left);
             let mut run = RunFolder::to_create(folder.path(), false).expect("nothing to lose");
