@@ -211,6 +211,8 @@ fn a_run_starts_from_a_masked_autoencoder() {
 fn a_run_resumes_with_more_steps_and_rejects_another_recipe() {
     let run = with_config(SMALL);
     run.ok(&["--config", "train.toml"]);
+    // The plan of the run, with nothing done.
+    assert!(run.ok(&["--resume", "run", "--check", "--set", "schedule.steps=6"]).contains("steps = 6"));
     let out = run.ok(&["--resume", "run", "--set", "schedule.steps=6"]);
     assert!(out.contains("after step 4") && out.contains("step 6/6"), "{out}");
     // The report equals that of an uninterrupted run.

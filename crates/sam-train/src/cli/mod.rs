@@ -46,8 +46,8 @@ pub(crate) struct RunArguments {
     /// Override a key of the configuration, such as --set schedule.steps=200; repeatable
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
-    /// Check the configuration, print it with every default, and exit
-    #[arg(long, requires = "config")]
+    /// Check the configuration (with --resume: that of the run), print it with every default, and exit
+    #[arg(long)]
     pub(crate) check: bool,
     /// Replace an earlier run or its results in the folder that the configuration names
     #[arg(long, requires = "config")]
