@@ -32,7 +32,7 @@ pub(super) const CHANGEABLE: [&str; 11] = [
 ];
 
 const SAME_NUMBERS: &str = "sums would be rounded differently or random draws come in another order";
-const SAME_SCORES: &str = "scores before and after could not be compared, nor the best checkpoint chosen";
+const SAME_SCORES: &str = "scores before and after could not be compared, and the best checkpoint could not be chosen";
 const SAME_BATCHES: &str = "the next batches would not be those of the run";
 const SAME_OBJECTIVE: &str = "the run would continue with another objective";
 

@@ -190,12 +190,13 @@ impl RunFolder {
         write_atomically(&path, content).map(drop)
     }
 
-    /// Removes what a run has written, and nothing else.
+    /// Removes the files of a run, and nothing else. The plan stays until the new one replaces it: if this is interrupted, the
+    /// folder is still a run folder and can be replaced again.
     fn remove_run(&self) -> std::io::Result<()> {
         for entry in self.path.read_dir()? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            if name != LOCK_FILE && is_file_of_a_run(&name) {
+            if ![LOCK_FILE, PLAN].contains(&name.as_str()) && is_file_of_a_run(&name) {
                 std::fs::remove_file(entry.path())?;
             }
         }
@@ -281,6 +282,11 @@ mod tests {
         let left = ["environment.json", "export-notes.safetensors", "notes.txt", "plan.toml", "previews", "run.lock"];
         assert_eq!(names(folder.path()), left);
         assert_eq!(names(&folder.path().join("previews")), ["mine.png"]);
+        drop(run);
+        let run = RunFolder::to_create(folder.path(), false).expect("no saves");
+        run.remove_run().expect("removed");
+        drop(run);
+        RunFolder::to_create(folder.path(), false).expect("an interrupted removal leaves a run folder");
     }
 
     #[test]

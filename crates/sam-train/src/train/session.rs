@@ -44,6 +44,10 @@ impl<'a> RunSession<'a> {
             Some(_) => SavedState::newest(&folder.checkpoints()).bad_input()?,
             None => Saves::default(),
         };
+        if arguments.resume.is_some() && resume.is_none() {
+            let checkpoints = folder.checkpoints();
+            writeln!(std::io::stderr(), "{} has no save; the run starts from its first step", checkpoints.display())?;
+        }
         for reason in damaged {
             writeln!(std::io::stderr(), "a save is skipped because it is damaged: {reason}")?;
         }

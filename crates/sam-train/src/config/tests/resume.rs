@@ -119,7 +119,7 @@ fn fixed_keys_are_rejected_with_the_reason() {
         ("loss.dice_weight=2", "another objective"),
         ("optimiser.lr=1", "moments"),
         ("schedule.warmup_steps=3", "the finished steps"),
-        ("validation.clicks=[1]", "nor the best checkpoint chosen"),
+        ("validation.clicks=[1]", "and the best checkpoint could not be chosen"),
     ];
     let pretrained = [
         ("model.patch_size=8", "have these sizes"),
@@ -129,7 +129,7 @@ fn fixed_keys_are_rejected_with_the_reason() {
         ("data.validation_synth.seed=4", "scores before and after"),
         ("mae.mask_ratio=0.5", "another objective"),
         ("optimiser.base_lr=1e-3", "moments"),
-        ("validation.max_images=3", "nor the best checkpoint chosen"),
+        ("validation.max_images=3", "and the best checkpoint could not be chosen"),
     ];
     for (plan, fixed) in [(training(""), &trained[..]), (pretraining("data.hold_out = 0.1\n"), &pretrained[..])] {
         let rejected = |set: &str| {
