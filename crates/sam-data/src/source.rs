@@ -16,6 +16,7 @@ use sam_image::Rle;
 use crate::error::DataError;
 use crate::filter::FilterCounts;
 use crate::finding::{Finding, ProblemKind};
+use crate::formats::ids::CocoId;
 use crate::formats::intensity::read_image;
 use crate::formats::place::{FilePlace, ImageHeader};
 use crate::formats::recognise::recognise;
@@ -153,7 +154,7 @@ impl Source {
     ///
     /// When there is no such image.
     #[must_use]
-    pub fn image_id(&self, index: usize) -> Option<u64> {
+    pub fn image_id(&self, index: usize) -> Option<CocoId> {
         self.reader.image_id(index)
     }
 

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use rayon::prelude::*;
+use sam_data::CocoId;
 use sam_image::{RgbImage, Rle};
 use serde::{Deserialize, Serialize};
 
@@ -46,15 +47,15 @@ pub fn segment_boxes<S: Segmenter>(
     segmenter: &S,
     detections: &Detections,
     config: &BoxPrompts,
-    image: &mut dyn FnMut(u64) -> Result<RgbImage, EvalError>,
+    image: &mut dyn FnMut(&CocoId) -> Result<RgbImage, EvalError>,
     progress: &mut dyn FnMut(EvalProgress) -> ControlFlow<()>,
 ) -> Result<Detections, EvalError> {
     if config.boxes_per_call == 0 {
         return Err(EvalError::option("boxes_per_call", "at least 1", 0));
     }
-    let mut by_image: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+    let mut by_image: BTreeMap<&CocoId, Vec<usize>> = BTreeMap::new();
     for (at, detection) in detections.all.iter().enumerate() {
-        by_image.entry(detection.image_id).or_default().push(at);
+        by_image.entry(&detection.image_id).or_default().push(at);
     }
     let mut found: Vec<Option<Rle>> = vec![None; detections.all.len()];
     let mut at = EvalProgress { of_images: by_image.len(), ..EvalProgress::default() };
@@ -123,7 +124,7 @@ fn box_of(detections: &Detections, at: usize, [height, width]: [usize; 2]) -> Re
         return Err(EvalError::Detection {
             name: detections.name.clone(),
             at,
-            image_id: detection.image_id,
+            image_id: detection.image_id.to_string(),
             problem: format!(
                 "bbox [{x}, {y}, {w}, {h}] must have an area and overlap the image, which is {width} px wide and {height} px \
                  high"

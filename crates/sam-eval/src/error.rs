@@ -177,7 +177,7 @@ pub enum EvalError {
         /// Index of the detection.
         at: usize,
         /// Id of its image.
-        image_id: u64,
+        image_id: String,
         /// The violation.
         problem: String,
     },

@@ -21,6 +21,7 @@ use crate::error::DataError;
 use crate::finding::{Finding, ProblemKind};
 use crate::formats::coco_index::{AnnotationRow, CocoIndex, NO_CATEGORY};
 use crate::formats::files::{self, Folder};
+use crate::formats::ids::CocoId;
 use crate::formats::place::{FilePlace, ImageHeader};
 use crate::formats::recognise::{ROBOFLOW_JSON, file_format};
 use crate::formats::segmentation::{SegmentationKind, segmentation_mask};
@@ -157,9 +158,9 @@ impl FormatReader for Coco {
         self.files.len() == 1
     }
 
-    fn image_id(&self, index: usize) -> Option<u64> {
+    fn image_id(&self, index: usize) -> Option<CocoId> {
         let (file, image) = self.locate(index);
-        file.index.images[image].id
+        Some(file.index.images[image].id.clone())
     }
 
     fn image_place(&self, index: usize) -> Result<FilePlace, Finding> {

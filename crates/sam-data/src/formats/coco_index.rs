@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::DataError;
 use crate::finding::{Finding, ProblemKind};
+use crate::formats::ids::{CocoId, IdTypes};
 use crate::formats::json_cursor::{JsonCursor, Span};
 use crate::formats::names::Names;
 use crate::formats::place::read_open_range;
@@ -38,10 +39,9 @@ pub(crate) struct CocoIndex {
     decoded: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ImageRow {
-    /// None if the file's id is text or negative.
-    pub(crate) id: Option<u64>,
+    pub(crate) id: CocoId,
     /// 0 x 0 if the file does not state it.
     pub(crate) size_hw: [u32; 2],
 }
@@ -63,7 +63,7 @@ pub(crate) const NO_CATEGORY: u32 = u32::MAX;
 
 #[derive(Deserialize)]
 struct ImageJson {
-    id: TypedId,
+    id: CocoId,
     #[serde(default)]
     file_name: Option<String>,
     #[serde(default)]
@@ -76,93 +76,8 @@ struct ImageJson {
 
 #[derive(Deserialize)]
 struct CategoryJson {
-    id: TypedId,
+    id: CocoId,
     name: String,
-}
-
-/// Ids are integers by the format, and text in some exports. Text that is an integer equals the integer.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Id {
-    Integer(i128),
-    Text(String),
-}
-
-/// An id with the JSON type it was written in.
-struct TypedId {
-    id: Id,
-    is_text: bool,
-}
-
-impl<'de> Deserialize<'de> for TypedId {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = serde_json::Value::deserialize(deserializer)?;
-        Self::of(&value)
-            .ok_or_else(|| serde::de::Error::custom(format!("an id must be an integer or text, got {value}")))
-    }
-}
-
-impl TypedId {
-    fn of(value: &serde_json::Value) -> Option<Self> {
-        match value {
-            serde_json::Value::String(text) => {
-                // "007" is not 7: only text that an integer would be written as is one.
-                let integer = text.parse::<i128>().ok().filter(|integer| integer.to_string() == *text);
-                Some(Self { id: integer.map_or_else(|| Id::Text(text.clone()), Id::Integer), is_text: true })
-            }
-            // pandas writes integers as 17.0.
-            serde_json::Value::Number(number) => number
-                .as_i128()
-                .or_else(|| number.as_f64().filter(|x| x.fract() == 0.0 && x.abs() < 9e15).map(|x| x as i128))
-                .map(|integer| Self { id: Id::Integer(integer), is_text: false }),
-            _ => None,
-        }
-    }
-
-    /// Most ids are plain digits, and parsing them takes most of the opening time.
-    fn parse(raw: &[u8]) -> Option<Self> {
-        match std::str::from_utf8(raw).ok()?.parse::<i64>() {
-            Ok(number) => Some(Self { id: Id::Integer(number.into()), is_text: false }),
-            Err(_) => Self::of(&serde_json::from_slice(raw).ok()?),
-        }
-    }
-}
-
-impl Id {
-    fn as_u64(&self) -> Option<u64> {
-        match self {
-            Self::Integer(integer) => u64::try_from(*integer).ok(),
-            Self::Text(_) => None,
-        }
-    }
-}
-
-impl std::fmt::Display for Id {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Integer(integer) => integer.fmt(f),
-            Self::Text(text) => text.fmt(f),
-        }
-    }
-}
-
-/// The JSON types of the ids in one list.
-#[derive(Clone, Copy, Default)]
-struct IdTypes {
-    has_integers: bool,
-    has_text: bool,
-}
-
-impl IdTypes {
-    /// Notes the type of an id and returns the id.
-    fn note(&mut self, id: TypedId) -> Id {
-        self.has_text |= id.is_text;
-        self.has_integers |= !id.is_text;
-        id.id
-    }
-
-    fn differ(self, other: Self) -> bool {
-        self.has_text && other.has_integers || self.has_integers && other.has_text
-    }
 }
 
 /// An annotation before all images and classes are known.
@@ -175,11 +90,11 @@ struct Pending {
 /// Maps ids to consecutive numbers.
 #[derive(Default)]
 struct Keys {
-    keys: HashMap<Id, u32>,
+    keys: HashMap<CocoId, u32>,
 }
 
 impl Keys {
-    fn key(&mut self, id: Id) -> u32 {
+    fn key(&mut self, id: CocoId) -> u32 {
         let next = self.keys.len() as u32;
         *self.keys.entry(id).or_insert(next)
     }
@@ -308,7 +223,8 @@ impl Scan {
         cursor.enter(b'[')?;
         while cursor.next_item()? {
             let image: ImageJson = self.parse(cursor, &mut raw)?;
-            let id = self.image_types[0].note(image.id);
+            let id = image.id;
+            self.image_types[0].note(&id);
             let place = || format!("{}, image {id}", self.path.display());
             let name = image
                 .file_name
@@ -332,8 +248,7 @@ impl Scan {
             let side =
                 |side: Option<f64>| side.filter(|&x| x >= 1.0 && x <= f64::from(u32::MAX)).map_or(0, |x| x as u32);
             let size_hw = [side(image.height), side(image.width)];
-            self.images
-                .push(ImageRow { id: id.as_u64(), size_hw: if size_hw.contains(&0) { [0, 0] } else { size_hw } });
+            self.images.push(ImageRow { id, size_hw: if size_hw.contains(&0) { [0, 0] } else { size_hw } });
             self.names.push(&name.replace('\\', "/"));
         }
         Ok(())
@@ -344,8 +259,8 @@ impl Scan {
         cursor.enter(b'[')?;
         while cursor.next_item()? {
             let category: CategoryJson = self.parse(cursor, &mut raw)?;
-            let id = self.category_types[0].note(category.id);
-            let key = self.category_keys.key(id);
+            self.category_types[0].note(&category.id);
+            let key = self.category_keys.key(category.id);
             set_key(&mut self.category_by_key, key, |at| *at = self.categories.len() as u32);
             self.categories.push(category.name);
             self.has_categories = true;
@@ -367,15 +282,15 @@ impl Scan {
                 match key.as_slice() {
                     b"id" => {
                         cursor.take_raw(&mut raw)?;
-                        id = TypedId::parse(&raw);
+                        id = CocoId::parse(&raw);
                     }
                     b"image_id" => {
                         cursor.take_raw(&mut raw)?;
-                        image = TypedId::parse(&raw);
+                        image = CocoId::parse(&raw);
                     }
                     b"category_id" => {
                         cursor.take_raw(&mut raw)?;
-                        category = TypedId::parse(&raw);
+                        category = CocoId::parse(&raw);
                     }
                     b"iscrowd" => {
                         cursor.take_raw(&mut raw)?;
@@ -395,7 +310,7 @@ impl Scan {
                 }
             }
             let ordinal = self.pending.len() as u64 + 1;
-            let id = id.and_then(|id| id.id.as_u64()).unwrap_or(ordinal);
+            let id = id.and_then(|id| id.as_u64()).unwrap_or(ordinal);
             let Some(image) = image else {
                 findings.push(Finding::new(
                     ProblemKind::AnnotationOrphan,
@@ -404,6 +319,8 @@ impl Scan {
                 ));
                 continue;
             };
+            self.image_types[1].note(&image);
+            category.iter().for_each(|category| self.category_types[1].note(category));
             let (kind, span) = segmentation;
             // Box-only tools write "[]".
             let kind = if span.len <= 2 { SegmentationKind::None } else { kind };
@@ -417,9 +334,8 @@ impl Scan {
                     kind,
                     is_crowd,
                 },
-                image_key: self.image_keys.key(self.image_types[1].note(image)),
-                category_key: category
-                    .map_or(u32::MAX, |category| self.category_keys.key(self.category_types[1].note(category))),
+                image_key: self.image_keys.key(image),
+                category_key: category.map_or(u32::MAX, |category| self.category_keys.key(category)),
             });
         }
         Ok(())

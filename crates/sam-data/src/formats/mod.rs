@@ -4,6 +4,7 @@ pub(crate) mod class_folders;
 pub(crate) mod coco;
 pub(crate) mod coco_index;
 pub(crate) mod files;
+pub(crate) mod ids;
 pub(crate) mod images;
 pub(crate) mod intensity;
 pub(crate) mod json_cursor;
@@ -31,6 +32,7 @@ use crate::finding::Finding;
 use crate::sample::ObjectMask;
 use crate::source_options::{Format, SourceOptions};
 use coco::Coco;
+use ids::CocoId;
 use label_images::LabelImages;
 use labelme::Labelme;
 use place::{FilePlace, ImageHeader};
@@ -70,7 +72,7 @@ pub(crate) trait FormatReader: std::fmt::Debug + Send + Sync {
         false
     }
     /// The image's id in the annotation file, in formats with such ids.
-    fn image_id(&self, _index: usize) -> Option<u64> {
+    fn image_id(&self, _index: usize) -> Option<CocoId> {
         None
     }
     /// The location of the image, or the finding that it is missing.

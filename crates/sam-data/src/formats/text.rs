@@ -11,8 +11,12 @@ use crate::formats::signature;
 
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
-/// Reads a text file.
-pub(crate) fn read(path: &Path) -> Result<String, DataError> {
+/// Reads a text file: UTF-8 with or without a byte order mark, or UTF-16 with one.
+///
+/// # Errors
+///
+/// When it cannot be read, is of another encoding (with the line), or is no text (a Git LFS pointer, an HTML page).
+pub fn read(path: &Path) -> Result<String, DataError> {
     let bytes = std::fs::read(path).map_err(|error| DataError::io(path, error))?;
     decode(bytes, path)
 }

@@ -90,16 +90,16 @@ fn split<'a>(
                 parts.entry(ground_truth.category_index[&object.category_id]).or_default().0.push(object);
             }
             for detection in found {
-                if let Some(id) = detection.category_id {
-                    parts.entry(ground_truth.category_index[&id]).or_default().1.push(detection);
+                if let Some(id) = &detection.category_id {
+                    parts.entry(ground_truth.category_index[id]).or_default().1.push(detection);
                 }
             }
         }
         Categories::Agnostic => {
             // By category, as in the reference: the order decides ties.
             let (mut targets, mut found) = (targets, found);
-            targets.sort_by_key(|object| object.category_id);
-            found.sort_by_key(|detection| detection.category_id);
+            targets.sort_by(|a, b| a.category_id.cmp(&b.category_id));
+            found.sort_by(|a, b| a.category_id.cmp(&b.category_id));
             parts.insert(0, (targets, found));
         }
     }
@@ -180,7 +180,7 @@ impl<'a> Pairing<'a> {
         let mask = |object: &&CocoAnnotation| {
             let what = format!("annotation {}", object.id);
             match &object.segmentation {
-                Some(segmentation) => segmentation.to_rle(&self.ground_truth.name, &what, object.image_id, size_hw),
+                Some(segmentation) => segmentation.to_rle(&self.ground_truth.name, &what, &object.image_id, size_hw),
                 None => Err(content(
                     &self.ground_truth.name,
                     what,

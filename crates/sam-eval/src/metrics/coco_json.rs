@@ -10,8 +10,9 @@
 
 use std::collections::{HashMap, HashSet};
 
+use sam_data::{CocoId, IdTypes};
 use sam_image::{Rle, bbox_to_rle, polygons_to_rle};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::EvalError;
 
@@ -26,30 +27,32 @@ pub struct GroundTruth {
     pub categories: Vec<CocoCategory>,
     /// All annotations, in the order of the file.
     pub objects: Vec<CocoAnnotation>,
-    pub(crate) image_index: HashMap<u64, usize>,
-    pub(crate) category_index: HashMap<u64, usize>,
+    pub(crate) image_index: HashMap<CocoId, usize>,
+    pub(crate) category_index: HashMap<CocoId, usize>,
 }
 
 /// An image entry.
 #[derive(Clone, Debug, Deserialize)]
 pub struct CocoImage {
     /// The id.
-    pub id: u64,
+    pub id: CocoId,
     /// Height in pixels.
+    #[serde(deserialize_with = "whole")]
     pub height: usize,
     /// Width in pixels.
+    #[serde(deserialize_with = "whole")]
     pub width: usize,
     /// LVIS: categories verified to be absent.
-    pub neg_category_ids: Option<Vec<u64>>,
+    pub neg_category_ids: Option<Vec<CocoId>>,
     /// LVIS: categories that are not exhaustively annotated.
-    pub not_exhaustive_category_ids: Option<Vec<u64>>,
+    pub not_exhaustive_category_ids: Option<Vec<CocoId>>,
 }
 
 /// A category entry.
 #[derive(Clone, Debug, Deserialize)]
 pub struct CocoCategory {
     /// The id.
-    pub id: u64,
+    pub id: CocoId,
     /// The name.
     #[serde(default)]
     pub name: String,
@@ -61,11 +64,11 @@ pub struct CocoCategory {
 #[derive(Clone, Debug, Deserialize)]
 pub struct CocoAnnotation {
     /// The id.
-    pub id: u64,
+    pub id: CocoId,
     /// Id of the image.
-    pub image_id: u64,
+    pub image_id: CocoId,
     /// Id of the category.
-    pub category_id: u64,
+    pub category_id: CocoId,
     /// `[x, y, width, height]`
     #[serde(rename = "bbox")]
     pub box_xywh_px: Option<[f64; 4]>,
@@ -73,10 +76,10 @@ pub struct CocoAnnotation {
     #[serde(rename = "area")]
     pub area_px2: f64,
     /// 1 for a region with several objects: detections in it are ignored.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "flag")]
     pub iscrowd: u8,
     /// Used by LVIS; COCO overwrites it with `iscrowd`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "flag")]
     pub ignore: u8,
     /// The mask.
     pub segmentation: Option<Segmentation>,
@@ -120,10 +123,10 @@ pub struct Detections {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Detection {
     /// Id of the image.
-    pub image_id: u64,
+    pub image_id: CocoId,
     /// Id of the category; optional in class-agnostic evaluation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub category_id: Option<u64>,
+    pub category_id: Option<CocoId>,
     /// The confidence.
     pub score: f64,
     /// `[x, y, width, height]`, or empty.
@@ -175,29 +178,29 @@ impl GroundTruth {
         mut categories: Vec<CocoCategory>,
         objects: Vec<CocoAnnotation>,
     ) -> Result<Self, EvalError> {
-        images.sort_by_key(|image| image.id);
-        categories.sort_by_key(|category| category.id);
-        let duplicate = |what: &str, id: u64| EvalError::Duplicate { what: format!("{name}: {what} {id}") };
+        images.sort_by(|a, b| a.id.cmp(&b.id));
+        categories.sort_by(|a, b| a.id.cmp(&b.id));
+        let duplicate = |what: &str, id: &CocoId| EvalError::Duplicate { what: format!("{name}: {what} {id}") };
         let mut image_index = HashMap::new();
         for (at, image) in images.iter().enumerate() {
-            if image_index.insert(image.id, at).is_some() {
-                return Err(duplicate("image id", image.id));
+            if image_index.insert(image.id.clone(), at).is_some() {
+                return Err(duplicate("image id", &image.id));
             }
         }
         let mut category_index = HashMap::new();
         for (at, category) in categories.iter().enumerate() {
-            if category_index.insert(category.id, at).is_some() {
-                return Err(duplicate("category id", category.id));
+            if category_index.insert(category.id.clone(), at).is_some() {
+                return Err(duplicate("category id", &category.id));
             }
         }
         let mut ids = HashSet::new();
         for object in &objects {
             let what = format!("annotation {}", object.id);
-            if !ids.insert(object.id) {
-                return Err(duplicate("annotation id", object.id));
+            if !ids.insert(&object.id) {
+                return Err(duplicate("annotation id", &object.id));
             }
-            known(name, &what, "image", object.image_id, &image_index)?;
-            known(name, &what, "category", object.category_id, &category_index)?;
+            known(name, &what, "image", &object.image_id, &image_index)?;
+            known(name, &what, "category", &object.category_id, &category_index)?;
             finite(name, &format!("{what}: area"), &[object.area_px2])?;
             finite(name, &format!("{what}: bbox"), object.box_xywh_px.as_ref().map_or(&[], |b| b.as_slice()))?;
         }
@@ -209,9 +212,9 @@ impl GroundTruth {
     /// # Errors
     ///
     /// Never in practice: a subset of a valid ground truth is valid.
-    pub fn of_images(self, is_kept: impl Fn(u64) -> bool) -> Result<Self, EvalError> {
-        let images = self.images.into_iter().filter(|image| is_kept(image.id)).collect();
-        let objects = self.objects.into_iter().filter(|object| is_kept(object.image_id)).collect();
+    pub fn of_images(self, is_kept: impl Fn(&CocoId) -> bool) -> Result<Self, EvalError> {
+        let images = self.images.into_iter().filter(|image| is_kept(&image.id)).collect();
+        let objects = self.objects.into_iter().filter(|object| is_kept(&object.image_id)).collect();
         Self::new(&self.name, images, self.categories, objects)
     }
 
@@ -268,8 +271,8 @@ impl Detections {
         let have_boxes = self.have_boxes();
         for (at, detection) in self.all.iter().enumerate() {
             let what = format!("detection {at} (from 0)");
-            known(&self.name, &what, "image", detection.image_id, &ground_truth.image_index)?;
-            match detection.category_id {
+            known(&self.name, &what, "image", &detection.image_id, &ground_truth.image_index)?;
+            match &detection.category_id {
                 Some(id) => known(&self.name, &what, "category", id, &ground_truth.category_index)?,
                 None if categories == Categories::PerClass => {
                     return Err(content(
@@ -294,6 +297,25 @@ impl Detections {
         Ok(())
     }
 
+    /// What the user should know about ids that are text here and integers in the ground truth, or the reverse.
+    #[must_use]
+    pub fn note_of_ids(&self, ground_truth: &GroundTruth) -> Option<String> {
+        let listed: IdTypes = ground_truth.images.iter().map(|image| &image.id).collect();
+        let used: IdTypes = self.all.iter().map(|detection| &detection.image_id).collect();
+        let listed_categories: IdTypes = ground_truth.categories.iter().map(|category| &category.id).collect();
+        let used_categories: IdTypes = self.all.iter().filter_map(|detection| detection.category_id.as_ref()).collect();
+        let differ = [("image", listed.differ(used)), ("category", listed_categories.differ(used_categories))];
+        let differ: Vec<&str> = differ.into_iter().filter(|(_, differs)| *differs).map(|(what, _)| what).collect();
+        (!differ.is_empty()).then(|| {
+            format!(
+                "{} ids are text in one of {} and {}, and integers in the other; equal digits are taken as equal ids",
+                differ.join(" and "),
+                ground_truth.name,
+                self.name
+            )
+        })
+    }
+
     /// Whether the areas of all detections come from their boxes.
     pub(crate) fn have_boxes(&self) -> bool {
         self.all.first().is_some_and(|first| !first.box_xywh_px.is_empty())
@@ -309,7 +331,7 @@ impl Detection {
     /// The mask, or the box as a mask, as in `loadRes`.
     pub(crate) fn mask(&self, file: &str, size_hw: [usize; 2]) -> Result<Rle, EvalError> {
         match (&self.segmentation, self.box_of_four()) {
-            (Some(segmentation), _) => segmentation.to_rle(file, "a detection", self.image_id, size_hw),
+            (Some(segmentation), _) => segmentation.to_rle(file, "a detection", &self.image_id, size_hw),
             (None, Some(box_xywh_px)) => bbox_to_rle(size_hw, box_xywh_px).map_err(EvalError::Image),
             (None, None) => Err(content(file, "a detection".to_owned(), "with a segmentation or a bbox", "neither")),
         }
@@ -324,7 +346,13 @@ impl Segmentation {
     }
 
     /// The mask in the size of its image.
-    pub(crate) fn to_rle(&self, file: &str, what: &str, image_id: u64, size_hw: [usize; 2]) -> Result<Rle, EvalError> {
+    pub(crate) fn to_rle(
+        &self,
+        file: &str,
+        what: &str,
+        image_id: &CocoId,
+        size_hw: [usize; 2],
+    ) -> Result<Rle, EvalError> {
         let rle = match self {
             Self::Polygons(parts) => polygons_to_rle(size_hw, parts),
             Self::Runs { size, .. } if *size != size_hw => {
@@ -343,12 +371,30 @@ impl Segmentation {
     }
 }
 
+/// A side in pixels; pandas writes 640 as 640.0.
+fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    let side = f64::deserialize(deserializer)?;
+    match side.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&side) {
+        true => Ok(side as usize),
+        false => Err(serde::de::Error::custom(format!("a side in pixels must be a whole number, got {side}"))),
+    }
+}
+
+/// 0 or 1, which some tools write as false or true.
+fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u8, D::Error> {
+    let value = serde_json::Value::deserialize(deserializer)?;
+    match value.as_bool().or_else(|| value.as_f64().map(|number| number != 0.0)) {
+        Some(is_set) => Ok(u8::from(is_set)),
+        None => Err(serde::de::Error::custom(format!("must be 0 or 1, got {value}"))),
+    }
+}
+
 pub(crate) fn content(name: &str, what: String, expected: &str, got: &str) -> EvalError {
     EvalError::Content { name: name.to_owned(), what, expected: expected.to_owned(), got: got.to_owned() }
 }
 
-fn known(name: &str, what: &str, kind: &str, id: u64, index: &HashMap<u64, usize>) -> Result<(), EvalError> {
-    if index.contains_key(&id) {
+fn known(name: &str, what: &str, kind: &str, id: &CocoId, index: &HashMap<CocoId, usize>) -> Result<(), EvalError> {
+    if index.contains_key(id) {
         return Ok(());
     }
     let expected = format!("of one of the {} {} ids of the annotation file", index.len(), kind);

@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use sam_data::CocoId;
 use serde::{Deserialize, Serialize};
 
 use crate::error::EvalError;
@@ -70,9 +71,9 @@ pub fn evaluate_lvis(
             parts.entry(ground_truth.category_index[&object.category_id]).or_default().0.push(object);
         }
         for detection in found {
-            let Some(id) = detection.category_id else { continue };
-            let category = ground_truth.category_index[&id];
-            if absent.contains(&id) || parts.get(&category).is_some_and(|part| !part.0.is_empty()) {
+            let Some(id) = &detection.category_id else { continue };
+            let category = ground_truth.category_index[id];
+            if absent.contains(id) || parts.get(&category).is_some_and(|part| !part.0.is_empty()) {
                 parts.entry(category).or_default().1.push(detection);
             }
         }
@@ -106,9 +107,9 @@ fn drop_without_area(detections: &mut Vec<DetectionView>, ious: &mut Vec<f64>, n
 
 /// Whether each detection is among the best of its image; ties are decided by the order of the file.
 fn best_of_each_image(detections: &Detections, max_dets: usize) -> Vec<bool> {
-    let mut by_image: HashMap<u64, Vec<usize>> = HashMap::new();
+    let mut by_image: HashMap<&CocoId, Vec<usize>> = HashMap::new();
     for (at, detection) in detections.all.iter().enumerate() {
-        by_image.entry(detection.image_id).or_default().push(at);
+        by_image.entry(&detection.image_id).or_default().push(at);
     }
     let mut is_kept = vec![true; detections.all.len()];
     for mut found in by_image.into_values() {
@@ -136,15 +137,15 @@ fn frequencies(ground_truth: &GroundTruth) -> Result<Vec<Frequency>, EvalError> 
 /// The per-image class lists of LVIS.
 struct ClassLists {
     /// Classes verified to be absent.
-    absent: HashSet<u64>,
+    absent: HashSet<CocoId>,
     /// Classes that are not exhaustively annotated.
-    not_exhaustive: HashSet<u64>,
+    not_exhaustive: HashSet<CocoId>,
 }
 
 fn class_lists(ground_truth: &GroundTruth) -> Result<Vec<ClassLists>, EvalError> {
     let of = |image: &CocoImage| {
-        let list = |ids: &Option<Vec<u64>>, key: &str| match ids {
-            Some(ids) => Ok(ids.iter().copied().collect()),
+        let list = |ids: &Option<Vec<CocoId>>, key: &str| match ids {
+            Some(ids) => Ok(ids.iter().cloned().collect()),
             None => {
                 Err(content(&ground_truth.name, format!("image {}: {key}", image.id), "a list (an LVIS file)", "none"))
             }

@@ -157,3 +157,44 @@ fn results_files_round_trip_without_boxes() {
     assert_eq!(again.all[0].score, 0.123_456_789_012_345_68);
     assert_eq!(again.all[0].segmentation, detections.all[0].segmentation);
 }
+
+/// As `data check` reads them: ids are compared by value, whatever their JSON type, and written as they were given.
+#[test]
+fn ids_of_any_json_type_match_and_are_written_as_given() {
+    let truth = |image: &str, category: &str| {
+        let text = format!(
+            r#"{{"images": [{{"id": {image}, "height": 9.0, "width": 9}}], "categories": [{{"id": {category}, "name": "a"}}],
+                "annotations": [{{"id": "a-1", "image_id": {image}, "category_id": {category}, "bbox": [1, 1, 4, 4],
+                                  "area": 16, "iscrowd": false}}]}}"#
+        );
+        GroundTruth::from_json("t.json", &text).expect("fine")
+    };
+    let found = |image: &str, category: &str| {
+        let text = format!(
+            r#"[{{"image_id": {image}, "category_id": {category}, "bbox": [1, 1, 4, 4], "score": 0.5,
+                 "segmentation": {{"size": [9, 9], "counts": [10, 4, 67]}}}}]"#
+        );
+        Detections::from_json("d.json", &text).expect("fine")
+    };
+    const LARGE: &str = "18446744073709551615";
+    let config = CocoConfig { iou_kind: IouKind::Boxes, ..CocoConfig::default() };
+    for (listed, used, is_noted) in [
+        ("1", "1", false),
+        ("1", "\"1\"", true),
+        ("\"1\"", "1", true),
+        ("\"frame-1\"", "\"frame-1\"", false),
+        (LARGE, LARGE, false),
+        ("-7", "-7", false),
+    ] {
+        for (truth, found) in [(truth(listed, "2"), found(used, "2")), (truth("2", listed), found("2", used))] {
+            assert_eq!(found.note_of_ids(&truth).is_some(), is_noted, "{listed} and {used}");
+            let result = evaluate_coco(&truth, &found, &config).unwrap_or_else(|error| panic!("{used}: {error}"));
+            assert_eq!(coco_stats(&result)[8], Some(1.0), "{listed} and {used}");
+            assert!(found.to_json().expect("written").contains(&format!("_id\":{used}")), "{used}");
+        }
+    }
+    let text = r#"{"images": [{"id": 1, "height": 9, "width": 9}, {"id": "1", "height": 9, "width": 9}],
+                   "categories": [], "annotations": []}"#;
+    let error = GroundTruth::from_json("t.json", text).expect_err("one id").to_string();
+    assert!(error.contains("image id 1 must occur once"), "{error}");
+}

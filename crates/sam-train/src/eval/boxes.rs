@@ -1,11 +1,11 @@
 //! Detections of a data set with one annotation file: checked, used as box prompts, scored.
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use anyhow::anyhow;
-use sam_data::Source;
+use sam_data::{CocoId, Source, read_text};
 use sam_eval::{
     BoxPrompts, Detections, EvalError, GroundTruth, Metrics, PredictorSegmenter, mask_metrics, segment_boxes,
 };
@@ -27,15 +27,14 @@ pub(crate) struct BoxTask {
     source: Arc<Source>,
     data_set: String,
     /// Index in the source by image id.
-    index_of: HashMap<u64, usize>,
+    index_of: HashMap<CocoId, usize>,
 }
 
 impl BoxTask {
     pub(crate) fn open(plan: &EvaluatePlan, task: &DetectionsPlan, set: &OpenSet) -> Result<Self, Failure> {
         let read = |path: &std::path::Path| {
             let name = path.display().to_string();
-            let text = std::fs::read_to_string(path).map_err(|error| anyhow!("{name}: {error}"));
-            text.map(|text| (name, text)).bad_input()
+            read_text(path).map(|text| (name, text)).bad_input()
         };
         let (name, text) = read(&plan.data[0].files.path)?;
         let mut truth = GroundTruth::from_json(&name, &text).bad_input()?;
@@ -43,11 +42,14 @@ impl BoxTask {
         let mut detections = Detections::from_json(&name, &text).bad_input()?;
         drop(text);
         detections.check_against(&truth, task.categories).bad_input()?;
-        let index_of: HashMap<u64, usize> =
+        if let Some(note) = detections.note_of_ids(&truth) {
+            writeln!(std::io::stderr(), "note: {note}")?;
+        }
+        let index_of: HashMap<CocoId, usize> =
             set.set.indices.iter().filter_map(|&index| Some((set.source.image_id(index)?, index))).collect();
         if plan.data[0].selection != SelectionPlan::default() {
             // Only the selected images are scored, with all their detections.
-            truth = truth.of_images(|id| index_of.contains_key(&id)).bad_input()?;
+            truth = truth.of_images(|id| index_of.contains_key(id)).bad_input()?;
             detections.all.retain(|detection| index_of.contains_key(&detection.image_id));
         }
         Ok(Self {
@@ -82,7 +84,7 @@ impl BoxTask {
     /// A mask for every box.
     pub(crate) fn segment(&self, segmenter: &PredictorSegmenter) -> Result<Detections, Failure> {
         let mut progress = Progress::new("segmenting boxes", self.detections.all.len() as u64);
-        let mut image = |id: u64| self.image(id);
+        let mut image = |id: &CocoId| self.image(id);
         let found = segment_boxes(segmenter, &self.detections, &self.prompts, &mut image, &mut |at| {
             progress.set(at.n_objects as u64);
             ControlFlow::Continue(())
@@ -90,8 +92,8 @@ impl BoxTask {
         found.map_err(Failure::of_evaluation)
     }
 
-    fn image(&self, id: u64) -> Result<RgbImage, EvalError> {
-        let index = self.index_of.get(&id).copied().ok_or_else(|| EvalError::Content {
+    fn image(&self, id: &CocoId) -> Result<RgbImage, EvalError> {
+        let index = self.index_of.get(id).copied().ok_or_else(|| EvalError::Content {
             name: self.truth.name.clone(),
             what: format!("image {id}"),
             expected: "with the file_name of an image that exists".to_owned(),
