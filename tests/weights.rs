@@ -349,6 +349,106 @@ fn a_misspelt_key_is_paired_with_the_right_one() {
     }
 }
 
+/// The tiny model's tensors by other names.
+fn tiny_named(name: impl Fn(&str) -> String) -> BTreeMap<String, (Vec<usize>, Vec<u8>)> {
+    let source = StateDict::open(&path("tiny_sam.safetensors")).expect("a committed fixture");
+    let tensors = source.tensors.iter();
+    tensors.map(|(key, info)| (name(key), (info.shape.clone(), source.read_bytes(key).expect("readable")))).collect()
+}
+
+/// What `DistributedDataParallel`, `torch.compile`, Lightning and trainers put in front of the names.
+#[test]
+fn prefixes_of_training_programs_are_removed_and_said() {
+    let expected = official_weights(&path("tiny_sam.safetensors"));
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("wrapped.safetensors");
+    for (before, said) in [
+        ("module.", "`module.`"),
+        ("_orig_mod.", "`_orig_mod.`"),
+        ("module._orig_mod.", "`module.` and `_orig_mod.`"),
+        ("model.", "`model.`"),
+        ("sam.", "`sam.`"),
+        ("model.module.sam.", "`module.` and `model.sam.`"),
+    ] {
+        write_safetensors(&tiny_named(|key| format!("{before}{key}")), &file);
+        let (sam, report) = Checkpoint::open(&file).expect(before).load(&cpu()).expect(before);
+        assert_eq!(weights_of(&sam), expected, "{before}");
+        assert_eq!(report.surroundings, [format!("{said} is removed from the names of the tensors")]);
+    }
+    // One module that was compiled.
+    let compiled = |key: &str| key.replace("image_encoder.", "image_encoder._orig_mod.");
+    write_safetensors(&tiny_named(compiled), &file);
+    assert_eq!(official_weights(&file), expected);
+    let error = |tensors: BTreeMap<_, _>| {
+        write_safetensors(&tensors, &file);
+        Checkpoint::open(&file).expect_err("not one model").to_string()
+    };
+    let mut both = tiny_named(|key| format!("module.{key}"));
+    both.extend(tiny_named(str::to_owned));
+    let message = error(both);
+    assert!(message.contains("holds two tensors for `image_encoder."), "{message}");
+    let mut beside = tiny_named(|key| format!("model.{key}"));
+    beside.insert("loss.weight".to_owned(), (vec![1], vec![0; 4]));
+    let message = error(beside);
+    assert!(message.contains("those under `model.` are known"), "{message}");
+    let decoder = tiny_named(str::to_owned).into_iter().filter(|(key, _)| key.starts_with("mask_decoder.")).collect();
+    let message = error(decoder);
+    assert!(message.contains("no known layout") && message.contains("`mask_decoder."), "{message}");
+}
+
+#[test]
+fn what_is_beside_the_weights_is_reported() {
+    let (_, report) = Checkpoint::open(&path("tiny_sam_wrapped_f16.pth")).expect("fine").load(&cpu()).expect("fine");
+    assert!(report.surroundings.join("; ").contains("(beside `model`)"), "{:?}", report.surroundings);
+}
+
+#[test]
+fn shards_are_read_and_must_agree_with_their_index() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    let config = std::fs::read(path("tiny_hf").join("config.json")).expect("a committed fixture");
+    std::fs::write(at("config.json"), config).expect("written");
+    let source = StateDict::open(&path("tiny_hf")).expect("a committed fixture");
+    let mut shards = [BTreeMap::new(), BTreeMap::new()];
+    let mut map = BTreeMap::new();
+    let name = |shard: usize| format!("model-0000{}-of-00002.safetensors", shard + 1);
+    for (at, (key, info)) in source.tensors.iter().enumerate() {
+        shards[at % 2].insert(key.clone(), (info.shape.clone(), source.read_bytes(key).expect("readable")));
+        map.insert(key.clone(), name(at % 2));
+    }
+    for (shard, tensors) in shards.iter().enumerate() {
+        write_safetensors(tensors, &at(&name(shard)));
+    }
+    let index = at("model.safetensors.index.json");
+    let write_index = |map: &BTreeMap<String, String>| {
+        std::fs::write(&index, serde_json::json!({"metadata": {}, "weight_map": map}).to_string()).expect("written");
+    };
+    write_index(&map);
+    let expected = official_weights(&path("tiny_hf"));
+    assert_eq!(official_weights(folder.path()), expected, "by its folder");
+    assert_eq!(official_weights(&index), expected, "by its index");
+
+    let error = |change: &dyn Fn(&mut BTreeMap<String, String>)| {
+        let mut map = map.clone();
+        change(&mut map);
+        write_index(&map);
+        Checkpoint::open(folder.path()).expect_err("no agreement").to_string()
+    };
+    let some = map.keys().next().expect("a tensor").clone();
+    for (message, expected) in [
+        (error(&|map| drop(map.insert("extra".to_owned(), name(0)))), "tensor `extra` is not in its shard"),
+        (error(&|map| drop(map.remove(&some))), "the index does not say that tensor"),
+        (
+            error(&|map| drop(map.insert(some.clone(), "../x.safetensors".to_owned()))),
+            "must be a file beside the index",
+        ),
+        (error(&|map| drop(map.insert(some.clone(), "model-3.safetensors".to_owned()))), "does not exist"),
+        (error(&|map| map.clear()), "an index without shards"),
+    ] {
+        assert!(message.contains(expected), "{message}");
+    }
+}
+
 pub(crate) fn write_safetensors(tensors: &BTreeMap<String, (Vec<usize>, Vec<u8>)>, path: &Path) {
     let views = tensors.iter().map(|(key, (shape, bytes))| {
         let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes);

@@ -59,6 +59,9 @@ pub(crate) fn run(arguments: &ExportArguments) -> Result<(), Failure> {
 
 /// Prints every tensor that was not simply loaded under its own name; labels are padded to `width`.
 pub(crate) fn print_load_report(out: &mut impl Write, report: &LoadReport, width: usize) -> Result<(), Failure> {
+    for note in &report.surroundings {
+        writeln!(out, "{:width$}{note}", "note")?;
+    }
     for (key, reason) in &report.dropped {
         writeln!(out, "{:width$}{key}: {reason}", "dropped")?;
     }

@@ -10,7 +10,7 @@ use std::path::Path;
 use burn::tensor::{Device, FloatDType};
 use serde_json::Value;
 
-use super::checkpoint::{CONFIG_METADATA, LoadReport, explain, finite, pair_nearest};
+use super::checkpoint::{CONFIG_METADATA, LoadReport, explain, finite, pair_nearest, surroundings};
 use super::error::{Mismatch, WeightsError};
 use super::export::{ExportFormat, ExportReport, Written, write_pth, write_safetensors, write_weights};
 use super::layout::{Layout, drop_reason};
@@ -61,9 +61,10 @@ pub struct MaeCheckpoint {
 impl MaeCheckpoint {
     /// Opens and recognises a file; reads no weights.
     pub fn open(path: &Path) -> Result<Self, WeightsError> {
-        let dict = StateDict::open(path)?;
+        let mut dict = StateDict::open(path)?;
+        let layout = dict.recognise_layout();
         let unknown = |what: String| WeightsError::UnknownLayout { path: dict.path.clone(), what };
-        let layout = Layout::recognise(&dict.tensors).map_err(unknown)?;
+        let layout = layout.map_err(unknown)?;
         if layout != Layout::Mae {
             return Err(unknown(format!("has the keys of the {} layout, not of a masked autoencoder", layout.name())));
         }
@@ -92,7 +93,11 @@ impl MaeCheckpoint {
     ) -> Result<(MaskedAutoencoder, LoadReport), WeightsError> {
         let path = &self.dict.path;
         let mae = config.init(device).map_err(|source| WeightsError::Config { path: path.clone(), source })?;
-        let mut report = LoadReport { assumed: self.assumed.clone(), ..LoadReport::default() };
+        let mut report = LoadReport {
+            assumed: self.assumed.clone(),
+            surroundings: surroundings(&self.dict),
+            ..LoadReport::default()
+        };
         let mut mismatch = Mismatch::default();
         let mut unused: BTreeSet<&str> = self.dict.tensors.keys().map(String::as_str).collect();
         for (key, shape) in parameter_shapes(&mae) {

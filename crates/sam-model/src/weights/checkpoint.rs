@@ -69,6 +69,23 @@ pub struct LoadReport {
     pub resized: Vec<ResizedTable>,
     /// Assumptions where neither the tensors nor the file's metadata determine a size, a sentence each.
     pub assumed: Vec<String>,
+    /// What surrounded the weights and was removed or ignored, a sentence each.
+    pub surroundings: Vec<String>,
+}
+
+/// Contents beside the weights that a report lists.
+const SURROUNDINGS_LISTED: usize = 12;
+
+/// What surrounds the weights of a file: a prefix of all names, and contents that are not weights.
+pub(super) fn surroundings(dict: &StateDict) -> Vec<String> {
+    let removed = dict.removed.as_ref().map(|removed| format!("{removed} is removed from the names of the tensors"));
+    let listed = dict.skipped.iter().take(SURROUNDINGS_LISTED).cloned().collect::<Vec<_>>().join(", ");
+    let more = match dict.skipped.len().saturating_sub(SURROUNDINGS_LISTED) {
+        0 => String::new(),
+        n => format!(" and {n} more"),
+    };
+    let ignored = (!listed.is_empty()).then(|| format!("ignored, as they are no weights: {listed}{more}"));
+    removed.into_iter().chain(ignored).collect()
 }
 
 impl Checkpoint {
@@ -78,9 +95,10 @@ impl Checkpoint {
     }
 
     /// Recognises an opened file.
-    pub fn recognise(dict: StateDict) -> Result<Self, WeightsError> {
+    pub fn recognise(mut dict: StateDict) -> Result<Self, WeightsError> {
+        let layout = dict.recognise_layout();
         let unknown = |what| WeightsError::UnknownLayout { path: dict.path.clone(), what };
-        let layout = Layout::recognise(&dict.tensors).map_err(unknown)?;
+        let layout = layout.map_err(unknown)?;
         let official: BTreeMap<String, TensorInfo> =
             dict.tensors.iter().filter_map(|(key, info)| Some((layout.key_to_official(key)?, info.clone()))).collect();
         let hints = match layout {
@@ -173,7 +191,11 @@ impl Checkpoint {
         expected: &[(String, Vec<usize>)],
     ) -> Result<(BTreeMap<String, Filling>, LoadReport), WeightsError> {
         let (mut plan, mut mismatch) = (BTreeMap::new(), Mismatch::default());
-        let mut report = LoadReport { assumed: self.agree_on_heads(config)?, ..LoadReport::default() };
+        let mut report = LoadReport {
+            assumed: self.agree_on_heads(config)?,
+            surroundings: surroundings(&self.dict),
+            ..LoadReport::default()
+        };
         let mut unused: BTreeSet<&str> = self.dict.tensors.keys().map(String::as_str).collect();
         for (official, shape) in expected {
             let Some(key) = self.layout.key_from_official(official) else {

@@ -109,8 +109,6 @@ const FOREIGN: &[(&str, &str)] = &[
     ("detector.**", "a SAM 3 checkpoint"),
     ("mask_decoder.hf_token.**", "an HQ-SAM checkpoint"),
     ("image_encoder.layers.**", "a MobileSAM checkpoint (TinyViT encoder)"),
-    ("module.image_encoder.**", "a SAM checkpoint saved from DistributedDataParallel: strip the `module.` prefix"),
-    ("sam.image_encoder.**", "a SAM checkpoint under a `sam.` prefix: strip it"),
     ("visual.**", "a CLIP checkpoint"),
 ];
 
@@ -142,14 +140,15 @@ impl Layout {
         self.table().iter().find_map(|(official, theirs)| rewrite(theirs, official, key))
     }
 
+    /// A description of another model that these are the keys of.
+    pub(super) fn foreign(tensors: &BTreeMap<String, TensorInfo>) -> Option<&'static str> {
+        let is_of = |pattern: &str| tensors.keys().any(|key| rewrite(pattern, "**", key).is_some());
+        FOREIGN.iter().find(|(pattern, _)| is_of(pattern)).map(|(_, what)| *what)
+    }
+
     /// The layout of a file's keys; otherwise a description of what the file appears to be.
-    pub fn recognise(tensors: &BTreeMap<String, TensorInfo>) -> Result<Layout, String> {
+    pub(super) fn recognise(tensors: &BTreeMap<String, TensorInfo>) -> Result<Layout, String> {
         let has = |key: &str| tensors.contains_key(key);
-        for (pattern, what) in FOREIGN {
-            if tensors.keys().any(|key| rewrite(pattern, "**", key).is_some()) {
-                return Err(format!("{what}, which is not supported"));
-            }
-        }
         let starts = |prefix: &str| tensors.keys().any(|key| key.starts_with(prefix));
         if starts("image_encoder.") || (starts("mask_decoder.") && starts("prompt_encoder.point_embeddings.")) {
             Ok(Layout::Official)

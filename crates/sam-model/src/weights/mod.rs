@@ -1,6 +1,7 @@
 //! Checkpoints: what the world has, read strictly; what the world reads, written safely.
 //!
-//! - `state_dict.rs`: a file of named tensors, whatever its container (safetensors, `pth/`, a Hugging Face folder).
+//! - `state_dict.rs`: a file of named tensors, whatever its container (safetensors, `pth/`, a Hugging Face folder,
+//!   `shards.rs`); `prefixes.rs`: what training programs put in front of the names.
 //! - `layout.rs`: one key table per published layout.
 //! - `parameters.rs`: a burn module as a list of tensors under official keys, and back.
 //! - `recognise.rs`: sizes of the model from the tensors.
@@ -18,9 +19,11 @@ mod huggingface;
 mod layout;
 mod parameters;
 mod position_tables;
+mod prefixes;
 mod pth;
 mod recognise;
 mod safetensors_writer;
+mod shards;
 mod state_dict;
 
 pub use autoencoder::{MaeCheckpoint, MaeExportOptions, MaeParts, describe_autoencoder, export_mae};

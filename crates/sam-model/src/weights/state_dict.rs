@@ -1,4 +1,4 @@
-//! A file of named tensors in any container: safetensors, a PyTorch `.pth`, or a Hugging Face folder.
+//! A file of named tensors in any container: safetensors, a PyTorch `.pth`, shards of either, or a Hugging Face folder.
 //!
 //! The container is recognised by its first bytes, never by its name. Opening reads the index only; a tensor's bytes are
 //! read on demand, so that a large file is inspected quickly and loaded without being in memory twice.
@@ -9,9 +9,11 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
+use sam_files::{FOREIGN_HEAD_BYTES, foreign_file};
 
 use super::error::WeightsError;
 use super::pth::{PthIndex, PthTensor};
+use super::shards::{INDEX_SUFFIX, Shards};
 
 /// Element type of a stored tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -91,6 +93,10 @@ pub struct StateDict {
     pub wrapper: Option<String>,
     /// Entries that are not tensors (`.pth` only).
     pub skipped: Vec<String>,
+    /// What was removed from the names of all tensors, as in `module.`; see [`StateDict::recognise_layout`].
+    pub removed: Option<String>,
+    /// Names in the file, of tensors that were renamed.
+    name_in_file: BTreeMap<String, String>,
     storage: Storage,
 }
 
@@ -98,32 +104,70 @@ pub struct StateDict {
 enum Storage {
     Safetensors { offsets: BTreeMap<String, (u64, u64)> },
     Pth { index: PthIndex, positions: BTreeMap<String, usize> },
+    Shards(Shards),
 }
 
 /// Files of a Hugging Face folder that hold weights, in order of preference.
-const HUGGING_FACE_WEIGHTS: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
+const HUGGING_FACE_WEIGHTS: [&str; 4] =
+    ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
 
 impl StateDict {
-    /// Reads the index of a checkpoint file, or of the weights in a Hugging Face folder.
+    /// Reads the index of a checkpoint file, of the shards that an `.index.json` names, or of the weights in a Hugging Face
+    /// folder.
     pub fn open(path: &Path) -> Result<Self, WeightsError> {
         let io = |source| WeightsError::Io { path: path.to_owned(), source };
         if std::fs::metadata(path).map_err(io)?.is_dir() {
             return Self::open(&weights_of_folder(path)?);
         }
+        match path.to_string_lossy().ends_with(INDEX_SUFFIX) {
+            true => Self::open_shards(path),
+            false => Self::open_file(path),
+        }
+    }
+
+    /// Reads the index of a file that holds its tensors itself.
+    pub(super) fn open_file(path: &Path) -> Result<Self, WeightsError> {
+        let io = |source| WeightsError::Io { path: path.to_owned(), source };
         let mut file = File::open(path).map_err(io)?;
         let length = file.metadata().map_err(io)?.len();
-        let mut head = [0u8; 16];
+        let mut head = [0u8; FOREIGN_HEAD_BYTES];
         let read = read_up_to(&mut file, &mut head).map_err(io)?;
         match &head[..read] {
-            [] => Err(not_a_checkpoint(path, "the file is empty")),
             [b'P', b'K', ..] | [0x80, 2..=5, ..] => Self::open_pth(path),
             // Eight bytes of header length, then JSON.
             [_, _, _, _, _, _, _, _, b'{', ..] => Self::open_safetensors(path, file, length),
-            _ => Err(not_a_checkpoint(
-                path,
-                "it starts neither like a safetensors file nor like a PyTorch .pth (a zip or a pickle)",
-            )),
+            head => Err(match foreign_file(head) {
+                Some(foreign) => not_a_checkpoint(path, &format!("it is {}; {}", foreign.what, foreign.fix)),
+                None => not_a_checkpoint(
+                    path,
+                    "it starts neither like a safetensors file nor like a PyTorch .pth (a zip or a pickle)",
+                ),
+            }),
         }
+    }
+
+    fn open_shards(path: &Path) -> Result<Self, WeightsError> {
+        let shards = Shards::open(path)?;
+        let parts = || shards.parts.iter();
+        Ok(Self {
+            path: path.to_owned(),
+            container: shards.container(),
+            tensors: parts().flat_map(|part| part.tensors.clone()).collect(),
+            metadata: parts().flat_map(|part| part.metadata.clone()).collect(),
+            wrapper: None,
+            skipped: parts().flat_map(|part| part.skipped.clone()).collect(),
+            removed: None,
+            name_in_file: BTreeMap::new(),
+            storage: Storage::Shards(shards),
+        })
+    }
+
+    /// Gives tensors new names; `names` has them by their old ones, and no two are equal.
+    pub(super) fn rename(&mut self, names: BTreeMap<String, String>) {
+        let tensors = std::mem::take(&mut self.tensors);
+        self.tensors = tensors.into_iter().map(|(key, info)| (names.get(&key).cloned().unwrap_or(key), info)).collect();
+        let in_file = |key: String| self.name_in_file.get(&key).cloned().unwrap_or(key);
+        self.name_in_file = names.into_iter().map(|(key, name)| (name, in_file(key))).collect();
     }
 
     fn open_pth(path: &Path) -> Result<Self, WeightsError> {
@@ -138,6 +182,8 @@ impl StateDict {
             metadata: BTreeMap::new(),
             wrapper: index.wrapper.clone(),
             skipped: index.skipped.clone(),
+            removed: None,
+            name_in_file: BTreeMap::new(),
             storage: Storage::Pth { index, positions },
         })
     }
@@ -179,6 +225,8 @@ impl StateDict {
             metadata: header.metadata().clone().unwrap_or_default().into_iter().collect(),
             wrapper: None,
             skipped: Vec::new(),
+            removed: None,
+            name_in_file: BTreeMap::new(),
             storage: Storage::Safetensors { offsets },
         })
     }
@@ -188,7 +236,9 @@ impl StateDict {
     /// # Panics
     /// When there is no such tensor.
     pub fn read_bytes(&self, key: &str) -> Result<Vec<u8>, WeightsError> {
+        let key = self.name_in_file.get(key).map_or(key, String::as_str);
         match &self.storage {
+            Storage::Shards(shards) => shards.part_of(key).read_bytes(key),
             Storage::Pth { index, positions } => Ok(index.read(&index.tensors[positions[key]])?),
             Storage::Safetensors { offsets } => {
                 let (start, length) = offsets[key];
@@ -255,18 +305,11 @@ fn weights_of_folder(folder: &Path) -> Result<PathBuf, WeightsError> {
             return Ok(path);
         }
     }
-    let sharded = folder.join("model.safetensors.index.json").is_file();
-    let reason = if sharded {
-        "a Hugging Face folder whose weights are in several shards; save it in one file \
-         (`model.save_pretrained(folder, max_shard_size=\"10GB\")`)"
-            .to_owned()
-    } else {
-        format!("a folder without {}", HUGGING_FACE_WEIGHTS.join(" or "))
-    };
+    let reason = format!("a folder without {}", HUGGING_FACE_WEIGHTS.join(" or "));
     Err(not_a_checkpoint(folder, &reason))
 }
 
-fn not_a_checkpoint(path: &Path, reason: &str) -> WeightsError {
+pub(super) fn not_a_checkpoint(path: &Path, reason: &str) -> WeightsError {
     WeightsError::NotACheckpoint { path: path.to_owned(), reason: reason.to_owned() }
 }
 
@@ -302,8 +345,16 @@ mod tests {
     #[test]
     fn files_that_are_not_checkpoints_are_rejected() {
         let folder = tempfile::tempdir().expect("a folder");
-        let cases: [(&str, &[u8], &str); 3] = [
+        let cases: [(&str, &[u8], &str); 7] = [
             ("empty", b"", "empty"),
+            (
+                "pointer",
+                b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+                "a Git LFS pointer; run `git lfs",
+            ),
+            ("page", b"<!DOCTYPE html><html><head>", "an HTML page"),
+            ("gz", &[0x1F, 0x8B, 8, 0], "a compressed archive; unpack it first"),
+            ("model.safetensors.index.json", b"{}", "missing field `weight_map`"),
             ("text", b"epoch,loss\n1,0.5\n2,0.4\n", "neither"),
             ("header", b"\x02\0\0\0\0\0\0\0{!", "damaged"),
         ];

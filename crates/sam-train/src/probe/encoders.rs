@@ -45,8 +45,8 @@ impl EncoderFile {
         if file.is_dir() && file.join("plan.toml").is_file() {
             bail!("{}: the run has no best checkpoint yet; resume it until it saves one", path.display());
         }
-        let dict = StateDict::open(&file)?;
-        let kind = match Layout::recognise(&dict.tensors) {
+        let mut dict = StateDict::open(&file)?;
+        let kind = match dict.recognise_layout() {
             Ok(Layout::Mae) => Kind::Autoencoder(Box::new(MaeCheckpoint::open(&file)?)),
             // For any other file, this error lists the layouts that are known.
             Ok(_) | Err(_) => Kind::Segmenter(Box::new(Checkpoint::recognise(dict)?)),

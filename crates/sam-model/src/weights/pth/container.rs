@@ -3,8 +3,9 @@
 //! Two containers, both read: the zip that `torch.save` writes since 1.6 (`<root>/data.pkl`, one stored member
 //! `<root>/data/<key>` per storage), and the older stream (five pickles, then the storages one after another).
 //! The layouts follow `torch/serialization.py` and `caffe2/serialize/inline_container.cc`
-//! (<https://github.com/pytorch/pytorch/blob/v2.11.0/torch/serialization.py>). Differences: checksums are not verified
-//! (PyTorch lets writers omit them), and big-endian and TorchScript files are errors.
+//! (<https://github.com/pytorch/pytorch/blob/v2.11.0/torch/serialization.py>). Differences: the checksums of a zip are
+//! verified, where they were written (`set_crc32_options` lets writers omit them), and big-endian and TorchScript files are
+//! errors.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -23,6 +24,9 @@ const MAX_PICKLE_BYTES: u64 = 64 << 20;
 /// Maximum length of a storage's key (a number of up to 20 digits). Memos let a pickle repeat a long value many times, so
 /// everything copied out of it is bounded.
 const MAX_KEY_BYTES: usize = 64;
+
+/// Bytes in memory while a member is compared with its checksum.
+const VERIFIED_AT_ONCE: usize = 1 << 18;
 
 /// `torch.serialization.MAGIC_NUMBER` and `PROTOCOL_VERSION`, which open a stream.
 pub(crate) const STREAM_MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
@@ -65,10 +69,17 @@ impl Span {
     }
 }
 
+/// A member of the file, with its checksum where it has one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Member {
+    pub(crate) span: Span,
+    pub(crate) crc32: Option<u32>,
+}
+
 /// An opened container: the pickle, and the storages by key.
 pub(crate) struct Contents {
     pub(crate) pickle: Vec<u8>,
-    pub(crate) storages: HashMap<String, Span>,
+    pub(crate) storages: HashMap<String, Member>,
 }
 
 /// The file, with its path for errors.
@@ -89,16 +100,20 @@ impl Source<'_> {
             let name = String::from_utf8_lossy(member.name_raw()).into_owned();
             let plain = member.compression() == CompressionMethod::Stored && !member.encrypted();
             let span = Span::new(member.data_start().unwrap_or(u64::MAX), member.size());
-            members.insert(name, (plain, span));
+            // 0 is what PyTorch writes when it is told to compute none.
+            let crc32 = Some(member.crc32()).filter(|&crc32| crc32 != 0);
+            members.insert(name, (plain, Member { span, crc32 }));
         }
         let roots = members.keys().filter_map(|name| name.strip_suffix("data.pkl"));
         let roots = roots.filter(|root| root.is_empty() || root.ends_with('/'));
         let Some(root) = roots.min_by_key(|root| root.len()) else {
-            return Err(self.not_a_checkpoint("a zip without `data.pkl`"));
+            return Err(
+                self.not_a_checkpoint("a zip without `data.pkl`: an archive to unpack first, or of another program")
+            );
         };
         let find = |name: &str| match members.get_key_value(&format!("{root}{name}")) {
             None => Ok(None),
-            Some((_, (true, span))) => self.inside(*span).map(Some),
+            Some((_, (true, member))) => self.inside(member.span).map(|_| Some(*member)),
             Some((member, _)) => Err(self.not_a_checkpoint(format!(
                 "a zip whose member `{member}` is compressed or encrypted: `torch.save` it again"
             ))),
@@ -106,20 +121,23 @@ impl Source<'_> {
         if find("constants.pkl")?.is_some() {
             return Err(self.not_a_checkpoint("a TorchScript program; save its `state_dict()`"));
         }
-        if let Some(span) = find("byteorder")?
+        if let Some(Member { span, .. }) = find("byteorder")?
             && self.read(Span::new(span.start, span.bytes.min(6)))? != b"little"
         {
             return Err(self.not_a_checkpoint(BIG_ENDIAN));
         }
         let pickle = match find("data.pkl")? {
-            Some(span) if span.bytes <= MAX_PICKLE_BYTES => self.read(span)?,
+            Some(member) if member.span.bytes <= MAX_PICKLE_BYTES => {
+                self.verify(member, "data.pkl")?;
+                self.read(member.span)?
+            }
             _ => return Err(self.not_a_checkpoint("a pickle larger than that of any checkpoint")),
         };
         let mut storages = HashMap::new();
         let folder = format!("{root}data/");
         for key in members.keys().filter_map(|name| name.strip_prefix(&folder)) {
-            if let Some(span) = find(&format!("data/{key}"))? {
-                storages.insert(key.to_owned(), span);
+            if let Some(member) = find(&format!("data/{key}"))? {
+                storages.insert(key.to_owned(), member);
             }
         }
         Ok(Contents { pickle, storages })
@@ -167,7 +185,7 @@ impl Source<'_> {
             let bytes = count.saturating_mul(*element_bytes);
             let span = self.inside(Span::new(start + 8, bytes))?;
             start = span.start + span.bytes;
-            storages.insert((*key).to_owned(), span);
+            storages.insert((*key).to_owned(), Member { span, crc32: None });
         }
         Ok(Contents { pickle: head[object_at..keys_at].to_vec(), storages })
     }
@@ -186,6 +204,27 @@ impl Source<'_> {
             return Ok(span);
         }
         Err(PthError::Truncated { path: self.path.into(), expected, got: self.file_bytes })
+    }
+
+    /// Compares a member with its checksum, if it has one.
+    pub(crate) fn verify(&self, member: Member, name: &str) -> Result<(), PthError> {
+        let Some(expected) = member.crc32 else { return Ok(()) };
+        let failed = |source| PthError::Io { path: self.path.into(), action: "read", source };
+        let mut file = self.file;
+        file.seek(SeekFrom::Start(member.span.start)).map_err(failed)?;
+        let mut rest = file.take(member.span.bytes);
+        let mut hasher = crc32fast::Hasher::new();
+        let mut piece = vec![0; VERIFIED_AT_ONCE];
+        loop {
+            match rest.read(&mut piece).map_err(failed)? {
+                0 => break,
+                n => hasher.update(&piece[..n]),
+            }
+        }
+        match hasher.finalize() == expected {
+            true => Ok(()),
+            false => Err(PthError::Checksum { path: self.path.into(), member: name.to_owned() }),
+        }
     }
 
     pub(crate) fn read(&self, span: Span) -> Result<Vec<u8>, PthError> {

@@ -16,7 +16,7 @@ mod pickle_machine;
 mod samples;
 pub(super) mod writer;
 
-use std::collections::{HashMap, hash_map::Entry};
+use std::collections::{HashMap, HashSet, hash_map::Entry};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -24,13 +24,14 @@ use std::sync::{Mutex, PoisonError};
 
 use zip::result::ZipError;
 
-use container::{Source, Span, Storage, natural};
+use container::{Member, Source, Span, Storage, natural};
 use pickle::{Id, Pickle, Value};
 
 use crate::weights::state_dict::Dtype;
 
 /// Keys under which training scripts save the state dict, in the order tried.
-const WRAPPERS: [&str; 7] = ["model", "state_dict", "model_state_dict", "module", "model_state", "net", "params"];
+const WRAPPERS: [&str; 10] =
+    ["model", "state_dict", "model_state_dict", "module", "model_state", "net", "params", "network", "weights", "sam"];
 
 /// Maximum size of a tensor that is larger than its storage (`expand`), which would let a tiny file require any memory.
 const MAX_EXPANDED_BYTES: u64 = 64 << 20;
@@ -43,6 +44,8 @@ const MAX_RANK: usize = 64;
 pub(crate) struct PthIndex {
     path: PathBuf,
     file: Mutex<File>,
+    /// Starts of the members that were compared with their checksums.
+    verified: Mutex<HashSet<u64>>,
     /// Key under which the state dict was found; `None` if it is the top level.
     pub(crate) wrapper: Option<String>,
     /// In the order of the file, with unique names.
@@ -61,6 +64,8 @@ pub(crate) struct PthTensor {
     strides: Option<Vec<u64>>,
     /// The part of the file to read.
     pub(crate) span: Span,
+    /// The storage that it lies in.
+    storage: Member,
 }
 
 /// Why a checkpoint cannot be read or written.
@@ -75,6 +80,11 @@ pub enum PthError {
     Truncated { path: PathBuf, expected: u64, got: u64 },
     #[error("{path}: not a whole zip ({got} bytes): truncated, still downloading or damaged: {source}")]
     Unzip { path: PathBuf, got: u64, source: ZipError },
+    #[error(
+        "{path}: member `{member}` does not have the checksum that was written with it: the file is damaged; copy or \
+         download it again"
+    )]
+    Checksum { path: PathBuf, member: String },
     #[error("{path}: malformed pickle, at byte {at}: {problem}")]
     Pickle { path: PathBuf, at: usize, problem: &'static str },
     #[error(
@@ -119,15 +129,22 @@ impl PthIndex {
             let beside = entries(&pickle, top).into_iter().map(|(key, _)| key).filter(|key| key != wrapper);
             skipped.extend(beside.map(|key| format!("{key} (beside `{wrapper}`)")));
         }
-        Ok(Self { path: path.into(), file: Mutex::new(file), wrapper, tensors, skipped })
+        let (file, verified) = (Mutex::new(file), Mutex::default());
+        Ok(Self { path: path.into(), file, verified, wrapper, tensors, skipped })
     }
 
     /// The values of one tensor of this index: contiguous and little-endian.
     ///
-    /// Reads only the bytes from the tensor's first to its last element.
+    /// Reads only the bytes from the tensor's first to its last element, and its whole storage once, to compare it with its
+    /// checksum.
     pub(crate) fn read(&self, tensor: &PthTensor) -> Result<Vec<u8>, PthError> {
         let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let source = Source { path: &self.path, file: &file, file_bytes: u64::MAX };
+        let mut verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
+        if !verified.contains(&tensor.storage.span.start) {
+            source.verify(tensor.storage, &tensor.name)?;
+            verified.insert(tensor.storage.span.start);
+        }
         let bytes = source.read(tensor.span)?;
         Ok(match &tensor.strides {
             None => bytes,
@@ -155,13 +172,39 @@ fn find_state_dict<'a>(pickle: &'a Pickle) -> Result<(Option<String>, &'a Pairs)
     });
     // Of equals the first wrapper, before the top level.
     let candidates = wrapped.chain([(None, top.as_slice())]).map(|found| (tensor_count(pickle, found.1), found));
-    let best = candidates.reduce(|best, other| if other.0 > best.0 { other } else { best });
+    let candidates: Vec<_> = candidates.collect();
+    let best = candidates.iter().reduce(|best, other| if other.0 > best.0 { other } else { best });
     if let Some((1.., found)) = best {
-        return Ok(found);
+        let twin = candidates
+            .iter()
+            .map(|(_, other)| other)
+            .find(|other| other.0 != found.0 && differs_in_values_only(pickle, found.1, other.1));
+        return match (&found.0, twin) {
+            (Some(first), Some((Some(second), _))) => Err(format!(
+                "two of them: `{first}` and `{second}` hold other values under the same names (weights and their moving \
+                 average?). Save the one that is meant: `torch.save(torch.load(\"FILE\")[\"{first}\"], \"weights.pth\")`"
+            )),
+            _ => Ok(found.clone()),
+        };
     }
     let keys = all.iter().take(20);
     let keys = keys.map(|(key, id)| format!("`{key}` (a {})", kind(pickle, pickle.get(*id))));
     Err(format!("a dict of {}: {}", all.len(), keys.collect::<Vec<_>>().join(", ")))
+}
+
+/// Whether two dicts have the same names for other tensors.
+fn differs_in_values_only(pickle: &Pickle, one: &Pairs, other: &Pairs) -> bool {
+    let places = |dict: &Pairs| {
+        let place = |(name, id): (String, Id)| {
+            let (_, [storage, offset, ..]) = rebuild_call(pickle, id)? else { return None };
+            let storage = Storage::of(pickle, pickle.get(*storage))?;
+            Some((name, (storage.key.to_owned(), natural(pickle, *offset))))
+        };
+        entries(pickle, dict).into_iter().filter_map(place).collect::<Vec<_>>()
+    };
+    let (one, other) = (places(one), places(other));
+    let same_names = one.len() == other.len() && one.iter().zip(&other).all(|(one, other)| one.0 == other.0);
+    same_names && one != other
 }
 
 fn kind(pickle: &Pickle, value: &Value) -> String {
@@ -237,7 +280,7 @@ fn locate(
     pickle: &Pickle,
     name: String,
     (rebuild, args): (&str, &[Id]),
-    storages: &HashMap<String, Span>,
+    storages: &HashMap<String, Member>,
 ) -> Result<PthTensor, String> {
     if rebuild != "_rebuild_tensor" && rebuild != "_rebuild_tensor_v2" {
         return Err(format!(
@@ -265,9 +308,10 @@ fn locate(
     let Some(dtype) = storage.dtype else {
         return Err(format!("must have elements of a real type, got a `{}`", storage.class));
     };
-    let Some(place) = storages.get(storage.key) else {
+    let Some(&member) = storages.get(storage.key) else {
         return Err(format!("lies in storage `{}`, which is not in the file", storage.key));
     };
+    let place = member.span;
     // Elements from the first to the last one, if they lie in the storage and the storage in the file.
     let extent = || {
         let stored_bytes = storage.begin.checked_add(storage.len)?.checked_mul(storage.element_bytes)?;
@@ -298,7 +342,7 @@ fn locate(
     }
     let strides = (!row_major && logical_bytes > 0).then_some(strides);
     let shape = shape.into_iter().map(|dim| dim as usize).collect();
-    Ok(PthTensor { name, dtype, shape, strides, span })
+    Ok(PthTensor { name, dtype, shape, strides, span, storage: member })
 }
 
 /// Elements from the first to the last of a tensor; `None` beyond 64 bits.
@@ -375,6 +419,39 @@ mod tests {
         assert!(message.contains("`teacher` (a dict with 1 tensors)"), "{message}");
         assert!(message.contains("`args` (a Namespace)"), "{message}");
         assert!(rejection(&zip_of(b"]K\x01a.", &[])).contains("got a list of 1"));
+    }
+
+    /// Which of two sets of weights is meant cannot be told; two views of one set are no question.
+    #[test]
+    fn wrappers_that_conflict_are_an_error() {
+        let named = |wrapper: &str, tensor: Vec<u8>| {
+            let length = (wrapper.len() as u32).to_le_bytes();
+            [b"X", length.as_slice(), wrapper.as_bytes(), b"}(", &tensor, b"u"].concat()
+        };
+        let both = |offset: usize| {
+            let first = named("model", entry("w", 2, 0, [&[1], &[1]], b""));
+            let second = named("net", entry("w", 2, offset, [&[1], &[1]], b""));
+            zip_of(&[b"\x80\x02}(", first.as_slice(), &second, b"u."].concat(), &[&[7, 8]])
+        };
+        let message = rejection(&both(1));
+        assert!(message.contains("`model` and `net` hold other values under the same names"), "{message}");
+        assert_eq!(open(&both(0)).expect("one set").wrapper.as_deref(), Some("model"));
+    }
+
+    #[test]
+    fn damaged_members_are_errors() {
+        let good = zip_of(&dict(&[entry("w", 6, 0, [&[6], &[1]], b"")]), &[b"weight"]);
+        let damage = |find: &[u8]| {
+            let mut bytes = good.clone();
+            let at = bytes.windows(find.len()).position(|piece| piece == find).expect("stored as it is");
+            bytes[at] ^= 1;
+            open(&bytes).and_then(|index| index.read(&index.tensors[0]))
+        };
+        assert!(open(&good).and_then(|index| index.read(&index.tensors[0])).is_ok());
+        for (find, member) in [(b"weight".as_slice(), "`w`"), (b"ByteStorage", "`data.pkl`")] {
+            let message = damage(find).expect_err("damaged").to_string();
+            assert!(message.contains(member) && message.contains("checksum"), "{message}");
+        }
     }
 
     #[test]
