@@ -9,6 +9,7 @@ mod disk;
 mod kills;
 mod mutation;
 mod pairs;
+mod system_calls;
 
 use std::fs::File;
 use std::io::Write;

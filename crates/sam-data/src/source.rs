@@ -228,6 +228,11 @@ impl Source {
             .map_err(|finding| DataError::Findings { path: self.root.clone(), findings: vec![finding] })
     }
 
+    /// The file with the annotations of image `index`; `None` inside an archive.
+    pub(crate) fn annotation_path(&self, index: usize) -> Option<PathBuf> {
+        self.reader.annotation_path(index)
+    }
+
     /// The annotations in the frame of the upright image, including those with errors.
     pub(crate) fn annotations(&self, index: usize, header: &ImageHeader) -> Result<ImageObjects, DataError> {
         let annotated = self.reader.read(index, header)?;

@@ -6,6 +6,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use burn::tensor::Device;
+use sam_model::device_check::DeviceFault;
 
 /// A device name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,13 +18,16 @@ pub enum DeviceName {
     Cuda(usize),
     /// A GPU through Vulkan; in builds with the feature `vulkan`.
     Vulkan,
+    /// A GPU through any graphics interface (Vulkan, Metal, DirectX), with portable shaders; in builds with the feature
+    /// `wgpu`.
+    Wgpu,
 }
 
 /// Why a device is not available.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum DeviceError {
     /// Not a device name.
-    #[error("device must be `cpu`, `cuda`, `cuda:N` or `vulkan`, got `{0}`")]
+    #[error("device must be `cpu`, `cuda`, `cuda:N`, `vulkan` or `wgpu`, got `{0}`")]
     Unknown(String),
     /// The build lacks the backend.
     #[error("device `{device}` is not in this build; build with `cargo build --release --features {feature}`")]
@@ -41,6 +45,14 @@ pub enum DeviceError {
         /// The backend's reason.
         reason: String,
     },
+    /// The self-test failed: results on the device would be wrong.
+    #[error("device `{device}` is not usable: {fault}; use `cpu`, or another driver")]
+    Wrong {
+        /// The requested device.
+        device: DeviceName,
+        /// The first difference.
+        fault: DeviceFault,
+    },
 }
 
 impl fmt::Display for DeviceName {
@@ -49,6 +61,7 @@ impl fmt::Display for DeviceName {
             DeviceName::Cpu => write!(f, "cpu"),
             DeviceName::Cuda(index) => write!(f, "cuda:{index}"),
             DeviceName::Vulkan => write!(f, "vulkan"),
+            DeviceName::Wgpu => write!(f, "wgpu"),
         }
     }
 }
@@ -62,6 +75,7 @@ impl FromStr for DeviceName {
             "cpu" => Ok(DeviceName::Cpu),
             "cuda" => Ok(DeviceName::Cuda(0)),
             "vulkan" => Ok(DeviceName::Vulkan),
+            "wgpu" => Ok(DeviceName::Wgpu),
             _ => {
                 let index = name.strip_prefix("cuda:").ok_or_else(unknown)?;
                 index.parse().map(DeviceName::Cuda).map_err(|_| unknown())
@@ -71,19 +85,25 @@ impl FromStr for DeviceName {
 }
 
 impl DeviceName {
-    /// Opens the device and runs a small computation on it, so that a missing driver shows here and not mid-run.
+    /// Opens the device. Any device other than the CPU is tested first: a small network must give the CPU's results there
+    /// ([`sam_model::device_check`]).
+    ///
+    /// # Errors
+    ///
+    /// When the build lacks the backend, the machine lacks the device, or the device computes wrong results.
     pub fn open(self) -> Result<Device, DeviceError> {
         match self {
             DeviceName::Cpu => Ok(Device::flex()),
             DeviceName::Cuda(index) => open_cuda(self, index),
             DeviceName::Vulkan => open_vulkan(self),
+            DeviceName::Wgpu => open_wgpu(self),
         }
     }
 }
 
 #[cfg(feature = "cuda")]
 fn open_cuda(name: DeviceName, index: usize) -> Result<Device, DeviceError> {
-    probe(name, move || Device::cuda(index))
+    tested(name, move || Device::cuda(index))
 }
 
 #[cfg(not(feature = "cuda"))]
@@ -93,7 +113,7 @@ fn open_cuda(device: DeviceName, _index: usize) -> Result<Device, DeviceError> {
 
 #[cfg(feature = "vulkan")]
 fn open_vulkan(name: DeviceName) -> Result<Device, DeviceError> {
-    probe(name, || Device::vulkan(burn::tensor::DeviceKind::DefaultDevice))
+    tested(name, || Device::vulkan(burn::tensor::DeviceKind::DefaultDevice))
 }
 
 #[cfg(not(feature = "vulkan"))]
@@ -101,24 +121,22 @@ fn open_vulkan(device: DeviceName) -> Result<Device, DeviceError> {
     Err(DeviceError::NotBuilt { device, feature: "vulkan" })
 }
 
-/// GPU backends panic when their driver is missing, so the probe runs on a thread of its own.
-#[cfg(any(feature = "cuda", feature = "vulkan"))]
-fn probe(name: DeviceName, open: impl FnOnce() -> Device + Send + 'static) -> Result<Device, DeviceError> {
-    let probing = std::thread::Builder::new().name("device-probe".into()).spawn(move || {
-        let device = open();
-        let sum = burn::tensor::Tensor::<1>::ones([8], &device).sum().into_scalar::<f32>();
-        (device, sum)
-    });
-    let absent = |reason: String| DeviceError::Absent { device: name, reason };
-    match probing.map_err(|error| absent(error.to_string()))?.join() {
-        Ok((device, sum)) if sum == 8.0 => Ok(device),
-        Ok((_, sum)) => Err(absent(format!("the sum of eight ones came out as {sum}"))),
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().cloned();
-            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-            Err(absent(text.unwrap_or_else(|| "its driver could not be started".into())))
-        }
-    }
+#[cfg(feature = "wgpu")]
+fn open_wgpu(name: DeviceName) -> Result<Device, DeviceError> {
+    tested(name, || Device::wgpu(burn::tensor::DeviceKind::DefaultDevice))
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn open_wgpu(device: DeviceName) -> Result<Device, DeviceError> {
+    Err(DeviceError::NotBuilt { device, feature: "wgpu" })
+}
+
+#[cfg(any(feature = "cuda", feature = "vulkan", feature = "wgpu"))]
+fn tested(device: DeviceName, open: impl FnOnce() -> Device + Send + 'static) -> Result<Device, DeviceError> {
+    sam_model::device_check::check_forward(open).map_err(|fault| match fault {
+        DeviceFault::Panicked(reason) => DeviceError::Absent { device, reason },
+        fault @ DeviceFault::Wrong { .. } => DeviceError::Wrong { device, fault },
+    })
 }
 
 #[cfg(test)]
@@ -127,7 +145,7 @@ mod tests {
 
     #[test]
     fn names_round_trip() {
-        for name in ["cpu", "cuda:3", "vulkan"] {
+        for name in ["cpu", "cuda:3", "vulkan", "wgpu"] {
             assert_eq!(name.parse::<DeviceName>().map(|device| device.to_string()).as_deref(), Ok(name));
         }
         assert_eq!("cuda".parse(), Ok(DeviceName::Cuda(0)));

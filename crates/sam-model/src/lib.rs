@@ -34,6 +34,7 @@
 
 mod config;
 mod decoder;
+pub mod device_check;
 mod encoder;
 pub mod init;
 mod mae;

@@ -168,6 +168,10 @@ impl FormatReader for Coco {
         file.image_path(file.index.names.get(image)).map(FilePlace::Path)
     }
 
+    fn annotation_path(&self, index: usize) -> Option<PathBuf> {
+        Some(self.locate(index).0.index.path.clone())
+    }
+
     fn read(&self, index: usize, header: &ImageHeader) -> Result<Annotated, DataError> {
         let (file, image) = self.locate(index);
         let declared_hw = file.index.images[image].size_hw.map(|side| side as usize);

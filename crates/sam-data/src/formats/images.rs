@@ -95,7 +95,7 @@ impl ImageTree {
         self.names.get(index)
     }
 
-    fn place(&self, index: usize) -> FilePlace {
+    pub(crate) fn place(&self, index: usize) -> FilePlace {
         let Some(member) = index.checked_sub(self.n_files) else {
             return FilePlace::Path(self.root.join(self.name(index)));
         };

@@ -157,6 +157,10 @@ impl FormatReader for LabelImages {
         Ok(FilePlace::Path(self.pairs.image_path(index)))
     }
 
+    fn annotation_path(&self, index: usize) -> Option<PathBuf> {
+        self.pairs.label_path(index)
+    }
+
     fn read(&self, index: usize, header: &ImageHeader) -> Result<Annotated, DataError> {
         let Some(path) = self.pairs.label_path(index) else {
             return Ok(Annotated::new(header.upright_hw()));

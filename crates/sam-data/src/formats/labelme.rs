@@ -231,6 +231,10 @@ impl FormatReader for Labelme {
         Ok(FilePlace::Memory { name: format!("{}:imageData", json.display()), bytes })
     }
 
+    fn annotation_path(&self, index: usize) -> Option<PathBuf> {
+        Some(self.json_path(index))
+    }
+
     fn read(&self, index: usize, header: &ImageHeader) -> Result<Annotated, DataError> {
         let path = self.json_path(index);
         Ok(match read_labelme(&path)? {

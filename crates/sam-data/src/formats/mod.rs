@@ -23,7 +23,7 @@ pub(crate) mod tar_members;
 pub(crate) mod text;
 pub(crate) mod yolo_seg;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use sam_image::Rle;
 
@@ -77,6 +77,8 @@ pub(crate) trait FormatReader: std::fmt::Debug + Send + Sync {
     }
     /// The location of the image, or the finding that it is missing.
     fn image_place(&self, index: usize) -> Result<FilePlace, Finding>;
+    /// The file with the annotations of an image, which may hold those of others too; `None` inside an archive.
+    fn annotation_path(&self, index: usize) -> Option<PathBuf>;
     /// The annotations of an image, in the frame that was annotated. Only problems of the whole file are errors; those
     /// of one image or object are findings.
     fn read(&self, index: usize, header: &ImageHeader) -> Result<Annotated, DataError>;

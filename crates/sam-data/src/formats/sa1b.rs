@@ -294,6 +294,13 @@ impl FormatReader for Sa1b {
         })
     }
 
+    fn annotation_path(&self, index: usize) -> Option<PathBuf> {
+        match self.json_place(index) {
+            FilePlace::Path(path) => Some(path),
+            FilePlace::Within { .. } | FilePlace::Memory { .. } => None,
+        }
+    }
+
     fn read(&self, index: usize, header: &ImageHeader) -> Result<Annotated, DataError> {
         let place = self.json_place(index);
         if let FilePlace::Path(path) = &place {

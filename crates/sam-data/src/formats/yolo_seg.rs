@@ -247,6 +247,10 @@ impl FormatReader for YoloSeg {
         Err(Finding::new(ProblemKind::ImageMissing, self.name(index), format!("there is no {}", path.display())))
     }
 
+    fn annotation_path(&self, index: usize) -> Option<PathBuf> {
+        self.label_path(index)
+    }
+
     fn read(&self, index: usize, header: &ImageHeader) -> Result<Annotated, DataError> {
         let Some(path) = self.label_path(index) else {
             return Ok(Annotated::new(header.upright_hw()));

@@ -1,14 +1,24 @@
 //! burn-train's terminal dashboard as an observer of a run's events.
 //!
 //! burn counts in epochs; here an epoch is the steps between two validations.
+//!
+//! It puts the terminal into raw mode, in which a typed Ctrl-C would be a character like any other; the signal is turned
+//! on again. However the program ends, [`restore_terminal`] leaves the terminal as it was.
 
 use std::collections::BTreeMap;
+use std::io::stdout;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use burn::train::Interrupter;
 use burn::train::metric::state::{FormatOptions, NumericMetricState};
 use burn::train::metric::{MetricDefinition, MetricEntry, MetricId, MetricName, NumericAttributes};
 use burn::train::renderer::{MetricState, MetricsRenderer, default_renderer};
+use crossterm::cursor::Show;
+use crossterm::event::DisableMouseCapture;
+use crossterm::execute;
+use crossterm::terminal::{LeaveAlternateScreen, disable_raw_mode, is_raw_mode_enabled};
 
 use super::events::{Observer, RunEvent, StepRecord, ValidationRecord};
 use crate::error::LearnError;
@@ -33,8 +43,14 @@ impl Split {
     }
 }
 
-/// Shows metrics, their curves and the progress; closed when dropped.
+/// Shows metrics, their curves and the progress; closed when dropped, or when the user chooses "stop immediately" in its
+/// menu.
 pub(crate) struct Dashboard {
+    view: Option<View>,
+    interrupter: Interrupter,
+}
+
+struct View {
     renderer: Box<dyn MetricsRenderer>,
     /// Means over an epoch.
     metrics: BTreeMap<(Split, &'static str), NumericMetricState>,
@@ -49,7 +65,30 @@ impl Dashboard {
         let mut renderer = default_renderer(interrupter.clone(), None);
         let epoch = done_steps / every_steps + 1;
         renderer.start(of_steps.div_ceil(every_steps) as usize, epoch as usize, None, None);
-        Self { renderer, metrics: BTreeMap::new(), every_steps, open: None }
+        turn_on_ctrl_c();
+        let view = View { renderer, metrics: BTreeMap::new(), every_steps, open: None };
+        Self { view: Some(view), interrupter: interrupter.clone() }
+    }
+
+    fn close(&mut self) {
+        let view = self.view.take();
+        // Burn's renderer panics when the user has chosen to stop immediately.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(view)));
+    }
+}
+
+impl View {
+    fn show(&mut self, event: &RunEvent) {
+        match event {
+            RunEvent::Step(record) => self.step(record),
+            RunEvent::Validating { n_images, of_images } => {
+                self.open(Split::Validation, *of_images);
+                self.renderer.update_split(*n_images);
+            }
+            RunEvent::Validated(record) => self.validated(record),
+            RunEvent::Saved { .. } | RunEvent::Skipped { .. } | RunEvent::Preview { .. } | RunEvent::Warning { .. } => {
+            }
+        }
     }
 
     fn step(&mut self, record: &StepRecord) {
@@ -123,17 +162,51 @@ impl Dashboard {
 
 impl Observer for Dashboard {
     fn on(&mut self, event: &RunEvent) -> Result<(), LearnError> {
-        match event {
-            RunEvent::Step(record) => self.step(record),
-            RunEvent::Validating { n_images, of_images } => {
-                self.open(Split::Validation, *of_images);
-                self.renderer.update_split(*n_images);
-            }
-            RunEvent::Validated(record) => self.validated(record),
-            RunEvent::Saved { .. } | RunEvent::Skipped { .. } | RunEvent::Preview { .. } | RunEvent::Warning { .. } => {
-            }
+        let Some(view) = &mut self.view else { return Ok(()) };
+        // "Stop immediately" in burn's menu is a panic at the next call: here the run is saved all the same.
+        if catch_unwind(AssertUnwindSafe(|| view.show(event))).is_err() {
+            self.interrupter.stop(Some("the dashboard"));
+            self.close();
         }
         Ok(())
+    }
+}
+
+impl Drop for Dashboard {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Leaves the terminal as it was before the dashboard. Without a dashboard, nothing happens.
+///
+/// Dropping the dashboard does the same; this is for a process that exits before.
+pub fn restore_terminal() {
+    if is_raw_mode_enabled().unwrap_or(false) {
+        // There is no use for an error at the end of the process.
+        let _ = execute!(stdout(), DisableMouseCapture, LeaveAlternateScreen, Show);
+        let _ = disable_raw_mode();
+    }
+}
+
+/// Makes a typed Ctrl-C the signal again, once the renderer's thread has put the terminal into raw mode.
+fn turn_on_ctrl_c() {
+    const WAIT: Duration = Duration::from_secs(2);
+    let began = Instant::now();
+    while !is_raw_mode_enabled().unwrap_or(false) && began.elapsed() < WAIT {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    #[cfg(unix)]
+    {
+        use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, tcgetattr, tcsetattr};
+        let terminal = rustix::stdio::stdin();
+        // Without it only Ctrl-C is lost; `q` stops the run as well.
+        let Ok(mut modes) = tcgetattr(terminal) else { return };
+        modes.local_modes |= LocalModes::ISIG;
+        // The other signals of the keyboard would leave the terminal in the alternate screen.
+        modes.special_codes[SpecialCodeIndex::VSUSP] = 0;
+        modes.special_codes[SpecialCodeIndex::VQUIT] = 0;
+        let _ = tcsetattr(terminal, OptionalActions::Now, &modes);
     }
 }
 

@@ -12,6 +12,7 @@ mod run_report;
 mod saved_state;
 mod tensorboard;
 
+pub use dashboard::restore_terminal;
 pub use events::{Observer, RunEvent, SegmentationTerms, StepRecord, ValidationRecord};
 pub use run_lock::{LOCK_FILE, RunLock};
 pub use run_report::{REPORT_FILE, RunReport, duration};

@@ -36,11 +36,12 @@ pub struct RunReport {
 }
 
 impl RunReport {
-    /// Writes both files into the folder of a run.
+    /// Writes both files into the folder of a run. Damaged logs and previews are named in the report; the rest of it is
+    /// written all the same.
     ///
     /// # Errors
     ///
-    /// When the log cannot be read or a file cannot be written.
+    /// When a file cannot be written.
     pub fn write(&self, folder: &Path) -> Result<(), LearnError> {
         let page = self.page(folder)?;
         let html = page.html().map_err(|source| LearnError::Report { source })?;
@@ -52,18 +53,23 @@ impl RunReport {
     }
 
     fn page(&self, folder: &Path) -> Result<Page, LearnError> {
-        let history = RunHistory::read(folder)?;
+        let mut unreadable = Vec::new();
+        let history = RunHistory::read(folder).unwrap_or_else(|error| {
+            unreadable.push(error.to_string());
+            RunHistory::default()
+        });
+        let gallery = preview_gallery(folder, &history, &mut unreadable);
         let mut sections: Vec<Section> = [result(&history)].into_iter().flatten().map(Section::Table).collect();
         sections.push(Section::Charts { title: "Curves".to_owned(), charts: charts(&history) });
-        sections.extend(preview_gallery(folder, &history)?.map(Section::Images));
+        sections.extend(gallery.map(Section::Images));
         sections.extend(validations(&history).map(Section::Table));
-        sections.push(Section::Table(self.run(&history)));
+        sections.push(Section::Table(self.run(&history, &unreadable)));
         sections
             .extend(self.texts.iter().map(|(title, text)| Section::Text { title: title.clone(), text: text.clone() }));
         Ok(Page { title: self.title.clone(), sections })
     }
 
-    fn run(&self, history: &RunHistory) -> Table {
+    fn run(&self, history: &RunHistory, unreadable: &[String]) -> Table {
         let mut rows: Vec<[String; 2]> = Vec::new();
         let mut row = |name: &str, value: String| rows.push([name.to_owned(), value]);
         if let Some(last) = history.steps.last() {
@@ -86,6 +92,7 @@ impl RunReport {
         if history.n_unreadable > 0 {
             row("unreadable lines of the log", history.n_unreadable.to_string());
         }
+        unreadable.iter().for_each(|error| row("unreadable", error.clone()));
         self.about.iter().for_each(|(name, value)| row(name, value.clone()));
         let rows = rows.into_iter().map(Vec::from).collect();
         Table { title: "Run".to_owned(), note: String::new(), header: vec![String::new(), "value".to_owned()], rows }
@@ -169,9 +176,12 @@ fn row_of(name: &str, record: &ValidationRecord, names: &[&str]) -> Vec<String> 
     [name.to_owned(), record.scores.step.to_string()].into_iter().chain(names.iter().map(value)).collect()
 }
 
-/// Previews of the baseline, the best and the last validation.
-fn preview_gallery(folder: &Path, history: &RunHistory) -> Result<Option<Gallery>, LearnError> {
-    let written = previews::written(folder)?;
+/// Previews of the baseline, the best and the last validation; errors of those that cannot be read go to `unreadable`.
+fn preview_gallery(folder: &Path, history: &RunHistory, unreadable: &mut Vec<String>) -> Option<Gallery> {
+    let written = previews::written(folder).unwrap_or_else(|error| {
+        unreadable.push(error.to_string());
+        Vec::new()
+    });
     let best = history.validations.iter().rev().find(|record| record.is_best).map(|record| record.scores.step);
     let mut chosen: Vec<(&str, &(u64, PathBuf))> = Vec::new();
     let mut choose = |what: &'static str, step: Option<u64>| {
@@ -189,16 +199,22 @@ fn preview_gallery(folder: &Path, history: &RunHistory) -> Result<Option<Gallery
         Some(record) if record.segmentation.is_none() => "input, visible patches, reconstruction",
         _ => "ground truth, then predictions from each kind of prompt",
     };
-    let item = |(what, (step, path)): (&str, &(u64, PathBuf))| {
+    let item = |(what, (step, path)): (&str, &(u64, PathBuf))| -> Result<GalleryItem, LearnError> {
         let image =
             decode_rgb(path).map_err(|error| LearnError::Read { path: path.clone(), reason: error.to_string() })?;
         let data_uri =
             jpeg_data_uri(&image, &path.display().to_string()).map_err(|source| LearnError::Report { source })?;
         Ok(GalleryItem { caption: format!("After step {step}, {what}."), data_uri })
     };
-    let items: Vec<GalleryItem> = chosen.into_iter().map(item).collect::<Result<_, LearnError>>()?;
+    let mut items = Vec::new();
+    for result in chosen.into_iter().map(item) {
+        match result {
+            Ok(item) => items.push(item),
+            Err(error) => unreadable.push(LearnError::to_string(&error)),
+        }
+    }
     let title = format!("Previews: {columns}");
-    Ok((!items.is_empty()).then_some(Gallery { title, items }))
+    (!items.is_empty()).then_some(Gallery { title, items })
 }
 
 /// A duration for people, such as `1 min 01 s`.

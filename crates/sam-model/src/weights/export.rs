@@ -72,19 +72,34 @@ pub struct ExportOptions {
     pub image_size: ImageSizePolicy,
 }
 
-/// Writes `sam` to `path` (a file, or a folder for [`ExportFormat::HuggingFace`]), replacing existing files.
-pub fn export(sam: &Sam, options: ExportOptions, path: &Path) -> Result<ExportReport, WeightsError> {
+/// Checks that [`export`] can write a model of these sizes, so that a long training does not end with this error.
+///
+/// # Errors
+///
+/// When the format or the data type cannot represent the model, or its position tables cannot be resized.
+pub fn check_export(config: &SamConfig, options: ExportOptions) -> Result<(), WeightsError> {
     let ExportOptions { format, dtype, image_size } = options;
     if !matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
         return Err(WeightsError::Unsupported(format!("weights are written as F32, F16 or BF16, not as {dtype:?}")));
     }
+    let mut config = config.clone();
+    if is_resized(&config, image_size) {
+        check_resizable(&config)?;
+        config.image_encoder.image_size = PUBLISHED_IMAGE_SIZE;
+    }
+    check_representable(&config, format)
+}
+
+/// Writes `sam` to `path` (a file, or a folder for [`ExportFormat::HuggingFace`]), replacing existing files.
+pub fn export(sam: &Sam, options: ExportOptions, path: &Path) -> Result<ExportReport, WeightsError> {
+    check_export(sam.config(), options)?;
+    let ExportOptions { format, dtype, image_size } = options;
     let mut config = sam.config().clone();
     let mut tensors = named_tensors(sam);
     let mut resized = Vec::new();
-    if image_size == ImageSizePolicy::Published && config.image_encoder.image_size != PUBLISHED_IMAGE_SIZE {
-        resized = resize_tables(&mut tensors, &mut config)?;
+    if is_resized(&config, image_size) {
+        resized = resize_tables(&mut tensors, &mut config);
     }
-    check_representable(&config, format)?;
     let layout = match format {
         ExportFormat::HuggingFace => Layout::HuggingFace,
         ExportFormat::Safetensors | ExportFormat::Pth => Layout::Official,
@@ -171,15 +186,23 @@ fn io(path: &Path, source: std::io::Error) -> WeightsError {
     WeightsError::Io { path: path.to_owned(), source }
 }
 
-/// Resizes the position tables of a model to 1024 px and updates the configuration.
-fn resize_tables(tensors: &mut [NamedTensor], config: &mut SamConfig) -> Result<Vec<ResizedTable>, WeightsError> {
+fn is_resized(config: &SamConfig, image_size: ImageSizePolicy) -> bool {
+    image_size == ImageSizePolicy::Published && config.image_encoder.image_size != PUBLISHED_IMAGE_SIZE
+}
+
+fn check_resizable(config: &SamConfig) -> Result<(), WeightsError> {
     let patch = config.image_encoder.patch_size;
-    if !PUBLISHED_IMAGE_SIZE.is_multiple_of(patch) {
-        return Err(WeightsError::Unsupported(format!(
-            "patches of {patch} px do not divide {PUBLISHED_IMAGE_SIZE} px: the position tables cannot be resized; export \
-             at the model's own image size"
-        )));
+    if PUBLISHED_IMAGE_SIZE.is_multiple_of(patch) {
+        return Ok(());
     }
+    Err(WeightsError::Unsupported(format!(
+        "patches of {patch} px do not divide {PUBLISHED_IMAGE_SIZE} px: the position tables cannot be resized; export at the \
+         model's own image size"
+    )))
+}
+
+/// Resizes the position tables of a model to 1024 px, which its patches divide, and updates the configuration.
+fn resize_tables(tensors: &mut [NamedTensor], config: &mut SamConfig) -> Vec<ResizedTable> {
     config.image_encoder.image_size = PUBLISHED_IMAGE_SIZE;
     let to_grid = config.image_encoder.grid_size();
     let mut resized = Vec::new();
@@ -199,7 +222,7 @@ fn resize_tables(tensors: &mut [NamedTensor], config: &mut SamConfig) -> Result<
         resized.push(ResizedTable { key: tensor.key.clone(), from: from_shape, to: replaced.0.clone() });
         *tensor = NamedTensor::replaced(tensor.key.clone(), replaced.0, replaced.1);
     }
-    Ok(resized)
+    resized
 }
 
 /// Whether a key is a relative position table of a global block; windows do not grow with the image.

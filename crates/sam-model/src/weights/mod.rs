@@ -29,7 +29,9 @@ mod state_dict;
 pub use autoencoder::{MaeCheckpoint, MaeExportOptions, MaeParts, describe_autoencoder, export_mae};
 pub use checkpoint::{CONFIG_METADATA, Checkpoint, LoadOptions, LoadReport};
 pub use error::{Mismatch, WeightsError};
-pub use export::{ExportFormat, ExportOptions, ExportReport, ImageSizePolicy, PUBLISHED_IMAGE_SIZE, export};
+pub use export::{
+    ExportFormat, ExportOptions, ExportReport, ImageSizePolicy, PUBLISHED_IMAGE_SIZE, check_export, export,
+};
 pub use layout::Layout;
 pub use parameters::{NamedTensor, ParameterPath, fill_parameters, host_values, named_tensors, parameter_shapes};
 pub use position_tables::{ResizedTable, resize_absolute, resize_relative};

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use sam_infer::DeviceName;
-use sam_model::weights::{Dtype, ExportFormat};
-use serde::{Deserialize, Serialize};
+use sam_model::weights::Dtype;
+
+use super::format::FormatArgument;
 
 #[derive(Debug, Args)]
 pub(crate) struct InspectArguments {
@@ -74,34 +75,12 @@ pub(crate) struct PredictArguments {
     /// Save the image embedding for `--embedding`
     #[arg(long, value_name = "FILE", conflicts_with = "embedding")]
     pub(crate) save_embedding: Option<PathBuf>,
-    /// Where to compute: cpu, cuda, cuda:N or vulkan
+    /// Where to compute: cpu, cuda, cuda:N, vulkan or wgpu
     #[arg(long, default_value = "cpu")]
     pub(crate) device: DeviceName,
     /// Replace the masks of an earlier call in DIR, and existing files
     #[arg(long)]
     pub(crate) force: bool,
-}
-
-/// A format of exported checkpoints, also in `result.export`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum FormatArgument {
-    /// Official keys, for this program, candle and programs based on them
-    Safetensors,
-    /// Official keys, for `sam_model_registry[..](checkpoint=..)` in PyTorch
-    Pth,
-    /// A folder for `transformers.SamModel.from_pretrained`
-    Huggingface,
-}
-
-impl From<FormatArgument> for ExportFormat {
-    fn from(format: FormatArgument) -> Self {
-        match format {
-            FormatArgument::Safetensors => ExportFormat::Safetensors,
-            FormatArgument::Pth => ExportFormat::Pth,
-            FormatArgument::Huggingface => ExportFormat::HuggingFace,
-        }
-    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -15,7 +15,7 @@ pub(crate) struct MeasureArguments {
     /// Replace results of an earlier run in DIR
     #[arg(long)]
     pub(crate) force: bool,
-    /// Where to compute: cpu, cuda, cuda:N or vulkan [default: cpu]
+    /// Where to compute: cpu, cuda, cuda:N, vulkan or wgpu [default: cpu]
     #[arg(long)]
     device: Option<DeviceName>,
     /// Threads that read images ahead [default: 2]

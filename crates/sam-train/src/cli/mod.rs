@@ -3,15 +3,17 @@
 mod checkpoint;
 mod data;
 mod eval;
+mod format;
 mod measure;
 mod probe;
 mod source;
 
-pub(crate) use checkpoint::{ExportArguments, FormatArgument, InspectArguments, PredictArguments};
+pub(crate) use checkpoint::{ExportArguments, InspectArguments, PredictArguments};
 pub(crate) use data::{
     CheckArguments, ConvertArguments, DataCommand, PreviewArguments, SplitArguments, SynthArguments, SynthFormat,
 };
 pub(crate) use eval::EvalArguments;
+pub(crate) use format::FormatArgument;
 pub(crate) use probe::ProbeArguments;
 
 use std::path::PathBuf;

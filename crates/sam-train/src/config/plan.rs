@@ -1,17 +1,25 @@
 //! The plan of any task.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use sam_learn::options::{LogOptions, RunOptions, ScheduleOptions, ValidationOptions};
 use serde::Serialize;
 
+use super::data_source::{DataSource, Validation};
 use super::document::Document;
 use super::evaluate::EvaluatePlan;
-use super::pretrain::PretrainPlan;
+use super::pretrain::{HeldOutPlan, PretrainPlan};
 use super::probe::ProbePlan;
 use super::problems::ConfigError;
 use super::reader::{Paths, Reader};
 use super::train::TrainPlan;
+
+/// Key of the training data.
+pub(crate) const TRAIN: &str = "data.train";
+/// Key of data to validate on.
+pub(crate) const VALIDATION: &str = "data.validation";
+/// Key of a split's file.
+const SPLIT_FILE: &str = "data.split.file";
 
 /// A checked configuration with every default and every derived number.
 #[derive(Clone, Debug, PartialEq)]
@@ -115,6 +123,32 @@ impl Plan {
         if let Some(sections) = self.run_sections() {
             sections.run.dir = std::path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf());
         }
+    }
+
+    /// The data sets and files of a run, by the key that names each: on resume they may be at another place.
+    pub(super) fn input_paths(&mut self) -> Vec<(&'static str, &mut PathBuf)> {
+        let mut paths = Vec::new();
+        let train = match self {
+            Self::Train(plan) => {
+                match &mut plan.data.validation {
+                    Validation::Files(files) => paths.push((VALIDATION, &mut files.path)),
+                    Validation::SplitFile(path) => paths.push((SPLIT_FILE, path)),
+                    Validation::Nothing | Validation::Synth(_) | Validation::Given | Validation::Rule(_) => {}
+                }
+                &mut plan.data.train
+            }
+            Self::Pretrain(plan) => {
+                if let HeldOutPlan::Images(path) = &mut plan.data.held_out {
+                    paths.push((VALIDATION, path));
+                }
+                &mut plan.data.train
+            }
+            Self::Evaluate(_) | Self::Probe(_) => return paths,
+        };
+        if let DataSource::Files(files) = train {
+            paths.push((TRAIN, &mut files.path));
+        }
+        paths
     }
 
     pub(super) fn run_sections(&mut self) -> Option<RunSections<'_>> {

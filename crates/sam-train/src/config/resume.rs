@@ -1,7 +1,7 @@
 //! Resuming a run: its plan comes from its folder, and few keys may change.
 //!
 //! A resumed run continues as if it had never stopped, so whatever decides a step is fixed. The number of steps, the device
-//! and the output may change.
+//! and the output may change, and data may be at another place (the session checks that it is the same data).
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -67,7 +67,8 @@ impl Plan {
         let mut plan = read_saved(saved)?;
         plan.set_folder(folder);
         let document = Document::parse("--set", PathBuf::new(), "", sets)?;
-        reject_fixed(&document)?;
+        let movable: Vec<&str> = plan.input_paths().into_iter().map(|(key, _)| key).collect();
+        reject_fixed(&document, &movable)?;
         let reader = Reader::new(&document, Paths::MustExist);
         plan.change(&reader);
         reader.finish()?;
@@ -76,6 +77,13 @@ impl Plan {
 
     fn change(&mut self, reader: &Reader<'_>) {
         let top = reader.top();
+        for (key, path) in self.input_paths() {
+            let (section, name) = key.rsplit_once('.').unwrap_or_default();
+            let section = section.split('.').fold(reader.top(), |section, name| section.section(name));
+            if let Some(new) = section.input_path_if_given(name) {
+                *path = new;
+            }
+        }
         if let Some(sections) = self.run_sections() {
             let RunSections { run, workers, prefetch, schedule, validation, log } = sections;
             change_run(run, &top.section("run"));
@@ -121,7 +129,7 @@ impl fmt::Display for FixedKey {
 }
 
 /// The keys of `new` with which the run of the plan `old` cannot be resumed. `run.dir` is not compared, because `--resume`
-/// names the folder.
+/// names the folder, nor are paths of data, which may have moved.
 ///
 /// # Errors
 ///
@@ -139,7 +147,15 @@ pub(crate) fn check_resume(old: &Plan, new: &Plan) -> Result<Vec<FixedKey>, toml
         Plan::Evaluate(plan) => toml::Value::try_from(plan),
         Plan::Probe(plan) => toml::Value::try_from(plan),
     };
-    compare("", &value(old)?, &value(new)?, &mut fixed);
+    let mut old_moved = old.clone();
+    let mut new_paths = new.clone();
+    let new_paths = new_paths.input_paths();
+    for (key, path) in old_moved.input_paths() {
+        if let Some((_, new_path)) = new_paths.iter().find(|(new_key, _)| *new_key == key) {
+            path.clone_from(new_path);
+        }
+    }
+    compare("", &value(&old_moved)?, &value(new)?, &mut fixed);
     if let (Some(saved), Some(asked)) = (old.steps(), new.steps())
         && asked < saved
     {
@@ -184,10 +200,10 @@ fn read_saved(saved: &Path) -> Result<Plan, ConfigError> {
 }
 
 /// Rejects keys that exist but are fixed; the reader reports unknown ones.
-fn reject_fixed(document: &Document) -> Result<(), ConfigError> {
+fn reject_fixed(document: &Document, movable: &[&str]) -> Result<(), ConfigError> {
     let problem = |(index, option): (usize, &Override)| {
         let key = option.key.as_str();
-        let reason = reason(key).filter(|_| !is_changeable(key))?;
+        let reason = reason(key).filter(|_| !is_changeable(key) && !movable.contains(&key))?;
         let message = format!("{key} cannot change on resume: {reason}");
         Some(Problem { place: Place::Override(index), key: key.to_owned(), message })
     };

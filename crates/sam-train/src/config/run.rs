@@ -46,7 +46,7 @@ pub(super) fn change_run(options: &mut RunOptions, run: &Section<'_>) {
 }
 
 pub(super) fn cannot_compute(device: &str) -> Option<String> {
-    device.parse::<DeviceName>().is_err().then(|| "cpu, cuda, cuda:N or vulkan".to_owned())
+    device.parse::<DeviceName>().is_err().then(|| "cpu, cuda, cuda:N, vulkan or wgpu".to_owned())
 }
 
 pub(super) fn read_validation(reader: &Reader<'_>, steps: u64) -> ValidationOptions {

@@ -5,20 +5,26 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
+use burn::tensor::Device;
 use sam_data::loader::{LoaderOptions, Samples, Subset};
 use sam_data::{Source, Split};
 use sam_eval::EvalSet;
-use sam_infer::DeviceName;
+use sam_infer::{DeviceError, DeviceName};
 use sam_learn::options::LossResolution;
 use sam_learn::task::Validation as Validated;
 use sam_model::Sam;
+use sam_model::device_check::check_backward;
 use sam_model::weights::{Checkpoint, LoadOptions, LoadReport};
 
-use crate::config::TrainPlan;
 use crate::config::data_source::{DataSource, Validation};
 use crate::config::files::FilesPlan;
 use crate::config::model::ModelPlan;
 use crate::config::run::protocols;
+use crate::config::{TRAIN, TrainPlan, VALIDATION};
+use crate::train::run_data::RunData;
+
+/// Key of the validation images that are part of the training data.
+const SPLIT: &str = "data.split";
 
 /// The opened inputs of a plan.
 pub(crate) struct OpenedInputs {
@@ -26,6 +32,8 @@ pub(crate) struct OpenedInputs {
     pub(crate) samples: Arc<dyn Samples>,
     pub(crate) loader: LoaderOptions,
     pub(crate) validation: Option<Validated>,
+    /// Data sets on disk.
+    pub(crate) data: Vec<RunData>,
     /// Messages to print before the run starts.
     pub(crate) notes: Vec<String>,
 }
@@ -34,19 +42,30 @@ impl OpenedInputs {
     /// Opens everything; nothing is written.
     pub(crate) fn open(plan: &TrainPlan) -> Result<Self> {
         let mut notes = Vec::new();
-        let device = plan.run.device.parse::<DeviceName>()?.open()?.autodiff();
-        let (samples, validation) = open_data(plan, &mut notes)?;
+        let device = open_device(&plan.run.device)?;
+        let mut data = Vec::new();
+        let (samples, validation) = open_data(plan, &mut notes, &mut data)?;
         let sam = open_model(plan, &device, &mut notes)?;
         let mask_side_px = match plan.loss.resolution {
             LossResolution::Low => sam.config().low_res_side(),
             LossResolution::Full => sam.image_size(),
         };
         let loader = plan.data.loader_options(plan.run.seed, sam.image_size(), mask_side_px);
-        Ok(Self { sam, samples, loader, validation, notes })
+        Ok(Self { sam, samples, loader, validation, data, notes })
     }
 }
 
-fn open_model(plan: &TrainPlan, device: &burn::tensor::Device, notes: &mut Vec<String>) -> Result<Sam> {
+/// A device with gradients. On any device other than the CPU, gradients are tested before they are trusted.
+pub(super) fn open_device(name: &str) -> Result<Device> {
+    let name: DeviceName = name.parse()?;
+    let device = name.open()?.autodiff();
+    if name != DeviceName::Cpu {
+        check_backward(&device).map_err(|fault| DeviceError::Wrong { device: name, fault })?;
+    }
+    Ok(device)
+}
+
+fn open_model(plan: &TrainPlan, device: &Device, notes: &mut Vec<String>) -> Result<Sam> {
     match &plan.model {
         ModelPlan::Scratch(config) => {
             let sam = sam_model::init::initialise(config.init(device)?, plan.run.seed);
@@ -131,7 +150,14 @@ fn describe(sam: &Sam) -> String {
     format!("{name}, {} px, {:.1} M parameters", config.image_size, sam.num_params() as f64 / 1e6)
 }
 
-fn open_data(plan: &TrainPlan, notes: &mut Vec<String>) -> Result<(Arc<dyn Samples>, Option<Validated>)> {
+fn open_data(
+    plan: &TrainPlan,
+    notes: &mut Vec<String>,
+    data: &mut Vec<RunData>,
+) -> Result<(Arc<dyn Samples>, Option<Validated>)> {
+    let mut record = |key, files: &FilesPlan, source: &Source, indices: &[usize]| {
+        data.push(RunData { key, path: files.path.clone(), identity: source.identity(indices) });
+    };
     let (train, validation) = match &plan.data.train {
         DataSource::Synth(synth) => {
             notes.push(format!("trains on {} synthetic scenes", synth.n_scenes));
@@ -153,10 +179,13 @@ fn open_data(plan: &TrainPlan, notes: &mut Vec<String>) -> Result<(Arc<dyn Sampl
                         bail!("{}: there is no training image", files.path.display());
                     }
                     notes.push(format!("trains on {n} images of {}", files.path.display()));
+                    record(TRAIN, files, &source, &Vec::from_iter(0..n));
                     (source as Arc<dyn Samples>, None)
                 }
                 Some(split) => {
                     let (train, val) = (split.train, split.val);
+                    record(TRAIN, files, &source, &train);
+                    record(SPLIT, files, &source, &val);
                     notes.push(format!(
                         "trains on {} images of {}, validates on {}",
                         train.len(),
@@ -185,6 +214,7 @@ fn open_data(plan: &TrainPlan, notes: &mut Vec<String>) -> Result<(Arc<dyn Sampl
         (Validation::Files(files), None) => {
             let source = open_files(files, notes)?;
             notes.push(format!("validates on {} images of {}", source.len(), files.path.display()));
+            record(VALIDATION, files, &source, &Vec::from_iter(0..source.len()));
             let classes = source.classes().to_vec();
             EvalSet::new(&name_of(&files.path), source, &classes)
         }

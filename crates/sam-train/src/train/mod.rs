@@ -6,6 +6,7 @@ mod inputs;
 mod lines;
 pub(crate) mod pretrain;
 mod report;
+mod run_data;
 mod run_folder;
 mod session;
 
@@ -15,9 +16,10 @@ pub(crate) use run_folder::RunFolder;
 use std::io::Write;
 use std::path::Path;
 
+use anyhow::Context;
 use sam_learn::options::TrainOptions;
 use sam_learn::{Outcome, Training, train};
-use sam_model::weights::{Dtype, ExportFormat, ExportOptions, ImageSizePolicy, export};
+use sam_model::weights::{Dtype, ExportFormat, ExportOptions, ImageSizePolicy, check_export, export};
 
 use crate::cli::{FormatArgument, RunArguments};
 use crate::config::{Task, TrainPlan};
@@ -30,7 +32,10 @@ use crate::train::session::RunSession;
 pub(crate) fn run_plan(plan: &TrainPlan, folder: RunFolder, arguments: &RunArguments) -> Result<(), Failure> {
     let mut session = RunSession::new(folder, &plan.run, &plan.log, arguments)?;
     let inputs = OpenedInputs::open(plan).bad_input()?;
-    session.start(&Task::Train.to_toml(plan)?, &inputs.notes)?;
+    for options in exports(plan, inputs.sam.image_size()) {
+        check_export(inputs.sam.config(), options).context("result.export").bad_input()?;
+    }
+    session.start(&Task::Train.to_toml(plan)?, &inputs.notes, &inputs.data)?;
     let training = Training {
         options: options(plan),
         inputs: session.inputs(inputs.samples, inputs.loader),
@@ -56,20 +61,14 @@ fn finish(plan: &TrainPlan, folder: &Path, outcome: &Outcome) -> Result<(), Fail
     let mut out = output();
     let checkpoint = sam_model::weights::Checkpoint::open(&outcome.best)?;
     let (sam, _) = checkpoint.load(&burn::tensor::Device::flex())?;
-    let own_size = sam.image_size();
-    let size = plan.result.export_image_size.unwrap_or(own_size);
-    for &kind in &plan.result.export {
-        let image_size = if size == own_size { ImageSizePolicy::Keep } else { ImageSizePolicy::Published };
-        if kind == FormatArgument::Safetensors && image_size == ImageSizePolicy::Keep {
-            continue; // The best checkpoint is this file.
-        }
-        let format = ExportFormat::from(kind);
-        let path = folder.join(match format {
+    let size = plan.result.export_image_size.unwrap_or(sam.image_size());
+    for options in exports(plan, sam.image_size()) {
+        let path = folder.join(match options.format {
             ExportFormat::Safetensors => format!("export-{size}.safetensors"),
             ExportFormat::Pth => "export.pth".to_owned(),
             ExportFormat::HuggingFace => "export-huggingface".to_owned(),
         });
-        let report = export(&sam, ExportOptions { format, dtype: Dtype::F32, image_size }, &path)?;
+        let report = export(&sam, options, &path)?;
         writeln!(out, "exported {} ({} tensors, {} px)", report.path.display(), report.tensors, report.image_size)?;
     }
     writeln!(out, "best checkpoint: {}", outcome.best.display())?;
@@ -82,4 +81,14 @@ fn finish(plan: &TrainPlan, folder: &Path, outcome: &Outcome) -> Result<(), Fail
         outcome.best.display()
     )?;
     Ok(())
+}
+
+/// The exports of a plan, for a model of this image size. The best checkpoint is the export to safetensors at the model's own
+/// size.
+fn exports(plan: &TrainPlan, own_size: usize) -> Vec<ExportOptions> {
+    let size = plan.result.export_image_size.unwrap_or(own_size);
+    let image_size = if size == own_size { ImageSizePolicy::Keep } else { ImageSizePolicy::Published };
+    let is_best = |kind: &FormatArgument| *kind == FormatArgument::Safetensors && image_size == ImageSizePolicy::Keep;
+    let kinds = plan.result.export.iter().filter(|kind| !is_best(kind));
+    kinds.map(|&kind| ExportOptions { format: kind.into(), dtype: Dtype::F32, image_size }).collect()
 }

@@ -9,7 +9,6 @@ use sam_data::loader::{Samples, Subset};
 use sam_data::random::{Purpose, RandomStream};
 use sam_data::{ImageTree, Intensity};
 use sam_files::Fingerprint;
-use sam_infer::DeviceName;
 use sam_learn::options::PretrainOptions;
 use sam_learn::task::HeldOut;
 use sam_learn::{Outcome, Pretraining, pretrain};
@@ -20,9 +19,11 @@ use sam_model::weights::{Dtype, ExportFormat, MaeCheckpoint, MaeExportOptions, M
 use crate::cli::RunArguments;
 use crate::config::data_source::DataSource;
 use crate::config::pretrain::{HeldOutPlan, SourceKind};
-use crate::config::{PretrainPlan, Task};
+use crate::config::{PretrainPlan, TRAIN, Task, VALIDATION};
 use crate::failure::{BadInput, Failure};
 use crate::output::output;
+use crate::train::inputs::open_device;
+use crate::train::run_data::RunData;
 use crate::train::run_folder::RunFolder;
 use crate::train::session::RunSession;
 use crate::train::{load_report_lines, pretrained_file};
@@ -35,8 +36,9 @@ pub(crate) fn run_plan(plan: &PretrainPlan, folder: RunFolder, arguments: &RunAr
     let mut session = RunSession::new(folder, &plan.run, &plan.log, arguments)?;
     let mut notes = Vec::new();
     let mae = open_model(plan, &mut notes).bad_input()?;
-    let (samples, held_out) = open_data(plan, &mut notes).bad_input()?;
-    session.start(&Task::Pretrain.to_toml(plan)?, &notes)?;
+    let mut data = Vec::new();
+    let (samples, held_out) = open_data(plan, &mut notes, &mut data).bad_input()?;
+    session.start(&Task::Pretrain.to_toml(plan)?, &notes, &data)?;
     let pretraining = Pretraining {
         options: PretrainOptions {
             run: plan.run.clone(),
@@ -66,7 +68,7 @@ fn finish(folder: &Path, outcome: &Outcome) -> Result<(), Failure> {
 }
 
 fn open_model(plan: &PretrainPlan, notes: &mut Vec<String>) -> Result<MaskedAutoencoder> {
-    let device = plan.run.device.parse::<DeviceName>()?.open()?.autodiff();
+    let device = open_device(&plan.run.device)?;
     let config = &plan.model.config;
     let [height, width] = config.image_size_hw;
     let kept = sam_model::RandomMasking::n_kept(config.n_patches(), plan.mae.mask_ratio);
@@ -88,16 +90,23 @@ fn open_model(plan: &PretrainPlan, notes: &mut Vec<String>) -> Result<MaskedAuto
     Ok(mae)
 }
 
-fn open_data(plan: &PretrainPlan, notes: &mut Vec<String>) -> Result<(Arc<dyn Samples>, Option<HeldOut>)> {
+fn open_data(
+    plan: &PretrainPlan,
+    notes: &mut Vec<String>,
+    data: &mut Vec<RunData>,
+) -> Result<(Arc<dyn Samples>, Option<HeldOut>)> {
+    let mut record = |key, path: &Path, identity| data.push(RunData { key, path: path.to_owned(), identity });
     let (samples, names): (Arc<dyn Samples>, Option<Names>) = match &plan.data.train {
         DataSource::Synth(synth) => (Arc::new(*synth), None),
         DataSource::Files(files) if plan.data.kind == SourceKind::Images => {
             let tree = Arc::new(ImageTree::open(&files.path, files.options.intensity)?);
+            record(TRAIN, &files.path, tree.identity());
             let names = Arc::clone(&tree);
             (tree, Some(Box::new(move |index| names.name(index).to_owned())))
         }
         DataSource::Files(files) => {
             let source = files.open()?;
+            record(TRAIN, &files.path, source.identity(&Vec::from_iter(0..source.len())));
             let names = Arc::clone(&source);
             (source, Some(Box::new(move |index| names.name(index))))
         }
@@ -109,8 +118,9 @@ fn open_data(plan: &PretrainPlan, notes: &mut Vec<String>) -> Result<(Arc<dyn Sa
     let (samples, held_out) = match (&plan.data.held_out, names) {
         (HeldOutPlan::Nothing, _) => (samples, None),
         (HeldOutPlan::Images(path), _) => {
-            let tree: Arc<dyn Samples> = Arc::new(ImageTree::open(path, Intensity::default())?);
-            (samples, Some(tree))
+            let tree = ImageTree::open(path, Intensity::default())?;
+            record(VALIDATION, path, tree.identity());
+            (samples, Some(Arc::new(tree) as Arc<dyn Samples>))
         }
         (HeldOutPlan::Synth(synth), _) => (samples, Some(Arc::new(*synth) as Arc<dyn Samples>)),
         (HeldOutPlan::Share(share), names) => hold_out(&samples, names, plan.run.seed, *share)?,

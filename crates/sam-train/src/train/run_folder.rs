@@ -14,8 +14,11 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use sam_files::{UNFINISHED_PREFIX, write_atomically};
+use sam_learn::LearnError;
 use sam_learn::record::{CHECKPOINTS_FOLDER, LOCK_FILE, RunLock};
 use serde_json::{Value, json};
+
+use super::run_data::{self, DATA, RunData};
 
 const CONFIG: &str = "config.toml";
 const PLAN: &str = "plan.toml";
@@ -46,6 +49,15 @@ const FOLDERS: [(&str, &[&str]); 4] = [
     ("tensorboard", &["events.out.tfevents."]),
     ("export-huggingface", &["config.json", "model.safetensors", "preprocessor_config.json"]),
 ];
+
+/// What a session of a run begins with.
+pub(crate) struct SessionStart<'a> {
+    pub(crate) plan_toml: &'a str,
+    pub(crate) device: &'a str,
+    /// The configuration as typed, if a file was given.
+    pub(crate) config: Option<&'a Path>,
+    pub(crate) data: &'a [RunData],
+}
 
 /// A run folder, which may not exist yet.
 #[derive(Clone, Debug)]
@@ -133,13 +145,15 @@ impl RunFolder {
 
     /// Creates the folder, or clears it of the run that is replaced, and writes configuration, environment and plan. A
     /// resume changes only what differs.
-    pub(crate) fn write_start(&mut self, plan_toml: &str, device: &str, config: Option<&Path>) -> Result<()> {
+    pub(crate) fn write_start(&mut self, session: &SessionStart<'_>) -> Result<()> {
+        let SessionStart { plan_toml, config, .. } = *session;
         let failed = || format!("{}: the run folder cannot be written", self.path.display());
         std::fs::create_dir_all(&self.path).with_context(failed)?;
         if self.lock.is_none() {
             self.lock = Some(Arc::new(RunLock::acquire(&self.path)?));
             if self.plan_path().exists() {
-                bail!("run.dir: {} contains a run that another process has just begun", self.path.display());
+                let holder = "just begun".to_owned();
+                return Err(LearnError::InUse { folder: self.path.clone(), holder }.into());
             }
         }
         // Read before anything is removed, because it may be in the folder.
@@ -151,21 +165,22 @@ impl RunFolder {
         if let Some(typed) = typed {
             self.replace(CONFIG, &typed).with_context(failed)?;
         }
-        let environment = self.environment_of_session(device);
+        let environment = self.environment_of_session(session);
         self.replace(ENVIRONMENT, format!("{environment:#}\n").as_bytes()).with_context(failed)?;
         // Last: a folder with a plan is a run.
         self.replace(PLAN, plan_toml.as_bytes()).with_context(failed)
     }
 
     /// The environment of a new run; for a resumed run the recorded one with this session added.
-    fn environment_of_session(&self, device: &str) -> Value {
+    fn environment_of_session(&self, start: &SessionStart<'_>) -> Value {
         let session = json!({
             "program": env!("CARGO_PKG_VERSION"),
             "command": std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>(),
             "os": std::env::consts::OS,
             "architecture": std::env::consts::ARCH,
             "processors": std::thread::available_parallelism().map_or(1, usize::from),
-            "device": device,
+            "device": start.device,
+            DATA: run_data::record(start.data),
             "started_unix_s": std::time::SystemTime::now()
                 .duration_since(std::time::UNIX_EPOCH)
                 .map_or(0, |since| since.as_secs()),
@@ -175,11 +190,24 @@ impl RunFolder {
             Start::Resume => self.environment(),
         };
         let Some(first) = environment.as_object_mut() else { return session };
+        // Runs of earlier versions have none.
+        first.entry(DATA).or_insert_with(|| session[DATA].clone());
         match first.entry(RESUMED).or_insert_with(|| json!([])).as_array_mut() {
             Some(sessions) => sessions.push(session),
             None => return session,
         }
         environment
+    }
+
+    /// See [`run_data::changes`]; for a run that is not resumed there are none.
+    pub(crate) fn changed_data(&self, data: &[RunData]) -> Result<Vec<String>> {
+        if self.start != Start::Resume {
+            return Ok(Vec::new());
+        }
+        let environment = self.environment();
+        let sessions = environment[RESUMED].as_array().map_or(&[][..], Vec::as_slice);
+        let last = sessions.iter().rev().map(|session| &session[DATA]).find(|data| data.is_object());
+        run_data::changes(data, &environment[DATA], last.unwrap_or(&environment[DATA]))
     }
 
     fn replace(&self, name: &str, content: &[u8]) -> std::io::Result<()> {
@@ -256,6 +284,10 @@ mod tests {
         folder
     }
 
+    fn start<'a>(plan_toml: &'a str, device: &'a str) -> SessionStart<'a> {
+        SessionStart { plan_toml, device, config: None, data: &[] }
+    }
+
     fn names(folder: &Path) -> Vec<String> {
         let mut names: Vec<String> = (folder.read_dir().expect("readable").flatten())
             .map(|entry| entry.file_name().to_string_lossy().into_owned())
@@ -278,7 +310,7 @@ mod tests {
         ]);
         assert!(RunFolder::to_create(folder.path(), false).is_err(), "it holds a run");
         let mut run = RunFolder::to_create(folder.path(), true).expect("forced");
-        run.write_start("plan", "cpu", None).expect("written");
+        run.write_start(&start("plan", "cpu")).expect("written");
         let left = ["environment.json", "export-notes.safetensors", "notes.txt", "plan.toml", "previews", "run.lock"];
         assert_eq!(names(folder.path()), left);
         assert_eq!(names(&folder.path().join("previews")), ["mine.png"]);
@@ -303,7 +335,7 @@ mod tests {
         for left in [&["config.toml", ".writing-1-a/plan.toml"][..], &["plan.toml", "metrics.jsonl", "run.lock"]] {
             let folder = with(left);
             let mut run = RunFolder::to_create(folder.path(), false).expect("nothing to lose");
-            run.write_start("new", "cpu", None).expect("written");
+            run.write_start(&start("new", "cpu")).expect("written");
             assert_eq!(std::fs::read_to_string(folder.path().join(PLAN)).expect("there"), "new");
             assert!(!folder.path().join("metrics.jsonl").exists());
         }
@@ -313,10 +345,10 @@ mod tests {
     fn a_resume_keeps_the_first_command() {
         let folder = with(&[]);
         let mut run = RunFolder::to_create(&folder.path().join("run"), false).expect("new");
-        run.write_start("plan", "cpu", None).expect("written");
+        run.write_start(&start("plan", "cpu")).expect("written");
         drop(run);
         let mut run = RunFolder::to_resume(&folder.path().join("run")).expect("a run");
-        run.write_start("plan", "cuda", None).expect("written");
+        run.write_start(&start("plan", "cuda")).expect("written");
         let environment = run.environment();
         assert_eq!(
             (environment["device"].as_str(), environment[RESUMED][0]["device"].as_str()),

@@ -9,7 +9,7 @@ use anyhow::{Context, anyhow};
 use burn::train::Interrupter;
 use sam_data::loader::{LoaderOptions, Samples};
 use sam_learn::options::{LogOptions, RunOptions};
-use sam_learn::record::{CHECKPOINTS_FOLDER, RunEvent, SavedState, Saves};
+use sam_learn::record::{CHECKPOINTS_FOLDER, RunEvent, SavedState, Saves, restore_terminal};
 use sam_learn::{Ending, LearnError, Outcome, RunInputs};
 
 use crate::cli::RunArguments;
@@ -17,7 +17,8 @@ use crate::failure::{BadInput, Failure};
 use crate::output::output;
 use crate::train::lines::Lines;
 use crate::train::report::ReportWriter;
-use crate::train::run_folder::RunFolder;
+use crate::train::run_data::RunData;
+use crate::train::run_folder::{RunFolder, SessionStart};
 
 /// One run.
 pub(super) struct RunSession<'a> {
@@ -64,14 +65,19 @@ impl<'a> RunSession<'a> {
         })
     }
 
-    /// Prints `notes`, and creates the folder; from here on, Ctrl-C saves.
-    pub(super) fn start(&mut self, plan: &str, notes: &[String]) -> Result<(), Failure> {
+    /// Prints `notes` and changes of the data, and creates the folder; from here on, Ctrl-C saves.
+    pub(super) fn start(&mut self, plan: &str, notes: &[String], data: &[RunData]) -> Result<(), Failure> {
+        for change in self.folder.changed_data(data).bad_input()? {
+            writeln!(std::io::stderr(), "{change}")?;
+        }
         let mut out = output();
         for note in notes {
             writeln!(out, "{note}")?;
         }
         drop(out);
-        self.folder.write_start(plan, &self.run.device, self.arguments.config.as_deref()).map_err(|error| {
+        let start =
+            SessionStart { plan_toml: plan, device: &self.run.device, config: self.arguments.config.as_deref(), data };
+        self.folder.write_start(&start).map_err(|error| {
             let is_held = matches!(error.downcast_ref(), Some(LearnError::InUse { .. }));
             if is_held { Failure::Input(error) } else { Failure::Run(error) }
         })?;
@@ -163,6 +169,7 @@ fn stop_on_ctrl_c(interrupter: &Interrupter) -> Result<(), Failure> {
         if is_second.swap(true, Ordering::SeqCst) {
             /// The exit code of a program that was ended by Ctrl-C.
             const ENDED_BY_CTRL_C: i32 = 130;
+            restore_terminal();
             std::process::exit(ENDED_BY_CTRL_C);
         }
         let _ = writeln!(std::io::stderr(), "\nfinishing this step and saving; press Ctrl-C again to exit immediately");

@@ -118,7 +118,7 @@ a = 1
 "#;
     let expected = [
         "c.toml:3: run.dir must be a text that is not empty, got 5",
-        "c.toml:4: run.device must be cpu, cuda, cuda:N or vulkan, got \"gpu\"",
+        "c.toml:4: run.device must be cpu, cuda, cuda:N, vulkan or wgpu, got \"gpu\"",
         "c.toml:5: there is no key `threds` in [run]; did you mean `threads` (default 0)?",
         "c.toml:8: model.drop_path must be a number from 0 to below 1, got 1.0",
         "c.toml:11: data.split.group must be \"image\", \"folder\", { prefix = \"..\" } or { regex = \"..\" }, \

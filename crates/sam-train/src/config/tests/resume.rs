@@ -107,6 +107,27 @@ fn changeable_keys_can_be_set() {
 }
 
 #[test]
+fn data_may_have_moved() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let moved = folder.path().join("moved");
+    std::fs::create_dir(&moved).expect("made");
+    for (mut plan, more) in [(training(""), "model.checkpoint=b"), (pretraining(""), "data.images_per_step=16")] {
+        let keys: Vec<&str> = plan.input_paths().into_iter().map(|(key, _)| key).collect();
+        assert!(keys.contains(&"data.train"), "{keys:?}");
+        for key in keys {
+            let mut again = resumed(&plan, &[&format!("{key}={}", moved.display())]).expect("a plan");
+            assert_eq!(check_resume(&plan, &again), Ok(vec![]), "{key}");
+            let paths = again.input_paths();
+            let (_, path) = paths.iter().find(|(other, _)| *other == key).expect("it is kept");
+            assert_eq!(**path, moved);
+            let missing = resumed(&plan, &[&format!("{key}=missing")]).expect_err("not there").to_string();
+            assert!(missing.contains("missing") && !missing.contains("cannot change"), "{missing}");
+        }
+        resumed(&plan, &[more]).expect_err("something else");
+    }
+}
+
+#[test]
 fn fixed_keys_are_rejected_with_the_reason() {
     let trained = [
         ("task=pretrain", "a run keeps its task"),
@@ -114,7 +135,7 @@ fn fixed_keys_are_rejected_with_the_reason() {
         ("run.seed=5", "all random draws"),
         ("run.parallel=2", "rounded differently"),
         ("model.checkpoint=b.pth", "have these sizes"),
-        ("data.train=b", "the next batches"),
+        ("data.images_per_step=7", "the next batches"),
         ("prompts.preset=box", "another objective"),
         ("loss.dice_weight=2", "another objective"),
         ("optimiser.lr=1", "moments"),
