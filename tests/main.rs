@@ -14,6 +14,7 @@ mod golden; // every output equals the official package's
 mod gradients; // so does every gradient
 mod house; // the code map is true: dependencies point down, named files exist
 mod learning; // a whole training step equals PyTorch's
+mod losses_cli; // what the data loses, in every command; sets without objects
 mod mae; // the masked autoencoder equals PyTorch, and initialises a segmenter
 mod pretrain_cli; // pre-training through the real program
 mod pretraining; // whole pre-trainings: reproduce, resume, accumulate, learn

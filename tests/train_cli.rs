@@ -339,7 +339,7 @@ fn an_unreadable_image_is_reported_and_stops_the_run_or_is_skipped() {
     assert!(err.contains("skipped: ") && err.contains(&name), "{err}");
 }
 
-/// Non-finite pixels are reported before they reach the model.
+/// Non-finite pixels are reported before the first step.
 #[test]
 fn non_finite_pixels_are_reported() {
     let data = "[data.synth]\nseed = 1\nn_scenes = 8\nside_px_min = 32\nside_px_max = 32\n";
@@ -359,8 +359,9 @@ fn non_finite_pixels_are_reported() {
     }
     let output = run.sam_train(&["--config", "train.toml"]);
     let err = texts(&output).1;
-    assert_eq!(output.status.code(), Some(1), "{err}");
-    for part in ["cell_1.tif", "3 of 4800 NaN or infinite", "exclude the image"] {
+    assert_eq!(output.status.code(), Some(2), "{err}");
+    assert!(!run.path("run").exists(), "refused before the run folder is made");
+    for part in ["cell_1.tif", "3 of 4800 NaN or infinite", "exclude the image", "data.bad = \"drop\" drops and"] {
         assert!(err.contains(part) && !err.contains("panicked"), "must say `{part}`:\n{err}");
     }
 }

@@ -100,11 +100,13 @@ pub enum DataError {
     },
 
     /// Problems in the data that would silently change the result.
-    #[error("{path}: {}", describe(findings), path = path.display())]
+    #[error("{path}: {}", describe(*count, findings), path = path.display())]
     Findings {
         /// The data set.
         path: PathBuf,
-        /// All findings of error severity.
+        /// Number of the findings of error severity.
+        count: u64,
+        /// The first of them.
         findings: Vec<Finding>,
     },
 
@@ -152,21 +154,17 @@ impl DataError {
 /// Number of findings spelt out in an error; `data check` lists the rest.
 const SPELT_OUT: usize = 3;
 
-fn describe(findings: &[Finding]) -> String {
-    let mut text = format!(
-        "{} problem{} that would silently change the result: ",
-        findings.len(),
-        if findings.len() == 1 { "" } else { "s" }
-    );
+fn describe(count: u64, findings: &[Finding]) -> String {
+    let mut text =
+        format!("{} problem{} that would silently change the result: ", count, if count == 1 { "" } else { "s" });
     for (at, finding) in findings.iter().take(SPELT_OUT).enumerate() {
         if at > 0 {
             text.push_str("; ");
         }
         text.push_str(&format!("{finding} ({})", finding.kind.fix()));
     }
-    if findings.len() > SPELT_OUT {
+    if count > SPELT_OUT as u64 {
         text.push_str("; ...");
     }
-    text.push_str(". `data check` lists all; the option bad = \"drop\" drops and counts them");
     text
 }

@@ -47,7 +47,7 @@ pub mod random;
 pub mod synth;
 pub mod transforms;
 
-pub use check::{CheckReport, check};
+pub use check::{CheckReport, Losses, Problem, Survey, check, survey};
 pub use convert::{ConvertReport, ConvertTo, convert};
 pub use error::DataError;
 pub use filter::{FilterCounts, MaskFilter};

@@ -48,6 +48,8 @@ pub struct Source {
     format: Format,
     reader: Box<dyn FormatReader>,
     notes: Vec<String>,
+    /// Findings of opening.
+    listing: Vec<Finding>,
     tally: Tally,
 }
 
@@ -59,12 +61,14 @@ impl Source {
     /// When the format is not recognised, a file cannot be read, there is no image, or annotations and images do not
     /// match (the latter not under [`OnBad::Drop`]).
     pub fn open(path: &Path, options: &SourceOptions) -> Result<Self, DataError> {
-        let (source, findings) = Self::open_lenient(path, options)?;
+        let (mut source, findings) = Self::open_lenient(path, options)?;
         let errors: Vec<_> = findings.iter().filter(|finding| finding.is_error()).cloned().collect();
         if !errors.is_empty() && options.bad == OnBad::Refuse {
-            return Err(DataError::Findings { path: path.to_path_buf(), findings: errors });
+            let (path, count) = (path.to_path_buf(), errors.len() as u64);
+            return Err(DataError::Findings { path, count, findings: errors });
         }
         source.tally.add(&findings);
+        source.listing = findings;
         Ok(source)
     }
 
@@ -83,6 +87,7 @@ impl Source {
             format,
             reader,
             notes: listing.notes,
+            listing: Vec::new(),
             tally: Tally::default(),
         };
         source.tally = Tally::new(source.len());
@@ -123,6 +128,11 @@ impl Source {
     #[must_use]
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// The findings of opening, without those of single images.
+    pub(crate) fn listing(&self) -> &[Finding] {
+        &self.listing
     }
 
     /// Returns the number of images.
@@ -223,9 +233,11 @@ impl Source {
 
     /// Locates the image; the error lists the places searched.
     pub(crate) fn image_place(&self, index: usize) -> Result<FilePlace, DataError> {
-        self.reader
-            .image_place(index)
-            .map_err(|finding| DataError::Findings { path: self.root.clone(), findings: vec![finding] })
+        self.reader.image_place(index).map_err(|finding| DataError::Findings {
+            path: self.root.clone(),
+            count: 1,
+            findings: vec![finding],
+        })
     }
 
     /// The file with the annotations of image `index`; `None` inside an archive.
@@ -284,7 +296,8 @@ impl Source {
         if self.options.bad == OnBad::Refuse {
             let errors: Vec<_> = annotations.findings.iter().filter(|finding| finding.is_error()).cloned().collect();
             if !errors.is_empty() {
-                return Err(DataError::Findings { path: self.root.clone(), findings: errors });
+                let (path, count) = (self.root.clone(), errors.len() as u64);
+                return Err(DataError::Findings { path, count, findings: errors });
             }
         }
         if self.tally.is_first_visit(index) {

@@ -15,6 +15,7 @@ mod predict;
 mod probe;
 mod progress;
 mod run;
+mod survey;
 mod target;
 mod timing;
 mod train;

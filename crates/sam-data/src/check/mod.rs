@@ -4,6 +4,7 @@
 //! report counts each kind, shows up to five places, and names the fix. The kinds are listed in [`ProblemKind`]. The
 //! result does not depend on the number of cores.
 
+mod losses;
 mod report;
 mod totals;
 
@@ -12,7 +13,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
-pub use report::CheckReport;
+pub use losses::{Losses, Survey, survey};
+pub use report::{CheckReport, Problem};
 
 use crate::error::DataError;
 use crate::filter::MaskFilter;
@@ -36,23 +38,9 @@ pub fn check(
     // Objects that training would filter out are checked as well.
     let unfiltered = SourceOptions { filter: MaskFilter::default(), ..options.clone() };
     let (source, findings) = Source::open_lenient(path, &unfiltered)?;
-    let rule = Rule {
-        tiny_area_model_px: if options.filter.min_area_model_px > 0.0 {
-            options.filter.min_area_model_px
-        } else {
-            TINY_AREA_MODEL_PX
-        },
-        model_side_px: options.filter.model_side_px,
-    };
-    let n_done = AtomicUsize::new(0);
-    let seen = (0..source.len())
-        .into_par_iter()
-        .fold(Totals::default, |mut totals, index| {
-            totals.add_image(&source, index, &rule);
-            progress(n_done.fetch_add(1, Ordering::Relaxed) + 1, source.len());
-            totals
-        })
-        .reduce(Totals::default, Totals::merged);
+    let rule = Rule::of(&options.filter);
+    let indices: Vec<usize> = (0..source.len()).collect();
+    let seen = scan(&source, &indices, &rule, progress);
     let mut all = Totals::default();
     for finding in findings {
         all.note(finding);
@@ -62,4 +50,27 @@ pub fn check(
     all.note_classes(&source);
     all.note_patterns(&source);
     Ok(all.report(&source, &rule))
+}
+
+/// Reads images and their annotations, on all cores.
+fn scan(source: &Source, indices: &[usize], rule: &Rule, progress: &(dyn Fn(usize, usize) + Sync)) -> Totals {
+    let n_done = AtomicUsize::new(0);
+    indices
+        .par_iter()
+        .fold(Totals::default, |mut totals, &index| {
+            totals.add_image(source, index, rule);
+            progress(n_done.fetch_add(1, Ordering::Relaxed) + 1, indices.len());
+            totals
+        })
+        .reduce(Totals::default, Totals::merged)
+}
+
+impl Rule {
+    fn of(filter: &MaskFilter) -> Self {
+        let is_given = filter.min_area_model_px > 0.0;
+        Self {
+            tiny_area_model_px: if is_given { filter.min_area_model_px } else { TINY_AREA_MODEL_PX },
+            model_side_px: filter.model_side_px,
+        }
+    }
 }

@@ -6,9 +6,10 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use image::metadata::Orientation;
 use sam_image::{RgbImage, rle_iou};
 
+use super::losses::{ImageState, Losses, is_loss};
 use super::report::{CheckReport, ClassCount, Problem, SizeBin};
 use crate::error::DataError;
-use crate::filter::area_at_model_scale;
+use crate::filter::{FilterCounts, area_at_model_scale};
 use crate::finding::{Finding, ProblemKind};
 use crate::formats::intensity::{Intensity, decode_image, is_dark, pixel_range};
 use crate::formats::place::ImageHeader;
@@ -51,6 +52,11 @@ pub(super) struct Totals {
     pixel_hashes: Vec<(u64, usize)>,
     /// The first distinct object ids.
     ids: BTreeSet<u64>,
+    /// Images that were looked at.
+    states: Vec<(usize, ImageState)>,
+    /// Number of the findings that stop reading, and the first.
+    stopping: (u64, Vec<Finding>),
+    filtered: FilterCounts,
 }
 
 impl Totals {
@@ -60,6 +66,30 @@ impl Totals {
         if examples.len() < MAX_EXAMPLES {
             examples.push(finding.to_string());
         }
+    }
+
+    /// As [`Totals::note`], for a finding that stops reading where bad data is not dropped.
+    fn note_stopping(&mut self, finding: Finding) {
+        self.stopping.0 += 1;
+        if self.stopping.1.len() < MAX_EXAMPLES {
+            self.stopping.1.push(finding.clone());
+        }
+        self.note(finding);
+    }
+
+    /// Notes why an image cannot be read.
+    fn note_unreadable(&mut self, index: usize, finding: Finding) {
+        self.n_unreadable += 1;
+        self.states.push((index, ImageState::Unreadable));
+        self.note_stopping(finding);
+    }
+
+    pub(super) fn take_states(&mut self) -> Vec<(usize, ImageState)> {
+        std::mem::take(&mut self.states)
+    }
+
+    pub(super) fn take_stopping(&mut self) -> (u64, Vec<Finding>) {
+        std::mem::take(&mut self.stopping)
     }
 
     pub(super) fn merged(mut self, other: Self) -> Self {
@@ -87,6 +117,12 @@ impl Totals {
         self.keep_extreme_sizes();
         self.pixel_hashes.extend(other.pixel_hashes);
         self.ids.extend(other.ids);
+        self.states.extend(other.states);
+        self.stopping.0 += other.stopping.0;
+        self.stopping.1.extend(other.stopping.1);
+        self.stopping.1.truncate(MAX_EXAMPLES);
+        self.filtered.too_large += other.filtered.too_large;
+        self.filtered.too_small += other.filtered.too_small;
         self
     }
 
@@ -101,18 +137,20 @@ impl Totals {
         {
             self.note(Finding::new(ProblemKind::ExtensionCase, name.clone(), format!("its extension is .{extension}")));
         }
-        let Some(header) = self.add_pixels(source, index, &name) else {
-            self.n_unreadable += 1;
-            return;
+        let header = match self.add_pixels(source, index, &name) {
+            Ok(header) => header,
+            Err(finding) => return self.note_unreadable(index, finding),
         };
         let annotations = match source.annotations(index, &header) {
             Ok(annotations) => annotations,
             Err(error) => {
-                self.n_unreadable += 1;
-                self.note(Finding::new(ProblemKind::LabelUnreadable, name, error.to_string()));
-                return;
+                let finding = Finding::new(ProblemKind::LabelUnreadable, name, error.to_string());
+                return self.note_unreadable(index, finding);
             }
         };
+        self.states.push((index, ImageState::Objects(annotations.objects.len() as u32)));
+        self.filtered.too_large += annotations.filtered.too_large;
+        self.filtered.too_small += annotations.filtered.too_small;
         let is_unreadable =
             |finding: &Finding| matches!(finding.kind, ProblemKind::LabelUnreadable | ProblemKind::LabelNotIds);
         if annotations.findings.iter().any(is_unreadable) {
@@ -127,7 +165,10 @@ impl Totals {
             self.note(Finding::new(ProblemKind::ExifRotated, name.clone(), detail));
         }
         for finding in annotations.findings {
-            self.note(finding);
+            match finding.is_error() {
+                true => self.note_stopping(finding),
+                false => self.note(finding),
+            }
         }
         self.sizes_hw.insert(annotations.size_hw);
         self.keep_extreme_sizes();
@@ -136,19 +177,13 @@ impl Totals {
         self.add_objects(&annotations.objects, annotations.size_hw, &name, &part, rule);
     }
 
-    /// Decodes the image; `None` if that fails.
-    fn add_pixels(&mut self, source: &Source, index: usize, name: &str) -> Option<ImageHeader> {
-        let place = match source.image_place(index) {
-            Ok(place) => place,
-            Err(DataError::Findings { findings, .. }) => {
-                findings.into_iter().for_each(|finding| self.note(finding));
-                return None;
-            }
-            Err(error) => {
-                self.note(Finding::new(ProblemKind::ImageMissing, name, error.to_string()));
-                return None;
-            }
-        };
+    /// Decodes the image; the finding if that fails.
+    fn add_pixels(&mut self, source: &Source, index: usize, name: &str) -> Result<ImageHeader, Finding> {
+        let place = source.image_place(index).map_err(|error| match error {
+            DataError::Findings { mut findings, .. } if findings.len() == 1 => findings.remove(0),
+            error => Finding::new(ProblemKind::ImageMissing, name, error.to_string()),
+        })?;
+        let unreadable = |error: DataError| Finding::new(ProblemKind::ImageUnreadable, name, error.to_string());
         let shown = place.name();
         let options = source.options();
         let read = || -> Result<(Vec<u8>, ImageHeader), DataError> {
@@ -156,41 +191,28 @@ impl Totals {
             let header = ImageHeader::read(std::io::Cursor::new(&bytes), &shown)?;
             Ok((bytes, header))
         };
-        let (bytes, header) = match read() {
-            Ok(read) => read,
-            Err(error) => {
-                self.note(Finding::new(ProblemKind::ImageUnreadable, name, error.to_string()));
-                return None;
-            }
-        };
+        let (bytes, header) = read().map_err(unreadable)?;
         if let Ok(Some(range)) = pixel_range(&bytes, &shown)
             && options.intensity == Intensity::AsIs
         {
             let values = format!("its values are {} to {}", range.min, range.max);
             if range.is_float && range.min >= 0.0 && range.max > 0.0 && range.max <= 1.0 {
-                self.note(Finding::new(ProblemKind::PixelsNormalised, name, values));
-                return None;
+                return Err(Finding::new(ProblemKind::PixelsNormalised, name, values));
             }
             if range.is_u16 && is_dark(range.max) {
-                self.note(Finding::new(ProblemKind::PixelsDark, name, values));
-                return None;
+                return Err(Finding::new(ProblemKind::PixelsDark, name, values));
             }
             if !range.is_float {
                 self.note(Finding::new(ProblemKind::PixelsDeep, name, format!("{values}, of which 8 bits are kept")));
             }
         }
-        let image = match decode_image(&bytes, &shown, &header, options.intensity, options.channels.as_deref()) {
-            Ok(image) => image,
-            Err(error) => {
-                self.note(Finding::new(ProblemKind::ImageUnreadable, name, error.to_string()));
-                return None;
-            }
-        };
+        let image = decode_image(&bytes, &shown, &header, options.intensity, options.channels.as_deref());
+        let image = image.map_err(unreadable)?;
         if image.iter().max() == Some(&1) {
             self.note(Finding::new(ProblemKind::PixelsNormalised, name, "its brightest value is 1 of 255"));
         }
         self.pixel_hashes.push((pixel_hash(&image), index));
-        Some(header)
+        Ok(header)
     }
 
     fn add_objects(&mut self, objects: &[ObjectMask], size_hw: [usize; 2], name: &str, part: &str, rule: &Rule) {
@@ -309,6 +331,19 @@ impl Totals {
         }
     }
 
+    /// Those of `n_read` of `n_images`.
+    pub(super) fn losses(self, n_images: usize, n_read: usize) -> Losses {
+        let losing = self.problems.into_iter().filter(|(kind, _)| is_loss(*kind)).collect();
+        Losses {
+            images: n_images as u64,
+            images_read: n_read as u64,
+            unreadable_images: self.n_unreadable,
+            objects: self.n_objects,
+            problems: problems(losing),
+            filtered: self.filtered,
+        }
+    }
+
     pub(super) fn report(self, source: &Source, rule: &Rule) -> CheckReport {
         let classes = source.classes().iter().enumerate().map(|(class, name)| {
             let of_class = self.classes.range((class, String::new())..(class + 1, String::new()));
@@ -319,18 +354,6 @@ impl Totals {
                 by_part: by_part.into_iter().filter(|(part, _)| !part.is_empty()).collect(),
             }
         });
-        let mut problems: Vec<Problem> = self
-            .problems
-            .into_iter()
-            .map(|(kind, (count, examples))| Problem {
-                kind,
-                severity: kind.severity(),
-                count,
-                examples,
-                fix: kind.fix().to_owned(),
-            })
-            .collect();
-        problems.sort_by_key(|problem| std::cmp::Reverse((problem.severity, problem.count)));
         let area = |size_hw: &&[usize; 2]| size_hw[0] * size_hw[1];
         let smallest = self.sizes_hw.iter().min_by_key(area).copied();
         let largest = self.sizes_hw.iter().max_by_key(area).copied();
@@ -358,9 +381,23 @@ impl Totals {
             image_sizes_hw: smallest.zip(largest).map(|(smallest, largest)| [smallest, largest]),
             unreadable_images: self.n_unreadable,
             unreadable_percent: 100.0 * self.n_unreadable as f64 / n_images.max(1) as f64,
-            problems,
+            problems: problems(self.problems),
         }
     }
+}
+
+/// Errors first, then the most frequent.
+fn problems(by_kind: BTreeMap<ProblemKind, (u64, Vec<String>)>) -> Vec<Problem> {
+    let problem = |(kind, (count, examples)): (ProblemKind, (u64, Vec<String>))| Problem {
+        kind,
+        severity: kind.severity(),
+        count,
+        examples,
+        fix: kind.fix().to_owned(),
+    };
+    let mut problems: Vec<Problem> = by_kind.into_iter().map(problem).collect();
+    problems.sort_by_key(|problem| std::cmp::Reverse((problem.severity, problem.count)));
+    problems
 }
 
 fn meet(a: Option<[usize; 4]>, b: Option<[usize; 4]>) -> bool {

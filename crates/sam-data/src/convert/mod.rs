@@ -17,12 +17,14 @@ use rayon::prelude::*;
 use sam_image::RgbImage;
 use serde::{Deserialize, Serialize};
 
+use crate::check::{Losses, survey};
 use crate::convert::coco_writer::{CocoWriter, ImageEntry};
 use crate::error::DataError;
 use crate::formats::files;
 use crate::formats::intensity::decode_image;
 use crate::formats::place::ImageHeader;
 use crate::source::{ImageObjects, Source};
+use crate::source_options::OnBad;
 
 /// Images processed at a time; their annotations are in memory together.
 const BATCH: usize = 64;
@@ -48,14 +50,16 @@ pub struct ConvertReport {
     pub objects: u64,
     /// What the format could not represent or what changed, one sentence each; empty if nothing was lost.
     pub notes: Vec<String>,
+    /// What was lost while reading.
+    pub losses: Losses,
 }
 
-/// Writes a data set in another format into a new folder. `progress` is called with the number of written images and
-/// the total.
+/// Writes a data set in another format into a new folder. Images are read once before, and again when they are written:
+/// `progress` is called with the number of both and their total.
 ///
 /// # Errors
 ///
-/// When the folder is not empty, a sample cannot be read, or a file cannot be written.
+/// When the folder is not empty, bad data is not dropped ([`OnBad::Drop`]), or a file cannot be written.
 pub fn convert(
     source: &Source,
     out: &Path,
@@ -70,6 +74,15 @@ pub fn convert(
             got: out.display().to_string(),
         });
     }
+    let n_both = 2 * source.len();
+    let all: Vec<usize> = (0..source.len()).collect();
+    let survey = survey(source, &all, &|done, _| progress(done, n_both));
+    if source.options().bad == OnBad::Refuse
+        && let Some(error) = survey.refusal(source)
+    {
+        return Err(error);
+    }
+    let readable: Vec<usize> = all.into_iter().filter(|&index| survey.is_readable(index)).collect();
     let parent = match out.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -84,32 +97,24 @@ pub fn convert(
         ConvertTo::Sa1b => Writer::Sa1b(sa1b_writer::Sa1bWriter::default()),
         ConvertTo::Labels => Writer::Labels(labels_writer::LabelsWriter::default()),
     };
-    let mut report = ConvertReport::default();
+    let mut report = ConvertReport { losses: survey.losses, ..ConvertReport::default() };
     let mut n_upright = 0;
-    for start in (0..source.len()).step_by(BATCH) {
-        let batch: Vec<Written> = (start..source.len().min(start + BATCH))
-            .into_par_iter()
-            .map(|index| write_one(source, index, &names[index], to, unfinished.path()))
+    for batch in readable.chunks(BATCH) {
+        let batch: Vec<Written> = batch
+            .par_iter()
+            .map(|&index| write_one(source, index, &names[index], to, unfinished.path()))
             .collect::<Result<_, _>>()?;
         for written in batch {
             report.images += 1;
             report.objects += written.annotations.objects.len() as u64;
             n_upright += usize::from(written.is_upright_copy);
             writer.add(source, &written)?;
-            progress(report.images as usize, source.len());
+            progress(source.len() + report.images as usize, n_both);
         }
     }
     report.notes = writer.finish()?;
     if n_upright > 0 {
         report.notes.push(format!("{n_upright} images with EXIF rotation were written upright, as PNG"));
-    }
-    let dropped: u64 = source.tally().iter().filter(|(kind, _)| kind.drops_object()).map(|(_, count)| count).sum();
-    let filtered = source.filtered();
-    if dropped + filtered.too_large + filtered.too_small > 0 {
-        report.notes.push(format!(
-            "{} annotations were dropped while reading; `data check` lists them",
-            dropped + filtered.too_large + filtered.too_small
-        ));
     }
     if out.exists() {
         std::fs::remove_dir(out).map_err(io)?;

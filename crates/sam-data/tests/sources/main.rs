@@ -6,6 +6,7 @@ mod conversions;
 mod failures;
 mod formats;
 mod hostile;
+mod losses;
 
 use std::path::{Path, PathBuf};
 

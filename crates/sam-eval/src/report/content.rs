@@ -4,7 +4,7 @@ use crate::error::EvalError;
 use crate::metrics::comparison::ComparisonRow;
 use crate::metrics::results::Results;
 use crate::report::gate::Verdict;
-use crate::report::page::Gallery;
+use crate::report::page::{Gallery, Table};
 
 /// An evaluated model.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +28,8 @@ pub struct Report<'a> {
     pub verdict: Option<&'a Verdict>,
     /// Worst and best objects.
     pub galleries: &'a [Gallery],
+    /// Further tables, such as what the data loses.
+    pub tables: &'a [Table],
 }
 
 impl Report<'_> {

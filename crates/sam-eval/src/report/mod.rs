@@ -51,6 +51,7 @@ impl Report<'_> {
             sections.push(Section::Charts { title: "Curves".to_owned(), charts });
         }
         sections.extend(self.galleries.iter().cloned().map(Section::Gallery));
+        sections.extend(self.tables.iter().cloned().map(Section::Table));
         sections.extend(details.into_iter().map(Section::Table));
         Page { title: self.title.to_owned(), sections }
     }

@@ -179,8 +179,14 @@ fn reports_are_complete_and_self_contained() {
     };
     let galleries = [Gallery { title: "Worst at click 1".to_owned(), items: vec![item] }];
     let models = [Model { name: "before", results: &before }, Model { name: "after <2>", results: &after }];
-    let report =
-        Report { title: "A | B", models: &models, comparison: &rows, verdict: Some(&verdict), galleries: &galleries };
+    let report = Report {
+        title: "A | B",
+        models: &models,
+        comparison: &rows,
+        verdict: Some(&verdict),
+        galleries: &galleries,
+        tables: &[],
+    };
 
     let markdown = report.markdown().expect("fine");
     assert!(markdown.starts_with("# A \\| B\n"));

@@ -31,6 +31,8 @@ pub struct RunReport {
     pub title: String,
     /// The environment of the run, as names and values.
     pub about: Vec<(String, String)>,
+    /// Tables of the program, such as what the data loses.
+    pub tables: Vec<Table>,
     /// Text files, each with its title.
     pub texts: Vec<(String, String)>,
 }
@@ -64,6 +66,7 @@ impl RunReport {
         sections.extend(gallery.map(Section::Images));
         sections.extend(validations(&history).map(Section::Table));
         sections.push(Section::Table(self.run(&history, &unreadable)));
+        sections.extend(self.tables.iter().cloned().map(Section::Table));
         sections
             .extend(self.texts.iter().map(|(title, text)| Section::Text { title: title.clone(), text: text.clone() }));
         Ok(Page { title: self.title.clone(), sections })

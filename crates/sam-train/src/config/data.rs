@@ -5,6 +5,7 @@
 
 use std::num::NonZeroUsize;
 
+use sam_data::OnBad;
 use sam_data::loader::{ErrorPolicy, Labels, LoaderOptions, ObjectLimits, Order};
 use sam_data::synth::SynthScenes;
 use sam_data::transforms::{Augmentation, ColourJitter, RandomCrop, ScaleJitter};
@@ -109,6 +110,14 @@ impl DataPlan {
         plan
     }
 
+    /// Images that cannot be read are bad data, like objects that cannot be used.
+    fn on_error(&self) -> ErrorPolicy {
+        match &self.train {
+            DataSource::Files(files) if files.options.bad == OnBad::Drop => ErrorPolicy::Skip,
+            DataSource::Files(_) | DataSource::Synth(_) => self.on_unreadable,
+        }
+    }
+
     /// How training data is loaded for a model of this input size, with masks of `mask_side_px` in the loss.
     pub(crate) fn loader_options(&self, seed: u64, side_px: usize, mask_side_px: usize) -> LoaderOptions {
         LoaderOptions {
@@ -127,7 +136,7 @@ impl DataPlan {
             augmentation: self.augmentation.augmentation(),
             n_workers: self.workers,
             n_prefetch_batches: self.prefetch,
-            on_error: self.on_unreadable,
+            on_error: self.on_error(),
         }
     }
 }

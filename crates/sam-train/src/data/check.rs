@@ -12,6 +12,7 @@ use crate::cli::CheckArguments;
 use crate::failure::{BadInput, Failure};
 use crate::output::output;
 use crate::progress::Progress;
+use crate::survey::problem_lines;
 use crate::target::{Target, check_target};
 
 /// Number of classes printed; the JSON has all.
@@ -78,16 +79,9 @@ fn print(report: &CheckReport) -> Result<(), Failure> {
         writeln!(out, "no problems")?;
     }
     for problem in &report.problems {
-        let severity = match problem.severity {
-            Severity::Error => "ERROR",
-            Severity::Warning => "warning",
-        };
-        let kind = serde_json::json!(problem.kind);
-        writeln!(out, "{severity} {} x{}", kind.as_str().unwrap_or_default(), problem.count)?;
-        for example in &problem.examples {
-            writeln!(out, "    {example}")?;
+        for line in problem_lines(problem) {
+            writeln!(out, "{line}")?;
         }
-        writeln!(out, "    fix: {}", problem.fix)?;
     }
     Ok(())
 }

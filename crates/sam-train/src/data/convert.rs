@@ -9,28 +9,30 @@ use crate::cli::ConvertArguments;
 use crate::failure::{BadInput, Failure};
 use crate::output::output;
 use crate::progress::Progress;
+use crate::survey::{DropOption, lines};
 
 pub(crate) fn run(arguments: &ConvertArguments) -> Result<(), Failure> {
-    let source = Source::open(&arguments.path, &arguments.source.options().bad_input()?).bad_input()?;
+    let source = Source::open(&arguments.path, &arguments.source.options().bad_input()?);
+    let source = source.map_err(|error| DropOption::Flag.advise(error)).bad_input()?;
     let progress: Mutex<Option<Progress>> = Mutex::new(None);
     let report = convert(&source, &arguments.out, arguments.to.into(), &|done, total| {
         let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
         progress.get_or_insert_with(|| Progress::new("converting images", total as u64)).set(done as u64);
     });
     drop(progress);
-    let report = report.bad_input()?;
+    let report = report.map_err(|error| DropOption::Flag.advise(error)).bad_input()?;
     let mut out = output();
     for note in source.notes() {
         writeln!(out, "note: {note}")?;
     }
     writeln!(out, "{} images with {} objects in {}", report.images, report.objects, arguments.out.display())?;
-    for (kind, count) in source.tally() {
-        writeln!(out, "dropped: {count} x {}", serde_json::json!(kind).as_str().unwrap_or_default())?;
+    for line in lines("lost", &report.losses) {
+        writeln!(out, "{line}")?;
     }
     for note in &report.notes {
         writeln!(out, "changed: {note}")?;
     }
-    if report.notes.is_empty() {
+    if report.notes.is_empty() && report.losses.is_empty() {
         writeln!(out, "nothing was lost")?;
     }
     Ok(())

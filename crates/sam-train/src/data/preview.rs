@@ -14,6 +14,7 @@ use crate::cli::PreviewArguments;
 use crate::failure::{BadInput, Failure};
 use crate::output::output;
 use crate::progress::Progress;
+use crate::survey::DropOption;
 
 /// Rows per sheet.
 const ROWS: usize = 6;
@@ -22,7 +23,8 @@ const ROWS: usize = 6;
 const IGNORED_BRIGHTNESS: f32 = 0.35;
 
 pub(crate) fn run(arguments: &PreviewArguments) -> Result<(), Failure> {
-    let source = Source::open(&arguments.path, &arguments.source.options().bad_input()?).bad_input()?;
+    let source = Source::open(&arguments.path, &arguments.source.options().bad_input()?);
+    let source = source.map_err(|error| DropOption::Flag.advise(error)).bad_input()?;
     if !(64..=4096).contains(&arguments.cell) {
         return Err(anyhow!("--cell must be 64 to 4096 px, got {}", arguments.cell)).bad_input();
     }
@@ -43,7 +45,7 @@ pub(crate) fn run(arguments: &PreviewArguments) -> Result<(), Failure> {
         let path = arguments.out.join(sheet_name(number));
         let mut cells = Vec::with_capacity(rows.len());
         for (row, &index) in rows.iter().enumerate() {
-            let sample = source.sample(index).bad_input()?;
+            let sample = source.sample(index).map_err(|error| DropOption::Flag.advise(error)).bad_input()?;
             let (width, height) = sample.image.dimensions();
             writeln!(
                 out,

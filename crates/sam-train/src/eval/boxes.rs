@@ -47,8 +47,8 @@ impl BoxTask {
         }
         let index_of: HashMap<CocoId, usize> =
             set.set.indices.iter().filter_map(|&index| Some((set.source.image_id(index)?, index))).collect();
-        if plan.data[0].selection != SelectionPlan::default() {
-            // Only the selected images are scored, with all their detections.
+        if plan.data[0].selection != SelectionPlan::default() || index_of.len() < truth.images.len() {
+            // Only the selected images that can be read are scored, with all their detections.
             truth = truth.of_images(|id| index_of.contains_key(id)).bad_input()?;
             detections.all.retain(|detection| index_of.contains_key(&detection.image_id));
         }

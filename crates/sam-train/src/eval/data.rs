@@ -16,6 +16,7 @@ use crate::config::evaluate::EvaluateDataPlan;
 use crate::config::files::SelectionPlan;
 use crate::failure::{BadInput, Failure};
 use crate::names::unique;
+use crate::survey::{DataLosses, DropOption, Purpose, SurveyedSource, lines};
 
 /// An open data set.
 pub(crate) struct OpenSet {
@@ -24,6 +25,8 @@ pub(crate) struct OpenSet {
     pub(crate) n_objects: usize,
     /// Dropped with `bad = "drop"`.
     pub(crate) n_wholly_ignored: usize,
+    /// `None` where no image is needed.
+    pub(crate) losses: Option<DataLosses>,
 }
 
 /// Opens all of them, and prints to standard error what was detected and dropped.
@@ -31,13 +34,13 @@ pub(crate) fn open(plan: &EvaluatePlan) -> Result<Vec<OpenSet>, Failure> {
     let names = names(&plan.data);
     let mut sets = Vec::new();
     for (data, name) in plan.data.iter().zip(names) {
-        let open = open_one(data, &name)?;
+        let open = open_one(data, &name, if plan.uses_no_model() { Looks::AtAnnotations } else { Looks::AtAll })?;
         let mut err = std::io::stderr();
         for note in open.source.notes() {
             writeln!(err, "note: {name}: {note}")?;
         }
-        for (kind, count) in open.source.tally() {
-            writeln!(err, "{name}: {count} x {}", serde_json::json!(kind).as_str().unwrap_or_default())?;
+        for line in open.losses.iter().flat_map(|lost| lines(&name, &lost.losses)) {
+            writeln!(err, "{line}")?;
         }
         if open.n_wholly_ignored > 0 {
             writeln!(err, "{name}: dropped {} objects that are wholly ignored", open.n_wholly_ignored)?;
@@ -47,21 +50,40 @@ pub(crate) fn open(plan: &EvaluatePlan) -> Result<Vec<OpenSet>, Failure> {
     Ok(sets)
 }
 
-fn open_one(data: &EvaluateDataPlan, name: &str) -> Result<OpenSet, Failure> {
+/// How much of a data set is looked at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Looks {
+    /// Given masks are scored: the images are not needed.
+    AtAnnotations,
+    AtAll,
+}
+
+fn open_one(data: &EvaluateDataPlan, name: &str, looks: Looks) -> Result<OpenSet, Failure> {
     let SelectionPlan { split_file, max_images } = &data.selection;
     let mut files = data.files.clone();
     // With a split file, the part is one of that file and not of the data set's own split.
     let part = if split_file.is_some() { files.options.split.take() } else { None };
-    let source = files.open().bad_input()?;
+    let source = files.open().map_err(|error| DropOption::Flag.advise(error)).bad_input()?;
     let countable = Countable { source: Arc::clone(&source), bad: files.options.bad };
     let classes = source.classes().to_vec();
     let mut set = EvalSet::new(name, Arc::new(countable), &classes);
     if let Some(file) = split_file {
         set.indices = part_of(&source, file, part.as_deref().unwrap_or("val")).bad_input()?;
     }
-    let set = set.at_most(max_images.unwrap_or(usize::MAX));
+    let mut set = set.at_most(max_images.unwrap_or(usize::MAX));
+    let surveyed = match looks {
+        Looks::AtAll => {
+            Some(SurveyedSource::look_at(Arc::clone(&source), &set.indices, Purpose::Evaluation).bad_input()?)
+        }
+        Looks::AtAnnotations => None,
+    };
+    if let Some(surveyed) = &surveyed {
+        surveyed.require_objects(&set.indices, "to evaluate on", "there is nothing to measure").bad_input()?;
+        set.indices.retain(|&index| surveyed.survey.is_readable(index));
+    }
     let (n_objects, n_wholly_ignored) = count(&source, &set).bad_input()?;
-    Ok(OpenSet { source, set, n_objects, n_wholly_ignored })
+    let losses = surveyed.map(|surveyed| DataLosses { name: name.to_owned(), losses: surveyed.survey.losses });
+    Ok(OpenSet { source, set, n_objects, n_wholly_ignored, losses })
 }
 
 fn part_of(source: &Source, file: &Path, part: &str) -> anyhow::Result<Vec<usize>> {
@@ -81,7 +103,7 @@ fn part_of(source: &Source, file: &Path, part: &str) -> anyhow::Result<Vec<usize
 fn count(source: &Source, set: &EvalSet) -> anyhow::Result<(usize, usize)> {
     let (mut n_objects, mut n_wholly_ignored) = (0, 0);
     for &index in &set.indices {
-        let annotations = source.objects(index)?;
+        let annotations = source.objects(index).map_err(|error| DropOption::Flag.advise(error))?;
         for object in &annotations.objects {
             if !is_wholly_ignored(&object.mask, annotations.ignore.as_ref())? {
                 n_objects += 1;

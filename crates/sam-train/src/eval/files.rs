@@ -9,8 +9,8 @@ use std::path::Path;
 
 use anyhow::{Context, anyhow};
 use sam_eval::{
-    ComparisonRow, EvalError, Evaluation, Extremes, Gallery, Model, Report, Results, Run, Start, Verdict, gallery_item,
-    junit_xml,
+    ComparisonRow, EvalError, Evaluation, Extremes, Gallery, Model, Report, Results, Run, Start, Table, Verdict,
+    gallery_item, junit_xml,
 };
 use sam_files::write_atomically;
 use sam_image::Rle;
@@ -70,11 +70,18 @@ fn folder_name(name: &str) -> String {
     if name.is_empty() { "model".to_owned() } else { name }
 }
 
+/// What a report shows beside the outcomes.
+pub(crate) struct Shown<'a> {
+    pub(crate) comparison: &'a [ComparisonRow],
+    pub(crate) verdict: Option<&'a Verdict>,
+    /// What the data sets lose.
+    pub(crate) tables: &'a [Table],
+}
+
 pub(crate) fn write_reports(
     out: &Path,
     outcomes: &[ModelOutcome],
-    comparison: &[ComparisonRow],
-    verdict: Option<&Verdict>,
+    shown: &Shown<'_>,
     seconds: f64,
 ) -> Result<(), Failure> {
     let models: Vec<Model<'_>> =
@@ -92,7 +99,8 @@ pub(crate) fn write_reports(
         outcome.results.data_sets.iter().map(|data_set| data_set.name.as_str()).collect()
     });
     let title = format!("{} on {}", names.join(", "), sets.join(", "));
-    let report = Report { title: &title, models: &models, comparison, verdict, galleries: &galleries };
+    let &Shown { comparison, verdict, tables } = shown;
+    let report = Report { title: &title, models: &models, comparison, verdict, galleries: &galleries, tables };
     write(&out.join("report.md"), report.markdown()?)?;
     write(&out.join(REPORT), report.html()?)?;
     if let Some(verdict) = verdict {

@@ -17,8 +17,8 @@ use std::time::Instant;
 use anyhow::{Context, anyhow};
 use burn::tensor::Device;
 use sam_eval::{
-    ComparisonRow, EvalSet, Gate, Metrics, PredictorSegmenter, Results, Verdict, compare, evaluate, metric_names,
-    read_images,
+    ComparisonRow, EvalSet, Gate, Metrics, PredictorSegmenter, Results, Table, Verdict, compare, evaluate,
+    metric_names, read_images,
 };
 use sam_infer::{DeviceName, Predictor};
 use sam_model::weights::Checkpoint;
@@ -31,7 +31,7 @@ use crate::progress::Progress;
 
 use boxes::BoxTask;
 use data::OpenSet;
-use files::ModelOutcome;
+use files::{ModelOutcome, Shown};
 
 /// Runs an evaluation; `force` lets it replace earlier results.
 pub(crate) fn run_plan(plan: &EvaluatePlan, force: bool) -> Result<(), Failure> {
@@ -67,7 +67,8 @@ pub(crate) fn run_plan(plan: &EvaluatePlan, force: bool) -> Result<(), Failure> 
         let model = ModelToEvaluate { name, path, checkpoint };
         outcomes.push(evaluate_model(plan, model, &sets, boxes.as_ref(), &device)?);
     }
-    finish(plan, &outcomes, gate.as_ref(), started)
+    let tables: Vec<Table> = sets.iter().filter_map(|set| set.losses.as_ref()?.table()).collect();
+    finish(plan, Finished { outcomes: &outcomes, tables: &tables, started }, gate.as_ref())
 }
 
 fn open_gate(plan: &EvaluatePlan) -> anyhow::Result<Option<Gate>> {
@@ -187,13 +188,17 @@ fn about(plan: &EvaluatePlan, sets: &[OpenSet], model: &[(&str, String)]) -> BTr
     about
 }
 
-/// Compares the checkpoints, writes and prints; a missed gate is the final error.
-fn finish(
-    plan: &EvaluatePlan,
-    outcomes: &[ModelOutcome],
-    gate: Option<&Gate>,
+/// All checkpoints on everything.
+struct Finished<'a> {
+    outcomes: &'a [ModelOutcome],
+    /// What the data sets lose.
+    tables: &'a [Table],
     started: Instant,
-) -> Result<(), Failure> {
+}
+
+/// Compares the checkpoints, writes and prints; a missed gate is the final error.
+fn finish(plan: &EvaluatePlan, finished: Finished<'_>, gate: Option<&Gate>) -> Result<(), Failure> {
+    let Finished { outcomes, tables, started } = finished;
     let out = plan.run.measure.out.as_deref();
     let all: Vec<&Results> = outcomes.iter().map(|outcome| &outcome.results).collect();
     let comparison: Vec<ComparisonRow> = compare(&all, &plan.run.bootstrap).bad_input()?;
@@ -207,7 +212,8 @@ fn finish(
     };
     if let Some(out) = out {
         let seconds = started.elapsed().as_secs_f64();
-        files::write_reports(out, outcomes, &comparison, verdict.as_ref(), seconds)?;
+        let shown = Shown { comparison: &comparison, verdict: verdict.as_ref(), tables };
+        files::write_reports(out, outcomes, &shown, seconds)?;
     }
     table::print(outcomes, &comparison, out)?;
     let Some(verdict) = verdict else { return Ok(()) };

@@ -13,6 +13,7 @@ use sam_learn::probe::{Labels, ProbeSet};
 use crate::config::ProbePlan;
 use crate::config::files::FilesPlan;
 use crate::config::probe::Subject;
+use crate::survey::{DropOption, Purpose, SurveyedSource, lines};
 
 /// The fraction that is held out by default.
 const HOLD_OUT: f64 = 0.2;
@@ -67,6 +68,7 @@ impl ProbeData {
             if let Some(n) = plan.data.selection.max_images {
                 part.keep_at_most(n);
             }
+            excluded.extend(part.look_at_all()?);
             excluded.extend(part.read_classes(bad)?);
         }
         let counts = count(&train, &val)?;
@@ -105,7 +107,7 @@ impl Set {
         let images = || ClassFolders::open(path, options.split.as_deref(), options.intensity);
         match subject {
             Some(Subject::Images) => Ok(Self::Images(Arc::new(images()?))),
-            Some(Subject::Objects) => Ok(Self::Objects(files.open()?)),
+            Some(Subject::Objects) => Ok(Self::Objects(files.open().map_err(|error| DropOption::Flag.advise(error))?)),
             None => match files.open() {
                 Ok(source) => Ok(Self::Objects(source)),
                 // Only a folder without a known format of objects may be one of images by class.
@@ -113,7 +115,7 @@ impl Set {
                     Ok(folders) => Ok(Self::Images(Arc::new(folders))),
                     Err(no_images) => Err(anyhow!("{no_images}. As a data set of objects: {unknown}")),
                 },
-                Err(error) => Err(error.into()),
+                Err(error) => Err(DropOption::Flag.advise(error)),
             },
         }
     }
@@ -243,6 +245,14 @@ impl Part {
         if n_images < n {
             self.indices = (0..n_images).map(|at| self.indices[at * n / n_images]).collect();
         }
+    }
+
+    /// Looks at all images of a data set of objects, and excludes those that cannot be read; what is lost, line by line.
+    fn look_at_all(&mut self) -> anyhow::Result<Vec<String>> {
+        let Set::Objects(source) = &self.set else { return Ok(Vec::new()) };
+        let surveyed = SurveyedSource::look_at(Arc::clone(source), &self.indices, Purpose::Evaluation)?;
+        self.indices.retain(|&index| surveyed.survey.is_readable(index));
+        Ok(lines(&source.root().display().to_string(), &surveyed.survey.losses))
     }
 
     /// Reads the classes; counts and names images whose header or annotations cannot be read.

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
-use sam_data::loader::{LoaderOptions, Samples, Subset};
-use sam_data::{Source, Split};
+use sam_data::loader::{ErrorPolicy, LoaderOptions, Samples, Subset};
+use sam_data::{OnBad, Split};
 use sam_eval::EvalSet;
 use sam_infer::{DeviceError, DeviceName};
 use sam_learn::options::LossResolution;
@@ -21,6 +21,7 @@ use crate::config::files::FilesPlan;
 use crate::config::model::ModelPlan;
 use crate::config::run::protocols;
 use crate::config::{TRAIN, TrainPlan, VALIDATION};
+use crate::survey::{DataLosses, Purpose, SurveyedSource, lines};
 use crate::train::run_data::RunData;
 
 /// Key of the validation images that are part of the training data.
@@ -36,6 +37,8 @@ pub(crate) struct OpenedInputs {
     pub(crate) data: Vec<RunData>,
     /// Messages to print before the run starts.
     pub(crate) notes: Vec<String>,
+    /// What the data sets lose.
+    pub(crate) losses: Vec<DataLosses>,
 }
 
 impl OpenedInputs {
@@ -43,15 +46,15 @@ impl OpenedInputs {
     pub(crate) fn open(plan: &TrainPlan) -> Result<Self> {
         let mut notes = Vec::new();
         let device = open_device(&plan.run.device)?;
-        let mut data = Vec::new();
-        let (samples, validation) = open_data(plan, &mut notes, &mut data)?;
+        let OpenedData { train: samples, validation, record } = OpenedData::open(plan, &mut notes)?;
+        let DataRecord { losses, data } = record;
         let sam = open_model(plan, &device, &mut notes)?;
         let mask_side_px = match plan.loss.resolution {
             LossResolution::Low => sam.config().low_res_side(),
             LossResolution::Full => sam.image_size(),
         };
         let loader = plan.data.loader_options(plan.run.seed, sam.image_size(), mask_side_px);
-        Ok(Self { sam, samples, loader, validation, data, notes })
+        Ok(Self { sam, samples, loader, validation, data, notes, losses })
     }
 }
 
@@ -150,90 +153,146 @@ fn describe(sam: &Sam) -> String {
     format!("{name}, {} px, {:.1} M parameters", config.image_size, sam.num_params() as f64 / 1e6)
 }
 
-fn open_data(
-    plan: &TrainPlan,
-    notes: &mut Vec<String>,
-    data: &mut Vec<RunData>,
-) -> Result<(Arc<dyn Samples>, Option<Validated>)> {
-    let mut record = |key, files: &FilesPlan, source: &Source, indices: &[usize]| {
-        data.push(RunData { key, path: files.path.clone(), identity: source.identity(indices) });
-    };
-    let (train, validation) = match &plan.data.train {
-        DataSource::Synth(synth) => {
-            notes.push(format!("trains on {} synthetic scenes", synth.n_scenes));
-            (Arc::new(*synth) as Arc<dyn Samples>, None)
-        }
-        DataSource::Files(files) => {
-            let source = open_files(files, notes)?;
-            let split = match &plan.data.validation {
-                Validation::Given => Some(Split::given(&source)?),
-                Validation::Rule(rule) => Some(Split::by_rule(&source, rule)?),
-                Validation::SplitFile(path) => Some(Split::load(&source, path)?),
-                Validation::Files(_) | Validation::Synth(_) | Validation::Nothing => None,
-            };
-            let name = name_of(&files.path);
-            match split {
-                None => {
-                    let n = source.len();
-                    if n == 0 {
-                        bail!("{}: there is no training image", files.path.display());
-                    }
-                    notes.push(format!("trains on {n} images of {}", files.path.display()));
-                    record(TRAIN, files, &source, &Vec::from_iter(0..n));
-                    (source as Arc<dyn Samples>, None)
-                }
-                Some(split) => {
-                    let (train, val) = (split.train, split.val);
-                    record(TRAIN, files, &source, &train);
-                    record(SPLIT, files, &source, &val);
-                    notes.push(format!(
-                        "trains on {} images of {}, validates on {}",
-                        train.len(),
-                        files.path.display(),
-                        val.len()
-                    ));
-                    let indices = train.iter().map(|&index| index as u32).collect();
-                    let subset = Subset { samples: Arc::clone(&source) as Arc<dyn Samples>, indices };
-                    let set = EvalSet { indices: val, ..EvalSet::new(&name, source.clone(), source.classes()) };
-                    (Arc::new(subset) as Arc<dyn Samples>, Some(set))
-                }
-            }
-        }
-    };
-    let set = match (&plan.data.validation, validation) {
-        (Validation::Nothing, _) => {
-            notes.push("validates on nothing: the last checkpoint is the best".to_owned());
-            return Ok((train, None));
-        }
-        (_, Some(set)) => set,
-        (Validation::Synth(synth), None) => {
-            notes.push(format!("validates on {} synthetic scenes that are never trained on", synth.n_scenes));
-            let scenes = Arc::new(*synth);
-            EvalSet::new("scenes", scenes, &sam_data::synth::class_names())
-        }
-        (Validation::Files(files), None) => {
-            let source = open_files(files, notes)?;
-            notes.push(format!("validates on {} images of {}", source.len(), files.path.display()));
-            record(VALIDATION, files, &source, &Vec::from_iter(0..source.len()));
-            let classes = source.classes().to_vec();
-            EvalSet::new(&name_of(&files.path), source, &classes)
-        }
-        (Validation::Given | Validation::Rule(_) | Validation::SplitFile(_), None) => {
-            bail!("data.split needs data.train; synthetic scenes are held out by [data.validation_synth]")
-        }
-    };
-    let set = if plan.validation.max_images > 0 { set.at_most(plan.validation.max_images) } else { set };
-    if set.indices.is_empty() {
-        return Err(anyhow!("there is no validation image; set data.validation, or a larger fraction in data.split"));
-    }
-    let validated = Validated { sets: vec![set], protocols: protocols(&plan.validation), n_threads: plan.data.workers };
-    Ok((train, Some(validated)))
+/// What is kept of the data sets on disk: for the report, and for a resume.
+#[derive(Default)]
+struct DataRecord {
+    losses: Vec<DataLosses>,
+    data: Vec<RunData>,
 }
 
-fn open_files(files: &FilesPlan, notes: &mut Vec<String>) -> Result<Arc<Source>> {
-    let source = files.open()?;
-    notes.extend(source.notes().iter().map(|note| format!("note: {note}")));
-    Ok(source)
+impl DataRecord {
+    /// Records the identity of some images.
+    fn identify(&mut self, key: &'static str, files: &FilesPlan, surveyed: &SurveyedSource, indices: &[usize]) {
+        self.data.push(RunData { key, path: files.path.clone(), identity: surveyed.source.identity(indices) });
+    }
+}
+
+/// Training and validation data, and what is known of them.
+struct OpenedData {
+    train: Arc<dyn Samples>,
+    validation: Option<Validated>,
+    record: DataRecord,
+}
+
+impl OpenedData {
+    fn open(plan: &TrainPlan, notes: &mut Vec<String>) -> Result<Self> {
+        let mut record = DataRecord::default();
+        let (train, of_train) = match &plan.data.train {
+            DataSource::Synth(synth) => {
+                notes.push(format!("trains on {} synthetic scenes", synth.n_scenes));
+                (Arc::new(*synth) as Arc<dyn Samples>, None)
+            }
+            DataSource::Files(files) => open_training(plan, files, notes, &mut record)?,
+        };
+        let set = match (&plan.data.validation, of_train) {
+            (Validation::Nothing, _) => {
+                notes.push("validates on nothing: the last checkpoint is the best".to_owned());
+                return Ok(Self { train, validation: None, record });
+            }
+            (_, Some(set)) => set,
+            (Validation::Synth(synth), None) => {
+                notes.push(format!("validates on {} synthetic scenes that are never trained on", synth.n_scenes));
+                let scenes = Arc::new(*synth);
+                HeldOut { set: EvalSet::new("scenes", scenes, &sam_data::synth::class_names()), surveyed: None }
+            }
+            (Validation::Files(files), None) => {
+                let surveyed = open_files(plan, files, notes, &mut record)?;
+                let source = Arc::clone(&surveyed.source);
+                notes.push(format!("validates on {} images of {}", source.len(), files.path.display()));
+                record.identify(VALIDATION, files, &surveyed, &Vec::from_iter(0..source.len()));
+                let classes = source.classes().to_vec();
+                HeldOut { set: EvalSet::new(&name_of(&files.path), source, &classes), surveyed: Some(surveyed.into()) }
+            }
+            (Validation::Given | Validation::Rule(_) | Validation::SplitFile(_), None) => {
+                bail!("data.split needs data.train; synthetic scenes are held out by [data.validation_synth]")
+            }
+        };
+        let set = set.checked(plan.validation.max_images)?;
+        let (protocols, n_threads) = (protocols(&plan.validation), plan.data.workers);
+        Ok(Self { train, validation: Some(Validated { sets: vec![set], protocols, n_threads }), record })
+    }
+}
+
+/// The validation data, before its images are chosen.
+struct HeldOut {
+    set: EvalSet,
+    /// What was seen of it, for data on disk.
+    surveyed: Option<Arc<SurveyedSource>>,
+}
+
+impl HeldOut {
+    /// At most `max_images` of the images that can be read (0: all); some must have an object.
+    fn checked(self, max_images: usize) -> Result<EvalSet> {
+        let Self { mut set, surveyed } = self;
+        if let Some(surveyed) = &surveyed {
+            set.indices.retain(|&index| surveyed.survey.is_readable(index));
+        }
+        let set = if max_images > 0 { set.at_most(max_images) } else { set };
+        if set.indices.is_empty() {
+            bail!("there is no validation image; set data.validation, or a larger fraction in data.split");
+        }
+        if let Some(surveyed) = &surveyed {
+            let remedy =
+                "without one, nothing can be measured: give other validation data, or data.validation = \"none\"";
+            surveyed.require_objects(&set.indices, "to validate on", remedy)?;
+        }
+        Ok(set)
+    }
+}
+
+/// Training data on disk, and the part of it that is held out.
+fn open_training(
+    plan: &TrainPlan,
+    files: &FilesPlan,
+    notes: &mut Vec<String>,
+    record: &mut DataRecord,
+) -> Result<(Arc<dyn Samples>, Option<HeldOut>)> {
+    let surveyed = Arc::new(open_files(plan, files, notes, record)?);
+    let source = Arc::clone(&surveyed.source);
+    let split = match &plan.data.validation {
+        Validation::Given => Some(Split::given(&source)?),
+        Validation::Rule(rule) => Some(Split::by_rule(&source, rule)?),
+        Validation::SplitFile(path) => Some(Split::load(&source, path)?),
+        Validation::Files(_) | Validation::Synth(_) | Validation::Nothing => None,
+    };
+    let shown = files.path.display();
+    let remedy = "nothing can be learned from them";
+    let Some(split) = split else {
+        let n = source.len();
+        if n == 0 {
+            bail!("{shown}: there is no training image");
+        }
+        let all = Vec::from_iter(0..n);
+        surveyed.require_objects(&all, "to train on", remedy)?;
+        record.identify(TRAIN, files, &surveyed, &all);
+        notes.push(format!("trains on {n} images of {shown}"));
+        return Ok((source, None));
+    };
+    let Split { train, val, .. } = split;
+    surveyed.require_objects(&train, "to train on", remedy)?;
+    record.identify(TRAIN, files, &surveyed, &train);
+    record.identify(SPLIT, files, &surveyed, &val);
+    notes.push(format!("trains on {} images of {shown}, validates on {}", train.len(), val.len()));
+    let indices = train.iter().map(|&index| index as u32).collect();
+    let subset = Subset { samples: Arc::clone(&source) as Arc<dyn Samples>, indices };
+    let classes = source.classes().to_vec();
+    let set = EvalSet { indices: val, ..EvalSet::new(&name_of(&files.path), source, &classes) };
+    Ok((Arc::new(subset), Some(HeldOut { set, surveyed: Some(surveyed) })))
+}
+
+fn open_files(
+    plan: &TrainPlan,
+    files: &FilesPlan,
+    notes: &mut Vec<String>,
+    record: &mut DataRecord,
+) -> Result<SurveyedSource> {
+    let skips_unreadable = plan.data.on_unreadable == ErrorPolicy::Skip || files.options.bad == OnBad::Drop;
+    let surveyed = SurveyedSource::open(files, Purpose::Training { skips_unreadable })?;
+    notes.extend(surveyed.source.notes().iter().map(|note| format!("note: {note}")));
+    let name = files.path.display().to_string();
+    notes.extend(lines(&name, &surveyed.survey.losses));
+    record.losses.push(DataLosses { name, losses: surveyed.survey.losses.clone() });
+    Ok(surveyed)
 }
 
 fn name_of(path: &Path) -> String {

@@ -36,6 +36,7 @@ pub(crate) fn run_plan(plan: &TrainPlan, folder: RunFolder, arguments: &RunArgum
         check_export(inputs.sam.config(), options).context("result.export").bad_input()?;
     }
     session.start(&Task::Train.to_toml(plan)?, &inputs.notes, &inputs.data)?;
+    session.record_losses(&inputs.losses)?;
     let training = Training {
         options: options(plan),
         inputs: session.inputs(inputs.samples, inputs.loader),

@@ -22,6 +22,7 @@ use crate::config::pretrain::{HeldOutPlan, SourceKind};
 use crate::config::{PretrainPlan, TRAIN, Task, VALIDATION};
 use crate::failure::{BadInput, Failure};
 use crate::output::output;
+use crate::survey::DropOption;
 use crate::train::inputs::open_device;
 use crate::train::run_data::RunData;
 use crate::train::run_folder::RunFolder;
@@ -105,7 +106,7 @@ fn open_data(
             (tree, Some(Box::new(move |index| names.name(index).to_owned())))
         }
         DataSource::Files(files) => {
-            let source = files.open()?;
+            let source = files.open().map_err(|error| DropOption::Key.advise(error))?;
             record(TRAIN, &files.path, source.identity(&Vec::from_iter(0..source.len())));
             let names = Arc::clone(&source);
             (source, Some(Box::new(move |index| names.name(index))))

@@ -8,6 +8,7 @@ use sam_learn::record::{Observer, REPORT_FILE, RunEvent, RunReport};
 
 use super::run_folder::RunFolder;
 use crate::output::output;
+use crate::survey::DataLosses;
 
 /// Writes the report of one run.
 #[derive(Clone)]
@@ -23,7 +24,9 @@ impl ReportWriter {
 
     pub(super) fn write(&self) -> Result<(), LearnError> {
         let texts = self.folder.texts().into_iter().map(|(title, text)| (title.to_owned(), text)).collect();
-        let report = RunReport { title: self.name.clone(), about: about(&self.folder.environment()), texts };
+        let tables = self.folder.losses().iter().filter_map(DataLosses::table).collect();
+        let about = about(&self.folder.environment());
+        let report = RunReport { title: self.name.clone(), about, tables, texts };
         report.write(self.folder.path())
     }
 

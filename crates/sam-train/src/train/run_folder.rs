@@ -7,6 +7,7 @@
 //! best.safetensors   official keys        checkpoints/    everything to resume
 //! last.safetensors   official keys        report.html     curves, tables, previews (report.md: tables)
 //! checksums.json     of both              run.lock        which process works here
+//! data.json          what the data loses
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -19,14 +20,17 @@ use sam_learn::record::{CHECKPOINTS_FOLDER, LOCK_FILE, RunLock};
 use serde_json::{Value, json};
 
 use super::run_data::{self, DATA, RunData};
+use crate::survey::DataLosses;
 
 const CONFIG: &str = "config.toml";
 const PLAN: &str = "plan.toml";
 const ENVIRONMENT: &str = "environment.json";
+const LOSSES: &str = "data.json";
 const RESUMED: &str = "resumed";
 
 /// Files that a run writes, beside those of [`FOLDERS`].
-const FILES: [&str; 13] = [
+const FILES: [&str; 14] = [
+    LOSSES,
     CONFIG,
     PLAN,
     ENVIRONMENT,
@@ -169,6 +173,18 @@ impl RunFolder {
         self.replace(ENVIRONMENT, format!("{environment:#}\n").as_bytes()).with_context(failed)?;
         // Last: a folder with a plan is a run.
         self.replace(PLAN, plan_toml.as_bytes()).with_context(failed)
+    }
+
+    /// Keeps what the data sets lose.
+    pub(crate) fn write_losses(&self, losses: &[DataLosses]) -> Result<()> {
+        let text = serde_json::to_string_pretty(losses)? + "\n";
+        self.replace(LOSSES, text.as_bytes()).with_context(|| format!("{}: cannot be written", self.path.display()))
+    }
+
+    /// As [`RunFolder::write_losses`] wrote them.
+    pub(crate) fn losses(&self) -> Vec<DataLosses> {
+        let text = std::fs::read(self.path.join(LOSSES)).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
     }
 
     /// The environment of a new run; for a resumed run the recorded one with this session added.

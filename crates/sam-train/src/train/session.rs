@@ -15,6 +15,7 @@ use sam_learn::{Ending, LearnError, Outcome, RunInputs};
 use crate::cli::RunArguments;
 use crate::failure::{BadInput, Failure};
 use crate::output::output;
+use crate::survey::DataLosses;
 use crate::train::lines::Lines;
 use crate::train::report::ReportWriter;
 use crate::train::run_data::RunData;
@@ -82,6 +83,11 @@ impl<'a> RunSession<'a> {
             if is_held { Failure::Input(error) } else { Failure::Run(error) }
         })?;
         stop_on_ctrl_c(&self.interrupter)
+    }
+
+    /// Keeps what the data sets lose for the report.
+    pub(super) fn record_losses(&self, losses: &[DataLosses]) -> Result<(), Failure> {
+        Ok(self.folder.write_losses(losses)?)
     }
 
     pub(super) fn folder(&self) -> &Path {
@@ -152,6 +158,7 @@ fn advice(error: &LearnError) -> Option<&'static str> {
         LearnError::ShardsWithDropout { .. } => {
             Some("Set run.parallel = 1, or model.drop_path and model.decoder_dropout to 0")
         }
+        LearnError::Samples(_) => Some("data.bad = \"drop\" drops and counts what cannot be read"),
         LearnError::NoThreads { .. } => Some("Lower run.parallel"),
         LearnError::NotFinite { .. } => Some("The keys are optimiser.lr and optimiser.clip_norm"),
         LearnError::GradientNotFinite { .. } => Some("The key is optimiser.lr"),
