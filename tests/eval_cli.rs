@@ -323,7 +323,7 @@ fn invalid_data_is_rejected_before_anything_is_computed() {
             all[0]["segmentation"] = empty.clone();
         },
         &[],
-        Some(&["no object"]),
+        Some(&["none of the 2 images to evaluate on has an object", "mask_empty x1"]),
     );
     let outside = json!([[900, 900, 950, 900, 950, 950]]);
     changed(

@@ -44,9 +44,9 @@ fn configure(run: &Run, extra: &str) {
     std::fs::write(run.path("train.toml"), text).expect("written");
 }
 
-/// Six images with objects in `folder`; with `is_empty`, without.
-fn cells(run: &Run, folder: &str, is_empty: impl Fn(u8) -> bool) {
-    for at in 0..6u8 {
+/// Images with objects in `folder`; with `is_empty`, without.
+fn cells(run: &Run, folder: &str, n: u8, is_empty: impl Fn(u8) -> bool) {
+    for at in 0..n {
         save(&run.path(&format!("{folder}/images/{at}.png")), at + folder.len() as u8);
         save_mask(&run.path(&format!("{folder}/masks/{at}.png")), |x, _| !is_empty(at) && x > 30);
     }
@@ -55,7 +55,7 @@ fn cells(run: &Run, folder: &str, is_empty: impl Fn(u8) -> bool) {
 #[test]
 fn losses_are_the_same_in_every_command() {
     let run = Run::new();
-    cells(&run, "cells", |_| false);
+    cells(&run, "cells", 16, |_| false);
     std::fs::write(run.path("cells/images/3.png"), "<html>").expect("written");
     let whole = std::fs::read(run.path("cells/images/4.png")).expect("saved");
     std::fs::write(run.path("cells/images/4.png"), &whole[..whole.len() / 2]).expect("written");
@@ -71,7 +71,7 @@ fn losses_are_the_same_in_every_command() {
     let convert = ["data", "convert", "cells", "--to", "coco", "--out", "converted"];
     run.refused(&convert, &[&refusal[..], &["--drop-bad"]].concat());
     let text = run.ok(&[&convert[..], &["--drop-bad"]].concat());
-    assert!(text.contains(head) && text.contains("4 images with 4 objects"), "{text}");
+    assert!(text.contains(head) && text.contains("14 images with 14 objects"), "{text}");
 
     let eval = ["eval", "--checkpoint", &checkpoint, "--data", "cells", "--clicks", "1", "--out", "out"];
     run.refused(&eval, &[&refusal[..], &["--drop-bad"]].concat());
@@ -101,14 +101,14 @@ fn losses_are_the_same_in_every_command() {
 #[test]
 fn sets_without_objects_are_refused_before_the_first_step() {
     let run = Run::new();
-    cells(&run, "cells", |_| true);
-    cells(&run, "validation", |_| false);
+    cells(&run, "cells", 6, |_| true);
+    cells(&run, "validation", 6, |_| false);
     configure(&run, "validation = \"validation\"");
     run.refused(&["--config", "train.toml"], &["cells: none of the 6 images to train on has an object"]);
     std::fs::remove_dir_all(run.path("cells")).expect("removed");
     std::fs::remove_dir_all(run.path("validation")).expect("removed");
-    cells(&run, "cells", |_| false);
-    cells(&run, "validation", |_| true);
+    cells(&run, "cells", 6, |_| false);
+    cells(&run, "validation", 6, |_| true);
     run.refused(&["--config", "train.toml"], &["validation: none of the 6 images to validate on has an object"]);
     assert!(!run.path("run").exists());
     let checkpoint = fixture("tiny_sam.safetensors");
@@ -119,7 +119,7 @@ fn sets_without_objects_are_refused_before_the_first_step() {
     run.refused(&["data", "check", "validation"], &[]);
     // What was lost is the likely cause.
     std::fs::remove_dir_all(run.path("validation")).expect("removed");
-    cells(&run, "validation", |at| at != 2);
+    cells(&run, "validation", 6, |at| at != 2);
     std::fs::write(run.path("validation/images/2.png"), "").expect("written");
     configure(&run, "validation = \"validation\"\nbad = \"drop\"");
     run.refused(&["--config", "train.toml"], &["lost while reading: of 6 images, 1 cannot be read", "an empty file"]);

@@ -310,7 +310,7 @@ fn on_a_full_disk_the_old_checkpoint_survives() {
     assert!(out.contains("step 8/8"), "{out}");
 }
 
-/// An image that cannot be decoded: the run reports it, and stops or continues as configured.
+/// An image that cannot be decoded: the run is refused before its first step, or skips and counts it, as configured.
 #[test]
 fn an_unreadable_image_is_reported_and_stops_the_run_or_is_skipped() {
     let data = "[data.synth]\nseed = 1\nn_scenes = 8\nside_px_min = 32\nside_px_max = 32\n";
@@ -330,8 +330,9 @@ fn an_unreadable_image_is_reported_and_stops_the_run_or_is_skipped() {
 
     let output = run.sam_train(&["--config", "train.toml"]);
     let err = texts(&output).1;
-    assert_eq!(output.status.code(), Some(1), "{err}");
-    assert!(err.contains(&name) && err.contains("step 1") && !err.contains("panicked"), "{err}");
+    assert_eq!(output.status.code(), Some(2), "{err}");
+    assert!(err.contains(&name) && err.contains("data.bad") && !err.contains("panicked"), "{err}");
+    assert!(!run.path("run").exists());
 
     let output = run.sam_train(&["--config", "train.toml", "--force", "--set", "data.on_unreadable=\"skip\""]);
     let (out, err) = texts(&output);

@@ -29,7 +29,7 @@ const MAX_DECODER_BYTES: u64 = MAX_PIXELS * 8;
 ///
 /// # Errors
 ///
-/// When the file cannot be read, is not a JPEG, PNG, TIFF, BMP or WebP, is damaged or cut off, has float or 32-bit pixels,
+/// When the file cannot be read, is not a JPEG, PNG, TIFF, BMP, WebP or GIF, is damaged or cut off, has float or 32-bit pixels,
 /// is empty, or has more than [`MAX_PIXELS`].
 pub fn decode_rgb(path: &Path) -> Result<RgbImage, ImageError> {
     decode_rgb_bytes(&read_file(path)?, &path.display().to_string())
@@ -75,9 +75,12 @@ impl<'a> EncodedImage<'a> {
             });
         };
         match format {
-            ImageFormat::Jpeg | ImageFormat::Png | ImageFormat::Tiff | ImageFormat::Bmp | ImageFormat::WebP => {
-                Ok(Self { bytes, name, format })
-            }
+            ImageFormat::Jpeg
+            | ImageFormat::Png
+            | ImageFormat::Tiff
+            | ImageFormat::Bmp
+            | ImageFormat::WebP
+            | ImageFormat::Gif => Ok(Self { bytes, name, format }),
             _ => Err(ImageError::UnsupportedFormat { name: name.to_owned(), format: format_name(format) }),
         }
     }

@@ -33,5 +33,5 @@ mod prompt;
 pub use device::{DeviceError, DeviceName};
 pub use embedding::{EmbeddingError, ImageEmbedding, image_fingerprint};
 pub use predictor::{Prediction, Predictor, most_confident};
-pub use prompt::{Prompt, PromptError};
+pub use prompt::{Prompt, PromptError, mask_as_logits};
 pub use sam_model::{MASK_THRESHOLD, MaskOutput};

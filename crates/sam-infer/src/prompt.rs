@@ -1,6 +1,6 @@
 //! Prompts in pixels of the original image, validated before they reach the model.
 
-use sam_image::ModelFrame;
+use sam_image::{Mask, ModelFrame};
 use sam_model::ObjectPrompt;
 
 /// The prompt of one object.
@@ -101,6 +101,55 @@ impl Prompt {
     }
 }
 
+/// Logits of a mask prompt inside and outside of a mask, which is certain of every pixel.
+const CERTAIN_LOGIT: f32 = 10.0;
+
+/// A mask in the image's size as the logits of a mask prompt at the decoder's resolution.
+///
+/// The decoder was trained on its own logits and never on masks of 0 and 1. A pixel of the result has the log-odds of the
+/// fraction of it that the mask covers, limited to ±10; the padding of the model's square is outside.
+///
+/// # Panics
+///
+/// When the mask does not have the size of the frame's image.
+#[must_use]
+pub fn mask_as_logits(mask: &Mask, frame: &ModelFrame, low_res_side: usize) -> Vec<f32> {
+    assert_eq!(mask.size_hw(), frame.original_hw, "a mask prompt has the size of its image");
+    let [down, across] = [0, 1].map(|axis| cells(frame, axis, low_res_side));
+    let [_, width] = frame.original_hw;
+    let mut logits = vec![-CERTAIN_LOGIT; low_res_side * low_res_side];
+    for (logits, rows) in logits.chunks_exact_mut(low_res_side).zip(&down) {
+        for (logit, columns) in logits.iter_mut().zip(&across) {
+            let (mut covered, mut all) = (0.0, 0.0);
+            for &(row, high) in rows {
+                let pixels = &mask.pixels()[row * width..][..width];
+                for &(column, wide) in columns {
+                    all += high * wide;
+                    covered += if pixels[column] { high * wide } else { 0.0 };
+                }
+            }
+            if all > 0.0 {
+                let share = covered / all;
+                *logit = ((share / (1.0 - share)).ln() as f32).clamp(-CERTAIN_LOGIT, CERTAIN_LOGIT);
+            }
+        }
+    }
+    logits
+}
+
+/// For each cell of the decoder's grid along an axis, the image's pixels in it with the part of each, in pixels.
+fn cells(frame: &ModelFrame, axis: usize, low_res_side: usize) -> Vec<Vec<(usize, f64)>> {
+    let (original, resized) = (frame.original_hw[axis] as f64, frame.resized_hw[axis] as f64);
+    let cell = frame.side_px as f64 / low_res_side as f64 * original / resized;
+    let pixels = |at: usize| {
+        let (from, to) = (at as f64 * cell, ((at + 1) as f64 * cell).min(original));
+        let inside = from.floor() as usize..to.max(0.0).ceil() as usize;
+        let part = |pixel: usize| ((pixel + 1) as f64).min(to) - (pixel as f64).max(from);
+        inside.map(|pixel| (pixel, part(pixel))).filter(|(_, part)| *part > 0.0).collect()
+    };
+    (0..low_res_side).map(pixels).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,5 +186,31 @@ mod tests {
         let object = prompt.to_model(&frame, 4).expect("fine");
         assert_eq!(object.points_xy_px, [([32.0, 16.0], false)]);
         assert_eq!(object.box_xyxy_px, Some([0.0, 0.0, 64.0, 32.0]));
+    }
+
+    #[test]
+    fn a_mask_becomes_logits_in_the_models_frame() {
+        // 50 x 100 to 32 x 64 in a square of 64: the lower half of the decoder's 8 x 8 grid is padding.
+        let frame = ModelFrame::new([50, 100], 64);
+        let mask = Mask::from_fn([50, 100], |_, column| column < 50);
+        let logits = mask_as_logits(&mask, &frame, 8);
+        for (at, &logit) in logits.iter().enumerate() {
+            let is_inside = at / 8 < 4 && at % 8 < 4;
+            assert_eq!(logit, if is_inside { 10.0 } else { -10.0 }, "cell {at}");
+        }
+        // Half of a cell is undecided.
+        let half = mask_as_logits(&Mask::from_fn([64, 64], |row, _| row < 4), &ModelFrame::new([64, 64], 64), 8);
+        assert!(half[..8].iter().all(|logit| logit.abs() < 1e-6) && half[8..].iter().all(|&logit| logit == -10.0));
+        // Upscaled again, it is the mask, as the decoder's own logits would be.
+        for size_hw in [[64, 64], [37, 61], [200, 90]] {
+            let frame = ModelFrame::new(size_hw, 64);
+            let disc = Mask::from_fn(size_hw, |row, column| {
+                let distance = (row as f64 - size_hw[0] as f64 / 2.0).hypot(column as f64 - size_hw[1] as f64 / 2.0);
+                distance < size_hw[0].min(size_hw[1]) as f64 / 3.0
+            });
+            let again = sam_image::upscale_mask(&mask_as_logits(&disc, &frame, 32), 32, &frame, 0.0);
+            let iou = sam_image::mask_iou(&disc, &again).expect("one size");
+            assert!(iou > 0.93, "{size_hw:?}: {iou}");
+        }
     }
 }

@@ -5,11 +5,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
+use sam_data::{read_image_file, read_mask_file};
 use sam_files::write_atomically_with;
-use sam_image::{
-    Mask, ModelFrame, Overlay, PointLabel, RgbImage, decode_rgb, overlay, paste, save_mask_png, save_rgb_png,
-};
-use sam_infer::{ImageEmbedding, Prediction, Predictor, Prompt, image_fingerprint, most_confident};
+use sam_image::{Mask, ModelFrame, Overlay, PointLabel, RgbImage, overlay, paste, save_mask_png, save_rgb_png};
+use sam_infer::{ImageEmbedding, Prediction, Predictor, Prompt, image_fingerprint, mask_as_logits, most_confident};
 use sam_model::MaskOutput;
 use sam_model::weights::{StateDict, host_values, write_f32_tensors};
 
@@ -22,7 +21,7 @@ use crate::timing::timed;
 
 pub(crate) fn run(arguments: &PredictArguments) -> Result<(), Failure> {
     check_targets(arguments).bad_input()?;
-    let image = decode_rgb(&arguments.image).bad_input()?;
+    let image = read_image_file(&arguments.image, arguments.intensity().bad_input()?).bad_input()?;
     let device = arguments.device.open().bad_input()?;
     let loaded = timed("loaded", || Predictor::from_checkpoint(&arguments.checkpoint, &device));
     let (predictor, report) = loaded.bad_input()?;
@@ -30,9 +29,9 @@ pub(crate) fn run(arguments: &PredictArguments) -> Result<(), Failure> {
 
     // The prompt is validated before the encoder runs, which takes seconds.
     let side = predictor.config().low_res_side();
-    let prompt = read_prompt(arguments, side).bad_input()?;
     let size_hw = [image.height() as usize, image.width() as usize];
     let frame = ModelFrame::new(size_hw, predictor.config().image_encoder.image_size);
+    let prompt = read_prompt(arguments, &frame, side).bad_input()?;
     prompt.to_model(&frame, side).bad_input()?;
 
     let embedding = match &arguments.embedding {
@@ -88,17 +87,34 @@ fn check_targets(arguments: &PredictArguments) -> anyhow::Result<()> {
     }
 }
 
-fn read_prompt(arguments: &PredictArguments, low_res_side: usize) -> anyhow::Result<Prompt> {
+fn read_prompt(arguments: &PredictArguments, frame: &ModelFrame, low_res_side: usize) -> anyhow::Result<Prompt> {
     let mask_logits = match &arguments.mask_input {
-        Some(path) => Some(read_mask_input(path, low_res_side)?),
+        Some(path) => Some(match read_mask_file(path)? {
+            Some(mask) => logits_of(&mask, path, frame, low_res_side)?,
+            None => read_mask_input(path, low_res_side)?,
+        }),
         None => None,
     };
     Ok(Prompt { points_xy_px: arguments.points.clone(), box_xyxy_px: arguments.box_xyxy_px, mask_logits })
 }
 
+/// A mask image as a prompt; it must have the size of the image.
+fn logits_of(mask: &Mask, path: &Path, frame: &ModelFrame, low_res_side: usize) -> anyhow::Result<Vec<f32>> {
+    let ([height, width], [of_image_height, of_image_width]) = (mask.size_hw(), frame.original_hw);
+    if mask.size_hw() != frame.original_hw {
+        bail!(
+            "{}: a mask image must have the size of the image, {of_image_height} x {of_image_width} (height x width), got \
+             {height} x {width}",
+            path.display()
+        );
+    }
+    Ok(mask_as_logits(mask, frame, low_res_side))
+}
+
 /// The mask with the highest predicted IoU in a file that `--logits` wrote.
 fn read_mask_input(path: &Path, low_res_side: usize) -> anyhow::Result<Vec<f32>> {
-    let dict = StateDict::open(path)?;
+    let accepted = "a mask input is a file that `--logits` wrote, or a mask image (PNG, TIFF or GIF)";
+    let dict = StateDict::open(path).with_context(|| accepted)?;
     let info = dict.tensors.get("low_res_logits").ok_or_else(|| {
         anyhow!("{}: a mask input must hold a tensor `low_res_logits`, as `--logits` writes it", path.display())
     })?;

@@ -9,7 +9,7 @@ use unicode_normalization::UnicodeNormalization;
 use crate::error::DataError;
 
 /// Extensions of supported image files.
-const IMAGE_EXTENSIONS: [&str; 7] = ["jpg", "jpeg", "png", "tif", "tiff", "bmp", "webp"];
+const IMAGE_EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "tif", "tiff", "bmp", "webp", "gif"];
 const IMAGE_FOLDERS: [&str; 6] = ["images", "image", "imgs", "img", "jpegimages", "imagestr"];
 /// In order of preference: VOC has instances and classes side by side.
 pub(crate) const LABEL_FOLDERS: [&str; 12] = [
@@ -292,6 +292,16 @@ pub(crate) fn unsuffixed_stem_of_label(name: &str) -> Option<&str> {
     unsuffixed_stem(name).or_else(|| stem(name).strip_suffix(CAMVID_SUFFIX))
 }
 
+/// The stem of a label file that holds one of several masks of its image (`x_mask0`, `x_mask_1`), without suffix and number.
+pub(crate) fn numbered_stem(name: &str) -> Option<&str> {
+    let stem = stem(name);
+    let suffixed = stem.trim_end_matches(|letter: char| letter.is_ascii_digit());
+    let suffixed = (suffixed.len() < stem.len()).then_some(suffixed)?.trim_end_matches(['_', '-']);
+    let lower = suffixed.to_ascii_lowercase();
+    let rests = LABEL_SUFFIXES.iter().filter_map(|suffix| lower.strip_suffix(suffix));
+    rests.map(str::len).min().filter(|&len| len > 0).map(|len| &stem[..len])
+}
+
 /// The stem of a label file without the tool's suffix, in any case.
 pub(crate) fn unsuffixed_stem(name: &str) -> Option<&str> {
     let stem = stem(name);
@@ -327,6 +337,12 @@ mod tests {
         assert_eq!(unsuffixed_stem("x_cp_masks.png"), Some("x"));
         assert_eq!(unsuffixed_stem("x_mask.png"), Some("x"));
         assert_eq!(unsuffixed_stem("x.png"), None);
+        for name in ["x_mask0.png", "x_mask_1.png", "x_Mask-001.png", "x_mask12.gif"] {
+            assert_eq!(numbered_stem(name), Some("x"), "{name}");
+        }
+        for name in ["x_mask.png", "x_1.png", "_mask1.png", "mask_1.png"] {
+            assert_eq!(numbered_stem(name), None, "{name}");
+        }
     }
 
     #[cfg(unix)]

@@ -15,6 +15,7 @@ use image::{DynamicImage, RgbImage};
 use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
+use crate::formats::gif::reject_animation;
 use crate::formats::place::{FilePlace, ImageHeader};
 use crate::formats::raster::{Meaning, Raster, RasterFormat, Samples};
 
@@ -70,6 +71,7 @@ pub(crate) fn decode_image(
     intensity: Intensity,
     channels: Option<&[usize]>,
 ) -> Result<RgbImage, DataError> {
+    reject_animation(bytes, name)?;
     let Some(raster) = scientific(bytes, name, channels)? else {
         return Ok(sam_image::decode_rgb_bytes(bytes, name)?);
     };

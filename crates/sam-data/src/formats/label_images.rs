@@ -10,6 +10,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use sam_image::Rle;
+
 use crate::error::DataError;
 use crate::finding::{Finding, ProblemKind};
 use crate::formats::files;
@@ -162,12 +164,20 @@ impl FormatReader for LabelImages {
     }
 
     fn read(&self, index: usize, header: &ImageHeader) -> Result<Annotated, DataError> {
-        let Some(path) = self.pairs.label_path(index) else {
-            return Ok(Annotated::new(header.upright_hw()));
-        };
+        match self.pairs.label_paths(index).as_slice() {
+            [] => Ok(Annotated::new(header.upright_hw())),
+            [path] => self.read_labels(path, header),
+            several => self.read_masks(several, header),
+        }
+    }
+}
+
+impl LabelImages {
+    /// The objects of one label image.
+    fn read_labels(&self, path: &Path, header: &ImageHeader) -> Result<Annotated, DataError> {
         let place = path.display().to_string();
-        let bytes = std::fs::read(&path).map_err(|error| DataError::io(&path, error))?;
-        let mut map = match LabelMap::read(&bytes, &place) {
+        let bytes = std::fs::read(path).map_err(|error| DataError::io(path, error))?;
+        let mut map = match read_soft(&bytes, &place) {
             Ok(map) => map,
             Err(error) => {
                 let mut annotated = Annotated::new(header.upright_hw());
@@ -200,7 +210,7 @@ impl FormatReader for LabelImages {
                 return Ok(annotated);
             }
         };
-        let class_map = self.class_map(&path, map.size_hw)?;
+        let class_map = self.class_map(path, map.size_hw)?;
         for (id, mask) in masks {
             if Some(id) == self.void {
                 annotated.ignore.push(mask);
@@ -220,6 +230,46 @@ impl FormatReader for LabelImages {
             note_scattered(&annotated.objects, &place, &mut annotated.findings);
         }
         Ok(annotated)
+    }
+}
+
+/// Fractions are allowed where they are edges of smoothed masks, and nowhere else.
+fn read_soft(bytes: &[u8], place: &str) -> Result<LabelMap, DataError> {
+    let map = LabelMap::read_soft(bytes, place)?;
+    match map.fraction {
+        Some(fraction) if !map.is_smoothed() => Err(map.not_ids(place, fraction)),
+        _ => Ok(map),
+    }
+}
+
+impl LabelImages {
+    /// The objects of an image whose masks are one file each.
+    fn read_masks(&self, paths: &[PathBuf], header: &ImageHeader) -> Result<Annotated, DataError> {
+        let mut all = Annotated::new(header.upright_hw());
+        for (at, path) in paths.iter().enumerate() {
+            let one = self.read_labels(path, header)?;
+            all.findings.extend(one.findings);
+            if at == 0 {
+                all.frame_hw = one.frame_hw;
+            } else if one.frame_hw != all.frame_hw {
+                let [height, width] = one.frame_hw;
+                let detail = format!("it is {height} x {width} (height x width), and another mask of its image is not");
+                let place = path.display().to_string();
+                all.findings.push(Finding::new(ProblemKind::SizeMismatch, place, detail));
+                continue;
+            }
+            all.ignore.extend(one.ignore);
+            // The parts of a binary mask are one object here; ids in a file remain apart.
+            let masks: Vec<Rle> = one.objects.into_iter().map(|object| object.mask).collect();
+            let masks = match self.kind {
+                LabelKind::Binary if !masks.is_empty() => vec![Rle::union(&masks)?],
+                _ => masks,
+            };
+            for mask in masks {
+                all.objects.push(ObjectMask { mask, class: None, id: all.objects.len() as u64 + 1 });
+            }
+        }
+        Ok(all)
     }
 }
 
@@ -265,7 +315,7 @@ impl Look {
             };
             let bytes = std::fs::read(&path).map_err(|error| DataError::io(&path, error))?;
             // Unreadable files are reported with their sample.
-            let Ok(map) = LabelMap::read(&bytes, &path.display().to_string()) else {
+            let Ok(map) = read_soft(&bytes, &path.display().to_string()) else {
                 continue;
             };
             if look.example.is_empty() {

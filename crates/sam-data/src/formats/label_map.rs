@@ -23,19 +23,31 @@ pub(crate) struct LabelMap {
     pub(crate) is_palette: bool,
     /// Whether they were stored in 8 bits or fewer.
     pub(crate) is_narrow: bool,
+    /// A value that is no integer, where [`LabelMap::read_soft`] read floats as levels of 8 bits.
+    pub(crate) fraction: Option<f32>,
 }
 
 impl LabelMap {
-    /// Reads a PNG or TIFF; `name` is for messages.
+    /// Reads a PNG, TIFF or GIF; `name` is for messages.
     pub(crate) fn read(bytes: &[u8], name: &str) -> Result<Self, DataError> {
+        let map = Self::read_soft(bytes, name)?;
+        match map.fraction {
+            None => Ok(map),
+            Some(fraction) => Err(map.not_ids(name, fraction)),
+        }
+    }
+
+    /// The error for floats that are no ids.
+    pub(crate) fn not_ids(&self, name: &str, fraction: f32) -> DataError {
+        not_ids(name, &format!("the float {fraction}"))
+    }
+
+    /// As [`LabelMap::read`], but fractions from 0 to 1 or 0 to 255 become 256 levels, as a mask that was smoothed and saved as
+    /// float has them.
+    pub(crate) fn read_soft(bytes: &[u8], name: &str) -> Result<Self, DataError> {
         let raster = Raster::read(bytes, name)?;
-        let not_ids = |got: &str| DataError::Content {
-            path: PathBuf::from(name),
-            what: "a label image".to_owned(),
-            expected: "one channel of non-negative integers".to_owned(),
-            got: got.to_owned(),
-            fix: "save ids as 8- or 16-bit grey or as a palette PNG".to_owned(),
-        };
+        let not_ids = |got: &str| not_ids(name, got);
+        let mut fraction = None;
         let is_narrow = !raster.is_deep();
         let values: Vec<u32> = match &raster.samples {
             Samples::U8(v) => v.iter().map(|&x| u32::from(x)).collect(),
@@ -48,10 +60,17 @@ impl LabelMap {
             Samples::F32(v) => {
                 /// Largest integer up to which f32 is exact.
                 const EXACT: f32 = 16_777_216.0;
-                if let Some(x) = v.iter().find(|&&x| !(0.0..=EXACT).contains(&x) || x.fract() != 0.0) {
+                fraction = v.iter().copied().find(|x| x.fract() != 0.0);
+                let max = v.iter().copied().fold(0.0, f32::max);
+                let scale = match fraction {
+                    Some(_) if max <= 1.0 => 255.0,
+                    Some(x) if max > 255.0 => return Err(not_ids(&format!("the float {x}"))),
+                    _ => 1.0,
+                };
+                if let Some(x) = v.iter().find(|&&x| !(0.0..=EXACT).contains(&x)) {
                     return Err(not_ids(&format!("the float {x}")));
                 }
-                v.iter().map(|&x| x as u32).collect()
+                v.iter().map(|&x| (x * scale).round() as u32).collect()
             }
         };
         let ids = match (raster.n_channels, raster.meaning) {
@@ -72,7 +91,7 @@ impl LabelMap {
             }
             (n, _) => return Err(not_ids(&format!("{n} channels"))),
         };
-        Ok(Self { size_hw: raster.size_hw, ids, is_palette: raster.meaning == Meaning::Palette, is_narrow })
+        Ok(Self { size_hw: raster.size_hw, ids, is_palette: raster.meaning == Meaning::Palette, is_narrow, fraction })
     }
 
     /// Whether the image was resized with smoothing, so that edges hold the values between their sides.
@@ -183,7 +202,13 @@ impl LabelMap {
         let mut all = Vec::new();
         for (id, mask) in self.masks(name)? {
             let components = Components::new(&mask.to_mask(), Connectivity::Eight);
-            let labels = Self { size_hw: self.size_hw, ids: components.labels(), is_palette: false, is_narrow: false };
+            let labels = Self {
+                size_hw: self.size_hw,
+                ids: components.labels(),
+                is_palette: false,
+                is_narrow: false,
+                fraction: None,
+            };
             all.extend(labels.masks(name)?.into_iter().map(|(_, part)| (id, part)));
         }
         Ok(all)
@@ -198,6 +223,16 @@ impl LabelMap {
             }
         }
         votes.into_iter().max_by_key(|&(id, n)| (n, std::cmp::Reverse(id))).map(|(id, _)| id)
+    }
+}
+
+fn not_ids(name: &str, got: &str) -> DataError {
+    DataError::Content {
+        path: PathBuf::from(name),
+        what: "a label image".to_owned(),
+        expected: "one channel of non-negative integers".to_owned(),
+        got: got.to_owned(),
+        fix: "save ids as 8- or 16-bit grey or as a palette PNG".to_owned(),
     }
 }
 
@@ -218,7 +253,7 @@ mod tests {
     use super::*;
 
     fn map(size_hw: [usize; 2], ids: &[u32]) -> LabelMap {
-        LabelMap { size_hw, ids: ids.to_vec(), is_palette: false, is_narrow: true }
+        LabelMap { size_hw, ids: ids.to_vec(), is_palette: false, is_narrow: true, fraction: None }
     }
 
     #[test]

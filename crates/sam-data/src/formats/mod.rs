@@ -4,6 +4,7 @@ pub(crate) mod class_folders;
 pub(crate) mod coco;
 pub(crate) mod coco_index;
 pub(crate) mod files;
+pub(crate) mod gif;
 pub(crate) mod ids;
 pub(crate) mod images;
 pub(crate) mod intensity;

@@ -11,6 +11,9 @@ use crate::finding::{Finding, ProblemKind};
 use crate::formats::files::{self, FolderPair};
 use crate::formats::names::Names;
 
+/// Between the names of several label files; no file name has it.
+const SEPARATOR: &str = "\0";
+
 /// Images with their label files.
 #[derive(Debug, Default)]
 pub(crate) struct Pairs {
@@ -74,13 +77,19 @@ impl Pairs {
             if !(rule.is_label)(name) {
                 return None;
             }
+            let numbered = || {
+                let stem = files::numbered_stem(name).filter(|_| rule.allow_suffix).map(files::normalised);
+                stem.filter(|rest| stems_of_images.contains(rest))
+            };
             if is_shared && files::is_image(name) {
-                return files::unsuffixed_stem(name).filter(|_| rule.allow_suffix).map(files::normalised);
+                let unsuffixed = files::unsuffixed_stem(name).filter(|_| rule.allow_suffix).map(files::normalised);
+                return unsuffixed.or_else(numbered);
             }
             let stem = normalised_stem(name);
             let unsuffixed = files::unsuffixed_stem_of_label(name).filter(|_| rule.allow_suffix).map(files::normalised);
             let suffixed = unsuffixed.filter(|rest| !stems_of_images.contains(&stem) && stems_of_images.contains(rest));
-            Some(suffixed.unwrap_or(stem))
+            let numbered = suffixed.is_none().then(numbered).flatten().filter(|_| !stems_of_images.contains(&stem));
+            Some(suffixed.or(numbered).unwrap_or(stem))
         };
         let mut labels: BTreeMap<String, Vec<&str>> = BTreeMap::new();
         for name in &label_files {
@@ -124,6 +133,7 @@ impl Pairs {
                     findings.push(Finding::new(ProblemKind::ImageUnpaired, place(), detail));
                     continue;
                 }
+                (all, _) if all.len() > 1 && all.iter().all(|label| files::numbered_stem(label).is_some()) => {}
                 ([_, other, ..], _) => {
                     let detail = format!("{} and {other} are both its labels", found[0]);
                     findings.push(Finding::new(ProblemKind::LabelsPerImage, place(), detail));
@@ -132,7 +142,7 @@ impl Pairs {
                 _ => {}
             }
             self.images.push(image);
-            self.labels.push(found.first().copied().unwrap_or(""));
+            self.labels.push(&found.join(SEPARATOR));
             self.folder.push(number);
             self.splits.push(split);
         }
@@ -174,10 +184,16 @@ impl Pairs {
         self.folders[usize::from(self.folder[index])].images.join(self.images.get(index))
     }
 
-    /// `None` for an image without labels.
+    /// `None` for an image without labels; the first of several.
     pub(crate) fn label_path(&self, index: usize) -> Option<PathBuf> {
-        let label = self.labels.get(index);
-        (!label.is_empty()).then(|| self.folders[usize::from(self.folder[index])].labels.join(label))
+        self.label_paths(index).into_iter().next()
+    }
+
+    /// The label files of an image: several where each holds one mask.
+    pub(crate) fn label_paths(&self, index: usize) -> Vec<PathBuf> {
+        let folder = &self.folders[usize::from(self.folder[index])].labels;
+        let labels = self.labels.get(index).split(SEPARATOR).filter(|label| !label.is_empty());
+        labels.map(|label| folder.join(label)).collect()
     }
 
     pub(crate) fn split(&self, index: usize) -> Option<&'static str> {

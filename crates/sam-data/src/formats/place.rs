@@ -112,7 +112,7 @@ impl ImageHeader {
         let guessed = ImageReader::new(&mut reader).with_guessed_format().map_err(io)?;
         let is_known = matches!(
             guessed.format(),
-            Some(ImageFormat::Jpeg | ImageFormat::Png | ImageFormat::Bmp | ImageFormat::WebP)
+            Some(ImageFormat::Jpeg | ImageFormat::Png | ImageFormat::Bmp | ImageFormat::WebP | ImageFormat::Gif)
         );
         if is_known && let Ok(mut decoder) = guessed.into_decoder() {
             let (width, height) = decoder.dimensions();

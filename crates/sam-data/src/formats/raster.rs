@@ -1,4 +1,4 @@
-//! Stored values of PNG and TIFF files: palette indices, 16-bit ids, floats, many channels.
+//! Stored values of PNG, TIFF and GIF files: palette indices, 16-bit ids, floats, many channels.
 //!
 //! An image library converts these to colours, which label images and microscopy must not be. Every sample type keeps
 //! its full width. In a TIFF with several images, reduced copies (`NewSubfileType` bit 0) are skipped; a stack of pages
@@ -15,6 +15,7 @@ use tiff::decoder::{Decoder, DecodingResult, Limits};
 use tiff::tags::Tag;
 
 use crate::error::DataError;
+use crate::formats::gif::read_gif;
 use crate::formats::signature;
 
 /// Largest raster in bytes; larger declared sizes are rejected before allocation.
@@ -61,6 +62,7 @@ pub(crate) struct Raster {
 pub(crate) enum RasterFormat {
     Png,
     Tiff,
+    Gif,
 }
 
 impl RasterFormat {
@@ -71,6 +73,8 @@ impl RasterFormat {
             Some(Self::Png)
         } else if [b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"].iter().any(|magic| bytes.starts_with(*magic)) {
             Some(Self::Tiff)
+        } else if bytes.starts_with(b"GIF8") {
+            Some(Self::Gif)
         } else {
             None
         }
@@ -78,21 +82,22 @@ impl RasterFormat {
 }
 
 impl Raster {
-    /// Reads a PNG or TIFF; `name` is for messages.
+    /// Reads a PNG, TIFF or GIF; `name` is for messages.
     pub(crate) fn read(bytes: &[u8], name: &str) -> Result<Self, DataError> {
         let read = || match RasterFormat::of(bytes) {
             Some(RasterFormat::Png) => read_png(bytes, name),
             Some(RasterFormat::Tiff) => read_tiff(bytes, name),
-            None => signature::check(bytes, Path::new(name), "a PNG or TIFF").and(Err(wrong(
+            Some(RasterFormat::Gif) => read_gif(bytes, name),
+            None => signature::check(bytes, Path::new(name), "a PNG, TIFF or GIF").and(Err(wrong(
                 name,
-                "a PNG or TIFF with one value per pixel",
+                "a PNG, TIFF or GIF with one value per pixel",
                 &describe_head(bytes),
                 "save it losslessly, as PNG or TIFF",
             ))),
         };
         // Decoders have panicked on malformed input before.
         catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
-            Err(wrong(name, "a readable PNG or TIFF", "data on which the decoder panics", "export it again"))
+            Err(wrong(name, "a readable PNG, TIFF or GIF", "data on which the decoder panics", "export it again"))
         })
     }
 
@@ -149,6 +154,7 @@ fn read_tiff(bytes: &[u8], name: &str) -> Result<Raster, DataError> {
     limits.intermediate_buffer_size = MAX_RASTER_BYTES;
     let mut decoder = Decoder::new(Cursor::new(bytes)).map_err(|e| damaged(name, &e))?.with_limits(limits);
     let size_hw = tiff_size(&mut decoder, name)?;
+    reject_stack(bytes, name)?;
     let colour = decoder.colortype().map_err(|e| damaged(name, &e))?;
     let n_channels = usize::from(colour.num_samples());
     let mut result = DecodingResult::U8(Vec::new());
@@ -160,15 +166,6 @@ fn read_tiff(bytes: &[u8], name: &str) -> Result<Raster, DataError> {
             "small enough to be read at once",
             "planes above the memory limit",
             "cut it into tiles",
-        ));
-    }
-    let n_pages = 1 + further_pages(&mut decoder);
-    if n_pages > 1 {
-        return Err(wrong(
-            name,
-            "a single image",
-            &format!("a stack of {n_pages} pages"),
-            "save each slice or time point as its own file",
         ));
     }
     let bits = colour.bit_depth();
@@ -240,6 +237,20 @@ fn read_png(bytes: &[u8], name: &str) -> Result<Raster, DataError> {
     let palette = reader.info().palette.as_ref();
     let palette = palette.map(|rgb| rgb.chunks_exact(3).map(|rgb| [rgb[0], rgb[1], rgb[2]]).collect());
     complete(Raster { size_hw, n_channels, samples, meaning, palette }, name)
+}
+
+/// Rejects a stack before its first page is decoded, as other decoders would read that one.
+fn reject_stack(bytes: &[u8], name: &str) -> Result<(), DataError> {
+    let mut decoder = Decoder::new(Cursor::new(bytes)).map_err(|e| damaged(name, &e))?;
+    match 1 + further_pages(&mut decoder) {
+        1 => Ok(()),
+        n_pages => Err(wrong(
+            name,
+            "a single image",
+            &format!("a stack of {n_pages} pages"),
+            "save each slice or time point as its own file",
+        )),
+    }
 }
 
 /// Number of pages after the first that are separate images.

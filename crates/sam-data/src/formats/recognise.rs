@@ -8,7 +8,7 @@ use std::path::Path;
 
 use crate::error::DataError;
 use crate::formats::files::{
-    Folder, LABEL_FOLDERS, MAX_DEPTH, any_file, folder_pairs, has_extension, list_files, split_name, unsuffixed_stem,
+    Folder, LABEL_FOLDERS, folder_pairs, has_extension, list_files, numbered_stem, split_name, unsuffixed_stem,
 };
 use crate::formats::json_cursor::JsonCursor;
 use crate::formats::yolo_seg::data_yaml;
@@ -104,7 +104,10 @@ fn candidates(path: &Path) -> Result<Vec<(Format, String)>, DataError> {
         }
     }
     if found.is_empty()
-        && folder.files.iter().any(|name| unsuffixed_stem(name).is_some_and(|stem| folder.has_stem(stem)))
+        && folder.files.iter().any(|name| {
+            let stems = [unsuffixed_stem(name), numbered_stem(name)];
+            stems.into_iter().flatten().any(|stem| folder.has_stem(stem))
+        })
     {
         found.push((Format::LabelImages, "labels beside images".to_owned()));
     }
@@ -200,10 +203,8 @@ fn describe(path: &Path) -> Result<String, DataError> {
     let folder = Folder::list(path)?;
     let mut names: Vec<String> = folder.folders.iter().take(6).map(|name| format!("{name}/")).collect();
     names.extend(folder.files.iter().take(6).cloned());
-    let has_gif = any_file(path, MAX_DEPTH, &|name| has_extension(name, "gif"))?;
-    let gif = if has_gif { "; GIF is not read, convert such masks to PNG" } else { "" };
     Ok(match names.len() {
         0 => "an empty folder".to_owned(),
-        _ => format!("{} folders and {} files ({}){gif}", folder.folders.len(), folder.files.len(), names.join(", ")),
+        _ => format!("{} folders and {} files ({})", folder.folders.len(), folder.files.len(), names.join(", ")),
     })
 }

@@ -1,7 +1,6 @@
 //! Round trips between formats: representable content returns bit for bit, and losses are reported.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use sam_data::{ConvertTo, Format, LabelKind, Source, SourceOptions, Void, convert};
 

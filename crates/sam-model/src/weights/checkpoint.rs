@@ -78,7 +78,7 @@ const SURROUNDINGS_LISTED: usize = 12;
 
 /// What surrounds the weights of a file: a prefix of all names, and contents that are not weights.
 pub(super) fn surroundings(dict: &StateDict) -> Vec<String> {
-    let removed = dict.removed.as_ref().map(|removed| format!("{removed} is removed from the names of the tensors"));
+    let removed = dict.removed.as_ref().map(|removed| format!("the names of the tensors are read without {removed}"));
     let listed = dict.skipped.iter().take(SURROUNDINGS_LISTED).cloned().collect::<Vec<_>>().join(", ");
     let more = match dict.skipped.len().saturating_sub(SURROUNDINGS_LISTED) {
         0 => String::new(),

@@ -41,19 +41,20 @@ impl Shards {
         let index: Index = serde_json::from_str(&text)
             .map_err(|error| not_a_checkpoint(path, &format!("not an index of shards: {error}")))?;
         let files: BTreeSet<&str> = index.weight_map.values().map(String::as_str).collect();
-        let (mut parts, mut of) = (Vec::new(), BTreeMap::new());
-        for file in files {
+        for file in &files {
             let is_name = matches!(Path::new(file).components().collect::<Vec<_>>()[..], [Component::Normal(_)]);
             if !is_name {
                 let reason = format!("its shard `{file}` must be a file beside the index, not a path");
                 return Err(not_a_checkpoint(path, &reason));
             }
-            let shard = path.with_file_name(file);
-            if !shard.is_file() {
+            if !path.with_file_name(file).is_file() {
                 let reason = format!("its shard `{file}` does not exist; all files of the index must be beside it");
                 return Err(not_a_checkpoint(path, &reason));
             }
-            let part = StateDict::open_file(&shard)?;
+        }
+        let (mut parts, mut of) = (Vec::new(), BTreeMap::new());
+        for file in files {
+            let part = StateDict::open_file(&path.with_file_name(file))?;
             for key in part.tensors.keys() {
                 if index.weight_map.get(key).is_none_or(|named| named != file) {
                     let reason = format!("the index does not say that tensor `{key}` is in `{file}`, but it is");

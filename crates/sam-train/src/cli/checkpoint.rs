@@ -3,10 +3,14 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use sam_data::Intensity;
 use sam_infer::DeviceName;
 use sam_model::weights::Dtype;
 
 use super::format::FormatArgument;
+
+use super::source::add_intensity;
+use crate::config::{ConfigError, Options, files};
 
 #[derive(Debug, Args)]
 pub(crate) struct InspectArguments {
@@ -48,7 +52,7 @@ pub(crate) struct PredictArguments {
     /// Checkpoint (.safetensors or .pth) or Hugging Face folder
     #[arg(long, value_name = "IN")]
     pub(crate) checkpoint: PathBuf,
-    /// Image to segment: JPEG, PNG, TIFF, BMP or WebP
+    /// Image to segment: JPEG, PNG, TIFF, BMP, WebP or GIF
     #[arg(long, value_name = "PHOTO")]
     pub(crate) image: PathBuf,
     /// A click in pixels of the image; add `,0` for a negative one; repeatable
@@ -57,7 +61,8 @@ pub(crate) struct PredictArguments {
     /// A box in pixels of the image
     #[arg(long = "box", value_name = "X0,Y0,X1,Y1", value_parser = parse_box, allow_hyphen_values = true)]
     pub(crate) box_xyxy_px: Option<[f32; 4]>,
-    /// Refine an earlier mask: a file that `--logits` wrote (of several masks, the one with the best score)
+    /// Refine an earlier mask: a file that `--logits` wrote (of several masks, the one with the best score), or a mask image
+    /// (PNG, TIFF or GIF of the image's size: 0 and one other value), reduced to the decoder's resolution as logits of -10 to 10
     #[arg(long, value_name = "F")]
     pub(crate) mask_input: Option<PathBuf>,
     /// Predict three masks for an ambiguous prompt, instead of one
@@ -75,12 +80,24 @@ pub(crate) struct PredictArguments {
     /// Save the image embedding for `--embedding`
     #[arg(long, value_name = "FILE", conflicts_with = "embedding")]
     pub(crate) save_embedding: Option<PathBuf>,
+    /// An image of more than 8 bits: as_is, percentile, min_max or {"window":{"level":L,"width":W}} [default: as_is]
+    #[arg(long, value_name = "RULE")]
+    intensity: Option<String>,
     /// Where to compute: cpu, cuda, cuda:N, vulkan or wgpu
     #[arg(long, default_value = "cpu")]
     pub(crate) device: DeviceName,
     /// Replace the masks of an earlier call in DIR, and existing files
     #[arg(long)]
     pub(crate) force: bool,
+}
+
+impl PredictArguments {
+    /// The rule for images of more than 8 bits.
+    pub(crate) fn intensity(&self) -> Result<Intensity, ConfigError> {
+        let mut options = Options::of("sam-train predict");
+        add_intensity(&mut options, self.intensity.as_ref());
+        Ok(files::load_options(&options.into_document())?.intensity)
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -37,6 +37,11 @@ pub(crate) struct SourceArguments {
     drop_bad: bool,
 }
 
+/// Adds `--intensity`. With `=` for `:`, a window as JSON is TOML.
+pub(super) fn add_intensity(options: &mut Options, rule: Option<&String>) {
+    options.value("--intensity", "data.intensity", rule.map(|rule| rule.replace(':', "=")));
+}
+
 impl SourceArguments {
     /// Adds them as keys of `[data]`.
     pub(super) fn add_to(&self, options: &mut Options) {
@@ -46,8 +51,7 @@ impl SourceArguments {
         options.text("--crowd", "data.crowd", self.crowd.as_ref());
         options.text("--labels", "data.labels", self.labels.as_ref());
         options.value("--void", "data.void", self.void.as_ref());
-        // With `=` for `:`, a window as JSON is TOML.
-        options.value("--intensity", "data.intensity", self.intensity.as_ref().map(|rule| rule.replace(':', "=")));
+        add_intensity(options, self.intensity.as_ref());
         options.flag("--drop-bad", "data.bad", self.drop_bad, "drop");
     }
 

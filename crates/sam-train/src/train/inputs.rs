@@ -224,17 +224,17 @@ impl HeldOut {
     /// At most `max_images` of the images that can be read (0: all); some must have an object.
     fn checked(self, max_images: usize) -> Result<EvalSet> {
         let Self { mut set, surveyed } = self;
-        if let Some(surveyed) = &surveyed {
-            set.indices.retain(|&index| surveyed.survey.is_readable(index));
-        }
-        let set = if max_images > 0 { set.at_most(max_images) } else { set };
         if set.indices.is_empty() {
             bail!("there is no validation image; set data.validation, or a larger fraction in data.split");
         }
+        let remedy = "without one, nothing can be measured: give other validation data, or data.validation = \"none\"";
         if let Some(surveyed) = &surveyed {
-            let remedy =
-                "without one, nothing can be measured: give other validation data, or data.validation = \"none\"";
             surveyed.require_objects(&set.indices, "to validate on", remedy)?;
+            set.indices.retain(|&index| surveyed.survey.is_readable(index));
+        }
+        let set = if max_images > 0 { set.at_most(max_images) } else { set };
+        if let Some(surveyed) = &surveyed {
+            surveyed.require_objects(&set.indices, "to validate on (validation.max_images)", remedy)?;
         }
         Ok(set)
     }

@@ -81,7 +81,7 @@ pub enum PthError {
     #[error("{path}: not a whole zip ({got} bytes): truncated, still downloading or damaged: {source}")]
     Unzip { path: PathBuf, got: u64, source: ZipError },
     #[error(
-        "{path}: member `{member}` does not have the checksum that was written with it: the file is damaged; copy or \
+        "{path}: the bytes of `{member}` do not have the checksum that was written with them: the file is damaged; copy or \
          download it again"
     )]
     Checksum { path: PathBuf, member: String },
