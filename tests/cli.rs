@@ -226,6 +226,44 @@ fn export_writes_each_format_and_replaces_nothing() {
     );
 }
 
+/// A black and white mask in the image's size is a mask prompt; deep images and stacks are refused as in data sets.
+#[test]
+fn a_mask_image_is_a_prompt_and_deep_images_need_a_rule() {
+    let run = Run::new();
+    let (checkpoint, photo) = (fixture("tiny_sam.safetensors"), fixture(PHOTO));
+    let mask = |x: u32, y: u32| image::Luma([255 * u8::from((60..140).contains(&x) && (40..110).contains(&y))]);
+    image::GrayImage::from_fn(211, 157, mask).save(run.path("mask.png")).expect("saved");
+    image::GrayImage::from_fn(157, 211, mask).save(run.path("turned.png")).expect("saved");
+    image::GrayImage::from_fn(211, 157, |x, _| image::Luma([(x / 60) as u8])).save(run.path("ids.png")).expect("saved");
+    let base = ["predict", "--checkpoint", &checkpoint, "--out", "out", "--force"];
+    let predict = |more: &[&str]| joined(&joined(&base, &["--image", &photo]), more).join(" ");
+    let arguments = predict(&["--mask-input", "mask.png"]);
+    run.ok(&arguments.split(' ').collect::<Vec<_>>());
+    assert!(run.path("out/mask_0.png").is_file());
+    for (input, part) in [
+        ("turned.png", "must have the size of the image, 157 x 211"),
+        ("ids.png", "must be of one object"),
+        (photo.as_str(), "a label image must be"),
+        ("missing.png", "missing.png"),
+    ] {
+        let arguments = predict(&["--mask-input", input]);
+        run.refused(&arguments.split(' ').collect::<Vec<_>>(), &[part]);
+    }
+    std::fs::write(run.path("notes.txt"), "x").expect("written");
+    let arguments = predict(&["--mask-input", "notes.txt"]);
+    run.refused(
+        &arguments.split(' ').collect::<Vec<_>>(),
+        &["a mask input is a file that `--logits` wrote, or a mask image"],
+    );
+
+    let deep = image::ImageBuffer::from_fn(64, 48, |x, y| image::Luma([(x * 64 + y) as u16]));
+    deep.save(run.path("deep.png")).expect("saved");
+    let of_deep = ["--image", "deep.png", "--point", "5,5"];
+    run.refused(&joined(&base, &of_deep), &["deep.png", "would look black", "percentile"]);
+    run.ok(&joined(&joined(&base, &of_deep), &["--intensity", "percentile"]));
+    run.refused(&joined(&joined(&base, &of_deep), &["--intensity", "dark"]), &["--intensity", "percentile"]);
+}
+
 #[test]
 fn bad_checkpoints_are_rejected() {
     let run = Run::new();
