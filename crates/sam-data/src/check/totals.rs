@@ -197,10 +197,12 @@ impl Totals {
         {
             let values = format!("its values are {} to {}", range.min, range.max);
             if range.is_float && range.min >= 0.0 && range.max > 0.0 && range.max <= 1.0 {
-                return Err(Finding::new(ProblemKind::PixelsNormalised, name, values));
+                let detail = format!("{values}, which look normalised");
+                return Err(Finding::new(ProblemKind::PixelsNormalised, name, detail));
             }
             if range.is_u16 && is_dark(range.max) {
-                return Err(Finding::new(ProblemKind::PixelsDark, name, values));
+                let detail = format!("{values}, the lowest bits of 16 only, and would look black");
+                return Err(Finding::new(ProblemKind::PixelsDark, name, detail));
             }
             if !range.is_float {
                 self.note(Finding::new(ProblemKind::PixelsDeep, name, format!("{values}, of which 8 bits are kept")));

@@ -12,7 +12,9 @@ fn deep_photographs_that_would_look_black_are_an_error() {
     deep.save(folder.path().join("images/a.png")).expect("saved");
     save_labels(folder.path().join("masks/a.png"), |x, _| u8::from(x > 30));
     contains_all(&error(folder.path()), &["would look black", "intensity = \"percentile\""]);
-    assert_eq!(problem(folder.path(), ProblemKind::PixelsDark).0, 1);
+    let (count, examples) = problem(folder.path(), ProblemKind::PixelsDark);
+    assert_eq!(count, 1);
+    contains_all(&examples, &["a.png", "would look black"]);
     let percentile = SourceOptions { intensity: sam_data::Intensity::Percentile, ..SourceOptions::default() };
     let source = Source::open(folder.path(), &percentile).expect("opens");
     assert!(source.sample(0).expect("a sample").image.pixels().any(|pixel| pixel[0] > 200));
