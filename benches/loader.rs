@@ -64,7 +64,7 @@ fn write_once(folder: &Path) {
     (options.n_shapes_min, options.n_shapes_max) = (40, 60);
     (options.tiny_chance, options.noise_levels) = (0.5, 3.0);
     (options.side_px_min, options.side_px_max) = (1500, 2250);
-    let samples = (0..).map(|index| Scene::draw(7, index, &options).sample);
+    let samples = (0..).map(|index| Scene::draw(7, index, &options).expect("visible").sample);
     let samples = samples.filter(|sample| sample.objects.len() >= N_MASKS + 2).take(N_IMAGES as usize);
-    write_sa1b(folder, samples, 1).expect("room for 16 images");
+    write_sa1b(folder, samples.map(Ok), 1).expect("room for 16 images");
 }

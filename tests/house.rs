@@ -77,6 +77,29 @@ fn no_crate_reaches_what_it_must_not_know() {
     }
 }
 
+/// Files of others are opened by `sam-files` only, which rejects pipes and devices and has limits. Tests are exempt.
+#[test]
+fn files_are_read_through_their_limits() {
+    let mut folders = vec![crates()];
+    let mut n_read = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).expect("a folder of ours").flatten() {
+            let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+            if path.is_dir() && !["tests", "examples", "sam-files", "target"].contains(&name.as_str()) {
+                folders.push(path);
+            } else if name.ends_with(".rs") && name != "tests.rs" {
+                let text = std::fs::read_to_string(&path).expect("a source file");
+                let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+                n_read += 1;
+                for call in ["fs::read(", "fs::read_to_string(", " File::open(", "fs::File::open("] {
+                    assert!(!code.contains(call), "{} calls {call}..); use sam_files", path.display());
+                }
+            }
+        }
+    }
+    assert!(n_read > 150, "only {n_read} files");
+}
+
 /// A path in backquotes is seen from `crates/`; a bare name lies in the folder of the path before it in the same row.
 #[test]
 fn every_file_of_the_map_exists() {

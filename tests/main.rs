@@ -12,6 +12,7 @@ mod faults; // fault injection: kills, damage, full disks, two processes, mutate
 mod fixture; // the committed files and how to compare
 mod golden; // every output equals the official package's
 mod gradients; // so does every gradient
+mod hostile_cli; // pipes, devices, bombs and huge numbers in every option
 mod house; // the code map is true: dependencies point down, named files exist
 mod learning; // a whole training step equals PyTorch's
 mod losses_cli; // what the data loses, in every command; sets without objects

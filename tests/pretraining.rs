@@ -215,7 +215,7 @@ fn unreadable_images_are_named_and_skipped() {
         scene.image.save(data.path().join(format!("{index}.png"))).expect("written");
     }
     std::fs::write(data.path().join("broken.png"), "not an image").expect("written");
-    let tree = ImageTree::open(data.path(), sam_data::Intensity::default()).expect("opens");
+    let tree = ImageTree::open(data.path(), &sam_data::SourceOptions::default()).expect("opens");
     assert_eq!(tree.len(), 6);
     let setting = Setting { samples: Arc::new(tree), ..Setting::new(4) };
     let skipped = Arc::clone(&setting.skipped);

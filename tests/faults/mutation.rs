@@ -1,6 +1,6 @@
 //! Mutated input of every reader: bytes flipped, cut, repeated, numbers at the limits of their types.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use sam_data::random::RandomStream;
@@ -29,17 +29,69 @@ const EXTREMES: [&str; 12] = [
     "99999999999999999999999999",
 ];
 
-/// A file and the command that reads it; `@` stands for its mutated copy.
+/// A file, alone or within the folder that it belongs to, and the command that reads it.
 struct Reader {
-    file: PathBuf,
-    arguments: Vec<String>,
+    /// What is copied into a fresh folder: a file, or a folder.
+    copied: PathBuf,
+    /// The file within the folder; empty for a file.
+    below: &'static str,
+    /// `@` stands for the copy.
+    arguments: String,
 }
 
-fn readers() -> Vec<Reader> {
-    let tiny = path("tiny_sam.safetensors").display().to_string();
-    let photo = first_image();
-    let checkpoint = |name: &str| Reader { file: path(name), arguments: texts(&["inspect", "@"]) };
-    let data = |file: &str| Reader { file: PathBuf::from(datasets(file)), arguments: texts(&["data", "check", "@"]) };
+/// What a program must have written before it can be read: a finished run, results, an embedding.
+struct Written {
+    run: Run,
+}
+
+impl Written {
+    fn new() -> Self {
+        let run = super::prepared();
+        let ok = |arguments: String| {
+            let arguments: Vec<&str> = arguments.split(' ').collect();
+            let ended = super::finish(&run, &arguments);
+            assert_eq!(ended.code, Some(0), "{arguments:?}\n{}", ended.text);
+        };
+        let (tiny, photos, photo) = (tiny(), datasets("photos"), first_image());
+        ok("--config train.toml --plain".to_owned());
+        ok(format!(
+            "predict --checkpoint {tiny} --image {photo} --point 5,5 --out out --save-embedding embedding.safetensors \
+             --logits logits.safetensors"
+        ));
+        ok(format!("data split {photos} --out split.json --val 0.4"));
+        std::fs::write(run.path("gate.toml"), "[gate]\nmiou_1 = 0.0\n").expect("written");
+        std::fs::write(run.path("detections.json"), detections()).expect("written");
+        ok(format!("eval --checkpoint {tiny} --data {photos} --part val --clicks 1 --out eval --gallery 0"));
+        Self { run }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.run.path(name)
+    }
+}
+
+/// A box for each annotation of the validation photographs, in the form of COCO results.
+fn detections() -> String {
+    let text = std::fs::read_to_string(datasets("photos/annotations/instances_val.json")).expect("committed");
+    let truth: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let annotations = truth["annotations"].as_array().expect("a list");
+    let boxes = annotations.iter().map(|annotation| {
+        serde_json::json!({
+            "image_id": annotation["image_id"], "category_id": annotation["category_id"], "bbox": annotation["bbox"],
+            "score": 0.5,
+        })
+    });
+    serde_json::Value::from_iter(boxes).to_string()
+}
+
+fn tiny() -> String {
+    path("tiny_sam.safetensors").display().to_string()
+}
+
+fn readers(written: &Written) -> Vec<Reader> {
+    let (tiny, photo, photos) = (tiny(), first_image(), datasets("photos"));
+    let val = datasets("photos/annotations/instances_val.json");
+    let file = |copied: PathBuf, arguments: String| Reader { copied, below: "", arguments };
     let mut readers: Vec<Reader> = [
         "tiny_sam.safetensors",
         "tiny_sam.pth",
@@ -48,26 +100,66 @@ fn readers() -> Vec<Reader> {
         "tiny_mae.pth",
         "tiny_sam_bf16.safetensors",
     ]
-    .map(checkpoint)
+    .map(|name| file(path(name), "inspect @".to_owned()))
     .into();
-    readers.push(data("photos/annotations/instances_val.json"));
-    readers.push(Reader {
-        file: PathBuf::from(photo),
-        arguments: texts(&["predict", "--checkpoint", &tiny, "--image", "@", "--point", "5,5", "--out", "masks"]),
-    });
-    readers.push(Reader { file: PathBuf::from("quickstart.toml"), arguments: texts(&["--check", "--config", "@"]) });
+    readers.push(file(PathBuf::from(&val), "data check @".to_owned()));
+    for (set, below, format) in SETS {
+        let copied = path("data").join(set);
+        readers.push(Reader { copied, below, arguments: format!("data check @ --format {format}") });
+    }
+    let predict = format!("predict --checkpoint {tiny} --point 5,5 --out masks");
+    let eval = format!("eval --checkpoint {tiny} --part val --clicks 1 --data");
+    readers.push(file(PathBuf::from(&photo), format!("{predict} --image @")));
+    readers.push(file(written.path("embedding.safetensors"), format!("{predict} --image {photo} --embedding @")));
+    readers.push(file(written.path("logits.safetensors"), format!("{predict} --image {photo} --mask-input @")));
+    readers.push(file(written.path("split.json"), format!("{eval} {photos} --split @")));
+    readers.push(file(written.path("gate.toml"), format!("{eval} {photos} --gate @")));
+    readers.push(file(written.path("eval/results.json"), format!("{eval} {photos} --baseline @ --max-drop 0.1")));
+    let boxes = format!("eval --checkpoint {tiny} --data {val} --detections @");
+    readers.push(file(written.path("detections.json"), boxes));
+    for config in ["quickstart.toml", "finetune.toml", "evaluate.toml", "probe.toml", "pretrain-quick.toml"] {
+        readers.push(file(path("../../configs").join(config), "--check --config @".to_owned()));
+    }
+    for (below, arguments) in [("plan.toml", "--resume @ --check"), ("metrics.jsonl", "--resume @ --plain")] {
+        readers.push(Reader { copied: written.path("run"), below, arguments: arguments.to_owned() });
+    }
     readers
 }
 
-fn texts(arguments: &[&str]) -> Vec<String> {
-    arguments.iter().map(|argument| (*argument).to_owned()).collect()
-}
+/// A file of each kind in every data set format.
+const SETS: [(&str, &str, &str); 14] = [
+    ("cvat", "annotations/instances_default.json", "coco"),
+    ("cvat", "images/default/frame_000000.jpg", "coco"),
+    ("lvis", "lvis_v1_val.json", "coco"),
+    ("sa1b", "sa_000000/sa_1.json", "sa1b"),
+    ("sa1b_tar", "sa_000000.tar", "sa1b"),
+    ("labelme", "desk.json", "labelme"),
+    ("ultralytics", "labels/train/a.txt", "yolo_seg"),
+    ("ultralytics", "data.yaml", "yolo_seg"),
+    ("voc", "SegmentationObject/2007_000032.png", "label_images"),
+    ("voc", "ImageSets/Segmentation/train.txt", "label_images"),
+    ("labels_deep", "masks/cell_1.png", "label_images"),
+    ("labels_deep", "masks/cell_2_masks.tif", "label_images"),
+    ("labels_deep", "images/cell_1.tif", "label_images"),
+    ("semantic", "val/masks/two.png", "label_images"),
+];
 
 fn first_image() -> String {
     let folder = datasets("photos/val");
     let mut names: Vec<_> = std::fs::read_dir(folder).expect("committed").flatten().map(|entry| entry.path()).collect();
     names.sort();
     names[0].display().to_string()
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    if from.is_file() {
+        std::fs::copy(from, to).expect("copied");
+        return;
+    }
+    std::fs::create_dir_all(to).expect("made");
+    for entry in std::fs::read_dir(from).expect("a folder").flatten() {
+        copy_tree(&entry.path(), &to.join(entry.file_name()));
+    }
 }
 
 fn mutated(bytes: &[u8], draws: &mut RandomStream) -> Vec<u8> {
@@ -111,27 +203,27 @@ fn number(bytes: &mut Vec<u8>, from: usize, extreme: &str) {
 /// Every mutation is read, or refused with a message.
 #[test]
 fn mutated_input_is_read_or_refused() {
-    let readers = readers();
+    let written = Written::new();
+    let readers = readers(&written);
     let mut codes = [0; 3];
     let mut peak_mib = 0;
-    for repetition in 0..repetitions(90) {
+    for repetition in 0..repetitions(3 * readers.len()) {
         let reader = &readers[repetition % readers.len()];
         let mut draws = draws(6, repetition);
         let run = Run::new();
-        let name = reader.file.file_name().expect("a file").to_string_lossy().into_owned();
-        let original = match reader.file.is_absolute() {
-            true => std::fs::read(&reader.file).expect("committed"),
-            false => std::fs::read(path("../../configs").join(&reader.file)).expect("committed"),
-        };
-        let file = run.path(&name);
+        let name = reader.copied.file_name().expect("a name").to_string_lossy().into_owned();
+        copy_tree(&reader.copied, &run.path(&name));
+        let file = if reader.below.is_empty() { run.path(&name) } else { run.path(&name).join(reader.below) };
+        let original = std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         std::fs::write(&file, mutated(&original, &mut draws)).expect("written");
         let arguments: Vec<&str> =
-            reader.arguments.iter().map(|argument| if argument == "@" { name.as_str() } else { argument }).collect();
+            reader.arguments.split(' ').map(|word| if word == "@" { name.as_str() } else { word }).collect();
         let log = run.path("log.txt");
         let command: Command = program(&run, &arguments);
         let ended = wait(start(command, &log), &log, None);
-        ended.assert_sound(&format!("{arguments:?}, repetition {repetition}"));
-        assert!(ended.peak_mib <= PEAK_MIB, "{arguments:?} took {} MiB, repetition {repetition}", ended.peak_mib);
+        let what = format!("{arguments:?} {}, repetition {repetition}", reader.below);
+        ended.assert_sound(&what);
+        assert!(ended.peak_mib <= PEAK_MIB, "{what} took {} MiB", ended.peak_mib);
         peak_mib = peak_mib.max(ended.peak_mib);
         codes[ended.code.unwrap_or_default() as usize] += 1;
     }

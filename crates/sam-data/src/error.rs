@@ -121,6 +121,10 @@ pub enum DataError {
         got: String,
     },
 
+    /// The caller stopped the work.
+    #[error("stopped; nothing is written")]
+    Stopped,
+
     /// A part of a split without images.
     #[error(
         "the {part} part of the split must have at least one image, got none of {n_images} images in {n_groups} groups; \

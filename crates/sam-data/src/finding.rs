@@ -56,6 +56,8 @@ pub enum ProblemKind {
     ImageUnpaired,
     /// An image listed more than once, or two entries with one file.
     ImageListedTwice,
+    /// An image outside the folder of the data set, named by a path or reached through a link.
+    ImageOutside,
     /// The annotation names another image than the one with its own name.
     ImageNameDiffers,
     /// A label file without an image.
@@ -155,6 +157,7 @@ impl ProblemKind {
             | Self::PixelsNormalised
             | Self::PixelsDark => Severity::Error,
             Self::ImageNameDiffers
+            | Self::ImageOutside
             | Self::ExifSwapped
             | Self::ExifRotated
             | Self::ExtensionCase
@@ -202,6 +205,7 @@ impl ProblemKind {
             Self::ImageUnreadable => "download or export the file again",
             Self::ImageUnpaired => "add its labels under the same stem, or remove the image",
             Self::ImageListedTwice => "keep one entry per image; merging exports must renumber ids",
+            Self::ImageOutside => "look at where it lies; `data convert` copies such images only when told",
             Self::ImageNameDiffers => "look at a preview; if masks are misplaced, correct imagePath",
             Self::LabelUnpaired => "add the image under the same stem, or remove the labels",
             Self::LabelUnreadable => "export the labels again, as PNG or TIFF for label images",

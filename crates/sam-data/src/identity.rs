@@ -4,7 +4,6 @@
 //! place is the same data. It detects accidents and does not resist attackers.
 
 use std::collections::hash_map::{Entry, HashMap};
-use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
@@ -115,7 +114,7 @@ fn image_hash(place: &FilePlace) -> u64 {
 /// Hash of a file's length and of a range of it, as offset and length; 0 if it cannot be read.
 fn hash_of_file(path: &Path, range: impl Fn(u64) -> (u64, u64)) -> u64 {
     let read = || -> std::io::Result<(u64, Vec<u8>)> {
-        let mut file = File::open(path)?;
+        let mut file = sam_files::open_regular(path)?;
         let len = file.metadata()?.len();
         let (at, n_bytes) = range(len);
         file.seek(SeekFrom::Start(at))?;

@@ -13,7 +13,7 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let folder = tempfile::tempdir()?;
 //! let scenes = SynthScenes { seed: 1, first_index: 0, n_scenes: 2, options: SynthOptions::default() };
-//! write_coco(folder.path(), "train", (0..2).map(|index| scenes.scene(index).sample), &class_names())?;
+//! write_coco(folder.path(), "train", (0..2).map(|index| Ok(scenes.scene(index)?.sample)), &class_names())?;
 //!
 //! let source = Source::open(folder.path(), &SourceOptions::default())?;
 //! for index in 0..source.len() {
@@ -49,7 +49,7 @@ pub mod synth;
 pub mod transforms;
 
 pub use check::{CheckReport, Losses, Problem, Survey, check, survey};
-pub use convert::{ConvertReport, ConvertTo, convert};
+pub use convert::{Conversion, ConvertProgress, ConvertReport, ConvertTo, OutsideImages, convert};
 pub use error::DataError;
 pub use filter::{FilterCounts, MaskFilter};
 pub use finding::{Finding, ProblemKind, Severity};
@@ -57,7 +57,7 @@ pub use formats::class_folders::ClassFolders;
 pub use formats::ids::{CocoId, IdTypes};
 pub use formats::images::ImageTree;
 pub use formats::intensity::Intensity;
-pub use formats::text::read as read_text;
+pub use formats::text::read_within as read_text;
 pub use identity::DataIdentity;
 pub use loader::batch::{BatchImage, BatchObject};
 pub use loader::device::DeviceBatch;

@@ -1,14 +1,20 @@
 //! Single files, read by the rules of data sets: an image to predict on, and a mask as a prompt.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use sam_image::{Mask, RgbImage};
 
 use crate::error::DataError;
-use crate::formats::intensity::{Intensity, read_image};
+use crate::formats::intensity::read_image;
 use crate::formats::label_map::LabelMap;
+use crate::formats::memory::MemoryBudget;
 use crate::formats::place::FilePlace;
 use crate::formats::raster::RasterFormat;
+use crate::source_options::SourceOptions;
+
+/// Enough to recognise an image.
+const HEAD_BYTES: u64 = 16;
 
 /// Reads an image file as upright RGB, as a data set's images are: deep images need a rule, and a stack of pages or an
 /// animation is an error.
@@ -16,22 +22,25 @@ use crate::formats::raster::RasterFormat;
 /// # Errors
 ///
 /// When it cannot be read, or needs another rule.
-pub fn read_image_file(path: &Path, intensity: Intensity) -> Result<RgbImage, DataError> {
-    read_image(&FilePlace::Path(path.to_path_buf()), intensity, None).map(|(_, image)| image)
+pub fn read_image_file(path: &Path, options: &SourceOptions) -> Result<RgbImage, DataError> {
+    let memory = MemoryBudget::new(options.max_pixels);
+    read_image(&FilePlace::Path(path.to_path_buf()), options.read_rule(&memory)).map(|(_, image)| image)
 }
 
-/// Reads a mask image (PNG, TIFF or GIF) of one object: 0 and one other value. A smoothed one is cut at half of its brightest
+/// Reads a mask image (PNG, TIFF or GIF) of at most `max_pixels` with one object: 0 and one other value. A smoothed one is cut at half of its brightest
 /// value. `None` when the file is of another kind.
 ///
 /// # Errors
 ///
 /// When it cannot be read, holds colours, or several objects.
-pub fn read_mask_file(path: &Path) -> Result<Option<Mask>, DataError> {
-    let bytes = FilePlace::Path(path.to_path_buf()).read()?;
-    if RasterFormat::of(&bytes).is_none() {
+pub fn read_mask_file(path: &Path, max_pixels: u64) -> Result<Option<Mask>, DataError> {
+    let io = |error| DataError::io(path, error);
+    let mut head = Vec::new();
+    sam_files::open_regular(path).map_err(io)?.take(HEAD_BYTES).read_to_end(&mut head).map_err(io)?;
+    if RasterFormat::of(&head).is_none() {
         return Ok(None);
     }
-    let map = LabelMap::read_soft(&bytes, &path.display().to_string())?;
+    let map = LabelMap::read_soft(path, max_pixels)?;
     let values: Vec<u32> = map.distinct().into_iter().filter(|&id| id != 0).collect();
     let brightest = values.last().copied();
     let threshold = match (values.as_slice(), brightest) {

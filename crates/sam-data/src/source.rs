@@ -17,10 +17,11 @@ use crate::error::DataError;
 use crate::filter::FilterCounts;
 use crate::finding::{Finding, ProblemKind};
 use crate::formats::ids::CocoId;
-use crate::formats::intensity::read_image;
+use crate::formats::intensity::{ReadRule, read_image};
+use crate::formats::memory::MemoryBudget;
 use crate::formats::place::{FilePlace, ImageHeader};
 use crate::formats::recognise::recognise;
-use crate::formats::{self, Annotated, FormatReader, Listing};
+use crate::formats::{self, Annotated, FormatReader, Listing, files};
 use crate::sample::{ObjectMask, Sample, SampleError, Samples};
 use crate::source_options::{Format, OnBad, SourceOptions};
 use crate::tally::Tally;
@@ -51,6 +52,9 @@ pub struct Source {
     /// Findings of opening.
     listing: Vec<Finding>,
     tally: Tally,
+    memory: MemoryBudget,
+    /// The folders in which its files are expected, without links.
+    folders: Vec<PathBuf>,
 }
 
 impl Source {
@@ -89,6 +93,8 @@ impl Source {
             notes: listing.notes,
             listing: Vec::new(),
             tally: Tally::default(),
+            memory: MemoryBudget::new(options.max_pixels),
+            folders: files::own_folders(path, options.images.as_deref()),
         };
         source.tally = Tally::new(source.len());
         if source.is_empty() && listing.findings.is_empty() {
@@ -122,6 +128,11 @@ impl Source {
     #[must_use]
     pub fn options(&self) -> &SourceOptions {
         &self.options
+    }
+
+    /// How its image files become RGB.
+    pub(crate) fn read_rule(&self) -> ReadRule<'_> {
+        self.options.read_rule(&self.memory)
     }
 
     /// Returns the decisions made while opening, one sentence each, for the user to read.
@@ -195,7 +206,7 @@ impl Source {
     /// When there is no such image.
     pub fn sample(&self, index: usize) -> Result<Sample, DataError> {
         let place = self.image_place(index)?;
-        let (header, image) = read_image(&place, self.options.intensity, self.options.channels.as_deref())?;
+        let (header, image) = read_image(&place, self.read_rule())?;
         let annotations = self.accepted(index, self.annotations(index, &header)?)?;
         Ok(Sample { name: self.name(index), image, objects: annotations.objects, ignore: annotations.ignore })
     }
@@ -210,7 +221,7 @@ impl Source {
     ///
     /// When there is no such image.
     pub fn objects(&self, index: usize) -> Result<ImageObjects, DataError> {
-        let header = self.image_place(index)?.image_header()?;
+        let header = self.image_place(index)?.image_header(self.options.max_pixels)?;
         self.accepted(index, self.annotations(index, &header)?)
     }
 
@@ -243,6 +254,14 @@ impl Source {
     /// The file with the annotations of image `index`; `None` inside an archive.
     pub(crate) fn annotation_path(&self, index: usize) -> Option<PathBuf> {
         self.reader.annotation_path(index)
+    }
+
+    /// Where the image really lies, if that is outside the folders of the data set: annotations can name any file of the
+    /// machine, and links lead to any.
+    pub(crate) fn outside(&self, place: &FilePlace) -> Option<PathBuf> {
+        let (FilePlace::Path(path) | FilePlace::Within { archive: path, .. }) = place else { return None };
+        let real = path.canonicalize().ok()?;
+        (!self.folders.iter().any(|folder| real.starts_with(folder))).then_some(real)
     }
 
     /// The annotations in the frame of the upright image, including those with errors.

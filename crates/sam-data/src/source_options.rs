@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
+use sam_image::DEFAULT_MAX_PIXELS;
 use serde::{Deserialize, Serialize};
 
 use crate::filter::MaskFilter;
-use crate::formats::intensity::Intensity;
+use crate::formats::intensity::{Intensity, ReadRule};
+use crate::formats::memory::MemoryBudget;
 
 /// The supported formats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -92,7 +94,7 @@ pub enum OnBad {
 }
 
 /// Options for reading a data set; the defaults suit most.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SourceOptions {
     /// The format; recognised if not given.
@@ -118,4 +120,33 @@ pub struct SourceOptions {
     pub bad: OnBad,
     /// Size limits for objects.
     pub filter: MaskFilter,
+    /// An image or label image that declares more pixels is rejected before it is decoded; at most
+    /// [`sam_image::MAX_PIXELS`].
+    pub max_pixels: u64,
+}
+
+impl Default for SourceOptions {
+    fn default() -> Self {
+        Self {
+            format: None,
+            images: None,
+            split: None,
+            crowd: Crowd::default(),
+            labels: LabelKind::default(),
+            void: Void::default(),
+            classes: Vec::new(),
+            intensity: Intensity::default(),
+            channels: None,
+            bad: OnBad::default(),
+            filter: MaskFilter::default(),
+            max_pixels: DEFAULT_MAX_PIXELS,
+        }
+    }
+}
+
+impl SourceOptions {
+    pub(crate) fn read_rule<'a>(&'a self, memory: &'a MemoryBudget) -> ReadRule<'a> {
+        let Self { intensity, max_pixels, .. } = *self;
+        ReadRule { intensity, channels: self.channels.as_deref(), max_pixels, memory }
+    }
 }

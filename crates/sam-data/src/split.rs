@@ -189,7 +189,8 @@ impl Split {
     ///
     /// When the file cannot be read, or names an image that the source does not have.
     pub fn load(source: &Source, path: &Path) -> Result<Self, DataError> {
-        let bytes = std::fs::read(path).map_err(|error| DataError::io(path, error))?;
+        let bytes =
+            sam_files::read_regular(path, sam_files::MAX_TEXT_BYTES).map_err(|error| DataError::io(path, error))?;
         let file: SplitFile = serde_json::from_slice(&bytes).map_err(|source| DataError::Json {
             path: path.to_path_buf(),
             what: "split",

@@ -18,30 +18,42 @@ use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbIma
 
 use crate::error::ImageError;
 
-/// The largest number of pixels that an image may declare: 500 Mpx, or 1.5 GB as RGB. Larger images are rejected before
-/// anything is allocated.
+/// The largest number of pixels of an image or a mask, whatever limit is set: 500 Mpx, or 1.5 GB as RGB.
 pub const MAX_PIXELS: u64 = 500_000_000;
 
-/// The largest allocation of a decoder: [`MAX_PIXELS`] at 8 bytes (16-bit RGBA, the widest accepted pixel).
-const MAX_DECODER_BYTES: u64 = MAX_PIXELS * 8;
+/// The number of pixels that an image may declare unless another limit is set: 100 Mpx, or 300 MB as RGB.
+pub const DEFAULT_MAX_PIXELS: u64 = 100_000_000;
 
-/// Reads an image file as upright RGB.
+/// Bytes of the widest pixel that is accepted, 16-bit RGBA.
+const BYTES_PER_PIXEL: u64 = 8;
+
+/// Reads an image file of at most [`DEFAULT_MAX_PIXELS`] as upright RGB.
 ///
 /// # Errors
 ///
 /// When the file cannot be read, is not a JPEG, PNG, TIFF, BMP, WebP or GIF, is damaged or cut off, has float or 32-bit pixels,
-/// is empty, or has more than [`MAX_PIXELS`].
+/// is empty, or has more pixels.
 pub fn decode_rgb(path: &Path) -> Result<RgbImage, ImageError> {
-    decode_rgb_bytes(&read_file(path)?, &path.display().to_string())
+    decode_rgb_within(path, DEFAULT_MAX_PIXELS)
 }
 
-/// Decodes the bytes of an image file as upright RGB. `name` identifies it in errors, such as `shard.tar:sa_1.jpg`.
+/// As [`decode_rgb`] with another limit.
+///
+/// # Errors
+///
+/// As [`decode_rgb`].
+pub fn decode_rgb_within(path: &Path, max_pixels: u64) -> Result<RgbImage, ImageError> {
+    decode_rgb_bytes(&read_file(path)?, &path.display().to_string(), max_pixels)
+}
+
+/// Decodes the bytes of an image file as upright RGB. `name` identifies it in errors, such as `shard.tar:sa_1.jpg`. An image
+/// that declares more than `max_pixels` is rejected before anything is allocated for it.
 ///
 /// # Errors
 ///
 /// As [`decode_rgb`], without those of reading.
-pub fn decode_rgb_bytes(bytes: &[u8], name: &str) -> Result<RgbImage, ImageError> {
-    let file = EncodedImage::new(bytes, name)?;
+pub fn decode_rgb_bytes(bytes: &[u8], name: &str, max_pixels: u64) -> Result<RgbImage, ImageError> {
+    let file = EncodedImage { max_pixels, ..EncodedImage::new(bytes, name)? };
     file.reject_truncated_jpeg()?;
     file.guarded(|| {
         let mut decoder = file.decoder()?;
@@ -54,8 +66,23 @@ pub fn decode_rgb_bytes(bytes: &[u8], name: &str) -> Result<RgbImage, ImageError
     })
 }
 
+/// Checks the declared size of an image, before anything is allocated for it.
+///
+/// # Errors
+///
+/// When it has more than `max_pixels`.
+pub fn check_size(size_hw: [usize; 2], name: &str, max_pixels: u64) -> Result<(), ImageError> {
+    let limit = max_pixels.min(MAX_PIXELS);
+    let n_pixels = (size_hw[0] as u64).saturating_mul(size_hw[1] as u64);
+    if n_pixels <= limit {
+        return Ok(());
+    }
+    Err(ImageError::TooLarge { name: name.to_owned(), size_hw, n_pixels, limit })
+}
+
 fn read_file(path: &Path) -> Result<Vec<u8>, ImageError> {
-    std::fs::read(path).map_err(|source| ImageError::Io { path: path.to_path_buf(), source })
+    let read = sam_files::read_regular(path, sam_files::MAX_FILE_BYTES);
+    read.map_err(|source| ImageError::Io { path: path.to_path_buf(), source })
 }
 
 /// Encoded bytes with their format, and a name for errors.
@@ -63,6 +90,7 @@ struct EncodedImage<'a> {
     bytes: &'a [u8],
     name: &'a str,
     format: ImageFormat,
+    max_pixels: u64,
 }
 
 impl<'a> EncodedImage<'a> {
@@ -80,7 +108,7 @@ impl<'a> EncodedImage<'a> {
             | ImageFormat::Tiff
             | ImageFormat::Bmp
             | ImageFormat::WebP
-            | ImageFormat::Gif => Ok(Self { bytes, name, format }),
+            | ImageFormat::Gif => Ok(Self { bytes, name, format, max_pixels: DEFAULT_MAX_PIXELS }),
             _ => Err(ImageError::UnsupportedFormat { name: name.to_owned(), format: format_name(format) }),
         }
     }
@@ -88,7 +116,7 @@ impl<'a> EncodedImage<'a> {
     /// A decoder with a parsed header and a validated size.
     fn decoder(&self) -> Result<impl ImageDecoder + 'a, ImageError> {
         let mut limits = Limits::no_limits();
-        limits.max_alloc = Some(MAX_DECODER_BYTES);
+        limits.max_alloc = Some(self.max_pixels.saturating_mul(BYTES_PER_PIXEL));
         let mut reader = ImageReader::with_format(Cursor::new(self.bytes), self.format);
         reader.limits(limits);
         let decoder = reader.into_decoder().map_err(|e| self.decode_error(e))?;
@@ -97,9 +125,7 @@ impl<'a> EncodedImage<'a> {
         if width == 0 || height == 0 {
             return Err(ImageError::EmptyImage { name: self.name.to_owned(), size_hw });
         }
-        if u64::from(width) * u64::from(height) > MAX_PIXELS {
-            return Err(ImageError::TooLarge { name: self.name.to_owned(), size_hw, limit: MAX_PIXELS });
-        }
+        check_size(size_hw, self.name, self.max_pixels)?;
         Ok(decoder)
     }
 

@@ -54,9 +54,10 @@ pub enum ImageError {
         detail: String,
     },
 
-    /// More pixels than [`crate::decode::MAX_PIXELS`]: a decompression bomb, or an image that must be tiled.
+    /// More pixels than the limit: a decompression bomb, or an image that must be tiled.
     #[error(
-        "{name}: must have at most {limit} pixels, got {height} x {width} (height x width); cut it into tiles first",
+        "{name}: must have at most {limit} pixels (max_pixels), got {height} x {width} (height x width), which are \
+         {n_pixels}; cut it into tiles, or raise max_pixels if its origin is trusted",
         height = size_hw[0], width = size_hw[1]
     )]
     TooLarge {
@@ -64,6 +65,8 @@ pub enum ImageError {
         name: String,
         /// The declared size.
         size_hw: [usize; 2],
+        /// Height x width.
+        n_pixels: u64,
         /// The limit.
         limit: u64,
     },

@@ -47,7 +47,7 @@ mod upscale;
 pub use boundary::{DILATION_RATIO, boundary_iou, boundary_thickness_px, mask_boundary};
 pub use components::{Components, Connectivity, fill_small_holes, remove_small_islands};
 pub use contact_sheet::{contact_sheet, paste};
-pub use decode::{MAX_PIXELS, decode_rgb, decode_rgb_bytes};
+pub use decode::{DEFAULT_MAX_PIXELS, MAX_PIXELS, check_size, decode_rgb, decode_rgb_bytes, decode_rgb_within};
 pub use distance::{Border, DistanceMap};
 pub use error::ImageError;
 pub use frame::ModelFrame;

@@ -14,6 +14,9 @@ use crate::rle::Rle;
 const STEPS_PER_PX: i64 = 5;
 /// The step before the centre line of a column, and the step after it.
 const STEP_BEFORE_CENTRE: i64 = 2;
+/// More crossings are reduced to distinct ones now and then: an outline of a megabyte that runs to and fro over a wide image has
+/// more of them than fit into memory.
+const FEW_CROSSINGS: usize = 1 << 22;
 /// The largest supported coordinate, twice the side length of any image. (The reference overflows at 4.3e8.)
 pub(crate) const MAX_COORDINATE_PX: f64 = 1e9;
 
@@ -40,11 +43,16 @@ pub(crate) fn rings_to_rle<'a>(
     rings: impl IntoIterator<Item = &'a [f64]>,
 ) -> Result<Rle, ImageError> {
     let n_pixels = checked_area(size_hw)?;
-    let mut crossings = Vec::new();
+    let (mut crossings, mut full) = (Vec::new(), FEW_CROSSINGS);
     for flat_xy_px in rings {
         let points = fine_points(flat_xy_px)?;
         for (at, &from) in points.iter().enumerate() {
             walk_edge(size_hw, from, points[(at + 1) % points.len()], &mut crossings);
+            if crossings.len() > full {
+                crossings.sort_unstable();
+                crossings = odd_ones(&crossings, n_pixels as u32);
+                full = FEW_CROSSINGS.max(2 * crossings.len());
+            }
         }
     }
     crossings.sort_unstable();
@@ -191,6 +199,18 @@ mod tests {
     fn huge_polygons_are_clipped() {
         let rle = polygon_to_rle([50, 70], &[-9e8, -9e8, 9e8, -9e8, 9e8, 9e8, -9e8, 9e8]).expect("valid");
         assert_eq!(rle.area_px(), 50 * 70);
+    }
+
+    /// An outline that runs to and fro crosses every column once for each of its edges.
+    #[test]
+    fn zigzags_do_not_fill_the_memory() {
+        let width = 1 << 12;
+        let zigzag = |n_turns: usize| -> Vec<f64> {
+            (0..n_turns).flat_map(|turn| [(turn % 2 * width) as f64, (turn % 7) as f64]).collect()
+        };
+        let reduced = polygon_to_rle([8, width], &zigzag(5001)).expect("valid");
+        // Every 14 turns the outline has crossed each position equally often.
+        assert_eq!(reduced, polygon_to_rle([8, width], &zigzag(5001 - 14 * 300)).expect("valid"));
     }
 
     #[test]

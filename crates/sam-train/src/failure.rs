@@ -5,6 +5,9 @@ use std::process::ExitCode;
 
 use sam_eval::EvalError;
 
+use crate::interruption::INTERRUPTED;
+use crate::output::errors;
+
 /// The end of a command that did not succeed.
 #[derive(Debug)]
 pub(crate) enum Failure {
@@ -12,6 +15,8 @@ pub(crate) enum Failure {
     Input(anyhow::Error),
     /// Everything else. Exit code 1.
     Run(anyhow::Error),
+    /// Ctrl-C, or a signal that asks the program to end. Exit code 130.
+    Interrupted,
 }
 
 impl Failure {
@@ -20,6 +25,7 @@ impl Failure {
         let (error, code) = match self {
             Failure::Input(error) => (error, 2),
             Failure::Run(error) => (error, 1),
+            Failure::Interrupted => (anyhow::anyhow!("stopped; nothing is written"), INTERRUPTED),
         };
         // Messages of libraries often end with their cause; it is not repeated.
         let mut message = String::new();
@@ -29,7 +35,7 @@ impl Failure {
                 message = format!("{message}{separator}{cause}");
             }
         }
-        let _ = writeln!(std::io::stderr(), "error: {message}");
+        let _ = writeln!(errors(), "error: {message}");
         ExitCode::from(code)
     }
 }

@@ -9,6 +9,7 @@ mod eval;
 mod export;
 mod failure;
 mod inspect;
+mod interruption;
 mod names;
 mod output;
 mod predict;
@@ -20,6 +21,7 @@ mod target;
 mod timing;
 mod train;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -34,12 +36,26 @@ use crate::output::finish_output;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let result = run(Arguments::parse());
+    let result = run(parse());
     let printed = finish_output().context("standard output could not be written; the work itself is done");
     match result.and_then(|()| Ok(printed?)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
+}
+
+/// The arguments; help and errors end the program. Colours are only printed where no argument could add its own.
+fn parse() -> Arguments {
+    let error = match Arguments::try_parse() {
+        Ok(arguments) => return arguments,
+        Err(error) => error,
+    };
+    let text = error.render().to_string();
+    if matches!(sam_files::printable(&text), std::borrow::Cow::Borrowed(_)) {
+        error.exit();
+    }
+    let _ = write!(output::errors(), "{text}");
+    std::process::exit(error.exit_code())
 }
 
 fn run(arguments: Arguments) -> Result<(), Failure> {

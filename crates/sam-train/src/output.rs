@@ -1,7 +1,11 @@
+//! What is printed: names in it come from files of others and are made harmless ([`sam_files::printable`]).
+//!
 //! Standard output whose failure does not stop the program: a closed pipe is ignored, a full disk is reported at the end.
 
 use std::io::{Error, ErrorKind, Result, StdoutLock, Write};
 use std::sync::{Mutex, PoisonError};
+
+use sam_files::printable;
 
 /// The first error, other than a closed pipe.
 static FAILED: Mutex<Option<Error>> = Mutex::new(None);
@@ -44,12 +48,51 @@ impl Output {
     }
 }
 
+/// Standard error.
+pub(crate) struct Errors;
+
+pub(crate) fn errors() -> Errors {
+    Errors
+}
+
+impl Write for Errors {
+    fn write(&mut self, bytes: &[u8]) -> Result<usize> {
+        write_printable(&mut std::io::stderr(), bytes)
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        std::io::stderr().flush()
+    }
+}
+
+/// Everything that is printed comes in whole pieces of text, as `write!` passes them on.
+fn write_printable(to: &mut impl Write, bytes: &[u8]) -> Result<usize> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => to.write_all(printable(text).as_bytes())?,
+        Err(_) => to.write_all(printable(&String::from_utf8_lossy(bytes)).as_bytes())?,
+    }
+    Ok(bytes.len())
+}
+
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> Result<usize> {
-        self.unless_failed(bytes.len(), |stdout| stdout.write(bytes))
+        self.unless_failed(bytes.len(), |stdout| write_printable(stdout, bytes))
     }
 
     fn flush(&mut self) -> Result<()> {
         self.unless_failed((), |stdout| stdout.flush())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_cannot_move_the_cursor() {
+        let mut printed = Vec::new();
+        let bytes = "a\u{1b}[2J \u{202e}b\n".as_bytes();
+        assert_eq!(write_printable(&mut printed, bytes).expect("written"), bytes.len());
+        assert_eq!(String::from_utf8(printed).expect("text"), "a\\u{1b}[2J \\u{202e}b\n");
     }
 }

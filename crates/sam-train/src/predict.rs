@@ -15,17 +15,17 @@ use sam_model::weights::{StateDict, host_values, write_f32_tensors};
 use crate::cli::PredictArguments;
 use crate::export::{LABEL_WIDTH, print_load_report};
 use crate::failure::{BadInput, Failure};
-use crate::output::output;
+use crate::output::{errors, output};
 use crate::target::{Target, check_target};
 use crate::timing::timed;
 
 pub(crate) fn run(arguments: &PredictArguments) -> Result<(), Failure> {
     check_targets(arguments).bad_input()?;
-    let image = read_image_file(&arguments.image, arguments.intensity().bad_input()?).bad_input()?;
+    let image = read_image_file(&arguments.image, &arguments.image_options().bad_input()?).bad_input()?;
     let device = arguments.device.open().bad_input()?;
     let loaded = timed("loaded", || Predictor::from_checkpoint(&arguments.checkpoint, &device));
     let (predictor, report) = loaded.bad_input()?;
-    print_load_report(&mut std::io::stderr(), &report, LABEL_WIDTH)?;
+    print_load_report(&mut errors(), &report, LABEL_WIDTH)?;
 
     // The prompt is validated before the encoder runs, which takes seconds.
     let side = predictor.config().low_res_side();
@@ -89,7 +89,7 @@ fn check_targets(arguments: &PredictArguments) -> anyhow::Result<()> {
 
 fn read_prompt(arguments: &PredictArguments, frame: &ModelFrame, low_res_side: usize) -> anyhow::Result<Prompt> {
     let mask_logits = match &arguments.mask_input {
-        Some(path) => Some(match read_mask_file(path)? {
+        Some(path) => Some(match read_mask_file(path, arguments.max_pixels)? {
             Some(mask) => logits_of(&mask, path, frame, low_res_side)?,
             None => read_mask_input(path, low_res_side)?,
         }),

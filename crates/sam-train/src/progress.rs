@@ -1,9 +1,17 @@
 //! Progress of long work on standard error: a bar with ETA on a terminal, otherwise a line at intervals.
 
 use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::sync::mpsc::{RecvTimeoutError, Sender};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::output::errors;
+
+/// Work of unknown length that takes longer is mentioned.
+const FIRST_LINE_AFTER: Duration = Duration::from_secs(3);
 
 /// Time between two lines when standard error is not a terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -34,7 +42,7 @@ impl Progress {
         } else if self.last_line.elapsed() >= LINE_EVERY && done > 0 {
             self.last_line = Instant::now();
             let left = self.started.elapsed().as_secs_f64() * (self.total.saturating_sub(done)) as f64 / done as f64;
-            let _ = writeln!(std::io::stderr(), "{} {done}/{}, ETA {left:.0} s", self.what, self.total);
+            let _ = writeln!(errors(), "{} {done}/{}, ETA {left:.0} s", self.what, self.total);
         }
     }
 }
@@ -43,6 +51,42 @@ impl Drop for Progress {
     fn drop(&mut self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
+        }
+    }
+}
+
+/// Says what the program is doing while work of unknown length takes long.
+pub(crate) struct Waiting {
+    done: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Waiting {
+    /// For reading a data set.
+    pub(crate) fn reading(path: &Path) -> Self {
+        Self::new(format!("reading {}", path.display()))
+    }
+
+    fn new(what: String) -> Self {
+        let (done, is_done) = std::sync::mpsc::channel();
+        let started = Instant::now();
+        let thread = std::thread::spawn(move || {
+            let mut next = FIRST_LINE_AFTER;
+            while is_done.recv_timeout(next) == Err(RecvTimeoutError::Timeout) {
+                let _ = writeln!(errors(), "{what}: {:.0} s so far", started.elapsed().as_secs_f64());
+                next = LINE_EVERY;
+            }
+        });
+        Self { done: Some(done), thread: Some(thread) }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        drop(self.done.take());
+        if let Some(thread) = self.thread.take() {
+            // It has ended; a line must not be printed after what comes next.
+            let _ = thread.join();
         }
     }
 }

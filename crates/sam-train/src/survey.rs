@@ -9,7 +9,7 @@ use sam_eval::Table;
 use serde::{Deserialize, Serialize};
 
 use crate::config::files::FilesPlan;
-use crate::progress::Progress;
+use crate::progress::{Progress, Waiting};
 
 /// Images that are looked at before a training: some minutes. Of larger data sets, so many are, spread evenly.
 const SURVEYED_BEFORE_TRAINING: usize = 50_000;
@@ -70,7 +70,9 @@ impl SurveyedSource {
     ///
     /// When it cannot be opened, or holds bad data that is not to be dropped.
     pub(crate) fn open(files: &FilesPlan, purpose: Purpose) -> anyhow::Result<Self> {
+        let waiting = Waiting::reading(&files.path);
         let source = files.open().map_err(|error| purpose.option().advise(error))?;
+        drop(waiting);
         let n = source.len();
         let n_read = n.min(SURVEYED_BEFORE_TRAINING);
         let indices: Vec<usize> = (0..n_read).map(|at| at * n / n_read).collect();

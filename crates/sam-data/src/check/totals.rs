@@ -11,7 +11,7 @@ use super::report::{CheckReport, ClassCount, Problem, SizeBin};
 use crate::error::DataError;
 use crate::filter::{FilterCounts, area_at_model_scale};
 use crate::finding::{Finding, ProblemKind};
-use crate::formats::intensity::{Intensity, decode_image, is_dark, pixel_range};
+use crate::formats::intensity::{Intensity, decode_image, is_dark, pixel_range, read_encoded};
 use crate::formats::place::ImageHeader;
 use crate::sample::ObjectMask;
 use crate::source::Source;
@@ -185,15 +185,15 @@ impl Totals {
         })?;
         let unreadable = |error: DataError| Finding::new(ProblemKind::ImageUnreadable, name, error.to_string());
         let shown = place.name();
-        let options = source.options();
-        let read = || -> Result<(Vec<u8>, ImageHeader), DataError> {
-            let bytes = place.read()?;
-            let header = ImageHeader::read(std::io::Cursor::new(&bytes), &shown)?;
-            Ok((bytes, header))
-        };
-        let (bytes, header) = read().map_err(unreadable)?;
-        if let Ok(Some(range)) = pixel_range(&bytes, &shown)
-            && options.intensity == Intensity::AsIs
+        if let Some(real) = source.outside(&place) {
+            let detail = format!("its file is {}, outside the data set", real.display());
+            self.note(Finding::new(ProblemKind::ImageOutside, name, detail));
+        }
+        let rule = source.read_rule();
+        let encoded = read_encoded(&place, rule).map_err(unreadable)?;
+        let (bytes, header) = (&encoded.bytes, &encoded.header);
+        if let Ok(Some(range)) = pixel_range(bytes, &shown, rule.max_pixels)
+            && rule.intensity == Intensity::AsIs
         {
             let values = format!("its values are {} to {}", range.min, range.max);
             if range.is_float && range.min >= 0.0 && range.max > 0.0 && range.max <= 1.0 {
@@ -208,13 +208,12 @@ impl Totals {
                 self.note(Finding::new(ProblemKind::PixelsDeep, name, format!("{values}, of which 8 bits are kept")));
             }
         }
-        let image = decode_image(&bytes, &shown, &header, options.intensity, options.channels.as_deref());
-        let image = image.map_err(unreadable)?;
+        let image = decode_image(bytes, &shown, header, rule).map_err(unreadable)?;
         if image.iter().max() == Some(&1) {
             self.note(Finding::new(ProblemKind::PixelsNormalised, name, "its brightest value is 1 of 255"));
         }
         self.pixel_hashes.push((pixel_hash(&image), index));
-        Ok(header)
+        Ok(*header)
     }
 
     fn add_objects(&mut self, objects: &[ObjectMask], size_hw: [usize; 2], name: &str, part: &str, rule: &Rule) {

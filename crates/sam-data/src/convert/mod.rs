@@ -10,10 +10,13 @@ mod labels_writer;
 pub(crate) mod sa1b_writer;
 
 use std::collections::HashSet;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use image::metadata::Orientation;
 use rayon::prelude::*;
+use sam_files::{sweep_unfinished, write_folder_atomically};
 use sam_image::RgbImage;
 use serde::{Deserialize, Serialize};
 
@@ -21,8 +24,7 @@ use crate::check::{Losses, survey};
 use crate::convert::coco_writer::{CocoWriter, ImageEntry};
 use crate::error::DataError;
 use crate::formats::files;
-use crate::formats::intensity::decode_image;
-use crate::formats::place::ImageHeader;
+use crate::formats::intensity::{decode_image, read_encoded};
 use crate::source::{ImageObjects, Source};
 use crate::source_options::OnBad;
 
@@ -41,6 +43,30 @@ pub enum ConvertTo {
     Labels,
 }
 
+/// Handling of images outside the folder of the data set, which annotations or links can name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutsideImages {
+    /// Stop with an error before anything is written.
+    #[default]
+    Refuse,
+    /// Copy them like others.
+    Copy,
+}
+
+/// A conversion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conversion {
+    /// The format to write.
+    pub to: ConvertTo,
+    /// Handling of images outside the folder of the data set.
+    pub outside: OutsideImages,
+}
+
+/// Called from all threads with the number of written images and the total; a break ends the conversion with
+/// [`DataError::Stopped`], and nothing is left of it.
+pub type ConvertProgress<'a> = dyn Fn(usize, usize) -> ControlFlow<()> + Sync + 'a;
+
 /// Summary of a conversion.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConvertReport {
@@ -54,17 +80,17 @@ pub struct ConvertReport {
     pub losses: Losses,
 }
 
-/// Writes a data set in another format into a new folder. Images are read once before, and again when they are written:
-/// `progress` is called with the number of both and their total.
+/// Writes a data set in another format into a new folder. Images are read once before, and again when they are written.
 ///
 /// # Errors
 ///
-/// When the folder is not empty, bad data is not dropped ([`OnBad::Drop`]), or a file cannot be written.
+/// When the folder is not empty, bad data is not dropped ([`OnBad::Drop`]), a file cannot be written, or an image lies outside
+/// the folder of the data set (see [`OutsideImages`]).
 pub fn convert(
     source: &Source,
     out: &Path,
-    to: ConvertTo,
-    progress: &(dyn Fn(usize, usize) + Sync),
+    conversion: Conversion,
+    progress: &ConvertProgress<'_>,
 ) -> Result<ConvertReport, DataError> {
     let io = |error| DataError::io(out, error);
     if out.exists() && (!out.is_dir() || std::fs::read_dir(out).map_err(io)?.next().is_some()) {
@@ -74,67 +100,96 @@ pub fn convert(
             got: out.display().to_string(),
         });
     }
+    let Conversion { to, outside } = conversion;
+    if outside == OutsideImages::Refuse {
+        reject_outside(source)?;
+    }
     let n_both = 2 * source.len();
     let all: Vec<usize> = (0..source.len()).collect();
-    let survey = survey(source, &all, &|done, _| progress(done, n_both));
+    let is_stopped = AtomicBool::new(false);
+    let survey = survey(source, &all, &|done, _| {
+        if progress(done, n_both).is_break() {
+            is_stopped.store(true, Ordering::Relaxed);
+        }
+    });
+    if is_stopped.into_inner() {
+        return Err(DataError::Stopped);
+    }
     if source.options().bad == OnBad::Refuse
         && let Some(error) = survey.refusal(source)
     {
         return Err(error);
     }
+    if let Some(parent) = out.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        std::fs::create_dir_all(parent).map_err(io)?;
+        // Of conversions that were killed.
+        sweep_unfinished(parent);
+    }
     let readable: Vec<usize> = all.into_iter().filter(|&index| survey.is_readable(index)).collect();
-    let parent = match out.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    std::fs::create_dir_all(parent).map_err(io)?;
-    let unfinished = tempfile::Builder::new().prefix(".converting-").tempdir_in(parent).map_err(io)?;
-    let names = output_names(source)?;
-    let mut writer = match to {
-        ConvertTo::Coco => {
-            Writer::Coco(CocoWriter::new(unfinished.path(), source.classes(), source.is_one_numbering())?)
-        }
-        ConvertTo::Sa1b => Writer::Sa1b(sa1b_writer::Sa1bWriter::default()),
-        ConvertTo::Labels => Writer::Labels(labels_writer::LabelsWriter::default()),
-    };
     let mut report = ConvertReport { losses: survey.losses, ..ConvertReport::default() };
-    let mut n_upright = 0;
-    for batch in readable.chunks(BATCH) {
-        let batch: Vec<Written> = batch
-            .par_iter()
-            .map(|&index| write_one(source, index, &names[index], to, unfinished.path()))
-            .collect::<Result<_, _>>()?;
-        for written in batch {
-            report.images += 1;
-            report.objects += written.annotations.objects.len() as u64;
-            n_upright += usize::from(written.is_upright_copy);
-            writer.add(source, &written)?;
-            progress(source.len() + report.images as usize, n_both);
-        }
-    }
-    report.notes = writer.finish()?;
-    if n_upright > 0 {
-        report.notes.push(format!("{n_upright} images with EXIF rotation were written upright, as PNG"));
-    }
-    if out.exists() {
-        std::fs::remove_dir(out).map_err(io)?;
-    }
-    let finished = unfinished.keep();
-    open_to_all(&finished).map_err(io)?;
-    std::fs::rename(&finished, out).map_err(io)?;
+    let work = Work { source, readable: &readable, to, progress };
+    write_folder_atomically(out, io, |folder| work.write(folder, &mut report))?;
     Ok(report)
 }
 
-/// A temporary folder is private; a data set is not.
-#[cfg(unix)]
-fn open_to_all(folder: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755))
+/// What is to be written.
+struct Work<'a> {
+    source: &'a Source,
+    readable: &'a [usize],
+    to: ConvertTo,
+    progress: &'a ConvertProgress<'a>,
 }
 
-#[cfg(not(unix))]
-fn open_to_all(_folder: &Path) -> std::io::Result<()> {
-    Ok(())
+impl Work<'_> {
+    fn write(&self, folder: &Path, report: &mut ConvertReport) -> Result<(), DataError> {
+        let Self { source, readable, to, progress } = *self;
+        let names = output_names(source)?;
+        let mut writer = match to {
+            ConvertTo::Coco => Writer::Coco(CocoWriter::new(folder, source.classes(), source.is_one_numbering())?),
+            ConvertTo::Sa1b => Writer::Sa1b(sa1b_writer::Sa1bWriter::default()),
+            ConvertTo::Labels => Writer::Labels(labels_writer::LabelsWriter::default()),
+        };
+        let mut n_upright = 0;
+        for batch in readable.chunks(BATCH) {
+            let n_read = source.len() + report.images as usize;
+            let batch: Vec<Written> = batch
+                .par_iter()
+                .map(|&index| {
+                    let written = write_one(source, index, &names[index], to, folder)?;
+                    match progress(n_read, 2 * source.len()) {
+                        ControlFlow::Continue(()) => Ok(written),
+                        ControlFlow::Break(()) => Err(DataError::Stopped),
+                    }
+                })
+                .collect::<Result<_, _>>()?;
+            for written in batch {
+                report.images += 1;
+                report.objects += written.annotations.objects.len() as u64;
+                n_upright += usize::from(written.is_upright_copy);
+                writer.add(source, &written)?;
+            }
+            let _ = progress(source.len() + report.images as usize, 2 * source.len());
+        }
+        report.notes = writer.finish()?;
+        if n_upright > 0 {
+            report.notes.push(format!("{n_upright} images with EXIF rotation were written upright, as PNG"));
+        }
+        Ok(())
+    }
+}
+
+/// Somebody else's annotations must not collect private files into a data set that is then given away.
+fn reject_outside(source: &Source) -> Result<(), DataError> {
+    let outside = |index: usize| source.image_place(index).ok().and_then(|place| source.outside(&place));
+    let found: Vec<PathBuf> = (0..source.len()).into_par_iter().filter_map(outside).collect();
+    let Some(first) = found.first() else { return Ok(()) };
+    Err(DataError::Content {
+        path: source.root().to_path_buf(),
+        what: "images".to_owned(),
+        expected: "inside the folder of the data set".to_owned(),
+        got: format!("{} outside, such as {}", found.len(), first.display()),
+        fix: "look at them with `data check`; then allow copying them (--copy-outside), or put them inside".to_owned(),
+    })
 }
 
 enum Writer {
@@ -184,9 +239,9 @@ struct Written {
 fn write_one(source: &Source, index: usize, name: &str, to: ConvertTo, out: &Path) -> Result<Written, DataError> {
     let annotations = source.objects(index)?;
     let place = source.image_place(index)?;
-    let bytes = place.read()?;
-    let shown = place.name();
-    let header = ImageHeader::read(std::io::Cursor::new(&bytes), &shown)?;
+    let rule = source.read_rule();
+    let encoded = read_encoded(&place, rule)?;
+    let (bytes, header) = (&encoded.bytes, &encoded.header);
     let is_upright_copy = header.orientation != Orientation::NoTransforms;
     let name = if is_upright_copy { format!("{}.png", files::stem(name)) } else { name.to_owned() };
     let folder = match to {
@@ -201,11 +256,10 @@ fn write_one(source: &Source, index: usize, name: &str, to: ConvertTo, out: &Pat
     let path = out.join(folder).join(&name);
     make_folder_of(&path)?;
     if is_upright_copy {
-        let options = source.options();
-        let image = decode_image(&bytes, &shown, &header, options.intensity, options.channels.as_deref())?;
+        let image = decode_image(bytes, &place.name(), header, rule)?;
         save_png(&image, &path)?;
     } else {
-        std::fs::write(&path, &bytes).map_err(|error| DataError::io(&path, error))?;
+        std::fs::write(&path, bytes).map_err(|error| DataError::io(&path, error))?;
     }
     let mut overlaps = labels_writer::Overlaps::default();
     match to {

@@ -9,11 +9,13 @@ use std::path::{Path, PathBuf};
 
 use crate::error::DataError;
 use crate::formats::files;
-use crate::formats::intensity::{Intensity, read_image};
+use crate::formats::intensity::read_image;
+use crate::formats::memory::MemoryBudget;
 use crate::formats::names::Names;
 use crate::formats::place::FilePlace;
 use crate::sample::Sample;
 use crate::sample::{SampleError, Samples};
+use crate::source_options::SourceOptions;
 
 /// Images with one class each.
 #[derive(Debug)]
@@ -25,16 +27,18 @@ pub struct ClassFolders {
     class_of: Vec<usize>,
     part_of: Vec<Option<&'static str>>,
     without_class: Vec<String>,
-    intensity: Intensity,
+    options: SourceOptions,
+    memory: MemoryBudget,
 }
 
 impl ClassFolders {
-    /// Lists a folder; `part` selects the images of one part of the split.
+    /// Lists a folder. Of the options, the part, the intensity, the channels and the limit of pixels count.
     ///
     /// # Errors
     ///
     /// When the folder cannot be read, no image has a class, or the part is empty.
-    pub fn open(root: &Path, part: Option<&str>, intensity: Intensity) -> Result<Self, DataError> {
+    pub fn open(root: &Path, options: &SourceOptions) -> Result<Self, DataError> {
+        let part = options.split.as_deref();
         let images: Vec<String> = files::list_files(root)?.into_iter().filter(|name| files::is_image(name)).collect();
         let tops: BTreeSet<&str> = images.iter().filter_map(|name| Some(name.split_once('/')?.0)).collect();
         let has_parts = !tops.is_empty() && tops.iter().all(|top| files::split_name(top).is_some());
@@ -53,7 +57,8 @@ impl ClassFolders {
             class_of: Vec::new(),
             part_of: Vec::new(),
             without_class: Vec::new(),
-            intensity,
+            options: options.clone(),
+            memory: MemoryBudget::new(options.max_pixels),
         };
         for name in &images {
             let Some((of_part, class)) = placed(name) else {
@@ -141,7 +146,7 @@ impl ClassFolders {
     ///
     /// When there is no such image.
     pub fn check_header(&self, index: usize) -> Result<(), DataError> {
-        self.place(index).image_header().map(drop)
+        self.place(index).image_header(self.options.max_pixels).map(drop)
     }
 
     fn place(&self, index: usize) -> FilePlace {
@@ -155,7 +160,7 @@ impl Samples for ClassFolders {
     }
 
     fn sample(&self, index: usize) -> Result<Sample, SampleError> {
-        let (_, image) = read_image(&self.place(index), self.intensity, None)?;
+        let (_, image) = read_image(&self.place(index), self.options.read_rule(&self.memory))?;
         Ok(Sample { name: self.name(index).to_owned(), image, objects: Vec::new(), ignore: None })
     }
 }
@@ -176,7 +181,7 @@ mod tests {
     }
 
     fn open(folder: &tempfile::TempDir, part: Option<&str>) -> Result<ClassFolders, DataError> {
-        ClassFolders::open(folder.path(), part, Intensity::default())
+        ClassFolders::open(folder.path(), &SourceOptions { split: part.map(str::to_owned), ..SourceOptions::default() })
     }
 
     #[test]

@@ -106,7 +106,7 @@ impl CocoIndex {
         let decoded = decoded_utf16(path)?;
         let reader: Box<dyn Read + '_> = match &decoded {
             Some(text) => Box::new(text.as_bytes()),
-            None => Box::new(File::open(path).map_err(|error| DataError::io(path, error))?),
+            None => Box::new(sam_files::open_regular(path).map_err(|error| DataError::io(path, error))?),
         };
         let mut cursor = JsonCursor::new(reader, path)?;
         let mut scan = Scan::new(path);
@@ -132,7 +132,7 @@ impl CocoIndex {
         Ok(match &self.decoded {
             Some(text) => Segmentations::Decoded(text.as_bytes()),
             None => Segmentations::File(
-                File::open(&self.path).map_err(|error| DataError::io(&self.path, error))?,
+                sam_files::open_regular(&self.path).map_err(|error| DataError::io(&self.path, error))?,
                 &self.path,
             ),
         })
@@ -167,11 +167,11 @@ impl Segmentations<'_> {
 fn decoded_utf16(path: &Path) -> Result<Option<String>, DataError> {
     let io = |error| DataError::io(path, error);
     let mut head = Vec::new();
-    File::open(path).map_err(io)?.take(2).read_to_end(&mut head).map_err(io)?;
+    sam_files::open_regular(path).map_err(io)?.take(2).read_to_end(&mut head).map_err(io)?;
     if text::decode_utf16(&head).is_none() {
         return Ok(None);
     }
-    Ok(text::decode_utf16(&std::fs::read(path).map_err(io)?))
+    Ok(text::decode_utf16(&sam_files::read_regular(path, sam_files::MAX_FILE_BYTES).map_err(io)?))
 }
 
 struct Scan {

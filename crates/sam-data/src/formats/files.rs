@@ -271,6 +271,21 @@ pub(crate) fn find_normalised(folder: &Path, name: &str) -> Option<PathBuf> {
     Some(folder.join(file))
 }
 
+/// The folders in which the files of a data set are expected, without links: its own, or that of its annotation file and,
+/// where that is called "annotations" or so, the one above; and the folder of images that the user names.
+pub(crate) fn own_folders(root: &Path, images: Option<&Path>) -> Vec<PathBuf> {
+    let mut own = match root.is_file() {
+        false => root.to_path_buf(),
+        true => root.canonicalize().ok().and_then(|file| file.parent().map(Path::to_path_buf)).unwrap_or_default(),
+    };
+    let name = own.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    if root.is_file() && LABEL_FOLDERS.contains(&name.as_str()) {
+        own.pop();
+    }
+    let named = images.map(|images| own.join(images));
+    std::iter::once(own).chain(named).filter_map(|folder| folder.canonicalize().ok()).collect()
+}
+
 /// An image of a folder with this stem, in any case.
 pub(crate) fn find_stem(folder: &Path, wanted: &str) -> Option<PathBuf> {
     let wanted = wanted.to_lowercase();

@@ -15,8 +15,8 @@ use crate::formats::raster::{Meaning, Raster, Samples};
 /// Largest frame: the format allows 65535 x 65535 pixels of one byte.
 const MAX_FRAME_BYTES: NonZeroU64 = NonZeroU64::new(1 << 30).expect("not zero");
 
-/// Reads the only frame of a GIF; `name` is for messages.
-pub(crate) fn read_gif(bytes: &[u8], name: &str) -> Result<Raster, DataError> {
+/// Reads the only frame of a GIF of at most `max_pixels`; `name` is for messages.
+pub(crate) fn read_gif(bytes: &[u8], name: &str, max_pixels: u64) -> Result<Raster, DataError> {
     let damaged = |error: gif::DecodingError| wrong(name, "readable", &error.to_string(), "export it again");
     let mut options = DecodeOptions::new();
     options.set_color_output(ColorOutput::Indexed);
@@ -24,10 +24,11 @@ pub(crate) fn read_gif(bytes: &[u8], name: &str) -> Result<Raster, DataError> {
     let mut decoder = options.read_info(bytes).map_err(damaged)?;
     let size_hw = [decoder.height(), decoder.width()].map(usize::from);
     let n_pixels = size_hw[0] * size_hw[1];
-    if n_pixels == 0 || n_pixels as u64 > MAX_FRAME_BYTES.get() {
+    if n_pixels == 0 {
         let got = format!("{} x {} (height x width)", size_hw[0], size_hw[1]);
-        return Err(wrong(name, "of 1 to a billion pixels", &got, "export it again"));
+        return Err(wrong(name, "at least 1 x 1 pixels large", &got, "export it again"));
     }
+    sam_image::check_size(size_hw, name, max_pixels)?;
     let global = decoder.global_palette().map(<[u8]>::to_vec);
     let no_frame = || wrong(name, "an image", "a GIF without one", "export it again");
     let frame = decoder.read_next_frame().map_err(damaged)?.ok_or_else(no_frame)?.clone();
@@ -66,12 +67,12 @@ fn wrong(name: &str, expected: &str, got: &str, fix: &str) -> DataError {
 }
 
 /// Rejects an image of several frames, of which only the first would be used: GIF, WebP and PNG can hold them.
-pub(crate) fn reject_animation(bytes: &[u8], name: &str) -> Result<(), DataError> {
+pub(crate) fn reject_animation(bytes: &[u8], name: &str, max_pixels: u64) -> Result<(), DataError> {
     use image::ImageFormat;
     use image::codecs::{png::PngDecoder, webp::WebPDecoder};
     // What cannot be opened is reported by the decoder that reads it.
     let is_animation = match image::guess_format(bytes) {
-        Ok(ImageFormat::Gif) => return read_gif(bytes, name).map(drop),
+        Ok(ImageFormat::Gif) => return read_gif(bytes, name, max_pixels).map(drop),
         Ok(ImageFormat::WebP) => {
             WebPDecoder::new(std::io::Cursor::new(bytes)).is_ok_and(|decoder| decoder.has_animation())
         }
@@ -105,13 +106,13 @@ mod tests {
     #[test]
     fn grey_palettes_are_levels_and_others_are_ids() {
         let ids: &[u8] = &[0, 1, 1, 0, 2, 0];
-        let grey = read_gif(&gif_of(&[0, 0, 0, 255, 255, 255, 7, 7, 7, 0, 0, 0], &[ids]), "t").expect("reads");
+        let grey = read_gif(&gif_of(&[0, 0, 0, 255, 255, 255, 7, 7, 7, 0, 0, 0], &[ids]), "t", 100).expect("reads");
         assert_eq!(grey.samples, Samples::U8(vec![0, 255, 255, 0, 7, 0]));
         assert_eq!((grey.size_hw, grey.meaning), ([2, 3], Meaning::Grey));
         // A reversed palette is no reversed mask.
-        let reversed = read_gif(&gif_of(&[255, 255, 255, 0, 0, 0], &[&[0, 1, 1, 1, 1, 1]]), "t").expect("reads");
+        let reversed = read_gif(&gif_of(&[255, 255, 255, 0, 0, 0], &[&[0, 1, 1, 1, 1, 1]]), "t", 100).expect("reads");
         assert_eq!(reversed.samples, Samples::U8(vec![255, 0, 0, 0, 0, 0]));
-        let colours = read_gif(&gif_of(&[0, 0, 0, 128, 0, 0, 0, 128, 0, 0, 0, 0], &[ids]), "t").expect("reads");
+        let colours = read_gif(&gif_of(&[0, 0, 0, 128, 0, 0, 0, 128, 0, 0, 0, 0], &[ids]), "t", 100).expect("reads");
         assert_eq!((colours.samples, colours.meaning), (Samples::U8(ids.to_vec()), Meaning::Palette));
     }
 
@@ -119,13 +120,13 @@ mod tests {
     fn animations_and_damage_are_errors() {
         let frame: &[u8] = &[0; 6];
         let two = gif_of(&[0, 0, 0, 255, 255, 255], &[frame, frame]);
-        for error in [read_gif(&two, "t").expect_err("two"), reject_animation(&two, "t").expect_err("two")] {
+        for error in [read_gif(&two, "t", 100).expect_err("two"), reject_animation(&two, "t", 100).expect_err("two")] {
             assert!(error.to_string().contains("an animation"), "{error}");
         }
         let one = gif_of(&[0, 0, 0, 255, 255, 255], &[frame]);
         for len in 0..one.len() {
-            let _ = read_gif(&one[..len], "t");
+            let _ = read_gif(&one[..len], "t", 100);
         }
-        assert!(read_gif(&one[..20], "t").is_err());
+        assert!(read_gif(&one[..20], "t", 100).is_err());
     }
 }

@@ -8,12 +8,14 @@ use std::path::{Path, PathBuf};
 
 use crate::error::DataError;
 use crate::formats::files;
-use crate::formats::intensity::{Intensity, read_image};
+use crate::formats::intensity::read_image;
+use crate::formats::memory::MemoryBudget;
 use crate::formats::names::Names;
 use crate::formats::place::FilePlace;
 use crate::formats::tar_members;
 use crate::sample::Sample;
 use crate::sample::{SampleError, Samples};
+use crate::source_options::SourceOptions;
 
 /// All images below a folder.
 #[derive(Debug)]
@@ -24,7 +26,8 @@ pub struct ImageTree {
     shards: Vec<Shard>,
     members: Vec<(u64, u64)>,
     n_files: usize,
-    intensity: Intensity,
+    options: SourceOptions,
+    memory: MemoryBudget,
 }
 
 #[derive(Debug)]
@@ -35,12 +38,12 @@ struct Shard {
 }
 
 impl ImageTree {
-    /// Lists a folder, or a single shard.
+    /// Lists a folder, or a single shard. Of the options, the intensity, the channels and the limit of pixels count.
     ///
     /// # Errors
     ///
     /// When it cannot be read, a shard is damaged, or there are no images.
-    pub fn open(path: &Path, intensity: Intensity) -> Result<Self, DataError> {
+    pub fn open(path: &Path, options: &SourceOptions) -> Result<Self, DataError> {
         let (root, files) = match path.is_file() {
             true => {
                 let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -54,7 +57,8 @@ impl ImageTree {
             shards: Vec::new(),
             members: Vec::new(),
             n_files: 0,
-            intensity,
+            options: options.clone(),
+            memory: MemoryBudget::new(options.max_pixels),
         };
         tree.n_files = tree.names.len();
         for shard in files.iter().filter(|name| files::has_extension(name, "tar")) {
@@ -113,7 +117,7 @@ impl Samples for ImageTree {
     }
 
     fn sample(&self, index: usize) -> Result<Sample, SampleError> {
-        let (_, image) = read_image(&self.place(index), self.intensity, None)?;
+        let (_, image) = read_image(&self.place(index), self.options.read_rule(&self.memory))?;
         Ok(Sample { name: self.name(index).to_owned(), image, objects: Vec::new(), ignore: None })
     }
 }
@@ -145,7 +149,7 @@ mod tests {
         shard.finish().expect("written");
         std::fs::remove_file(at("shard.png")).expect("removed");
 
-        let tree = ImageTree::open(folder.path(), Intensity::default()).expect("opens");
+        let tree = ImageTree::open(folder.path(), &SourceOptions::default()).expect("opens");
         let names: Vec<&str> = (0..tree.len()).map(|index| tree.name(index)).collect();
         assert_eq!(names, ["a/b c/deep.png", "a/broken.jpg", "top.bmp", "a/x/in/one.png", "a/x/two.bmp"]);
         let value = |index: usize| tree.sample(index).expect("sound").image.get_pixel(0, 0)[0];
@@ -153,10 +157,10 @@ mod tests {
         let error = tree.sample(1).expect_err("no image").to_string();
         assert!(error.contains("broken.jpg"), "{error}");
 
-        let one = ImageTree::open(&at("a/x.tar"), Intensity::default()).expect("opens");
+        let one = ImageTree::open(&at("a/x.tar"), &SourceOptions::default()).expect("opens");
         assert_eq!((one.len(), one.name(1)), (2, "x/two.bmp"));
         std::fs::create_dir(at("empty")).expect("made");
-        let error = ImageTree::open(&at("empty"), Intensity::default()).expect_err("empty").to_string();
+        let error = ImageTree::open(&at("empty"), &SourceOptions::default()).expect_err("empty").to_string();
         assert!(error.contains("empty") && error.contains("none of them an image"), "{error}");
     }
 }

@@ -8,7 +8,6 @@
 //! Sources: micro-sam normalises by range; MedSAM clips to percentiles 0.5 to 99.5 and to CT windows (level 40, width
 //! 400).
 
-use std::io::Cursor;
 use std::path::PathBuf;
 
 use image::{DynamicImage, RgbImage};
@@ -16,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
 use crate::formats::gif::reject_animation;
+use crate::formats::memory::{self, MemoryBudget, Taken};
 use crate::formats::place::{FilePlace, ImageHeader};
 use crate::formats::raster::{Meaning, Raster, RasterFormat, Samples};
 
@@ -51,16 +51,37 @@ pub(crate) struct PixelRange {
     pub(crate) max: f64,
 }
 
+/// How an image file becomes RGB.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReadRule<'a> {
+    pub(crate) intensity: Intensity,
+    pub(crate) channels: Option<&'a [usize]>,
+    pub(crate) max_pixels: u64,
+    /// What the threads that read share.
+    pub(crate) memory: &'a MemoryBudget,
+}
+
+/// An image file that is not decoded yet.
+#[derive(Debug)]
+pub(crate) struct Encoded<'a> {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) header: ImageHeader,
+    /// Includes what decoding it takes.
+    _memory: Taken<'a>,
+}
+
 /// Reads an image file as upright RGB.
-pub(crate) fn read_image(
-    place: &FilePlace,
-    intensity: Intensity,
-    channels: Option<&[usize]>,
-) -> Result<(ImageHeader, RgbImage), DataError> {
-    let (bytes, name) = (place.read()?, place.name());
-    let header = ImageHeader::read(Cursor::new(&bytes), &name)?;
-    let image = decode_image(&bytes, &name, &header, intensity, channels)?;
-    Ok((header, image))
+pub(crate) fn read_image(place: &FilePlace, rule: ReadRule<'_>) -> Result<(ImageHeader, RgbImage), DataError> {
+    let encoded = read_encoded(place, rule)?;
+    let image = decode_image(&encoded.bytes, &place.name(), &encoded.header, rule)?;
+    Ok((encoded.header, image))
+}
+
+/// Reads an image file without decoding it. Its header is read first, so that a hostile one is never read as a whole.
+pub(crate) fn read_encoded<'a>(place: &FilePlace, rule: ReadRule<'a>) -> Result<Encoded<'a>, DataError> {
+    let header = place.image_header(rule.max_pixels)?;
+    let memory = rule.memory.take(memory::cost(place, &header, rule.max_pixels)?);
+    Ok(Encoded { bytes: place.read()?, header, _memory: memory })
 }
 
 /// Decodes a file to an upright RGB image.
@@ -68,12 +89,12 @@ pub(crate) fn decode_image(
     bytes: &[u8],
     name: &str,
     header: &ImageHeader,
-    intensity: Intensity,
-    channels: Option<&[usize]>,
+    rule: ReadRule<'_>,
 ) -> Result<RgbImage, DataError> {
-    reject_animation(bytes, name)?;
-    let Some(raster) = scientific(bytes, name, channels)? else {
-        return Ok(sam_image::decode_rgb_bytes(bytes, name)?);
+    reject_animation(bytes, name, rule.max_pixels)?;
+    let ReadRule { intensity, channels, max_pixels, .. } = rule;
+    let Some(raster) = scientific(bytes, name, channels, max_pixels)? else {
+        return Ok(sam_image::decode_rgb_bytes(bytes, name, max_pixels)?);
     };
     let used = used_channels(&raster, name, channels)?;
     let (black, white) = black_and_white(&raster, &used, intensity, name)?;
@@ -91,14 +112,15 @@ pub(crate) fn decode_image(
             };
         }
     }
+    drop(raster);
     let mut image = DynamicImage::ImageRgb8(rgb);
     image.apply_orientation(header.orientation);
     Ok(image.into_rgb8())
 }
 
 /// The value range of a deep image; `None` for an 8-bit one.
-pub(crate) fn pixel_range(bytes: &[u8], name: &str) -> Result<Option<PixelRange>, DataError> {
-    let Some(raster) = scientific(bytes, name, None)? else {
+pub(crate) fn pixel_range(bytes: &[u8], name: &str, max_pixels: u64) -> Result<Option<PixelRange>, DataError> {
+    let Some(raster) = scientific(bytes, name, None, max_pixels)? else {
         return Ok(None);
     };
     let (min, max) = extremes(&raster, &(0..raster.n_channels).collect::<Vec<_>>());
@@ -111,7 +133,12 @@ pub(crate) fn pixel_range(bytes: &[u8], name: &str) -> Result<Option<PixelRange>
 }
 
 /// The stored values of a file that the plain decoder reads wrongly or not at all; stacks are rejected.
-fn scientific(bytes: &[u8], name: &str, channels: Option<&[usize]>) -> Result<Option<Raster>, DataError> {
+fn scientific(
+    bytes: &[u8],
+    name: &str,
+    channels: Option<&[usize]>,
+    max_pixels: u64,
+) -> Result<Option<Raster>, DataError> {
     /// Offset of the bit depth in a PNG header.
     const PNG_DEPTH_AT: usize = 24;
     match RasterFormat::of(bytes) {
@@ -119,10 +146,10 @@ fn scientific(bytes: &[u8], name: &str, channels: Option<&[usize]>) -> Result<Op
         Some(RasterFormat::Tiff) => {}
         _ => return Ok(None),
     }
-    let raster = Raster::read(bytes, name);
+    let raster = Raster::read(bytes, name, max_pixels);
     // Variants that only the plain decoder supports (such as JPEG in TIFF) are left to it.
     let raster = match raster {
-        Err(error) if sam_image::decode_rgb_bytes(bytes, name).is_err() => return Err(error),
+        Err(error) if sam_image::decode_rgb_bytes(bytes, name, max_pixels).is_err() => return Err(error),
         Err(error @ DataError::Content { .. }) if is_stack(&error) => return Err(error),
         Err(_) => return Ok(None),
         Ok(raster) => raster,
@@ -135,7 +162,7 @@ fn scientific(bytes: &[u8], name: &str, channels: Option<&[usize]>) -> Result<Op
             Meaning::Grey => raster.n_channels <= 2,
             Meaning::Rgb => matches!(raster.n_channels, 3 | 4),
             // Colour spaces such as CMYK and YCbCr; uncoloured channels come as 2 or more than 4.
-            Meaning::Other => sam_image::decode_rgb_bytes(bytes, name).is_ok(),
+            Meaning::Other => sam_image::decode_rgb_bytes(bytes, name, max_pixels).is_ok(),
         };
     Ok((!is_plain).then_some(raster))
 }

@@ -16,6 +16,7 @@ use crate::error::DataError;
 use crate::finding::{Finding, ProblemKind};
 use crate::formats::files;
 use crate::formats::label_map::LabelMap;
+use crate::formats::memory::MemoryBudget;
 use crate::formats::pairing::{PairRule, Pairs, Unlabelled, folders_of};
 use crate::formats::place::{FilePlace, ImageHeader};
 use crate::formats::raster::Raster;
@@ -63,6 +64,8 @@ pub(crate) struct LabelImages {
     classes: Vec<String>,
     /// VOC stores the classes of its objects in a second folder.
     class_folder: Option<PathBuf>,
+    max_pixels: u64,
+    memory: MemoryBudget,
 }
 
 impl LabelImages {
@@ -91,7 +94,7 @@ impl LabelImages {
                 pairs.n_unlabelled()
             ));
         }
-        let look = Look::at(&pairs)?;
+        let look = Look::at(&pairs, options.max_pixels)?;
         let kind = match options.labels {
             LabelKind::Auto if is_voc_classes => LabelKind::Semantic,
             LabelKind::Auto => look.kind(listing),
@@ -109,14 +112,22 @@ impl LabelImages {
         let classes = if !options.classes.is_empty() {
             options.classes.clone()
         } else if let Some(folder) = &class_folder {
-            voc_classes(path, folder)?
+            voc_classes(path, folder, options.max_pixels)?
         } else if kind == LabelKind::Semantic {
             unnamed_classes(VOC_VOID - 1)
         } else {
             Vec::new()
         };
         let class_folder = class_folder.filter(|_| is_voc_objects);
-        Ok(Self { pairs, kind, void, classes, class_folder })
+        Ok(Self {
+            pairs,
+            kind,
+            void,
+            classes,
+            class_folder,
+            max_pixels: options.max_pixels,
+            memory: MemoryBudget::new(options.max_pixels),
+        })
     }
 
     fn class_of(&self, id: u32) -> Option<usize> {
@@ -132,8 +143,7 @@ impl LabelImages {
         if !path.is_file() {
             return Ok(None);
         }
-        let bytes = std::fs::read(&path).map_err(|error| DataError::io(&path, error))?;
-        let map = LabelMap::read(&bytes, &path.display().to_string())?;
+        let map = LabelMap::read(&path, self.max_pixels)?;
         Ok((map.size_hw == size_hw).then_some(map))
     }
 }
@@ -176,9 +186,13 @@ impl LabelImages {
     /// The objects of one label image.
     fn read_labels(&self, path: &Path, header: &ImageHeader) -> Result<Annotated, DataError> {
         let place = path.display().to_string();
-        let bytes = std::fs::read(path).map_err(|error| DataError::io(path, error))?;
-        let mut map = match read_soft(&bytes, &place) {
+        // Unreadable headers are reported below.
+        let label = FilePlace::Path(path.to_path_buf());
+        let cost = label.image_header(self.max_pixels).and_then(|header| label_cost(&label, &header));
+        let _memory = self.memory.take(cost.unwrap_or(0));
+        let mut map = match read_soft(path, self.max_pixels) {
             Ok(map) => map,
+            Err(error @ DataError::Io { .. }) => return Err(error),
             Err(error) => {
                 let mut annotated = Annotated::new(header.upright_hw());
                 let is_colours = matches!(&error, DataError::Content { what, .. } if what == "a label image");
@@ -234,10 +248,10 @@ impl LabelImages {
 }
 
 /// Fractions are allowed where they are edges of smoothed masks, and nowhere else.
-fn read_soft(bytes: &[u8], place: &str) -> Result<LabelMap, DataError> {
-    let map = LabelMap::read_soft(bytes, place)?;
+fn read_soft(path: &Path, max_pixels: u64) -> Result<LabelMap, DataError> {
+    let map = LabelMap::read_soft(path, max_pixels)?;
     match map.fraction {
-        Some(fraction) if !map.is_smoothed() => Err(map.not_ids(place, fraction)),
+        Some(fraction) if !map.is_smoothed() => Err(map.not_ids(&path.display().to_string(), fraction)),
         _ => Ok(map),
     }
 }
@@ -305,7 +319,7 @@ struct Look {
 }
 
 impl Look {
-    fn at(pairs: &Pairs) -> Result<Self, DataError> {
+    fn at(pairs: &Pairs, max_pixels: u64) -> Result<Self, DataError> {
         let mut look =
             Self { is_palette: false, is_narrow: true, values: Vec::new(), is_binary: true, example: String::new() };
         let step = pairs.len().div_ceil(N_INSPECTED).max(1);
@@ -313,9 +327,8 @@ impl Look {
             let Some(path) = pairs.label_path(index) else {
                 continue;
             };
-            let bytes = std::fs::read(&path).map_err(|error| DataError::io(&path, error))?;
             // Unreadable files are reported with their sample.
-            let Ok(map) = read_soft(&bytes, &path.display().to_string()) else {
+            let Ok(map) = read_soft(&path, max_pixels) else {
                 continue;
             };
             if look.example.is_empty() {
@@ -350,6 +363,14 @@ impl Look {
     }
 }
 
+/// What reading a label image and its masks takes.
+fn label_cost(label: &FilePlace, header: &ImageHeader) -> Result<u64, DataError> {
+    /// Samples of 16 bits, ids of 32, and a mask with its components.
+    const BYTES_PER_PIXEL: u64 = 2 + 4 + 9;
+    let n_pixels = header.stored_hw[0] as u64 * header.stored_hw[1] as u64;
+    Ok(label.n_bytes()?.saturating_add(n_pixels.saturating_mul(BYTES_PER_PIXEL)))
+}
+
 /// Names for ids that no file names.
 fn unnamed_classes(n: u32) -> Vec<String> {
     (1..=n).map(|id| format!("id {id}")).collect()
@@ -357,8 +378,8 @@ fn unnamed_classes(n: u32) -> Vec<String> {
 
 /// The classes of a data set in VOC's folders: those of CVAT's `labelmap.txt`, VOC's own if the label images have VOC's
 /// palette, and otherwise none that are known.
-fn voc_classes(root: &Path, class_folder: &Path) -> Result<Vec<String>, DataError> {
-    let palette = palette_of(class_folder)?;
+fn voc_classes(root: &Path, class_folder: &Path, max_pixels: u64) -> Result<Vec<String>, DataError> {
+    let palette = palette_of(class_folder, max_pixels)?;
     let labelmap = root.join("labelmap.txt");
     if !labelmap.is_file() {
         let is_voc = palette.as_ref().is_some_and(|palette| {
@@ -385,14 +406,13 @@ fn voc_classes(root: &Path, class_folder: &Path) -> Result<Vec<String>, DataErro
 }
 
 /// The palette of the first label image of a folder.
-fn palette_of(folder: &Path) -> Result<Option<Vec<[u8; 3]>>, DataError> {
+fn palette_of(folder: &Path, max_pixels: u64) -> Result<Option<Vec<[u8; 3]>>, DataError> {
     let Some(file) = files::Folder::list(folder)?.files.into_iter().find(|name| files::has_extension(name, "png"))
     else {
         return Ok(None);
     };
     let path = folder.join(file);
-    let bytes = std::fs::read(&path).map_err(|error| DataError::io(&path, error))?;
-    Ok(Raster::read(&bytes, &path.display().to_string()).ok().and_then(|raster| raster.palette))
+    Ok(Raster::open(&path, max_pixels).ok().and_then(|raster| raster.palette))
 }
 
 /// Colour of an id in VOC's palette (VOCdevkit's `VOClabelcolormap.m`): the bits of the id, dealt out from the top.

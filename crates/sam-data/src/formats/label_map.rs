@@ -4,7 +4,7 @@
 //! fractions, and lossy files are rejected: no rule turns them back into ids.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use sam_image::{Components, Connectivity, ImageError, Mask, Rle};
 
@@ -27,13 +27,37 @@ pub(crate) struct LabelMap {
     pub(crate) fraction: Option<f32>,
 }
 
+/// A value that is no integer, and the factor to 256 levels; an error says what cannot be an id: a negative number, a fraction
+/// above 255, or what is too large for a float to be exact.
+fn levels_of(raster: &Raster) -> Result<(Option<f32>, f64), String> {
+    /// Largest integer up to which f32 is exact.
+    const EXACT: f32 = 16_777_216.0;
+    match &raster.samples {
+        Samples::I32(v) if v.iter().any(|&x| x < 0) => Err("negative numbers".to_owned()),
+        Samples::F32(v) => {
+            let fraction = v.iter().copied().find(|x| x.fract() != 0.0);
+            let max = v.iter().copied().fold(0.0, f32::max);
+            let scale = match fraction {
+                Some(_) if max <= 1.0 => 255.0,
+                Some(x) if max > 255.0 => return Err(format!("the float {x}")),
+                _ => 1.0,
+            };
+            match v.iter().find(|&&x| !(0.0..=EXACT).contains(&x)) {
+                Some(x) => Err(format!("the float {x}")),
+                None => Ok((fraction, scale)),
+            }
+        }
+        _ => Ok((None, 1.0)),
+    }
+}
+
 impl LabelMap {
-    /// Reads a PNG, TIFF or GIF; `name` is for messages.
-    pub(crate) fn read(bytes: &[u8], name: &str) -> Result<Self, DataError> {
-        let map = Self::read_soft(bytes, name)?;
+    /// Reads a PNG, TIFF or GIF file of at most `max_pixels`.
+    pub(crate) fn read(path: &Path, max_pixels: u64) -> Result<Self, DataError> {
+        let map = Self::read_soft(path, max_pixels)?;
         match map.fraction {
             None => Ok(map),
-            Some(fraction) => Err(map.not_ids(name, fraction)),
+            Some(fraction) => Err(map.not_ids(&path.display().to_string(), fraction)),
         }
     }
 
@@ -44,54 +68,42 @@ impl LabelMap {
 
     /// As [`LabelMap::read`], but fractions from 0 to 1 or 0 to 255 become 256 levels, as a mask that was smoothed and saved as
     /// float has them.
-    pub(crate) fn read_soft(bytes: &[u8], name: &str) -> Result<Self, DataError> {
-        let raster = Raster::read(bytes, name)?;
-        let not_ids = |got: &str| not_ids(name, got);
-        let mut fraction = None;
+    pub(crate) fn read_soft(path: &Path, max_pixels: u64) -> Result<Self, DataError> {
+        let raster = Raster::open(path, max_pixels)?;
+        let not_ids = |got: &str| not_ids(&path.display().to_string(), got);
         let is_narrow = !raster.is_deep();
-        let values: Vec<u32> = match &raster.samples {
-            Samples::U8(v) => v.iter().map(|&x| u32::from(x)).collect(),
-            Samples::U16(v) => v.iter().map(|&x| u32::from(x)).collect(),
-            Samples::U32(v) => v.clone(),
-            Samples::I32(v) => {
-                let ids = v.iter().map(|&x| u32::try_from(x)).collect::<Result<_, _>>();
-                ids.map_err(|_| not_ids("negative numbers"))?
-            }
-            Samples::F32(v) => {
-                /// Largest integer up to which f32 is exact.
-                const EXACT: f32 = 16_777_216.0;
-                fraction = v.iter().copied().find(|x| x.fract() != 0.0);
-                let max = v.iter().copied().fold(0.0, f32::max);
-                let scale = match fraction {
-                    Some(_) if max <= 1.0 => 255.0,
-                    Some(x) if max > 255.0 => return Err(not_ids(&format!("the float {x}"))),
-                    _ => 1.0,
-                };
-                if let Some(x) = v.iter().find(|&&x| !(0.0..=EXACT).contains(&x)) {
-                    return Err(not_ids(&format!("the float {x}")));
-                }
-                v.iter().map(|&x| (x * scale).round() as u32).collect()
-            }
-        };
-        let ids = match (raster.n_channels, raster.meaning) {
-            (1, _) => values,
-            (n @ 2, Meaning::Grey) | (n @ (3 | 4), Meaning::Rgb) => {
+        let (fraction, scale) = levels_of(&raster).map_err(|got| not_ids(&got))?;
+        let (n, n_pixels) = (raster.n_channels, raster.size_hw[0] * raster.size_hw[1]);
+        match (n, raster.meaning) {
+            (1, _) => {}
+            (2, Meaning::Grey) | (3 | 4, Meaning::Rgb) => {
                 let n_colours = if n == 2 { 1 } else { 3 };
-                let is_grey = |p: &[u32]| p[..n_colours].iter().all(|&x| x == p[0]);
-                if let Some(p) = values.chunks_exact(n).find(|p| !is_grey(p)) {
-                    return Err(not_ids(&format!("colours, such as {:?}", &p[..n_colours])));
+                let colours = |pixel: usize| (0..n_colours).map(move |at| pixel * n + at);
+                let is_grey = |&pixel: &usize| {
+                    colours(pixel).all(|at| raster.sample(at).total_cmp(&raster.sample(pixel * n)).is_eq())
+                };
+                if let Some(pixel) = (0..n_pixels).find(|pixel| !is_grey(pixel)) {
+                    let colour: Vec<String> = colours(pixel).map(|at| raster.sample(at).to_string()).collect();
+                    return Err(not_ids(&format!("colours, such as [{}]", colour.join(", "))));
                 }
-                let has_shape = |at: usize| values.chunks_exact(n).any(|p| p[at] != values[at]);
+                let differs = |channel: usize, pixel: usize| {
+                    !raster.sample(pixel * n + channel).total_cmp(&raster.sample(channel)).is_eq()
+                };
+                let has_shape = |channel: usize| (0..n_pixels).any(|pixel| differs(channel, pixel));
                 if n > n_colours && !has_shape(0) && has_shape(n - 1) {
                     return Err(not_ids(
                         "a single colour, with the shapes in the alpha channel (save that one as grey)",
                     ));
                 }
-                values.chunks_exact(n).map(|p| p[0]).collect()
             }
             (n, _) => return Err(not_ids(&format!("{n} channels"))),
+        }
+        let (size_hw, is_palette) = (raster.size_hw, raster.meaning == Meaning::Palette);
+        let ids = match raster.samples {
+            Samples::U32(ids) if n == 1 => ids,
+            _ => (0..n_pixels).map(|pixel| (raster.sample(pixel * n) * scale).round() as u32).collect(),
         };
-        Ok(Self { size_hw: raster.size_hw, ids, is_palette: raster.meaning == Meaning::Palette, is_narrow, fraction })
+        Ok(Self { size_hw, ids, is_palette, is_narrow, fraction })
     }
 
     /// Whether the image was resized with smoothing, so that edges hold the values between their sides.

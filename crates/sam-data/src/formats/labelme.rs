@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
-use sam_image::{Mask, Rle};
+use sam_image::{DEFAULT_MAX_PIXELS, Mask, Rle};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
@@ -340,7 +340,9 @@ fn pasted_mask(shape: &ShapeJson, [x, y]: [f64; 2], size_hw: [usize; 2]) -> Resu
     let wrong = |detail: String| (ProblemKind::AnnotationUnreadable, detail);
     let text = shape.mask.as_deref().ok_or_else(|| wrong("a mask shape must have a mask".to_owned()))?;
     let bytes = decode_base64(text).map_err(|error| wrong(format!("a mask must be base64: {error}")))?;
-    let raster = Raster::read(&bytes, "the shape's mask").map_err(|error| wrong(error.to_string()))?;
+    // It must lie inside the image, whose size has been checked.
+    let max_pixels = DEFAULT_MAX_PIXELS.max((size_hw[0] * size_hw[1]) as u64);
+    let raster = Raster::read(&bytes, "the shape's mask", max_pixels).map_err(|error| wrong(error.to_string()))?;
     let [height, width] = raster.size_hw;
     let in_range = |corner: f64| (0.0..1e6).contains(&corner);
     if !in_range(x) || !in_range(y) || raster.n_channels != 1 {

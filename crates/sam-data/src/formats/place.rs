@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use image::metadata::Orientation;
 use image::{ImageDecoder, ImageFormat, ImageReader};
-use sam_image::{MAX_PIXELS, Mask, Rle};
+use sam_image::{Mask, Rle, check_size};
 
 use crate::error::DataError;
+use crate::formats::memory::SampleSize;
 use crate::formats::raster::tiff_header;
 use crate::formats::signature;
 
@@ -35,29 +36,44 @@ impl FilePlace {
 
     pub(crate) fn read(&self) -> Result<Vec<u8>, DataError> {
         match self {
-            Self::Path(path) => std::fs::read(path).map_err(|error| DataError::io(path, error)),
+            Self::Path(path) => {
+                let read = sam_files::read_regular(path, sam_files::MAX_FILE_BYTES);
+                read.map_err(|error| DataError::io(path, error))
+            }
             Self::Within { archive, at, len, .. } => read_range(archive, *at, *len),
             Self::Memory { bytes, .. } => Ok(bytes.clone()),
         }
     }
 
-    /// Reads size and orientation of the image, from its first bytes if the format allows.
-    pub(crate) fn image_header(&self) -> Result<ImageHeader, DataError> {
+    /// Size of the encoded file.
+    pub(crate) fn n_bytes(&self) -> Result<u64, DataError> {
+        Ok(match self {
+            Self::Path(path) => std::fs::metadata(path).map_err(|error| DataError::io(path, error))?.len(),
+            Self::Within { len, .. } => *len,
+            Self::Memory { bytes, .. } => bytes.len() as u64,
+        })
+    }
+
+    /// Reads size and orientation of the image, from its first bytes if the format allows. An image of more than `max_pixels`
+    /// is an error.
+    pub(crate) fn image_header(&self, max_pixels: u64) -> Result<ImageHeader, DataError> {
         let name = self.name();
         match self {
             Self::Path(path) => {
-                let file = File::open(path).map_err(|error| DataError::io(path, error))?;
-                ImageHeader::read(BufReader::new(file), &name)
+                let file = sam_files::open_regular(path).map_err(|error| DataError::io(path, error))?;
+                ImageHeader::read(BufReader::new(file), &name, max_pixels)
             }
             Self::Within { archive, at, len, .. } => {
                 // Headers are short; if one is long, the whole member is read.
                 let head = read_range(archive, *at, (*len).min(HEAD_BYTES))?;
-                match ImageHeader::read(Cursor::new(&head), &name) {
-                    Err(_) if (head.len() as u64) < *len => ImageHeader::read(Cursor::new(&self.read()?), &name),
+                match ImageHeader::read(Cursor::new(&head), &name, max_pixels) {
+                    Err(_) if (head.len() as u64) < *len => {
+                        ImageHeader::read(Cursor::new(&self.read()?), &name, max_pixels)
+                    }
                     result => result,
                 }
             }
-            Self::Memory { bytes, .. } => ImageHeader::read(Cursor::new(bytes), &name),
+            Self::Memory { bytes, .. } => ImageHeader::read(Cursor::new(bytes), &name, max_pixels),
         }
     }
 }
@@ -66,7 +82,7 @@ const HEAD_BYTES: u64 = 1 << 16;
 
 /// Reads a range of a file.
 pub(crate) fn read_range(path: &Path, at: u64, len: u64) -> Result<Vec<u8>, DataError> {
-    let mut file = File::open(path).map_err(|error| DataError::io(path, error))?;
+    let mut file = sam_files::open_regular(path).map_err(|error| DataError::io(path, error))?;
     read_open_range(&mut file, path, at, len)
 }
 
@@ -92,22 +108,25 @@ pub(crate) struct ImageHeader {
     pub(crate) stored_hw: [usize; 2],
     /// The EXIF orientation.
     pub(crate) orientation: Orientation,
+    /// What is decoded for each pixel.
+    pub(crate) samples: SampleSize,
 }
 
 impl ImageHeader {
-    /// Reads a header. JPEG markers are parsed by hand because decoders read the whole file.
-    pub(crate) fn read(mut reader: impl BufRead + Seek, name: &str) -> Result<Self, DataError> {
+    /// Reads the header of an image of at most `max_pixels`. JPEG markers are parsed by hand because decoders read the whole
+    /// file.
+    pub(crate) fn read(mut reader: impl BufRead + Seek, name: &str, max_pixels: u64) -> Result<Self, DataError> {
         let io = |error| DataError::io(Path::new(name), error);
         let head = reader.fill_buf().map_err(io)?;
         signature::check(head, Path::new(name), "an image")?;
         if head.starts_with(&[0xFF, 0xD8]) {
             if let Some(header) = read_jpeg_header(&mut reader).map_err(io)? {
+                check_size(header.stored_hw, name, max_pixels)?;
                 return Ok(header);
             }
             reader.seek(SeekFrom::Start(0)).map_err(io)?;
         } else if head.starts_with(b"II*\0") || head.starts_with(b"MM\0*") || head.starts_with(b"II+\0") {
-            let (stored_hw, orientation) = tiff_header(reader, name)?;
-            return Ok(Self { stored_hw, orientation });
+            return tiff_header(reader, name, max_pixels);
         }
         let guessed = ImageReader::new(&mut reader).with_guessed_format().map_err(io)?;
         let is_known = matches!(
@@ -116,27 +135,28 @@ impl ImageHeader {
         );
         if is_known && let Ok(mut decoder) = guessed.into_decoder() {
             let (width, height) = decoder.dimensions();
+            let colour = decoder.original_color_type();
+            let n_channels = u64::from(colour.channel_count()).max(1);
             let header = Self {
                 stored_hw: [height as usize, width as usize],
+                samples: SampleSize { n_channels, bits: u64::from(colour.bits_per_pixel()) / n_channels },
                 orientation: decoder.orientation().unwrap_or(Orientation::NoTransforms),
             };
-            if width > 0 && height > 0 && header.n_pixels() <= MAX_PIXELS {
+            if width > 0 && height > 0 {
+                check_size(header.stored_hw, name, max_pixels)?;
                 return Ok(header);
             }
         }
         // The full decoder produces the error message.
         let mut bytes = Vec::new();
         reader.seek(SeekFrom::Start(0)).map_err(io)?;
-        reader.read_to_end(&mut bytes).map_err(io)?;
-        let image = sam_image::decode_rgb_bytes(&bytes, name)?;
+        reader.take(sam_files::MAX_FILE_BYTES).read_to_end(&mut bytes).map_err(io)?;
+        let image = sam_image::decode_rgb_bytes(&bytes, name, max_pixels)?;
         Ok(Self {
             stored_hw: [image.height() as usize, image.width() as usize],
+            samples: SampleSize { n_channels: 3, bits: 8 },
             orientation: Orientation::NoTransforms,
         })
-    }
-
-    fn n_pixels(&self) -> u64 {
-        self.stored_hw[0] as u64 * self.stored_hw[1] as u64
     }
 
     /// Whether the EXIF orientation swaps width and height.
@@ -176,6 +196,7 @@ impl ImageHeader {
 /// Size from the first start-of-frame, orientation from the EXIF block before it; `None` for unusual markers.
 fn read_jpeg_header(reader: &mut (impl BufRead + Seek)) -> std::io::Result<Option<ImageHeader>> {
     const EXIF: &[u8] = b"Exif\0\0";
+    const PROGRESSIVE: u8 = 0xC2;
     let mut orientation = Orientation::NoTransforms;
     reader.seek(SeekFrom::Start(2))?;
     loop {
@@ -201,14 +222,17 @@ fn read_jpeg_header(reader: &mut (impl BufRead + Seek)) -> std::io::Result<Optio
         match head[1] {
             // Start of frame; C4, C8 and CC are tables.
             0xC0..=0xCF if !matches!(head[1], 0xC4 | 0xC8 | 0xCC) => {
-                let mut frame = [0u8; 5];
+                let mut frame = [0u8; 6];
                 if !fills(reader, &mut frame)? {
                     return Ok(None);
                 }
                 let height = usize::from(u16::from_be_bytes([frame[1], frame[2]]));
                 let width = usize::from(u16::from_be_bytes([frame[3], frame[4]]));
                 let is_valid = height > 0 && width > 0;
-                return Ok(is_valid.then_some(ImageHeader { stored_hw: [height, width], orientation }));
+                // Progressive images are decoded as a whole before they are converted: 16-bit coefficients.
+                let samples =
+                    SampleSize { n_channels: frame[5].into(), bits: if head[1] == PROGRESSIVE { 16 } else { 8 } };
+                return Ok(is_valid.then_some(ImageHeader { stored_hw: [height, width], orientation, samples }));
             }
             0xE1 => {
                 let mut segment = vec![0u8; len];

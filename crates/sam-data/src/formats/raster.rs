@@ -9,13 +9,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use image::metadata::Orientation;
-use sam_image::MAX_PIXELS;
+use sam_image::check_size;
 use tiff::ColorType;
 use tiff::decoder::{Decoder, DecodingResult, Limits};
 use tiff::tags::Tag;
 
 use crate::error::DataError;
 use crate::formats::gif::read_gif;
+use crate::formats::memory::SampleSize;
+use crate::formats::place::{FilePlace, ImageHeader};
 use crate::formats::signature;
 
 /// Largest raster in bytes; larger declared sizes are rejected before allocation.
@@ -82,12 +84,18 @@ impl RasterFormat {
 }
 
 impl Raster {
-    /// Reads a PNG, TIFF or GIF; `name` is for messages.
-    pub(crate) fn read(bytes: &[u8], name: &str) -> Result<Self, DataError> {
+    /// Reads a PNG, TIFF or GIF file of at most `max_pixels`.
+    pub(crate) fn open(path: &Path, max_pixels: u64) -> Result<Self, DataError> {
+        let place = FilePlace::Path(path.to_path_buf());
+        Self::read(&place.read()?, &place.name(), max_pixels)
+    }
+
+    /// Reads a PNG, TIFF or GIF of at most `max_pixels`; `name` is for messages.
+    pub(crate) fn read(bytes: &[u8], name: &str, max_pixels: u64) -> Result<Self, DataError> {
         let read = || match RasterFormat::of(bytes) {
-            Some(RasterFormat::Png) => read_png(bytes, name),
-            Some(RasterFormat::Tiff) => read_tiff(bytes, name),
-            Some(RasterFormat::Gif) => read_gif(bytes, name),
+            Some(RasterFormat::Png) => read_png(bytes, name, max_pixels),
+            Some(RasterFormat::Tiff) => read_tiff(bytes, name, max_pixels),
+            Some(RasterFormat::Gif) => read_gif(bytes, name, max_pixels),
             None => signature::check(bytes, Path::new(name), "a PNG, TIFF or GIF").and(Err(wrong(
                 name,
                 "a PNG, TIFF or GIF with one value per pixel",
@@ -118,42 +126,46 @@ impl Raster {
     }
 }
 
-/// Size and orientation of a TIFF without its pixels.
-pub(crate) fn tiff_header(reader: impl BufRead + Seek, name: &str) -> Result<([usize; 2], Orientation), DataError> {
+/// The header of a TIFF, without its pixels.
+pub(crate) fn tiff_header(reader: impl BufRead + Seek, name: &str, max_pixels: u64) -> Result<ImageHeader, DataError> {
     let read = move || {
         let mut decoder = Decoder::new(reader).map_err(|e| damaged(name, &e))?;
-        let size_hw = tiff_size(&mut decoder, name)?;
+        let stored_hw = tiff_size(&mut decoder, name, max_pixels)?;
+        let colour = decoder.colortype().map_err(|e| damaged(name, &e))?;
+        let samples = SampleSize { n_channels: colour.num_samples().into(), bits: colour.bit_depth().into() };
         let orientation = decoder.find_tag_unsigned::<u8>(Tag::Orientation).unwrap_or(None);
-        Ok((size_hw, orientation.and_then(Orientation::from_exif).unwrap_or(Orientation::NoTransforms)))
+        let orientation = orientation.and_then(Orientation::from_exif).unwrap_or(Orientation::NoTransforms);
+        Ok(ImageHeader { stored_hw, orientation, samples })
     };
     catch_unwind(AssertUnwindSafe(read))
         .unwrap_or_else(|_| Err(wrong(name, "a readable TIFF", "data on which the decoder panics", "export it again")))
 }
 
-fn tiff_size<R: std::io::Read + Seek>(decoder: &mut Decoder<R>, name: &str) -> Result<[usize; 2], DataError> {
+fn tiff_size<R: std::io::Read + Seek>(
+    decoder: &mut Decoder<R>,
+    name: &str,
+    max_pixels: u64,
+) -> Result<[usize; 2], DataError> {
     let (width, height) = decoder.dimensions().map_err(|e| damaged(name, &e))?;
-    checked_size(height, width, name)
+    checked_size(height, width, name, max_pixels)
 }
 
-fn checked_size(height: u32, width: u32, name: &str) -> Result<[usize; 2], DataError> {
-    let n_pixels = u64::from(height) * u64::from(width);
-    if n_pixels == 0 || n_pixels > MAX_PIXELS {
-        return Err(wrong(
-            name,
-            &format!("1 to {MAX_PIXELS} pixels large"),
-            &format!("{height} x {width} (height x width)"),
-            "cut it into tiles, or export it again",
-        ));
+fn checked_size(height: u32, width: u32, name: &str, max_pixels: u64) -> Result<[usize; 2], DataError> {
+    let size_hw = [height as usize, width as usize];
+    if height == 0 || width == 0 {
+        let got = format!("{height} x {width} (height x width)");
+        return Err(wrong(name, "at least 1 x 1 pixels large", &got, "export it again"));
     }
-    Ok([height as usize, width as usize])
+    check_size(size_hw, name, max_pixels)?;
+    Ok(size_hw)
 }
 
-fn read_tiff(bytes: &[u8], name: &str) -> Result<Raster, DataError> {
+fn read_tiff(bytes: &[u8], name: &str, max_pixels: u64) -> Result<Raster, DataError> {
     let mut limits = Limits::default();
     limits.decoding_buffer_size = MAX_RASTER_BYTES;
     limits.intermediate_buffer_size = MAX_RASTER_BYTES;
     let mut decoder = Decoder::new(Cursor::new(bytes)).map_err(|e| damaged(name, &e))?.with_limits(limits);
-    let size_hw = tiff_size(&mut decoder, name)?;
+    let size_hw = tiff_size(&mut decoder, name, max_pixels)?;
     reject_stack(bytes, name)?;
     let colour = decoder.colortype().map_err(|e| damaged(name, &e))?;
     let n_channels = usize::from(colour.num_samples());
@@ -207,29 +219,34 @@ fn read_tiff(bytes: &[u8], name: &str) -> Result<Raster, DataError> {
     complete(raster, name)
 }
 
-fn read_png(bytes: &[u8], name: &str) -> Result<Raster, DataError> {
+fn read_png(bytes: &[u8], name: &str, max_pixels: u64) -> Result<Raster, DataError> {
     let mut decoder = png::Decoder::new_with_limits(Cursor::new(bytes), png::Limits { bytes: MAX_RASTER_BYTES });
     decoder.set_transformations(png::Transformations::IDENTITY);
     decoder.set_ignore_text_chunk(true);
     let mut reader = decoder.read_info().map_err(|e| damaged(name, &e))?;
-    let size_hw = checked_size(reader.info().height, reader.info().width, name)?;
+    let size_hw = checked_size(reader.info().height, reader.info().width, name, max_pixels)?;
     let holds = bytes.len().saturating_mul(MAX_DEFLATE_RATIO).min(MAX_RASTER_BYTES);
     let n_bytes = reader.output_buffer_size().filter(|&n| n <= holds).ok_or_else(|| {
         let got = format!("{} x {} pixels in {} bytes", size_hw[0], size_hw[1], bytes.len());
         wrong(name, "as large as its file can hold", &got, "download it again, or cut it into tiles")
     })?;
-    let mut packed = vec![0; n_bytes];
-    let frame = reader.next_frame(&mut packed).map_err(|e| damaged(name, &e))?;
-    packed.truncate(frame.buffer_size());
-    let n_channels = frame.color_type.samples();
-    let samples = match frame.bit_depth {
-        png::BitDepth::Eight => Samples::U8(packed),
-        png::BitDepth::Sixteen => {
-            Samples::U16(packed.chunks_exact(2).map(|b| u16::from_be_bytes([b[0], b[1]])).collect())
+    let (colour, depth) = reader.output_color_type();
+    let n_channels = colour.samples();
+    let samples = if depth == png::BitDepth::Sixteen {
+        // Decoded in place, as a second copy would be the largest of all.
+        let mut samples = vec![0u16; n_bytes / 2];
+        reader.next_frame(bytemuck::cast_slice_mut(&mut samples)).map_err(|e| damaged(name, &e))?;
+        samples.iter_mut().for_each(|sample| *sample = u16::from_be(*sample));
+        Samples::U16(samples)
+    } else {
+        let mut packed = vec![0; n_bytes];
+        reader.next_frame(&mut packed).map_err(|e| damaged(name, &e))?;
+        match depth {
+            png::BitDepth::Eight => Samples::U8(packed),
+            few => Samples::U8(unpack(&packed, size_hw, n_channels, few as u8, name)?),
         }
-        few => Samples::U8(unpack(&packed, size_hw, n_channels, few as u8, name)?),
     };
-    let meaning = match frame.color_type {
+    let meaning = match colour {
         png::ColorType::Indexed => Meaning::Palette,
         png::ColorType::Grayscale | png::ColorType::GrayscaleAlpha => Meaning::Grey,
         png::ColorType::Rgb | png::ColorType::Rgba => Meaning::Rgb,

@@ -3,7 +3,6 @@
 //! No format is guessed from a sign that two formats share: if two formats fit, the error names both.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::Path;
 
 use crate::error::DataError;
@@ -134,7 +133,7 @@ pub(crate) fn file_format(path: &Path) -> Result<Option<Format>, DataError> {
 }
 
 fn json_format(path: &Path) -> Result<Option<Format>, DataError> {
-    let file = File::open(path).map_err(|error| DataError::io(path, error))?;
+    let file = sam_files::open_regular(path).map_err(|error| DataError::io(path, error))?;
     let mut cursor = JsonCursor::new(file, path)?;
     let mut key = Vec::new();
     if cursor.peek()? == Some(b'[') {

@@ -26,9 +26,6 @@ use crate::formats::{Annotated, FormatReader, Listing};
 use crate::sample::ObjectMask;
 use crate::source_options::SourceOptions;
 
-/// Largest annotation file; SA-1B's have about 30 kB.
-const MAX_JSON_BYTES: u64 = 1 << 30;
-
 /// Folders and archives of pairs.
 #[derive(Debug, Default)]
 pub(crate) struct Sa1b {
@@ -303,12 +300,8 @@ impl FormatReader for Sa1b {
 
     fn read(&self, index: usize, header: &ImageHeader) -> Result<Annotated, DataError> {
         let place = self.json_place(index);
-        if let FilePlace::Path(path) = &place {
-            let len = std::fs::metadata(path).map_err(|error| DataError::io(path, error))?.len();
-            if len > MAX_JSON_BYTES {
-                return Err(damaged(path, &format!("{len} bytes")));
-            }
-        }
+        sam_files::require_at_most(place.n_bytes()?, sam_files::MAX_TEXT_BYTES)
+            .map_err(|error| DataError::io(Path::new(&place.name()), error))?;
         Ok(read_json(&place.read()?, &place.name(), header.upright_hw()))
     }
 }

@@ -1,6 +1,5 @@
 //! Members of a plain `.tar`, without unpacking it.
 
-use std::fs::File;
 use std::path::Path;
 
 use crate::error::DataError;
@@ -15,7 +14,7 @@ pub(crate) struct TarMember {
 /// Reads the headers of an archive; hidden files are skipped. Sorted by name.
 pub(crate) fn list(path: &Path) -> Result<Vec<TarMember>, DataError> {
     let io = |error| DataError::io(path, error);
-    let file = File::open(path).map_err(io)?;
+    let file = sam_files::open_regular(path).map_err(io)?;
     let file_len = file.metadata().map_err(io)?.len();
     let mut archive = tar::Archive::new(std::io::BufReader::new(file));
     let mut members = Vec::new();

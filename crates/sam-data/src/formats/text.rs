@@ -2,7 +2,6 @@
 //!
 //! Windows tools write both. Any other encoding is an error with its line: guessing a code page would invent class names.
 
-use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
@@ -11,13 +10,18 @@ use crate::formats::signature;
 
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
-/// Reads a text file: UTF-8 with or without a byte order mark, or UTF-16 with one.
+/// Reads a text of at most [`sam_files::MAX_TEXT_BYTES`].
+pub(crate) fn read(path: &Path) -> Result<String, DataError> {
+    read_within(path, sam_files::MAX_TEXT_BYTES)
+}
+
+/// Reads a text file of at most `max_bytes`: UTF-8 with or without a byte order mark, or UTF-16 with one.
 ///
 /// # Errors
 ///
-/// When it cannot be read, is of another encoding (with the line), or is no text (a Git LFS pointer, an HTML page).
-pub fn read(path: &Path) -> Result<String, DataError> {
-    let bytes = std::fs::read(path).map_err(|error| DataError::io(path, error))?;
+/// When it cannot be read, is larger, is of another encoding (with the line), or is no text (a Git LFS pointer, an HTML page).
+pub fn read_within(path: &Path, max_bytes: u64) -> Result<String, DataError> {
+    let bytes = sam_files::read_regular(path, max_bytes).map_err(|error| DataError::io(path, error))?;
     decode(bytes, path)
 }
 
@@ -54,7 +58,7 @@ pub(crate) fn decode_utf16(bytes: &[u8]) -> Option<String> {
 /// The error for an invalid byte at an offset of a file.
 pub(crate) fn invalid_at(path: &Path, at: u64) -> DataError {
     let read = || -> std::io::Result<(u8, usize)> {
-        let mut file = File::open(path)?;
+        let mut file = sam_files::open_regular(path)?;
         let mut before = Vec::new();
         file.by_ref().take(at).read_to_end(&mut before)?;
         file.seek(SeekFrom::Start(at))?;

@@ -358,7 +358,8 @@ pub(crate) fn data_yaml(folder: &Path) -> Result<Option<PathBuf>, DataError> {
     for name in names {
         let path = folder.join(name);
         // In another encoding the keys still show; reading the file then names what is wrong.
-        let bytes = std::fs::read(&path).map_err(|error| DataError::io(&path, error))?;
+        let bytes =
+            sam_files::read_regular(&path, sam_files::MAX_TEXT_BYTES).map_err(|error| DataError::io(&path, error))?;
         let text = text::decode_utf16(&bytes).unwrap_or_else(|| String::from_utf8_lossy(&bytes).into_owned());
         let text = text.trim_start_matches('\u{feff}');
         let has = |key: &str| text.lines().any(|line| line.starts_with(key));

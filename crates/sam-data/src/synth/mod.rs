@@ -19,6 +19,7 @@ pub use shape::ShapeKind;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::DataError;
 use crate::sample::Sample;
 use crate::sample::{SampleError, Samples};
 
@@ -86,9 +87,12 @@ pub struct SynthScenes {
 
 impl SynthScenes {
     /// Generates a scene of the set, with its geometry.
-    #[must_use]
-    pub fn scene(&self, index: usize) -> Scene {
-        Scene::draw(self.seed, self.first_index + index as u64, &self.options)
+    ///
+    /// # Errors
+    ///
+    /// As [`Scene::draw`].
+    pub fn scene(&self, index: usize) -> Result<Scene, DataError> {
+        Scene::draw(self.seed, self.first_index.wrapping_add(index as u64), &self.options)
     }
 }
 
@@ -98,6 +102,6 @@ impl Samples for SynthScenes {
     }
 
     fn sample(&self, index: usize) -> Result<Sample, SampleError> {
-        Ok(self.scene(index).sample)
+        Ok(self.scene(index)?.sample)
     }
 }

@@ -23,17 +23,18 @@ const JPEG_QUALITY: u8 = 92;
 ///
 /// # Errors
 ///
-/// When a file cannot be written.
+/// When a file cannot be written, or there is an error instead of a sample.
 pub fn write_coco(
     root: &Path,
     part: &str,
-    samples: impl Iterator<Item = Sample>,
+    samples: impl Iterator<Item = Result<Sample, DataError>>,
     class_names: &[String],
 ) -> Result<(), DataError> {
     let folder = root.join(part);
     create_folder(&folder)?;
     let mut writer = CocoWriter::new(root, class_names, false)?;
     for (id, sample) in (1..).zip(samples) {
+        let sample = sample?;
         let file_name = format!("{}.png", sample.name);
         save_rgb_png(&sample.image, &folder.join(&file_name))?;
         writer.add(&ImageEntry { part: Some(part), id, file_name: &file_name }, &annotations_of(sample))?;
@@ -45,12 +46,17 @@ pub fn write_coco(
 ///
 /// # Errors
 ///
-/// When a file cannot be written.
-pub fn write_sa1b(root: &Path, samples: impl Iterator<Item = Sample>, first_id: u64) -> Result<(), DataError> {
+/// When a file cannot be written, or there is an error instead of a sample.
+pub fn write_sa1b(
+    root: &Path,
+    samples: impl Iterator<Item = Result<Sample, DataError>>,
+    first_id: u64,
+) -> Result<(), DataError> {
     create_folder(root)?;
     // Ids are unique over all images, as in the data set.
     let mut object_ids = first_id * 1000 + 1..;
     for (id, sample) in (first_id..).zip(samples) {
+        let sample = sample?;
         let path = root.join(format!("sa_{id}.jpg"));
         save_jpeg(&sample.image, &path)?;
         let mut annotations = annotations_of(sample);
@@ -107,8 +113,8 @@ mod tests {
         }
     }
 
-    fn samples(scenes: SynthScenes) -> impl Iterator<Item = Sample> {
-        (0..scenes.n_scenes).map(move |index| scenes.scene(index).sample)
+    fn samples(scenes: SynthScenes) -> impl Iterator<Item = Result<Sample, DataError>> {
+        (0..scenes.n_scenes).map(move |index| Ok(scenes.scene(index)?.sample))
     }
 
     /// Masks with their classes, in the source's order.
@@ -130,7 +136,7 @@ mod tests {
         assert_eq!(source.classes(), class_names());
         assert_eq!(source.len(), 5);
         for index in 0..5 {
-            let (read, made) = (source.sample(index).expect("sound"), scenes.scene(index).sample);
+            let (read, made) = (source.sample(index).expect("sound"), scenes.scene(index).expect("visible").sample);
             assert_eq!(read.image, made.image);
             assert_eq!(masks(&read), masks(&made));
             assert!(read.ignore.is_none());
@@ -145,7 +151,7 @@ mod tests {
         let source = open(folder.path());
         assert_eq!(source.len(), 3);
         for index in 0..3 {
-            let (read, made) = (source.sample(index).expect("sound"), scenes.scene(index).sample);
+            let (read, made) = (source.sample(index).expect("sound"), scenes.scene(index).expect("visible").sample);
             assert_eq!(read.image.dimensions(), made.image.dimensions());
             let made: Vec<Rle> = made.objects.into_iter().map(|o| o.mask).collect();
             let read: Vec<Rle> = read.objects.into_iter().map(|o| o.mask).collect();
@@ -158,7 +164,7 @@ mod tests {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../datasets/synth");
         let source = open(&root);
         let all = samples(committed(0, 36));
-        for made in all {
+        for made in all.map(|made| made.expect("visible")) {
             let index = (0..source.len())
                 .find(|&index| source.name(index).contains(&made.name))
                 .unwrap_or_else(|| panic!("{} must be in {}", made.name, root.display()));

@@ -3,12 +3,15 @@
 use image::RgbImage;
 use sam_image::{Mask, Rle};
 
+use crate::error::DataError;
 use crate::random::{Purpose, RandomStream};
 use crate::sample::{ObjectMask, Sample};
 use crate::synth::SynthOptions;
 use crate::synth::shape::{Outline, ShapeKind, around};
 use crate::synth::texture::Texture;
 
+/// Scenes that are drawn in vain before the options are considered wrong.
+const MAX_ATTEMPTS: u64 = 100;
 /// Levels of nesting: part, sub-part, whole, as the three masks of SAM's decoder (paper, §3).
 const N_LEVELS_MAX: usize = 3;
 
@@ -43,11 +46,14 @@ struct Layer {
 impl Scene {
     /// Generates the scene of a seed and an index.
     ///
+    /// # Errors
+    ///
+    /// When the options leave no object visible.
+    ///
     /// # Panics
     ///
     /// When the options ask for images below 8 px, or a range is empty.
-    #[must_use]
-    pub fn draw(seed: u64, index: u64, options: &SynthOptions) -> Self {
+    pub fn draw(seed: u64, index: u64, options: &SynthOptions) -> Result<Self, DataError> {
         assert!(
             options.side_px_min >= 8 && options.side_px_min <= options.side_px_max,
             "sides must be a range from at least 8 px, got {}-{}",
@@ -61,7 +67,7 @@ impl Scene {
             options.n_shapes_max
         );
         // No default scene in a hundred thousand is without objects, but options can be extreme.
-        for attempt in 0.. {
+        for attempt in 0..MAX_ATTEMPTS {
             let mut stream = RandomStream::new(seed, Purpose::Scene, &[index, attempt]);
             let n_sides = options.side_px_max - options.side_px_min + 1;
             let size_hw = [(); 2].map(|()| options.side_px_min + stream.index(n_sides));
@@ -70,11 +76,19 @@ impl Scene {
             let layers = without_hidden(layers, options);
             if !layers.is_empty() {
                 let name = format!("scene_{index:06}");
-                return Self::finish(name, size_hw, &background, layers, options, &mut stream);
+                return Ok(Self::finish(name, size_hw, &background, layers, options, &mut stream));
             }
-            assert!(attempt < 1000, "options must leave objects visible, got none in 1000 scenes: {options:?}");
         }
-        unreachable!("the loop ends by return or panic")
+        let SynthOptions { visible_px_min, visible_share_min, side_px_min, side_px_max, .. } = options;
+        Err(DataError::Option {
+            key: "visible_px_min",
+            expected: format!(
+                "so small, with visible_share_min = {visible_share_min}, that a scene has a visible object"
+            ),
+            got: format!(
+                "{visible_px_min}, and none in {MAX_ATTEMPTS} scenes of {side_px_min} to {side_px_max} px a side"
+            ),
+        })
     }
 
     fn finish(
@@ -295,7 +309,7 @@ mod tests {
     use sam_image::rle_intersection_px;
 
     fn scenes(n: u64) -> impl Iterator<Item = Scene> {
-        (0..n).map(|index| Scene::draw(3, index, &SynthOptions::default()))
+        (0..n).map(|index| Scene::draw(3, index, &SynthOptions::default()).expect("visible"))
     }
 
     /// A hash of the image, the masks and the classes.
@@ -385,7 +399,7 @@ mod tests {
                 tiny_chance: 0.5,
                 ..SynthOptions::default()
             };
-            let scene = Scene::draw(1, 0, &options);
+            let scene = Scene::draw(1, 0, &options).expect("visible");
             assert!(!scene.objects.is_empty());
         }
     }

@@ -1,10 +1,11 @@
 //! Round trips between formats: representable content returns bit for bit, and losses are reported.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use sam_data::{ConvertTo, Format, LabelKind, Source, SourceOptions, Void, convert};
 
-use crate::{fixture, open};
+use crate::{conversion, fixture, go_on, open};
 
 /// Id, run lengths and class of the objects of an image, and its ignore region.
 type Content = (Vec<(u64, String, Option<String>)>, Option<String>);
@@ -34,7 +35,7 @@ fn masks(source: &Source, with_ids: bool) -> BTreeMap<String, Content> {
 fn converted(source: &Source, to: ConvertTo, options: &SourceOptions) -> (tempfile::TempDir, Source, Vec<String>) {
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("out");
-    let report = convert(source, &out, to, &|_, _| {}).unwrap_or_else(|error| panic!("{error}"));
+    let report = convert(source, &out, conversion(to), &go_on).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(report.images, source.len() as u64);
     let left: Vec<_> = std::fs::read_dir(folder.path()).expect("listed").collect();
     assert_eq!(left.len(), 1, "nothing unfinished is left");
@@ -119,11 +120,27 @@ fn nothing_is_overwritten_and_failures_leave_no_files() {
     let folder = tempfile::tempdir().expect("a folder");
     let source = open(&fixture("cvat"));
     std::fs::write(folder.path().join("precious.txt"), "x").expect("written");
-    let message = convert(&source, folder.path(), ConvertTo::Coco, &|_, _| {}).expect_err("rejected").to_string();
+    let message =
+        convert(&source, folder.path(), conversion(ConvertTo::Coco), &go_on).expect_err("rejected").to_string();
     assert!(message.contains("new or empty"), "{message}");
     let copy = crate::copy_of("cvat");
     std::fs::remove_file(copy.path().join("images/default/frame_000000.jpg")).expect("removed");
     let out = folder.path().join("below/out");
-    assert!(convert(&open(copy.path()), &out, ConvertTo::Sa1b, &|_, _| {}).is_err());
+    assert!(convert(&open(copy.path()), &out, conversion(ConvertTo::Sa1b), &go_on).is_err());
     assert!(!out.exists() && !folder.path().join("below").exists());
+}
+
+#[test]
+fn a_stopped_conversion_leaves_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let source = open(&fixture("cvat"));
+    let out = folder.path().join("out");
+    let stop = |_, _| std::ops::ControlFlow::Break(());
+    let error = convert(&source, &out, conversion(ConvertTo::Coco), &stop).expect_err("stopped");
+    assert!(matches!(error, sam_data::DataError::Stopped), "{error}");
+    assert!(is_empty(folder.path()));
+}
+
+fn is_empty(folder: &Path) -> bool {
+    std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none())
 }

@@ -83,10 +83,12 @@ fn a_conversion_drops_what_it_says_or_refuses() {
     let file = damaged(folder.path());
     let out = folder.path().join("out");
     let refused = Source::open(&file, &options(OnBad::Refuse)).expect("opens");
-    let error = convert(&refused, &out, ConvertTo::Coco, &|_, _| {}).expect_err("two broken images").to_string();
+    let error = convert(&refused, &out, crate::conversion(ConvertTo::Coco), &crate::go_on)
+        .expect_err("two broken images")
+        .to_string();
     assert!(error.contains("1.jpg") && error.contains("3.jpg") && !out.exists(), "{error}");
     let source = Source::open(&file, &options(OnBad::Drop)).expect("opens");
-    let report = convert(&source, &out, ConvertTo::Coco, &|_, _| {}).expect("converted");
+    let report = convert(&source, &out, crate::conversion(ConvertTo::Coco), &crate::go_on).expect("converted");
     assert_eq!((report.images, report.losses.unreadable_images), (2, 2));
     assert_eq!(report.losses, survey_all(&source).losses);
     let again = Source::open(&out, &SourceOptions::default()).expect("opens");

@@ -4,9 +4,11 @@
 //! of the SAM paper (Fig. 9), and so are those by size. Full names of nested metrics carry a prefix:
 //! `small/miou_1`, `coco-val/miou_1`, `coco-val/small/miou_1`, `coco-val/class:cat/miou_1`.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use sam_files::printable;
 use serde::{Deserialize, Serialize};
 
 use crate::error::EvalError;
@@ -271,17 +273,40 @@ fn mean_over<'a>(data_sets: impl Iterator<Item = &'a Metrics>) -> Result<Metrics
     Ok(means)
 }
 
+/// A field that no spreadsheet takes for a formula (OWASP, "CSV injection"): a name that begins like one gets an apostrophe,
+/// which spreadsheets hide. Numbers stay numbers.
+fn harmless(field: &str) -> Cow<'_, str> {
+    let field = printable(field);
+    let begins_formula = field.starts_with(['=', '+', '-', '@', '\t', '\n']) && field.parse::<f64>().is_err();
+    if begins_formula { Cow::Owned(format!("'{field}")) } else { field }
+}
+
 /// Appends a line of CSV, quoted as in RFC 4180.
 fn push_row<'a>(csv: &mut String, fields: impl IntoIterator<Item = &'a str>) {
     for (at, field) in fields.into_iter().enumerate() {
         if at > 0 {
             csv.push(',');
         }
+        let field = harmless(field);
         if field.contains([',', '"', '\n', '\r']) {
             let _ = write!(csv, "\"{}\"", field.replace('"', "\"\""));
         } else {
-            csv.push_str(field);
+            csv.push_str(&field);
         }
     }
     csv.push('\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cells_are_neither_formulas_nor_commands() {
+        let mut csv = String::new();
+        let fields = ["=1+1", "+x", "-x", "@SUM(A1)", "\tx", "-0.5", "1e-3", "NaN", "a,\"b\"", "c\u{1b}[2J", "miou_1"];
+        push_row(&mut csv, fields);
+        let expected = "'=1+1,'+x,'-x,'@SUM(A1),'\tx,-0.5,1e-3,NaN,\"a,\"\"b\"\"\",c\\u{1b}[2J,miou_1\n";
+        assert_eq!(csv, expected);
+    }
 }

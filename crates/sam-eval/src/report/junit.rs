@@ -35,5 +35,6 @@ pub fn junit_xml(suite: &str, verdict: &Verdict, seconds: f64) -> String {
 
 /// Replaces characters that XML forbids even when escaped.
 fn printable(text: &str) -> String {
-    text.replace(|letter: char| letter.is_control() || matches!(letter, '\u{fffe}' | '\u{ffff}'), "?")
+    sam_files::printable(text)
+        .replace(|letter: char| letter.is_control() || matches!(letter, '\u{fffe}' | '\u{ffff}'), "?")
 }

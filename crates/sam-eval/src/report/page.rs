@@ -5,6 +5,8 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+use sam_files::printable;
+
 use crate::error::EvalError;
 
 const STYLE: &str = include_str!("report.css");
@@ -94,7 +96,7 @@ impl Page {
                 body { main { h1 { (self.title) } @for section in &self.sections { (section_html(section)) } } }
             }
         };
-        Ok(page.into_string())
+        Ok(printable(&page.into_string()).into_owned())
     }
 
     /// Tables and texts as GitHub-flavoured Markdown.
@@ -108,7 +110,7 @@ impl Page {
                 Section::Charts { .. } | Section::Gallery(_) | Section::Images(_) => {}
             }
         }
-        text
+        printable(&text).into_owned()
     }
 
     fn check(&self) -> Result<(), EvalError> {
@@ -210,10 +212,21 @@ fn push_text(text: &mut String, title: &str, inner: &str) {
 /// Escapes what would end a table cell or become markup.
 fn one_line(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
-    for letter in text.chars() {
+    let letters: Vec<char> = text.chars().collect();
+    // Within a word an underscore is one, as in `miou_1`.
+    let is_in_word = |at: usize| {
+        let is_word =
+            |at: Option<usize>| at.and_then(|at| letters.get(at)).is_some_and(|letter| letter.is_alphanumeric());
+        is_word(at.checked_sub(1)) && is_word(Some(at + 1))
+    };
+    for (at, &letter) in letters.iter().enumerate() {
         match letter {
             '\n' | '\r' => safe.push(' '),
-            '|' | '\\' | '`' | '*' | '_' | '<' | '>' | '[' | ']' if letter != '_' || safe.is_empty() => {
+            '<' => safe.push_str("&lt;"),
+            '>' => safe.push_str("&gt;"),
+            '&' => safe.push_str("&amp;"),
+            '_' if is_in_word(at) => safe.push(letter),
+            '|' | '\\' | '`' | '*' | '_' | '[' | ']' | '~' | '!' | '#' | '$' => {
                 safe.push('\\');
                 safe.push(letter);
             }
@@ -246,6 +259,12 @@ mod tests {
         assert!(markdown.contains("| a \\| b \\`\\`\\` c | 1 |"), "{markdown}");
         // The fence is longer than the one in the text.
         assert!(markdown.contains("````\na | b\n```\nc\n````\n"), "{markdown}");
+        let names = page("<img src=x onerror=a> __b__ [c](d) ![e](f) ~~g~~ &lt; h_i \u{1b}[2J\u{202e}").markdown();
+        let cell = "&lt;img src=x onerror=a&gt; \\_\\_b\\_\\_ \\[c\\](d) \\!\\[e\\](f) \\~\\~g\\~\\~ &amp;lt; h_i";
+        assert!(names.contains(cell), "{names}");
+        for raw in [names, page("a\u{1b}[2J\u{202e}").html().expect("fine")] {
+            assert!(!raw.contains(['\u{1b}', '\u{202e}']) && raw.contains("u{1b}") && raw.contains("u{202e}"), "{raw}");
+        }
         let lines = page("one\ntwo").html().expect("fine");
         assert!(lines.contains("<pre>one\ntwo</pre>"), "lines stay lines: {lines}");
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use sam_image::{ImageError, decode_rgb, decode_rgb_bytes};
+use sam_image::{DEFAULT_MAX_PIXELS, ImageError, decode_rgb, decode_rgb_bytes};
 
 use super::fixture;
 
@@ -35,7 +35,7 @@ fn pixels_equal_pillow() {
 
 /// The file must be rejected with a message that contains these words.
 fn check_rejected(name: &str, bytes: &[u8], words: &[&str]) {
-    let message = match decode_rgb_bytes(bytes, name) {
+    let message = match decode_rgb_bytes(bytes, name, DEFAULT_MAX_PIXELS) {
         Ok(_) => panic!("{name} was accepted"),
         Err(error) => error.to_string(),
     };
@@ -66,7 +66,7 @@ fn a_jpeg_truncated_anywhere_is_rejected() {
         let whole = read(name);
         for length in 3..whole.len() - 1 {
             assert!(
-                decode_rgb_bytes(&whole[..length], name).is_err(),
+                decode_rgb_bytes(&whole[..length], name, DEFAULT_MAX_PIXELS).is_err(),
                 "{name} truncated to {length} bytes was accepted"
             );
         }
@@ -77,7 +77,7 @@ fn a_jpeg_truncated_anywhere_is_rejected() {
 fn a_jpeg_with_trailing_bytes_is_read() {
     let mut bytes = read("subsampled.jpg");
     bytes.extend_from_slice(b"appended by some camera");
-    assert!(decode_rgb_bytes(&bytes, "a.jpg").is_ok());
+    assert!(decode_rgb_bytes(&bytes, "a.jpg", DEFAULT_MAX_PIXELS).is_ok());
 }
 
 /// A PNG header with another size than the data.
@@ -109,7 +109,7 @@ fn damaged_files_never_panic() {
         for at in 0..whole.len().min(700) {
             let mut damaged = whole.clone();
             damaged[at] ^= 0x55;
-            let _image_or_error = decode_rgb_bytes(&damaged, &name);
+            let _image_or_error = decode_rgb_bytes(&damaged, &name, DEFAULT_MAX_PIXELS);
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 use sam_image::{
-    Components, Connectivity, Mask, ModelFrame, Rle, decode_rgb_bytes, fill_small_holes, mask_iou, outlines,
-    outlines_to_rle, polygon_to_rle, remove_small_islands, rle_iou,
+    Components, Connectivity, DEFAULT_MAX_PIXELS, Mask, ModelFrame, Rle, decode_rgb_bytes, fill_small_holes, mask_iou,
+    outlines, outlines_to_rle, polygon_to_rle, remove_small_islands, rle_iou,
 };
 
 fn any_mask() -> impl Strategy<Value = Mask> {
@@ -122,7 +122,7 @@ proptest! {
         rest in prop::collection::vec(any::<u8>(), 0..400),
     ) {
         let bytes = [magic, &rest].concat();
-        let _image_or_error = decode_rgb_bytes(&bytes, "any");
+        let _image_or_error = decode_rgb_bytes(&bytes, "any", DEFAULT_MAX_PIXELS);
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub(crate) struct CheckpointFiles {
 impl CheckpointFiles {
     /// Opens the checkpoints of a run folder with their recorded checksums.
     pub(crate) fn open(folder: &Path) -> Self {
-        let text = std::fs::read(folder.join(CHECKSUMS_FILE)).unwrap_or_default();
+        let text = sam_files::read_regular(&folder.join(CHECKSUMS_FILE), sam_files::MAX_TEXT_BYTES).unwrap_or_default();
         // Without this file nothing can be checked, which `problem` reports.
         let known = serde_json::from_slice(&text).unwrap_or_default();
         Self { folder: folder.to_owned(), known }

@@ -1,6 +1,5 @@
 //! Length and checksum of a file. Detects damage; not secure against an attacker.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
@@ -20,7 +19,7 @@ pub(crate) struct Checksum {
 impl Checksum {
     /// Checksum of a whole file; a missing file counts as empty.
     pub(crate) fn of(path: &Path) -> io::Result<Self> {
-        match File::open(path) {
+        match sam_files::open_regular(path) {
             Ok(file) => Self::of_reader(file),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Self::of_reader(io::empty()),
             Err(error) => Err(error),
@@ -29,7 +28,7 @@ impl Checksum {
 
     /// Checksum of the first `bytes` of a file.
     pub(crate) fn of_beginning(path: &Path, bytes: u64) -> io::Result<Self> {
-        Self::of_reader(File::open(path)?.take(bytes))
+        Self::of_reader(sam_files::open_regular(path)?.take(bytes))
     }
 
     fn of_reader(mut reader: impl Read) -> io::Result<Self> {

@@ -117,7 +117,7 @@ impl RunHistory {
         let path = folder.join(LOG_FILE);
         let read_error = |source: std::io::Error| LearnError::Read { path: path.clone(), reason: source.to_string() };
         let mut history = Self::default();
-        for line in BufReader::new(File::open(&path).map_err(read_error)?).split(b'\n') {
+        for line in BufReader::new(sam_files::open_regular(&path).map_err(read_error)?).split(b'\n') {
             match RecordedLine::of(&line.map_err(read_error)?) {
                 Some(RecordedLine::Step(record)) => history.steps.push(record),
                 Some(RecordedLine::Validation(record)) => history.validations.push(record),
@@ -151,8 +151,8 @@ impl RecordedLine {
 /// The readable lines of a damaged log up to a save, each step and each validation once and in order, with the validations
 /// recorded in the save; and the number of unreadable lines.
 fn restored_lines(path: &Path, progress: &Progress) -> Result<(Vec<u8>, usize), LearnError> {
-    let bytes =
-        std::fs::read(path).map_err(|source| LearnError::Read { path: path.to_owned(), reason: source.to_string() })?;
+    let bytes = sam_files::read_regular(path, sam_files::MAX_FILE_BYTES)
+        .map_err(|source| LearnError::Read { path: path.to_owned(), reason: source.to_string() })?;
     let mut lines: BTreeMap<(u64, bool), Vec<u8>> = BTreeMap::new();
     let mut n_dropped = 0;
     for line in bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {

@@ -6,7 +6,7 @@
 //! used. No random state is saved: every draw is a function of the seed and the step.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -248,7 +248,7 @@ fn checksums_of(folder: &Path) -> io::Result<BTreeMap<String, Checksum>> {
 
 fn sync_files(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
-        File::open(entry?.path())?.sync_all()?;
+        sam_files::open_regular(&entry?.path())?.sync_all()?;
     }
     Ok(())
 }
@@ -258,7 +258,7 @@ fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
 }
 
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, LearnError> {
-    let bytes = fs::read(path).map_err(|error| read_error(path, error))?;
+    let bytes = sam_files::read_regular(path, sam_files::MAX_FILE_BYTES).map_err(|error| read_error(path, error))?;
     serde_json::from_slice(&bytes).map_err(|error| read_error(path, error))
 }
 

@@ -19,7 +19,7 @@ use crate::preprocess::{PIXEL_MEAN, PIXEL_STD};
 /// Reads the hints in the `config.json` beside a weights file; no hints when there is none.
 pub(super) fn hints_beside(weights: &Path) -> Result<Hints, WeightsError> {
     let path = weights.with_file_name("config.json");
-    let text = match std::fs::read_to_string(&path) {
+    let text = match sam_files::read_text(&path, sam_files::MAX_TEXT_BYTES) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Hints::default()),
         Err(source) => return Err(WeightsError::Io { path, source }),

@@ -37,7 +37,7 @@ impl Shards {
         if bytes > MAX_INDEX_BYTES {
             return Err(not_a_checkpoint(path, "a JSON file larger than any index of shards"));
         }
-        let text = std::fs::read_to_string(path).map_err(io)?;
+        let text = sam_files::read_text(path, sam_files::MAX_TEXT_BYTES).map_err(io)?;
         let index: Index = serde_json::from_str(&text)
             .map_err(|error| not_a_checkpoint(path, &format!("not an index of shards: {error}")))?;
         let files: BTreeSet<&str> = index.weight_map.values().map(String::as_str).collect();

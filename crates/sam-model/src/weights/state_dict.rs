@@ -128,7 +128,7 @@ impl StateDict {
     /// Reads the index of a file that holds its tensors itself.
     pub(super) fn open_file(path: &Path) -> Result<Self, WeightsError> {
         let io = |source| WeightsError::Io { path: path.to_owned(), source };
-        let mut file = File::open(path).map_err(io)?;
+        let mut file = sam_files::open_regular(path).map_err(io)?;
         let length = file.metadata().map_err(io)?.len();
         let mut head = [0u8; FOREIGN_HEAD_BYTES];
         let read = read_up_to(&mut file, &mut head).map_err(io)?;
@@ -243,7 +243,7 @@ impl StateDict {
             Storage::Safetensors { offsets } => {
                 let (start, length) = offsets[key];
                 let mut bytes = vec![0u8; length as usize];
-                File::open(&self.path)
+                sam_files::open_regular(&self.path)
                     .and_then(|mut file| {
                         file.seek(SeekFrom::Start(start))?;
                         file.read_exact(&mut bytes)

@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
-use sam_data::Intensity;
+use clap::{Args, ValueEnum, value_parser};
+use sam_data::SourceOptions;
+use sam_image::{DEFAULT_MAX_PIXELS, MAX_PIXELS};
 use sam_infer::DeviceName;
 use sam_model::weights::Dtype;
 
@@ -83,6 +84,9 @@ pub(crate) struct PredictArguments {
     /// An image of more than 8 bits: as_is, percentile, min_max or {"window":{"level":L,"width":W}} [default: as_is]
     #[arg(long, value_name = "RULE")]
     intensity: Option<String>,
+    /// Reject an image that declares more pixels, before it is decoded
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_PIXELS, value_parser = value_parser!(u64).range(1..=MAX_PIXELS))]
+    pub(crate) max_pixels: u64,
     /// Where to compute: cpu, cuda, cuda:N, vulkan or wgpu
     #[arg(long, default_value = "cpu")]
     pub(crate) device: DeviceName,
@@ -93,10 +97,11 @@ pub(crate) struct PredictArguments {
 
 impl PredictArguments {
     /// The rule for images of more than 8 bits.
-    pub(crate) fn intensity(&self) -> Result<Intensity, ConfigError> {
+    pub(crate) fn image_options(&self) -> Result<SourceOptions, ConfigError> {
         let mut options = Options::of("sam-train predict");
         add_intensity(&mut options, self.intensity.as_ref());
-        Ok(files::load_options(&options.into_document())?.intensity)
+        let options = files::load_options(&options.into_document())?;
+        Ok(SourceOptions { max_pixels: self.max_pixels, ..options })
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum, value_parser};
 use sam_data::ConvertTo;
 
+use super::number;
 use super::source::SourceArguments;
 
 #[derive(Debug, Subcommand)]
@@ -45,13 +46,13 @@ pub(crate) struct PreviewArguments {
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
     /// Number of images, spread over the data set
-    #[arg(long, default_value_t = 12)]
+    #[arg(long, default_value_t = 12, value_parser = number(1..=10_000))]
     pub(crate) count: usize,
     /// Augmented views of each image
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 3, value_parser = number(0..=100))]
     pub(crate) views: usize,
     /// Size of each view in pixels
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = 256, value_parser = number(64..=2048))]
     pub(crate) cell: usize,
     /// Random seed for augmentation
     #[arg(long, default_value_t = 0)]
@@ -74,6 +75,9 @@ pub(crate) struct ConvertArguments {
     /// New or empty folder
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
+    /// Also copy images that lie outside the folder of the data set (`../x.jpg`, absolute paths, links)
+    #[arg(long)]
+    pub(crate) copy_outside: bool,
     #[command(flatten)]
     pub(crate) source: SourceArguments,
 }
@@ -146,22 +150,22 @@ pub(crate) struct SynthArguments {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["seed", "first", "min_side", "max_side", "noise"])]
     pub(crate) config: Option<PathBuf>,
     /// Scenes to train on
-    #[arg(long, default_value_t = 24)]
+    #[arg(long, default_value_t = 24, value_parser = number(0..=1_000_000))]
     pub(crate) train: usize,
     /// Scenes to validate on [default: 12, with --config all of them]
-    #[arg(long)]
+    #[arg(long, value_parser = number(0..=1_000_000))]
     pub(crate) val: Option<usize>,
     /// Random seed of the scenes
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
     /// Index of the first scene, to continue a seed later
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = value_parser!(u64).range(0..=1 << 53))]
     pub(crate) first: u64,
     /// Smallest height and width in pixels
-    #[arg(long, default_value_t = 128)]
+    #[arg(long, default_value_t = 128, value_parser = number(32..=4096))]
     pub(crate) min_side: usize,
     /// Largest height and width in pixels
-    #[arg(long, default_value_t = 192)]
+    #[arg(long, default_value_t = 192, value_parser = number(32..=4096))]
     pub(crate) max_side: usize,
     /// Noise in grey levels; less makes smaller files
     #[arg(long, default_value_t = 5.0)]

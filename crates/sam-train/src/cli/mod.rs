@@ -16,9 +16,11 @@ pub(crate) use eval::EvalArguments;
 pub(crate) use format::FormatArgument;
 pub(crate) use probe::ProbeArguments;
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::TypedValueParser;
+use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 
 /// Train, evaluate, export and try promptable segmenters (Segment Anything).
 #[derive(Debug, Parser)]
@@ -81,6 +83,11 @@ impl RunArguments {
     pub(crate) fn forced(force: bool) -> Self {
         Self { force, ..Self::default() }
     }
+}
+
+/// A parser of whole numbers in a range.
+fn number(range: RangeInclusive<u64>) -> impl TypedValueParser<Value = usize> {
+    value_parser!(u64).range(range).map(|number| number as usize)
 }
 
 /// The name of a value, as it is typed.

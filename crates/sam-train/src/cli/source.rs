@@ -32,6 +32,9 @@ pub(crate) struct SourceArguments {
     /// Images of more than 8 bits: as_is, percentile, min_max or {"window":{"level":L,"width":W}} [default: as_is]
     #[arg(long, value_name = "RULE")]
     intensity: Option<String>,
+    /// Reject images that declare more pixels, before they are decoded [default: 100000000]
+    #[arg(long, value_name = "N")]
+    max_pixels: Option<u64>,
     /// Skip and count bad objects and images instead of stopping
     #[arg(long)]
     drop_bad: bool,
@@ -52,6 +55,7 @@ impl SourceArguments {
         options.text("--labels", "data.labels", self.labels.as_ref());
         options.value("--void", "data.void", self.void.as_ref());
         add_intensity(options, self.intensity.as_ref());
+        options.value("--max-pixels", "data.max_pixels", self.max_pixels);
         options.flag("--drop-bad", "data.bad", self.drop_bad, "drop");
     }
 

@@ -5,13 +5,14 @@
 
 use std::num::NonZeroUsize;
 
-use sam_data::OnBad;
 use sam_data::loader::{ErrorPolicy, Labels, LoaderOptions, ObjectLimits, Order};
 use sam_data::synth::SynthScenes;
 use sam_data::transforms::{Augmentation, ColourJitter, RandomCrop, ScaleJitter};
+use sam_data::{OnBad, SourceOptions};
 use serde::{Deserialize, Serialize};
 
 use super::data_source::{DataSource, Validation};
+use super::files::read_max_pixels;
 use super::ranges::{POSITIVE, SHARE_ABOVE_0, WORKERS};
 use super::reader::{Reader, Section};
 
@@ -145,6 +146,15 @@ impl DataPlan {
 pub(super) fn change_loading(workers: &mut usize, prefetch: &mut usize, data: &Section<'_>) {
     *workers = data.integer("workers", *workers, WORKERS);
     *prefetch = data.integer("prefetch", *prefetch, 1..=*WORKERS.end());
+}
+
+/// The limit of pixels for every data set of a run; it decides no number of a step.
+pub(super) fn change_max_pixels(options: Vec<&mut SourceOptions>, data: &Section<'_>) {
+    let default = options.first().map_or(SourceOptions::default().max_pixels, |options| options.max_pixels);
+    let max_pixels = read_max_pixels(data, default);
+    if data.is_given("max_pixels") {
+        options.into_iter().for_each(|options| options.max_pixels = max_pixels);
+    }
 }
 
 pub(super) fn read_on_unreadable(data: &Section<'_>) -> ErrorPolicy {

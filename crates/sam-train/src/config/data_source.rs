@@ -43,6 +43,13 @@ pub(crate) enum Validation {
 }
 
 impl DataSource {
+    pub(super) fn options_mut(&mut self) -> Option<&mut SourceOptions> {
+        match self {
+            Self::Files(files) => Some(&mut files.options),
+            Self::Synth(_) => None,
+        }
+    }
+
     /// `data.train` or `[data.synth]`.
     pub(super) fn read_train(reader: &Reader<'_>, data: &Section<'_>) -> Self {
         let path = data.input_path_if_given("train");
@@ -70,6 +77,13 @@ impl DataSource {
 }
 
 impl Validation {
+    pub(super) fn options_mut(&mut self) -> Option<&mut SourceOptions> {
+        match self {
+            Self::Files(files) => Some(&mut files.options),
+            _ => None,
+        }
+    }
+
     /// `data.validation`, `data.split` or `[data.validation_synth]`.
     pub(super) fn read(reader: &Reader<'_>, data: &Section<'_>, train: &DataSource) -> Self {
         let typed = data.text_if_given("validation");
@@ -219,6 +233,11 @@ pub(super) fn read_scenes(reader: &Reader<'_>, section: &Section<'_>, default: &
         let keys = [section.path_of(low), section.path_of(high)];
         reader.check(min <= max, &[&keys[0], &keys[1]], &format!("at most {} ({max})", keys[1]), min);
     }
+    let key = section.path_of("visible_px_min");
+    // Shapes have a third of the shorter side in radius at most.
+    let largest_px = options.side_px_min * options.side_px_min / 4;
+    let expected = format!("at most {largest_px}, a quarter of the smallest scene");
+    reader.check(options.visible_px_min <= largest_px, &[&key], &expected, options.visible_px_min);
     SynthScenes {
         seed: section.integer("seed", default.seed, 0..),
         first_index: section.integer("first_index", default.first_index, 0..),

@@ -69,7 +69,7 @@ impl Document {
     /// When the file cannot be read, with all syntax errors, or with all overrides that cannot be applied.
     pub(crate) fn load(path: &Path, sets: &[String]) -> Result<Self, ConfigError> {
         let file = path.display().to_string();
-        let text = std::fs::read_to_string(path)
+        let text = sam_files::read_text(path, sam_files::MAX_TEXT_BYTES)
             .map_err(|error| ConfigError::of_file(&file, format!("must be a readable TOML file: {error}")))?;
         let folder = path.parent().unwrap_or(Path::new("")).to_path_buf();
         Self::parse(&file, folder, &text, sets)

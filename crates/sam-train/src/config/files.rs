@@ -9,12 +9,24 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::document::{Content, Document, Node};
 use super::problems::ConfigError;
-use super::ranges::{SHARE_ABOVE_0, integer_of};
+use super::ranges::{MAX_PIXELS, SHARE_ABOVE_0, integer_of};
 use super::reader::{Paths, Reader, Section};
 
 /// The keys of [`read_options`].
-pub(crate) const OPTION_KEYS: [&str; 11] =
-    ["format", "images", "part", "crowd", "labels", "void", "classes", "intensity", "channels", "bad", "filter"];
+pub(crate) const OPTION_KEYS: [&str; 12] = [
+    "format",
+    "images",
+    "part",
+    "crowd",
+    "labels",
+    "void",
+    "classes",
+    "intensity",
+    "channels",
+    "bad",
+    "filter",
+    "max_pixels",
+];
 
 /// The parts of a split.
 const PARTS: [(&str, &str); 3] = [("train", "train"), ("val", "val"), ("test", "test")];
@@ -110,7 +122,13 @@ pub(crate) fn read_options(section: &Section<'_>, default: &SourceOptions) -> So
         channels: section.integers_if_given("channels", 0..).or_else(|| default.channels.clone()),
         bad: section.choice("bad", default.bad, &[("refuse", OnBad::Refuse), ("drop", OnBad::Drop)]),
         filter: read_filter(&section.section("filter"), &default.filter),
+        max_pixels: read_max_pixels(section, default.max_pixels),
     }
+}
+
+/// The limit of an image's pixels, which may change on resume.
+pub(super) fn read_max_pixels(section: &Section<'_>, default: u64) -> u64 {
+    section.integer("max_pixels", default, MAX_PIXELS)
 }
 
 fn read_void(section: &Section<'_>) -> Option<Void> {

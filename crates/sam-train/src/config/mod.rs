@@ -16,6 +16,7 @@ mod document;
 pub(crate) mod evaluate;
 pub(crate) mod files;
 mod learning;
+mod limits;
 mod measure;
 pub(crate) mod model;
 mod options;

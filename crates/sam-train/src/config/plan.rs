@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use sam_data::SourceOptions;
 use sam_learn::options::{LogOptions, RunOptions, ScheduleOptions, ValidationOptions};
 use serde::Serialize;
 
@@ -69,6 +70,8 @@ pub(super) struct RunSections<'p> {
     pub(super) workers: &'p mut usize,
     /// `data.prefetch`
     pub(super) prefetch: &'p mut usize,
+    /// How the data sets on disk are read.
+    pub(super) options: Vec<&'p mut SourceOptions>,
     pub(super) schedule: &'p mut ScheduleOptions,
     pub(super) validation: &'p mut ValidationOptions,
     pub(super) log: &'p mut LogOptions,
@@ -91,8 +94,18 @@ impl Plan {
             Task::Evaluate => Self::Evaluate(Box::new(EvaluatePlan::read(&reader))),
             Task::Probe => Self::Probe(Box::new(ProbePlan::read(&reader))),
         };
+        plan.check_memory(&reader);
         reader.finish()?;
         Ok(plan)
+    }
+
+    /// Reports sizes that together take more memory than any machine has for them.
+    pub(super) fn check_memory(&self, reader: &Reader<'_>) {
+        match self {
+            Self::Train(plan) => plan.check_memory(reader),
+            Self::Pretrain(plan) => plan.check_memory(reader),
+            Self::Evaluate(_) | Self::Probe(_) => {}
+        }
     }
 
     pub(crate) fn task(&self) -> Task {
@@ -157,6 +170,7 @@ impl Plan {
                 run: &mut plan.run,
                 workers: &mut plan.data.workers,
                 prefetch: &mut plan.data.prefetch,
+                options: plan.data.train.options_mut().into_iter().chain(plan.data.validation.options_mut()).collect(),
                 schedule: &mut plan.schedule,
                 validation: &mut plan.validation,
                 log: &mut plan.log,
@@ -165,6 +179,7 @@ impl Plan {
                 run: &mut plan.run,
                 workers: &mut plan.data.workers,
                 prefetch: &mut plan.data.prefetch,
+                options: plan.data.train.options_mut().into_iter().collect(),
                 schedule: &mut plan.schedule,
                 validation: &mut plan.validation,
                 log: &mut plan.log,

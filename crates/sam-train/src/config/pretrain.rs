@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::data::{change_loading, read_on_unreadable};
 use super::data_source::{DataSource, read_scenes, scenes_after};
 use super::learning::{read_adamw, read_steps};
+use super::limits::{Batches, Blocks, check_parameters};
 use super::ranges::{BETWEEN_0_AND_1, IMAGE_SIZES, POSITIVE, SHARE_ABOVE_0};
 use super::reader::{Reader, Section};
 use super::run::{change_validation, check_validation, default_every_steps, read_log, read_run};
@@ -129,6 +130,18 @@ impl PretrainPlan {
             optimiser,
             schedule,
         }
+    }
+
+    pub(super) fn check_memory(&self, reader: &Reader<'_>) {
+        let config = &self.model.config;
+        let PretrainDataPlan { images_per_batch, prefetch, .. } = self.data;
+        Batches { n_images: images_per_batch.get(), image_hw: config.image_size_hw, prefetch }.check(reader);
+        let blocks = [
+            Blocks { depth: config.depth, dim: config.embed_dim, mlp_dim: config.mlp_dim },
+            Blocks { depth: config.decoder_depth, dim: config.decoder_embed_dim, mlp_dim: config.decoder_mlp_dim },
+        ];
+        let n_positions = config.image_size_hw.iter().product::<usize>() / config.patch_size.max(1).pow(2);
+        check_parameters(reader, &blocks, [n_positions, config.embed_dim + config.decoder_embed_dim]);
     }
 
     /// How images are loaded.

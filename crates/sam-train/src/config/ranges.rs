@@ -17,8 +17,12 @@ pub(crate) const BETWEEN_0_AND_1: (Bound<f64>, Bound<f64>) = (Bound::Excluded(0.
 /// Threads and batches ahead; a larger number is a typing error.
 pub(crate) const WORKERS: RangeInclusive<usize> = 0..=1024;
 
-/// Sizes of images that any model can have; its own check says more once the patch size is known.
-pub(crate) const IMAGE_SIZES: RangeInclusive<usize> = 16..=(1 << 15);
+/// Sizes of images that a model can have; its own check says more once the patch size is known. At 4096 px, a global attention
+/// has 65,536 tokens.
+pub(crate) const IMAGE_SIZES: RangeInclusive<usize> = 16..=4096;
+
+/// Limits of the pixels of an image.
+pub(crate) const MAX_PIXELS: RangeInclusive<u64> = 1..=sam_image::MAX_PIXELS;
 
 /// The integers of a plan.
 pub(crate) trait Integer: Copy + PartialOrd + Display + TryFrom<i64> {}

@@ -14,6 +14,7 @@ use std::fmt::Display;
 use std::ops::RangeBounds;
 
 use super::document::{Content, Document, Node};
+use super::limits;
 use super::problems::{ConfigError, Place, Problem};
 use super::ranges::{Integer, float_of, in_range, integer_of};
 use super::suggestion::{self, KnownKeys, one_of};
@@ -91,6 +92,11 @@ impl<'d> Reader<'d> {
             return Ok(());
         }
         Err(ConfigError::new(&self.document.file, &self.document.overrides, problems))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn known_keys(&self) -> KnownKeys {
+        self.known.borrow().clone()
     }
 
     /// Whether the value of this key, or anything in it, is already known to be wrong.
@@ -200,11 +206,13 @@ impl<'r> Section<'r> {
 
     pub(crate) fn float(&self, key: &str, default: f64, range: impl RangeBounds<f64>) -> f64 {
         self.read(key, default.to_string(), &in_range("a number", &range), |node| float_of(node, &range))
+            .and_then(|value| self.limited_float(key, value))
             .unwrap_or(default)
     }
 
     pub(crate) fn float_if_given(&self, key: &str, range: impl RangeBounds<f64>) -> Option<f64> {
         self.read(key, String::new(), &in_range("a number", &range), |node| float_of(node, &range))
+            .and_then(|value| self.limited_float(key, value))
     }
 
     /// A number, or "none".
@@ -215,16 +223,49 @@ impl<'r> Section<'r> {
             Some(NONE) => Some(None),
             _ => float_of(node, &range).map(Some),
         };
-        self.read(key, shown, &expected, read).unwrap_or(default)
+        let value = self.read(key, shown, &expected, read);
+        match value {
+            Some(Some(value)) => self.limited_float(key, value).map_or(default, Some),
+            Some(None) => None,
+            None => default,
+        }
     }
 
     pub(crate) fn integer<T: Integer>(&self, key: &str, default: T, range: impl RangeBounds<T>) -> T {
         self.read(key, default.to_string(), &in_range("a whole number", &range), |node| integer_of(node, &range))
+            .and_then(|value| self.limited(key, value))
             .unwrap_or(default)
     }
 
     pub(crate) fn integer_if_given<T: Integer>(&self, key: &str, range: impl RangeBounds<T>) -> Option<T> {
         self.read(key, String::new(), &in_range("a whole number", &range), |node| integer_of(node, &range))
+            .and_then(|value| self.limited(key, value))
+    }
+
+    /// The value, unless it is above the limit of the key.
+    fn limited<T: Integer>(&self, key: &str, value: T) -> Option<T> {
+        let largest = limits::largest(key);
+        if T::try_from(largest).map_or(true, |largest| value <= largest) {
+            return Some(value);
+        }
+        self.reject_above(key, &format!("a whole number of at most {largest}"));
+        None
+    }
+
+    /// As [`Section::limited`].
+    fn limited_float(&self, key: &str, value: f64) -> Option<f64> {
+        let largest = limits::largest_float(key);
+        if value.abs() <= largest {
+            return Some(value);
+        }
+        self.reject_above(key, &format!("a number of {}", limits::at_most(largest)));
+        None
+    }
+
+    fn reject_above(&self, key: &str, expected: &str) {
+        if let Some(node) = self.node(key) {
+            self.reject(node, key, expected, "");
+        }
     }
 
     pub(crate) fn text_if_given(&self, key: &str) -> Option<String> {
@@ -275,9 +316,10 @@ impl<'r> Section<'r> {
 
     pub(crate) fn integers_if_given<T: Integer>(&self, key: &str, range: impl RangeBounds<T>) -> Option<Vec<T>> {
         let expected = in_range("a whole number", &range);
-        self.list(key, String::new(), "a list of whole numbers", |node| {
+        let values = self.list(key, String::new(), "a list of whole numbers", |node| {
             self.element(node, key, &expected, |node| integer_of(node, &range))
-        })
+        })?;
+        values.into_iter().map(|value| self.limited(key, value)).collect()
     }
 
     /// A list of texts that `rule` accepts; else it returns what was expected.
@@ -307,6 +349,7 @@ impl<'r> Section<'r> {
             },
             _ => None,
         })
+        .filter(|pair| pair.iter().all(|&value| self.limited_float(key, value).is_some()))
     }
 
     /// A smaller and a larger number.

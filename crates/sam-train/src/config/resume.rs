@@ -9,20 +9,25 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::de::{DeTable, Deserializer};
 
-use super::data::change_loading;
+use super::data::{change_loading, change_max_pixels};
 use super::document::{Document, Override, line_of};
+use super::limits::impossible_numbers;
 use super::plan::{Plan, RunSections, Task};
 use super::problems::{ConfigError, Place, Problem};
 use super::reader::{Paths, Reader};
 use super::run::{change_log, change_run, change_validation, check_validation};
 
 /// Keys that may change on resume; a section stands for all its keys.
-pub(super) const CHANGEABLE: [&str; 11] = [
+pub(super) const CHANGEABLE: [&str; 14] = [
     "run.name",
     "run.device",
     "run.threads",
     "data.workers",
     "data.prefetch",
+    "data.max_pixels",
+    // As a plan has it.
+    "data.train.files.options.max_pixels",
+    "data.validation.files.options.max_pixels",
     "schedule.steps",
     "validation.every_steps",
     "validation.patience",
@@ -85,14 +90,17 @@ impl Plan {
             }
         }
         if let Some(sections) = self.run_sections() {
-            let RunSections { run, workers, prefetch, schedule, validation, log } = sections;
+            let RunSections { run, workers, prefetch, options, schedule, validation, log } = sections;
             change_run(run, &top.section("run"));
-            change_loading(workers, prefetch, &top.section("data"));
+            let data = top.section("data");
+            change_loading(workers, prefetch, &data);
+            change_max_pixels(options, &data);
             schedule.steps = top.section("schedule").integer("steps", schedule.steps, schedule.steps..);
             change_validation(validation, &top.section("validation"));
             check_validation(validation, reader, schedule.steps);
             change_log(log, &top.section("log"));
         }
+        self.check_memory(reader);
         if let Self::Train(plan) = self {
             plan.result.change(&top.section("result"));
             plan.result.check(reader, plan.model.image_size());
@@ -171,7 +179,7 @@ pub(crate) fn check_resume(old: &Plan, new: &Plan) -> Result<Vec<FixedKey>, toml
 
 fn read_saved(saved: &Path) -> Result<Plan, ConfigError> {
     let file = saved.display().to_string();
-    let text = std::fs::read_to_string(saved)
+    let text = sam_files::read_text(saved, sam_files::MAX_TEXT_BYTES)
         .map_err(|error| ConfigError::of_file(&file, format!("must be the plan of a run: {error}")))?;
     // Plans of trainings that were saved before the key existed have no task.
     let mut task = Task::Train;
@@ -187,7 +195,7 @@ fn read_saved(saved: &Path) -> Result<Plan, ConfigError> {
             _ => Deserialize::deserialize(plan).map(Plan::Train),
         }
     };
-    parse().map_err(|error: toml::de::Error| {
+    let plan = parse().map_err(|error: toml::de::Error| {
         let place = error.span().map_or(Place::File, |span| Place::Line(line_of(&text, span.start)));
         let weights = if task == Task::Pretrain { "model.mae" } else { "model.checkpoint" };
         let message = format!(
@@ -196,7 +204,13 @@ fn read_saved(saved: &Path) -> Result<Plan, ConfigError> {
             error.message()
         );
         ConfigError::new(&file, &[], vec![Problem { place, key: String::new(), message }])
-    })
+    })?;
+    let problems = match &plan {
+        Plan::Train(plan) => impossible_numbers(plan),
+        Plan::Pretrain(plan) => impossible_numbers(plan),
+        Plan::Evaluate(_) | Plan::Probe(_) => Vec::new(),
+    };
+    if problems.is_empty() { Ok(plan) } else { Err(ConfigError::new(&file, &[], problems)) }
 }
 
 /// Rejects keys that exist but are fixed; the reader reports unknown ones.

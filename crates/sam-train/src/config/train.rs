@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::data::DataPlan;
 use super::learning::{read_loss, read_optimiser, read_prompts, read_schedule};
-use super::model::ModelPlan;
+use super::limits::{Batches, Blocks, check_parameters};
+use super::model::{MaePlan, ModelPlan};
 use super::ranges::IMAGE_SIZES;
 use super::reader::{Reader, Section};
 use super::run::{read_log, read_run, read_validation};
@@ -57,6 +58,22 @@ impl TrainPlan {
             optimiser,
             schedule,
         }
+    }
+}
+
+impl TrainPlan {
+    pub(super) fn check_memory(&self, reader: &Reader<'_>) {
+        let side = self.model.image_size().unwrap_or(PUBLISHED_IMAGE_SIZE);
+        let DataPlan { images_per_batch, prefetch, .. } = self.data;
+        Batches { n_images: images_per_batch.get(), image_hw: [side; 2], prefetch }.check(reader);
+        let (ModelPlan::Scratch(config) | ModelPlan::Mae(MaePlan { config, .. })) = &self.model else { return };
+        let (encoder, decoder) = (&config.image_encoder, &config.mask_decoder);
+        let blocks = [
+            Blocks { depth: encoder.depth, dim: encoder.embed_dim, mlp_dim: encoder.mlp_dim },
+            Blocks { depth: decoder.depth, dim: decoder.transformer_dim, mlp_dim: decoder.mlp_dim },
+        ];
+        let n_positions = (encoder.image_size / encoder.patch_size.max(1)).pow(2);
+        check_parameters(reader, &blocks, [n_positions, encoder.embed_dim]);
     }
 }
 

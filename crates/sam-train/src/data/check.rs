@@ -11,7 +11,7 @@ use sam_files::write_atomically;
 use crate::cli::CheckArguments;
 use crate::failure::{BadInput, Failure};
 use crate::output::output;
-use crate::progress::Progress;
+use crate::progress::{Progress, Waiting};
 use crate::survey::problem_lines;
 use crate::target::{Target, check_target};
 
@@ -27,11 +27,13 @@ pub(crate) fn run(arguments: &CheckArguments) -> Result<(), Failure> {
     }
     let options = arguments.source.options().bad_input()?;
     let progress: Mutex<Option<Progress>> = Mutex::new(None);
+    let waiting = Mutex::new(Some(Waiting::reading(&arguments.path)));
     let report = check(&arguments.path, &options, &|done, total| {
+        drop(waiting.lock().unwrap_or_else(PoisonError::into_inner).take());
         let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
         progress.get_or_insert_with(|| Progress::new("checking images", total as u64)).set(done as u64);
     });
-    drop(progress);
+    drop((progress, waiting));
     let report = report.bad_input()?;
     print(&report)?;
     if let Some(path) = &arguments.json {

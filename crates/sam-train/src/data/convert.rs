@@ -1,26 +1,38 @@
 //! `sam-train data convert`: converts a data set and reports what the target format cannot represent.
 
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::sync::{Mutex, PoisonError};
 
-use sam_data::{Source, convert};
+use sam_data::{Conversion, DataError, OutsideImages, Source, convert};
 
 use crate::cli::ConvertArguments;
 use crate::failure::{BadInput, Failure};
+use crate::interruption::Interruption;
 use crate::output::output;
-use crate::progress::Progress;
+use crate::progress::{Progress, Waiting};
 use crate::survey::{DropOption, lines};
 
 pub(crate) fn run(arguments: &ConvertArguments) -> Result<(), Failure> {
-    let source = Source::open(&arguments.path, &arguments.source.options().bad_input()?);
+    let options = arguments.source.options().bad_input()?;
+    let waiting = Waiting::reading(&arguments.path);
+    let source = Source::open(&arguments.path, &options);
     let source = source.map_err(|error| DropOption::Flag.advise(error)).bad_input()?;
+    drop(waiting);
+    let interruption = Interruption::watch()?;
     let progress: Mutex<Option<Progress>> = Mutex::new(None);
-    let report = convert(&source, &arguments.out, arguments.to.into(), &|done, total| {
+    let outside = if arguments.copy_outside { OutsideImages::Copy } else { OutsideImages::Refuse };
+    let conversion = Conversion { to: arguments.to.into(), outside };
+    let report = convert(&source, &arguments.out, conversion, &|done, total| {
         let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
         progress.get_or_insert_with(|| Progress::new("converting images", total as u64)).set(done as u64);
+        if interruption.is_requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     drop(progress);
-    let report = report.map_err(|error| DropOption::Flag.advise(error)).bad_input()?;
+    let report = match report {
+        Err(DataError::Stopped) => return Err(Failure::Interrupted),
+        report => report.map_err(|error| DropOption::Flag.advise(error)).bad_input()?,
+    };
     let mut out = output();
     for note in source.notes() {
         writeln!(out, "note: {note}")?;

@@ -13,20 +13,29 @@ use sam_image::{Mask, Overlay, RgbImage, Rle, contact_sheet, overlay, paste, sav
 use crate::cli::PreviewArguments;
 use crate::failure::{BadInput, Failure};
 use crate::output::output;
-use crate::progress::Progress;
+use crate::progress::{Progress, Waiting};
 use crate::survey::DropOption;
 
 /// Rows per sheet.
 const ROWS: usize = 6;
 
+/// A sheet and its cells, each of three bytes.
+const MAX_SHEET_PIXELS: usize = 200_000_000;
+
 /// Brightness factor of ignored pixels.
 const IGNORED_BRIGHTNESS: f32 = 0.35;
 
 pub(crate) fn run(arguments: &PreviewArguments) -> Result<(), Failure> {
-    let source = Source::open(&arguments.path, &arguments.source.options().bad_input()?);
+    let options = arguments.source.options().bad_input()?;
+    let waiting = Waiting::reading(&arguments.path);
+    let source = Source::open(&arguments.path, &options);
     let source = source.map_err(|error| DropOption::Flag.advise(error)).bad_input()?;
-    if !(64..=4096).contains(&arguments.cell) {
-        return Err(anyhow!("--cell must be 64 to 4096 px, got {}", arguments.cell)).bad_input();
+    drop(waiting);
+    let sheet_pixels = arguments.count.min(ROWS) * (arguments.views + 1) * arguments.cell * arguments.cell;
+    if sheet_pixels > MAX_SHEET_PIXELS {
+        let megapixels = sheet_pixels.div_ceil(1_000_000);
+        return Err(anyhow!("--views and --cell must give sheets of at most 200 megapixels, got {megapixels}"))
+            .bad_input();
     }
     let first = arguments.out.join(sheet_name(0));
     if first.exists() && !arguments.force {

@@ -7,13 +7,17 @@ use sam_data::{GroupKey, Source, Split, SplitRule};
 use crate::cli::SplitArguments;
 use crate::failure::{BadInput, Failure};
 use crate::output::output;
+use crate::progress::Waiting;
 use crate::survey::DropOption;
 use crate::target::{Target, check_target};
 
 pub(crate) fn run(arguments: &SplitArguments) -> Result<(), Failure> {
     check_target(&arguments.out, "--out", Target::File, arguments.force).bad_input()?;
-    let source = Source::open(&arguments.path, &arguments.source.options().bad_input()?);
+    let options = arguments.source.options().bad_input()?;
+    let waiting = Waiting::reading(&arguments.path);
+    let source = Source::open(&arguments.path, &options);
     let source = source.map_err(|error| DropOption::Flag.advise(error)).bad_input()?;
+    drop(waiting);
     let split = match arguments.given {
         true => Split::given(&source),
         false => Split::by_rule(&source, &rule(arguments)),

@@ -4,12 +4,14 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::{anyhow, bail};
-use sam_data::Sample;
 use sam_data::synth::{SynthOptions, SynthScenes, class_names, write_coco, write_sa1b};
+use sam_data::{DataError, Sample};
+use sam_files::write_folder_atomically;
 
 use crate::cli::{SynthArguments, SynthFormat};
 use crate::config::{Document, Paths, Plan};
 use crate::failure::{BadInput, Failure};
+use crate::interruption::Interruption;
 use crate::output::output;
 use crate::progress::Progress;
 
@@ -32,31 +34,66 @@ pub(crate) fn run(arguments: &SynthArguments) -> Result<(), Failure> {
         ))
         .bad_input();
     }
+    let interruption = Interruption::watch()?;
+    let write = |folder: &Path| write_parts(folder, &parts, arguments.format, &interruption);
+    let objects = if occupied {
+        write(&arguments.out)
+    } else {
+        let folder = arguments.out.parent().filter(|folder| !folder.as_os_str().is_empty());
+        folder.map_or(Ok(()), std::fs::create_dir_all)?;
+        let mut objects = Vec::new();
+        let io = |error| DataError::Io { path: arguments.out.clone(), source: error };
+        write_folder_atomically(&arguments.out, io, |folder| {
+            objects = write(folder)?;
+            Ok(())
+        })
+        .map(|_| objects)
+    };
+    let objects = match objects {
+        Err(DataError::Stopped) => return Err(Failure::Interrupted),
+        objects => objects?,
+    };
     let mut out = output();
-    for (split, scenes) in parts {
-        let mut objects = 0;
-        let mut progress = Progress::new("generating scenes", scenes.n_scenes as u64);
-        let samples = (0..scenes.n_scenes).map(|index| {
-            let sample: Sample = scenes.scene(index).sample;
-            objects += sample.objects.len();
-            progress.set(index as u64 + 1);
-            sample
-        });
-        match arguments.format {
-            SynthFormat::Coco => write_coco(&arguments.out, split, samples, &class_names())?,
-            SynthFormat::Sa1b => write_sa1b(&arguments.out.join(split), samples, scenes.first_index + 1)?,
-        }
-        drop(progress);
+    for ((split, scenes), objects) in parts.iter().zip(objects) {
         let folder = arguments.out.join(split);
         writeln!(out, "{split}: {} scenes with {objects} objects in {}", scenes.n_scenes, folder.display())?;
     }
     Ok(())
 }
 
+/// Writes the parts into a folder; returns the number of objects of each.
+fn write_parts(
+    root: &Path,
+    parts: &[Part],
+    format: SynthFormat,
+    interruption: &Interruption,
+) -> Result<Vec<usize>, DataError> {
+    let mut all_objects = Vec::new();
+    for (split, scenes) in parts {
+        let mut objects = 0;
+        let mut progress = Progress::new("generating scenes", scenes.n_scenes as u64);
+        let samples = (0..scenes.n_scenes).map(|index| {
+            if interruption.is_requested() {
+                return Err(DataError::Stopped);
+            }
+            let sample: Sample = scenes.scene(index)?.sample;
+            objects += sample.objects.len();
+            progress.set(index as u64 + 1);
+            Ok(sample)
+        });
+        match format {
+            SynthFormat::Coco => write_coco(root, split, samples, &class_names())?,
+            SynthFormat::Sa1b => write_sa1b(&root.join(split), samples, scenes.first_index + 1)?,
+        }
+        all_objects.push(objects);
+    }
+    Ok(all_objects)
+}
+
 fn of_options(arguments: &SynthArguments) -> anyhow::Result<Vec<Part>> {
     let [smallest, largest] = [arguments.min_side, arguments.max_side];
-    if smallest < 32 || smallest > largest || largest > 8192 {
-        bail!("--min-side and --max-side must be 32 to 8192 and in order, got {smallest} and {largest}");
+    if smallest > largest {
+        bail!("--min-side must be at most --max-side, got {smallest} and {largest}");
     }
     let (train, val) = (arguments.train, arguments.val.unwrap_or(N_VAL));
     if train + val == 0 {

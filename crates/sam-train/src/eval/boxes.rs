@@ -9,6 +9,7 @@ use sam_data::{CocoId, Source, read_text};
 use sam_eval::{
     BoxPrompts, Detections, EvalError, GroundTruth, Metrics, PredictorSegmenter, mask_metrics, segment_boxes,
 };
+use sam_files::MAX_FILE_BYTES;
 use sam_image::RgbImage;
 
 use super::data::OpenSet;
@@ -34,7 +35,7 @@ impl BoxTask {
     pub(crate) fn open(plan: &EvaluatePlan, task: &DetectionsPlan, set: &OpenSet) -> Result<Self, Failure> {
         let read = |path: &std::path::Path| {
             let name = path.display().to_string();
-            read_text(path).map(|text| (name, text)).bad_input()
+            read_text(path, MAX_FILE_BYTES).map(|text| (name, text)).bad_input()
         };
         let (name, text) = read(&plan.data[0].files.path)?;
         let mut truth = GroundTruth::from_json(&name, &text).bad_input()?;
@@ -43,7 +44,7 @@ impl BoxTask {
         drop(text);
         detections.check_against(&truth, task.categories).bad_input()?;
         if let Some(note) = detections.note_of_ids(&truth) {
-            writeln!(std::io::stderr(), "note: {note}")?;
+            writeln!(crate::output::errors(), "note: {note}")?;
         }
         let index_of: HashMap<CocoId, usize> =
             set.set.indices.iter().filter_map(|&index| Some((set.source.image_id(index)?, index))).collect();

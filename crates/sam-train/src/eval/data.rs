@@ -16,6 +16,7 @@ use crate::config::evaluate::EvaluateDataPlan;
 use crate::config::files::SelectionPlan;
 use crate::failure::{BadInput, Failure};
 use crate::names::unique;
+use crate::progress::{Progress, Waiting};
 use crate::survey::{DataLosses, DropOption, Purpose, SurveyedSource, lines};
 
 /// An open data set.
@@ -35,7 +36,7 @@ pub(crate) fn open(plan: &EvaluatePlan) -> Result<Vec<OpenSet>, Failure> {
     let mut sets = Vec::new();
     for (data, name) in plan.data.iter().zip(names) {
         let open = open_one(data, &name, if plan.uses_no_model() { Looks::AtAnnotations } else { Looks::AtAll })?;
-        let mut err = std::io::stderr();
+        let mut err = crate::output::errors();
         for note in open.source.notes() {
             writeln!(err, "note: {name}: {note}")?;
         }
@@ -63,7 +64,9 @@ fn open_one(data: &EvaluateDataPlan, name: &str, looks: Looks) -> Result<OpenSet
     let mut files = data.files.clone();
     // With a split file, the part is one of that file and not of the data set's own split.
     let part = if split_file.is_some() { files.options.split.take() } else { None };
+    let waiting = Waiting::reading(&files.path);
     let source = files.open().map_err(|error| DropOption::Flag.advise(error)).bad_input()?;
+    drop(waiting);
     let countable = Countable { source: Arc::clone(&source), bad: files.options.bad };
     let classes = source.classes().to_vec();
     let mut set = EvalSet::new(name, Arc::new(countable), &classes);
@@ -102,7 +105,9 @@ fn part_of(source: &Source, file: &Path, part: &str) -> anyhow::Result<Vec<usize
 /// Number of objects to evaluate, and of those that are dropped because every pixel of them is ignored.
 fn count(source: &Source, set: &EvalSet) -> anyhow::Result<(usize, usize)> {
     let (mut n_objects, mut n_wholly_ignored) = (0, 0);
-    for &index in &set.indices {
+    let mut progress = Progress::new("counting objects of images", set.indices.len() as u64);
+    for (done, &index) in set.indices.iter().enumerate() {
+        progress.set(done as u64);
         let annotations = source.objects(index).map_err(|error| DropOption::Flag.advise(error))?;
         for object in &annotations.objects {
             if !is_wholly_ignored(&object.mask, annotations.ignore.as_ref())? {

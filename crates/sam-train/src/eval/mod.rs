@@ -62,7 +62,7 @@ pub(crate) fn run_plan(plan: &EvaluatePlan, force: bool) -> Result<(), Failure> 
     let names = names::of_checkpoints(&plan.model.checkpoint);
     for ((checkpoint, name), path) in checkpoints.iter().zip(names).zip(&plan.model.checkpoint) {
         if checkpoints.len() > 1 {
-            writeln!(std::io::stderr(), "evaluating {}", path.display())?;
+            writeln!(crate::output::errors(), "evaluating {}", path.display())?;
         }
         let model = ModelToEvaluate { name, path, checkpoint };
         outcomes.push(evaluate_model(plan, model, &sets, boxes.as_ref(), &device)?);
@@ -76,7 +76,7 @@ fn open_gate(plan: &EvaluatePlan) -> anyhow::Result<Option<Gate>> {
     let baseline = match &config.baseline {
         Some(path) => {
             let name = path.display().to_string();
-            let text = std::fs::read_to_string(path).with_context(|| name.clone())?;
+            let text = sam_files::read_text(path, sam_files::MAX_TEXT_BYTES).with_context(|| name.clone())?;
             Some(Results::from_json(&name, &text)?)
         }
         None => None,
@@ -111,7 +111,7 @@ fn evaluate_model(
 ) -> Result<ModelOutcome, Failure> {
     let started = Instant::now();
     let (sam, report) = model.checkpoint.load(device).bad_input()?;
-    print_load_report(&mut std::io::stderr(), &report, LABEL_WIDTH)?;
+    print_load_report(&mut crate::output::errors(), &report, LABEL_WIDTH)?;
     let segmenter = PredictorSegmenter::new(Predictor::new(&sam));
     drop(sam);
 

@@ -13,6 +13,7 @@ use sam_learn::probe::{Labels, ProbeSet};
 use crate::config::ProbePlan;
 use crate::config::files::FilesPlan;
 use crate::config::probe::Subject;
+use crate::progress::Waiting;
 use crate::survey::{DropOption, Purpose, SurveyedSource, lines};
 
 /// The fraction that is held out by default.
@@ -104,7 +105,8 @@ impl Clone for Set {
 impl Set {
     fn open(files: &FilesPlan, subject: Option<Subject>) -> anyhow::Result<Self> {
         let FilesPlan { path, options } = files;
-        let images = || ClassFolders::open(path, options.split.as_deref(), options.intensity);
+        let _waiting = Waiting::reading(path);
+        let images = || ClassFolders::open(path, options);
         match subject {
             Some(Subject::Images) => Ok(Self::Images(Arc::new(images()?))),
             Some(Subject::Objects) => Ok(Self::Objects(files.open().map_err(|error| DropOption::Flag.advise(error))?)),
@@ -174,7 +176,7 @@ impl Set {
     fn excluded(&self, bad: OnBad) -> anyhow::Result<Vec<String>> {
         match self {
             Self::Objects(source) => {
-                let mut err = std::io::stderr();
+                let mut err = crate::output::errors();
                 source.notes().iter().try_for_each(|note| writeln!(err, "note: {note}"))?;
                 Ok(Vec::new())
             }

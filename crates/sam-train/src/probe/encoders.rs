@@ -103,7 +103,7 @@ impl EncoderFile {
 
     /// Prints what was loaded; a missing decoder is not needed.
     fn print(&self, report: &LoadReport) -> anyhow::Result<()> {
-        let mut err = std::io::stderr();
+        let mut err = crate::output::errors();
         let is_of_decoder = |key: &String| key.starts_with("decoder_") || key == "mask_token";
         let report = LoadReport {
             fresh: report.fresh.iter().filter(|key| !is_of_decoder(key)).cloned().collect(),

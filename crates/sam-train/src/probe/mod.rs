@@ -27,7 +27,7 @@ use sam_learn::probe::{
 
 use crate::config::ProbePlan;
 use crate::failure::{BadInput, Failure};
-use crate::output::output;
+use crate::output::{errors, output};
 use crate::progress::Progress;
 use crate::target::check_results;
 
@@ -169,7 +169,7 @@ impl Probe<'_> {
         let parts = [&self.data.train, &self.data.val];
         let n_images: usize = parts.iter().map(|part| part.indices.len()).sum();
         if self.plan.model.checkpoints.checkpoint.len() > 1 {
-            writeln!(std::io::stderr(), "probing {name}")?;
+            writeln!(errors(), "probing {name}")?;
         }
         let mut progress = Progress::new("extracting features of images", n_images as u64);
         let mut done = 0;

@@ -10,7 +10,7 @@ use sam_learn::Outcome;
 use sam_learn::options::RECONSTRUCTION_LOSS;
 use sam_learn::record::{Progress, RunEvent, Scores, SegmentationTerms, StepRecord, ValidationRecord, duration};
 
-use crate::output::output;
+use crate::output::{errors, output};
 
 /// Width of a column of the table.
 const WIDTH: usize = 21;
@@ -46,13 +46,13 @@ impl Lines {
     /// Ignores output errors, which must not end a run.
     pub(crate) fn show(&self, event: &RunEvent) {
         if let RunEvent::Skipped { step, reason } = event {
-            let _ = writeln!(std::io::stderr(), "step {step}: skipped: {reason}");
+            let _ = writeln!(errors(), "step {step}: skipped: {reason}");
             if let Ok(mut skipped) = self.skipped.lock() {
                 *skipped.entry(reason.clone()).or_default() += 1;
             }
         }
         if let RunEvent::Warning { message } = event {
-            let _ = writeln!(std::io::stderr(), "{message}");
+            let _ = writeln!(errors(), "{message}");
         }
         if self.is_terminal {
             return;

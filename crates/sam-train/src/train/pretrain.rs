@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use sam_data::loader::{Samples, Subset};
 use sam_data::random::{Purpose, RandomStream};
-use sam_data::{ImageTree, Intensity};
+use sam_data::{ImageTree, SourceOptions};
 use sam_files::Fingerprint;
 use sam_learn::options::PretrainOptions;
 use sam_learn::task::HeldOut;
@@ -22,6 +22,7 @@ use crate::config::pretrain::{HeldOutPlan, SourceKind};
 use crate::config::{PretrainPlan, TRAIN, Task, VALIDATION};
 use crate::failure::{BadInput, Failure};
 use crate::output::output;
+use crate::progress::Waiting;
 use crate::survey::DropOption;
 use crate::train::inputs::open_device;
 use crate::train::run_data::RunData;
@@ -100,12 +101,14 @@ fn open_data(
     let (samples, names): (Arc<dyn Samples>, Option<Names>) = match &plan.data.train {
         DataSource::Synth(synth) => (Arc::new(*synth), None),
         DataSource::Files(files) if plan.data.kind == SourceKind::Images => {
-            let tree = Arc::new(ImageTree::open(&files.path, files.options.intensity)?);
+            let _waiting = Waiting::reading(&files.path);
+            let tree = Arc::new(ImageTree::open(&files.path, &files.options)?);
             record(TRAIN, &files.path, tree.identity());
             let names = Arc::clone(&tree);
             (tree, Some(Box::new(move |index| names.name(index).to_owned())))
         }
         DataSource::Files(files) => {
+            let _waiting = Waiting::reading(&files.path);
             let source = files.open().map_err(|error| DropOption::Key.advise(error))?;
             record(TRAIN, &files.path, source.identity(&Vec::from_iter(0..source.len())));
             let names = Arc::clone(&source);
@@ -119,7 +122,12 @@ fn open_data(
     let (samples, held_out) = match (&plan.data.held_out, names) {
         (HeldOutPlan::Nothing, _) => (samples, None),
         (HeldOutPlan::Images(path), _) => {
-            let tree = ImageTree::open(path, Intensity::default())?;
+            // Read as the training images are.
+            let options = match &plan.data.train {
+                DataSource::Files(files) => files.options.clone(),
+                DataSource::Synth(_) => SourceOptions::default(),
+            };
+            let tree = ImageTree::open(path, &options)?;
             record(VALIDATION, path, tree.identity());
             (samples, Some(Arc::new(tree) as Arc<dyn Samples>))
         }

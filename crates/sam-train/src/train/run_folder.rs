@@ -135,7 +135,7 @@ impl RunFolder {
         [("Configuration, as typed", CONFIG), ("Plan, with every default", PLAN)]
             .into_iter()
             .filter_map(|(what, name)| {
-                let bytes = std::fs::read(self.path.join(name)).ok()?;
+                let bytes = sam_files::read_regular(&self.path.join(name), sam_files::MAX_TEXT_BYTES).ok()?;
                 Some((what, String::from_utf8_lossy(&bytes).into_owned()))
             })
             .collect()
@@ -143,7 +143,7 @@ impl RunFolder {
 
     /// Device and program, as [`RunFolder::write_start`] writes them.
     pub(crate) fn environment(&self) -> Value {
-        let text = std::fs::read(self.path.join(ENVIRONMENT)).unwrap_or_default();
+        let text = sam_files::read_regular(&self.path.join(ENVIRONMENT), sam_files::MAX_TEXT_BYTES).unwrap_or_default();
         serde_json::from_slice(&text).unwrap_or_default()
     }
 
@@ -161,8 +161,11 @@ impl RunFolder {
             }
         }
         // Read before anything is removed, because it may be in the folder.
-        let typed =
-            config.map(|path| std::fs::read(path).with_context(|| format!("{}", path.display()))).transpose()?;
+        let typed = config
+            .map(|path| {
+                sam_files::read_regular(path, sam_files::MAX_TEXT_BYTES).with_context(|| format!("{}", path.display()))
+            })
+            .transpose()?;
         if self.start == Start::Replace {
             self.remove_run().with_context(failed)?;
         }
@@ -228,7 +231,7 @@ impl RunFolder {
 
     fn replace(&self, name: &str, content: &[u8]) -> std::io::Result<()> {
         let path = self.path.join(name);
-        if std::fs::read(&path).is_ok_and(|old| old == content) {
+        if sam_files::read_regular(&path, sam_files::MAX_TEXT_BYTES).is_ok_and(|old| old == content) {
             return Ok(());
         }
         write_atomically(&path, content).map(drop)

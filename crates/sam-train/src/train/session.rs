@@ -14,7 +14,8 @@ use sam_learn::{Ending, LearnError, Outcome, RunInputs};
 
 use crate::cli::RunArguments;
 use crate::failure::{BadInput, Failure};
-use crate::output::output;
+use crate::interruption::INTERRUPTED;
+use crate::output::{errors, output};
 use crate::survey::DataLosses;
 use crate::train::lines::Lines;
 use crate::train::report::ReportWriter;
@@ -48,10 +49,10 @@ impl<'a> RunSession<'a> {
         };
         if arguments.resume.is_some() && resume.is_none() {
             let checkpoints = folder.checkpoints();
-            writeln!(std::io::stderr(), "{} has no save; the run starts from its first step", checkpoints.display())?;
+            writeln!(errors(), "{} has no save; the run starts from its first step", checkpoints.display())?;
         }
         for reason in damaged {
-            writeln!(std::io::stderr(), "a save is skipped because it is damaged: {reason}")?;
+            writeln!(errors(), "a save is skipped because it is damaged: {reason}")?;
         }
         let is_terminal = std::io::stdout().is_terminal() && !arguments.plain;
         Ok(Self {
@@ -69,7 +70,7 @@ impl<'a> RunSession<'a> {
     /// Prints `notes` and changes of the data, and creates the folder; from here on, Ctrl-C saves.
     pub(super) fn start(&mut self, plan: &str, notes: &[String], data: &[RunData]) -> Result<(), Failure> {
         for change in self.folder.changed_data(data).bad_input()? {
-            writeln!(std::io::stderr(), "{change}")?;
+            writeln!(errors(), "{change}")?;
         }
         let mut out = output();
         for note in notes {
@@ -174,12 +175,10 @@ fn stop_on_ctrl_c(interrupter: &Interrupter) -> Result<(), Failure> {
     let is_second = AtomicBool::new(false);
     ctrlc::set_handler(move || {
         if is_second.swap(true, Ordering::SeqCst) {
-            /// The exit code of a program that was ended by Ctrl-C.
-            const ENDED_BY_CTRL_C: i32 = 130;
             restore_terminal();
-            std::process::exit(ENDED_BY_CTRL_C);
+            std::process::exit(i32::from(INTERRUPTED));
         }
-        let _ = writeln!(std::io::stderr(), "\nfinishing this step and saving; press Ctrl-C again to exit immediately");
+        let _ = writeln!(errors(), "\nfinishing this step and saving; press Ctrl-C again to exit immediately");
         interrupter.stop(Some("Ctrl-C"));
     })
     .context("Ctrl-C cannot be caught")?;

@@ -155,7 +155,7 @@ fn ids_beyond_16_bits_stay_apart() {
         assert_eq!((ids, areas(&source, 0)), (vec![4464, 70_000, 135_536], vec![16 * 48; 3]));
         // Label images of 16 bits cannot hold the ids, but all objects.
         let out = folder.path().join("out");
-        let report = convert(&source, &out, ConvertTo::Labels, &|_, _| {}).expect("converted");
+        let report = convert(&source, &out, crate::conversion(ConvertTo::Labels), &crate::go_on).expect("converted");
         assert_eq!((report.objects, areas(&open(&out), 0)), (3, vec![16 * 48; 3]));
     }
     let folder = folder();

@@ -35,14 +35,18 @@ fn single_images_are_read_as_those_of_sets() {
     let floats: Vec<f32> = deep.iter().map(|&value| f32::from(value) / 3072.0).collect();
     let signed: Vec<i16> = deep.iter().map(|&value| value as i16 - 1000).collect();
     let refused = |parts: &[&str]| {
-        let single = sam_data::read_image_file(&path, Intensity::AsIs).expect_err("refused").to_string();
+        let single = sam_data::read_image_file(&path, &SourceOptions::default()).expect_err("refused").to_string();
         contains_all(&single, parts);
         let of_set = open(folder.path()).sample(0).expect_err("refused").to_string();
         assert!(of_set.contains(&single), "{of_set} and {single}");
     };
     write_tiff(&|tiff| tiff.write_image::<colortype::Gray16>(64, 48, &deep).expect("written"));
     refused(&["would look black", "intensity = \"percentile\""]);
-    let percentile = sam_data::read_image_file(&path, Intensity::Percentile).expect("a rule is given");
+    let percentile = sam_data::read_image_file(
+        &path,
+        &SourceOptions { intensity: Intensity::Percentile, ..SourceOptions::default() },
+    )
+    .expect("a rule is given");
     let options = SourceOptions { intensity: Intensity::Percentile, ..SourceOptions::default() };
     let of_set = Source::open(folder.path(), &options).expect("opens").sample(0).expect("a sample").image;
     assert_eq!(percentile, of_set);
@@ -64,14 +68,19 @@ fn masks_as_prompts_hold_one_object() {
     let folder = folder();
     let at = |name: &str| folder.path().join(name);
     save_labels(at("mask.png"), |x, _| 255 * u8::from(x > 30));
-    let mask = sam_data::read_mask_file(&at("mask.png")).expect("reads").expect("a mask");
+    let mask =
+        sam_data::read_mask_file(&at("mask.png"), sam_image::DEFAULT_MAX_PIXELS).expect("reads").expect("a mask");
     assert_eq!((mask.size_hw(), mask.area_px()), (SIZE_HW, 33 * 48));
     save_labels(at("ids.png"), |x, _| (x / 16) as u8);
     save_labels(at("none.png"), |_, _| 0);
     write(at("other.safetensors"), "x");
     for (name, got) in [("ids.png", "3 values beside 0"), ("none.png", "got none")] {
-        let message = sam_data::read_mask_file(&at(name)).expect_err("no single object").to_string();
+        let message = sam_data::read_mask_file(&at(name), sam_image::DEFAULT_MAX_PIXELS)
+            .expect_err("no single object")
+            .to_string();
         contains_all(&message, &[name, "must be of one object", got]);
     }
-    assert!(sam_data::read_mask_file(&at("other.safetensors")).expect("reads").is_none());
+    assert!(
+        sam_data::read_mask_file(&at("other.safetensors"), sam_image::DEFAULT_MAX_PIXELS).expect("reads").is_none()
+    );
 }

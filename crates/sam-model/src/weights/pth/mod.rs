@@ -104,7 +104,7 @@ impl PthIndex {
     /// Reads the directory of a checkpoint and finds the state dict in it.
     pub(crate) fn open(path: &Path) -> Result<Self, PthError> {
         let io = |source| PthError::Io { path: path.into(), action: "open", source };
-        let file = File::open(path).map_err(io)?;
+        let file = sam_files::open_regular(path).map_err(io)?;
         let file_bytes = file.metadata().map_err(io)?.len();
         let source = Source { path, file: &file, file_bytes };
         let head = source.read(Span::new(0, file_bytes.min(4)))?;

@@ -15,6 +15,7 @@ use super::resume::{CHANGEABLE, FixedKey};
 use super::*;
 use crate::cli::FormatArgument;
 
+mod limits;
 mod measure;
 mod pretrain;
 mod resume;
@@ -125,7 +126,7 @@ a = 1
          got \"patient\"",
         "c.toml:12: data.workers must be a whole number from 0 to 1024, got -1",
         "c.toml:13: there is no key `learning_rate` in [data]; it takes `augmentation`, `bad`, `channels`, `classes`, \
-         `crowd`, `filter`, `format`, `images`, `images_per_step`, `intensity`, `labels`, `max_image_share`, \
+         `crowd`, `filter`, `format`, `images`, `images_per_step`, `intensity`, `labels`, `max_image_share`, `max_pixels`, \
          `min_object_px`, `objects_per_image`, `objects_per_step`, `on_unreadable`, `part`, `prefetch`, `split`, `synth`, \
          `train`, `validation`, `validation_options`, `validation_synth`, `void`, `workers`",
         "c.toml:15: data.augmentation.crop must be two numbers, the smaller one first, got [0.9, 0.5]; \

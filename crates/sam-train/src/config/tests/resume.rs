@@ -84,6 +84,7 @@ fn changeable_keys_can_be_set() {
         "run.threads=3",
         "data.workers=0",
         "data.prefetch=9",
+        "data.max_pixels=5",
         "schedule.steps=200",
         "validation.every_steps=150",
         "validation.patience=4",
@@ -94,10 +95,11 @@ fn changeable_keys_can_be_set() {
         "result.export=[]",
         "result.export_image_size=1024",
     ];
-    for changeable in CHANGEABLE {
+    // The keys of a plan that stand for one of a configuration are not typed.
+    for changeable in CHANGEABLE.iter().filter(|key| !key.contains(".files.")) {
         assert!(overrides.iter().any(|set| set.starts_with(changeable)), "{changeable} is not tried here");
     }
-    for (plan, overrides) in [(training(""), &overrides[..]), (pretraining(""), &overrides[..12])] {
+    for (plan, overrides) in [(training(""), &overrides[..]), (pretraining(""), &overrides[..13])] {
         let again = resumed(&plan, overrides).expect("a plan");
         assert_eq!(check_resume(&plan, &again), Ok(vec![]));
         let [old, new] = [&plan, &again].map(|plan| plan.to_toml().unwrap_or_default());
