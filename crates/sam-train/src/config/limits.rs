@@ -76,6 +76,36 @@ const LARGEST: i64 = 1_000_000_000;
 /// The same for fractions, weights and rates; others end where 32-bit floats do.
 const LARGEST_FLOATS: [(&str, f64); 2] = [("mlp_ratio", 64.0), ("scale_jitter", 100.0)];
 
+/// Probabilities and fractions.
+const FRACTIONS: [&str; 26] = [
+    "area_share_min",
+    "betas",
+    "box_chance",
+    "brightness",
+    "click_from_object_chance",
+    "contrast",
+    "crop",
+    "drop_path",
+    "drop_path_rate",
+    "decoder_dropout",
+    "dropout",
+    "ema_decay",
+    "factor",
+    "final_share",
+    "focal_alpha",
+    "horizontal_flip",
+    "layer_decay",
+    "mask_ratio",
+    "max_image_share",
+    "nested_chance",
+    "saturation",
+    "side_share",
+    "thin_chance",
+    "tiny_chance",
+    "vertical_flip",
+    "visible_share_min",
+];
+
 /// Bytes of a batch of images on the device.
 const BATCH_BYTES: f64 = 16.0 * GIB;
 /// Bytes of all batches that are prepared ahead.
@@ -91,6 +121,9 @@ pub(super) fn largest(key: &str) -> i64 {
 
 /// As [`largest`], for numbers with a fraction.
 pub(super) fn largest_float(key: &str) -> f64 {
+    if FRACTIONS.contains(&key) {
+        return 1.0;
+    }
     let found = LARGEST_FLOATS.iter().find(|(name, _)| *name == key);
     found.map_or(f64::from(f32::MAX), |&(_, largest)| largest)
 }
