@@ -106,6 +106,9 @@ const FRACTIONS: [&str; 26] = [
     "visible_share_min",
 ];
 
+/// Numbers with a fraction that may be negative.
+const BELOW_0: [&str; 2] = ["focal_alpha", "level"];
+
 /// Bytes of a batch of images on the device.
 const BATCH_BYTES: f64 = 16.0 * GIB;
 /// Bytes of all batches that are prepared ahead.
@@ -159,7 +162,9 @@ fn walk(path: &str, key: &str, value: &Value, problems: &mut Vec<Problem>) {
         }
         Value::Float(number) => {
             let largest = largest_float(key);
-            (number.is_nan() || number.abs() > largest).then(|| format!("a number of {}", at_most(largest)))
+            let smallest = if BELOW_0.contains(&key) { -largest } else { 0.0 };
+            (!(smallest..=largest).contains(number))
+                .then(|| format!("a number from {smallest} and {}", at_most(largest)))
         }
         Value::Array(values) => return values.iter().for_each(|value| walk(path, key, value, problems)),
         Value::Table(table) => {
