@@ -186,7 +186,7 @@ impl RunFolder {
 
     /// As [`RunFolder::write_losses`] wrote them.
     pub(crate) fn losses(&self) -> Vec<DataLosses> {
-        let text = std::fs::read(self.path.join(LOSSES)).unwrap_or_default();
+        let text = sam_files::read_regular(&self.path.join(LOSSES), sam_files::MAX_TEXT_BYTES).unwrap_or_default();
         serde_json::from_slice(&text).unwrap_or_default()
     }
 
