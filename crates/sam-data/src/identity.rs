@@ -58,7 +58,7 @@ impl Source {
     #[must_use]
     pub fn identity(&self, indices: &[usize]) -> DataIdentity {
         let place = |index| self.image_place(index).ok();
-        identity(indices, |index| self.name(index), place, |index| self.annotation_path(index))
+        identity(indices, |index| self.name(index), place, |index| self.annotation_paths(index))
     }
 }
 
@@ -67,7 +67,7 @@ impl ImageTree {
     #[must_use]
     pub fn identity(&self) -> DataIdentity {
         let indices: Vec<usize> = (0..self.len()).collect();
-        identity(&indices, |index| self.name(index).to_owned(), |index| Some(self.place(index)), |_| None)
+        identity(&indices, |index| self.name(index).to_owned(), |index| Some(self.place(index)), |_| Vec::new())
     }
 }
 
@@ -75,7 +75,7 @@ fn identity(
     indices: &[usize],
     name: impl Fn(usize) -> String,
     place: impl Fn(usize) -> Option<FilePlace>,
-    annotation: impl Fn(usize) -> Option<PathBuf>,
+    annotations: impl Fn(usize) -> Vec<PathBuf>,
 ) -> DataIdentity {
     let (mut names, mut contents) = (Fingerprint::new(0), Fingerprint::new(0));
     for &index in indices {
@@ -87,14 +87,15 @@ fn identity(
     let every = indices.len().div_ceil(MAX_IMAGES).max(1);
     for &index in indices.iter().step_by(every) {
         contents.add_word(place(index).map_or(0, |place| image_hash(&place)));
-        let Some(path) = annotation(index) else { continue };
-        contents.add_word(match hashed.entry(path) {
-            Entry::Occupied(entry) => *entry.get(),
-            Entry::Vacant(entry) => {
-                let hash = hash_of_file(entry.key(), |_| (0, ANNOTATION_BYTES));
-                *entry.insert(hash)
-            }
-        });
+        for path in annotations(index) {
+            contents.add_word(match hashed.entry(path) {
+                Entry::Occupied(entry) => *entry.get(),
+                Entry::Vacant(entry) => {
+                    let hash = hash_of_file(entry.key(), |_| (0, ANNOTATION_BYTES));
+                    *entry.insert(hash)
+                }
+            });
+        }
     }
     DataIdentity { images: indices.len(), names: names.value(), contents: contents.value() }
 }

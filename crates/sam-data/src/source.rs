@@ -251,9 +251,9 @@ impl Source {
         })
     }
 
-    /// The file with the annotations of image `index`; `None` inside an archive.
-    pub(crate) fn annotation_path(&self, index: usize) -> Option<PathBuf> {
-        self.reader.annotation_path(index)
+    /// The files with the annotations of image `index`; none inside an archive.
+    pub(crate) fn annotation_paths(&self, index: usize) -> Vec<PathBuf> {
+        self.reader.annotation_paths(index)
     }
 
     /// Where the image really lies, if that is outside the folders of the data set: annotations can name any file of the

@@ -175,7 +175,7 @@ fn summary(losses: &Losses) -> String {
         true => format!("{images} images"),
         false => format!("{images_read} of {images} images"),
     };
-    format!("of {looked_at}, {unreadable_images} cannot be read; {objects} objects are used, and not what follows")
+    format!("{looked_at}, {unreadable_images} of them unreadable; {objects} objects are used. Lost:")
 }
 
 /// Objects that the size filter drops, by the key of its limit.

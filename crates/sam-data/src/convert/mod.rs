@@ -126,6 +126,15 @@ pub fn convert(
         sweep_unfinished(parent);
     }
     let readable: Vec<usize> = all.into_iter().filter(|&index| survey.is_readable(index)).collect();
+    if readable.is_empty() {
+        return Err(DataError::Content {
+            path: source.root().to_path_buf(),
+            what: "the data set".to_owned(),
+            expected: "at least 1 image that can be read".to_owned(),
+            got: format!("{} that cannot", source.len()),
+            fix: "`data check` lists the reasons".to_owned(),
+        });
+    }
     let mut report = ConvertReport { losses: survey.losses, ..ConvertReport::default() };
     let work = Work { source, readable: &readable, to, progress };
     write_folder_atomically(out, io, |folder| work.write(folder, &mut report))?;

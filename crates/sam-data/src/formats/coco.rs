@@ -168,8 +168,8 @@ impl FormatReader for Coco {
         file.image_path(file.index.names.get(image)).map(FilePlace::Path)
     }
 
-    fn annotation_path(&self, index: usize) -> Option<PathBuf> {
-        Some(self.locate(index).0.index.path.clone())
+    fn annotation_paths(&self, index: usize) -> Vec<PathBuf> {
+        vec![self.locate(index).0.index.path.clone()]
     }
 
     fn read(&self, index: usize, header: &ImageHeader) -> Result<Annotated, DataError> {

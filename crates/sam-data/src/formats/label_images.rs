@@ -169,8 +169,8 @@ impl FormatReader for LabelImages {
         Ok(FilePlace::Path(self.pairs.image_path(index)))
     }
 
-    fn annotation_path(&self, index: usize) -> Option<PathBuf> {
-        self.pairs.label_path(index)
+    fn annotation_paths(&self, index: usize) -> Vec<PathBuf> {
+        self.pairs.label_paths(index)
     }
 
     fn read(&self, index: usize, header: &ImageHeader) -> Result<Annotated, DataError> {

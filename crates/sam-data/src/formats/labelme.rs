@@ -231,8 +231,8 @@ impl FormatReader for Labelme {
         Ok(FilePlace::Memory { name: format!("{}:imageData", json.display()), bytes })
     }
 
-    fn annotation_path(&self, index: usize) -> Option<PathBuf> {
-        Some(self.json_path(index))
+    fn annotation_paths(&self, index: usize) -> Vec<PathBuf> {
+        vec![self.json_path(index)]
     }
 
     fn read(&self, index: usize, header: &ImageHeader) -> Result<Annotated, DataError> {

@@ -79,8 +79,8 @@ pub(crate) trait FormatReader: std::fmt::Debug + Send + Sync {
     }
     /// The location of the image, or the finding that it is missing.
     fn image_place(&self, index: usize) -> Result<FilePlace, Finding>;
-    /// The file with the annotations of an image, which may hold those of others too; `None` inside an archive.
-    fn annotation_path(&self, index: usize) -> Option<PathBuf>;
+    /// The files with the annotations of an image, which may hold those of others too; none inside an archive.
+    fn annotation_paths(&self, index: usize) -> Vec<PathBuf>;
     /// The annotations of an image, in the frame that was annotated. Only problems of the whole file are errors; those
     /// of one image or object are findings.
     fn read(&self, index: usize, header: &ImageHeader) -> Result<Annotated, DataError>;

@@ -291,10 +291,10 @@ impl FormatReader for Sa1b {
         })
     }
 
-    fn annotation_path(&self, index: usize) -> Option<PathBuf> {
+    fn annotation_paths(&self, index: usize) -> Vec<PathBuf> {
         match self.json_place(index) {
-            FilePlace::Path(path) => Some(path),
-            FilePlace::Within { .. } | FilePlace::Memory { .. } => None,
+            FilePlace::Path(path) => vec![path],
+            FilePlace::Within { .. } | FilePlace::Memory { .. } => Vec::new(),
         }
     }
 

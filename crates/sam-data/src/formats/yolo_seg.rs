@@ -247,8 +247,8 @@ impl FormatReader for YoloSeg {
         Err(Finding::new(ProblemKind::ImageMissing, self.name(index), format!("there is no {}", path.display())))
     }
 
-    fn annotation_path(&self, index: usize) -> Option<PathBuf> {
-        self.label_path(index)
+    fn annotation_paths(&self, index: usize) -> Vec<PathBuf> {
+        self.label_path(index).into_iter().collect()
     }
 
     fn read(&self, index: usize, header: &ImageHeader) -> Result<Annotated, DataError> {
