@@ -103,7 +103,7 @@ impl Keys {
 impl CocoIndex {
     /// Indexes a file. Problems of single entries are added to the findings.
     pub(crate) fn read(path: &Path, listing: &mut Listing) -> Result<Self, DataError> {
-        let decoded = decoded_utf16(path)?;
+        let decoded = text::read_utf16(path)?;
         let reader: Box<dyn Read + '_> = match &decoded {
             Some(text) => Box::new(text.as_bytes()),
             None => Box::new(sam_files::open_regular(path).map_err(|error| DataError::io(path, error))?),
@@ -161,17 +161,6 @@ impl Segmentations<'_> {
             Self::Decoded(text) => Ok(Cow::Borrowed(&text[row.at as usize..][..row.len as usize])),
         }
     }
-}
-
-/// The whole text of a file that starts with a byte order mark of UTF-16.
-fn decoded_utf16(path: &Path) -> Result<Option<String>, DataError> {
-    let io = |error| DataError::io(path, error);
-    let mut head = Vec::new();
-    sam_files::open_regular(path).map_err(io)?.take(2).read_to_end(&mut head).map_err(io)?;
-    if text::decode_utf16(&head).is_none() {
-        return Ok(None);
-    }
-    Ok(text::decode_utf16(&sam_files::read_regular(path, sam_files::MAX_FILE_BYTES).map_err(io)?))
 }
 
 struct Scan {

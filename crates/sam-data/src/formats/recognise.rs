@@ -3,6 +3,7 @@
 //! No format is guessed from a sign that two formats share: if two formats fit, the error names both.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::Path;
 
 use crate::error::DataError;
@@ -10,6 +11,7 @@ use crate::formats::files::{
     Folder, LABEL_FOLDERS, folder_pairs, has_extension, list_files, numbered_stem, split_name, unsuffixed_stem,
 };
 use crate::formats::json_cursor::JsonCursor;
+use crate::formats::text;
 use crate::formats::yolo_seg::data_yaml;
 use crate::source_options::Format;
 
@@ -133,8 +135,16 @@ pub(crate) fn file_format(path: &Path) -> Result<Option<Format>, DataError> {
 }
 
 fn json_format(path: &Path) -> Result<Option<Format>, DataError> {
-    let file = sam_files::open_regular(path).map_err(|error| DataError::io(path, error))?;
-    let mut cursor = JsonCursor::new(file, path)?;
+    match text::read_utf16(path)? {
+        Some(text) => format_of(JsonCursor::new(text.as_bytes(), path)?),
+        None => {
+            let file = sam_files::open_regular(path).map_err(|error| DataError::io(path, error))?;
+            format_of(JsonCursor::new(file, path)?)
+        }
+    }
+}
+
+fn format_of(mut cursor: JsonCursor<impl Read>) -> Result<Option<Format>, DataError> {
     let mut key = Vec::new();
     if cursor.peek()? == Some(b'[') {
         // SA-1B's scripts write a bare list; entries of COCO results lists have image_id.

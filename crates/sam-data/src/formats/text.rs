@@ -55,6 +55,17 @@ pub(crate) fn decode_utf16(bytes: &[u8]) -> Option<String> {
     Some(char::decode_utf16(units).map(|unit| unit.unwrap_or(char::REPLACEMENT_CHARACTER)).collect())
 }
 
+/// The whole text of a file that starts with a byte order mark of UTF-16; `None` for another file.
+pub(crate) fn read_utf16(path: &Path) -> Result<Option<String>, DataError> {
+    let io = |error| DataError::io(path, error);
+    let mut head = Vec::new();
+    sam_files::open_regular(path).map_err(io)?.take(2).read_to_end(&mut head).map_err(io)?;
+    if decode_utf16(&head).is_none() {
+        return Ok(None);
+    }
+    Ok(decode_utf16(&sam_files::read_regular(path, sam_files::MAX_FILE_BYTES).map_err(io)?))
+}
+
 /// The error for an invalid byte at an offset of a file.
 pub(crate) fn invalid_at(path: &Path, at: u64) -> DataError {
     let read = || -> std::io::Result<(u8, usize)> {
