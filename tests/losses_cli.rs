@@ -122,5 +122,5 @@ fn sets_without_objects_are_refused_before_the_first_step() {
     cells(&run, "validation", 6, |at| at != 2);
     std::fs::write(run.path("validation/images/2.png"), "").expect("written");
     configure(&run, "validation = \"validation\"\nbad = \"drop\"");
-    run.refused(&["--config", "train.toml"], &["lost while reading: of 6 images, 1 cannot be read", "an empty file"]);
+    run.refused(&["--config", "train.toml"], &["lost while reading: 6 images, 1 of them unreadable", "an empty file"]);
 }

@@ -22,6 +22,10 @@ pub(crate) fn run(arguments: &InspectArguments) -> Result<(), Failure> {
     let of = if checkpoint.is_segmenter() { "" } else { "encoder only: " };
     writeln!(out, "model       {of}{}", checkpoint.description())?;
     let report = checkpoint.report().bad_input()?;
+    // Reading verifies the checksums of a `.pth`.
+    for key in checkpoint.dict.tensors.keys() {
+        checkpoint.dict.read_bytes(key).bad_input()?;
+    }
     writeln!(out, "used        {} tensors", report.used)?;
     print_load_report(&mut out, &report, 12)?;
     match (report.fresh.len(), report.dropped.len()) {

@@ -193,7 +193,7 @@ fn reports_are_complete_and_self_contained() {
     assert!(markdown.contains("| miou_1 | 0.6000 | 0.6500 | higher | 4 |"), "{markdown}");
     assert!(markdown.contains("| miou_1 | MISSED | miou_1 must be at least 0.9000, got 0.6500 |"), "{markdown}");
     assert!(markdown.contains("0.0500 (0.0500 to 0.0500) \\*"), "{markdown}");
-    assert!(markdown.contains("vit_b \\<1\\> \\| x"), "{markdown}");
+    assert!(markdown.contains("vit_b &lt;1&gt; \\| x"), "{markdown}");
 
     let html = report.html().expect("fine");
     for part in ["<svg", "IoU per click", "Worst at click 1", "data:image/png;base64,iVBORw0KGgo=", "after &lt;2&gt;"] {

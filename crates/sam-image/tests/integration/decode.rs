@@ -52,7 +52,7 @@ fn read(name: &str) -> Vec<u8> {
 fn errors_name_a_remedy() {
     check_rejected("a.tif", &read("refused_float.tif"), &["a.tif", "float", "intensity window"]);
     check_rejected("a.tif", &read("refused_int32.tif"), &["8- or 16-bit", "intensity window"]);
-    check_rejected("a.gif", &read("refused.gif"), &["GIF", "convert it to PNG"]);
+    check_rejected("a.gif", &read("whole.gif")[..20], &["a.gif", "GIF"]);
     check_rejected("a.png", b"<!DOCTYPE html><html>", &["a.png", "\"<!DOCTYPE", "complete download"]);
     check_rejected("a.png", b"", &["0 bytes", "nothing"]);
     check_rejected("a.jpg", &read("rgb.png")[..60], &["PNG", "the extension says JPEG"]);
@@ -83,7 +83,7 @@ fn a_jpeg_with_trailing_bytes_is_read() {
 /// A PNG header with another size than the data.
 #[test]
 fn huge_sizes_are_rejected_before_allocation() {
-    for (width, height, word) in [(0u32, 5u32, "PNG"), (60_000, 60_000, "at most 500000000 pixels")] {
+    for (width, height, word) in [(0u32, 5u32, "PNG"), (60_000, 60_000, "at most 100000000 pixels")] {
         let mut bytes = read("rgb.png");
         bytes[16..20].copy_from_slice(&width.to_be_bytes());
         bytes[20..24].copy_from_slice(&height.to_be_bytes());
