@@ -45,10 +45,14 @@ impl Lines {
 
     /// Ignores output errors, which must not end a run.
     pub(crate) fn show(&self, event: &RunEvent) {
-        if let RunEvent::Skipped { step, reason } = event {
-            let _ = writeln!(errors(), "step {step}: skipped: {reason}");
-            if let Ok(mut skipped) = self.skipped.lock() {
-                *skipped.entry(reason.clone()).or_default() += 1;
+        if let RunEvent::Skipped { step, reason } = event
+            && let Ok(mut skipped) = self.skipped.lock()
+        {
+            let n_times = skipped.entry(reason.clone()).or_default();
+            *n_times += 1;
+            // Every epoch skips it again; how often is printed at the end.
+            if *n_times == 1 {
+                let _ = writeln!(errors(), "step {step}: skipped: {reason}");
             }
         }
         if let RunEvent::Warning { message } = event {
