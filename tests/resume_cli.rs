@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::cli::{Run, texts};
+use crate::cli::{Run, fixture, texts};
 use crate::train_cli::{SMALL, read, with_config};
 
 /// A small run on images on disk, in a folder with `photos`.
@@ -78,6 +78,35 @@ fn a_damaged_preview_or_log_does_not_fail_a_run() {
     assert_eq!(output.status.code(), Some(0), "{out}\n{err}");
     let report = read(&run, "run/report.md");
     assert!(report.contains("| unreadable |") && report.contains("previews"), "{report}");
+}
+
+#[test]
+fn the_folder_of_a_run_stands_for_its_best_checkpoint() {
+    let run = with_config(SMALL);
+    run.ok(&["--config", "train.toml", "--plain"]);
+    let out = run.ok(&["inspect", "run"]);
+    assert!(out.contains("best.safetensors") && out.contains("complete"), "{out}");
+    run.ok(&[
+        "export",
+        "--checkpoint",
+        "run",
+        "--format",
+        "safetensors",
+        "--keep-image-size",
+        "--out",
+        "out.safetensors",
+    ]);
+    let image = fixture("preprocess/photo.png");
+    run.ok(&["predict", "--checkpoint", "run", "--image", &image, "--point", "5,5", "--out", "masks"]);
+    let photos = crate::data_cli::datasets("photos/annotations/instances_val.json");
+    let out = run.ok(&["eval", "--checkpoint", "run", "--data", &photos, "--clicks", "1", "--max-images", "1"]);
+    assert!(out.contains("miou_1"), "{out}");
+    let tuned = SMALL.replace("dir = \"run\"", "dir = \"tuned\"");
+    let (before, after) = (tuned.find("[model]").expect("there"), tuned.find("[data]").expect("there"));
+    let tuned = format!("{}[model]\ncheckpoint = \"run\"\n{}", &tuned[..before], &tuned[after..]);
+    std::fs::write(run.path("tuned.toml"), tuned).expect("written");
+    let out = run.ok(&["--config", "tuned.toml", "--plain"]);
+    assert!(out.contains("run/best.safetensors"), "{out}");
 }
 
 /// At a terminal: Ctrl-C typed at the dashboard saves the run, and the terminal is left as it was.

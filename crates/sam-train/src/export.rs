@@ -9,6 +9,7 @@ use crate::cli::{ExportArguments, FormatArgument};
 use crate::failure::{BadInput, Failure};
 use crate::output::output;
 use crate::target::{Target, check_target};
+use crate::train::checkpoint_file;
 
 /// Width of the labels in front of the lines of a load report.
 pub(crate) const LABEL_WIDTH: usize = 8;
@@ -19,7 +20,7 @@ pub(crate) fn run(arguments: &ExportArguments) -> Result<(), Failure> {
         FormatArgument::Safetensors | FormatArgument::Pth => Target::File,
     };
     check_target(&arguments.out, "--out", target, arguments.force).bad_input()?;
-    let checkpoint = Checkpoint::open(&arguments.checkpoint).bad_input()?;
+    let checkpoint = Checkpoint::open(&checkpoint_file(&arguments.checkpoint)).bad_input()?;
     let device = DeviceName::Cpu.open().bad_input()?;
     let loaded = match arguments.fresh_seed {
         Some(_) if checkpoint.is_segmenter() => Err(anyhow::anyhow!(
@@ -33,7 +34,7 @@ pub(crate) fn run(arguments: &ExportArguments) -> Result<(), Failure> {
     let hint = if checkpoint.is_segmenter() { "" } else { " (--fresh-seed N)" };
     let (sam, report) = loaded.map_err(|error| anyhow::anyhow!("{error}{hint}")).bad_input()?;
     let mut out = output();
-    writeln!(out, "read    {} ({})", arguments.checkpoint.display(), checkpoint.description())?;
+    writeln!(out, "read    {} ({})", checkpoint.dict.path.display(), checkpoint.description())?;
     print_load_report(&mut out, &report, LABEL_WIDTH)?;
 
     let image_size = if arguments.keep_image_size { ImageSizePolicy::Keep } else { ImageSizePolicy::Published };

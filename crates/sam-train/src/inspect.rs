@@ -9,10 +9,11 @@ use crate::cli::InspectArguments;
 use crate::export::print_load_report;
 use crate::failure::{BadInput, Failure};
 use crate::output::output;
+use crate::train::checkpoint_file;
 
 pub(crate) fn run(arguments: &InspectArguments) -> Result<(), Failure> {
     let mut out = output();
-    let dict = StateDict::open(&arguments.checkpoint).bad_input()?;
+    let dict = StateDict::open(&checkpoint_file(&arguments.checkpoint)).bad_input()?;
     print_file(&mut out, &dict)?;
     if arguments.tensors {
         print_tensors(&mut out, &dict.tensors)?;

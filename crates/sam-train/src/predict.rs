@@ -18,12 +18,14 @@ use crate::failure::{BadInput, Failure};
 use crate::output::{errors, output};
 use crate::target::{Target, check_target};
 use crate::timing::timed;
+use crate::train::checkpoint_file;
 
 pub(crate) fn run(arguments: &PredictArguments) -> Result<(), Failure> {
     check_targets(arguments).bad_input()?;
     let image = read_image_file(&arguments.image, &arguments.image_options().bad_input()?).bad_input()?;
     let device = arguments.device.open().bad_input()?;
-    let loaded = timed("loaded", || Predictor::from_checkpoint(&arguments.checkpoint, &device));
+    let checkpoint = checkpoint_file(&arguments.checkpoint);
+    let loaded = timed("loaded", || Predictor::from_checkpoint(&checkpoint, &device));
     let (predictor, report) = loaded.bad_input()?;
     print_load_report(&mut errors(), &report, LABEL_WIDTH)?;
 

@@ -15,7 +15,7 @@ use crate::config::{ConfigError, Options, files};
 
 #[derive(Debug, Args)]
 pub(crate) struct InspectArguments {
-    /// Checkpoint (.safetensors or .pth) or Hugging Face folder
+    /// Checkpoint (.safetensors or .pth), Hugging Face folder, or folder of a run (its best checkpoint)
     #[arg(value_name = "FILE")]
     pub(crate) checkpoint: PathBuf,
     /// List every tensor with its type and shape
@@ -25,7 +25,7 @@ pub(crate) struct InspectArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct ExportArguments {
-    /// Checkpoint (.safetensors or .pth) or Hugging Face folder
+    /// Checkpoint (.safetensors or .pth), Hugging Face folder, or folder of a run (its best checkpoint)
     #[arg(long, value_name = "IN")]
     pub(crate) checkpoint: PathBuf,
     /// Format to write
@@ -50,7 +50,7 @@ pub(crate) struct ExportArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct PredictArguments {
-    /// Checkpoint (.safetensors or .pth) or Hugging Face folder
+    /// Checkpoint (.safetensors or .pth), Hugging Face folder, or folder of a run (its best checkpoint)
     #[arg(long, value_name = "IN")]
     pub(crate) checkpoint: PathBuf,
     /// Image to segment: JPEG, PNG, TIFF, BMP, WebP or GIF

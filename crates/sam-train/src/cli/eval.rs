@@ -17,7 +17,7 @@ use crate::config::{ConfigError, Document, Options, Task};
                         value, the option wins."
 )]
 pub(crate) struct EvalArguments {
-    /// Checkpoint (.safetensors or .pth) or Hugging Face folder. Several are compared with the first; the gate checks the last
+    /// Checkpoint (.safetensors or .pth), Hugging Face folder, or folder of a run (its best checkpoint). Several are compared with the first; the gate checks the last
     #[arg(long = "checkpoint", value_name = "FILE")]
     checkpoints: Vec<PathBuf>,
     /// Folder, COCO .json, YOLO data.yaml or SA-1B .tar. Results of several are means over them

@@ -28,6 +28,7 @@ use crate::export::{LABEL_WIDTH, print_load_report};
 use crate::failure::{BadInput, Failure};
 use crate::names;
 use crate::progress::Progress;
+use crate::train::checkpoint_file;
 
 use boxes::BoxTask;
 use data::OpenSet;
@@ -86,7 +87,7 @@ fn open_gate(plan: &EvaluatePlan) -> anyhow::Result<Option<Gate>> {
 
 fn open_checkpoints(plan: &EvaluatePlan) -> anyhow::Result<Vec<Checkpoint>> {
     let open = |path: &std::path::PathBuf| {
-        let checkpoint = Checkpoint::open(path)?;
+        let checkpoint = Checkpoint::open(&checkpoint_file(path))?;
         match checkpoint.is_segmenter() {
             true => Ok(checkpoint),
             false => Err(anyhow!("{}: a masked autoencoder has no decoder, so it cannot be evaluated", path.display())),

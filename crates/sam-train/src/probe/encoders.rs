@@ -12,7 +12,7 @@ use sam_model::weights::{Checkpoint, Layout, LoadOptions, LoadReport, MaeCheckpo
 use crate::config::ProbePlan;
 use crate::config::probe::{Subject, Token};
 use crate::names;
-use crate::train::{load_report_lines, pretrained_file};
+use crate::train::{checkpoint_file, load_report_lines};
 
 /// A recognised checkpoint; its weights are read once the data is checked.
 pub(crate) struct EncoderFile {
@@ -41,7 +41,7 @@ pub(crate) fn open(plan: &ProbePlan) -> anyhow::Result<Vec<EncoderFile>> {
 
 impl EncoderFile {
     fn open(path: &Path, name: String) -> anyhow::Result<Self> {
-        let file = pretrained_file(path);
+        let file = checkpoint_file(path);
         if file.is_dir() && file.join("plan.toml").is_file() {
             bail!("{}: the run has no best checkpoint yet; resume it until it saves one", path.display());
         }

@@ -76,7 +76,7 @@ fn open_model(plan: &TrainPlan, device: &Device, notes: &mut Vec<String>) -> Res
             Ok(sam)
         }
         ModelPlan::Mae(from) => {
-            let checkpoint = Checkpoint::open(&pretrained_file(&from.path))?;
+            let checkpoint = Checkpoint::open(&checkpoint_file(&from.path))?;
             let file = checkpoint.dict.path.display();
             if checkpoint.is_segmenter() {
                 bail!(
@@ -91,7 +91,8 @@ fn open_model(plan: &TrainPlan, device: &Device, notes: &mut Vec<String>) -> Res
             Ok(sam)
         }
         ModelPlan::Checkpoint(from) => {
-            let checkpoint = Checkpoint::open(&from.path)?;
+            let file = checkpoint_file(&from.path);
+            let checkpoint = Checkpoint::open(&file)?;
             let mut options = checkpoint.default_options();
             options.seed = plan.run.seed;
             options.config.image_encoder.drop_path_rate = from.drop_path;
@@ -99,17 +100,17 @@ fn open_model(plan: &TrainPlan, device: &Device, notes: &mut Vec<String>) -> Res
             if let Some(image_size) = from.image_size {
                 options.config.image_encoder.image_size = image_size;
             }
-            options.config.check().with_context(|| format!("{}: model.image_size", from.path.display()))?;
+            options.config.check().with_context(|| format!("{}: model.image_size", file.display()))?;
             let (sam, report) = checkpoint.load_with(&options, device)?;
-            notes.push(format!("model: {}, {}", from.path.display(), describe(&sam)));
+            notes.push(format!("model: {}, {}", file.display(), describe(&sam)));
             notes.extend(load_report_lines(&report));
             Ok(sam)
         }
     }
 }
 
-/// The checkpoint of a pre-training run, or the file itself.
-pub(crate) fn pretrained_file(path: &Path) -> PathBuf {
+/// The best checkpoint of a run, for the path of its folder; any other path itself.
+pub(crate) fn checkpoint_file(path: &Path) -> PathBuf {
     let of_run = path.join(sam_learn::record::BEST_FILE);
     if of_run.is_file() { of_run } else { path.to_owned() }
 }

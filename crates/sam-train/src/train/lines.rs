@@ -138,12 +138,21 @@ fn step_line(record: &StepRecord) -> String {
         format!(" (focal {focal:.4} dice {dice:.3} iou {iou_error:.3})  train mIoU {miou_first:.3} -> {miou_last:.3}")
     });
     format!(
-        "step {step}/{of_steps}  loss {loss:.4}{terms}  lr {lr:.2e}  {:.1} images/s  data {:.0} %  {:.0} MiB  ETA {}",
-        record.images_per_s,
+        "step {step}/{of_steps}  loss {loss:.4}{terms}  lr {lr:.2e}  {} images/s  data {:.0} %  {:.0} MiB  ETA {}",
+        rate(record.images_per_s),
         100.0 * record.data_wait_share,
         record.memory_mib,
         duration(record.eta_s),
     )
+}
+
+/// At least two digits that count, as a large model takes a minute per image.
+fn rate(images_per_s: f64) -> String {
+    match images_per_s {
+        many if many >= 1.0 => format!("{many:.1}"),
+        few if few >= 0.01 => format!("{few:.3}"),
+        fewer => format!("{fewer:.1e}"),
+    }
 }
 
 fn validation_line(record: &ValidationRecord) -> String {
@@ -160,4 +169,14 @@ fn validation_line(record: &ValidationRecord) -> String {
         (false, false) => String::new(),
     };
     format!("validation after step {}: {}{what}", record.scores.step, metrics.join("  "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::rate;
+
+    #[test]
+    fn slow_steps_are_not_rounded_to_nothing() {
+        assert_eq!([41.04, 1.0, 0.9, 0.0213, 0.004].map(rate), ["41.0", "1.0", "0.900", "0.021", "4.0e-3"]);
+    }
 }

@@ -10,7 +10,7 @@ mod run_data;
 mod run_folder;
 mod session;
 
-pub(crate) use inputs::{load_report_lines, pretrained_file};
+pub(crate) use inputs::{checkpoint_file, load_report_lines};
 pub(crate) use run_folder::RunFolder;
 
 use std::io::Write;

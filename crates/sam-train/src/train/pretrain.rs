@@ -28,7 +28,7 @@ use crate::train::inputs::open_device;
 use crate::train::run_data::RunData;
 use crate::train::run_folder::RunFolder;
 use crate::train::session::RunSession;
-use crate::train::{load_report_lines, pretrained_file};
+use crate::train::{checkpoint_file, load_report_lines};
 
 /// The encoder alone under timm's names, for other programs.
 const ENCODER_FILE: &str = "encoder.pth";
@@ -85,7 +85,7 @@ fn open_model(plan: &PretrainPlan, notes: &mut Vec<String>) -> Result<MaskedAuto
         notes.push(format!("model: from scratch, {what}"));
         return Ok(initialise_mae(config.init(&device)?, plan.run.seed));
     };
-    let file = pretrained_file(path);
+    let file = checkpoint_file(path);
     let (mae, report) = MaeCheckpoint::open(&file)?.load_with(config, plan.run.seed, &device)?;
     notes.push(format!("model: {}, {what}", file.display()));
     notes.extend(load_report_lines(&report));
