@@ -76,7 +76,7 @@ pub struct LoadReport {
 /// Contents beside the weights that a report lists.
 const SURROUNDINGS_LISTED: usize = 12;
 
-/// What surrounds the weights of a file: a prefix of all names, and contents that are not weights.
+/// Notes about a file beside its weights: a prefix of all names, and contents that are not weights.
 pub(super) fn surroundings(dict: &StateDict) -> Vec<String> {
     let removed = dict.removed.as_ref().map(|removed| format!("the names of the tensors are read without {removed}"));
     let listed = dict.skipped.iter().take(SURROUNDINGS_LISTED).cloned().collect::<Vec<_>>().join(", ");

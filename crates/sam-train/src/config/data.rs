@@ -148,7 +148,7 @@ pub(super) fn change_loading(workers: &mut usize, prefetch: &mut usize, data: &S
     *prefetch = data.integer("prefetch", *prefetch, 1..=*WORKERS.end());
 }
 
-/// The limit of pixels for every data set of a run; it decides no number of a step.
+/// Sets the limit of pixels for every data set of a run; no result depends on it.
 pub(super) fn change_max_pixels(options: Vec<&mut SourceOptions>, data: &Section<'_>) {
     let default = options.first().map_or(SourceOptions::default().max_pixels, |options| options.max_pixels);
     let max_pixels = read_max_pixels(data, default);

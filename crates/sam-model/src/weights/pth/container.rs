@@ -100,7 +100,7 @@ impl Source<'_> {
             let name = String::from_utf8_lossy(member.name_raw()).into_owned();
             let plain = member.compression() == CompressionMethod::Stored && !member.encrypted();
             let span = Span::new(member.data_start().unwrap_or(u64::MAX), member.size());
-            // 0 is what PyTorch writes when it is told to compute none.
+            // PyTorch writes 0 when checksums are turned off.
             let crc32 = Some(member.crc32()).filter(|&crc32| crc32 != 0);
             members.insert(name, (plain, Member { span, crc32 }));
         }

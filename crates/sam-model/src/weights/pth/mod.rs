@@ -421,7 +421,7 @@ mod tests {
         assert!(rejection(&zip_of(b"]K\x01a.", &[])).contains("got a list of 1"));
     }
 
-    /// Which of two sets of weights is meant cannot be told; two views of one set are no question.
+    /// Two sets of weights in one file are ambiguous; two views of one set are not.
     #[test]
     fn wrappers_that_conflict_are_an_error() {
         let named = |wrapper: &str, tensor: Vec<u8>| {
