@@ -5,12 +5,11 @@
 //! because reading only its first frame would lose the rest unnoticed.
 
 use std::num::NonZeroU64;
-use std::path::PathBuf;
 
 use gif::{ColorOutput, DecodeOptions, MemoryLimit};
 
 use crate::error::DataError;
-use crate::formats::raster::{Meaning, Raster, Samples};
+use crate::formats::raster::{Meaning, Raster, Samples, wrong};
 
 /// Largest frame: the format allows 65535 x 65535 pixels of one byte.
 const MAX_FRAME_BYTES: NonZeroU64 = NonZeroU64::new(1 << 30).expect("not zero");
@@ -54,16 +53,6 @@ pub(crate) fn read_gif(bytes: &[u8], name: &str, max_pixels: u64) -> Result<Rast
     }
     let (meaning, palette) = if is_grey { (Meaning::Grey, None) } else { (Meaning::Palette, Some(colours)) };
     Ok(Raster { size_hw, n_channels: 1, samples: Samples::U8(samples), meaning, palette })
-}
-
-fn wrong(name: &str, expected: &str, got: &str, fix: &str) -> DataError {
-    DataError::Content {
-        path: PathBuf::from(name),
-        what: "the image".to_owned(),
-        expected: expected.to_owned(),
-        got: got.to_owned(),
-        fix: fix.to_owned(),
-    }
 }
 
 /// Rejects an image of several frames, of which only the first would be used: GIF, WebP and PNG can hold them.

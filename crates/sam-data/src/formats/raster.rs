@@ -354,7 +354,8 @@ fn damaged(name: &str, error: &dyn std::fmt::Display) -> DataError {
     wrong(name, "readable", &error.to_string(), "export it again")
 }
 
-fn wrong(name: &str, expected: &str, got: &str, fix: &str) -> DataError {
+/// The error for an image that is not as it must be; `name` is that of its file.
+pub(crate) fn wrong(name: &str, expected: &str, got: &str, fix: &str) -> DataError {
     DataError::Content {
         path: PathBuf::from(name),
         what: "the image".to_owned(),
