@@ -127,8 +127,8 @@ pub enum DataError {
 
     /// A part of a split without images.
     #[error(
-        "the {part} part of the split must have at least one image, got none of {n_images} images in {n_groups} groups; \
-         use another seed, a larger fraction, or a finer group key"
+        "the {part} part of the split must have at least one group of images, got {n_groups} in all ({n_images} images); add \
+         images, or use a finer group key"
     )]
     EmptySplit {
         /// Name of the part.
@@ -137,6 +137,19 @@ pub enum DataError {
         n_images: usize,
         /// Total number of groups.
         n_groups: usize,
+    },
+
+    /// A split by fractions of a data set that has parts of its own.
+    #[error(
+        "{path}: must be split by its own parts, {parts}: fractions of all images would train on images that are meant for \
+         validation; use the given parts, or only one of them",
+        path = path.display()
+    )]
+    OwnParts {
+        /// The data set.
+        path: PathBuf,
+        /// Its parts with their numbers of images.
+        parts: String,
     },
 
     /// An image could not be encoded.

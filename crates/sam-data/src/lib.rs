@@ -65,4 +65,4 @@ pub use sample::{ObjectMask, Sample};
 pub use single::{read_image_file, read_mask_file};
 pub use source::{ImageObjects, Source};
 pub use source_options::{Crowd, Format, LabelKind, OnBad, SourceOptions, Void};
-pub use split::{GroupKey, Split, SplitRule};
+pub use split::{GroupKey, Split, SplitOrigin, SplitRule};

@@ -2,9 +2,10 @@
 //!
 //! The part of an image is given by the data set, or follows from a hash of the image's group and the seed. The hash
 //! does not depend on other images, so added files never move existing ones, and a larger fraction only adds to a part.
+//! Only where a small data set leaves a part empty, the part gets the group whose hash is nearest.
 //! Groups stay together: slices of one patient, frames of one video. Splits are by image, never by patch.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -60,6 +61,15 @@ pub struct Split {
     pub test: Vec<usize>,
 }
 
+/// Where a suggested split comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SplitOrigin {
+    /// The parts are the data set's own.
+    Given,
+    /// Validation images are a fraction of the training images.
+    Fractions,
+}
+
 /// A split by image names, as saved.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -102,17 +112,42 @@ impl Split {
     ///
     /// # Errors
     ///
-    /// When the rule is invalid, a name has no group, or a part that should have images is empty.
+    /// When the rule is invalid, a name has no group, there are fewer groups than parts, or the data set has parts of its
+    /// own: a fraction of both would train on images that are meant for validation.
     pub fn by_rule(source: &Source, rule: &SplitRule) -> Result<Self, DataError> {
+        let parts = Parts::of(source);
+        if parts.n_named() > 1 {
+            return Err(DataError::OwnParts { path: source.root().to_path_buf(), parts: parts.to_string() });
+        }
         let names: Vec<String> = (0..source.len()).map(|index| source.name(index)).collect();
         Self::of_names(&names, rule)
+    }
+
+    /// The split that a data set suggests: its own parts if it has images to train and to validate on; otherwise fractions
+    /// of its training images (of all, if it has no parts). Images of its test part are not used.
+    ///
+    /// # Errors
+    ///
+    /// As [`Split::by_rule`].
+    pub fn suggested(source: &Source, rule: &SplitRule) -> Result<(Self, SplitOrigin), DataError> {
+        let Parts { train, val, test, unnamed } = Parts::of(source);
+        if unnamed.is_empty() && !train.is_empty() && !val.is_empty() {
+            return Ok((Self { train, val, test }, SplitOrigin::Given));
+        }
+        // Without images to train on, the names of the parts mean something else.
+        let (pool, test) = if train.is_empty() { (Vec::from_iter(0..source.len()), Vec::new()) } else { (train, test) };
+        let names: Vec<String> = pool.iter().map(|&index| source.name(index)).collect();
+        let split = Self::of_names(&names, rule)?;
+        let of_pool = |part: Vec<usize>| part.into_iter().map(|at| pool[at]).collect::<Vec<_>>();
+        let test = if split.test.is_empty() { test } else { of_pool(split.test) };
+        Ok((Self { train: of_pool(split.train), val: of_pool(split.val), test }, SplitOrigin::Fractions))
     }
 
     /// A split of names by fractions.
     ///
     /// # Errors
     ///
-    /// As [`Split::by_rule`].
+    /// When the rule is invalid, a name has no group, or there are fewer groups than parts.
     pub fn of_names(names: &[String], rule: &SplitRule) -> Result<Self, DataError> {
         let is_share = |share: f64| (0.0..1.0).contains(&share);
         if !is_share(rule.val) || !is_share(rule.test) || rule.val + rule.test >= 1.0 {
@@ -130,21 +165,23 @@ impl Split {
             })?),
             _ => None,
         };
-        let mut split = Self::default();
-        let mut groups = BTreeSet::new();
+        let mut groups: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
         for (index, name) in names.iter().enumerate() {
             let group = group_of(name, &rule.group, pattern.as_ref())?;
-            let hash = hash(rule.seed, group);
-            groups.insert(hash);
-            // An f64 holds 53 bits.
-            let share = (hash >> 11) as f64 / (1u64 << 53) as f64;
-            if share < rule.test {
-                split.test.push(index);
-            } else if share < rule.test + rule.val {
-                split.val.push(index);
-            } else {
-                split.train.push(index);
-            }
+            groups.entry(hash(rule.seed, group)).or_default().push(index);
+        }
+        let mut split = Self::default();
+        let ends = part_ends(&Vec::from_iter(groups.keys().copied()), rule);
+        for (at, indices) in groups.values().enumerate() {
+            let part = match at {
+                at if at < ends[0] => &mut split.test,
+                at if at < ends[1] => &mut split.val,
+                _ => &mut split.train,
+            };
+            part.extend(indices);
+        }
+        for part in [&mut split.train, &mut split.val, &mut split.test] {
+            part.sort_unstable();
         }
         split.not_empty("train", &split.train, names.len(), groups.len())?;
         if rule.val > 0.0 {
@@ -222,6 +259,62 @@ impl Split {
     }
 }
 
+/// Where the test part and the validation part end in the ascending hashes of all groups. A part that should have images has
+/// at least one group, if there are enough.
+fn part_ends(hashes: &[u64], rule: &SplitRule) -> [usize; 2] {
+    // An f64 holds 53 bits.
+    let share = |hash: u64| (hash >> 11) as f64 / (1u64 << 53) as f64;
+    let below = |end: f64| hashes.partition_point(|&hash| share(hash) < end);
+    let [at_least_test, at_least_val] = [rule.test, rule.val].map(|part| usize::from(part > 0.0));
+    if hashes.len() < 1 + at_least_test + at_least_val {
+        return [below(rule.test), below(rule.test + rule.val)];
+    }
+    let test = below(rule.test).clamp(at_least_test, hashes.len() - 1 - at_least_val);
+    let val = below(rule.test + rule.val).clamp(test + at_least_val, hashes.len() - 1);
+    [test, val]
+}
+
+/// The images of a data set by the part that it gives them.
+#[derive(Default)]
+struct Parts {
+    train: Vec<usize>,
+    val: Vec<usize>,
+    test: Vec<usize>,
+    /// In no part.
+    unnamed: Vec<usize>,
+}
+
+impl Parts {
+    fn of(source: &Source) -> Self {
+        let mut parts = Self::default();
+        for index in 0..source.len() {
+            let part = match source.given_split(index) {
+                Some("train") => &mut parts.train,
+                Some("val") => &mut parts.val,
+                Some("test") => &mut parts.test,
+                _ => &mut parts.unnamed,
+            };
+            part.push(index);
+        }
+        parts
+    }
+
+    fn named(&self) -> [(&'static str, usize); 3] {
+        [("train", self.train.len()), ("val", self.val.len()), ("test", self.test.len())]
+    }
+
+    fn n_named(&self) -> usize {
+        self.named().iter().filter(|(_, n)| *n > 0).count()
+    }
+}
+
+impl std::fmt::Display for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let named = self.named().into_iter().filter(|(_, n)| *n > 0);
+        f.write_str(&named.map(|(name, n)| format!("{name} ({n} images)")).collect::<Vec<_>>().join(", "))
+    }
+}
+
 fn group_of<'a>(name: &'a str, key: &GroupKey, pattern: Option<&regex_lite::Regex>) -> Result<&'a str, DataError> {
     let no_group = |expected: String| DataError::Option { key: "split.group", expected, got: name.to_owned() };
     let (folder, file) = name.rsplit_once('/').unwrap_or(("", name));
@@ -250,6 +343,7 @@ fn hash(seed: u64, text: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
 
     fn names(n: usize) -> Vec<String> {
         (0..n).map(|at| format!("s{}/p{}_{at}.png", at % 7, at / 10)).collect()
@@ -297,9 +391,23 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_part_is_an_error() {
-        let rule = SplitRule { val: 0.01, ..SplitRule::default() };
-        let message = Split::of_names(&names(3), &rule).expect_err("rejected").to_string();
-        assert!(message.contains("the val part") && message.contains("3 images in 3 groups"), "{message}");
+    fn no_part_of_a_small_data_set_is_empty() {
+        let rule = SplitRule { val: 0.01, test: 0.01, ..SplitRule::default() };
+        for n in [3, 5, 12, 40] {
+            let split = Split::of_names(&names(n), &rule).expect("splits");
+            assert!(!split.train.is_empty() && !split.val.is_empty() && !split.test.is_empty(), "{n}: {split:?}");
+            assert_eq!(split.train.len() + split.val.len() + split.test.len(), n);
+        }
+        // All groups would be validated on.
+        let rule = SplitRule { val: 0.999, ..SplitRule::default() };
+        assert_eq!(Split::of_names(&names(4), &rule).expect("splits").train.len(), 1);
+    }
+
+    #[test]
+    fn fewer_groups_than_parts_are_an_error() {
+        let rule = SplitRule { val: 0.2, group: GroupKey::Folder, ..SplitRule::default() };
+        let one_folder: Vec<String> = (0..3).map(|at| format!("a/{at}.png")).collect();
+        let message = Split::of_names(&one_folder, &rule).expect_err("rejected").to_string();
+        assert!(message.contains("got 1 in all (3 images)"), "{message}");
     }
 }

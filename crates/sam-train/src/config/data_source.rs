@@ -34,6 +34,8 @@ pub(crate) enum Validation {
     Files(FilesPlan),
     /// Synthetic scenes, generated on the fly.
     Synth(SynthScenes),
+    /// The part `val` of the training data's own split, or else a tenth of its images.
+    Auto,
     /// The part `val` of the training data's own split.
     Given,
     /// A fraction of the training data.
@@ -109,13 +111,16 @@ impl Validation {
                 let is_files = matches!(train, DataSource::Files(_));
                 let instead = "given only with data.train; scenes are held out by [data.validation_synth]";
                 reader.check(is_files, &["data.split", "data.train"], instead, "synthetic scenes");
+                // Of one part, a fraction can be held out.
+                let needs_parts = matches!(split, Some(Self::Given));
+                let expected = "omitted when data.split is \"given\", which needs all parts";
                 reader.check(
-                    !data.is_given("part"),
+                    !(needs_parts && data.is_given("part")),
                     &["data.part", "data.split"],
-                    "omitted when data.split is given",
+                    expected,
                     "both",
                 );
-                split.unwrap_or(Self::Given)
+                split.unwrap_or(Self::Auto)
             }
             Some(&"validation_synth") => {
                 check_scenes_apart(reader, train, &synth);
@@ -129,10 +134,11 @@ impl Validation {
                 reader.check(are_apart(train, &files), &keys, apart, files.path.display());
                 Self::Files(files)
             }
+            None if matches!(train, DataSource::Files(_)) => Self::Auto,
             None => {
-                let what = "a data set to validate on, split = { val = 0.1 }, [data.validation_synth] or \"none\"";
-                data.required("validation", what, Some(()), ());
-                Self::Given
+                let what = "a data set to validate on, [data.validation_synth] or \"none\"";
+                data.required("validation", what, None, ());
+                Self::Nothing
             }
         }
     }
@@ -156,12 +162,16 @@ fn check_scenes_apart(reader: &Reader<'_>, train: &DataSource, validation: &Synt
     reader.check(is_apart, &keys, &expected, validation.first_index);
 }
 
-/// `split = "given"`, `{ file = ".." }`, or fractions.
+/// `split = "auto"`, `"given"`, `{ file = ".." }`, or fractions.
 fn read_split(reader: &Reader<'_>, data: &Section<'_>) -> Option<Validation> {
     if data.is_given("split") && !data.is_section("split") {
-        let expected = "\"given\", { val = 0.1 } with test, seed and group, or { file = \"split.json\" }";
-        let given = |node: &Node| (node.text() == Some("given")).then_some(Validation::Given);
-        return data.read("split", String::new(), expected, given);
+        let expected = "\"auto\", \"given\", { val = 0.1 } with test, seed and group, or { file = \"split.json\" }";
+        let named = |node: &Node| match node.text()? {
+            "auto" => Some(Validation::Auto),
+            "given" => Some(Validation::Given),
+            _ => None,
+        };
+        return data.read("split", "\"auto\"".to_owned(), expected, named);
     }
     let split = data.section("split");
     let file = split.input_path_if_given("file");

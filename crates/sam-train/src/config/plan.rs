@@ -146,7 +146,11 @@ impl Plan {
                 match &mut plan.data.validation {
                     Validation::Files(files) => paths.push((VALIDATION, &mut files.path)),
                     Validation::SplitFile(path) => paths.push((SPLIT_FILE, path)),
-                    Validation::Nothing | Validation::Synth(_) | Validation::Given | Validation::Rule(_) => {}
+                    Validation::Nothing
+                    | Validation::Synth(_)
+                    | Validation::Auto
+                    | Validation::Given
+                    | Validation::Rule(_) => {}
                 }
                 &mut plan.data.train
             }

@@ -2,7 +2,8 @@
 
 use std::io::Write;
 
-use sam_data::{GroupKey, Source, Split, SplitRule};
+use anyhow::anyhow;
+use sam_data::{DataError, GroupKey, Source, Split, SplitRule};
 
 use crate::cli::SplitArguments;
 use crate::failure::{BadInput, Failure};
@@ -22,7 +23,7 @@ pub(crate) fn run(arguments: &SplitArguments) -> Result<(), Failure> {
         true => Split::given(&source),
         false => Split::by_rule(&source, &rule(arguments)),
     };
-    let split = split.bad_input()?;
+    let split = split.map_err(advise).bad_input()?;
     split.save(&source, &arguments.out)?;
     let mut out = output();
     for (part, indices) in [("train", &split.train), ("val", &split.val), ("test", &split.test)] {
@@ -31,6 +32,14 @@ pub(crate) fn run(arguments: &SplitArguments) -> Result<(), Failure> {
     }
     writeln!(out, "wrote {}", arguments.out.display())?;
     Ok(())
+}
+
+/// Adds the options that use the parts of a data set.
+fn advise(error: DataError) -> anyhow::Error {
+    match error {
+        DataError::OwnParts { .. } => anyhow!("{error}: --given; or --part train, which is then split"),
+        error => error.into(),
+    }
 }
 
 fn rule(arguments: &SplitArguments) -> SplitRule {

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use burn::tensor::Device;
 use sam_data::loader::{ErrorPolicy, LoaderOptions, Samples, Subset};
-use sam_data::{OnBad, Split};
+use sam_data::{DataError, OnBad, Source, Split, SplitOrigin, SplitRule};
 use sam_eval::EvalSet;
 use sam_infer::{DeviceError, DeviceName};
 use sam_learn::options::LossResolution;
@@ -93,6 +93,14 @@ fn open_model(plan: &TrainPlan, device: &Device, notes: &mut Vec<String>) -> Res
         ModelPlan::Checkpoint(from) => {
             let file = checkpoint_file(&from.path);
             let checkpoint = Checkpoint::open(&file)?;
+            if !checkpoint.is_segmenter() {
+                bail!(
+                    "{}: must be a segmenter for model.checkpoint, got a masked autoencoder; train a segmenter from it with \
+                     model.init = \"mae\", model.mae = \"{}\" and model.variant or [model.sizes]",
+                    file.display(),
+                    from.path.display()
+                );
+            }
             let mut options = checkpoint.default_options();
             options.seed = plan.run.seed;
             options.config.image_encoder.drop_path_rate = from.drop_path;
@@ -204,7 +212,7 @@ impl OpenedData {
                 let classes = source.classes().to_vec();
                 HeldOut { set: EvalSet::new(&name_of(&files.path), source, &classes), surveyed: Some(surveyed.into()) }
             }
-            (Validation::Given | Validation::Rule(_) | Validation::SplitFile(_), None) => {
+            (Validation::Auto | Validation::Given | Validation::Rule(_) | Validation::SplitFile(_), None) => {
                 bail!("data.split needs data.train; synthetic scenes are held out by [data.validation_synth]")
             }
         };
@@ -251,8 +259,9 @@ fn open_training(
     let surveyed = Arc::new(open_files(plan, files, notes, record)?);
     let source = Arc::clone(&surveyed.source);
     let split = match &plan.data.validation {
+        Validation::Auto => Some(suggested(&source, notes)?),
         Validation::Given => Some(Split::given(&source)?),
-        Validation::Rule(rule) => Some(Split::by_rule(&source, rule)?),
+        Validation::Rule(rule) => Some(Split::by_rule(&source, rule).map_err(advise_parts)?),
         Validation::SplitFile(path) => Some(Split::load(&source, path)?),
         Validation::Files(_) | Validation::Synth(_) | Validation::Nothing => None,
     };
@@ -279,6 +288,29 @@ fn open_training(
     let classes = source.classes().to_vec();
     let set = EvalSet { indices: val, ..EvalSet::new(&name_of(&files.path), source, &classes) };
     Ok((Arc::new(subset), Some(HeldOut { set, surveyed: Some(surveyed) })))
+}
+
+/// `data.split = "auto"`, and how it was decided.
+fn suggested(source: &Source, notes: &mut Vec<String>) -> Result<Split> {
+    let rule = SplitRule::default();
+    let (split, origin) = Split::suggested(source, &rule)?;
+    notes.push(match origin {
+        SplitOrigin::Given => "data.split = \"auto\": the data set has its own train and val".to_owned(),
+        SplitOrigin::Fractions => {
+            format!("data.split = \"auto\": about {:.0} % of the images are held out for validation", 100.0 * rule.val)
+        }
+    });
+    Ok(split)
+}
+
+/// Adds the keys that use the parts of a data set.
+fn advise_parts(error: DataError) -> anyhow::Error {
+    match error {
+        DataError::OwnParts { .. } => {
+            anyhow!("{error}: data.split = \"given\"; or data.part = \"train\", of which data.split holds a fraction out")
+        }
+        error => error.into(),
+    }
 }
 
 fn open_files(

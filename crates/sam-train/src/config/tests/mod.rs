@@ -164,8 +164,6 @@ fn missing_keys_are_reported_at_their_section() {
             "c.toml: model.checkpoint must be given: the initial weights, or init = \"scratch\"",
             "c.toml:2: run.dir must be given: the folder of the run",
             "c.toml:4: data.train must be given: a data set to train on, or [data.synth] for synthetic scenes",
-            "c.toml:4: data.validation must be given: a data set to validate on, split = { val = 0.1 }, \
-             [data.validation_synth] or \"none\"",
             "c.toml:5: schedule.steps must be given: the number of steps of the run",
             "c.toml:5: schedule.milestones must be given: the steps at which the learning rate is reduced, such as [60000, 86666]",
         ]
@@ -243,7 +241,6 @@ fn rules_between_keys_are_reported_where_they_are_broken() {
             "c.toml:7: data.validation must be given alone: use one of data.validation, data.split and \
              [data.validation_synth], got validation and split",
         ),
-        ("[data]\npart = \"train\"", "c.toml:7: data.part must be omitted when data.split is given, got both"),
         (
             "[data.validation_options]\ncrowd = \"drop\"",
             "c.toml:7: data.validation_options is only used with data.validation; remove it",
@@ -405,6 +402,7 @@ fn splits_come_in_three_kinds() {
     let text = LEAST.replace("data.split.val = 0.2\n", "");
     for (split, expected) in [
         ("split = \"given\"", Validation::Given),
+        ("split = \"auto\"", Validation::Auto),
         ("split = { file = \"split.json\" }", Validation::SplitFile(absolute("split.json"))),
         ("validation = \"none\"", Validation::Nothing),
         (
@@ -414,9 +412,13 @@ fn splits_come_in_three_kinds() {
     ] {
         assert_eq!(read(&format!("{text}data.{split}\n")).expect("valid").data.validation, expected);
     }
+    assert_eq!(read(&text).expect("valid").data.validation, Validation::Auto);
+    let of_one_part = read(&format!("{text}data.part = \"train\"\ndata.split = {{ val = 0.2 }}\n"));
+    assert!(matches!(of_one_part.expect("valid").data.validation, Validation::Rule(_)));
     for (split, expected) in [
-        ("split = \"folder\"", "c.toml:5: data.split must be \"given\", { val = 0.1 } with test, seed and group, or"),
+        ("split = \"folder\"", "c.toml:5: data.split must be \"auto\", \"given\", { val = 0.1 } with test, seed and group, or"),
         ("split = { file = \"s.json\", val = 0.1 }", "c.toml:5: data.split.val is only used with a split by fractions"),
+        ("split = \"given\"\ndata.part = \"train\"", "c.toml:6: data.part must be omitted when data.split is \"given\""),
         ("split = { val = 0.6, test = 0.5 }", "c.toml:5: data.split.val must be a fraction that leaves something"),
     ] {
         let found = problems(&format!("{text}data.{split}\n"));
