@@ -32,7 +32,7 @@ fn files(run: &Run) -> BTreeSet<String> {
 }
 
 #[test]
-fn check_prints_the_plan_of_every_task_and_computes_nothing() {
+fn check_prints_a_configuration_of_every_task_that_has_the_same_plan() {
     let run = with_all_tasks();
     let before = files(&run);
     for (task, default) in [
@@ -41,16 +41,30 @@ fn check_prints_the_plan_of_every_task_and_computes_nothing() {
         ("evaluate", "batch_objects = 16"),
         ("probe", "token = \"mean\""),
     ] {
-        let plan = run.ok(&["--config", &format!("{task}.toml"), "--check"]);
-        assert!(plan.contains(default), "{task}: must contain `{default}`:\n{plan}");
+        let checked = run.ok(&["--config", &format!("{task}.toml"), "--check"]);
+        assert!(checked.contains(default), "{task}: must contain `{default}`:\n{checked}");
         assert_eq!(files(&run), before, "{task} writes nothing");
-        // What a command measures is a configuration again, with the same plan.
-        if task == "evaluate" || task == "probe" {
-            std::fs::write(run.path("train.toml"), &plan).expect("written");
-            assert_eq!(run.ok(&["--config", "train.toml", "--check"]), plan);
-            std::fs::write(run.path("train.toml"), SMALL).expect("written");
-        }
+        let has_estimate = checked.contains("# plan: time about") && checked.contains("# plan: memory about");
+        assert_eq!(has_estimate, task.ends_with("train"), "{checked}");
+        // What it prints is a configuration again; the comments have measured times.
+        std::fs::write(run.path("train.toml"), &checked).expect("written");
+        let keys = |text: &str| text.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join("\n");
+        assert_eq!(keys(&run.ok(&["--config", "train.toml", "--check"])), keys(&checked));
+        std::fs::write(run.path("train.toml"), SMALL).expect("written");
     }
+}
+
+#[test]
+fn a_dry_run_does_everything_and_leaves_nothing() {
+    let run = with_all_tasks();
+    let before = files(&run);
+    for task in ["train", "pretrain"] {
+        let text = run.ok(&["--config", &format!("{task}.toml"), "--dry-run"]);
+        assert!(text.contains("saves, resume and exports work") && text.contains("bit for bit"), "{text}");
+        assert!(text.contains("plan: learns all"), "{text}");
+        assert_eq!(files(&run), before, "{task} leaves nothing");
+    }
+    run.refused(&["--config", "evaluate.toml", "--dry-run"], &["for training and pre-training"]);
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod golden; // every output equals the official package's
 mod gradients; // so does every gradient
 mod hostile_cli; // pipes, devices, bombs and huge numbers in every option
 mod house; // the code map is true: dependencies point down, named files exist
+mod init_cli; // from a folder to a better checkpoint in three commands
 mod learning; // a whole training step equals PyTorch's
 mod losses_cli; // what the data loses, in every command; sets without objects
 mod mae; // the masked autoencoder equals PyTorch, and initialises a segmenter

@@ -415,3 +415,45 @@ fn ctrl_c_saves_and_prints_how_to_resume() {
     let markdown = read(&run, "run/report.md");
     assert!(markdown.contains(" of 100000 |") && markdown.contains("## Run"), "{markdown}");
 }
+
+/// Parts of a data set are never mixed, and a small one is never validated on nothing.
+#[test]
+fn the_parts_of_a_data_set_are_used_as_they_are() {
+    let run = Run::new();
+    let synth = crate::data_cli::datasets("synth");
+    let scenes = SMALL.split("[data.synth]").next().expect("text").to_owned();
+    let rest = SMALL.split("[prompts]").nth(1).expect("text");
+    let configure = |path: &str, more: &str| {
+        let text = format!("{scenes}train = \"{path}\"\n{more}\n[prompts]{rest}");
+        std::fs::write(run.path("train.toml"), text).expect("written");
+    };
+    let check = ["--config", "train.toml", "--check"];
+    configure(&synth, "");
+    assert!(run.ok(&check).contains("trains on 24 images"), "its own parts by default");
+    configure(&synth, "split = { val = 0.1 }");
+    run.refused(&check, &["train (24 images), val (12 images)", "data.split = \"given\"", "data.part = \"train\""]);
+    run.refused(&["data", "split", &synth, "--out", "s.json"], &["train (24 images)", "--given", "--part train"]);
+    configure(&synth, "part = \"train\"\nsplit = { val = 0.25 }");
+    let text = run.ok(&check);
+    let [learned, held_out] = ["trains on ", "validates on "].map(|words| {
+        let rest = text.split(words).nth(1).expect("said");
+        rest.split([' ', '\n', ',']).next().and_then(|number| number.parse::<usize>().ok()).expect("a number")
+    });
+    assert_eq!(learned + held_out, 24, "{text}");
+    let few = ["data", "synth", "--out", "few", "--train", "5", "--val", "0", "--max-side", "64", "--min-side", "64"];
+    run.ok(&few);
+    configure("few", "split = { val = 0.001 }");
+    assert!(run.ok(&check).contains("trains on 4 images"), "one of five is held out");
+}
+
+#[test]
+fn a_masked_autoencoder_is_no_checkpoint_of_a_segmenter() {
+    let run = with_config(SMALL);
+    let mae = path("tiny_mae.pth").display().to_string();
+    let text = SMALL.split("[model]").next().expect("text").to_owned()
+        + &format!("[model]\ncheckpoint = \"{mae}\"\n[data]\n")
+        + SMALL.split("[data]\n").nth(1).expect("text");
+    std::fs::write(run.path("train.toml"), text).expect("written");
+    run.refused(&["--config", "train.toml"], &["must be a segmenter", "model.init = \"mae\""]);
+    assert!(!run.path("run").exists());
+}

@@ -19,7 +19,7 @@ mod training;
 mod training_loop;
 
 pub use error::LearnError;
-pub use pretraining::{Pretraining, pretrain};
+pub use pretraining::{Pretraining, measure_pretraining, pretrain};
 pub use target::Target;
-pub use training::{Training, train};
-pub use training_loop::{Ending, Outcome, RunInputs};
+pub use training::{Training, measure_training, train};
+pub use training_loop::{Ending, Measured, Outcome, RunInputs};

@@ -9,7 +9,7 @@ use crate::error::LearnError;
 use crate::options::PretrainOptions;
 use crate::record::SavedState;
 use crate::task::{HeldOut, HeldOutInput, MaeRecipe, MaeTask, ShardPools};
-use crate::training_loop::{LoopOptions, Outcome, RunInputs, Setup, run};
+use crate::training_loop::{LoopOptions, Measured, Outcome, RunInputs, Setup, measure, run};
 
 /// The inputs of a pre-training run, beside the model.
 pub struct Pretraining {
@@ -35,6 +35,19 @@ pub fn pretrain(
     pretraining: Pretraining,
     resume: Option<&SavedState>,
 ) -> Result<Outcome, LearnError> {
+    run(setup(mae, pretraining)?, resume)
+}
+
+/// Measures what a run will take, as [`crate::measure_training`].
+///
+/// # Errors
+///
+/// As [`pretrain`], before its first step.
+pub fn measure_pretraining(mae: MaskedAutoencoder, pretraining: Pretraining) -> Result<Option<Measured>, LearnError> {
+    measure(setup(mae, pretraining)?)
+}
+
+fn setup(mae: MaskedAutoencoder, pretraining: Pretraining) -> Result<Setup<MaeTask>, LearnError> {
     let Pretraining { options, inputs, held_out } = pretraining;
     let PretrainOptions { run: run_options, mae: objective, optimiser, schedule, validation: intervals, log } = options;
     let size_hw = mae.config().image_size_hw;
@@ -60,13 +73,12 @@ pub fn pretrain(
         pools: ShardPools::new(run_options.parallel)?,
         activations: run_options.activations,
     };
-    let setup = Setup {
+    Ok(Setup {
         encoder_depth: mae.config().depth,
         device: mae.device(),
         task: MaeTask::new(mae, recipe),
         options: LoopOptions { folder: run_options.dir, optimiser, schedule, validation: intervals, log },
         inputs: RunInputs { loader, ..inputs },
         validation: held_out,
-    };
-    run(setup, resume)
+    })
 }

@@ -8,7 +8,7 @@ use crate::optim::{freeze, is_encoder_frozen};
 use crate::options::TrainOptions;
 use crate::record::SavedState;
 use crate::task::{SegmentationRecipe, SegmentationTask, ShardPools, StepOptions, Validation};
-use crate::training_loop::{LoopOptions, Outcome, RunInputs, Setup, run};
+use crate::training_loop::{LoopOptions, Measured, Outcome, RunInputs, Setup, measure, run};
 
 /// The inputs of a training run, beside the model.
 pub struct Training {
@@ -30,6 +30,20 @@ pub struct Training {
 ///
 /// When the options do not fit the model, data or disk fail, or a loss is not finite. Earlier saves stay.
 pub fn train(sam: Sam, training: Training, resume: Option<&SavedState>) -> Result<Outcome, LearnError> {
+    run(setup(sam, training)?, resume)
+}
+
+/// Measures what a run will take by some steps and validations, after which nothing remains. `None` when not even one step
+/// can be made; [`train`] then says why.
+///
+/// # Errors
+///
+/// As [`train`], before its first step.
+pub fn measure_training(sam: Sam, training: Training) -> Result<Option<Measured>, LearnError> {
+    measure(setup(sam, training)?)
+}
+
+fn setup(sam: Sam, training: Training) -> Result<Setup<SegmentationTask>, LearnError> {
     let Training { options, inputs, validation } = training;
     let TrainOptions { run: run_options, prompts, loss, optimiser, schedule, validation: intervals, log } = options;
     let has_dropout = sam.config().image_encoder.drop_path_rate > 0.0 || sam.config().mask_decoder.dropout > 0.0;
@@ -50,13 +64,12 @@ pub fn train(sam: Sam, training: Training, resume: Option<&SavedState>) -> Resul
         accumulation: optimiser.accumulation.max(1) as u64,
         pools: ShardPools::new(run_options.parallel)?,
     };
-    let setup = Setup {
+    Ok(Setup {
         encoder_depth: sam.config().image_encoder.depth,
         device: sam.device(),
         task: SegmentationTask::new(sam, recipe),
         options: LoopOptions { folder: run_options.dir, optimiser, schedule, validation: intervals, log },
         inputs: RunInputs { loader: LoaderOptions { seed: run_options.seed, ..inputs.loader }, ..inputs },
         validation,
-    };
-    run(setup, resume)
+    })
 }

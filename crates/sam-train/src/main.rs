@@ -5,9 +5,11 @@
 mod cli;
 mod config;
 mod data;
+mod disk;
 mod eval;
 mod export;
 mod failure;
+mod init;
 mod inspect;
 mod interruption;
 mod names;
@@ -61,6 +63,7 @@ fn parse() -> Arguments {
 fn run(arguments: Arguments) -> Result<(), Failure> {
     match arguments.command {
         None => run::run(&arguments.run),
+        Some(Command::Init(arguments)) => init::run(&arguments),
         Some(Command::Inspect(arguments)) => inspect::run(&arguments),
         Some(Command::Export(arguments)) => export::run(&arguments),
         Some(Command::Predict(arguments)) => predict::run(&arguments),

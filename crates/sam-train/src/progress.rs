@@ -67,7 +67,7 @@ impl Waiting {
         Self::new(format!("reading {}", path.display()))
     }
 
-    fn new(what: String) -> Self {
+    pub(crate) fn new(what: String) -> Self {
         let (done, is_done) = std::sync::mpsc::channel();
         let started = Instant::now();
         let thread = std::thread::spawn(move || {

@@ -26,7 +26,18 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
 
 /// Runs a configuration, whether it was a file or the options of a command.
 pub(crate) fn run_document(document: &Document, arguments: &RunArguments) -> Result<(), Failure> {
-    run_plan(&Plan::read(document, Paths::MustExist).bad_input()?, None, arguments)
+    let (plan, resolved) = Plan::read_resolved(document, Paths::MustExist).bad_input()?;
+    match &plan {
+        Plan::Train(plan) if arguments.check => train::check(plan, &resolved),
+        Plan::Pretrain(plan) if arguments.check => train::pretrain::check(plan, &resolved),
+        Plan::Train(plan) if arguments.dry_run => train::dry_run(plan),
+        Plan::Pretrain(plan) if arguments.dry_run => train::pretrain::dry_run(plan),
+        Plan::Evaluate(_) | Plan::Probe(_) if arguments.dry_run => {
+            Err(anyhow!("--dry-run is for training and pre-training; --check checks an evaluation or a probe"))
+                .bad_input()
+        }
+        plan => run_plan(plan, None, arguments),
+    }
 }
 
 /// A configuration may be given when it is that of the run, except for the keys that may change.

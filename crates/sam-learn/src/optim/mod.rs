@@ -9,7 +9,9 @@ mod schedule;
 
 pub use gradients::clip_by_global_norm;
 pub use groups::{freeze, optimiser_and_rates};
+pub use parameters::PartSize;
 
 pub(crate) use average::averaged;
 pub(crate) use gradients::scaled;
 pub(crate) use groups::is_encoder_frozen;
+pub(crate) use parameters::part_sizes;

@@ -14,6 +14,40 @@ pub(super) struct NamedParameter {
     pub(super) learns: bool,
 }
 
+/// The size of a part of a network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartSize {
+    /// As official keys begin, such as `mask_decoder`.
+    pub part: String,
+    /// Number of its parameters.
+    pub all: usize,
+    /// Those that learn.
+    pub learned: usize,
+}
+
+/// Key of the random frequencies of the position encoding, which are drawn once and never learn.
+const POSITION_FREQUENCIES: &str = "positional_encoding_gaussian_matrix";
+
+/// The sizes of a network's parts, in the network's order.
+pub(crate) fn part_sizes<M: Module>(model: &M) -> Vec<PartSize> {
+    let mut parts: Vec<PartSize> = Vec::new();
+    for NamedParameter { key, shape, learns, .. } in parameters(model) {
+        // A constant of the network, which the official package does not count either.
+        if key.ends_with(POSITION_FREQUENCIES) {
+            continue;
+        }
+        let name = key.split('.').next().unwrap_or_default();
+        let n: usize = shape.iter().product();
+        let at = parts.iter().position(|part| part.part == name).unwrap_or_else(|| {
+            parts.push(PartSize { part: name.to_owned(), all: 0, learned: 0 });
+            parts.len() - 1
+        });
+        parts[at].all += n;
+        parts[at].learned += if learns { n } else { 0 };
+    }
+    parts
+}
+
 /// All float parameters, in the module's order.
 pub(super) fn parameters<M: Module>(model: &M) -> Vec<NamedParameter> {
     let mut lister = Lister { path: ParameterPath::default(), parameters: Vec::new() };

@@ -125,6 +125,12 @@ impl SavedState {
         Ok(Self { folder: folder.to_owned(), progress: read_json(&folder.join(PROGRESS))?, log })
     }
 
+    /// Where it is.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     #[cfg(test)]
     pub(crate) fn for_test(progress: Progress, log: Checksum) -> Self {
         Self { folder: PathBuf::new(), progress, log }

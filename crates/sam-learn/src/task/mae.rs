@@ -19,7 +19,7 @@ use sam_model::{MaskedAutoencoder, RandomMasking};
 
 use super::batch::normalised_images;
 use super::checkpointing::CheckpointedForward;
-use super::held_out::HeldOutInput;
+use super::held_out::{HeldOut, HeldOutInput};
 use super::shards::{ShardPools, shard_ranges};
 use super::{BatchReport, Task, ValidationOutput, ValidationRequest};
 use crate::error::LearnError;
@@ -130,6 +130,13 @@ impl Task for MaeTask {
             skipped: held_out.skipped,
             preview: (!rows.is_empty()).then(|| contact_sheet(&rows, PREVIEW_PX)),
         })
+    }
+
+    fn some_images(input: &HeldOutInput, n: usize) -> (HeldOutInput, usize, usize) {
+        let HeldOutInput { held_out, loader } = input;
+        let n_all = held_out.n_images.min(held_out.samples.n_samples());
+        let some = HeldOut { n_images: n.min(n_all), ..held_out.clone() };
+        (HeldOutInput { held_out: some, loader: loader.clone() }, n.min(n_all), n_all)
     }
 
     /// With the decoder: a run can start from it, and a segmenter takes the encoder alone.

@@ -57,6 +57,9 @@ pub(crate) trait Task: Module {
         request: ValidationRequest<'_>,
     ) -> Result<ValidationOutput, LearnError>;
 
+    /// At most `n` of the validation images, spread over all; their number, and that of all.
+    fn some_images(input: &Self::ValidationInput, n: usize) -> (Self::ValidationInput, usize, usize);
+
     /// Writes a checkpoint that other programs load.
     fn write(network: &Self::Network, path: &Path) -> Result<(), LearnError>;
 }

@@ -63,6 +63,14 @@ pub struct Validation {
     pub n_threads: usize,
 }
 
+impl Validation {
+    /// The first image of every set, for a run that only shows that everything works.
+    #[must_use]
+    pub fn shortened(self) -> Self {
+        Self { sets: self.sets.into_iter().map(|set| set.at_most(1)).collect(), ..self }
+    }
+}
+
 impl Task for SegmentationTask {
     type Network = Sam;
     type ValidationInput = Validation;
@@ -122,6 +130,13 @@ impl Task for SegmentationTask {
         let preview = input.sets.first().and_then(|set| draw_preview(set, &evaluation, n_previews));
         // Nothing is skipped: a validation that cannot read a sample is an error.
         Ok(ValidationOutput { metrics, better, skipped: Vec::new(), preview })
+    }
+
+    fn some_images(input: &Validation, n: usize) -> (Validation, usize, usize) {
+        let sets: Vec<EvalSet> = input.sets.iter().map(|set| set.clone().at_most(n)).collect();
+        let count = |sets: &[EvalSet]| sets.iter().map(|set| set.indices.len()).sum();
+        let (n_some, n_all) = (count(&sets), count(&input.sets));
+        (Validation { sets, ..input.clone() }, n_some, n_all)
     }
 
     fn write(sam: &Sam, path: &Path) -> Result<(), LearnError> {

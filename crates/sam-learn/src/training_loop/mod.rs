@@ -5,6 +5,7 @@
 //! all gradients together, saves in the middle of an interval when it is interrupted, and looks at every loss before it
 //! touches the weights. Optimiser, learning rates and interrupter are burn's; its terminal dashboard is one of the observers.
 
+mod measure;
 mod pace;
 
 use std::ops::ControlFlow;
@@ -32,6 +33,9 @@ use crate::record::{
 use crate::task::{BatchReport, Task, ValidationOutput, ValidationRequest, weighted_mean};
 use pace::{Pace, memory_mib};
 
+pub use measure::Measured;
+pub(crate) use measure::measure;
+
 /// The inputs that every run has.
 pub struct RunInputs {
     /// Training data.
@@ -44,6 +48,14 @@ pub struct RunInputs {
     pub observers: Vec<Box<dyn Observer>>,
     /// Show burn-train's terminal dashboard.
     pub dashboard: bool,
+}
+
+impl RunInputs {
+    /// Of a run that nobody watches.
+    #[must_use]
+    pub fn unobserved(samples: Arc<dyn Samples>, loader: LoaderOptions, interrupter: Interrupter) -> Self {
+        Self { samples, loader, interrupter, observers: Vec::new(), dashboard: false }
+    }
 }
 
 /// How a run ended.

@@ -4,6 +4,7 @@ mod checkpoint;
 mod data;
 mod eval;
 mod format;
+mod init;
 mod measure;
 mod probe;
 mod source;
@@ -14,7 +15,9 @@ pub(crate) use data::{
 };
 pub(crate) use eval::EvalArguments;
 pub(crate) use format::FormatArgument;
+pub(crate) use init::{InitArguments, Preset};
 pub(crate) use probe::ProbeArguments;
+pub(crate) use source::SourceArguments;
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -50,9 +53,13 @@ pub(crate) struct RunArguments {
     /// Override a key of the configuration, such as --set schedule.steps=200; repeatable
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
-    /// Check the configuration (with --resume: that of the run), print it with every default, and exit
+    /// Check the configuration and the data, measure a step, print what the run takes and the configuration with every
+    /// default, which can be run, and exit (with --resume: print the plan of the run)
     #[arg(long)]
     pub(crate) check: bool,
+    /// Train two steps, validate, save, resume from the save, compare, export, and remove it all
+    #[arg(long, conflicts_with_all = ["check", "resume", "force"])]
+    pub(crate) dry_run: bool,
     /// Replace an earlier run or its results in the folder that the configuration names
     #[arg(long, requires = "config")]
     pub(crate) force: bool,
@@ -63,6 +70,8 @@ pub(crate) struct RunArguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Look at your data and write a configuration that fits it
+    Init(Box<InitArguments>),
     /// Describe a checkpoint: variant, image size, types, tensors, and missing or unexpected ones
     Inspect(InspectArguments),
     /// Convert a checkpoint for other programs

@@ -59,6 +59,33 @@ impl SourceArguments {
         options.flag("--drop-bad", "data.bad", self.drop_bad, "drop");
     }
 
+    /// The options that were given, as lines of `[data]`.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        let text = |text: &str| toml::Value::from(text).to_string();
+        let images = self.images.as_ref().map(|path| path.display().to_string());
+        let texts = [
+            ("format", &self.format),
+            ("images", &images),
+            ("part", &self.part),
+            ("crowd", &self.crowd),
+            ("labels", &self.labels),
+        ];
+        let texts = texts.into_iter().filter_map(|(key, value)| Some(format!("{key} = {}", text(value.as_deref()?))));
+        // Values that may be words or TOML.
+        let values =
+            [("void", self.void.clone()), ("intensity", self.intensity.as_ref().map(|rule| rule.replace(':', "=")))];
+        let values = values.into_iter().filter_map(|(key, value)| {
+            let value = value?;
+            let is_word = value.chars().all(|letter| letter.is_ascii_alphabetic() || letter == '_');
+            Some(format!("{key} = {}", if is_word { text(&value) } else { value }))
+        });
+        let others = [
+            self.max_pixels.map(|max_pixels| format!("max_pixels = {max_pixels}")),
+            self.drop_bad.then(|| "bad = \"drop\"                 # counted, and listed before the run".to_owned()),
+        ];
+        texts.chain(values).chain(others.into_iter().flatten()).collect()
+    }
+
     /// As the data crate takes them.
     pub(crate) fn options(&self) -> Result<SourceOptions, ConfigError> {
         let mut options = Options::of("sam-train data");

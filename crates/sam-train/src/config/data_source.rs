@@ -64,6 +64,7 @@ impl DataSource {
             "given without [data.synth]: a run has one source of training data",
             "both",
         );
+        data.unused(if is_synth { &["train"] } else { &["synth"] });
         if is_synth {
             data.only_if(data.is_given("train"), "synth", &OPTION_KEYS, "data.train");
             return Self::Synth(synth);
@@ -101,11 +102,13 @@ impl Validation {
         let options = read_options(&data.section("validation_options"), &inherited);
         data.only_if(data.is_given("validation"), "validation", &["validation_options"], "data.validation");
 
-        let given: Vec<&str> =
-            ["validation", "split", "validation_synth"].into_iter().filter(|key| data.is_given(key)).collect();
+        const WAYS: [&str; 3] = ["validation", "split", "validation_synth"];
+        let given: Vec<&str> = WAYS.into_iter().filter(|key| data.is_given(key)).collect();
         let first = given.first().map_or(String::new(), |key| data.path_of(key));
         let one = "given alone: use one of data.validation, data.split and [data.validation_synth]";
         reader.check(given.len() < 2, &[&first], one, given.join(" and "));
+        let used = given.first().copied().unwrap_or("split");
+        data.unused(&Vec::from_iter(WAYS.into_iter().filter(|&way| way != used)));
         match given.first() {
             Some(&"split") => {
                 let is_files = matches!(train, DataSource::Files(_));
@@ -114,12 +117,7 @@ impl Validation {
                 // Of one part, a fraction can be held out.
                 let needs_parts = matches!(split, Some(Self::Given));
                 let expected = "omitted when data.split is \"given\", which needs all parts";
-                reader.check(
-                    !(needs_parts && data.is_given("part")),
-                    &["data.part", "data.split"],
-                    expected,
-                    "both",
-                );
+                reader.check(!(needs_parts && data.is_given("part")), &["data.part", "data.split"], expected, "both");
                 split.unwrap_or(Self::Auto)
             }
             Some(&"validation_synth") => {
@@ -164,14 +162,17 @@ fn check_scenes_apart(reader: &Reader<'_>, train: &DataSource, validation: &Synt
 
 /// `split = "auto"`, `"given"`, `{ file = ".." }`, or fractions.
 fn read_split(reader: &Reader<'_>, data: &Section<'_>) -> Option<Validation> {
-    if data.is_given("split") && !data.is_section("split") {
+    if !data.is_section("split") {
         let expected = "\"auto\", \"given\", { val = 0.1 } with test, seed and group, or { file = \"split.json\" }";
         let named = |node: &Node| match node.text()? {
             "auto" => Some(Validation::Auto),
             "given" => Some(Validation::Given),
             _ => None,
         };
-        return data.read("split", "\"auto\"".to_owned(), expected, named);
+        let named = data.read("split", "\"auto\"".to_owned(), expected, named);
+        if data.is_given("split") {
+            return named;
+        }
     }
     let split = data.section("split");
     let file = split.input_path_if_given("file");

@@ -100,6 +100,7 @@ pub(super) fn read_optimiser(reader: &Reader<'_>) -> OptimiserOptions {
 
 /// The keys of `[optimiser]` that training and pre-training share.
 pub(super) fn read_adamw(optimiser: &Section<'_>, default: &OptimiserOptions) -> OptimiserOptions {
+    optimiser.defaults_to("betas", &format!("{:?}", default.betas));
     OptimiserOptions {
         lr: optimiser.float("lr", default.lr, POSITIVE),
         weight_decay: optimiser.float("weight_decay", default.weight_decay, 0.0..),

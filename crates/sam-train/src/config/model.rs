@@ -87,6 +87,7 @@ impl ModelPlan {
         let one_of_both = "given without model.sizes: both set the sizes";
         reader.check(!(model.is_given("variant") && model.is_given("sizes")), &["model.variant"], one_of_both, "both");
         if !model.is_given("sizes") {
+            model.unused(&["sizes"]);
             model.required("variant", "vit_b, vit_l or vit_h, or all numbers in [model.sizes]", variant, Variant::VitB);
         }
         let config = match variant {

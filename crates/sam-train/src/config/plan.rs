@@ -84,6 +84,15 @@ impl Plan {
     ///
     /// With all errors, each with its line or option.
     pub(crate) fn read(document: &Document, paths: Paths) -> Result<Self, ConfigError> {
+        Ok(Self::read_resolved(document, paths)?.0)
+    }
+
+    /// As [`Plan::read`], and the configuration with every default, which has the same plan.
+    ///
+    /// # Errors
+    ///
+    /// As [`Plan::read`].
+    pub(crate) fn read_resolved(document: &Document, paths: Paths) -> Result<(Self, String), ConfigError> {
         let reader = Reader::new(document, paths);
         let task = reader.top().choice("task", Task::Train, &Task::ALL);
         // With the keys of another task, all others would be unknown.
@@ -95,8 +104,9 @@ impl Plan {
             Task::Probe => Self::Probe(Box::new(ProbePlan::read(&reader))),
         };
         plan.check_memory(&reader);
+        let resolved = reader.resolved();
         reader.finish()?;
-        Ok(plan)
+        Ok((plan, resolved))
     }
 
     /// Reports sizes that together take more memory than any machine has for them.

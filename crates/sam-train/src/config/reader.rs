@@ -6,6 +6,7 @@
 //! ([`Reader::check`]); they say nothing about a key whose value is already known to be wrong.
 
 mod paths;
+mod resolved;
 
 pub(crate) use paths::Paths;
 
@@ -28,6 +29,8 @@ pub(crate) struct Reader<'d> {
     document: &'d Document,
     paths: Paths,
     known: RefCell<KnownKeys>,
+    /// Keys without effect, because of the values of others.
+    unused: RefCell<Vec<String>>,
     problems: RefCell<Vec<Problem>>,
 }
 
@@ -41,8 +44,8 @@ pub(crate) struct Section<'r> {
 
 impl<'d> Reader<'d> {
     pub(crate) fn new(document: &'d Document, paths: Paths) -> Self {
-        let (known, problems) = (RefCell::new(KnownKeys::new()), RefCell::new(Vec::new()));
-        Self { document, paths, known, problems }
+        let (known, unused) = (RefCell::new(KnownKeys::new()), RefCell::default());
+        Self { document, paths, known, unused, problems: RefCell::default() }
     }
 
     /// The top, as a section.
@@ -176,7 +179,11 @@ impl<'r> Section<'r> {
 
     /// Rejects keys that have no effect because `decider` does not have the value that they need (`holds`).
     pub(crate) fn only_if(&self, holds: bool, decider: &str, keys: &[&str], use_of: &str) {
-        if holds || self.reader.is_wrong(&self.path_of(decider)) {
+        if holds {
+            return;
+        }
+        self.unused(keys);
+        if self.reader.is_wrong(&self.path_of(decider)) {
             return;
         }
         for key in keys {

@@ -72,6 +72,8 @@ pub(super) fn read_validation(reader: &Reader<'_>, steps: u64) -> ValidationOpti
     // The metric that SAM reports first: the best of three masks for a single click.
     let default = names.iter().find(|name| *name == "miou_1_oracle").or(names.first()).cloned();
     options.metric = metric.or(default).unwrap_or_default();
+    validation.defaults_to("metric", &format!("\"{}\"", options.metric));
+    validation.defaults_to("clicks", &format!("{:?}", options.clicks));
     let keys = ["validation.clicks", "validation.box"];
     reader.check(problem.is_none(), &keys, "clicks that can be given", problem.unwrap_or_default());
     let prompts = options.boxes || !options.clicks.is_empty();

@@ -307,7 +307,9 @@ fn suggested(source: &Source, notes: &mut Vec<String>) -> Result<Split> {
 fn advise_parts(error: DataError) -> anyhow::Error {
     match error {
         DataError::OwnParts { .. } => {
-            anyhow!("{error}: data.split = \"given\"; or data.part = \"train\", of which data.split holds a fraction out")
+            anyhow!(
+                "{error}: data.split = \"given\"; or data.part = \"train\", of which data.split holds a fraction out"
+            )
         }
         error => error.into(),
     }

@@ -2,6 +2,8 @@
 //!
 //! The configuration, the device, the data and the checkpoint are all checked before the folder is made.
 
+mod check;
+mod estimate;
 mod inputs;
 mod lines;
 pub(crate) mod pretrain;
@@ -15,27 +17,32 @@ pub(crate) use run_folder::RunFolder;
 
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
+use burn::train::Interrupter;
 use sam_learn::options::TrainOptions;
-use sam_learn::{Outcome, Training, train};
+use sam_learn::record::SavedState;
+use sam_learn::task::Validation;
+use sam_learn::{Outcome, RunInputs, Training, measure_training, train};
 use sam_model::weights::{Dtype, ExportFormat, ExportOptions, ImageSizePolicy, check_export, export};
 
 use crate::cli::{FormatArgument, RunArguments};
 use crate::config::{Task, TrainPlan};
 use crate::failure::{BadInput, Failure};
 use crate::output::output;
+use crate::progress::Waiting;
+use crate::train::estimate::RunLength;
 use crate::train::inputs::OpenedInputs;
-use crate::train::session::RunSession;
+use crate::train::session::{RunSession, advised, print_lines, use_threads};
 
 /// Runs a training.
 pub(crate) fn run_plan(plan: &TrainPlan, folder: RunFolder, arguments: &RunArguments) -> Result<(), Failure> {
     let mut session = RunSession::new(folder, &plan.run, &plan.log, arguments)?;
-    let inputs = OpenedInputs::open(plan).bad_input()?;
-    for options in exports(plan, inputs.sam.image_size()) {
-        check_export(inputs.sam.config(), options).context("result.export").bad_input()?;
-    }
-    session.start(&Task::Train.to_toml(plan)?, &inputs.notes, &inputs.data)?;
+    let inputs = open(plan)?;
+    session.announce(&inputs.notes, &inputs.data)?;
+    session.estimate(|| estimate(plan, &inputs))?;
+    session.start(&Task::Train.to_toml(plan)?, &inputs.data)?;
     session.record_losses(&inputs.losses)?;
     let training = Training {
         options: options(plan),
@@ -43,6 +50,66 @@ pub(crate) fn run_plan(plan: &TrainPlan, folder: RunFolder, arguments: &RunArgum
         validation: inputs.validation,
     };
     session.run(|resume| train(inputs.sam, training, resume), |outcome| finish(plan, session.folder(), outcome))
+}
+
+/// `--check`: opens everything, measures some steps, and prints the configuration with every default, as `resolved`.
+pub(crate) fn check(plan: &TrainPlan, resolved: &str) -> Result<(), Failure> {
+    use_threads(plan.run.threads)?;
+    let inputs = open(plan)?;
+    check::print(&inputs.notes, &estimate(plan, &inputs)?, resolved)
+}
+
+/// `--dry-run`: the estimate, and a run of two steps that leaves nothing.
+pub(crate) fn dry_run(plan: &TrainPlan) -> Result<(), Failure> {
+    use_threads(plan.run.threads)?;
+    let inputs = open(plan)?;
+    print_lines(&inputs.notes)?;
+    print_lines(&estimate(plan, &inputs)?)?;
+    let learn = |shortened: &check::Shortened, resume: Option<&SavedState>| {
+        let mut options = options(plan);
+        shortened.apply(&mut options.run, &mut options.schedule, &mut options.validation);
+        let validation = inputs.validation.clone().map(Validation::shortened);
+        train(
+            inputs.sam.clone(),
+            Training { options, inputs: shortened.inputs(&inputs.samples, &inputs.loader), validation },
+            resume,
+        )
+    };
+    let finish = |folder: &Path, outcome: &Outcome| {
+        for options in exports(plan, inputs.sam.image_size()) {
+            let checkpoint = sam_model::weights::Checkpoint::open(&outcome.best)?;
+            export(&checkpoint.load(&burn::tensor::Device::flex())?.0, options, &folder.join("exported"))?;
+        }
+        Ok(())
+    };
+    check::dry_run(&plan.run, learn, finish)
+}
+
+/// The inputs, with all that is wrong with them or with the options found before anything is written.
+fn open(plan: &TrainPlan) -> Result<OpenedInputs, Failure> {
+    let inputs = OpenedInputs::open(plan).bad_input()?;
+    for options in exports(plan, inputs.sam.image_size()) {
+        check_export(inputs.sam.config(), options).context("result.export").bad_input()?;
+    }
+    Ok(inputs)
+}
+
+fn estimate(plan: &TrainPlan, inputs: &OpenedInputs) -> Result<Vec<String>, Failure> {
+    let waiting = Waiting::new("measuring the first steps".to_owned());
+    let unobserved = RunInputs::unobserved(Arc::clone(&inputs.samples), inputs.loader.clone(), Interrupter::new());
+    let training = Training { options: options(plan), inputs: unobserved, validation: inputs.validation.clone() };
+    let measured = measure_training(inputs.sam.clone(), training).map_err(|error| anyhow!("{}", advised(&error)));
+    let measured = measured.bad_input()?;
+    drop(waiting);
+    let length = RunLength {
+        run: &plan.run,
+        optimiser: &plan.optimiser,
+        schedule: &plan.schedule,
+        validation: &plan.validation,
+        n_exports: plan.result.export.len(),
+        n_images: inputs.samples.n_samples(),
+    };
+    Ok(measured.map_or_else(Vec::new, |measured| length.lines(&measured)))
 }
 
 fn options(plan: &TrainPlan) -> TrainOptions {

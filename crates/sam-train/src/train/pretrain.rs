@@ -4,17 +4,19 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
+use burn::train::Interrupter;
 use sam_data::loader::{Samples, Subset};
 use sam_data::random::{Purpose, RandomStream};
 use sam_data::{ImageTree, SourceOptions};
 use sam_files::Fingerprint;
 use sam_learn::options::PretrainOptions;
+use sam_learn::record::SavedState;
 use sam_learn::task::HeldOut;
-use sam_learn::{Outcome, Pretraining, pretrain};
+use sam_learn::{Outcome, Pretraining, RunInputs, measure_pretraining, pretrain};
 use sam_model::MaskedAutoencoder;
 use sam_model::init::initialise_mae;
-use sam_model::weights::{Dtype, ExportFormat, MaeCheckpoint, MaeExportOptions, MaeParts, export_mae};
+use sam_model::weights::{Dtype, ExportFormat, ExportReport, MaeCheckpoint, MaeExportOptions, MaeParts, export_mae};
 
 use crate::cli::RunArguments;
 use crate::config::data_source::DataSource;
@@ -24,43 +26,111 @@ use crate::failure::{BadInput, Failure};
 use crate::output::output;
 use crate::progress::Waiting;
 use crate::survey::DropOption;
+use crate::train::estimate::RunLength;
 use crate::train::inputs::open_device;
 use crate::train::run_data::RunData;
 use crate::train::run_folder::RunFolder;
-use crate::train::session::RunSession;
+use crate::train::session::{RunSession, advised, print_lines, use_threads};
 use crate::train::{checkpoint_file, load_report_lines};
 
 /// The encoder alone under timm's names, for other programs.
 const ENCODER_FILE: &str = "encoder.pth";
 
+/// The opened inputs of a plan.
+struct Opened {
+    mae: MaskedAutoencoder,
+    samples: Arc<dyn Samples>,
+    held_out: Option<HeldOut>,
+    /// Messages to print before the run starts.
+    notes: Vec<String>,
+    /// Data sets on disk.
+    data: Vec<RunData>,
+}
+
+impl Opened {
+    fn open(plan: &PretrainPlan) -> Result<Self> {
+        let (mut notes, mut data) = (Vec::new(), Vec::new());
+        let mae = open_model(plan, &mut notes)?;
+        let (samples, held_out) = open_data(plan, &mut notes, &mut data)?;
+        Ok(Self { mae, samples, held_out, notes, data })
+    }
+
+    fn estimate(&self, plan: &PretrainPlan) -> Result<Vec<String>, Failure> {
+        let waiting = Waiting::new("measuring the first steps".to_owned());
+        let inputs = RunInputs::unobserved(Arc::clone(&self.samples), plan.loader_options(), Interrupter::new());
+        let pretraining = Pretraining { options: options(plan), inputs, held_out: self.held_out.clone() };
+        let measured =
+            measure_pretraining(self.mae.clone(), pretraining).map_err(|error| anyhow!("{}", advised(&error)));
+        let measured = measured.bad_input()?;
+        drop(waiting);
+        let length = RunLength {
+            run: &plan.run,
+            optimiser: &plan.optimiser,
+            schedule: &plan.schedule,
+            validation: &plan.validation,
+            n_exports: 1,
+            n_images: self.samples.n_samples(),
+        };
+        Ok(measured.map_or_else(Vec::new, |measured| length.lines(&measured)))
+    }
+}
+
 /// Runs a pre-training.
 pub(crate) fn run_plan(plan: &PretrainPlan, folder: RunFolder, arguments: &RunArguments) -> Result<(), Failure> {
     let mut session = RunSession::new(folder, &plan.run, &plan.log, arguments)?;
-    let mut notes = Vec::new();
-    let mae = open_model(plan, &mut notes).bad_input()?;
-    let mut data = Vec::new();
-    let (samples, held_out) = open_data(plan, &mut notes, &mut data).bad_input()?;
-    session.start(&Task::Pretrain.to_toml(plan)?, &notes, &data)?;
-    let pretraining = Pretraining {
-        options: PretrainOptions {
-            run: plan.run.clone(),
-            mae: plan.mae.clone(),
-            optimiser: plan.optimiser.clone(),
-            schedule: plan.schedule.clone(),
-            validation: plan.validation.clone(),
-            log: plan.log.clone(),
-        },
-        inputs: session.inputs(samples, plan.loader_options()),
-        held_out,
+    let opened = Opened::open(plan).bad_input()?;
+    session.announce(&opened.notes, &opened.data)?;
+    session.estimate(|| opened.estimate(plan))?;
+    session.start(&Task::Pretrain.to_toml(plan)?, &opened.data)?;
+    let inputs = session.inputs(opened.samples, plan.loader_options());
+    let pretraining = Pretraining { options: options(plan), inputs, held_out: opened.held_out };
+    session.run(|resume| pretrain(opened.mae, pretraining, resume), |outcome| finish(session.folder(), outcome))
+}
+
+/// As [`super::check()`].
+pub(crate) fn check(plan: &PretrainPlan, resolved: &str) -> Result<(), Failure> {
+    use_threads(plan.run.threads)?;
+    let opened = Opened::open(plan).bad_input()?;
+    super::check::print(&opened.notes, &opened.estimate(plan)?, resolved)
+}
+
+/// As [`super::dry_run`].
+pub(crate) fn dry_run(plan: &PretrainPlan) -> Result<(), Failure> {
+    use_threads(plan.run.threads)?;
+    let opened = Opened::open(plan).bad_input()?;
+    print_lines(&opened.notes)?;
+    print_lines(&opened.estimate(plan)?)?;
+    let learn = |shortened: &super::check::Shortened, resume: Option<&SavedState>| {
+        let mut options = options(plan);
+        shortened.apply(&mut options.run, &mut options.schedule, &mut options.validation);
+        let inputs = shortened.inputs(&opened.samples, &plan.loader_options());
+        let held_out =
+            opened.held_out.clone().map(|held_out| HeldOut { n_images: held_out.n_images.min(1), ..held_out });
+        pretrain(opened.mae.clone(), Pretraining { options, inputs, held_out }, resume)
     };
-    session.run(|resume| pretrain(mae, pretraining, resume), |outcome| finish(session.folder(), outcome))
+    super::check::dry_run(&plan.run, learn, |folder, outcome| export_encoder(folder, outcome).map(drop))
+}
+
+fn options(plan: &PretrainPlan) -> PretrainOptions {
+    PretrainOptions {
+        run: plan.run.clone(),
+        mae: plan.mae.clone(),
+        optimiser: plan.optimiser.clone(),
+        schedule: plan.schedule.clone(),
+        validation: plan.validation.clone(),
+        log: plan.log.clone(),
+    }
+}
+
+fn export_encoder(folder: &Path, outcome: &Outcome) -> Result<ExportReport> {
+    let (mae, _) = MaeCheckpoint::open(&outcome.best)?.load(0, &burn::tensor::Device::flex())?;
+    let options = MaeExportOptions { format: ExportFormat::Pth, dtype: Dtype::F32, parts: MaeParts::Encoder };
+    Ok(export_mae(&mae, options, &folder.join(ENCODER_FILE))?)
 }
 
 /// Exports the encoder for other programs, and prints the next steps.
 fn finish(folder: &Path, outcome: &Outcome) -> Result<(), Failure> {
-    let (mae, _) = MaeCheckpoint::open(&outcome.best)?.load(0, &burn::tensor::Device::flex())?;
-    let options = MaeExportOptions { format: ExportFormat::Pth, dtype: Dtype::F32, parts: MaeParts::Encoder };
-    let encoder = export_mae(&mae, options, &folder.join(ENCODER_FILE))?;
+    let encoder = export_encoder(folder, outcome)?;
     let (mut out, shown) = (output(), folder.display());
     writeln!(out, "best checkpoint: {}", outcome.best.display())?;
     writeln!(out, "encoder only:    {} ({} tensors)", encoder.path.display(), encoder.tensors)?;
@@ -151,24 +221,26 @@ type Parts = (Arc<dyn Samples>, Option<Arc<dyn Samples>>);
 
 /// Held out by a hash of the name, so that adding images never moves others.
 fn hold_out(samples: &Arc<dyn Samples>, names: Option<Names>, seed: u64, share: f64) -> Result<Parts> {
-    let is_held_out = |index: usize| {
+    let place = |index: usize| {
         let key = names.as_ref().map_or(index as u64, |names| {
             let mut hash = Fingerprint::new(0);
             hash.add_bytes(names(index).as_bytes());
             hash.value()
         });
-        RandomStream::new(seed, Purpose::Split, &[key]).chance(share)
+        RandomStream::new(seed, Purpose::Split, &[key]).unit()
     };
-    let all = 0..samples.n_samples() as u32;
-    let (held_out, kept): (Vec<u32>, Vec<u32>) = all.partition(|&index| is_held_out(index as usize));
-    if held_out.is_empty() || kept.is_empty() {
-        bail!(
-            "data.hold_out: {share} of {} images holds out {} and leaves {}; give another share",
-            samples.n_samples(),
-            held_out.len(),
-            kept.len()
-        );
+    let n = samples.n_samples();
+    if n < 2 {
+        bail!("data.hold_out: must leave images to train on and to validate on, got {n} in all; add images");
     }
+    let mut places: Vec<(f64, u32)> = (0..n).map(|index| (place(index), index as u32)).collect();
+    places.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    // Neither part of a small data set is empty.
+    let n_held_out = places.partition_point(|&(place, _)| place < share).clamp(1, n - 1);
+    let [mut held_out, mut kept] = [&places[..n_held_out], &places[n_held_out..]]
+        .map(|part| part.iter().map(|&(_, index)| index).collect::<Vec<_>>());
+    held_out.sort_unstable();
+    kept.sort_unstable();
     let subset = |indices| Arc::new(Subset { samples: Arc::clone(samples), indices }) as Arc<dyn Samples>;
     Ok((subset(kept), Some(subset(held_out))))
 }

@@ -67,16 +67,24 @@ impl<'a> RunSession<'a> {
         })
     }
 
-    /// Prints `notes` and changes of the data, and creates the folder; from here on, Ctrl-C saves.
-    pub(super) fn start(&mut self, plan: &str, notes: &[String], data: &[RunData]) -> Result<(), Failure> {
+    /// Prints `notes` and changes of the data.
+    pub(super) fn announce(&self, notes: &[String], data: &[RunData]) -> Result<(), Failure> {
         for change in self.folder.changed_data(data).bad_input()? {
             writeln!(errors(), "{change}")?;
         }
-        let mut out = output();
-        for note in notes {
-            writeln!(out, "{note}")?;
+        Ok(print_lines(notes)?)
+    }
+
+    /// Prints what a new run will take; a resumed one knows it from its first steps.
+    pub(super) fn estimate(&self, lines: impl FnOnce() -> Result<Vec<String>, Failure>) -> Result<(), Failure> {
+        if self.resume.is_none() {
+            print_lines(&lines()?)?;
         }
-        drop(out);
+        Ok(())
+    }
+
+    /// Creates the folder; from here on, Ctrl-C saves.
+    pub(super) fn start(&mut self, plan: &str, data: &[RunData]) -> Result<(), Failure> {
         let start =
             SessionStart { plan_toml: plan, device: &self.run.device, config: self.arguments.config.as_deref(), data };
         self.folder.write_start(&start).map_err(|error| {
@@ -132,8 +140,13 @@ impl<'a> RunSession<'a> {
     }
 }
 
+pub(super) fn print_lines(lines: &[String]) -> std::io::Result<()> {
+    let mut out = output();
+    lines.iter().try_for_each(|line| writeln!(out, "{line}"))
+}
+
 /// Compute threads; 0: one per core.
-fn use_threads(n_threads: usize) -> Result<(), Failure> {
+pub(super) fn use_threads(n_threads: usize) -> Result<(), Failure> {
     if n_threads > 0 {
         // Fails only when threads are already started, which would be a bug.
         rayon::ThreadPoolBuilder::new().num_threads(n_threads).build_global().context("run.threads")?;
@@ -145,11 +158,14 @@ fn use_threads(n_threads: usize) -> Result<(), Failure> {
 fn failed(error: LearnError, folder: &Path) -> Failure {
     let saved = SavedState::newest(&folder.join(CHECKPOINTS_FOLDER)).ok().and_then(|saves| saves.intact);
     let hint = saved.map(|state| {
-        format!("step {} is saved; resume with: sam-train --resume {}", state.progress.step, folder.display())
+        format!(". Step {} is saved; resume with: sam-train --resume {}", state.progress.step, folder.display())
     });
-    let message: Vec<String> =
-        [Some(error.to_string()), advice(&error).map(str::to_owned), hint].into_iter().flatten().collect();
-    Failure::Run(anyhow!("{}", message.join(". ")))
+    Failure::Run(anyhow!("{}{}", advised(&error), hint.unwrap_or_default()))
+}
+
+/// The message of an error, with the configuration keys that it is about.
+pub(super) fn advised(error: &LearnError) -> String {
+    advice(error).map_or_else(|| error.to_string(), |advice| format!("{error}. {advice}"))
 }
 
 /// The configuration keys that an error of the library is about.
@@ -170,7 +186,7 @@ fn advice(error: &LearnError) -> Option<&'static str> {
 
 /// The first Ctrl-C finishes the step and saves; the second exits immediately. SIGTERM and SIGHUP, which clusters and lost
 /// connections send, are treated alike.
-fn stop_on_ctrl_c(interrupter: &Interrupter) -> Result<(), Failure> {
+pub(super) fn stop_on_ctrl_c(interrupter: &Interrupter) -> Result<(), Failure> {
     let interrupter = interrupter.clone();
     let is_second = AtomicBool::new(false);
     ctrlc::set_handler(move || {

@@ -397,6 +397,44 @@ accumulation = 2
     assert!(problems(&same)[0].starts_with("c.toml:7: data.validation must be a data set that is not trained on"));
 }
 
+/// What `--check` prints.
+#[test]
+fn a_resolved_configuration_has_the_same_plan_and_every_default() {
+    let examples = [
+        include_str!("../../../../../configs/quickstart.toml"),
+        include_str!("../../../../../configs/finetune.toml"),
+        include_str!("../../../../../configs/finetune-photos.toml"),
+        include_str!("../../../../../configs/paper-vit-b.toml"),
+        include_str!("../../../../../configs/paper-vit-h.toml"),
+        include_str!("../../../../../configs/pretrain-quick.toml"),
+        include_str!("../../../../../configs/paper-mae-l.toml"),
+        include_str!("../../../../../configs/evaluate.toml"),
+        include_str!("../../../../../configs/probe.toml"),
+    ];
+    let of_validation = "data.validation = \"other\"\ndata.validation_options.crowd = \"drop\"\n";
+    let of_paths = "run.name = 'a \"quoted\" one'\ndata.classes = ['a\\b', \"c\"]\nrun.device = \"cuda:1\"\n";
+    let least = LEAST.replace("data.split.val = 0.2\n", "");
+    let more = ["".to_owned(), of_validation.to_owned(), of_paths.to_owned()];
+    let texts = more.map(|more| format!("{least}{more}")).into_iter().chain(examples.map(str::to_owned));
+    for text in texts {
+        let resolve = |text: &str| {
+            let document = Document::parse("c.toml", PathBuf::new(), text, &[]).expect("TOML");
+            Plan::read_resolved(&document, Paths::MayBeMissing).unwrap_or_else(|error| panic!("{error}\n{text}"))
+        };
+        let (plan, resolved) = resolve(&text);
+        assert_eq!(resolve(&resolved), (plan, resolved.clone()), "{resolved}");
+    }
+    let resolved = |text: &str| {
+        let document = Document::parse("c.toml", PathBuf::new(), text, &[]).expect("TOML");
+        Plan::read_resolved(&document, Paths::MayBeMissing).expect("valid").1
+    };
+    let text = resolved(&least);
+    for line in ["split = \"auto\"", "betas = [0.9, 0.999]", "metric = \"miou_1_oracle\"", "clicks = [1, 3]"] {
+        assert!(text.lines().any(|found| found == line), "{line}: {text}");
+    }
+    assert!(!text.contains("[data.synth]") && !text.contains("[model.sizes]"), "{text}");
+}
+
 #[test]
 fn splits_come_in_three_kinds() {
     let text = LEAST.replace("data.split.val = 0.2\n", "");
@@ -416,9 +454,15 @@ fn splits_come_in_three_kinds() {
     let of_one_part = read(&format!("{text}data.part = \"train\"\ndata.split = {{ val = 0.2 }}\n"));
     assert!(matches!(of_one_part.expect("valid").data.validation, Validation::Rule(_)));
     for (split, expected) in [
-        ("split = \"folder\"", "c.toml:5: data.split must be \"auto\", \"given\", { val = 0.1 } with test, seed and group, or"),
+        (
+            "split = \"folder\"",
+            "c.toml:5: data.split must be \"auto\", \"given\", { val = 0.1 } with test, seed and group, or",
+        ),
         ("split = { file = \"s.json\", val = 0.1 }", "c.toml:5: data.split.val is only used with a split by fractions"),
-        ("split = \"given\"\ndata.part = \"train\"", "c.toml:6: data.part must be omitted when data.split is \"given\""),
+        (
+            "split = \"given\"\ndata.part = \"train\"",
+            "c.toml:6: data.part must be omitted when data.split is \"given\"",
+        ),
         ("split = { val = 0.6, test = 0.5 }", "c.toml:5: data.split.val must be a fraction that leaves something"),
     ] {
         let found = problems(&format!("{text}data.{split}\n"));

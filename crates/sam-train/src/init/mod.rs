@@ -1,0 +1,143 @@
+//! `sam-train init`: looks at a data set and a checkpoint, and writes a configuration that fits them.
+
+mod text;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::anyhow;
+use sam_data::{CheckReport, Intensity, OnBad, ProblemKind, SourceOptions, check};
+use sam_files::write_atomically;
+use sam_model::weights::Checkpoint;
+
+use crate::cli::{InitArguments, Preset};
+use crate::failure::{BadInput, Failure};
+use crate::output::{errors, output};
+use crate::progress::{Progress, Waiting};
+use crate::survey::{DropOption, problem_lines};
+use crate::target::{Target, check_target};
+use crate::train::checkpoint_file;
+
+/// The published checkpoint that most programs start with.
+const PUBLISHED: &str = "sam_vit_b_01ec64.pth";
+
+/// A network with fewer parameters computes several images in the time that a published one needs for a part of one.
+const SMALL_PARAMETERS: usize = 20_000_000;
+
+/// What the configuration depends on.
+struct Seen<'a> {
+    arguments: &'a InitArguments,
+    data: CheckReport,
+    intensity: Intensity,
+    checkpoint: PathBuf,
+    /// `None`: the file is not there yet.
+    model: Option<Model>,
+    /// Part of the images that is held out, where the data set has no part for validation.
+    held_out: Option<f64>,
+    n_train: u64,
+}
+
+/// What is known of a checkpoint.
+#[derive(Clone, Copy)]
+struct Model {
+    image_size: usize,
+    is_small: bool,
+}
+
+pub(crate) fn run(arguments: &InitArguments) -> Result<(), Failure> {
+    if let Some(path) = &arguments.out {
+        check_target(path, "--out", Target::File, arguments.force).bad_input()?;
+    }
+    let options = arguments.source.options().bad_input()?;
+    let (data, intensity) = look_at(&arguments.data, &options).bad_input()?;
+    require_usable(arguments, &data, &options).bad_input()?;
+    let checkpoint = arguments.checkpoint.clone().unwrap_or_else(|| PathBuf::from(PUBLISHED));
+    let model = match arguments.preset {
+        Preset::Scratch => None,
+        _ => open_model(&checkpoint, arguments.checkpoint.is_some()).bad_input()?,
+    };
+    let (held_out, n_train) = parts(&data, arguments.validation.is_some());
+    let text = Seen { arguments, data, intensity, checkpoint, model, held_out, n_train }.text();
+    match &arguments.out {
+        None => write!(output(), "{text}")?,
+        Some(path) => {
+            write_atomically(path, &text).map_err(|error| anyhow!("{}: {error}", path.display()))?;
+            let shown = path.display();
+            writeln!(output(), "wrote {shown}; next: sam-train --config {shown} --check, then without --check")?;
+        }
+    }
+    Ok(())
+}
+
+/// The contents of the data set; with the intensity that its images need.
+fn look_at(path: &Path, options: &SourceOptions) -> anyhow::Result<(CheckReport, Intensity)> {
+    let looked = |options: &SourceOptions| {
+        let progress: Mutex<Option<Progress>> = Mutex::new(None);
+        let waiting = Mutex::new(Some(Waiting::reading(path)));
+        check(path, options, &|done, total| {
+            drop(waiting.lock().unwrap_or_else(PoisonError::into_inner).take());
+            let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
+            progress.get_or_insert_with(|| Progress::new("looking at the images", total as u64)).set(done as u64);
+        })
+        .map_err(|error| DropOption::Flag.advise(error))
+    };
+    let report = looked(options)?;
+    let deep = [ProblemKind::PixelsDark, ProblemKind::PixelsDeep, ProblemKind::PixelsNormalised];
+    let is_deep = options.intensity == Intensity::AsIs && deep.into_iter().any(|kind| report.problem(kind).is_some());
+    if !is_deep {
+        return Ok((report, options.intensity));
+    }
+    let intensity = Intensity::Percentile;
+    let report = looked(&SourceOptions { intensity, ..options.clone() })?;
+    Ok((report, intensity))
+}
+
+fn require_usable(arguments: &InitArguments, data: &CheckReport, options: &SourceOptions) -> anyhow::Result<()> {
+    let path = arguments.data.display();
+    if data.objects == 0 {
+        return Err(anyhow!("{path}: must have objects to learn from, got none; see `sam-train data check {path}`"));
+    }
+    if !data.has_errors() || options.bad == OnBad::Drop {
+        return Ok(());
+    }
+    let problems: Vec<String> = data.problems.iter().flat_map(problem_lines).collect();
+    Err(anyhow!(
+        "{path}: has errors; fix them, or drop and count what is bad with --drop-bad:\n{}",
+        problems.join("\n")
+    ))
+}
+
+/// `None` when a checkpoint that nobody named does not exist.
+fn open_model(path: &Path, is_named: bool) -> anyhow::Result<Option<Model>> {
+    let file = checkpoint_file(path);
+    if !file.exists() && !is_named {
+        writeln!(
+            errors(),
+            "there is no {} here yet; download it before the training, or give another with --checkpoint",
+            path.display()
+        )?;
+        return Ok(None);
+    }
+    let checkpoint = Checkpoint::open(&file)?;
+    if !checkpoint.is_segmenter() {
+        return Err(anyhow!("{}: must be a segmenter, got a masked autoencoder", file.display()));
+    }
+    let image_size = checkpoint.default_options().config.image_encoder.image_size;
+    let shapes = checkpoint.dict.tensors.values().map(|tensor| tensor.shape.iter().product::<usize>());
+    let n_parameters: usize = shapes.sum();
+    Ok(Some(Model { image_size, is_small: n_parameters < SMALL_PARAMETERS }))
+}
+
+/// The part that is held out where the data set has none for validation, and the number of training images.
+fn parts(data: &CheckReport, has_validation: bool) -> (Option<f64>, u64) {
+    let in_part = |part: &str| data.parts.get(part).copied().unwrap_or_default();
+    let (train, val) = (in_part("train"), in_part("val"));
+    let n = if train > 0 { train } else { data.images };
+    if has_validation || (train > 0 && val > 0) {
+        return (None, n);
+    }
+    // A few validation images say little, and a few training images teach little.
+    let share = if n < 50 { 0.2 } else { 0.1 };
+    (Some(share), n - ((n as f64 * share).round() as u64).clamp(1, n.max(2) - 1))
+}

@@ -1,0 +1,328 @@
+//! The text of a configuration, section by section.
+
+use super::Seen;
+use crate::cli::Preset;
+use sam_data::{Intensity, OnBad, ProblemKind};
+
+/// Images whose longer side is below need no more than half of the published input size.
+const SMALL_IMAGE_PX: usize = 512;
+
+/// The recipe of a preset.
+struct Recipe {
+    what: &'static str,
+    lr: &'static str,
+    lr_source: &'static str,
+    prompts: &'static str,
+    metric: &'static str,
+}
+
+impl Preset {
+    /// `is_small`: of a network with a few million parameters, which takes larger steps.
+    fn recipe(self, is_small: bool) -> Recipe {
+        let recipe = |what, [lr, lr_source]: [&'static str; 2]| Recipe {
+            what,
+            lr,
+            lr_source,
+            prompts: "sam",
+            metric: "miou_1_oracle",
+        };
+        let of_decoder = match is_small {
+            true => ["1e-3", "for a small network; 1e-4 for a published one"],
+            false => ["1e-4", "as MedSAM; micro-sam, which also trains the encoder, has 1e-5"],
+        };
+        let of_encoder = match is_small {
+            true => ["3e-4", "for a small network; 1e-5 for a published one"],
+            false => ["1e-5", "as micro-sam"],
+        };
+        let of_adapters = match is_small {
+            true => ["1e-3", "for a small network; 5e-4 for a published one"],
+            false => ["5e-4", "SAMed has 5e-3 with a long warm-up"],
+        };
+        match self {
+            Self::Laptop => recipe("the mask decoder learns, the image encoder is frozen", of_decoder),
+            Self::Box => Recipe {
+                prompts: "box",
+                metric: "miou_box",
+                ..recipe("for box prompts alone; the image encoder is frozen", of_decoder)
+            },
+            Self::Points => Recipe {
+                prompts: "points",
+                metric: "miou_1",
+                ..recipe("for clicks alone; the image encoder is frozen", of_decoder)
+            },
+            Self::Lora => recipe("low-rank adapters of the image encoder learn, and the mask decoder", of_adapters),
+            Self::Full => recipe("all weights learn", of_encoder),
+            Self::Scratch => recipe("a small network from random weights", ["1e-3", "as configs/quickstart.toml"]),
+        }
+    }
+
+    fn freezes_encoder(self) -> bool {
+        matches!(self, Self::Laptop | Self::Box | Self::Points)
+    }
+}
+
+impl Seen<'_> {
+    pub(super) fn text(&self) -> String {
+        let sections = [
+            self.head(),
+            self.run(),
+            self.model(),
+            self.data(),
+            self.augmentation(),
+            self.prompts_and_loss(),
+            self.optimiser(),
+            self.schedule(),
+            self.validation(),
+        ];
+        sections.join("\n")
+    }
+
+    fn preset(&self) -> Preset {
+        self.arguments.preset
+    }
+
+    fn recipe(&self) -> Recipe {
+        self.preset().recipe(self.is_small())
+    }
+
+    fn head(&self) -> String {
+        let (recipe, data) = (self.recipe(), &self.data);
+        let path = self.arguments.data.display().to_string();
+        let mut text = format!("# Preset \"{}\": {}.\n", self.preset().name(), recipe.what);
+        text += &format!("# Written by: sam-train init{}\n", self.arguments.shown());
+        let sizes = data.image_sizes_hw.map_or(String::new(), |[[height, width], [max_height, max_width]]| {
+            match (height, width) == (max_height, max_width) {
+                true => format!(" of {width} x {height} px"),
+                false => format!(" of {width} x {height} to {max_width} x {max_height} px"),
+            }
+        });
+        text +=
+            &format!("# Data: {path}, {}: {} images{sizes}, {} objects", data.format.name(), data.images, data.objects);
+        let parts: Vec<String> = data.parts.iter().map(|(part, n)| format!("{part} {n}")).collect();
+        if !parts.is_empty() {
+            text += &format!(" ({})", parts.join(", "));
+        }
+        if !data.classes.is_empty() {
+            text += &format!(", {} classes", data.classes.len());
+        }
+        text += ".\n#\n#   sam-train --config THIS --check    what it will do and take\n";
+        text += "#   sam-train --config THIS            train; Ctrl-C saves\n\n";
+        text + "task = \"train\"\n"
+    }
+
+    fn run(&self) -> String {
+        let dir =
+            self.arguments.run.as_deref().map_or_else(|| "runs/finetune".to_owned(), |dir| dir.display().to_string());
+        let device = if cfg!(feature = "cuda") { "cuda:0" } else { "cpu" };
+        let mut text = format!("[run]\ndir = {}\nseed = 0\n", quoted(&dir));
+        text += &with_comment(&format!("device = \"{device}\""), "cpu, cuda:0, vulkan or wgpu, depending on the build");
+        if self.is_small() {
+            text += &with_comment("parallel = 2", "parts of a step computed side by side, for small networks");
+        }
+        if matches!(self.preset(), Preset::Full | Preset::Lora) && !self.is_small() {
+            text += &with_comment("# activations = \"recompute\"", "less memory, a fifth more time");
+        }
+        text
+    }
+
+    fn model(&self) -> String {
+        if self.preset() == Preset::Scratch {
+            return scratch_model(self.scratch_size());
+        }
+        let path = self.checkpoint.display().to_string();
+        let mut text = "[model]\ninit = \"checkpoint\"\n".to_owned();
+        let what = match self.arguments.checkpoint {
+            Some(_) => "official, Hugging Face, or of an earlier run",
+            None => "from https://dl.fbaipublicfiles.com/segment_anything",
+        };
+        text += &with_comment(&format!("checkpoint = {}", quoted(&path)), what);
+        match self.smaller_input() {
+            Some(size) => {
+                text += &with_comment(&format!("image_size = {size}"), "the images are small; more takes longer")
+            }
+            None => text += &with_comment("# image_size = 512", "smaller takes less memory and time, and loses detail"),
+        }
+        if self.preset() == Preset::Lora {
+            text += "\n[lora]\nrank = 8\n";
+            text +=
+                &with_comment("targets = [\"q\", \"v\"]", "of the encoder's attention; also \"k\", \"proj\", \"mlp\"");
+        }
+        text
+    }
+
+    fn data(&self) -> String {
+        let (arguments, data) = (self.arguments, &self.data);
+        let mut text = format!("[data]\ntrain = {}\n", quoted(&arguments.data.display().to_string()));
+        for line in arguments.source.lines() {
+            text += &format!("{line}\n");
+        }
+        match (&arguments.validation, self.held_out) {
+            (Some(path), _) => text += &format!("validation = {}\n", quoted(&path.display().to_string())),
+            (None, None) => text += &with_comment("split = \"given\"", "its own train and val"),
+            (None, Some(share)) => {
+                let line = match data.parts.contains_key("train") {
+                    true => format!("part = \"train\"\nsplit = {{ val = {share}, seed = 0, group = \"image\" }}"),
+                    false => format!("split = {{ val = {share}, seed = 0, group = \"image\" }}"),
+                };
+                text +=
+                    "# Held out by a hash of the names. Keep slices of one patient or frames of one video together:\n";
+                text += "# group = \"folder\", { prefix = \"_\" } or { regex = 'patient-(\\d+)' }\n";
+                text += &format!("{line}\n");
+            }
+        }
+        if self.intensity == Intensity::Percentile
+            && arguments.source.lines().iter().all(|line| !line.starts_with("intensity"))
+        {
+            text += &with_comment(
+                "intensity = \"percentile\"",
+                "more than 8 bits: the 2nd to 98th percentile of each image",
+            );
+        }
+        if data.problem(ProblemKind::MaskHuge).is_some() {
+            text += &with_comment(
+                "max_image_share = 1.0",
+                "some objects fill their image; the paper excludes those above 0.9",
+            );
+        }
+        let per_image = self.objects_per_image();
+        let images = self.images_per_step();
+        text += &with_comment(&format!("images_per_step = {images}"), &format!("{} images to train on", self.n_train));
+        text += &with_comment(
+            &format!("objects_per_step = {}", per_image * images),
+            &format!("an image has {:.1} on average; fewer take less memory", self.mean_objects()),
+        );
+        text += &format!("objects_per_image = {per_image}\n");
+        if data.has_errors() {
+            debug_assert!(arguments.source.options().is_ok_and(|options| options.bad == OnBad::Drop));
+        }
+        text
+    }
+
+    fn augmentation(&self) -> String {
+        let mut text = "[data.augmentation]\n".to_owned();
+        text += &with_comment("horizontal_flip = 0.5", "0 where left and right differ in meaning");
+        text += &with_comment("vertical_flip = 0.0", "0.5 where no direction is up: microscopy, aerial images");
+        match self.preset().freezes_encoder() {
+            // Only flips keep the number of embeddings of an image finite.
+            true => {
+                text +=
+                    "# Others change the image at every step, so that its embedding cannot be kept: crop, colours.\n"
+            }
+            false => text += "crop = [0.5, 1.0]\nbrightness = 0.1\ncontrast = 0.1\nsaturation = 0.1\n",
+        }
+        text
+    }
+
+    fn prompts_and_loss(&self) -> String {
+        let recipe = self.recipe();
+        let mut text = "[prompts]\n".to_owned();
+        text += &with_comment(
+            &format!("preset = \"{}\"", recipe.prompts),
+            "sam: points and boxes, then clicks; box; points",
+        );
+        if recipe.prompts != "box" {
+            text += &with_comment("correction_clicks = 3", "the paper has 8; fewer are faster");
+            text += &with_comment("mask_only_passes = 1", "the paper has 2");
+        }
+        text += "\n[loss]\n";
+        text + &with_comment("preset = \"sam\"", "focal 20, dice 1, error of the predicted IoU 1")
+    }
+
+    fn optimiser(&self) -> String {
+        let recipe = self.recipe();
+        let mut text = "[optimiser]\n".to_owned();
+        text += &with_comment(&format!("lr = {}", recipe.lr), recipe.lr_source);
+        text += "weight_decay = 0.1\nclip_norm = 1.0\n";
+        text += &with_comment("ema_decay = 0.99", "the moving average of the weights is validated and saved");
+        match self.preset() {
+            preset if preset.freezes_encoder() => {
+                text += &with_comment("freeze = [\"image_encoder\"]", "its embeddings are computed once and kept");
+            }
+            Preset::Full => text += &with_comment("layer_decay = 0.8", "lower blocks of the encoder learn more slowly"),
+            _ => {}
+        }
+        text
+    }
+
+    fn schedule(&self) -> String {
+        let steps = self.steps();
+        format!("[schedule]\nsteps = {steps}\nwarmup_steps = {}\ndecay = \"cosine\"\n", steps / 20)
+    }
+
+    fn validation(&self) -> String {
+        let recipe = self.recipe();
+        let mut text = "[validation]\n".to_owned();
+        text += &with_comment(&format!("every_steps = {}", self.steps() / 10), "also how often the run is saved");
+        text += &with_comment(&format!("metric = \"{}\"", recipe.metric), "chooses the best checkpoint");
+        match recipe.prompts {
+            "box" => text += "clicks = []\nbox = true\n",
+            "points" => text += "clicks = [1, 3, 5]\nbox = false\n",
+            _ => text += "clicks = [1, 3]\nbox = true\n",
+        }
+        text += &with_comment("max_images = 100", "0: all");
+        text + &with_comment("patience = 4", "stop after so many validations without improvement; 0: never")
+    }
+
+    fn is_small(&self) -> bool {
+        self.preset() == Preset::Scratch || self.model.is_some_and(|model| model.is_small)
+    }
+
+    fn images_per_step(&self) -> u64 {
+        if self.is_small() { self.n_train.clamp(1, 4) } else { 1 }
+    }
+
+    fn mean_objects(&self) -> f64 {
+        let n_images = self.data.images.saturating_sub(self.data.images_without_objects).max(1);
+        self.data.objects as f64 / n_images as f64
+    }
+
+    /// Twice the mean, so that most images give all of theirs.
+    fn objects_per_image(&self) -> u64 {
+        /// As in micro-sam.
+        const MAX: u64 = 25;
+        ((2.0 * self.mean_objects()).ceil() as u64).clamp(1, MAX)
+    }
+
+    /// Every image some dozens of times, within limits that hold for any set.
+    fn steps(&self) -> u64 {
+        let times = |times: u64, min: u64, max: u64| {
+            let steps = self.n_train * times / self.images_per_step();
+            steps.clamp(min, max).next_multiple_of(100)
+        };
+        if self.preset() == Preset::Scratch { times(400, 2000, 20_000) } else { times(50, 200, 3000) }
+    }
+
+    /// A smaller input where images are small and the encoder runs at every step.
+    fn smaller_input(&self) -> Option<usize> {
+        let [_, largest_hw] = self.data.image_sizes_hw?;
+        let is_costly =
+            !self.preset().freezes_encoder() && self.model.is_none_or(|model| model.image_size > SMALL_IMAGE_PX);
+        (is_costly && largest_hw[0].max(largest_hw[1]) <= SMALL_IMAGE_PX).then_some(SMALL_IMAGE_PX)
+    }
+
+    /// As large as the images, in whole patches, up to what a laptop trains from random weights.
+    fn scratch_size(&self) -> usize {
+        let largest = self.data.image_sizes_hw.map_or(256, |[_, [height, width]]| height.max(width));
+        largest.next_multiple_of(32).clamp(64, 256)
+    }
+}
+
+/// A network of three million parameters.
+fn scratch_model(size: usize) -> String {
+    let mut text = format!("[model]\ninit = \"scratch\"\nimage_size = {size}\n\n[model.sizes]\n");
+    text += &with_comment("patch_size = 8", &format!("{0} x {0} tokens, masks of {1} x {1}", size / 8, size / 2));
+    text += "embed_dim = 192\ndepth = 4\nnum_heads = 6\n";
+    text += &with_comment("window_size = 8", "blocks attend within windows of 8 x 8 tokens, except for");
+    text += "global_attn_indexes = [1, 3]\nout_chans = 128\nmask_in_chans = 16\ndecoder_depth = 2\ndecoder_heads = 4\n";
+    text + "decoder_mlp_dim = 512\n"
+}
+
+/// A line with a comment in the column of the others.
+fn with_comment(line: &str, comment: &str) -> String {
+    const COLUMN: usize = 29;
+    format!("{line:<COLUMN$} # {comment}\n")
+}
+
+fn quoted(text: &str) -> String {
+    toml::Value::from(text).to_string()
+}
