@@ -58,7 +58,11 @@ fn learns(run: &Run, data: &str, preset: &str) {
     let text = run.ok(&["--config", "finetune.toml", "--plain"]);
     let scores = |row: &str| -> Vec<f64> {
         let metrics = std::fs::read_to_string(run.path("runs/finetune/metrics.jsonl")).expect("written");
-        let metric = if preset == "box" { "miou_box" } else { "miou_1" };
+        let metric = match preset {
+            "box" => "miou_box",
+            "points" => "miou_1",
+            _ => "miou_1_oracle",
+        };
         metrics
             .lines()
             .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"))

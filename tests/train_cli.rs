@@ -251,7 +251,7 @@ fn errors_of_a_configuration_are_found_before_the_run_starts() {
     run.refused(&["--config", "train.toml", "--set", "shedule.steps=3"], &["--set", "schedule"]);
     assert!(!run.path("run").exists(), "nothing is created before everything is checked");
     let shown = with_config(SMALL).ok(&["--config", "train.toml", "--check"]);
-    assert!(shown.contains("weight_decay = 0.1") && shown.contains("focal_weight = 20.0"), "{shown}");
+    assert!(shown.contains("weight_decay = 0.1") && shown.contains("focal_weight = 20\n"), "{shown}");
 }
 
 #[test]

@@ -58,7 +58,7 @@ impl Written {
             "predict --checkpoint {tiny} --image {photo} --point 5,5 --out out --save-embedding embedding.safetensors \
              --logits logits.safetensors"
         ));
-        ok(format!("data split {photos} --out split.json --val 0.4"));
+        ok(format!("data split {photos} --out split.json --given"));
         std::fs::write(run.path("gate.toml"), "[gate]\nmiou_1 = 0.0\n").expect("written");
         std::fs::write(run.path("detections.json"), detections()).expect("written");
         ok(format!("eval --checkpoint {tiny} --data {photos} --part val --clicks 1 --out eval --gallery 0"));

@@ -50,6 +50,20 @@ impl Default for SplitRule {
     }
 }
 
+impl SplitRule {
+    fn validate(&self) -> Result<(), DataError> {
+        let is_share = |share: f64| (0.0..1.0).contains(&share);
+        if is_share(self.val) && is_share(self.test) && self.val + self.test < 1.0 {
+            return Ok(());
+        }
+        Err(DataError::Option {
+            key: "split.val and split.test",
+            expected: "at least 0 and together below 1".to_owned(),
+            got: format!("{} and {}", self.val, self.test),
+        })
+    }
+}
+
 /// The parts of a split, as ascending indices into a source.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Split {
@@ -115,6 +129,7 @@ impl Split {
     /// When the rule is invalid, a name has no group, there are fewer groups than parts, or the data set has parts of its
     /// own: a fraction of both would train on images that are meant for validation.
     pub fn by_rule(source: &Source, rule: &SplitRule) -> Result<Self, DataError> {
+        rule.validate()?;
         let parts = Parts::of(source);
         if parts.n_named() > 1 {
             return Err(DataError::OwnParts { path: source.root().to_path_buf(), parts: parts.to_string() });
@@ -149,14 +164,7 @@ impl Split {
     ///
     /// When the rule is invalid, a name has no group, or there are fewer groups than parts.
     pub fn of_names(names: &[String], rule: &SplitRule) -> Result<Self, DataError> {
-        let is_share = |share: f64| (0.0..1.0).contains(&share);
-        if !is_share(rule.val) || !is_share(rule.test) || rule.val + rule.test >= 1.0 {
-            return Err(DataError::Option {
-                key: "split.val and split.test",
-                expected: "at least 0 and together below 1".to_owned(),
-                got: format!("{} and {}", rule.val, rule.test),
-            });
-        }
+        rule.validate()?;
         let pattern = match &rule.group {
             GroupKey::Regex(pattern) => Some(regex_lite::Regex::new(pattern).map_err(|error| DataError::Option {
                 key: "split.group.regex",

@@ -4,6 +4,7 @@
 //! A run draws everything from its seed and the number of the step, so measuring changes no result.
 
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use sam_data::loader::Loader;
@@ -168,7 +169,7 @@ impl<T: Task> Run<T> {
 
 /// The largest physical memory of this process so far; where the system does not keep it, that of now.
 fn peak_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let status = sam_files::read_text(Path::new("/proc/self/status"), sam_files::MAX_TEXT_BYTES).unwrap_or_default();
     let peak_kib =
         status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix("kB")?.trim().parse().ok());
     let now = || memory_stats::memory_stats().map_or(0, |stats| stats.physical_mem as u64);

@@ -179,7 +179,11 @@ impl PretrainModelPlan {
         let one = "given without model.image_size: both set the size";
         let both = model.is_given("image_size") && model.is_given("image_size_hw");
         reader.check(!both, &["model.image_size_hw"], one, "both");
+        if model.is_given("image_size_hw") {
+            model.unused(&["image_size"]);
+        }
         if !is_custom {
+            model.unused(&["sizes"]);
             model.required("variant", "vit_b, vit_l or vit_h, or all numbers in [model.sizes]", variant, Variant::VitB);
         }
         let published = MaeConfig::published(variant.unwrap_or(Variant::VitB));
@@ -271,6 +275,9 @@ impl HeldOutPlan {
         .collect();
         let one = "given alone: use one of data.hold_out, data.validation and [data.validation_synth]";
         reader.check(given.len() < 2, &["data.hold_out", "data.validation"], one, given.join(" and "));
+        if !is_synth {
+            data.unused(&["validation_synth"]);
+        }
         match (share, path, is_synth) {
             (Some(share), ..) => Self::Share(share),
             (_, Some(path), _) => Self::Images(path),
@@ -314,6 +321,7 @@ fn read_optimiser(reader: &Reader<'_>, images_per_step: usize) -> OptimiserOptio
     let one = "given without optimiser.lr: the rate would be base_lr * images_per_step / 256";
     let both = optimiser.is_given("base_lr") && optimiser.is_given("lr");
     reader.check(!both, &["optimiser.base_lr"], one, "both");
+    optimiser.unused(if optimiser.is_given("lr") { &["base_lr"] } else { &["lr"] });
     let default = OptimiserOptions {
         lr: mae_learning_rate(base_lr, images_per_step),
         weight_decay: 0.05,

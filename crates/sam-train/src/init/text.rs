@@ -140,6 +140,7 @@ impl Seen<'_> {
             Some(size) => {
                 text += &with_comment(&format!("image_size = {size}"), "the images are small; more takes longer")
             }
+            None if self.model.is_some_and(|model| model.image_size <= SMALL_IMAGE_PX) => {}
             None => text += &with_comment("# image_size = 512", "smaller takes less memory and time, and loses detail"),
         }
         if self.preset() == Preset::Lora {
@@ -225,7 +226,16 @@ impl Seen<'_> {
             text += &with_comment("mask_only_passes = 1", "the paper has 2");
         }
         text += "\n[loss]\n";
-        text + &with_comment("preset = \"sam\"", "focal 20, dice 1, error of the predicted IoU 1")
+        text += &with_comment("preset = \"sam\"", "focal 20, dice 1, error of the predicted IoU 1");
+        if self.preset() == Preset::Scratch {
+            text += &with_comment(
+                "focal_weight = 1.0",
+                "the preset's 20 and 0.25 keep random weights at \"all background\"",
+            );
+            text += "focal_alpha = 0.5\n";
+            text += &with_comment("iou_supervision = \"all\"", "as SAM 2: the scores of all three masks are trained");
+        }
+        text
     }
 
     fn optimiser(&self) -> String {

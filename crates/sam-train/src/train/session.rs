@@ -158,7 +158,7 @@ pub(super) fn use_threads(n_threads: usize) -> Result<(), Failure> {
 fn failed(error: LearnError, folder: &Path) -> Failure {
     let saved = SavedState::newest(&folder.join(CHECKPOINTS_FOLDER)).ok().and_then(|saves| saves.intact);
     let hint = saved.map(|state| {
-        format!(". Step {} is saved; resume with: sam-train --resume {}", state.progress.step, folder.display())
+        format!(". step {} is saved; resume with: sam-train --resume {}", state.progress.step, folder.display())
     });
     Failure::Run(anyhow!("{}{}", advised(&error), hint.unwrap_or_default()))
 }

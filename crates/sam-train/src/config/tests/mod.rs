@@ -414,8 +414,11 @@ fn a_resolved_configuration_has_the_same_plan_and_every_default() {
     let of_validation = "data.validation = \"other\"\ndata.validation_options.crowd = \"drop\"\n";
     let of_paths = "run.name = 'a \"quoted\" one'\ndata.classes = ['a\\b', \"c\"]\nrun.device = \"cuda:1\"\n";
     let least = LEAST.replace("data.split.val = 0.2\n", "");
+    let pretraining = include_str!("../../../../../configs/pretrain-quick.toml");
+    let by_rate = pretraining.replace("base_lr", "lr").replace("image_size =", "image_size_hw = [64, 96] #");
     let more = ["".to_owned(), of_validation.to_owned(), of_paths.to_owned()];
-    let texts = more.map(|more| format!("{least}{more}")).into_iter().chain(examples.map(str::to_owned));
+    let texts =
+        more.map(|more| format!("{least}{more}")).into_iter().chain(examples.map(str::to_owned)).chain([by_rate]);
     for text in texts {
         let resolve = |text: &str| {
             let document = Document::parse("c.toml", PathBuf::new(), text, &[]).expect("TOML");
