@@ -4,6 +4,7 @@
 mod block; // a block of vit_b's size equals the official one
 mod cli; // the real binary in a fresh folder, bad input included
 mod config_cli; // one configuration for every task: --check, --force, errors
+mod console_cli; // what a run prints, and its log.txt
 mod consumers; // other people's programs read what we write
 mod data_cli; // data check, preview, convert, split and synth through the real program
 mod eval_cli; // eval through the real program: files, gate, comparison, detections, bad input

@@ -117,13 +117,7 @@ impl Setting {
         let resume = SavedState::newest(&folder.join("checkpoints"))?.intact;
         let pretraining = Pretraining {
             options: self.options,
-            inputs: RunInputs {
-                samples: self.samples,
-                loader,
-                interrupter,
-                observers: vec![observer],
-                dashboard: false,
-            },
+            inputs: RunInputs { samples: self.samples, loader, interrupter, observers: vec![observer] },
             held_out: Some(HeldOut { samples: scenes(2, 5), n_images: 5 }),
         };
         let mae = config().init(&cpu().autodiff()).expect("sizes fit");

@@ -109,10 +109,10 @@ fn the_folder_of_a_run_stands_for_its_best_checkpoint() {
     assert!(out.contains("run/best.safetensors"), "{out}");
 }
 
-/// At a terminal: Ctrl-C typed at the dashboard saves the run, and the terminal is left as it was.
+/// A run at a terminal of its own, where `keys` are typed once it makes steps: what was on the screen, and the folder. The run
+/// must end by itself.
 #[cfg(target_os = "linux")]
-#[test]
-fn ctrl_c_typed_at_the_dashboard_saves_and_restores_the_terminal() {
+fn at_a_terminal(keys: &[&[u8]]) -> (String, Run) {
     use std::io::{Read, Write};
     use std::process::{Command, Stdio};
     use std::time::{Duration, Instant};
@@ -147,27 +147,55 @@ fn ctrl_c_typed_at_the_dashboard_saves_and_restores_the_terminal() {
         assert!(began.elapsed() < Duration::from_secs(60), "it makes steps");
         std::thread::sleep(Duration::from_millis(20));
     }
-    keyboard.write_all(b"\x03").expect("typed");
-    keyboard.flush().expect("typed");
+    for key in keys {
+        keyboard.write_all(key).expect("typed");
+        keyboard.flush().expect("typed");
+        // As a person would.
+        std::thread::sleep(Duration::from_millis(300));
+    }
     let ended = loop {
         if let Some(status) = child.try_wait().expect("a process of ours") {
             break status;
         }
         if began.elapsed() > Duration::from_secs(120) {
             child.kill().expect("a process of ours");
-            panic!("a typed Ctrl-C does not stop the run");
+            panic!("the keys do not stop the run");
         }
         std::thread::sleep(Duration::from_millis(20));
     };
     drop(keyboard);
     let shown = shown.join().expect("read");
     assert!(ended.success(), "{shown}");
-    assert_eq!(read(&run, "code").trim(), "exit 0", "{shown}");
+    (shown, run)
+}
+
+/// The run is saved, the command that resumes it is printed, and the terminal is as it was.
+#[cfg(target_os = "linux")]
+fn is_saved_and_restored(shown: &str, run: &Run) {
+    assert_eq!(read(run, "code").trim(), "exit 0", "{shown}");
     assert!(shown.contains("resume with: sam-train --resume"), "{shown}");
+    let [opened, closed] = ["\x1b[?1049h", "\x1b[?1049l"].map(|code| shown.find(code).expect("a screen of its own"));
     assert!(
-        shown.contains("\x1b[?1049h") && shown.contains("\x1b[?1049l"),
-        "the dashboard opened and closed its screen"
+        opened < closed && closed < shown.find("resume with").expect("printed"),
+        "printed after the screen is closed"
     );
-    assert_eq!(read(&run, "before"), read(&run, "after"), "the terminal's modes");
+    assert_eq!(read(run, "before"), read(run, "after"), "the terminal's modes");
     assert!(run.path("run/last.safetensors").is_file());
+    assert!(read(run, "run/log.txt").contains("step 1/100000"), "the lines are in the log");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn ctrl_c_typed_at_the_dashboard_saves_and_restores_the_terminal() {
+    let (shown, run) = at_a_terminal(&[b"\x03"]);
+    is_saved_and_restored(&shown, &run);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_dashboard_asks_before_it_stops_a_run() {
+    // The first question is answered with no, and the run goes on. (Esc and a letter together would be Alt.)
+    let (shown, run) = at_a_terminal(&[b"q", b"n", b"q", b"\r"]);
+    assert!(shown.contains("keep running"), "{shown}");
+    is_saved_and_restored(&shown, &run);
 }

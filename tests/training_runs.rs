@@ -109,13 +109,7 @@ fn loader(images: usize) -> LoaderOptions {
 }
 
 fn inputs(loader: LoaderOptions) -> RunInputs {
-    RunInputs {
-        samples: Arc::new(scenes(1, 5, SIDE)),
-        loader,
-        interrupter: Interrupter::new(),
-        observers: Vec::new(),
-        dashboard: false,
-    }
+    RunInputs { samples: Arc::new(scenes(1, 5, SIDE)), loader, interrupter: Interrupter::new(), observers: Vec::new() }
 }
 
 struct Setting {

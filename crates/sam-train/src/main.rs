@@ -4,6 +4,7 @@
 
 mod cli;
 mod config;
+mod dashboard;
 mod data;
 mod disk;
 mod eval;
@@ -67,12 +68,14 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         Some(Command::Inspect(arguments)) => inspect::run(&arguments),
         Some(Command::Export(arguments)) => export::run(&arguments),
         Some(Command::Predict(arguments)) => predict::run(&arguments),
-        Some(Command::Eval(arguments)) => {
-            run::run_document(&arguments.document().bad_input()?, &RunArguments::forced(arguments.measure.force))
-        }
-        Some(Command::Probe(arguments)) => {
-            run::run_document(&arguments.document(), &RunArguments::forced(arguments.measure.force))
-        }
+        Some(Command::Eval(arguments)) => run::run_document(
+            &arguments.document().bad_input()?,
+            &RunArguments::of_command(arguments.measure.force, arguments.measure.verbosity),
+        ),
+        Some(Command::Probe(arguments)) => run::run_document(
+            &arguments.document(),
+            &RunArguments::of_command(arguments.measure.force, arguments.measure.verbosity),
+        ),
         Some(Command::Data(command)) => data::run(&command),
     }
 }

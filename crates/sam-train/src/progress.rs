@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -16,6 +17,18 @@ const FIRST_LINE_AFTER: Duration = Duration::from_secs(3);
 /// Time between two lines when standard error is not a terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
+/// Progress is shown wherever work takes long, and `--quiet` is for all of it.
+static IS_SILENT: AtomicBool = AtomicBool::new(false);
+
+/// Shows no progress from here on.
+pub(crate) fn silence() {
+    IS_SILENT.store(true, Ordering::Relaxed);
+}
+
+fn is_silent() -> bool {
+    IS_SILENT.load(Ordering::Relaxed)
+}
+
 /// The progress of one piece of work.
 pub(crate) struct Progress {
     what: &'static str,
@@ -27,7 +40,7 @@ pub(crate) struct Progress {
 
 impl Progress {
     pub(crate) fn new(what: &'static str, total: u64) -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
+        let bar = (std::io::stderr().is_terminal() && !is_silent()).then(|| {
             let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len}  {per_sec}  ETA {eta}");
             let bar = ProgressBar::new(total).with_message(what);
             style.map_or(bar.clone(), |style| bar.clone().with_style(style))
@@ -39,7 +52,7 @@ impl Progress {
     pub(crate) fn set(&mut self, done: u64) {
         if let Some(bar) = &self.bar {
             bar.set_position(done);
-        } else if self.last_line.elapsed() >= LINE_EVERY && done > 0 {
+        } else if self.last_line.elapsed() >= LINE_EVERY && done > 0 && !is_silent() {
             self.last_line = Instant::now();
             let left = self.started.elapsed().as_secs_f64() * (self.total.saturating_sub(done)) as f64 / done as f64;
             let _ = writeln!(errors(), "{} {done}/{}, ETA {left:.0} s", self.what, self.total);
@@ -72,7 +85,7 @@ impl Waiting {
         let started = Instant::now();
         let thread = std::thread::spawn(move || {
             let mut next = FIRST_LINE_AFTER;
-            while is_done.recv_timeout(next) == Err(RecvTimeoutError::Timeout) {
+            while is_done.recv_timeout(next) == Err(RecvTimeoutError::Timeout) && !is_silent() {
                 let _ = writeln!(errors(), "{what}: {:.0} s so far", started.elapsed().as_secs_f64());
                 next = LINE_EVERY;
             }

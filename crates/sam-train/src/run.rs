@@ -8,12 +8,12 @@ use std::path::Path;
 
 use anyhow::anyhow;
 
-use crate::cli::RunArguments;
+use crate::cli::{RunArguments, Verbosity};
 use crate::config::{Document, Paths, Plan, check_resume};
 use crate::failure::{BadInput, Failure};
 use crate::output::output;
 use crate::train::{self, RunFolder};
-use crate::{eval, probe};
+use crate::{eval, probe, progress};
 
 /// Runs a configuration, or resumes a run.
 pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
@@ -67,6 +67,9 @@ fn reject_changes(saved: &Plan, asked: &Plan, config: &Path) -> Result<(), Failu
 }
 
 fn run_plan(plan: &Plan, resumed: Option<RunFolder>, arguments: &RunArguments) -> Result<(), Failure> {
+    if arguments.verbosity.level() == Verbosity::Quiet {
+        progress::silence();
+    }
     if arguments.check {
         write!(output(), "{}", plan.to_toml()?)?;
         return Ok(());
@@ -78,7 +81,7 @@ fn run_plan(plan: &Plan, resumed: Option<RunFolder>, arguments: &RunArguments) -
     match plan {
         Plan::Train(plan) => train::run_plan(plan, folder(&plan.run.dir)?, arguments),
         Plan::Pretrain(plan) => train::pretrain::run_plan(plan, folder(&plan.run.dir)?, arguments),
-        Plan::Evaluate(plan) => eval::run_plan(plan, arguments.force),
+        Plan::Evaluate(plan) => eval::run_plan(plan, arguments),
         Plan::Probe(plan) => probe::run_plan(plan, arguments.force),
     }
 }

@@ -120,6 +120,11 @@ pub(crate) struct DataLosses {
 }
 
 impl DataLosses {
+    /// A line for the dashboard; `None` when nothing is lost.
+    pub(crate) fn headline(&self) -> Option<String> {
+        (!self.losses.is_empty()).then(|| format!("{}: {}", self.name, summary(&self.losses)))
+    }
+
     /// For a report; `None` when nothing is lost.
     pub(crate) fn table(&self) -> Option<Table> {
         let Losses { problems, .. } = &self.losses;

@@ -1,16 +1,22 @@
 //! The events of a run and their observers. The loop has no other output but its files.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use sam_eval::Better;
 use sam_image::RgbImage;
 use serde::{Deserialize, Serialize};
 
-use super::saved_state::Scores;
+use super::run_log::RunHistory;
+use super::saved_state::{Progress, Scores};
 use crate::error::LearnError;
+use crate::options::RECONSTRUCTION_LOSS;
 
 /// An event of a run.
 #[derive(Clone, Debug)]
 pub enum RunEvent {
+    /// The loop begins, or goes on after a save. The first event of a session.
+    Started(RunStart),
     /// An optimiser step was made.
     Step(StepRecord),
     /// A validation is under way.
@@ -22,6 +28,11 @@ pub enum RunEvent {
     },
     /// A validation is complete.
     Validated(ValidationRecord),
+    /// A save is being written.
+    Saving {
+        /// Optimiser steps done.
+        step: u64,
+    },
     /// The run can be resumed from here.
     Saved {
         /// Optimiser steps done.
@@ -50,6 +61,23 @@ pub enum RunEvent {
         /// The observer's message.
         message: String,
     },
+}
+
+/// What a session begins with.
+#[derive(Clone, Debug)]
+pub struct RunStart {
+    /// Steps and scores of earlier sessions.
+    pub progress: Progress,
+    /// All steps of the run.
+    pub of_steps: u64,
+    /// Steps between validations.
+    pub validation_every: u64,
+    /// The metric that chooses the best checkpoint; `None` when nothing is validated.
+    pub metric: Option<String>,
+    /// Expected time to the last step, from the pace of earlier sessions.
+    pub eta_s: Option<f64>,
+    /// The records of earlier sessions, empty for a new run.
+    pub history: Arc<RunHistory>,
 }
 
 /// Receives the events of a run.
@@ -158,8 +186,37 @@ pub struct ValidationRecord {
     pub is_best: bool,
     /// The validation before the first step.
     pub is_baseline: bool,
+    /// Direction in which the metric improves; `None` in logs of versions that did not record it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub better: Option<Better>,
     /// How long it took.
     pub took_s: f64,
+}
+
+impl ValidationRecord {
+    /// The value of the metric that chooses the best checkpoint.
+    #[must_use]
+    pub fn score(&self) -> Option<f64> {
+        self.scores.metrics.get(&self.metric).copied()
+    }
+
+    /// Direction in which the metric improves.
+    #[must_use]
+    pub fn better(&self) -> Better {
+        let by_name = if self.metric == RECONSTRUCTION_LOSS { Better::Lower } else { Better::Higher };
+        self.better.unwrap_or(by_name)
+    }
+
+    /// By how much its metric is better than that of an earlier validation, positive in either direction of improvement;
+    /// `None` when one of them lacks the metric.
+    #[must_use]
+    pub fn improvement_on(&self, earlier: &Scores) -> Option<f64> {
+        let change = self.score()? - earlier.metrics.get(&self.metric)?;
+        Some(match self.better() {
+            Better::Higher => change,
+            Better::Lower => -change,
+        })
+    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 
 mod checkpoint_files;
 mod checksum;
-mod dashboard;
 mod events;
 mod previews;
 mod run_curves;
@@ -12,14 +11,13 @@ mod run_report;
 mod saved_state;
 mod tensorboard;
 
-pub use dashboard::restore_terminal;
-pub use events::{Observer, RunEvent, SegmentationTerms, StepRecord, ValidationRecord};
+pub use events::{Observer, RunEvent, RunStart, SegmentationTerms, StepRecord, ValidationRecord};
 pub use run_lock::{LOCK_FILE, RunLock};
-pub use run_report::{REPORT_FILE, RunReport, duration};
+pub use run_log::RunHistory;
+pub use run_report::{REPORT_FILE, RunReport, duration, rate};
 pub use saved_state::{Progress, SavedState, Saves, Scores};
 
 pub(crate) use checkpoint_files::{CheckpointFiles, CheckpointProblem};
-pub(crate) use dashboard::Dashboard;
 pub(crate) use events::Observers;
 pub(crate) use previews::{PREVIEWS_FOLDER, draw as draw_preview, write as write_preview};
 pub(crate) use run_log::{LOG_FILE, MetricsLog};

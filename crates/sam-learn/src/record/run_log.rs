@@ -83,7 +83,9 @@ impl Observer for MetricsLog {
         match event {
             RunEvent::Step(record) => self.line(STEP, record),
             RunEvent::Validated(record) => self.line(VALIDATION, record),
-            RunEvent::Validating { .. }
+            RunEvent::Started(_)
+            | RunEvent::Validating { .. }
+            | RunEvent::Saving { .. }
             | RunEvent::Saved { .. }
             | RunEvent::Skipped { .. }
             | RunEvent::Preview { .. }
@@ -98,13 +100,13 @@ impl Observer for MetricsLog {
 
 /// The records of a run so far.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct RunHistory {
+pub struct RunHistory {
     /// Steps, in order.
-    pub(super) steps: Vec<StepRecord>,
+    pub steps: Vec<StepRecord>,
     /// Validations, in order.
-    pub(super) validations: Vec<ValidationRecord>,
+    pub validations: Vec<ValidationRecord>,
     /// Lines that are neither, such as one that a crash cut short.
-    pub(super) n_unreadable: usize,
+    pub n_unreadable: usize,
 }
 
 impl RunHistory {
@@ -113,7 +115,7 @@ impl RunHistory {
     /// # Errors
     ///
     /// When there is none, or it cannot be read.
-    pub(super) fn read(folder: &Path) -> Result<Self, LearnError> {
+    pub fn read(folder: &Path) -> Result<Self, LearnError> {
         let path = folder.join(LOG_FILE);
         let read_error = |source: std::io::Error| LearnError::Read { path: path.clone(), reason: source.to_string() };
         let mut history = Self::default();
@@ -251,8 +253,14 @@ mod tests {
             SegmentationTerms { focal: 0.1, dice: 0.2, iou_error: 0.3, miou_first: 0.4, miou_last: 0.5, n_objects: 6 };
         let steps = vec![step(1, None), step(2, Some(terms))];
         let scores = Scores { step: 2, metrics: std::iter::once(("a/b".to_owned(), 0.25)).collect() };
-        let validation =
-            ValidationRecord { scores, metric: "a/b".to_owned(), is_best: true, is_baseline: false, took_s: 1.5 };
+        let validation = ValidationRecord {
+            scores,
+            metric: "a/b".to_owned(),
+            is_best: true,
+            is_baseline: false,
+            better: Some(sam_eval::Better::Higher),
+            took_s: 1.5,
+        };
         let (mut log, _) = MetricsLog::open(folder.path(), None).expect("opens");
         let events = steps.iter().cloned().map(RunEvent::Step).chain([RunEvent::Validated(validation.clone())]);
         events.for_each(|event| log.on(&event).expect("written"));

@@ -85,7 +85,7 @@ impl RunReport {
             let elapsed = last.elapsed_s + after_last.map(|record| record.took_s).sum::<f64>();
             row("time", format!("{}, {} of it for validation", duration(elapsed), duration(validating)));
             let training = (elapsed - validating).max(f64::MIN_POSITIVE);
-            row("images per second, without validation", format!("{:.2}", n_images as f64 / training));
+            row("images per second, without validation", rate(n_images as f64 / training));
             let waits = history.steps.iter().map(|record| record.data_wait_share);
             let wait = waits.sum::<f64>() / history.steps.len() as f64;
             row("fraction of it waiting for data", format!("{:.1} %", 100.0 * wait));
@@ -232,6 +232,17 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
+/// A rate with at least two digits that count, as a large model takes a minute per image.
+#[must_use]
+pub fn rate(per_s: f64) -> String {
+    match per_s {
+        many if many >= 1.0 => format!("{many:.1}"),
+        few if few >= 0.01 => format!("{few:.3}"),
+        fewer if fewer > 0.0 => format!("{fewer:.1e}"),
+        _ => "0".to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -240,7 +251,14 @@ mod tests {
     fn validation(step: u64, value: f64, is_best: bool) -> ValidationRecord {
         let metrics = [("miou_1", value), ("small/miou_1", 0.0)].map(|(name, value)| (name.to_owned(), value));
         let scores = Scores { step, metrics: metrics.into_iter().collect() };
-        ValidationRecord { scores, metric: "miou_1".to_owned(), is_best, is_baseline: step == 0, took_s: 61.0 }
+        ValidationRecord {
+            scores,
+            metric: "miou_1".to_owned(),
+            is_best,
+            is_baseline: step == 0,
+            better: None,
+            took_s: 61.0,
+        }
     }
 
     #[test]
@@ -281,6 +299,11 @@ mod tests {
 
     fn validations_of(validations: Vec<ValidationRecord>) -> Table {
         super::validations(&RunHistory { validations, ..RunHistory::default() }).expect("not empty")
+    }
+
+    #[test]
+    fn slow_steps_are_not_rounded_to_nothing() {
+        assert_eq!([41.04, 1.0, 0.9, 0.0213, 0.004, 0.0].map(rate), ["41.0", "1.0", "0.900", "0.021", "4.0e-3", "0"]);
     }
 
     #[test]

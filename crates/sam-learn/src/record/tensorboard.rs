@@ -122,7 +122,9 @@ impl Observer for TensorBoard {
             RunEvent::Step(record) => self.step(record),
             RunEvent::Validated(record) => self.validation(record),
             RunEvent::Preview { step, image, .. } => self.preview(image, *step),
-            RunEvent::Validating { .. }
+            RunEvent::Started(_)
+            | RunEvent::Validating { .. }
+            | RunEvent::Saving { .. }
             | RunEvent::Saved { .. }
             | RunEvent::Skipped { .. }
             | RunEvent::Warning { .. } => Ok(()),

@@ -3,7 +3,7 @@
 //! It is ours because burn-train's validates, saves and stops only at the ends of epochs. This one validates before the
 //! first step (does training help at all?), takes the mean and not the sum of accumulated gradients, clips by the norm of
 //! all gradients together, saves in the middle of an interval when it is interrupted, and looks at every loss before it
-//! touches the weights. Optimiser, learning rates and interrupter are burn's; its terminal dashboard is one of the observers.
+//! touches the weights. Optimiser, learning rates and interrupter are burn's.
 
 mod measure;
 mod pace;
@@ -26,9 +26,9 @@ use crate::error::LearnError;
 use crate::optim::{averaged, clip_by_global_norm, optimiser_and_rates, scaled};
 use crate::options::{LogOptions, OptimiserOptions, ScheduleOptions, ValidationOptions};
 use crate::record::{
-    BEST_FILE, CHECKPOINTS_FOLDER, CheckpointFiles, CheckpointProblem, Dashboard, LAST_FILE, LOG_FILE, MetricsLog,
-    Observer, Observers, PREVIEWS_FOLDER, Progress, RunEvent, SavedState, Scores, SegmentationTerms, StepRecord,
-    TensorBoard, ValidationRecord, write_preview,
+    BEST_FILE, CHECKPOINTS_FOLDER, CheckpointFiles, CheckpointProblem, LAST_FILE, LOG_FILE, MetricsLog, Observer,
+    Observers, PREVIEWS_FOLDER, Progress, RunEvent, RunHistory, RunStart, SavedState, Scores, SegmentationTerms,
+    StepRecord, TensorBoard, ValidationRecord, write_preview,
 };
 use crate::task::{BatchReport, Task, ValidationOutput, ValidationRequest, weighted_mean};
 use pace::{Pace, memory_mib};
@@ -44,17 +44,15 @@ pub struct RunInputs {
     pub loader: LoaderOptions,
     /// Ends the run after the present step.
     pub interrupter: Interrupter,
-    /// Receive the events of the run, beside its log, TensorBoard and the dashboard.
+    /// Receive the events of the run, beside its log and TensorBoard.
     pub observers: Vec<Box<dyn Observer>>,
-    /// Show burn-train's terminal dashboard.
-    pub dashboard: bool,
 }
 
 impl RunInputs {
     /// Of a run that nobody watches.
     #[must_use]
     pub fn unobserved(samples: Arc<dyn Samples>, loader: LoaderOptions, interrupter: Interrupter) -> Self {
-        Self { samples, loader, interrupter, observers: Vec::new(), dashboard: false }
+        Self { samples, loader, interrupter, observers: Vec::new() }
     }
 }
 
@@ -132,7 +130,7 @@ impl<T: Task> Run<T> {
     /// The run as it begins, or as it was saved.
     fn new(setup: Setup<T>, resume: Option<&SavedState>) -> Result<(Self, T), LearnError> {
         let Setup { mut task, options, device, inputs, validation, encoder_depth } = setup;
-        let RunInputs { samples, loader, interrupter, observers: others, dashboard } = inputs;
+        let RunInputs { samples, loader, interrupter, observers: others } = inputs;
         for folder in ["", CHECKPOINTS_FOLDER, PREVIEWS_FOLDER] {
             sweep_unfinished(&options.folder.join(folder));
         }
@@ -161,11 +159,11 @@ impl<T: Task> Run<T> {
         if options.log.tensorboard {
             observers.push(Box::new(TensorBoard::new(&options.folder)));
         }
-        if dashboard {
-            let (steps, every_steps) = (options.schedule.steps, options.validation.every_steps);
-            observers.push(Box::new(Dashboard::new(&interrupter, progress.step, steps, every_steps)));
-        }
         observers.extend(others);
+        let history = match resume {
+            Some(_) => RunHistory::read(&options.folder)?,
+            None => RunHistory::default(),
+        };
         let first_batch = progress.step * options.optimiser.accumulation.max(1) as u64;
         let batches = Loader::new(samples, loader, first_batch);
         let mut run = Self {
@@ -177,13 +175,36 @@ impl<T: Task> Run<T> {
             average,
             validation,
             progress,
-            pace: Pace::default(),
+            pace: Pace::of_history(&history),
             interrupter,
             checkpoints,
             observers: Observers(observers),
         };
+        run.notify_start(history)?;
         warnings.into_iter().try_for_each(|message| run.observers.notify(&RunEvent::Warning { message }))?;
         Ok((run, task))
+    }
+
+    fn notify_start(&mut self, history: RunHistory) -> Result<(), LearnError> {
+        let start = RunStart {
+            progress: self.progress.clone(),
+            of_steps: self.options.schedule.steps,
+            validation_every: self.options.validation.every_steps,
+            metric: self.validation.is_some().then(|| self.options.validation.metric.clone()),
+            eta_s: self.eta_s(),
+            history: Arc::new(history),
+        };
+        self.observers.notify(&RunEvent::Started(start))
+    }
+
+    /// Expected time to the last step; `None` before the first one.
+    fn eta_s(&self) -> Option<f64> {
+        let steps_left = self.options.schedule.steps.saturating_sub(self.progress.step);
+        let validations_left = match self.validation {
+            Some(_) => steps_left.div_ceil(self.options.validation.every_steps) + u64::from(self.is_validation_due()),
+            None => 0,
+        };
+        self.pace.eta_s(steps_left, validations_left)
     }
 
     /// Trains until the last step, until nothing improves any more, or until the run is asked to stop.
@@ -294,7 +315,6 @@ impl<T: Task> Run<T> {
         rates: &ModuleLearningRate,
     ) -> Result<(), LearnError> {
         let (step, of_steps) = (self.progress.step, self.options.schedule.steps);
-        let validations_left = (of_steps - step).div_ceil(self.options.validation.every_steps);
         let record = StepRecord {
             step,
             of_steps,
@@ -307,7 +327,7 @@ impl<T: Task> Run<T> {
             data_wait_share: self.pace.data_wait_fraction(),
             memory_mib: memory_mib(),
             elapsed_s: self.progress.elapsed_s,
-            eta_s: self.pace.eta_s(of_steps - step, validations_left),
+            eta_s: self.eta_s().unwrap_or_default(),
         };
         self.observers.notify(&RunEvent::Step(record))
     }
@@ -384,7 +404,7 @@ impl<T: Task> Run<T> {
         let score = |scores: &Scores| sign * scores.metrics.get(&metric).copied().unwrap_or(f64::NAN);
         let is_baseline = scores.step == 0;
         let is_best = !is_baseline && self.progress.best.as_ref().is_none_or(|best| score(&scores) > score(best));
-        ValidationRecord { scores, metric, is_best, is_baseline, took_s: took.as_secs_f64() }
+        ValidationRecord { scores, metric, is_best, is_baseline, better: Some(better), took_s: took.as_secs_f64() }
     }
 
     fn update_progress(&mut self, record: &ValidationRecord) {
@@ -401,6 +421,8 @@ impl<T: Task> Run<T> {
 
     /// Writes the last checkpoint and everything that a resumed run needs.
     fn save(&mut self, task: &T) -> Result<(), LearnError> {
+        let began = Instant::now();
+        self.observers.notify(&RunEvent::Saving { step: self.progress.step })?;
         let folder = &self.options.folder;
         let network = self.average.clone().unwrap_or_else(|| task.valid().network().clone());
         self.checkpoints.write(LAST_FILE, |path| T::write(&network, path))?;
@@ -411,6 +433,7 @@ impl<T: Task> Run<T> {
         let checkpoints = folder.join(CHECKPOINTS_FOLDER);
         let log = folder.join(LOG_FILE);
         let path = SavedState::save(&checkpoints, model, self.average.as_ref(), optimiser, &self.progress, &log)?;
+        self.pace.add_save(began.elapsed());
         self.observers.notify(&RunEvent::Saved { step: self.progress.step, path })
     }
 }

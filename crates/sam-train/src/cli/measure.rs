@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use sam_infer::DeviceName;
 
+use super::verbosity::VerbosityArguments;
 use crate::config::Options;
 
 #[derive(Debug, Args)]
@@ -21,6 +22,8 @@ pub(crate) struct MeasureArguments {
     /// Threads that read images ahead [default: 2]
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
+    #[command(flatten)]
+    pub(crate) verbosity: VerbosityArguments,
 }
 
 impl MeasureArguments {

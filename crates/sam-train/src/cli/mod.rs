@@ -8,6 +8,7 @@ mod init;
 mod measure;
 mod probe;
 mod source;
+mod verbosity;
 
 pub(crate) use checkpoint::{ExportArguments, InspectArguments, PredictArguments};
 pub(crate) use data::{
@@ -18,6 +19,7 @@ pub(crate) use format::FormatArgument;
 pub(crate) use init::{InitArguments, Preset};
 pub(crate) use probe::ProbeArguments;
 pub(crate) use source::SourceArguments;
+pub(crate) use verbosity::{Verbosity, VerbosityArguments};
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -66,6 +68,8 @@ pub(crate) struct RunArguments {
     /// Print plain lines even on a terminal
     #[arg(long)]
     pub(crate) plain: bool,
+    #[command(flatten)]
+    pub(crate) verbosity: VerbosityArguments,
 }
 
 #[derive(Debug, Subcommand)]
@@ -89,8 +93,8 @@ pub(crate) enum Command {
 
 impl RunArguments {
     /// Those of a command that runs a configuration made of its own options.
-    pub(crate) fn forced(force: bool) -> Self {
-        Self { force, ..Self::default() }
+    pub(crate) fn of_command(force: bool, verbosity: VerbosityArguments) -> Self {
+        Self { force, verbosity, ..Self::default() }
     }
 }
 

@@ -23,6 +23,7 @@ use sam_eval::{
 use sam_infer::{DeviceName, Predictor};
 use sam_model::weights::Checkpoint;
 
+use crate::cli::{RunArguments, Verbosity};
 use crate::config::EvaluatePlan;
 use crate::export::{LABEL_WIDTH, print_load_report};
 use crate::failure::{BadInput, Failure};
@@ -34,12 +35,12 @@ use boxes::BoxTask;
 use data::OpenSet;
 use files::{ModelOutcome, Shown};
 
-/// Runs an evaluation; `force` lets it replace earlier results.
-pub(crate) fn run_plan(plan: &EvaluatePlan, force: bool) -> Result<(), Failure> {
+/// Runs an evaluation.
+pub(crate) fn run_plan(plan: &EvaluatePlan, arguments: &RunArguments) -> Result<(), Failure> {
     let started = Instant::now();
     let protocols = plan.protocols();
     let mut known = metric_names(&protocols).bad_input()?;
-    files::check_out(plan, force).bad_input()?;
+    files::check_out(plan, arguments.force).bad_input()?;
     let gate = open_gate(plan).bad_input()?;
     let device = plan.run.measure.device.parse::<DeviceName>().bad_input()?.open().bad_input()?;
     let sets = data::open(plan)?;
@@ -56,20 +57,34 @@ pub(crate) fn run_plan(plan: &EvaluatePlan, force: bool) -> Result<(), Failure> 
     // An unreadable checkpoint must be found before the first one has been evaluated for an hour.
     let checkpoints: Vec<Checkpoint> = open_checkpoints(plan).bad_input()?;
 
+    let is_quiet = arguments.verbosity.level() == Verbosity::Quiet;
+    if arguments.verbosity.level() == Verbosity::Verbose {
+        print_surroundings(plan)?;
+    }
     let mut outcomes = Vec::new();
     if let Some(boxes) = boxes.as_ref().filter(|_| plan.uses_no_model()) {
         outcomes.push(score_only(plan, boxes)?);
     }
     let names = names::of_checkpoints(&plan.model.checkpoint);
     for ((checkpoint, name), path) in checkpoints.iter().zip(names).zip(&plan.model.checkpoint) {
-        if checkpoints.len() > 1 {
+        if checkpoints.len() > 1 && !is_quiet {
             writeln!(crate::output::errors(), "evaluating {}", path.display())?;
         }
-        let model = ModelToEvaluate { name, path, checkpoint };
+        let model = ModelToEvaluate { name, path, checkpoint, is_quiet };
         outcomes.push(evaluate_model(plan, model, &sets, boxes.as_ref(), &device)?);
     }
     let tables: Vec<Table> = sets.iter().filter_map(|set| set.losses.as_ref()?.table()).collect();
     finish(plan, Finished { outcomes: &outcomes, tables: &tables, started }, gate.as_ref())
+}
+
+/// What `--verbose` adds.
+fn print_surroundings(plan: &EvaluatePlan) -> std::io::Result<()> {
+    let mut errors = crate::output::errors();
+    writeln!(errors, "{}", crate::train::program_line())?;
+    let measure = &plan.run.measure;
+    let n_threads = rayon::current_num_threads();
+    writeln!(errors, "device: {}; {n_threads} compute threads, {} readers", measure.device, measure.workers)?;
+    plan.data.iter().try_for_each(|data| writeln!(errors, "data: {}", data.files.path.display()))
 }
 
 fn open_gate(plan: &EvaluatePlan) -> anyhow::Result<Option<Gate>> {
@@ -100,6 +115,7 @@ struct ModelToEvaluate<'a> {
     name: String,
     path: &'a Path,
     checkpoint: &'a Checkpoint,
+    is_quiet: bool,
 }
 
 /// One checkpoint on everything.
@@ -112,7 +128,9 @@ fn evaluate_model(
 ) -> Result<ModelOutcome, Failure> {
     let started = Instant::now();
     let (sam, report) = model.checkpoint.load(device).bad_input()?;
-    print_load_report(&mut crate::output::errors(), &report, LABEL_WIDTH)?;
+    if !model.is_quiet {
+        print_load_report(&mut crate::output::errors(), &report, LABEL_WIDTH)?;
+    }
     let segmenter = PredictorSegmenter::new(Predictor::new(&sam));
     drop(sam);
 

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::Path;
 
 use sam_eval::{ComparisonRow, Interval, Metric, Unit};
+use sam_learn::record::rate;
 
 use super::files::ModelOutcome;
 use crate::failure::Failure;
@@ -50,12 +51,8 @@ pub(crate) fn print(
         let sets = &outcome.results.data_sets;
         let n_objects: usize = sets.iter().map(|data_set| data_set.n_objects).sum();
         if n_objects > 0 {
-            let rate = n_objects as f64 / outcome.seconds;
-            writeln!(
-                stdout,
-                "{}: {n_objects} objects in {:.1} s, {rate:.2} per second",
-                outcome.name, outcome.seconds
-            )?;
+            let per_s = rate(n_objects as f64 / outcome.seconds);
+            writeln!(stdout, "{}: {n_objects} objects in {:.1} s, {per_s} per second", outcome.name, outcome.seconds)?;
         }
     }
     if let Some(out) = out {

@@ -12,7 +12,8 @@ use sam_learn::options::{LrDecay, RunOptions, ScheduleOptions, ValidationOptions
 use sam_learn::record::{CHECKPOINTS_FOLDER, SavedState, duration};
 use sam_learn::{Ending, LearnError, Outcome, RunInputs};
 
-use super::session::{advised, stop_on_ctrl_c};
+use super::session::advised;
+use super::stop::stop_on_ctrl_c;
 use crate::failure::Failure;
 use crate::output::output;
 
@@ -63,7 +64,7 @@ pub(super) fn dry_run(
     let folder = tempfile::Builder::new().prefix(".dry-run-").tempdir_in(beside);
     let folder = folder.with_context(|| format!("{}: a folder cannot be made there", beside.display()))?;
     let shortened = Shortened { folder: folder.path().join("run"), interrupter: Interrupter::new() };
-    stop_on_ctrl_c(&shortened.interrupter)?;
+    stop_on_ctrl_c(&shortened.interrupter, &shortened.folder)?;
     let learn = |resume: Option<&SavedState>| -> Result<Outcome, Failure> {
         let outcome = learn(&shortened, resume).map_err(|error| anyhow!("{}", advised(&error)))?;
         if outcome.ending == Ending::Interrupted { Err(Failure::Interrupted) } else { Ok(outcome) }

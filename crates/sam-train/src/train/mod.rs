@@ -3,6 +3,7 @@
 //! The configuration, the device, the data and the checkpoint are all checked before the folder is made.
 
 mod check;
+mod console;
 mod estimate;
 mod inputs;
 mod lines;
@@ -11,11 +12,14 @@ mod report;
 mod run_data;
 mod run_folder;
 mod session;
+mod stop;
+mod summary;
 
 pub(crate) use inputs::{checkpoint_file, load_report_lines};
 pub(crate) use run_folder::RunFolder;
+pub(crate) use session::program_line;
+pub(crate) use stop::StopSwitch;
 
-use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -30,15 +34,16 @@ use sam_model::weights::{Dtype, ExportFormat, ExportOptions, ImageSizePolicy, ch
 use crate::cli::{FormatArgument, RunArguments};
 use crate::config::{Task, TrainPlan};
 use crate::failure::{BadInput, Failure};
-use crate::output::output;
 use crate::progress::Waiting;
+use crate::train::console::Kind;
 use crate::train::estimate::RunLength;
 use crate::train::inputs::OpenedInputs;
-use crate::train::session::{RunSession, advised, print_lines, use_threads};
+use crate::train::session::{RunSession, Sections, advised, print_lines, use_threads};
 
 /// Runs a training.
 pub(crate) fn run_plan(plan: &TrainPlan, folder: RunFolder, arguments: &RunArguments) -> Result<(), Failure> {
-    let mut session = RunSession::new(folder, &plan.run, &plan.log, arguments)?;
+    let sections = Sections { run: &plan.run, log: &plan.log, validation: &plan.validation };
+    let mut session = RunSession::new(folder, sections, arguments)?;
     let inputs = open(plan)?;
     session.announce(&inputs.notes, &inputs.data)?;
     session.estimate(|| estimate(plan, &inputs))?;
@@ -49,7 +54,7 @@ pub(crate) fn run_plan(plan: &TrainPlan, folder: RunFolder, arguments: &RunArgum
         inputs: session.inputs(inputs.samples, inputs.loader),
         validation: inputs.validation,
     };
-    session.run(|resume| train(inputs.sam, training, resume), |outcome| finish(plan, session.folder(), outcome))
+    session.run(|resume| train(inputs.sam, training, resume), |outcome| finish(plan, &session, outcome))
 }
 
 /// `--check`: opens everything, measures some steps, and prints the configuration with every default, as `resolved`.
@@ -125,8 +130,9 @@ fn options(plan: &TrainPlan) -> TrainOptions {
 }
 
 /// Exports, and prints the next steps.
-fn finish(plan: &TrainPlan, folder: &Path, outcome: &Outcome) -> Result<(), Failure> {
-    let mut out = output();
+fn finish(plan: &TrainPlan, session: &RunSession<'_>, outcome: &Outcome) -> Result<(), Failure> {
+    let folder = session.folder();
+    let print = |text: String| session.console().print(Kind::Result, &text);
     let checkpoint = sam_model::weights::Checkpoint::open(&outcome.best)?;
     let (sam, _) = checkpoint.load(&burn::tensor::Device::flex())?;
     let size = plan.result.export_image_size.unwrap_or(sam.image_size());
@@ -137,17 +143,16 @@ fn finish(plan: &TrainPlan, folder: &Path, outcome: &Outcome) -> Result<(), Fail
             ExportFormat::HuggingFace => "export-huggingface".to_owned(),
         });
         let report = export(&sam, options, &path)?;
-        writeln!(out, "exported {} ({} tensors, {} px)", report.path.display(), report.tensors, report.image_size)?;
+        print(format!("exported {} ({} tensors, {} px)", report.path.display(), report.tensors, report.image_size));
     }
-    writeln!(out, "best checkpoint: {}", outcome.best.display())?;
+    print(format!("best checkpoint: {}", outcome.best.display()));
     if plan.log.previews > 0 {
-        writeln!(out, "previews:        {}", folder.join("previews").display())?;
+        print(format!("previews:        {}", folder.join("previews").display()));
     }
-    writeln!(
-        out,
+    print(format!(
         "try it:          sam-train predict --checkpoint {} --image IMAGE --point X,Y --out masks",
         outcome.best.display()
-    )?;
+    ));
     Ok(())
 }
 

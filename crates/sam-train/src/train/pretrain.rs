@@ -1,6 +1,5 @@
 //! `task = "pretrain"`: a plan becomes a run folder, as in a training.
 
-use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -23,14 +22,14 @@ use crate::config::data_source::DataSource;
 use crate::config::pretrain::{HeldOutPlan, SourceKind};
 use crate::config::{PretrainPlan, TRAIN, Task, VALIDATION};
 use crate::failure::{BadInput, Failure};
-use crate::output::output;
 use crate::progress::Waiting;
 use crate::survey::DropOption;
+use crate::train::console::Kind;
 use crate::train::estimate::RunLength;
 use crate::train::inputs::open_device;
 use crate::train::run_data::RunData;
 use crate::train::run_folder::RunFolder;
-use crate::train::session::{RunSession, advised, print_lines, use_threads};
+use crate::train::session::{RunSession, Sections, advised, print_lines, use_threads};
 use crate::train::{checkpoint_file, load_report_lines};
 
 /// The encoder alone under timm's names, for other programs.
@@ -77,14 +76,15 @@ impl Opened {
 
 /// Runs a pre-training.
 pub(crate) fn run_plan(plan: &PretrainPlan, folder: RunFolder, arguments: &RunArguments) -> Result<(), Failure> {
-    let mut session = RunSession::new(folder, &plan.run, &plan.log, arguments)?;
+    let sections = Sections { run: &plan.run, log: &plan.log, validation: &plan.validation };
+    let mut session = RunSession::new(folder, sections, arguments)?;
     let opened = Opened::open(plan).bad_input()?;
     session.announce(&opened.notes, &opened.data)?;
     session.estimate(|| opened.estimate(plan))?;
     session.start(&Task::Pretrain.to_toml(plan)?, &opened.data)?;
     let inputs = session.inputs(opened.samples, plan.loader_options());
     let pretraining = Pretraining { options: options(plan), inputs, held_out: opened.held_out };
-    session.run(|resume| pretrain(opened.mae, pretraining, resume), |outcome| finish(session.folder(), outcome))
+    session.run(|resume| pretrain(opened.mae, pretraining, resume), |outcome| finish(&session, outcome))
 }
 
 /// As [`super::check()`].
@@ -129,13 +129,14 @@ fn export_encoder(folder: &Path, outcome: &Outcome) -> Result<ExportReport> {
 }
 
 /// Exports the encoder for other programs, and prints the next steps.
-fn finish(folder: &Path, outcome: &Outcome) -> Result<(), Failure> {
-    let encoder = export_encoder(folder, outcome)?;
-    let (mut out, shown) = (output(), folder.display());
-    writeln!(out, "best checkpoint: {}", outcome.best.display())?;
-    writeln!(out, "encoder only:    {} ({} tensors)", encoder.path.display(), encoder.tensors)?;
-    writeln!(out, "train from it:   model.init = \"mae\" and model.mae = \"{shown}\" in a training's configuration")?;
-    writeln!(out, "probe it:        sam-train probe --checkpoint {shown} --data LABELLED")?;
+fn finish(session: &RunSession<'_>, outcome: &Outcome) -> Result<(), Failure> {
+    let encoder = export_encoder(session.folder(), outcome)?;
+    let shown = session.folder().display();
+    let print = |text: String| session.console().print(Kind::Result, &text);
+    print(format!("best checkpoint: {}", outcome.best.display()));
+    print(format!("encoder only:    {} ({} tensors)", encoder.path.display(), encoder.tensors));
+    print(format!("train from it:   model.init = \"mae\" and model.mae = \"{shown}\" in a training's configuration"));
+    print(format!("probe it:        sam-train probe --checkpoint {shown} --data LABELLED"));
     Ok(())
 }
 

@@ -1,13 +1,12 @@
 //! The report of a run, rewritten at each save so that it exists however the run ends.
 
-use std::io::Write;
+use std::path::PathBuf;
 
 use jiff::Timestamp;
 use sam_learn::LearnError;
 use sam_learn::record::{Observer, REPORT_FILE, RunEvent, RunReport};
 
 use super::run_folder::RunFolder;
-use crate::output::output;
 use crate::survey::DataLosses;
 
 /// Writes the report of one run.
@@ -30,9 +29,9 @@ impl ReportWriter {
         report.write(self.folder.path())
     }
 
-    /// Prints its path.
-    pub(super) fn print_path(&self) -> std::io::Result<()> {
-        writeln!(output(), "report:          {}", self.folder.path().join(REPORT_FILE).display())
+    /// The page for a browser.
+    pub(super) fn path(&self) -> PathBuf {
+        self.folder.path().join(REPORT_FILE)
     }
 }
 
@@ -66,7 +65,7 @@ fn about(environment: &serde_json::Value) -> Vec<(String, String)> {
 }
 
 /// Date and time in UTC.
-fn date_and_time(unix_s: u64) -> String {
+pub(super) fn date_and_time(unix_s: u64) -> String {
     let time = i64::try_from(unix_s).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
     time.map_or_else(String::new, |time| time.strftime("%Y-%m-%d %H:%M UTC").to_string())
 }

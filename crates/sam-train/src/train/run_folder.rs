@@ -7,7 +7,7 @@
 //! best.safetensors   official keys        checkpoints/    everything to resume
 //! last.safetensors   official keys        report.html     curves, tables, previews (report.md: tables)
 //! checksums.json     of both              run.lock        which process works here
-//! data.json          what the data loses
+//! data.json          what the data loses   log.txt    the lines of all sessions
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -19,6 +19,7 @@ use sam_learn::LearnError;
 use sam_learn::record::{CHECKPOINTS_FOLDER, LOCK_FILE, RunLock};
 use serde_json::{Value, json};
 
+use super::console::LOG;
 use super::run_data::{self, DATA, RunData};
 use crate::survey::DataLosses;
 
@@ -29,8 +30,9 @@ const LOSSES: &str = "data.json";
 const RESUMED: &str = "resumed";
 
 /// Files that a run writes, beside those of [`FOLDERS`].
-const FILES: [&str; 14] = [
+const FILES: [&str; 15] = [
     LOSSES,
+    LOG,
     CONFIG,
     PLAN,
     ENVIRONMENT,
@@ -200,9 +202,7 @@ impl RunFolder {
             "processors": std::thread::available_parallelism().map_or(1, usize::from),
             "device": start.device,
             DATA: run_data::record(start.data),
-            "started_unix_s": std::time::SystemTime::now()
-                .duration_since(std::time::UNIX_EPOCH)
-                .map_or(0, |since| since.as_secs()),
+            "started_unix_s": unix_time_s(),
         });
         let mut environment = match self.start {
             Start::New | Start::Replace => return session,
@@ -266,6 +266,12 @@ impl RunFolder {
         }
         Ok(())
     }
+}
+
+/// The present time.
+pub(super) fn unix_time_s() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
 }
 
 /// Whether a run writes this file before its plan; a run that was killed that early has no other files.

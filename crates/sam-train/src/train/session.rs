@@ -3,99 +3,142 @@
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, anyhow};
 use burn::train::Interrupter;
 use sam_data::loader::{LoaderOptions, Samples};
-use sam_learn::options::{LogOptions, RunOptions};
-use sam_learn::record::{CHECKPOINTS_FOLDER, RunEvent, SavedState, Saves, restore_terminal};
+use sam_learn::options::{LogOptions, RunOptions, ValidationOptions};
+use sam_learn::record::{CHECKPOINTS_FOLDER, Observer, RunEvent, SavedState, Saves};
 use sam_learn::{Ending, LearnError, Outcome, RunInputs};
 
-use crate::cli::RunArguments;
+use crate::cli::{RunArguments, Verbosity};
+use crate::dashboard::{Dashboard, Heading};
 use crate::failure::{BadInput, Failure};
-use crate::interruption::INTERRUPTED;
-use crate::output::{errors, output};
+use crate::output::output;
 use crate::survey::DataLosses;
+use crate::train::console::{Console, Kind};
 use crate::train::lines::Lines;
-use crate::train::report::ReportWriter;
+use crate::train::report::{ReportWriter, date_and_time};
 use crate::train::run_data::RunData;
-use crate::train::run_folder::{RunFolder, SessionStart};
+use crate::train::run_folder::{RunFolder, SessionStart, unix_time_s};
+use crate::train::stop::StopSwitch;
+use crate::train::summary::{self, Measure};
 
 /// One run.
 pub(super) struct RunSession<'a> {
     folder: RunFolder,
-    run: &'a RunOptions,
+    sections: Sections<'a>,
     arguments: &'a RunArguments,
     resume: Option<SavedState>,
+    console: Arc<Console>,
     lines: Arc<Lines>,
     report: ReportWriter,
     interrupter: Interrupter,
-    is_terminal: bool,
+    switch: StopSwitch,
+    /// What the data sets lose.
+    losses: Vec<String>,
+}
+
+/// The sections of a plan that a session reads.
+#[derive(Clone, Copy)]
+pub(super) struct Sections<'a> {
+    pub(super) run: &'a RunOptions,
+    pub(super) log: &'a LogOptions,
+    pub(super) validation: &'a ValidationOptions,
 }
 
 impl<'a> RunSession<'a> {
     /// Sets the number of threads, and finds the saved state of a resumed run.
-    pub(super) fn new(
-        folder: RunFolder,
-        run: &'a RunOptions,
-        log: &LogOptions,
-        arguments: &'a RunArguments,
-    ) -> Result<Self, Failure> {
-        use_threads(run.threads)?;
+    pub(super) fn new(folder: RunFolder, sections: Sections<'a>, arguments: &'a RunArguments) -> Result<Self, Failure> {
+        use_threads(sections.run.threads)?;
+        let console = Arc::new(Console::new(arguments.verbosity.level()));
         let Saves { intact: resume, damaged } = match arguments.resume {
             Some(_) => SavedState::newest(&folder.checkpoints()).bad_input()?,
             None => Saves::default(),
         };
         if arguments.resume.is_some() && resume.is_none() {
             let checkpoints = folder.checkpoints();
-            writeln!(errors(), "{} has no save; the run starts from its first step", checkpoints.display())?;
+            let text = format!("{} has no save; the run starts from its first step", checkpoints.display());
+            console.print(Kind::Warning, &text);
         }
         for reason in damaged {
-            writeln!(errors(), "a save is skipped because it is damaged: {reason}")?;
+            console.print(Kind::Warning, &format!("a save is skipped because it is damaged: {reason}"));
         }
-        let is_terminal = std::io::stdout().is_terminal() && !arguments.plain;
+        let interrupter = Interrupter::new();
+        let path = folder.path().to_owned();
         Ok(Self {
-            run,
+            switch: StopSwitch::new(interrupter.clone(), Arc::clone(&console), path, resume.is_some()),
+            sections,
             arguments,
             resume,
-            lines: Arc::new(Lines::new(log.every_steps, is_terminal)),
-            report: ReportWriter::new(folder.clone(), run.name.clone()),
-            interrupter: Interrupter::new(),
-            is_terminal,
+            lines: Arc::new(Lines::new(Arc::clone(&console), sections.log.every_steps)),
+            console,
+            report: ReportWriter::new(folder.clone(), sections.run.name.clone()),
+            interrupter,
             folder,
+            losses: Vec::new(),
         })
     }
 
     /// Prints `notes` and changes of the data.
     pub(super) fn announce(&self, notes: &[String], data: &[RunData]) -> Result<(), Failure> {
         for change in self.folder.changed_data(data).bad_input()? {
-            writeln!(errors(), "{change}")?;
+            self.console.print(Kind::Warning, &change);
         }
-        Ok(print_lines(notes)?)
+        for line in self.surroundings(data) {
+            self.console.print(Kind::Detail, &line);
+        }
+        self.print_lines(notes);
+        Ok(())
     }
 
     /// Prints what a new run will take; a resumed one knows it from its first steps.
     pub(super) fn estimate(&self, lines: impl FnOnce() -> Result<Vec<String>, Failure>) -> Result<(), Failure> {
         if self.resume.is_none() {
-            print_lines(&lines()?)?;
+            self.print_lines(&lines()?);
         }
         Ok(())
     }
 
+    fn print_lines(&self, lines: &[String]) {
+        for line in lines {
+            let kind = if line.starts_with("warning: ") { Kind::Warning } else { Kind::Progress };
+            self.console.print(kind, line);
+        }
+    }
+
     /// Creates the folder; from here on, Ctrl-C saves.
     pub(super) fn start(&mut self, plan: &str, data: &[RunData]) -> Result<(), Failure> {
-        let start =
-            SessionStart { plan_toml: plan, device: &self.run.device, config: self.arguments.config.as_deref(), data };
+        let device = &self.sections.run.device;
+        let start = SessionStart { plan_toml: plan, device, config: self.arguments.config.as_deref(), data };
         self.folder.write_start(&start).map_err(|error| {
             let is_held = matches!(error.downcast_ref(), Some(LearnError::InUse { .. }));
             if is_held { Failure::Input(error) } else { Failure::Run(error) }
         })?;
-        stop_on_ctrl_c(&self.interrupter)
+        let heading = format!("{}: {}", date_and_time(unix_time_s()), command());
+        self.console.open_log(self.folder.path(), &heading);
+        self.switch.catch_signals()
     }
 
-    /// Keeps what the data sets lose for the report.
-    pub(super) fn record_losses(&self, losses: &[DataLosses]) -> Result<(), Failure> {
+    /// With `--verbose`: program, machine, threads, data.
+    fn surroundings(&self, data: &[RunData]) -> Vec<String> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut lines = vec![
+            program_line(),
+            format!(
+                "device: {}; {cores} cores, {} compute threads, {} shards in parallel",
+                self.sections.run.device,
+                rayon::current_num_threads(),
+                self.sections.run.parallel
+            ),
+        ];
+        lines.extend(data.iter().map(|data| format!("{}: {}", data.key, data.path.display())));
+        lines
+    }
+
+    /// Keeps what the data sets lose for the report and the dashboard.
+    pub(super) fn record_losses(&mut self, losses: &[DataLosses]) -> Result<(), Failure> {
+        self.losses = losses.iter().filter_map(DataLosses::headline).collect();
         Ok(self.folder.write_losses(losses)?)
     }
 
@@ -103,16 +146,38 @@ impl<'a> RunSession<'a> {
         self.folder.path()
     }
 
+    pub(super) fn console(&self) -> &Console {
+        &self.console
+    }
+
     /// The inputs of the run, with the program's observers.
     pub(super) fn inputs(&self, samples: Arc<dyn Samples>, loader: LoaderOptions) -> RunInputs {
-        let lines = Arc::clone(&self.lines);
-        RunInputs {
-            samples,
-            loader,
-            interrupter: self.interrupter.clone(),
-            observers: vec![Box::new(move |event: &RunEvent| lines.show(event)), Box::new(self.report.clone())],
-            dashboard: self.is_terminal,
+        let (lines, switch) = (Arc::clone(&self.lines), self.switch.clone());
+        let mut observers: Vec<Box<dyn Observer>> = Vec::new();
+        if self.has_dashboard() {
+            let heading = Heading {
+                name: self.sections.run.name.clone(),
+                folder: self.folder().display().to_string(),
+                losses: self.losses.clone(),
+            };
+            // First, so that the screen is open before a line could be printed.
+            observers.push(Box::new(Dashboard::new(heading, self.switch.clone())));
         }
+        observers.push(Box::new(move |event: &RunEvent| {
+            if matches!(event, RunEvent::Saved { .. }) {
+                switch.saved();
+            }
+            lines.show(event);
+        }));
+        observers.push(Box::new(self.report.clone()));
+        RunInputs { samples, loader, interrupter: self.interrupter.clone(), observers }
+    }
+
+    /// On a terminal that can show it, unless lines are asked for.
+    fn has_dashboard(&self) -> bool {
+        let is_capable = std::env::var_os("TERM").is_none_or(|term| term != "dumb");
+        let asks_for_lines = self.arguments.plain || self.arguments.verbosity.level() != Verbosity::Normal;
+        std::io::stdout().is_terminal() && is_capable && !asks_for_lines
     }
 
     /// Trains, and prints the outcome; `finish` handles a finished run.
@@ -124,20 +189,47 @@ impl<'a> RunSession<'a> {
         let folder = self.folder();
         self.lines.start(folder, self.resume.as_ref().map(|state| &state.progress));
         let outcome = learn(self.resume.as_ref());
+        self.console.release();
         let written = self.report.write();
         let outcome = outcome.map_err(|error| failed(error, folder))?;
-        self.lines.end(&outcome);
-        self.report.print_path()?;
+        self.print_outcome(&outcome);
         match outcome.ending {
             Ending::Interrupted => {
                 let (step, shown) = (outcome.progress.step, folder.display());
-                writeln!(output(), "stopped after step {step}; resume with: sam-train --resume {shown}")?;
+                let text = format!("stopped after step {step}; resume with: sam-train --resume {shown}");
+                self.console.print(Kind::Result, &text);
             }
             Ending::Finished | Ending::EarlyStopped => finish(&outcome)?,
         }
         // Last, because everything else is more important.
         Ok(written?)
     }
+
+    /// Skipped images, the table of scores, and whether training helped.
+    fn print_outcome(&self, outcome: &Outcome) {
+        self.lines.print_skipped();
+        let metric = &self.sections.validation.metric;
+        let measure = Measure { metric, better: self.lines.better(metric) };
+        if let Some(table) = summary::table(&outcome.progress, &measure) {
+            self.console.print(Kind::Result, &format!("\n{table}\n"));
+        }
+        if let Some(warning) = summary::warning(outcome, &measure) {
+            self.console.print(Kind::Warning, &warning);
+        }
+        self.console.print(Kind::Result, &format!("report:          {}", self.report.path().display()));
+    }
+}
+
+/// The version of the program and the system.
+pub(crate) fn program_line() -> String {
+    let program = concat!("sam-train ", env!("CARGO_PKG_VERSION"));
+    format!("program: {program}, {} on {}", std::env::consts::OS, std::env::consts::ARCH)
+}
+
+/// The command line, as it was typed.
+fn command() -> String {
+    let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
+    words.collect::<Vec<_>>().join(" ")
 }
 
 pub(super) fn print_lines(lines: &[String]) -> std::io::Result<()> {
@@ -182,21 +274,4 @@ fn advice(error: &LearnError) -> Option<&'static str> {
         LearnError::NoSuchMetric { .. } => Some("Change validation.metric"),
         _ => None,
     }
-}
-
-/// The first Ctrl-C finishes the step and saves; the second exits immediately. SIGTERM and SIGHUP, which clusters and lost
-/// connections send, are treated alike.
-pub(super) fn stop_on_ctrl_c(interrupter: &Interrupter) -> Result<(), Failure> {
-    let interrupter = interrupter.clone();
-    let is_second = AtomicBool::new(false);
-    ctrlc::set_handler(move || {
-        if is_second.swap(true, Ordering::SeqCst) {
-            restore_terminal();
-            std::process::exit(i32::from(INTERRUPTED));
-        }
-        let _ = writeln!(errors(), "\nfinishing this step and saving; press Ctrl-C again to exit immediately");
-        interrupter.stop(Some("Ctrl-C"));
-    })
-    .context("Ctrl-C cannot be caught")?;
-    Ok(())
 }

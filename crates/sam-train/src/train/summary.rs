@@ -1,0 +1,134 @@
+//! The end of a run for a person: the scores before training, of the best and of the last checkpoint, and a warning when
+//! training made the model worse.
+
+use sam_eval::Better;
+use sam_learn::Outcome;
+use sam_learn::options::RECONSTRUCTION_LOSS;
+use sam_learn::record::{Progress, Scores};
+
+use super::lines::is_shown;
+
+/// Widths of the columns: with names of up to 28 characters, the table fits into a terminal of 80.
+const NAME: usize = 28;
+const COLUMN: usize = 13;
+
+/// What the run of a task measures itself by.
+pub(crate) struct Measure<'a> {
+    /// The metric that chooses the best checkpoint.
+    pub(crate) metric: &'a str,
+    pub(crate) better: Better,
+}
+
+/// The table: a row for each metric. `None` when nothing was validated.
+pub(crate) fn table(progress: &Progress, measure: &Measure<'_>) -> Option<String> {
+    let Progress { baseline, best, last, .. } = progress;
+    let all = [("before", baseline), ("best", best), ("last", last)];
+    let columns: Vec<(&str, &Scores)> =
+        all.into_iter().filter_map(|(name, scores)| scores.as_ref().map(|scores| (name, scores))).collect();
+    let first = columns.first()?.1;
+    let has_change = baseline.is_some() && best.is_some();
+    let row = |name: &str, cells: Vec<String>| {
+        let cells: String = cells.iter().map(|cell| format!("{cell:>COLUMN$}")).collect();
+        format!("{name:<NAME$}{cells}").trim_end().to_owned()
+    };
+    let change = |text: &str| has_change.then(|| text.to_owned());
+    let heads = columns.iter().map(|(name, _)| (*name).to_owned());
+    let mut lines = vec![row("", heads.chain(change("change")).collect())];
+    let steps = columns.iter().map(|(_, scores)| format!("step {}", scores.step));
+    lines.push(row("", steps.chain(change("best-before")).collect()));
+    for name in first.metrics.keys().filter(|name| is_shown(name)) {
+        let value = |scores: &Scores| scores.metrics.get(name).copied();
+        let shown = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"));
+        let mut cells: Vec<String> = columns.iter().map(|(_, scores)| shown(value(scores))).collect();
+        if let (Some(baseline), Some(best)) = (baseline, best) {
+            let difference = value(best).zip(value(baseline)).map(|(best, before)| best - before);
+            cells.push(difference.map_or_else(|| "-".to_owned(), |difference| format!("{difference:+.4}")));
+        }
+        let mark = if name == measure.metric { " *" } else { "" };
+        lines.push(row(&format!("{name}{mark}"), cells));
+    }
+    if best.is_some() {
+        let direction = measure.better.name();
+        lines.push(format!("* chooses the best checkpoint; {direction} is better"));
+    }
+    Some(lines.join("\n"))
+}
+
+/// A plain warning when the best checkpoint is not better than the model before training, with what to try.
+pub(crate) fn warning(outcome: &Outcome, measure: &Measure<'_>) -> Option<String> {
+    let Progress { baseline, best, .. } = &outcome.progress;
+    let value = |scores: &Option<Scores>| scores.as_ref()?.metrics.get(measure.metric).copied();
+    let (before, after, step) = (value(baseline)?, value(best)?, best.as_ref()?.step);
+    let is_better = match measure.better {
+        Better::Higher => after > before,
+        Better::Lower => after < before,
+    };
+    if is_better {
+        return None;
+    }
+    let how = if after == before { "no better" } else { "worse" };
+    let advice = match measure.metric {
+        RECONSTRUCTION_LOSS => "Try a third of optimiser.lr, or more schedule.steps",
+        _ => {
+            "Try a third of optimiser.lr, more images, or optimiser.freeze = [\"image_encoder\"], which learns the decoder \
+             alone. Look at the report: wrong or incomplete masks in the data have this effect, too"
+        }
+    };
+    let metric = measure.metric;
+    Some(format!(
+        "warning: the best checkpoint (step {step}) is {how} than the model before training: {metric} {after:.4}, before \
+         {before:.4}. {advice}"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sam_learn::Ending;
+    use std::path::PathBuf;
+
+    fn scores(step: u64, value: f64) -> Option<Scores> {
+        let metrics = [("miou_1", value), ("miou_1_oracle", value), ("small/miou_1", value)];
+        let metrics = metrics.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        Some(Scores { step, metrics })
+    }
+
+    fn progress(before: f64, best: f64) -> Progress {
+        let last = scores(1_000_000, best);
+        Progress { baseline: scores(0, before), best: scores(400, best), last, ..Progress::default() }
+    }
+
+    const MEASURE: Measure<'static> = Measure { metric: "miou_1_oracle", better: Better::Higher };
+
+    #[test]
+    fn the_table_has_metrics_as_rows_and_fits_80_columns() {
+        let table = table(&progress(0.25, 0.5), &MEASURE).expect("validated");
+        assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
+        let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(rows[0], ["before", "best", "last", "change"]);
+        assert_eq!(rows[1], ["step", "0", "step", "400", "step", "1000000", "best-before"]);
+        assert_eq!(rows[3], ["miou_1_oracle", "*", "0.2500", "0.5000", "0.5000", "+0.2500"]);
+        assert_eq!(rows.len(), 5, "{table}");
+        assert!(super::table(&Progress::default(), &MEASURE).is_none());
+    }
+
+    #[test]
+    fn a_run_that_makes_the_model_worse_says_so() {
+        let warned = |before, best, better| {
+            let outcome = Outcome {
+                ending: Ending::Finished,
+                progress: progress(before, best),
+                best: PathBuf::new(),
+                last: PathBuf::new(),
+            };
+            warning(&outcome, &Measure { better, ..MEASURE })
+        };
+        let text = warned(0.5, 0.25, Better::Higher).expect("worse");
+        for part in ["worse than the model before training", "0.2500", "0.5000", "optimiser.lr", "step 400"] {
+            assert!(text.contains(part), "{text}");
+        }
+        assert!(warned(0.5, 0.5, Better::Higher).expect("equal").contains("no better than"));
+        assert!(warned(0.25, 0.5, Better::Lower).is_some());
+        assert!(warned(0.25, 0.5, Better::Higher).is_none() && warned(0.5, 0.25, Better::Lower).is_none());
+    }
+}
