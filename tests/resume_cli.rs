@@ -121,8 +121,9 @@ fn at_a_terminal(keys: &[&[u8]]) -> (String, Run) {
         with_config(&SMALL.replace("steps = 4", "steps = 100000").replace("every_steps = 2", "every_steps = 50000"));
     let program = env!("CARGO_BIN_EXE_sam-train");
     // The shell, which gets the signal too, must not end by it.
-    let commands =
-        format!("trap : INT; stty -a > before; {program} --config train.toml; echo exit $? > code; stty -a > after");
+    let commands = format!(
+        "trap : INT; stty rows 24 cols 80; stty -a > before; {program} --config train.toml; echo exit $? > code; stty -a > after"
+    );
     // `script` (of util-linux) runs a command in a terminal of its own.
     let mut child = Command::new("script")
         .args(["-qefc", &commands, "/dev/null"])

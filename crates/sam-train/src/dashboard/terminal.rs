@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use ratatui::crossterm::cursor::Show;
 use ratatui::crossterm::execute;
-use ratatui::crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode};
+use ratatui::crossterm::terminal::{
+    Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode, size,
+};
 use ratatui::{Frame, Terminal, backend::CrosstermBackend};
 
 /// A frame at 200 x 50 in colour has some 20 KiB, written at once.
@@ -58,23 +60,16 @@ impl Screen {
                 previous(panic);
             }));
         });
+        let (width, height) = size()?;
+        if width == 0 || height == 0 {
+            // Some programs give a terminal without a size to those they start.
+            return Err(io::Error::other("the terminal has no size"));
+        }
         enable_raw_mode()?;
         IS_OPEN.store(true, Ordering::SeqCst);
-        let opened = execute!(stdout(), EnterAlternateScreen)
+        let opened = execute!(stdout(), EnterAlternateScreen, Clear(ClearType::All))
             .and_then(|()| Terminal::new(CrosstermBackend::new(BufWriter::with_capacity(BUFFER_BYTES, stdout()))));
-        match opened {
-            Ok(mut terminal) => {
-                let cleared = terminal.clear();
-                if cleared.is_err() {
-                    restore();
-                }
-                cleared.map(|()| Self { terminal })
-            }
-            Err(error) => {
-                restore();
-                Err(error)
-            }
-        }
+        opened.map(|terminal| Self { terminal }).inspect_err(|_| restore())
     }
 
     /// Draws a frame; `false` when the screen is closed.
