@@ -24,6 +24,7 @@ mod pretraining; // whole pre-trainings: reproduce, resume, accumulate, learn
 mod probe; // features are what they should be, and their classifiers those of scikit-learn
 mod probe_cli; // probe through the real program: classes, parts, baselines, bad input
 mod resume_cli; // what changed around a run before it is resumed; a run at a terminal
+mod runs_cli; // lists and comparisons of runs
 mod train_cli; // --config and --resume through the real program
 mod training_behaviour; // drop path and dropout act while training only
 mod training_runs; // whole runs: reproduce, resume, accumulate, overfit

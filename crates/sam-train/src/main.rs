@@ -19,6 +19,7 @@ mod predict;
 mod probe;
 mod progress;
 mod run;
+mod runs;
 mod survey;
 mod target;
 mod timing;
@@ -76,6 +77,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             &arguments.document(),
             &RunArguments::of_command(arguments.measure.force, arguments.measure.verbosity),
         ),
+        Some(Command::Runs(arguments)) => runs::run(&arguments),
         Some(Command::Data(command)) => data::run(&command),
     }
 }

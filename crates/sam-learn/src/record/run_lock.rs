@@ -48,6 +48,16 @@ impl RunLock {
     }
 }
 
+impl RunLock {
+    /// Whether a process works in a folder, which is not changed.
+    #[must_use]
+    pub fn is_held(folder: &Path) -> bool {
+        let file = OpenOptions::new().read(true).open(folder.join(LOCK_FILE));
+        // Held for a moment, shared with whoever else looks.
+        file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,9 +66,11 @@ mod tests {
     fn a_second_process_is_rejected_until_the_first_ends() {
         let folder = tempfile::tempdir().expect("a folder");
         let first = RunLock::acquire(folder.path()).expect("free");
+        assert!(RunLock::is_held(folder.path()));
         let error = RunLock::acquire(folder.path()).expect_err("held").to_string();
         assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
         drop(first);
+        assert!(!RunLock::is_held(folder.path()));
         RunLock::acquire(folder.path()).expect("free again");
     }
 }

@@ -7,6 +7,7 @@ mod format;
 mod init;
 mod measure;
 mod probe;
+mod runs;
 mod source;
 mod verbosity;
 
@@ -18,6 +19,7 @@ pub(crate) use eval::EvalArguments;
 pub(crate) use format::FormatArgument;
 pub(crate) use init::{InitArguments, Preset};
 pub(crate) use probe::ProbeArguments;
+pub(crate) use runs::RunsArguments;
 pub(crate) use source::SourceArguments;
 pub(crate) use verbosity::{Verbosity, VerbosityArguments};
 
@@ -86,6 +88,8 @@ pub(crate) enum Command {
     Eval(Box<EvalArguments>),
     /// Classify labelled images or objects by an encoder's frozen features: nearest neighbours and a linear layer
     Probe(Box<ProbeArguments>),
+    /// List the runs below a folder with their state and scores, or compare some: configuration, data, scores
+    Runs(RunsArguments),
     /// Check, preview, convert, split or generate a data set
     #[command(subcommand)]
     Data(DataCommand),

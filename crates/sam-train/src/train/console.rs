@@ -66,6 +66,11 @@ impl Console {
         self.show(kind, text);
     }
 
+    /// Writes a line to the log alone, which is printed otherwise.
+    pub(crate) fn log(&self, text: &str) {
+        self.write(text);
+    }
+
     /// Prints what the dashboard has held back, once it is closed.
     pub(crate) fn release(&self) {
         if dashboard::is_open() {

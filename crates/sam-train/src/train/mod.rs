@@ -16,7 +16,8 @@ mod stop;
 mod summary;
 
 pub(crate) use inputs::{checkpoint_file, load_report_lines};
-pub(crate) use run_folder::RunFolder;
+pub(crate) use report::date_and_time;
+pub(crate) use run_folder::{EndingRecord, PLAN as PLAN_FILE, RunFolder};
 pub(crate) use session::program_line;
 pub(crate) use stop::StopSwitch;
 

@@ -65,7 +65,7 @@ fn about(environment: &serde_json::Value) -> Vec<(String, String)> {
 }
 
 /// Date and time in UTC.
-pub(super) fn date_and_time(unix_s: u64) -> String {
+pub(crate) fn date_and_time(unix_s: u64) -> String {
     let time = i64::try_from(unix_s).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
     time.map_or_else(String::new, |time| time.strftime("%Y-%m-%d %H:%M UTC").to_string())
 }

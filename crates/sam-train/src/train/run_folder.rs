@@ -7,7 +7,8 @@
 //! best.safetensors   official keys        checkpoints/    everything to resume
 //! last.safetensors   official keys        report.html     curves, tables, previews (report.md: tables)
 //! checksums.json     of both              run.lock        which process works here
-//! data.json          what the data loses   log.txt    the lines of all sessions
+//! data.json          what the data loses   log.txt         the lines of all sessions
+//! ending.json        how the last session ended
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ use anyhow::{Context, Result, bail};
 use sam_files::{UNFINISHED_PREFIX, write_atomically};
 use sam_learn::LearnError;
 use sam_learn::record::{CHECKPOINTS_FOLDER, LOCK_FILE, RunLock};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::console::LOG;
@@ -24,15 +26,17 @@ use super::run_data::{self, DATA, RunData};
 use crate::survey::DataLosses;
 
 const CONFIG: &str = "config.toml";
-const PLAN: &str = "plan.toml";
+pub(crate) const PLAN: &str = "plan.toml";
 const ENVIRONMENT: &str = "environment.json";
 const LOSSES: &str = "data.json";
+const ENDING: &str = "ending.json";
 const RESUMED: &str = "resumed";
 
 /// Files that a run writes, beside those of [`FOLDERS`].
-const FILES: [&str; 15] = [
+const FILES: [&str; 16] = [
     LOSSES,
     LOG,
+    ENDING,
     CONFIG,
     PLAN,
     ENVIRONMENT,
@@ -63,6 +67,17 @@ pub(crate) struct SessionStart<'a> {
     /// The configuration as typed, if a file was given.
     pub(crate) config: Option<&'a Path>,
     pub(crate) data: &'a [RunData],
+}
+
+/// How a session ended.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct EndingRecord {
+    /// `finished`, `early_stopped`, `interrupted` or `failed`.
+    pub(crate) state: String,
+    pub(crate) ended_unix_s: u64,
+    /// The message of a failure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<String>,
 }
 
 /// A run folder, which may not exist yet.
@@ -109,6 +124,11 @@ impl RunFolder {
         }
         let start = if is_run { Start::Replace } else { Start::New };
         Ok(Self { path: path.to_owned(), start, lock })
+    }
+
+    /// The folder of a run that is only read, by other processes than its own.
+    pub(crate) fn to_read(path: &Path) -> Self {
+        Self { path: path.to_owned(), start: Start::Resume, lock: None }
     }
 
     /// The folder of a run to resume.
@@ -174,10 +194,31 @@ impl RunFolder {
         if let Some(typed) = typed {
             self.replace(CONFIG, &typed).with_context(failed)?;
         }
+        match std::fs::remove_file(self.path.join(ENDING)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).with_context(failed),
+            _ => {}
+        }
         let environment = self.environment_of_session(session);
         self.replace(ENVIRONMENT, format!("{environment:#}\n").as_bytes()).with_context(failed)?;
         // Last: a folder with a plan is a run.
         self.replace(PLAN, plan_toml.as_bytes()).with_context(failed)
+    }
+
+    /// Keeps how a session ended.
+    pub(crate) fn write_ending(&self, ending: &EndingRecord) -> Result<()> {
+        let text = serde_json::to_string_pretty(ending)? + "\n";
+        self.replace(ENDING, text.as_bytes()).with_context(|| format!("{}: cannot be written", self.path.display()))
+    }
+
+    /// How the last session ended; `None` while one works in the folder, and after one that was killed.
+    pub(crate) fn ending(&self) -> Option<EndingRecord> {
+        let text = sam_files::read_regular(&self.path.join(ENDING), sam_files::MAX_TEXT_BYTES).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// Whether there is a save or a best checkpoint.
+    pub(crate) fn has_saves(&self) -> bool {
+        has_saves(&self.path)
     }
 
     /// Keeps what the data sets lose.

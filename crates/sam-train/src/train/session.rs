@@ -20,7 +20,7 @@ use crate::train::console::{Console, Kind};
 use crate::train::lines::Lines;
 use crate::train::report::{ReportWriter, date_and_time};
 use crate::train::run_data::RunData;
-use crate::train::run_folder::{RunFolder, SessionStart, unix_time_s};
+use crate::train::run_folder::{EndingRecord, RunFolder, SessionStart, unix_time_s};
 use crate::train::stop::StopSwitch;
 use crate::train::summary::{self, Measure};
 
@@ -191,6 +191,7 @@ impl<'a> RunSession<'a> {
         let outcome = learn(self.resume.as_ref());
         self.console.release();
         let written = self.report.write();
+        self.record_ending(&outcome);
         let outcome = outcome.map_err(|error| failed(error, folder))?;
         self.print_outcome(&outcome);
         match outcome.ending {
@@ -203,6 +204,23 @@ impl<'a> RunSession<'a> {
         }
         // Last, because everything else is more important.
         Ok(written?)
+    }
+
+    /// For lists of runs, and in the log; that it cannot be written changes nothing.
+    fn record_ending(&self, outcome: &Result<Outcome, LearnError>) {
+        let (state, error) = match outcome.as_ref().map(|outcome| outcome.ending) {
+            Ok(Ending::Finished) => ("finished", None),
+            Ok(Ending::EarlyStopped) => ("early_stopped", None),
+            Ok(Ending::Interrupted) => ("interrupted", None),
+            Err(error) => ("failed", Some(advised(error))),
+        };
+        if let Some(error) = &error {
+            self.console.log(&format!("error: {error}"));
+        }
+        let record = EndingRecord { state: state.to_owned(), ended_unix_s: unix_time_s(), error };
+        if let Err(error) = self.folder.write_ending(&record) {
+            self.console.print(Kind::Warning, &format!("{error:#}"));
+        }
     }
 
     /// Skipped images, the table of scores, and whether training helped.
