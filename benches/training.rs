@@ -3,7 +3,7 @@
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use sam_learn::Target;
-use sam_learn::optim::{clip_by_global_norm, freeze, optimiser_and_rates};
+use sam_learn::optim::{choose_learning, clip_by_global_norm, optimiser_and_rates};
 use sam_learn::options::{Activations, BoxOutput, LossOptions, LrDecay, OptimiserOptions, ScheduleOptions};
 use sam_learn::prompts::{ClickSimulator, DrawnObject, PassKind, PromptDraws};
 use sam_learn::task::{DecoderGradients, SegmentationStep, ShardPools, StepLosses, StepOptions, TrainingBatch};
@@ -16,7 +16,8 @@ use crate::time;
 pub(crate) fn decoder_step(runs: usize) -> Vec<f64> {
     let device = Device::flex().autodiff();
     let sam = SamConfig::published(Variant::VitB).init(&device).expect("published sizes fit");
-    let sam = freeze(initialise(sam, 0), &["image_encoder".to_owned()]).expect("a part");
+    let options = OptimiserOptions { freeze: vec!["image_encoder".to_owned()], ..OptimiserOptions::default() };
+    let sam = choose_learning(initialise(sam, 0), &options).expect("a part");
     let embeddings = Tensor::random([1, 256, 64, 64], Distribution::Normal(0.0, 1.0), &Device::flex());
     let (batch, options) = (batch(1, 8, 1024, 256), step_options(Activations::Keep));
     steps(runs, sam, |sam| {

@@ -17,6 +17,7 @@ mod hostile_cli; // pipes, devices, bombs and huge numbers in every option
 mod house; // the code map is true: dependencies point down, named files exist
 mod init_cli; // from a folder to a better checkpoint in three commands
 mod learning; // a whole training step equals PyTorch's
+mod lora; // low-rank adapters: PEFT's and SAMed's numbers, runs, the real program
 mod losses_cli; // what the data loses, in every command; sets without objects
 mod mae; // the masked autoencoder equals PyTorch, and initialises a segmenter
 mod pretrain_cli; // pre-training through the real program

@@ -12,8 +12,8 @@ use sam_data::loader::{LoaderOptions, ObjectLimits};
 use sam_data::synth::{SynthOptions, SynthScenes};
 use sam_eval::{EvalSet, FirstMasks, Protocol, Start};
 use sam_learn::options::{
-    Activations, IouSupervision, LogOptions, LossOptions, LrDecay, OptimiserOptions, PromptOptions, PromptPreset,
-    RunOptions, ScheduleOptions, TrainOptions, ValidationOptions,
+    Activations, IouSupervision, LogOptions, LoraOptions, LossOptions, LrDecay, OptimiserOptions, PromptOptions,
+    PromptPreset, RunOptions, ScheduleOptions, TrainOptions, ValidationOptions,
 };
 use sam_learn::record::{Observer, RunEvent, SavedState};
 use sam_learn::task::Validation;
@@ -26,7 +26,7 @@ use crate::fixture::{cpu, generator, path};
 
 const SIDE: usize = 32;
 
-fn small_sam(side: usize, dim: usize, width: usize) -> Sam {
+pub(crate) fn small_sam(side: usize, dim: usize, width: usize) -> Sam {
     let config = SamConfig {
         image_encoder: ImageEncoderConfig {
             image_size: side,
@@ -83,6 +83,7 @@ fn options(steps: u64) -> TrainOptions {
         },
         prompts: PromptOptions { correction_clicks: 2, ..PromptOptions::preset(PromptPreset::Sam) },
         loss: LossOptions::default(),
+        lora: None,
         optimiser: OptimiserOptions { lr: 1e-3, ema_decay: Some(0.9), layer_decay: 0.8, ..OptimiserOptions::default() },
         schedule: ScheduleOptions { steps, warmup_steps: 3, decay: LrDecay::Cosine { final_share: 0.1 } },
         validation: ValidationOptions {
@@ -112,19 +113,19 @@ fn inputs(loader: LoaderOptions) -> RunInputs {
     RunInputs { samples: Arc::new(scenes(1, 5, SIDE)), loader, interrupter: Interrupter::new(), observers: Vec::new() }
 }
 
-struct Setting {
-    options: TrainOptions,
+pub(crate) struct Setting {
+    pub(crate) options: TrainOptions,
     loader: LoaderOptions,
     /// After which step Ctrl-C comes.
-    stop_after: Option<u64>,
+    pub(crate) stop_after: Option<u64>,
 }
 
 impl Setting {
-    fn new(steps: u64) -> Self {
+    pub(crate) fn new(steps: u64) -> Self {
         Self { options: options(steps), loader: loader(2), stop_after: None }
     }
 
-    fn run(mut self, folder: &Path) -> Result<Outcome, LearnError> {
+    pub(crate) fn run(mut self, folder: &Path) -> Result<Outcome, LearnError> {
         self.options.run.dir = folder.to_owned();
         let _turn = generator();
         let interrupter = Interrupter::new();
@@ -166,7 +167,7 @@ fn lines(folder: &Path) -> Vec<BTreeMap<String, Value>> {
         .collect()
 }
 
-fn assert_same_lines(one: &Path, other: &Path) {
+pub(crate) fn assert_same_lines(one: &Path, other: &Path) {
     let (one, other) = (lines(one), lines(other));
     assert_eq!(one.len(), other.len(), "as many lines");
     for (one, other) in one.iter().zip(&other) {
@@ -174,11 +175,11 @@ fn assert_same_lines(one: &Path, other: &Path) {
     }
 }
 
-fn bytes(folder: &Path, name: &str) -> Vec<u8> {
+pub(crate) fn bytes(folder: &Path, name: &str) -> Vec<u8> {
     std::fs::read(folder.join(name)).expect("written")
 }
 
-fn folder() -> tempfile::TempDir {
+pub(crate) fn folder() -> tempfile::TempDir {
     tempfile::tempdir().expect("a folder")
 }
 
@@ -259,20 +260,24 @@ fn two_batches_of_one_image_are_one_of_two() {
     assert!(off < 2e-4, "weights differ by {off}");
 }
 
+/// A run without dropout and drop path, each batch in shards.
+pub(crate) fn run_in_shards(run: &Path, n_shards: usize, lora: Option<LoraOptions>) -> Result<Outcome, LearnError> {
+    let mut config = small_sam(SIDE, 16, 16).config().clone();
+    config.image_encoder.drop_path_rate = 0.0;
+    config.mask_decoder.dropout = 0.0;
+    let sam = sam_model::init::initialise(config.init(&cpu().autodiff()).expect("sizes fit"), 3);
+    let mut options = TrainOptions { lora, ..options(3) };
+    (options.run.dir, options.run.parallel) = (run.to_owned(), n_shards);
+    train(sam, Training { options, inputs: inputs(loader(4)), validation: None }, None)
+}
+
 /// Shards change the rounding and nothing else, and repeat to the bit.
 #[test]
 fn a_batch_in_shards_equals_the_batch() {
     let _turn = generator();
     let run_with = |n_shards: usize| {
         let run = folder();
-        let mut config = small_sam(SIDE, 16, 16).config().clone();
-        config.image_encoder.drop_path_rate = 0.0;
-        config.mask_decoder.dropout = 0.0;
-        let sam = sam_model::init::initialise(config.init(&cpu().autodiff()).expect("sizes fit"), 3);
-        let mut options = options(3);
-        (options.run.dir, options.run.parallel) = (run.path().to_owned(), n_shards);
-        let training = Training { options, inputs: inputs(loader(4)), validation: None };
-        train(sam, training, None).expect("it runs");
+        run_in_shards(run.path(), n_shards, None).expect("it runs");
         let losses: Vec<f64> = lines(run.path()).iter().filter_map(|line| line["loss"].as_f64()).collect();
         (losses, bytes(run.path(), "last.safetensors"))
     };

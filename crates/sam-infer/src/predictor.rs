@@ -13,6 +13,7 @@ use burn::tensor::module::interpolate;
 use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
 use burn::tensor::{Device, Tensor};
 use sam_image::{Mask, ModelFrame, RgbImage, resize_longest_side};
+use sam_model::lora::AdapterFile;
 use sam_model::weights::{Checkpoint, LoadReport, WeightsError, host_values};
 use sam_model::{EncodedImages, MASK_THRESHOLD, MaskOutput, ObjectPrompt, Prompts, Sam, SamConfig};
 
@@ -36,7 +37,8 @@ pub struct Predictor {
 impl Predictor {
     /// Wraps a model on its device, without gradients.
     pub fn new(sam: &Sam) -> Self {
-        let sam = sam.valid();
+        // Adapters are merged: no difference but in speed.
+        let sam = sam.valid().materialize();
         let encoder = Arc::new(EncoderIdentity::new(&sam.image_encoder));
         Self { image_positions: sam.image_positions(), device: sam.device(), encoder, sam }
     }
@@ -46,6 +48,18 @@ impl Predictor {
         let checkpoint = Checkpoint::open(path)?;
         let (sam, report) = checkpoint.load(device)?;
         Ok((Self::new(&sam), report))
+    }
+
+    /// Loads a checkpoint, with low-rank adapters merged into it: see [`AdapterFile::open`].
+    pub fn from_adapted(
+        path: &Path,
+        adapter: Option<&Path>,
+        device: &Device,
+    ) -> Result<(Self, LoadReport), WeightsError> {
+        let Some(adapter) = adapter else { return Self::from_checkpoint(path, device) };
+        let adapters = AdapterFile::open(adapter)?;
+        let (sam, report) = Checkpoint::open(path)?.load(device)?;
+        Ok((Self::new(&adapters.merge_into(sam)?), report))
     }
 
     /// The model's sizes.

@@ -34,7 +34,16 @@ pub struct Mlp<'a> {
     pub activation: Activation,
 }
 
-/// Gradients of an MLP.
+/// Which parameters of an MLP need a gradient; its input always does.
+#[derive(Clone, Copy, Debug)]
+pub struct MlpNeeds {
+    /// Whether the weight of the first layer does.
+    pub first_weight: bool,
+    /// Whether the weight of the second layer does.
+    pub second_weight: bool,
+}
+
+/// Gradients of an MLP; those of weights that are not needed are empty.
 #[derive(Clone, Debug)]
 pub struct MlpGrads {
     /// `[R, I]`.
@@ -77,13 +86,14 @@ impl Mlp<'_> {
     /// # Shapes
     /// - `x`: `[R, I]`, `d_y`: `[R, O]`
     #[must_use]
-    pub fn backward(&self, x: &[f32], d_y: &[f32]) -> MlpGrads {
+    pub fn backward(&self, x: &[f32], d_y: &[f32], needs: MlpNeeds) -> MlpGrads {
         let (inputs, hidden, outputs) = self.sizes(x);
+        let zeros = |is_needed: bool, n: usize| if is_needed { vec![0f32; n] } else { Vec::new() };
         let mut grads = MlpGrads {
             x: vec![0f32; x.len()],
-            first_weight: vec![0f32; self.first.weight.len()],
+            first_weight: zeros(needs.first_weight, self.first.weight.len()),
             first_bias: vec![0f32; hidden],
-            second_weight: vec![0f32; self.second.weight.len()],
+            second_weight: zeros(needs.second_weight, self.second.weight.len()),
             second_bias: column_sums(d_y, outputs),
         };
         let tiles = x.chunks(ROWS_PER_TILE * inputs).zip(d_y.chunks(ROWS_PER_TILE * outputs));
@@ -100,8 +110,13 @@ impl Mlp<'_> {
                 *sum += value;
             }
             let (values, d_values) = (Matrix::new(&values, rows, hidden), Matrix::new(&d_values, rows, hidden));
-            matmul_into(&mut grads.second_weight, Write::Accumulate, on_all_threads(values.transposed(), d_y));
-            matmul_into(&mut grads.first_weight, Write::Accumulate, on_all_threads(x.transposed(), d_values));
+            // Frozen weights save a third of the products.
+            if needs.second_weight {
+                matmul_into(&mut grads.second_weight, Write::Accumulate, on_all_threads(values.transposed(), d_y));
+            }
+            if needs.first_weight {
+                matmul_into(&mut grads.first_weight, Write::Accumulate, on_all_threads(x.transposed(), d_values));
+            }
             matmul_into(d_x, Write::Overwrite, on_all_threads(d_values, self.first.matrix().transposed()));
         }
         grads
@@ -182,13 +197,16 @@ mod tests {
                 Activation::Relu => (before.map(|x| x.max(0.0)), before.map(relu_slope)),
             };
             check("y", &layers.forward(&x), &after.times(&w2_64).plus(&b2).values, 2e-6);
-            let grads = layers.backward(&x, &d_y);
+            let grads = layers.backward(&x, &d_y, MlpNeeds { first_weight: true, second_weight: true });
             let d_before = d_64.times(&w2_64.transposed()).zip(&slope);
             check("x", &grads.x, &d_before.times(&w1_64.transposed()).values, 5e-6);
             check("first weight", &grads.first_weight, &x_64.transposed().times(&d_before).values, 5e-6);
             check("first bias", &grads.first_bias, &d_before.sums(), 5e-6);
             check("second weight", &grads.second_weight, &after.transposed().times(&d_64).values, 5e-6);
             check("second bias", &grads.second_bias, &d_64.sums(), 5e-6);
+            let frozen = layers.backward(&x, &d_y, MlpNeeds { first_weight: false, second_weight: false });
+            assert!(frozen.first_weight.is_empty() && frozen.second_weight.is_empty(), "frozen");
+            assert!(frozen.x == grads.x && frozen.first_bias == grads.first_bias, "the others are the same to the bit");
         }
     }
 }

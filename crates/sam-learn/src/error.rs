@@ -9,18 +9,87 @@ use sam_model::weights::WeightsError;
 pub enum LearnError {
     /// A pattern of frozen parameters matches none.
     #[error(
-        "the pattern \"{pattern}\" of frozen parameters matches no parameter; expected a part such as \"image_encoder\", or \
-         official keys with * such as \"image_encoder.blocks.*\"; this model has keys such as {example}"
+        "the pattern \"{pattern}\" of frozen parameters matches no parameter that learns; expected a part such as \
+         \"image_encoder\", or official keys with * such as \"image_encoder.blocks.*\"; the nearest key is {example}"
     )]
     FreezesNothing {
         /// The pattern.
         pattern: String,
-        /// A key of the model.
+        /// The nearest key of the model.
         example: String,
+    },
+    /// A pattern of what learns matches nothing.
+    #[error(
+        "the pattern \"{pattern}\" of what learns matches no parameter{}; expected a part such as \"mask_decoder\", or \
+         official keys with * such as \"*.bias\"; the nearest key is {example}",
+        if *has_adapters { " (beside adapters, the image encoder and the adapted layers are frozen)" } else { "" }
+    )]
+    LearnsNothing {
+        /// The pattern.
+        pattern: String,
+        /// The nearest key of the model.
+        example: String,
+        /// The model has low-rank adapters.
+        has_adapters: bool,
     },
     /// Every parameter is frozen.
     #[error("every parameter is frozen, so nothing would learn; leave one part, such as \"mask_decoder\", free")]
     NothingLearns,
+    /// A target of adapters names no linear layer.
+    #[error(
+        "the target \"{target}\" of adapters names no linear layer; expected \"q\", \"k\", \"v\", \"proj\" or \"mlp\" of the \
+         encoder's blocks, or official keys with * such as \"mask_decoder.transformer.*.q_proj\"; the nearest layer is {example}"
+    )]
+    AdaptsNothing {
+        /// The target.
+        target: String,
+        /// The nearest layer of the model.
+        example: String,
+    },
+    /// Two targets of adapters name one layer.
+    #[error(
+        "{layer} would be adapted twice: as a whole and in its queries, keys or values; \"{target}\" is the second target \
+         that names it"
+    )]
+    AdaptedTwice {
+        /// The second target.
+        target: String,
+        /// The layer.
+        layer: String,
+    },
+    /// The rank of an adapter is not low.
+    #[error("adapters of rank {rank} are larger than {layer}; it takes at most {largest}")]
+    RankTooLarge {
+        /// The rank.
+        rank: usize,
+        /// The layer.
+        layer: String,
+        /// Its smaller side.
+        largest: usize,
+    },
+    /// Dropout of adapters that are not in the image encoder.
+    #[error(
+        "dropout of adapters works in the image encoder only, and {layer} is adapted, too; use no dropout, or only targets in \
+         the encoder"
+    )]
+    DropoutOutsideEncoder {
+        /// The layer.
+        layer: String,
+    },
+    /// A training continues adapters of other layers.
+    #[error(
+        "{}: it has {has} of {layer}, unlike this training; use the targets that it was trained with, or train its merged \
+         weights without adapters",
+        path.display()
+    )]
+    OtherAdapters {
+        /// The adapter folder.
+        path: PathBuf,
+        /// The layer.
+        layer: String,
+        /// What the folder has of it.
+        has: String,
+    },
     /// Shards would take random draws in any order.
     #[error(
         "a batch cannot be computed in {n_shards} shards side by side with drop path or dropout: the order of their random \

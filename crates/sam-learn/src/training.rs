@@ -2,12 +2,13 @@
 
 use sam_data::loader::LoaderOptions;
 use sam_model::Sam;
+use sam_model::lora::has_adapters;
 
 use crate::error::LearnError;
-use crate::optim::{freeze, is_encoder_frozen};
+use crate::optim::{adapt, choose_learning, is_encoder_frozen, learned_keys};
 use crate::options::TrainOptions;
 use crate::record::SavedState;
-use crate::task::{SegmentationRecipe, SegmentationTask, ShardPools, StepOptions, Validation};
+use crate::task::{AdapterRecord, SegmentationRecipe, SegmentationTask, ShardPools, StepOptions, Validation};
 use crate::training_loop::{LoopOptions, Measured, Outcome, RunInputs, Setup, measure, run};
 
 /// The inputs of a training run, beside the model.
@@ -20,10 +21,27 @@ pub struct Training {
     pub validation: Option<Validation>,
 }
 
+/// The segmenter with its adapters, and with everything frozen that does not learn, as [`train`] starts with.
+///
+/// # Arguments
+/// - `sam`: with adapters already, when a training continues those of a file (see [`adapt`])
+///
+/// # Errors
+///
+/// When the options do not fit the model.
+fn prepare(sam: Sam, options: &TrainOptions) -> Result<Sam, LearnError> {
+    let sam = match &options.lora {
+        Some(lora) if !has_adapters(&sam) => adapt(sam, lora, options.run.seed, None)?,
+        _ => sam,
+    };
+    choose_learning(sam, &options.optimiser)
+}
+
 /// Trains a segmenter, or resumes a run.
 ///
 /// # Arguments
-/// - `sam`: on an autodiff device, with the weights that the run begins with
+/// - `sam`: on an autodiff device, with the weights that the run begins with, and with adapters where it continues some (see
+///   [`adapt`](crate::optim::adapt))
 /// - `resume`: the save of an earlier session
 ///
 /// # Errors
@@ -45,12 +63,15 @@ pub fn measure_training(sam: Sam, training: Training) -> Result<Option<Measured>
 
 fn setup(sam: Sam, training: Training) -> Result<Setup<SegmentationTask>, LearnError> {
     let Training { options, inputs, validation } = training;
-    let TrainOptions { run: run_options, prompts, loss, optimiser, schedule, validation: intervals, log } = options;
-    let has_dropout = sam.config().image_encoder.drop_path_rate > 0.0 || sam.config().mask_decoder.dropout > 0.0;
+    let sam = prepare(sam, &options)?;
+    let TrainOptions { run: run_options, prompts, loss, lora, optimiser, schedule, validation: intervals, log } =
+        options;
+    let has_dropout = sam.config().image_encoder.drop_path_rate > 0.0
+        || sam.config().mask_decoder.dropout > 0.0
+        || lora.as_ref().is_some_and(|lora| lora.dropout > 0.0);
     if run_options.parallel > 1 && has_dropout {
         return Err(LearnError::ShardsWithDropout { n_shards: run_options.parallel });
     }
-    let sam = freeze(sam, &optimiser.freeze)?;
     let recipe = SegmentationRecipe {
         seed: run_options.seed,
         step: StepOptions {
@@ -63,6 +84,7 @@ fn setup(sam: Sam, training: Training) -> Result<Setup<SegmentationTask>, LearnE
         prompts,
         accumulation: optimiser.accumulation.max(1) as u64,
         pools: ShardPools::new(run_options.parallel)?,
+        adapters: lora.map(|lora| AdapterRecord { base: lora.base, dropout: lora.dropout, whole: learned_keys(&sam) }),
     };
     Ok(Setup {
         encoder_depth: sam.config().image_encoder.depth,

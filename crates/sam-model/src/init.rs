@@ -174,6 +174,11 @@ fn fan_in(key: &str, official_shape: &[usize]) -> usize {
 }
 
 /// Mixes the seed and the key; stable across versions of this program and of Rust.
+/// `count` values, uniform within `bound`: a function of `seed` and `key` alone.
+pub(crate) fn uniform_values(bound: f32, count: usize, seed: u64, key: &str) -> Vec<f32> {
+    draw_values(Draw::Uniform { bound }, count, seed_of(seed, key))
+}
+
 fn seed_of(seed: u64, key: &str) -> u64 {
     let mut hash = Fingerprint::new(seed);
     hash.add_bytes(key.as_bytes());

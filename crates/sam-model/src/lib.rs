@@ -37,6 +37,7 @@ mod decoder;
 pub mod device_check;
 mod encoder;
 pub mod init;
+pub mod lora;
 mod mae;
 pub mod ops;
 mod preprocess;

@@ -3,13 +3,14 @@
 use std::io::Write;
 
 use sam_infer::DeviceName;
+use sam_model::lora::AdapterFile;
 use sam_model::weights::{Checkpoint, ExportOptions, ImageSizePolicy, LoadOptions, LoadReport, WeightsError, export};
 
 use crate::cli::{ExportArguments, FormatArgument};
 use crate::failure::{BadInput, Failure};
 use crate::output::output;
 use crate::target::{Target, check_target};
-use crate::train::checkpoint_file;
+use crate::train::{adapter_folder, checkpoint_file};
 
 /// Width of the labels in front of the lines of a load report.
 pub(crate) const LABEL_WIDTH: usize = 8;
@@ -36,6 +37,21 @@ pub(crate) fn run(arguments: &ExportArguments) -> Result<(), Failure> {
     let mut out = output();
     writeln!(out, "read    {} ({})", checkpoint.dict.path.display(), checkpoint.description())?;
     print_load_report(&mut out, &report, LABEL_WIDTH)?;
+    let sam = match &arguments.adapter {
+        Some(path) => {
+            let file = AdapterFile::open(&adapter_folder(path)).bad_input()?;
+            let n_whole = file.whole.len();
+            let sam = file.merge_into(sam).bad_input()?;
+            writeln!(
+                out,
+                "merged  {}: adapters of {} layers, {n_whole} whole tensors",
+                file.path.display(),
+                file.layers.len()
+            )?;
+            sam
+        }
+        None => sam,
+    };
 
     let image_size = if arguments.keep_image_size { ImageSizePolicy::Keep } else { ImageSizePolicy::Published };
     let options = ExportOptions { format: arguments.format.into(), dtype: arguments.dtype.into(), image_size };

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
+use sam_model::lora::{AdapterFile, LayerFactors};
 use sam_model::weights::{CONFIG_METADATA, Checkpoint, Container, StateDict, TensorInfo};
 
 use crate::cli::InspectArguments;
@@ -13,7 +14,13 @@ use crate::train::checkpoint_file;
 
 pub(crate) fn run(arguments: &InspectArguments) -> Result<(), Failure> {
     let mut out = output();
+    if AdapterFile::is_folder_of(&arguments.checkpoint) {
+        return print_adapters(&mut out, &AdapterFile::open(&arguments.checkpoint).bad_input()?, arguments.tensors);
+    }
     let dict = StateDict::open(&checkpoint_file(&arguments.checkpoint)).bad_input()?;
+    if AdapterFile::is_file_of(&dict) {
+        return print_adapters(&mut out, &AdapterFile::open(&arguments.checkpoint).bad_input()?, arguments.tensors);
+    }
     print_file(&mut out, &dict)?;
     if arguments.tensors {
         print_tensors(&mut out, &dict.tensors)?;
@@ -36,6 +43,28 @@ pub(crate) fn run(arguments: &InspectArguments) -> Result<(), Failure> {
         }
         (fresh, _) => writeln!(out, "incomplete: {fresh} tensors of the model are not in the file")?,
     }
+    Ok(())
+}
+
+/// Adapters alone; whether they fit a base model shows when they are merged.
+fn print_adapters(out: &mut impl Write, file: &AdapterFile, lists_tensors: bool) -> Result<(), Failure> {
+    let (in_adapters, whole) = file.n_values();
+    writeln!(out, "adapters    {}", file.path.display())?;
+    writeln!(out, "layout      {}", file.format.name())?;
+    if let Some(base) = &file.base {
+        writeln!(out, "base        {base}")?;
+    }
+    writeln!(out, "layers      {} ({}), {in_adapters} values", file.layers.len(), file.describe())?;
+    writeln!(out, "whole       {} tensors, {whole} values", file.whole.len())?;
+    if lists_tensors {
+        for (name, LayerFactors { rank, inputs, outputs, scale, .. }) in &file.layers {
+            writeln!(out, "  {name}  {inputs} -> {outputs}, rank {rank}, scale {scale}")?;
+        }
+        for (key, (shape, _)) in &file.whole {
+            writeln!(out, "  {key}  {shape:?}")?;
+        }
+    }
+    writeln!(out, "merge them: sam-train export --checkpoint BASE --adapter {} ..", file.path.display())?;
     Ok(())
 }
 

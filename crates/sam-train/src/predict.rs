@@ -18,14 +18,15 @@ use crate::failure::{BadInput, Failure};
 use crate::output::{errors, output};
 use crate::target::{Target, check_target};
 use crate::timing::timed;
-use crate::train::checkpoint_file;
+use crate::train::{adapter_folder, checkpoint_file};
 
 pub(crate) fn run(arguments: &PredictArguments) -> Result<(), Failure> {
     check_targets(arguments).bad_input()?;
     let image = read_image_file(&arguments.image, &arguments.image_options().bad_input()?).bad_input()?;
     let device = arguments.device.open().bad_input()?;
     let checkpoint = checkpoint_file(&arguments.checkpoint);
-    let loaded = timed("loaded", || Predictor::from_checkpoint(&checkpoint, &device));
+    let adapter = arguments.adapter.as_deref().map(adapter_folder);
+    let loaded = timed("loaded", || Predictor::from_adapted(&checkpoint, adapter.as_deref(), &device));
     let (predictor, report) = loaded.bad_input()?;
     print_load_report(&mut errors(), &report, LABEL_WIDTH)?;
 

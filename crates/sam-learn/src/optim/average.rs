@@ -4,16 +4,16 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 
-use super::parameters::plain_values;
+use super::parameters::learned_values;
 
 /// An exponential moving average of the weights (Polyak 1992): `average = decay * average + (1 - decay) * weights`.
 ///
 /// The decay rises with the steps as in TensorFlow's `ExponentialMovingAverage`, `min(decay, (1 + n) / (10 + n))`, so a
-/// short run is not stuck at its initial weights.
+/// short run is not stuck at its initial weights. What is frozen is left as it is: an average of equal values would be rounded.
 pub(crate) fn averaged<M: Module>(average: M, weights: &M, decay: f64, step: u64) -> M {
     let step = step as f64;
     let decay = decay.min((1.0 + step) / (10.0 + step));
-    average.map(&mut Averager { values: plain_values(weights), decay })
+    average.map(&mut Averager { values: learned_values(weights), decay })
 }
 
 struct Averager {

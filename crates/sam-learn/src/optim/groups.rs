@@ -1,4 +1,4 @@
-//! Parameter groups: frozen parameters, weight decay, learning rates.
+//! Parameter groups: weight decay, learning rates.
 //!
 //! Layer-wise decay is that of ViTDet (Li 2022, arXiv 2203.16527;
 //! detectron2's `get_vit_lr_decay_rate`): patches and positions are layer 0, block `i` is layer `i + 1`, all other
@@ -9,39 +9,13 @@ use std::collections::BTreeMap;
 use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::module::{Module, ParamGroup, ParamId};
 use burn::optim::ModuleOptimizer;
-use sam_model::Sam;
 use sam_model::ops::InPlaceAdamW;
 
-use super::parameters::{NamedParameter, parameters, set_learning};
+use super::parameters::{NamedParameter, parameters};
 use super::schedule::GroupRate;
-use crate::error::LearnError;
 use crate::options::{OptimiserOptions, ScheduleOptions};
 
 const BLOCKS: &str = "image_encoder.blocks.";
-
-/// Freezes the parameters that match a pattern: a part such as `image_encoder`, or official keys with `*`.
-///
-/// # Errors
-///
-/// When a pattern matches no parameter, or nothing is left to learn.
-pub fn freeze(sam: Sam, patterns: &[String]) -> Result<Sam, LearnError> {
-    let keys: Vec<String> = parameters(&sam).into_iter().filter(|p| p.learns).map(|p| p.key).collect();
-    for pattern in patterns {
-        if !keys.iter().any(|key| is_matched(key, pattern)) {
-            return Err(LearnError::FreezesNothing { pattern: pattern.clone(), example: keys[0].clone() });
-        }
-    }
-    let is_frozen = |key: &str| patterns.iter().any(|pattern| is_matched(key, pattern));
-    if keys.iter().all(|key| is_frozen(key)) {
-        return Err(LearnError::NothingLearns);
-    }
-    Ok(set_learning(sam, |key| !is_frozen(key)))
-}
-
-/// True when no parameter of the image encoder learns; it then needs no gradients at all.
-pub(crate) fn is_encoder_frozen(sam: &Sam) -> bool {
-    !parameters(sam).iter().any(|p| p.learns && p.key.starts_with("image_encoder."))
-}
 
 /// The optimiser and the learning rates of its groups, for the parameters as they are now (ids matter: load weights
 /// before).
@@ -76,27 +50,6 @@ pub fn optimiser_and_rates<M: Module>(
     (optimiser, rates)
 }
 
-/// `image_encoder` matches everything below it; `*` any text.
-fn is_matched(key: &str, pattern: &str) -> bool {
-    let mut parts = pattern.split('*');
-    let first = parts.next().unwrap_or_default();
-    let Some(mut rest) = key.strip_prefix(first) else { return false };
-    if !pattern.contains('*') {
-        return rest.is_empty() || rest.starts_with('.') || first.ends_with('.');
-    }
-    let parts: Vec<&str> = parts.collect();
-    for (at, part) in parts.iter().enumerate() {
-        if at + 1 == parts.len() && !part.is_empty() {
-            return rest.ends_with(part);
-        }
-        match rest.find(part) {
-            Some(place) => rest = &rest[place + part.len()..],
-            None => return false,
-        }
-    }
-    true
-}
-
 /// Norms and biases have one axis; position tables are named.
 fn is_decayed(parameter: &NamedParameter) -> bool {
     let key = &parameter.key;
@@ -125,21 +78,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patterns_are_parts_or_have_stars() {
-        for (pattern, key, expected) in [
-            ("image_encoder", "image_encoder.blocks.0.norm1.weight", true),
-            ("image_encoder", "image_encoders.x", false),
-            ("image_encoder.blocks.1", "image_encoder.blocks.10.norm1.weight", false),
-            ("image_encoder.blocks.*.norm1.*", "image_encoder.blocks.10.norm1.weight", true),
-            ("*.bias", "mask_decoder.x.bias", true),
-            ("*.bias", "mask_decoder.bias.weight", false),
-            ("*rel_pos*", "image_encoder.blocks.2.attn.rel_pos_h", true),
-        ] {
-            assert_eq!(is_matched(key, pattern), expected, "{pattern} on {key}");
-        }
-    }
-
-    #[test]
     fn layers_decay_from_the_top() {
         let options = OptimiserOptions { layer_decay: 0.5, ..OptimiserOptions::default() };
         for (key, expected) in [
@@ -149,6 +87,8 @@ mod tests {
             ("image_encoder.blocks.11.attn.rel_pos_h", 0.5),
             ("image_encoder.neck.0.weight", 1.0),
             ("mask_decoder.iou_token.weight", 1.0),
+            // An adapter learns with its block.
+            ("image_encoder.blocks.11.attn.qkv.lora_A.weight", 0.5),
         ] {
             assert_eq!(rate_factor(key, 12, &options), expected, "{key}");
         }

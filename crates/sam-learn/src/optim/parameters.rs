@@ -5,6 +5,8 @@ use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use sam_model::weights::ParameterPath;
 
+use super::learning::is_factor;
+
 /// A parameter by name.
 #[derive(Clone, Debug)]
 pub(super) struct NamedParameter {
@@ -17,7 +19,7 @@ pub(super) struct NamedParameter {
 /// The size of a part of a network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartSize {
-    /// As official keys begin, such as `mask_decoder`.
+    /// As official keys begin, such as `mask_decoder`; all low-rank adapters are one part, `adapters`.
     pub part: String,
     /// Number of its parameters.
     pub all: usize,
@@ -28,6 +30,9 @@ pub struct PartSize {
 /// Key of the random frequencies of the position encoding, which are drawn once and never learn.
 const POSITION_FREQUENCIES: &str = "positional_encoding_gaussian_matrix";
 
+/// The part of all low-rank adapters.
+const ADAPTERS: &str = "adapters";
+
 /// The sizes of a network's parts, in the network's order.
 pub(crate) fn part_sizes<M: Module>(model: &M) -> Vec<PartSize> {
     let mut parts: Vec<PartSize> = Vec::new();
@@ -36,7 +41,7 @@ pub(crate) fn part_sizes<M: Module>(model: &M) -> Vec<PartSize> {
         if key.ends_with(POSITION_FREQUENCIES) {
             continue;
         }
-        let name = key.split('.').next().unwrap_or_default();
+        let name = if is_factor(&key) { ADAPTERS } else { key.split('.').next().unwrap_or_default() };
         let n: usize = shape.iter().product();
         let at = parts.iter().position(|part| part.part == name).unwrap_or_else(|| {
             parts.push(PartSize { part: name.to_owned(), all: 0, learned: 0 });
@@ -55,8 +60,8 @@ pub(super) fn parameters<M: Module>(model: &M) -> Vec<NamedParameter> {
     lister.parameters
 }
 
-/// The values of all parameters without autodiff, by id.
-pub(super) fn plain_values<M: Module>(model: &M) -> GradientsParams {
+/// The values of the parameters that learn, without autodiff, by id.
+pub(super) fn learned_values<M: Module>(model: &M) -> GradientsParams {
     let mut copier = Copier { values: GradientsParams::new() };
     model.visit(&mut copier);
     copier.values
@@ -97,7 +102,9 @@ struct Copier {
 
 impl ModuleVisitor for Copier {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.values.register(param.id, param.val().inner());
+        if param.is_require_grad() {
+            self.values.register(param.id, param.val().inner());
+        }
     }
 }
 

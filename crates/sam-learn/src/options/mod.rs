@@ -4,10 +4,12 @@
 //! paper (Ravi 2024, arXiv 2408.00714, appendix D, table 13a) and its published training code. Numbers of the paper are the
 //! defaults of the preset `sam`.
 
+mod lora;
 mod sections;
 
 use serde::{Deserialize, Serialize};
 
+pub use lora::{KEYS, LoraOptions, MLP, PROJECTION, QUERIES, VALUES};
 pub use sections::{
     LogOptions, MaeObjective, PretrainOptions, RECONSTRUCTION_LOSS, RunOptions, TrainOptions, ValidationOptions,
     mae_learning_rate,
@@ -204,7 +206,10 @@ pub struct OptimiserOptions {
     pub accumulation: usize,
     /// Decay of an exponential moving average of the weights, which is then validated and exported.
     pub ema_decay: Option<f64>,
-    /// Frozen parameters: parts, or patterns with `*` over official keys.
+    /// All that learns: parts, or patterns with `*` over official keys; empty: everything.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub learn: Vec<String>,
+    /// What of it is frozen: parts, or patterns with `*` over official keys.
     pub freeze: Vec<String>,
 }
 
@@ -232,6 +237,7 @@ impl Default for OptimiserOptions {
             clip_norm: Some(1.0),
             accumulation: 1,
             ema_decay: None,
+            learn: Vec::new(),
             freeze: Vec::new(),
         }
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use sam_model::MaeTarget;
 use serde::{Deserialize, Serialize};
 
-use super::{Activations, LossOptions, OptimiserOptions, PromptOptions, ScheduleOptions};
+use super::{Activations, LoraOptions, LossOptions, OptimiserOptions, PromptOptions, ScheduleOptions};
 
 /// The only metric of a pre-training run, which chooses the best checkpoint.
 pub const RECONSTRUCTION_LOSS: &str = "reconstruction_loss";
@@ -29,6 +29,8 @@ pub struct TrainOptions {
     pub prompts: PromptOptions,
     /// The loss.
     pub loss: LossOptions,
+    /// Low-rank adapters; `None`: the weights themselves learn.
+    pub lora: Option<LoraOptions>,
     /// The optimiser.
     pub optimiser: OptimiserOptions,
     /// Number of steps, and learning rate schedule.

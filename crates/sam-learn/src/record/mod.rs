@@ -27,5 +27,9 @@ pub(crate) use tensorboard::TensorBoard;
 pub const BEST_FILE: &str = "best.safetensors";
 /// The last checkpoint in a run folder.
 pub(crate) const LAST_FILE: &str = "last.safetensors";
+/// Folder of the adapters of the best checkpoint.
+pub const ADAPTER_FOLDER: &str = "adapter";
+/// Folder of the adapters of the last checkpoint.
+pub const LAST_ADAPTER_FOLDER: &str = "adapter-last";
 /// Folder of saves in a run folder.
 pub const CHECKPOINTS_FOLDER: &str = "checkpoints";

@@ -52,8 +52,12 @@ impl CheckpointedForward {
             self.device.seed(self.seed.wrapping_add(index as u64));
             let input = Tensor::from_inner(input);
             let input = if index > 0 { input.require_grad() } else { input };
+            let output = stage(input.clone());
+            if !output.is_tracked() {
+                return; // The first stage is frozen.
+            }
             // The gradient of this sum with respect to the stage's output is `d_output`.
-            let grads = (stage(input.clone()) * Tensor::from_inner(d_output)).sum().backward();
+            let grads = (output * Tensor::from_inner(d_output)).sum().backward();
             let d_input = input.grad(&grads);
             sums.accumulate(model, GradientsParams::from_grads(grads, model));
             match d_input {

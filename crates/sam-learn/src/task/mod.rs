@@ -32,7 +32,7 @@ pub use step::{DecoderGradients, LossTerms, SegmentationStep, StepLosses, StepOp
 pub(crate) use batch::normalised_images;
 pub(crate) use held_out::HeldOutInput;
 pub(crate) use mae::{MaeRecipe, MaeTask};
-pub(crate) use segmentation::{SegmentationRecipe, SegmentationTask};
+pub(crate) use segmentation::{AdapterRecord, SegmentationRecipe, SegmentationTask};
 
 /// A network with its objective. The optimiser steps it and saves hold it, so it is a module; the name of its network's
 /// field is part of the keys in these saves.
@@ -60,7 +60,12 @@ pub(crate) trait Task: Module {
     /// At most `n` of the validation images, spread over all; their number, and that of all.
     fn some_images(input: &Self::ValidationInput, n: usize) -> (Self::ValidationInput, usize, usize);
 
-    /// Writes a checkpoint that other programs load.
+    /// Writes the adapters of a network alone, for a task that has some.
+    fn write_adapters(&self, _network: &Self::Network, _folder: &Path) -> Result<(), LearnError> {
+        Ok(())
+    }
+
+    /// Writes a checkpoint that other programs load, with adapters merged.
     fn write(network: &Self::Network, path: &Path) -> Result<(), LearnError>;
 }
 

@@ -1,6 +1,6 @@
 //! Promptable segmentation: gradients of a training step, and validation with simulated prompts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -11,6 +11,7 @@ use sam_data::random::{Purpose, RandomStream};
 use sam_eval::{EvalProgress, EvalProtocol, EvalSet, PredictorSegmenter, evaluate, read_images};
 use sam_infer::Predictor;
 use sam_model::Sam;
+use sam_model::lora::{PeftFolder, write_peft};
 use sam_model::weights::{Dtype, ExportFormat, ExportOptions, ImageSizePolicy, export};
 
 use super::batch::TrainingBatch;
@@ -35,6 +36,19 @@ pub(crate) struct SegmentationRecipe {
     pub(crate) accumulation: u64,
     /// Shards of a batch that are computed side by side.
     pub(crate) pools: ShardPools,
+    /// What an adapter folder says; `None` without adapters.
+    pub(crate) adapters: Option<AdapterRecord>,
+}
+
+/// What an adapter folder says beside the tensors.
+#[derive(Clone, Debug)]
+pub(crate) struct AdapterRecord {
+    /// The base checkpoint.
+    pub(crate) base: String,
+    /// Dropout in training.
+    pub(crate) dropout: f64,
+    /// Official keys of what was trained whole.
+    pub(crate) whole: BTreeSet<String>,
 }
 
 /// A segmenter that learns from simulated prompts.
@@ -84,7 +98,7 @@ impl Task for SegmentationTask {
     }
 
     fn gradients(&self, batch: DeviceBatch) -> (GradientsParams, BatchReport) {
-        let SegmentationRecipe { seed, prompts, step, accumulation, pools } = &self.recipe;
+        let SegmentationRecipe { seed, prompts, step, accumulation, pools, .. } = &self.recipe;
         let training_batch = TrainingBatch::new(&batch);
         let draws = PromptDraws::new(prompts, *seed, batch.step / accumulation, &batch.images, &batch.objects);
         let dropout_seed = RandomStream::new(*seed, Purpose::Dropout, &[batch.step]).next_u64();
@@ -137,6 +151,13 @@ impl Task for SegmentationTask {
         let count = |sets: &[EvalSet]| sets.iter().map(|set| set.indices.len()).sum();
         let (n_some, n_all) = (count(&sets), count(&input.sets));
         (Validation { sets, ..input.clone() }, n_some, n_all)
+    }
+
+    fn write_adapters(&self, sam: &Sam, folder: &Path) -> Result<(), LearnError> {
+        if let Some(AdapterRecord { base, dropout, whole }) = &self.recipe.adapters {
+            write_peft(sam, &PeftFolder { base, dropout: *dropout, whole }, folder)?;
+        }
+        Ok(())
     }
 
     fn write(sam: &Sam, path: &Path) -> Result<(), LearnError> {

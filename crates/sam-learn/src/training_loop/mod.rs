@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use burn::lr_scheduler::module_lr_scheduler::{ModuleLearningRate, ModuleLrScheduler};
+use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
 use burn::tensor::Device;
 use burn::train::Interrupter;
@@ -26,9 +27,9 @@ use crate::error::LearnError;
 use crate::optim::{averaged, clip_by_global_norm, optimiser_and_rates, scaled};
 use crate::options::{LogOptions, OptimiserOptions, ScheduleOptions, ValidationOptions};
 use crate::record::{
-    BEST_FILE, CHECKPOINTS_FOLDER, CheckpointFiles, CheckpointProblem, LAST_FILE, LOG_FILE, MetricsLog, Observer,
-    Observers, PREVIEWS_FOLDER, Progress, RunEvent, RunHistory, RunStart, SavedState, Scores, SegmentationTerms,
-    StepRecord, TensorBoard, ValidationRecord, write_preview,
+    ADAPTER_FOLDER, BEST_FILE, CHECKPOINTS_FOLDER, CheckpointFiles, CheckpointProblem, LAST_ADAPTER_FOLDER, LAST_FILE,
+    LOG_FILE, MetricsLog, Observer, Observers, PREVIEWS_FOLDER, Progress, RunEvent, RunHistory, RunStart, SavedState,
+    Scores, SegmentationTerms, StepRecord, TensorBoard, ValidationRecord, write_preview,
 };
 use crate::task::{BatchReport, Task, ValidationOutput, ValidationRequest, weighted_mean};
 use pace::{Pace, memory_mib};
@@ -354,10 +355,10 @@ impl<T: Task> Run<T> {
             return Ok(ControlFlow::Continue(()));
         };
         let began = Instant::now();
-        let mut model = task.valid();
-        if let Some(average) = &self.average {
-            model = model.with_network(average.clone());
-        }
+        let valid = task.valid();
+        let network = self.average.clone().unwrap_or_else(|| valid.network().clone());
+        // Merged, so that what is validated is what is exported, and at the speed of a network without adapters.
+        let model = valid.with_network(network.clone().materialize());
         let (observers, interrupter) = (&mut self.observers, &self.interrupter);
         let mut observed = Ok(());
         let mut on_progress = |n_images, of_images| {
@@ -383,7 +384,8 @@ impl<T: Task> Run<T> {
         self.pace.add_validation(took);
         let record = self.score(Scores { step, metrics }, better, took);
         if record.is_best {
-            // The file first: a crash in between repeats this validation.
+            // The files first: a crash in between repeats this validation.
+            model.write_adapters(&network, &self.options.folder.join(ADAPTER_FOLDER))?;
             self.checkpoints.write(BEST_FILE, |path| T::write(model.network(), path))?;
         }
         self.update_progress(&record);
@@ -426,7 +428,9 @@ impl<T: Task> Run<T> {
         let folder = &self.options.folder;
         let network = self.average.clone().unwrap_or_else(|| task.valid().network().clone());
         self.checkpoints.write(LAST_FILE, |path| T::write(&network, path))?;
+        task.write_adapters(&network, &folder.join(LAST_ADAPTER_FOLDER))?;
         if self.validation.is_none() {
+            task.write_adapters(&network, &folder.join(ADAPTER_FOLDER))?;
             self.checkpoints.write(BEST_FILE, |path| T::write(&network, path))?;
         }
         let (model, optimiser) = (task.clone().into_record(), self.optimiser.to_record());

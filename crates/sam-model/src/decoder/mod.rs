@@ -5,4 +5,4 @@ mod two_way_transformer;
 
 pub(crate) use mask_decoder::MaskDecoderInputs;
 pub use mask_decoder::{DecodedMasks, MaskDecoder, MaskDecoderConfig, MaskOutput};
-pub(crate) use two_way_transformer::DECODER_LAYER_NORM_EPS;
+pub(crate) use two_way_transformer::{DECODER_LAYER_NORM_EPS, DownsampledAttention};

@@ -1,32 +1,63 @@
-//! Linear layers over the last axis.
+//! Linear layers over the last axis, with a low-rank adapter beside the weight or without.
 
 use burn::module::Initializer;
 use burn::nn::{Linear, LinearConfig};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, module};
 use sam_kernel::linear::{self as kernel, LinearNeeds};
+use sam_kernel::low_rank::LowRankLinear;
 
 use super::fused::{BackwardInputs, SliceOperation, SliceOutput, fused, is_fusible};
+use crate::lora::LowRankAdapter;
 
 /// A linear layer whose parameters are zero until a checkpoint or [`crate::init`] fills them.
 pub(crate) fn linear_layer(inputs: usize, outputs: usize, device: &Device) -> Linear {
     LinearConfig::new(inputs, outputs).with_initializer(Initializer::Zeros).init(device)
 }
 
-/// Applies a linear layer.
+/// Whether a low-rank adapter stands beside the layer's weight.
+pub(crate) fn is_adapted(layer: &Linear) -> bool {
+    layer.weight.reparameterization::<LowRankAdapter>().is_some()
+}
+
+/// Applies a linear layer, with its adapter if it has one.
 ///
 /// # Shapes
 /// - `x`: `[.., inputs]`
 /// - returns `[.., outputs]`
 pub(crate) fn linear<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
-    match &layer.bias {
-        Some(bias) if is_fusible(&x) => {
-            let mut shape = x.dims();
-            shape[D - 1] = bias.dims()[0];
+    let adapter = layer.weight.reparameterization::<LowRankAdapter>();
+    match (adapter, &layer.bias) {
+        (None, Some(bias)) if is_fusible(&x) => {
+            let shape = output_shape(&x, bias.dims()[0]);
             let inputs = [x.into_dispatch(), layer.weight.val().into_dispatch(), bias.val().into_dispatch()];
-            fused(LinearOp { shape: shape.to_vec() }, inputs)
+            fused(LinearOp { shape }, inputs)
         }
-        _ => layer.forward(x),
+        (None, _) => layer.forward(x),
+        (Some(adapter), Some(bias)) if is_fusible(&x) && !adapter.drops(&x) => {
+            let operation = LowRankOp { shape: output_shape(&x, bias.dims()[0]), scale: adapter.scale() as f32 };
+            let (weight, bias) = (layer.weight.base(), bias.val());
+            let (down, up) = (adapter.lora_a.val(), adapter.up());
+            let inputs = [
+                x.into_dispatch(),
+                weight.into_dispatch(),
+                bias.into_dispatch(),
+                down.into_dispatch(),
+                up.into_dispatch(),
+            ];
+            fused(operation, inputs)
+        }
+        // Beside the layer: the adapted weight and its gradient, as large as the layer's, are never made.
+        (Some(adapter), bias) => {
+            let bias = bias.as_ref().map(|bias| bias.val());
+            module::linear(x.clone(), layer.weight.base(), bias) + adapter.forward(x)
+        }
     }
+}
+
+fn output_shape<const D: usize>(x: &Tensor<D>, outputs: usize) -> Vec<usize> {
+    let mut shape = x.dims();
+    shape[D - 1] = outputs;
+    shape.to_vec()
 }
 
 #[derive(Debug)]
@@ -45,5 +76,33 @@ impl SliceOperation<3> for LinearOp {
         let needs = LinearNeeds { x: x_needs, weight: weight_needs, bias: bias_needs };
         let grads = kernel::Linear { weight, bias }.backward(x, pass.d_output, needs);
         [grads.x, grads.weight, grads.bias]
+    }
+}
+
+#[derive(Debug)]
+struct LowRankOp {
+    shape: Vec<usize>,
+    scale: f32,
+}
+
+impl LowRankOp {
+    fn kernel<'a>(&self, [weight, bias, down, up]: [&'a [f32]; 4]) -> LowRankLinear<'a> {
+        LowRankLinear { layer: kernel::Linear { weight, bias }, down, up, scale: self.scale }
+    }
+}
+
+impl SliceOperation<5> for LowRankOp {
+    fn forward(&self, [x, parameters @ ..]: [&[f32]; 5]) -> SliceOutput {
+        let (values, hidden) = self.kernel(parameters).forward(x);
+        SliceOutput { values, shape: self.shape.clone(), saved: hidden }
+    }
+
+    fn backward(&self, pass: BackwardInputs<'_, 5>) -> [Vec<f32>; 5] {
+        let [x, parameters @ ..] = pass.inputs;
+        let [x_needs, weight_needs, bias_needs, ..] = pass.needs_grad;
+        let needs = LinearNeeds { x: x_needs, weight: weight_needs, bias: bias_needs };
+        let grads = self.kernel(parameters).backward(x, pass.saved, pass.d_output, needs);
+        let layer = grads.layer;
+        [layer.x, layer.weight, layer.bias, grads.down, grads.up]
     }
 }

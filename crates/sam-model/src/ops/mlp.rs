@@ -9,10 +9,10 @@ use burn::nn::Linear;
 use burn::tensor::activation::{gelu, relu};
 use burn::tensor::{Device, Tensor};
 use sam_kernel::linear as kernel;
-use sam_kernel::mlp::{self, MlpGrads};
+use sam_kernel::mlp::{self, MlpGrads, MlpNeeds};
 
 use super::fused::{BackwardInputs, SliceOperation, SliceOutput, fused, is_fusible};
-use super::linear::{linear, linear_layer};
+use super::linear::{is_adapted, linear, linear_layer};
 
 /// The activation function between the two layers of an [`MlpBlock`].
 pub(crate) use sam_kernel::mlp::Activation;
@@ -38,7 +38,9 @@ impl MlpBlock {
     /// - `x`: `[.., C]`
     /// - returns the same shape
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        if is_fusible(&x) {
+        // An adapter stands beside its layer, which is then no part of one operation.
+        let is_whole = !is_adapted(&self.lin1) && !is_adapted(&self.lin2);
+        if is_whole && is_fusible(&x) {
             let operation = MlpOp { shape: x.dims().to_vec(), activation: self.activation };
             let bias = |layer: &Linear| layer.bias.as_ref().expect("every layer of the reference has a bias").val();
             let inputs = [
@@ -50,12 +52,12 @@ impl MlpBlock {
             ];
             return fused(operation, inputs);
         }
-        let hidden = self.lin1.forward(x);
+        let hidden = linear(&self.lin1, x);
         let hidden = match self.activation {
             Activation::Gelu => gelu(hidden),
             Activation::Relu => relu(hidden),
         };
-        self.lin2.forward(hidden)
+        linear(&self.lin2, hidden)
     }
 }
 
@@ -82,8 +84,10 @@ impl SliceOperation<5> for MlpOp {
 
     fn backward(&self, pass: BackwardInputs<'_, 5>) -> [Vec<f32>; 5] {
         let [x, parameters @ ..] = pass.inputs;
+        let [_, first_weight, _, second_weight, _] = pass.needs_grad;
+        let needs = MlpNeeds { first_weight, second_weight };
         let MlpGrads { x, first_weight, first_bias, second_weight, second_bias } =
-            self.kernel(parameters).backward(x, pass.d_output);
+            self.kernel(parameters).backward(x, pass.d_output, needs);
         [x, first_weight, first_bias, second_weight, second_bias]
     }
 }

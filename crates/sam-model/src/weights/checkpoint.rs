@@ -241,7 +241,7 @@ impl Checkpoint {
 }
 
 /// Fails on the first NaN or infinite value.
-pub(super) fn finite(values: Vec<f32>, path: &Path, key: &str) -> Result<Vec<f32>, WeightsError> {
+pub(crate) fn finite(values: Vec<f32>, path: &Path, key: &str) -> Result<Vec<f32>, WeightsError> {
     match values.iter().find(|value| !value.is_finite()) {
         Some(&value) => Err(WeightsError::NotFinite {
             path: path.to_owned(),
@@ -254,7 +254,7 @@ pub(super) fn finite(values: Vec<f32>, path: &Path, key: &str) -> Result<Vec<f32
 }
 
 /// For each missing and each extra key, finds the most similar key of the other list.
-pub(super) fn pair_nearest(mismatch: &mut Mismatch) {
+pub(crate) fn pair_nearest(mismatch: &mut Mismatch) {
     let missing: Vec<String> = mismatch.missing.iter().map(|(key, ..)| key.clone()).collect();
     let extra: Vec<String> = mismatch.extra.iter().map(|(key, ..)| key.clone()).collect();
     for (key, _, nearest) in &mut mismatch.missing {
@@ -389,7 +389,7 @@ pub(super) fn explain(dict: &StateDict, layout: Layout, problem: Unrecognised) -
 }
 
 /// The published name and image size, or the sizes that make it a custom one.
-pub(super) fn describe(config: &SamConfig) -> String {
+pub(crate) fn describe(config: &SamConfig) -> String {
     let encoder = &config.image_encoder;
     match config.variant() {
         Some(variant) => format!("{} at {} px", variant.name(), encoder.image_size),

@@ -101,6 +101,14 @@ pub enum WeightsError {
         /// The first tensor that differs.
         key: String,
     },
+    /// An adapter cannot be read or written.
+    #[error("{}: {what}", path.display())]
+    Adapter {
+        /// The folder or file.
+        path: PathBuf,
+        /// What was found and what was expected.
+        what: String,
+    },
     /// The format does not support the request.
     #[error("{0}")]
     Unsupported(String),

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use burn::module::Module;
 use sam_files::{write_atomically, write_atomically_with, write_folder_atomically};
 
 use super::checkpoint::CONFIG_METADATA;
@@ -90,12 +91,13 @@ pub fn check_export(config: &SamConfig, options: ExportOptions) -> Result<(), We
     check_representable(&config, format)
 }
 
-/// Writes `sam` to `path` (a file, or a folder for [`ExportFormat::HuggingFace`]), replacing existing files.
+/// Writes `sam` to `path` (a file, or a folder for [`ExportFormat::HuggingFace`]), replacing existing files; low-rank adapters
+/// are merged into the weights.
 pub fn export(sam: &Sam, options: ExportOptions, path: &Path) -> Result<ExportReport, WeightsError> {
     check_export(sam.config(), options)?;
     let ExportOptions { format, dtype, image_size } = options;
     let mut config = sam.config().clone();
-    let mut tensors = named_tensors(sam);
+    let mut tensors = named_tensors(&sam.clone().materialize());
     let mut resized = Vec::new();
     if is_resized(&config, image_size) {
         resized = resize_tables(&mut tensors, &mut config);

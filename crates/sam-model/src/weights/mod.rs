@@ -26,6 +26,10 @@ mod safetensors_writer;
 mod shards;
 mod state_dict;
 
+pub(crate) use checkpoint::{describe, finite, pair_nearest};
+pub(crate) use error::nearest_key;
+pub(crate) use parameters::{official_key, transpose};
+
 pub use autoencoder::{MaeCheckpoint, MaeExportOptions, MaeParts, describe_autoencoder, export_mae};
 pub use checkpoint::{CONFIG_METADATA, Checkpoint, LoadOptions, LoadReport};
 pub use error::{Mismatch, WeightsError};

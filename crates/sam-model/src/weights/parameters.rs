@@ -30,13 +30,27 @@ impl ParameterPath {
         self.containers.pop();
     }
 
-    /// The official key of the current parameter.
+    /// The official key of the current parameter; of a factor of an adapter that of its layer, with PEFT's ending.
     pub fn official_key(&self) -> String {
         let mut path = self.names.join(".");
         if self.container() == "Struct:LayerNorm" {
             path = path.replace(".gamma", ".weight").replace(".beta", ".bias");
         }
+        if self.is_factor() {
+            path =
+                path.replace(".weight.lora.lora_a", ".lora_A.weight").replace(".weight.lora.lora_b", ".lora_B.weight");
+        }
         translate(MODULE_TO_OFFICIAL, &path).unwrap_or(path)
+    }
+
+    /// Whether the current parameter is the weight of a linear layer.
+    pub(crate) fn is_linear_weight(&self) -> bool {
+        self.container() == "Struct:Linear" && self.names.last().is_some_and(|name| name == "weight")
+    }
+
+    /// Whether the current parameter is a factor of a low-rank adapter.
+    pub(crate) fn is_factor(&self) -> bool {
+        self.container() == "Struct:LowRankAdapter"
     }
 
     /// The current parameter's shape in a checkpoint.
@@ -63,7 +77,7 @@ impl ParameterPath {
     }
 
     fn is_transposed(&self) -> bool {
-        self.container() == "Struct:Linear" && self.names.last().is_some_and(|name| name == "weight")
+        self.is_linear_weight() || self.is_factor()
     }
 }
 
@@ -78,7 +92,13 @@ pub fn host_values<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
     tensor.to_data().convert::<f32>().try_to_vec::<f32>().expect("f32 data holds f32 values")
 }
 
-fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+/// The official key of a parameter whose module path is `path`, without norms.
+pub(crate) fn official_key(path: &str) -> String {
+    translate(MODULE_TO_OFFICIAL, path).unwrap_or_else(|| path.to_owned())
+}
+
+/// A row-major matrix, transposed.
+pub(crate) fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     let mut transposed = vec![0f32; values.len()];
     for (row, line) in values.chunks_exact(columns).enumerate() {
         for (column, &value) in line.iter().enumerate() {

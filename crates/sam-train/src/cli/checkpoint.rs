@@ -15,7 +15,8 @@ use crate::config::{ConfigError, Options, files};
 
 #[derive(Debug, Args)]
 pub(crate) struct InspectArguments {
-    /// Checkpoint (.safetensors or .pth), Hugging Face folder, or folder of a run (its best checkpoint)
+    /// Checkpoint (.safetensors or .pth), Hugging Face folder, folder of a run (its best checkpoint), or adapters (PEFT
+    /// folder, .pth of SAMed)
     #[arg(value_name = "FILE")]
     pub(crate) checkpoint: PathBuf,
     /// List every tensor with its type and shape
@@ -28,6 +29,9 @@ pub(crate) struct ExportArguments {
     /// Checkpoint (.safetensors or .pth), Hugging Face folder, or folder of a run (its best checkpoint)
     #[arg(long, value_name = "IN")]
     pub(crate) checkpoint: PathBuf,
+    /// Adapters to merge into it: a PEFT folder, the folder of a run with [lora], or a .pth of SAMed
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) adapter: Option<PathBuf>,
     /// Format to write
     #[arg(long)]
     pub(crate) format: FormatArgument,
@@ -53,6 +57,9 @@ pub(crate) struct PredictArguments {
     /// Checkpoint (.safetensors or .pth), Hugging Face folder, or folder of a run (its best checkpoint)
     #[arg(long, value_name = "IN")]
     pub(crate) checkpoint: PathBuf,
+    /// Adapters to merge into it: a PEFT folder, the folder of a run with [lora], or a .pth of SAMed
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) adapter: Option<PathBuf>,
     /// Image to segment: JPEG, PNG, TIFF, BMP, WebP or GIF
     #[arg(long, value_name = "PHOTO")]
     pub(crate) image: PathBuf,

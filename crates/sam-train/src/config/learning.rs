@@ -89,10 +89,13 @@ pub(super) fn read_optimiser(reader: &Reader<'_>) -> OptimiserOptions {
             prompt_encoder: part_lr.float("prompt_encoder", default.part_lr.prompt_encoder, 0.0..),
             mask_decoder: part_lr.float("mask_decoder", default.part_lr.mask_decoder, 0.0..),
         },
+        learn: optimiser.texts_if_given("learn", cannot_freeze).unwrap_or_default(),
         freeze: optimiser.texts_if_given("freeze", cannot_freeze).unwrap_or_default(),
         ..read_adamw(&optimiser, &default)
     };
-    let trains_something = !PARTS.iter().all(|part| options.freeze.iter().any(|frozen| frozen == part));
+    // Adapters learn whatever is frozen.
+    let trains_something =
+        reader.top().is_given("lora") || !PARTS.iter().all(|part| options.freeze.iter().any(|frozen| frozen == part));
     let expected = "a list that leaves a part to train";
     reader.check(trains_something, &["optimiser.freeze"], expected, "all parts");
     options

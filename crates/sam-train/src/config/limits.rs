@@ -9,7 +9,7 @@ use super::reader::Reader;
 
 /// Numbers of a key that are sensible, in a configuration or in the plan of a run, in alphabetical order. Numbers of other
 /// keys are steps, or counts of what exists, and end at [`LARGEST`].
-const LIMITS: [(&str, i64, i64); 58] = [
+const LIMITS: [(&str, i64, i64); 59] = [
     ("accumulation", 1, 1 << 16),
     ("at_clicks", 1, 1000),
     ("batch_images", 1, 1 << 16),
@@ -60,6 +60,7 @@ const LIMITS: [(&str, i64, i64); 58] = [
     ("patch_size", 1, 1 << 10),
     ("prefetch", 1, 1024),
     ("previews", 0, 64),
+    ("rank", 1, 1 << 12),
     ("refinements", 0, 1000),
     ("seed", 0, i64::MAX),
     ("side_px_max", 16, 4096),

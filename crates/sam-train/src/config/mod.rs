@@ -17,6 +17,7 @@ pub(crate) mod evaluate;
 pub(crate) mod files;
 mod learning;
 mod limits;
+mod lora;
 mod measure;
 pub(crate) mod model;
 mod options;

@@ -37,6 +37,9 @@ pub(crate) struct MaePlan {
 pub(crate) struct CheckpointPlan {
     /// File or Hugging Face folder.
     pub(crate) path: PathBuf,
+    /// Adapters of an earlier training, as its folder: continued with `[lora]`, else merged into the weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) adapter: Option<PathBuf>,
     /// Model input size during training; by default the checkpoint's.
     pub(crate) image_size: Option<usize>,
     /// See [`ImageEncoderConfig::drop_path_rate`].
@@ -66,6 +69,7 @@ impl ModelPlan {
         let inits = [("checkpoint", Init::Checkpoint), ("mae", Init::Mae), ("scratch", Init::Scratch)];
         let init = model.choice("init", Init::Checkpoint, &inits);
         let path = model.input_path_if_given("checkpoint");
+        let adapter = model.input_path_if_given("adapter");
         let mae = model.input_path_if_given("mae");
         let image_size = model.integer_if_given("image_size", IMAGE_SIZES);
         let variants = Variant::ALL.map(|variant| (variant.name(), variant));
@@ -75,14 +79,14 @@ impl ModelPlan {
         let image_size_or_published = image_size.unwrap_or(PUBLISHED_IMAGE_SIZE);
         let sizes = Sizes { image_size: image_size_or_published, drop_path, decoder_dropout }.read(&model);
 
-        model.only_if(init == Init::Checkpoint, "init", &["checkpoint"], "init = \"checkpoint\"");
+        model.only_if(init == Init::Checkpoint, "init", &["checkpoint", "adapter"], "init = \"checkpoint\"");
         model.only_if(init == Init::Mae, "init", &["mae"], "init = \"mae\"");
         let of_sizes = "init = \"scratch\" or \"mae\" (the tensors of a checkpoint determine its sizes)";
         model.only_if(init != Init::Checkpoint, "init", &["variant", "sizes"], of_sizes);
         if init == Init::Checkpoint {
             let what = "the initial weights, or init = \"scratch\"";
             let path = model.required("checkpoint", what, path, PathBuf::new());
-            return Self::Checkpoint(CheckpointPlan { path, image_size, drop_path, decoder_dropout });
+            return Self::Checkpoint(CheckpointPlan { path, adapter, image_size, drop_path, decoder_dropout });
         }
         let one_of_both = "given without model.sizes: both set the sizes";
         reader.check(!(model.is_given("variant") && model.is_given("sizes")), &["model.variant"], one_of_both, "both");

@@ -8,6 +8,9 @@ use super::problems::Problem;
 /// The keys that were read, by section, each with its default as it would be typed; empty without a default.
 pub(crate) type KnownKeys = BTreeMap<String, BTreeMap<String, String>>;
 
+/// What other programs call a key, with its name here, which is too short to be similar.
+const FULL_NAMES: [(&str, &str); 1] = [("learning_rate", "lr")];
+
 /// The most similar word, if any is similar enough to be meant.
 pub(crate) fn nearest<'a>(typed: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let typed = typed.to_lowercase().replace('-', "_");
@@ -61,6 +64,14 @@ fn suggestion(section: &str, key: &str, known: &KnownKeys) -> String {
         (false, false) => format!("{} in [{section}]", quoted(section, found)),
     };
     let keys_of = |section: &str| known[section].keys().map(String::as_str);
+    if let Some((_, short)) = FULL_NAMES.iter().find(|(full, _)| *full == key) {
+        if known[section].contains_key(*short) {
+            return format!("did you mean {}?", quoted(section, short));
+        }
+        if let Some(other) = others.iter().find(|other| known[other.as_str()].contains_key(*short)) {
+            return format!("did you mean {}?", in_section(other, short));
+        }
+    }
     if let Some(other) = others.iter().find(|other| known[other.as_str()].contains_key(key)) {
         return match other.as_str() {
             "" => format!("`{key}` belongs at the top, before the first section"),

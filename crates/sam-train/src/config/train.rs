@@ -1,7 +1,8 @@
 //! `task = "train"`: the plan of a training run, with every default and every derived number; and `[result]`.
 
 use sam_learn::options::{
-    LogOptions, LossOptions, OptimiserOptions, PromptOptions, RunOptions, ScheduleOptions, ValidationOptions,
+    LogOptions, LoraOptions, LossOptions, OptimiserOptions, PromptOptions, RunOptions, ScheduleOptions,
+    ValidationOptions,
 };
 use sam_model::weights::PUBLISHED_IMAGE_SIZE;
 use serde::{Deserialize, Serialize};
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::data::DataPlan;
 use super::learning::{read_loss, read_optimiser, read_prompts, read_schedule};
 use super::limits::{Batches, Blocks, check_parameters};
+use super::lora::read_lora;
 use super::model::{MaePlan, ModelPlan};
 use super::ranges::IMAGE_SIZES;
 use super::reader::{Reader, Section};
@@ -29,6 +31,9 @@ pub(crate) struct TrainPlan {
     pub(crate) prompts: PromptOptions,
     /// The training objective.
     pub(crate) loss: LossOptions,
+    /// Low-rank adapters, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) lora: Option<LoraOptions>,
     /// The optimiser.
     pub(crate) optimiser: OptimiserOptions,
     /// Number of steps and learning rates.
@@ -54,6 +59,7 @@ impl TrainPlan {
             validation: read_validation(reader, schedule.steps),
             log: read_log(reader),
             result: ResultPlan::read(reader, model.image_size()),
+            lora: read_lora(reader, &model),
             model,
             optimiser,
             schedule,

@@ -10,10 +10,12 @@ use sam_data::loader::{ErrorPolicy, LoaderOptions, Samples, Subset};
 use sam_data::{DataError, OnBad, Source, Split, SplitOrigin, SplitRule};
 use sam_eval::EvalSet;
 use sam_infer::{DeviceError, DeviceName};
+use sam_learn::optim::adapt;
 use sam_learn::options::LossResolution;
 use sam_learn::task::Validation as Validated;
 use sam_model::Sam;
 use sam_model::device_check::check_backward;
+use sam_model::lora::AdapterFile;
 use sam_model::weights::{Checkpoint, LoadOptions, LoadReport};
 
 use crate::config::data_source::{DataSource, Validation};
@@ -23,6 +25,7 @@ use crate::config::run::protocols;
 use crate::config::{TRAIN, TrainPlan, VALIDATION};
 use crate::survey::{DataLosses, Purpose, SurveyedSource, lines};
 use crate::train::run_data::RunData;
+use crate::train::session::advised;
 
 /// Key of the validation images that are part of the training data.
 const SPLIT: &str = "data.split";
@@ -112,9 +115,30 @@ fn open_model(plan: &TrainPlan, device: &Device, notes: &mut Vec<String>) -> Res
             let (sam, report) = checkpoint.load_with(&options, device)?;
             notes.push(format!("model: {}, {}", file.display(), describe(&sam)));
             notes.extend(load_report_lines(&report));
-            Ok(sam)
+            with_adapters(sam, plan, from.adapter.as_deref(), notes)
         }
     }
+}
+
+/// The adapters of an earlier training: as adapters where they learn on, else merged into the weights.
+fn with_adapters(sam: Sam, plan: &TrainPlan, adapter: Option<&Path>, notes: &mut Vec<String>) -> Result<Sam> {
+    let Some(path) = adapter else { return Ok(sam) };
+    let file = AdapterFile::open(&adapter_folder(path)).context("model.adapter")?;
+    let (sam, what) = match &plan.lora {
+        Some(lora) => {
+            let adapted = adapt(sam, lora, plan.run.seed, Some(&file));
+            (adapted.map_err(|error| anyhow!("{}", advised(&error)))?, "continued")
+        }
+        None => (file.merge_into(sam).context("model.adapter")?, "merged"),
+    };
+    notes.push(format!("model: adapters of {} layers of {} are {what}", file.layers.len(), file.path.display()));
+    Ok(sam)
+}
+
+/// The adapters of the best checkpoint of a run, for the path of its folder; any other path itself.
+pub(crate) fn adapter_folder(path: &Path) -> PathBuf {
+    let of_run = path.join(sam_learn::record::ADAPTER_FOLDER);
+    if AdapterFile::is_folder_of(&of_run) { of_run } else { path.to_owned() }
 }
 
 /// The best checkpoint of a run, for the path of its folder; any other path itself.

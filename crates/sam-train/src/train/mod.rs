@@ -15,7 +15,7 @@ mod session;
 mod stop;
 mod summary;
 
-pub(crate) use inputs::{checkpoint_file, load_report_lines};
+pub(crate) use inputs::{adapter_folder, checkpoint_file, load_report_lines};
 pub(crate) use report::date_and_time;
 pub(crate) use run_folder::{EndingRecord, PLAN as PLAN_FILE, RunFolder};
 pub(crate) use session::program_line;
@@ -26,13 +26,14 @@ use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 use burn::train::Interrupter;
-use sam_learn::options::TrainOptions;
-use sam_learn::record::SavedState;
+use sam_learn::options::{LoraOptions, TrainOptions};
+use sam_learn::record::{ADAPTER_FOLDER, SavedState};
 use sam_learn::task::Validation;
 use sam_learn::{Outcome, RunInputs, Training, measure_training, train};
 use sam_model::weights::{Dtype, ExportFormat, ExportOptions, ImageSizePolicy, check_export, export};
 
 use crate::cli::{FormatArgument, RunArguments};
+use crate::config::model::ModelPlan;
 use crate::config::{Task, TrainPlan};
 use crate::failure::{BadInput, Failure};
 use crate::progress::Waiting;
@@ -123,10 +124,19 @@ fn options(plan: &TrainPlan) -> TrainOptions {
         run: plan.run.clone(),
         prompts: plan.prompts.clone(),
         loss: plan.loss.clone(),
+        lora: plan.lora.clone().map(|lora| LoraOptions { base: base(plan), ..lora }),
         optimiser: plan.optimiser.clone(),
         schedule: plan.schedule.clone(),
         validation: plan.validation.clone(),
         log: plan.log.clone(),
+    }
+}
+
+/// The checkpoint that adapters belong to.
+fn base(plan: &TrainPlan) -> String {
+    match &plan.model {
+        ModelPlan::Checkpoint(from) => from.path.display().to_string(),
+        ModelPlan::Mae(_) | ModelPlan::Scratch(_) => String::new(),
     }
 }
 
@@ -147,6 +157,9 @@ fn finish(plan: &TrainPlan, session: &RunSession<'_>, outcome: &Outcome) -> Resu
         print(format!("exported {} ({} tensors, {} px)", report.path.display(), report.tensors, report.image_size));
     }
     print(format!("best checkpoint: {}", outcome.best.display()));
+    if plan.lora.is_some() {
+        print(format!("its adapters:    {}", folder.join(ADAPTER_FOLDER).display()));
+    }
     if plan.log.previews > 0 {
         print(format!("previews:        {}", folder.join("previews").display()));
     }

@@ -9,6 +9,7 @@
 //! checksums.json     of both              run.lock        which process works here
 //! data.json          what the data loses   log.txt         the lines of all sessions
 //! ending.json        how the last session ended
+//! adapter/           with [lora]: of the best checkpoint (adapter-last/: of the last)
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use sam_files::{UNFINISHED_PREFIX, write_atomically};
 use sam_learn::LearnError;
-use sam_learn::record::{CHECKPOINTS_FOLDER, LOCK_FILE, RunLock};
+use sam_learn::record::{ADAPTER_FOLDER, CHECKPOINTS_FOLDER, LAST_ADAPTER_FOLDER, LOCK_FILE, RunLock};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -52,10 +53,15 @@ const FILES: [&str; 16] = [
     "export-1024.safetensors",
 ];
 
+/// Files of a folder of adapters.
+const ADAPTER_FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
+
 /// Folders that a run writes, with what the names in them begin with.
-const FOLDERS: [(&str, &[&str]); 4] = [
+const FOLDERS: [(&str, &[&str]); 6] = [
     (CHECKPOINTS_FOLDER, &["step-"]),
     ("previews", &["step-"]),
+    (ADAPTER_FOLDER, &ADAPTER_FILES),
+    (LAST_ADAPTER_FOLDER, &ADAPTER_FILES),
     ("tensorboard", &["events.out.tfevents."]),
     ("export-huggingface", &["config.json", "model.safetensors", "preprocessor_config.json"]),
 ];

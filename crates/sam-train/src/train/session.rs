@@ -282,8 +282,13 @@ pub(super) fn advised(error: &LearnError) -> String {
 fn advice(error: &LearnError) -> Option<&'static str> {
     match error {
         LearnError::FreezesNothing { .. } | LearnError::NothingLearns => Some("Change optimiser.freeze"),
+        LearnError::LearnsNothing { .. } => Some("Change optimiser.learn"),
+        LearnError::AdaptsNothing { .. } | LearnError::AdaptedTwice { .. } => Some("Change lora.targets"),
+        LearnError::RankTooLarge { .. } => Some("Change lora.rank"),
+        LearnError::DropoutOutsideEncoder { .. } => Some("The keys are lora.dropout and lora.targets"),
+        LearnError::OtherAdapters { .. } => Some("The keys are lora.targets and model.adapter"),
         LearnError::ShardsWithDropout { .. } => {
-            Some("Set run.parallel = 1, or model.drop_path and model.decoder_dropout to 0")
+            Some("Set run.parallel = 1, or model.drop_path, model.decoder_dropout and lora.dropout to 0")
         }
         LearnError::Samples(_) => Some("data.bad = \"drop\" drops and counts what cannot be read"),
         LearnError::NoThreads { .. } => Some("Lower run.parallel"),

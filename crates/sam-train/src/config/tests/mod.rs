@@ -125,10 +125,7 @@ a = 1
         "c.toml:11: data.split.group must be \"image\", \"folder\", { prefix = \"..\" } or { regex = \"..\" }, \
          got \"patient\"",
         "c.toml:12: data.workers must be a whole number from 0 to 1024, got -1",
-        "c.toml:13: there is no key `learning_rate` in [data]; it takes `augmentation`, `bad`, `channels`, `classes`, \
-         `crowd`, `filter`, `format`, `images`, `images_per_step`, `intensity`, `labels`, `max_image_share`, `max_pixels`, \
-         `min_object_px`, `objects_per_image`, `objects_per_step`, `on_unreadable`, `part`, `prefetch`, `split`, `synth`, \
-         `train`, `validation`, `validation_options`, `validation_synth`, `void`, `workers`",
+        "c.toml:13: there is no key `learning_rate` in [data]; did you mean `lr` (default 0.0008) in [optimiser]?",
         "c.toml:15: data.augmentation.crop must be two numbers, the smaller one first, got [0.9, 0.5]; \
          did you mean [0.5, 0.9]?",
         "c.toml:16: data.augmentation.scale_jitter must be two numbers, each above 0, got 2",
@@ -146,8 +143,8 @@ a = 1
         "c.toml:32: validation.clicks must be a list, each a whole number from 1 to 100, got 0",
         "c.toml:33: validation.box must be true or false, got \"yes\"",
         "c.toml:36: result.export must be \"safetensors\", \"pth\" or \"huggingface\", got \"onnx\"",
-        "c.toml:37: there is no section `extra` at the top; it takes `data`, `log`, `loss`, `model`, `optimiser`, `prompts`, \
-         `result`, `run`, `schedule`, `task`, `validation`",
+        "c.toml:37: there is no section `extra` at the top; it takes `data`, `log`, `lora`, `loss`, `model`, `optimiser`, \
+         `prompts`, `result`, `run`, `schedule`, `task`, `validation`",
     ];
     let found = problems(text);
     for (found, expected) in found.iter().zip(expected) {
@@ -403,6 +400,7 @@ fn a_resolved_configuration_has_the_same_plan_and_every_default() {
     let examples = [
         include_str!("../../../../../configs/quickstart.toml"),
         include_str!("../../../../../configs/finetune.toml"),
+        include_str!("../../../../../configs/finetune-lora.toml"),
         include_str!("../../../../../configs/finetune-photos.toml"),
         include_str!("../../../../../configs/paper-vit-b.toml"),
         include_str!("../../../../../configs/paper-vit-h.toml"),
@@ -572,6 +570,7 @@ fn the_configurations_of_this_repository_are_valid() {
     for (name, text) in [
         ("quickstart", include_str!("../../../../../configs/quickstart.toml")),
         ("finetune", include_str!("../../../../../configs/finetune.toml")),
+        ("finetune-lora", include_str!("../../../../../configs/finetune-lora.toml")),
         ("finetune-photos", include_str!("../../../../../configs/finetune-photos.toml")),
         ("paper-vit-b", include_str!("../../../../../configs/paper-vit-b.toml")),
         ("paper-vit-l", include_str!("../../../../../configs/paper-vit-l.toml")),
