@@ -280,6 +280,9 @@ fn read_first_click(protocol: &Section<'_>) -> Option<FirstClick> {
 impl DetectionsPlan {
     fn read(top: &Section<'_>) -> Option<Self> {
         let is_given = top.is_given("detections");
+        if !is_given {
+            top.unused(&["detections"]);
+        }
         let detections = top.section("detections");
         let file = detections.local_path_if_given("file");
         let uses = [("boxes", DetectionUse::Boxes), ("segmentations", DetectionUse::Segmentations)];
@@ -302,6 +305,9 @@ impl DetectionsPlan {
 /// `[gate]`: free keys, each the name of a metric with its bound.
 fn read_gate(reader: &Reader<'_>) -> Option<GateConfig> {
     let is_given = reader.top().is_given("gate");
+    if !is_given {
+        reader.top().unused(&["gate"]);
+    }
     let section = reader.top().section("gate");
     let mut gate = GateConfig {
         baseline: section.local_path_if_given("baseline"),
