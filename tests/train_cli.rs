@@ -103,9 +103,25 @@ fn a_run_writes_a_folder_that_documents_itself() {
     {
         assert!(html.contains(part), "{part}");
     }
-    // Before, and the best, which is the last or not.
+    // Previews before, and of the best, which is the last or not; worst and best of four objects for clicks and for boxes.
     let n_images = html.matches("<img ").count();
-    assert!((2..=3).contains(&n_images), "{n_images}");
+    assert!((2 + 8..=3 + 16).contains(&n_images), "{n_images}");
+    for part in [
+        "Worst after 1 click",
+        "Best with a box",
+        "prediction with prompts (left), ground truth (right)",
+        "Classes of scenes",
+        "By miou_box, worst first.",
+        "By size",
+        "Predicted IoU",
+        "2 images are too few to tell a difference from chance",
+        "How to load the result",
+        "sam_model_registry",
+        "SamModel.from_pretrained",
+    ] {
+        assert!(html.contains(part), "the report must have `{part}`");
+    }
+    assert!(!html.contains(") *<"), "two images show nothing");
     for outside in ["http:", "https:", "<script", "<link"] {
         assert!(!html.contains(outside), "{outside}");
     }

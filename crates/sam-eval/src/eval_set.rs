@@ -21,6 +21,8 @@ pub struct EvalImage {
     pub sample: Sample,
     /// Class names; may be empty.
     pub classes: Arc<[String]>,
+    /// Index of the sample in its data set.
+    pub index: usize,
 }
 
 impl EvalImage {
@@ -78,7 +80,7 @@ impl EvalSet {
     fn read(&self, index: usize) -> Result<EvalImage, EvalError> {
         let failed = |source| EvalError::Sample { data_set: self.name.to_string(), index, source };
         let sample = self.samples.sample(index).map_err(failed)?;
-        Ok(EvalImage { data_set: Arc::clone(&self.name), sample, classes: Arc::clone(&self.classes) })
+        Ok(EvalImage { data_set: Arc::clone(&self.name), sample, classes: Arc::clone(&self.classes), index })
     }
 }
 

@@ -73,6 +73,8 @@ pub struct Evaluation {
     pub results: Results,
     /// The masks after the last round, for each run of the results, in the order of its records.
     pub final_masks: Vec<Vec<Rle>>,
+    /// Indices of the samples, by the names of data set and image.
+    pub places: BTreeMap<(String, String), usize>,
 }
 
 /// The names of all metrics of these protocols over all objects. Validates the protocols.
@@ -113,6 +115,7 @@ pub fn evaluate<S: Segmenter>(
         segmenter,
         protocols,
         outcomes: vec![Vec::new(); protocols.len()],
+        places: BTreeMap::new(),
         at: EvalProgress { of_images: n_images, ..EvalProgress::default() },
         progress,
     };
@@ -139,6 +142,7 @@ struct Evaluator<'a, S> {
     protocols: &'a [EvalProtocol],
     /// By protocol.
     outcomes: Vec<Vec<Outcome>>,
+    places: BTreeMap<(String, String), usize>,
     at: EvalProgress,
     progress: &'a mut dyn FnMut(EvalProgress) -> ControlFlow<()>,
 }
@@ -146,6 +150,8 @@ struct Evaluator<'a, S> {
 impl<S: Segmenter> Evaluator<'_, S> {
     /// Runs all protocols on a batch of images.
     fn run(&mut self, images: &[EvalImage]) -> Result<(), EvalError> {
+        let place = |image: &EvalImage| ((image.data_set.to_string(), image.sample.name.clone()), image.index);
+        self.places.extend(images.iter().map(place));
         let targets: Vec<Vec<Target<'_>>> = images.iter().map(EvalImage::targets).collect();
         let tasks: Vec<ImageTask<'_>> =
             images.iter().zip(&targets).map(|(image, objects)| image.task(objects)).collect();
@@ -175,6 +181,6 @@ impl<S: Segmenter> Evaluator<'_, S> {
             runs.push(Run::new(protocol.clone(), click_metrics.clone(), records)?);
             final_masks.push(masks);
         }
-        Ok(Evaluation { results: Results::new(BTreeMap::new(), runs, &[])?, final_masks })
+        Ok(Evaluation { results: Results::new(BTreeMap::new(), runs, &[])?, final_masks, places: self.places })
     }
 }

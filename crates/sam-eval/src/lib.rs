@@ -72,7 +72,7 @@ pub use error::{EvalError, SegmenterError};
 pub use eval_set::{EvalImage, EvalImages, EvalSet, read_images};
 pub use evaluate::{EvalProgress, EvalProtocol, Evaluation, evaluate, metric_names};
 pub use metrics::average_precision::{AreaRange, IouKind, N_IOU, N_RECALL, PrecisionRecall, Select};
-pub use metrics::bootstrap::{Bootstrap, Interval};
+pub use metrics::bootstrap::{Bootstrap, FEWEST_IMAGES, Interval};
 pub use metrics::calibration::{Calibration, CalibrationBin};
 pub use metrics::classification::{ClassScores, LabelledObjects};
 pub use metrics::click_metrics::{ClickMetrics, ClickMetricsConfig, NOC_CAP};
@@ -93,7 +93,7 @@ pub use protocol::settings::{Boundary, FirstClick, FirstMasks, MaskFeedback, Pro
 pub use protocol::task::{ImageTask, Outcome, Target};
 pub use report::chart;
 pub use report::content::{Model, Report};
-pub use report::gallery::{Extremes, gallery_item, jpeg_data_uri};
+pub use report::gallery::{Extremes, galleries, gallery_item, jpeg_data_uri};
 pub use report::gate::{Gate, GateCheck, GateConfig, Verdict};
 pub use report::junit::junit_xml;
 pub use report::page::{Gallery, GalleryItem, Page, Section, Table};

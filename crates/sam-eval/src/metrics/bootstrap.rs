@@ -28,6 +28,10 @@ impl Default for Bootstrap {
     }
 }
 
+/// With fewer images no difference can be told from chance at the 5 % level: even if all of five improve, the sign test gives
+/// 2 / 2^5 = 6 %. The bootstrap does not know that, as it can only repeat the images it has.
+pub const FEWEST_IMAGES: usize = 6;
+
 /// A value with its confidence interval.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Interval {
@@ -37,10 +41,25 @@ pub struct Interval {
     pub low: f64,
     /// Upper bound.
     pub high: f64,
+    /// Images that were resampled, of the smallest data set.
+    #[serde(default)]
+    pub n_images: usize,
 }
 
 impl Interval {
-    /// Whether zero lies outside the interval, by more than rounding: the difference is then significant.
+    /// Whether a difference is more than chance: zero lies outside the interval, and there are enough images to say so.
+    #[must_use]
+    pub fn is_significant(&self) -> bool {
+        self.excludes_zero() && !self.has_few_images()
+    }
+
+    /// Whether there are too few images to tell a difference from chance.
+    #[must_use]
+    pub fn has_few_images(&self) -> bool {
+        self.n_images < FEWEST_IMAGES
+    }
+
+    /// Whether zero lies outside the interval, by more than rounding.
     #[must_use]
     pub fn excludes_zero(&self) -> bool {
         const ROUNDING: f64 = 1e-9;
@@ -76,7 +95,8 @@ pub(crate) fn mean_interval(data_sets: &[Vec<ImageSum>], config: &Bootstrap) -> 
     values.sort_by(f64::total_cmp);
     let tail = (1.0 - config.confidence) / 2.0;
     let [low, high] = [tail, 1.0 - tail].map(|probability| quantile(&values, probability));
-    Ok(Interval { value: mean(data_sets, |_, at| at), low, high })
+    let n_images = data_sets.iter().map(Vec::len).min().unwrap_or(0);
+    Ok(Interval { value: mean(data_sets, |_, at| at), low, high, n_images })
 }
 
 /// The mean over as many images as there are, chosen by `(n_images, position)`.
@@ -128,6 +148,23 @@ mod tests {
         assert_eq!(mean_interval(&data_sets, &config).expect("fine"), interval, "the same seed, the same resamples");
         let few = |seed| mean_interval(&data_sets, &Bootstrap { seed, n_draws: 3, ..config }).expect("fine");
         assert_ne!(few(0), few(1));
+    }
+
+    #[test]
+    fn two_images_show_nothing_and_six_that_agree_do() {
+        let better = |n_images: usize| {
+            let images = vec![ImageSum { sum: 0.25, n_objects: 1.0 }; n_images];
+            mean_interval(&[images], &Bootstrap::default()).expect("fine")
+        };
+        for n_images in [1, 2, FEWEST_IMAGES - 1] {
+            let interval = better(n_images);
+            assert!(interval.excludes_zero() && interval.has_few_images() && !interval.is_significant(), "{n_images}");
+        }
+        assert!(better(FEWEST_IMAGES).is_significant());
+        // The smallest of several data sets counts.
+        let image = ImageSum { sum: 0.25, n_objects: 1.0 };
+        let several = mean_interval(&[vec![image; 100], vec![image; 2]], &Bootstrap::default()).expect("fine");
+        assert!(!several.is_significant());
     }
 
     #[test]

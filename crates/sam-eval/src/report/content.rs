@@ -30,6 +30,8 @@ pub struct Report<'a> {
     pub galleries: &'a [Gallery],
     /// Further tables, such as what the data loses.
     pub tables: &'a [Table],
+    /// The only metric in the tables by size and class, with the worst classes first; `None`: all metrics, by name.
+    pub focus: Option<&'a str>,
 }
 
 impl Report<'_> {

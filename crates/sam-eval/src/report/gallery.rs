@@ -8,10 +8,13 @@ use image::{ExtendedColorType, ImageEncoder};
 use sam_image::{Mask, ModelFrame, Overlay, PointLabel, RgbImage, Rle, overlay, paste, resize_rgb};
 
 use crate::error::EvalError;
+use crate::eval_set::EvalSet;
+use crate::evaluate::Evaluation;
 use crate::metrics::results::Run;
 use crate::protocol::clicks::tight_box_xyxy_px;
 use crate::protocol::object_record::{ObjectRecord, RoundPrompt};
-use crate::report::page::GalleryItem;
+use crate::protocol::settings::Start;
+use crate::report::page::{Gallery, GalleryItem};
 
 /// Longer side of each view.
 const SIDE_PX: usize = 280;
@@ -48,6 +51,51 @@ impl Extremes {
         places.truncate(count);
         Self { worst, best: places }
     }
+}
+
+/// The worst and the best objects of each protocol, at most `count` of each, with their prompts.
+///
+/// # Errors
+///
+/// When a sample of `sets` cannot be read any more, or an image cannot be encoded.
+pub fn galleries(evaluation: &Evaluation, sets: &[EvalSet], count: usize) -> Result<Vec<Gallery>, EvalError> {
+    let mut galleries = Vec::new();
+    for (run, masks) in evaluation.results.runs.iter().zip(&evaluation.final_masks) {
+        let extremes = Extremes::of(run, count);
+        for (which, chosen) in [("Worst", &extremes.worst), ("Best", &extremes.best)] {
+            let mut items = Vec::new();
+            for &at in chosen {
+                let record = &run.records[at];
+                let place = evaluation.places.get(&(record.data_set.clone(), record.image.clone()));
+                let set = sets.iter().find(|set| *set.name == record.data_set);
+                if let (Some(set), Some(&index)) = (set, place) {
+                    items.push(item_of(set, index, record, &masks[at])?);
+                }
+            }
+            if !items.is_empty() {
+                let title = format!("{which} {}: prediction with prompts (left), ground truth (right)", moment(run));
+                galleries.push(Gallery { title, items });
+            }
+        }
+    }
+    Ok(galleries)
+}
+
+fn moment(run: &Run) -> String {
+    match (run.protocol.start, run.protocol.n_clicks) {
+        (Start::Box, 0) => "with a box".to_owned(),
+        (Start::Box, n) => format!("with a box and {n} clicks"),
+        (Start::Click, 1) => "after 1 click".to_owned(),
+        (Start::Click, n) => format!("after {n} clicks"),
+    }
+}
+
+fn item_of(set: &EvalSet, index: usize, record: &ObjectRecord, found: &Rle) -> Result<GalleryItem, EvalError> {
+    let failed = |source| EvalError::Sample { data_set: set.name.to_string(), index, source };
+    let sample = set.samples.sample(index).map_err(failed)?;
+    let object = sample.objects.iter().find(|object| object.id == record.object_id);
+    let object = object.ok_or_else(|| failed(format!("object {} no longer exists", record.object_id).into()))?;
+    gallery_item(&sample.image, &object.mask, found, record)
 }
 
 /// Renders one object: the prediction with its prompts on the left, the ground truth on the right.

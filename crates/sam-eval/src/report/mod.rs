@@ -16,7 +16,7 @@ use crate::error::EvalError;
 use crate::report::charts::charts;
 use crate::report::content::Report;
 use crate::report::page::{Page, Section};
-use crate::report::tables::tables;
+use crate::report::tables::{findings, tables};
 
 impl Report<'_> {
     /// The content of `report.md`.
@@ -37,6 +37,23 @@ impl Report<'_> {
     pub fn html(&self) -> Result<String, EvalError> {
         self.check()?;
         self.page().html()
+    }
+
+    /// Where the models fail, as a part of another page: charts, worst and best objects, confidence, sizes, classes,
+    /// calibration.
+    ///
+    /// # Errors
+    ///
+    /// When there is no model, or the comparison has other models.
+    pub fn findings(&self) -> Result<Vec<Section>, EvalError> {
+        self.check()?;
+        let (tables, charts) = (findings(self), charts(self));
+        let mut sections: Vec<Section> = self.galleries.iter().cloned().map(Section::Gallery).collect();
+        sections.extend(tables.into_iter().map(Section::Table));
+        if !charts.is_empty() {
+            sections.push(Section::Charts { title: "IoU and its prediction on validation data".to_owned(), charts });
+        }
+        Ok(sections)
     }
 
     /// The gate and the main table come before the charts, details after them.

@@ -6,6 +6,7 @@
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use sam_files::printable;
+use serde::{Deserialize, Serialize};
 
 use crate::error::EvalError;
 
@@ -59,7 +60,7 @@ pub struct Table {
 }
 
 /// Images with a heading.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Gallery {
     /// The heading.
     pub title: String,
@@ -68,7 +69,7 @@ pub struct Gallery {
 }
 
 /// An image with a caption.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct GalleryItem {
     /// The text below the image.
     pub caption: String,

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::metrics::bootstrap::Interval;
-use crate::metrics::metric::{Metric, Metrics, Unit, natural_order};
+use crate::metrics::bootstrap::{FEWEST_IMAGES, Interval};
+use crate::metrics::metric::{Better, Metric, Metrics, Unit, natural_order};
 use crate::metrics::results::{DataSetResults, Results};
 use crate::report::content::Report;
 use crate::report::page::Table;
@@ -13,6 +13,15 @@ pub(crate) fn tables(report: &Report<'_>) -> Vec<Table> {
     let mut tables = vec![gate(report), overall(report), comparison(report), by_size(report)];
     tables.extend(data_sets(report));
     tables.extend([calibration(report), about(report)]);
+    tables.retain(|table| !table.rows.is_empty());
+    tables
+}
+
+/// Those that say where models fail.
+pub(crate) fn findings(report: &Report<'_>) -> Vec<Table> {
+    let mut tables = vec![comparison(report), by_size(report)];
+    tables.extend(data_sets(report));
+    tables.push(calibration(report));
     tables.retain(|table| !table.rows.is_empty());
     tables
 }
@@ -62,6 +71,7 @@ fn metric_rows<'a>(report: &Report<'a>, metrics: impl Fn(&'a Results) -> Option<
         of_models.iter().flatten().flat_map(|metrics| metrics.iter().map(|(name, _)| name)).collect();
     let mut names: Vec<&str> = names.into_iter().collect();
     names.sort_by(|a, b| natural_order(a, b));
+    names.retain(|name| report.focus.is_none_or(|focus| focus == *name));
     let row = |name: &str| {
         let values: Vec<Option<Metric>> =
             of_models.iter().map(|metrics| metrics.and_then(|metrics| metrics.get(name).ok()).copied()).collect();
@@ -83,15 +93,26 @@ fn comparison(report: &Report<'_>) -> Table {
         let differences = row
             .differences
             .iter()
-            .map(|&interval| interval_cell(interval, if interval.excludes_zero() { " *" } else { "" }));
+            .map(|&interval| interval_cell(interval, if interval.is_significant() { " *" } else { "" }));
         std::iter::once(row.metric.clone()).chain(own).chain(differences).collect()
     };
     Table {
         title: "Confidence".to_owned(),
-        note: "Bootstrap confidence intervals over images, paired differences; * marks intervals that exclude zero."
-            .to_owned(),
+        note: confidence_note(report),
         header,
         rows: report.comparison.iter().map(row).collect(),
+    }
+}
+
+fn confidence_note(report: &Report<'_>) -> String {
+    let note = "Bootstrap confidence intervals over images, paired differences";
+    let intervals = report.comparison.iter().flat_map(|row| row.intervals.iter().chain(&row.differences));
+    match intervals.map(|interval| interval.n_images).min() {
+        Some(n_images) if n_images < FEWEST_IMAGES => format!(
+            "{note}. {n_images} images are too few to tell a difference from chance, so none is marked: at least \
+             {FEWEST_IMAGES} are needed, and their intervals are too narrow."
+        ),
+        _ => format!("{note}; * marks intervals that exclude zero."),
     }
 }
 
@@ -104,13 +125,13 @@ fn by_size(report: &Report<'_>) -> Table {
     let mut rows = Vec::new();
     for size in sizes {
         for mut row in metric_rows(report, |results| results.by_size.get(size)) {
-            row[0] = format!("{size}: {}", row[0]);
+            row[0] = named(report, size, &row[0]);
             rows.push(row);
         }
     }
     Table {
         title: "By size".to_owned(),
-        note: "Small is below 32² px, medium below 96² px, as in COCO.".to_owned(),
+        note: "Small is below 32² px of the original image, medium below 96² px, as in COCO.".to_owned(),
         header: header("metric", report, &["better", "objects"]),
         rows,
     }
@@ -139,23 +160,36 @@ fn data_sets(report: &Report<'_>) -> Vec<Table> {
         let of_models = report.models.iter().filter_map(|model| find(model.results, name));
         let classes: BTreeSet<&str> =
             of_models.flat_map(|data_set| data_set.by_class.keys().map(String::as_str)).collect();
+        let mut classes: Vec<&str> = classes.into_iter().collect();
+        // By the last model, which is the one that is used.
+        let by_class = report.models.last().and_then(|model| find(model.results, name)).map(|found| &found.by_class);
+        let goodness = |class: &str| {
+            let metric = by_class?.get(class)?.get(report.focus?).ok()?;
+            Some(if metric.better == Better::Lower { -metric.value } else { metric.value })
+        };
+        classes.sort_by(|a, b| goodness(a).unwrap_or(0.0).total_cmp(&goodness(b).unwrap_or(0.0)));
         let mut rows = Vec::new();
         for class in classes {
             let metrics =
                 |results| find(results, name).and_then(|data_set: &DataSetResults| data_set.by_class.get(class));
             for mut row in metric_rows(report, metrics) {
-                row[0] = format!("{class}: {}", row[0]);
+                row[0] = named(report, class, &row[0]);
                 rows.push(row);
             }
         }
         tables.push(Table {
             title: format!("Classes of {name}"),
-            note: String::new(),
+            note: report.focus.map_or_else(String::new, |focus| format!("By {focus}, worst first.")),
             header: header("metric", report, &["better", "objects"]),
             rows,
         });
     }
     tables
+}
+
+/// The name of a row about a group of objects.
+fn named(report: &Report<'_>, group: &str, metric: &str) -> String {
+    if report.focus.is_some() { group.to_owned() } else { format!("{group}: {metric}") }
 }
 
 fn calibration(report: &Report<'_>) -> Table {

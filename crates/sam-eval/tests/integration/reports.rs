@@ -186,6 +186,7 @@ fn reports_are_complete_and_self_contained() {
         verdict: Some(&verdict),
         galleries: &galleries,
         tables: &[],
+        focus: None,
     };
 
     let markdown = report.markdown().expect("fine");

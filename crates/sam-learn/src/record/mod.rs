@@ -10,6 +10,7 @@ mod run_log;
 mod run_report;
 mod saved_state;
 mod tensorboard;
+mod validation_details;
 
 pub use events::{Observer, RunEvent, RunStart, SegmentationTerms, StepRecord, ValidationRecord};
 pub use run_lock::{LOCK_FILE, RunLock};
@@ -22,6 +23,7 @@ pub(crate) use events::Observers;
 pub(crate) use previews::{PREVIEWS_FOLDER, draw as draw_preview, write as write_preview};
 pub(crate) use run_log::{LOG_FILE, MetricsLog};
 pub(crate) use tensorboard::TensorBoard;
+pub(crate) use validation_details::{Details, Which};
 
 /// The best checkpoint in a run folder.
 pub const BEST_FILE: &str = "best.safetensors";

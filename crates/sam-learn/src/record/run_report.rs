@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use sam_eval::{Gallery, GalleryItem, Page, Section, Table, jpeg_data_uri};
+use sam_eval::{Bootstrap, Gallery, GalleryItem, Model, Page, Report, Section, Table, compare, jpeg_data_uri};
 use sam_files::write_atomically;
 use sam_image::decode_rgb;
 
@@ -13,6 +13,7 @@ use super::events::ValidationRecord;
 use super::previews;
 use super::run_curves::charts;
 use super::run_log::RunHistory;
+use super::validation_details::{SavedDetails, Which};
 use crate::error::LearnError;
 
 /// The report for a browser.
@@ -63,6 +64,7 @@ impl RunReport {
         let gallery = preview_gallery(folder, &history, &mut unreadable);
         let mut sections: Vec<Section> = [result(&history)].into_iter().flatten().map(Section::Table).collect();
         sections.push(Section::Charts { title: "Curves".to_owned(), charts: charts(&history) });
+        sections.extend(findings(folder, &history, &mut unreadable));
         sections.extend(gallery.map(Section::Images));
         sections.extend(validations(&history).map(Section::Table));
         sections.push(Section::Table(self.run(&history, &unreadable)));
@@ -102,6 +104,44 @@ impl RunReport {
     }
 }
 
+/// Where the best checkpoint fails on the validation data, beside the model before training.
+fn findings(folder: &Path, history: &RunHistory, unreadable: &mut Vec<String>) -> Vec<Section> {
+    let validations = &history.validations;
+    let baseline = validations.iter().find(|record| record.is_baseline);
+    let Some(best) = validations.iter().rev().find(|record| record.is_best) else { return Vec::new() };
+    let mut read = |which: Which, record: Option<&ValidationRecord>| {
+        let read = SavedDetails::read(folder, which, record?.scores.step);
+        read.unwrap_or_else(|error| {
+            unreadable.push(error.to_string());
+            None
+        })
+    };
+    let (before, found) = (read(Which::Baseline, baseline), read(Which::Best, Some(best)));
+    let Some(found) = found else { return Vec::new() };
+    let mut models: Vec<Model<'_>> = Vec::new();
+    models.extend(before.as_ref().map(|before| Model { name: "before", results: &before.results }));
+    models.push(Model { name: "best", results: &found.results });
+    let results: Vec<_> = models.iter().map(|model| model.results).collect();
+    // The validation data may have changed since the run began: then there is nothing to compare.
+    let comparison = compare(&results, &Bootstrap::default()).or_else(|_| {
+        models.retain(|model| model.name == "best");
+        compare(&[&found.results], &Bootstrap::default())
+    });
+    let report = Report {
+        title: "",
+        models: &models,
+        comparison: &comparison.unwrap_or_default(),
+        verdict: None,
+        galleries: &found.galleries,
+        tables: &[],
+        focus: Some(&best.metric),
+    };
+    report.findings().unwrap_or_else(|error| {
+        unreadable.push(error.to_string());
+        Vec::new()
+    })
+}
+
 /// Baseline, best, last and the improvement; `None` when nothing was validated.
 fn result(history: &RunHistory) -> Option<Table> {
     let validations = &history.validations;
@@ -113,24 +153,36 @@ fn result(history: &RunHistory) -> Option<Table> {
         .filter_map(|(name, record)| record.map(|record| (name, record)))
         .collect();
     let names = metric_names(shown.first()?.1);
-    let cells = |name: &str, record: &ValidationRecord| row_of(name, record, &names);
-    let mut rows: Vec<Vec<String>> = shown.iter().map(|&(name, record)| cells(name, record)).collect();
-    if let (Some(baseline), Some(best)) = (baseline, best) {
-        let mut row = vec!["improvement (best - baseline)".to_owned(), String::new()];
-        row.extend(names.iter().map(|name| {
-            let of = |record: &ValidationRecord| record.scores.metrics.get(*name).copied();
-            of(best)
-                .zip(of(baseline))
-                .map_or_else(|| "–".to_owned(), |(best, baseline)| format!("{:+.4}", best - baseline))
-        }));
-        rows.push(row);
-    }
     let metric = &shown[0].1.metric;
+    let mut header: Vec<String> = std::iter::once(String::new()).collect();
+    header.extend(shown.iter().map(|(name, record)| format!("{name} (step {})", record.scores.step)));
+    let mut rows: Vec<Vec<String>> = names
+        .iter()
+        .map(|name| {
+            let cells = shown.iter().map(|(_, record)| value_of(record, name));
+            std::iter::once((*name).to_owned()).chain(cells).collect()
+        })
+        .collect();
+    if let (Some(baseline), Some(best)) = (baseline, best) {
+        header.push("change (best - baseline)".to_owned());
+        for (name, row) in names.iter().zip(&mut rows) {
+            let of = |record: &ValidationRecord| record.scores.metrics.get(*name).copied();
+            let change = of(best).zip(of(baseline)).map(|(best, baseline)| format!("{:+.4}", best - baseline));
+            row.push(change.unwrap_or_else(|| "–".to_owned()));
+        }
+    }
     let note = match best {
         Some(_) => format!("On validation data; best by {metric}."),
         None => "On validation data.".to_owned(),
     };
-    Some(Table { title: "Result".to_owned(), note, header: header("", &names), rows })
+    let worse = best.zip(baseline).and_then(|(best, baseline)| best.improvement_on(&baseline.scores));
+    let note = match worse {
+        Some(change) if change <= 0.0 => {
+            format!("{note} Training has not improved it: the best is no better than before.")
+        }
+        _ => note,
+    };
+    Some(Table { title: "Result".to_owned(), note, header, rows })
 }
 
 /// All validations, or a selection from a long run that includes the best.
@@ -174,9 +226,12 @@ fn header(first: &str, names: &[&str]) -> Vec<String> {
 }
 
 fn row_of(name: &str, record: &ValidationRecord, names: &[&str]) -> Vec<String> {
-    let value =
-        |name: &&str| record.scores.metrics.get(*name).map_or_else(|| "–".to_owned(), |value| format!("{value:.4}"));
-    [name.to_owned(), record.scores.step.to_string()].into_iter().chain(names.iter().map(value)).collect()
+    let values = names.iter().map(|name| value_of(record, name));
+    [name.to_owned(), record.scores.step.to_string()].into_iter().chain(values).collect()
+}
+
+fn value_of(record: &ValidationRecord, name: &str) -> String {
+    record.scores.metrics.get(name).map_or_else(|| "–".to_owned(), |value| format!("{value:.4}"))
 }
 
 /// Previews of the baseline, the best and the last validation; errors of those that cannot be read go to `unreadable`.
@@ -270,16 +325,13 @@ mod tests {
             validation(15, 0.6, false),
         ];
         let table = result(&RunHistory { validations, ..RunHistory::default() }).expect("validated");
-        assert_eq!(table.header, ["", "step", "miou_1"]);
-        assert_eq!(
-            table.rows,
-            [
-                ["baseline", "0", "0.1000"],
-                ["best", "10", "0.7000"],
-                ["last", "15", "0.6000"],
-                ["improvement (best - baseline)", "", "+0.6000"]
-            ]
-        );
+        let steps = ["", "baseline (step 0)", "best (step 10)", "last (step 15)", "change (best - baseline)"];
+        assert_eq!(table.header, steps);
+        assert_eq!(table.rows, [["miou_1", "0.1000", "0.7000", "0.6000", "+0.6000"]]);
+        assert_eq!(table.note, "On validation data; best by miou_1.");
+        let worse = vec![validation(0, 0.5, false), validation(5, 0.4, true)];
+        let table = result(&RunHistory { validations: worse, ..RunHistory::default() }).expect("validated");
+        assert!(table.note.contains("no better than before"), "{}", table.note);
         assert!(result(&RunHistory::default()).is_none());
     }
 

@@ -129,6 +129,7 @@ impl Task for MaeTask {
             better: Better::Lower,
             skipped: held_out.skipped,
             preview: (!rows.is_empty()).then(|| contact_sheet(&rows, PREVIEW_PX)),
+            details: None,
         })
     }
 

@@ -21,7 +21,7 @@ use sam_eval::Better;
 use sam_image::RgbImage;
 
 use crate::error::LearnError;
-use crate::record::SegmentationTerms;
+use crate::record::{Details, SegmentationTerms};
 
 pub use batch::TrainingBatch;
 pub use held_out::HeldOut;
@@ -113,6 +113,8 @@ pub(crate) struct ValidationOutput {
     pub(crate) skipped: Vec<String>,
     /// Image of the model's predictions; `None` when there is nothing to draw.
     pub(crate) preview: Option<RgbImage>,
+    /// All records, for the report; `None` where there are no objects.
+    pub(crate) details: Option<Details>,
 }
 
 /// The mean over the batches of an optimiser step, each with its weight.

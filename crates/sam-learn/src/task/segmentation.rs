@@ -21,7 +21,7 @@ use super::{BatchReport, Task, ValidationOutput, ValidationRequest, weighted_mea
 use crate::error::LearnError;
 use crate::options::PromptOptions;
 use crate::prompts::PromptDraws;
-use crate::record::{SegmentationTerms, draw_preview};
+use crate::record::{Details, SegmentationTerms, draw_preview};
 
 /// Everything that a step needs beside the weights.
 #[derive(Clone, Debug)]
@@ -142,8 +142,9 @@ impl Task for SegmentationTask {
             }
         };
         let preview = input.sets.first().and_then(|set| draw_preview(set, &evaluation, n_previews));
+        let details = Details { evaluation, sets: input.sets.clone() };
         // Nothing is skipped: a validation that cannot read a sample is an error.
-        Ok(ValidationOutput { metrics, better, skipped: Vec::new(), preview })
+        Ok(ValidationOutput { metrics, better, skipped: Vec::new(), preview, details: Some(details) })
     }
 
     fn some_images(input: &Validation, n: usize) -> (Validation, usize, usize) {

@@ -29,7 +29,7 @@ use crate::options::{LogOptions, OptimiserOptions, ScheduleOptions, ValidationOp
 use crate::record::{
     ADAPTER_FOLDER, BEST_FILE, CHECKPOINTS_FOLDER, CheckpointFiles, CheckpointProblem, LAST_ADAPTER_FOLDER, LAST_FILE,
     LOG_FILE, MetricsLog, Observer, Observers, PREVIEWS_FOLDER, Progress, RunEvent, RunHistory, RunStart, SavedState,
-    Scores, SegmentationTerms, StepRecord, TensorBoard, ValidationRecord, write_preview,
+    Scores, SegmentationTerms, StepRecord, TensorBoard, ValidationRecord, Which, write_preview,
 };
 use crate::task::{BatchReport, Task, ValidationOutput, ValidationRequest, weighted_mean};
 use pace::{Pace, memory_mib};
@@ -372,7 +372,7 @@ impl<T: Task> Run<T> {
         let output =
             model.validate(input, ValidationRequest { step, metric, n_previews, on_progress: &mut on_progress });
         observed?;
-        let ValidationOutput { metrics, better, skipped, preview } = match output {
+        let ValidationOutput { metrics, better, skipped, preview, details } = match output {
             Ok(output) => output,
             Err(_) if self.interrupter.should_stop() => return Ok(ControlFlow::Break(())),
             Err(error) => return Err(error),
@@ -389,7 +389,17 @@ impl<T: Task> Run<T> {
             self.checkpoints.write(BEST_FILE, |path| T::write(model.network(), path))?;
         }
         self.update_progress(&record);
+        let which = match (record.is_baseline, record.is_best) {
+            (true, _) => Which::Baseline,
+            (false, true) => Which::Best,
+            (false, false) => Which::Last,
+        };
         self.observers.notify(&RunEvent::Validated(record))?;
+        let written = details.map_or(Ok(()), |details| details.write(&self.options.folder, step, which));
+        if let Err(error) = written {
+            // Only the report needs them.
+            self.observers.notify(&RunEvent::Warning { message: error.to_string() })?;
+        }
         if let Some(image) = preview {
             let path = write_preview(&image, &self.options.folder, step)?;
             self.observers.notify(&RunEvent::Preview { step, path, image })?;

@@ -142,7 +142,8 @@ fn progress_bar(state: &State, width: u16, palette: Palette) -> Line<'static> {
 
 /// Loss and its terms; speed and memory; scores.
 fn draw_numbers(frame: &mut Frame<'_>, area: Rect, state: &State, palette: Palette) {
-    let columns = Layout::horizontal([Constraint::Fill(1), Constraint::Length(22), Constraint::Fill(1)]).spacing(2);
+    let middle = if area.width >= WIDE { Constraint::Fill(1) } else { Constraint::Length(22) };
+    let columns = Layout::horizontal([Constraint::Fill(1), middle, Constraint::Fill(1)]).spacing(2);
     let [losses, speed, scores] = columns.areas(area);
     let mut rows: Vec<(&str, Span<'static>)> = Vec::new();
     if let Some(last) = &state.last {

@@ -4,18 +4,12 @@
 //! `junit.xml` with a gate, `segmentations.json` with detections, `evaluate.toml` to run it again. With several checkpoints,
 //! the results are in folders by their names.
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::{Context, anyhow};
-use sam_eval::{
-    ComparisonRow, EvalError, Evaluation, Extremes, Gallery, Model, Report, Results, Run, Start, Table, Verdict,
-    gallery_item, junit_xml,
-};
+use sam_eval::{ComparisonRow, Gallery, Model, Report, Results, Table, Verdict, junit_xml};
 use sam_files::write_atomically;
-use sam_image::Rle;
 
-use super::data::OpenSet;
 use crate::config::{EvaluatePlan, Task};
 use crate::failure::Failure;
 use crate::target::check_results;
@@ -100,7 +94,8 @@ pub(crate) fn write_reports(
     });
     let title = format!("{} on {}", names.join(", "), sets.join(", "));
     let &Shown { comparison, verdict, tables } = shown;
-    let report = Report { title: &title, models: &models, comparison, verdict, galleries: &galleries, tables };
+    let report =
+        Report { title: &title, models: &models, comparison, verdict, galleries: &galleries, tables, focus: None };
     write(&out.join("report.md"), report.markdown()?)?;
     write(&out.join(REPORT), report.html()?)?;
     if let Some(verdict) = verdict {
@@ -112,54 +107,4 @@ pub(crate) fn write_reports(
 fn write(path: &Path, content: String) -> anyhow::Result<()> {
     write_atomically(path, content).map_err(|error| anyhow!("{}: {error}", path.display()))?;
     Ok(())
-}
-
-/// Previews of the worst and the best objects of each protocol.
-pub(crate) fn galleries(evaluation: &Evaluation, sets: &[OpenSet], count: usize) -> Result<Vec<Gallery>, EvalError> {
-    if count == 0 {
-        return Ok(Vec::new());
-    }
-    let mut places: HashMap<(&str, String), (&OpenSet, usize)> = HashMap::new();
-    for set in sets {
-        for &index in &set.set.indices {
-            places.insert((&set.set.name, set.source.name(index)), (set, index));
-        }
-    }
-    let mut galleries = Vec::new();
-    for (run, masks) in evaluation.results.runs.iter().zip(&evaluation.final_masks) {
-        let extremes = Extremes::of(run, count);
-        for (which, chosen) in [("Worst", &extremes.worst), ("Best", &extremes.best)] {
-            let mut items = Vec::new();
-            for &at in chosen {
-                let record = &run.records[at];
-                let Some((set, index)) = places.get(&(record.data_set.as_str(), record.image.clone())) else {
-                    continue;
-                };
-                items.push(draw(set, *index, run, at, &masks[at])?);
-            }
-            if !items.is_empty() {
-                let title = format!("{which} {}: prediction with prompts (left), ground truth (right)", moment(run));
-                galleries.push(Gallery { title, items });
-            }
-        }
-    }
-    Ok(galleries)
-}
-
-fn moment(run: &Run) -> String {
-    match (run.protocol.start, run.protocol.n_clicks) {
-        (Start::Box, 0) => "with a box".to_owned(),
-        (Start::Box, n) => format!("with a box and {n} clicks"),
-        (Start::Click, 1) => "after 1 click".to_owned(),
-        (Start::Click, n) => format!("after {n} clicks"),
-    }
-}
-
-fn draw(set: &OpenSet, index: usize, run: &Run, at: usize, found: &Rle) -> Result<sam_eval::GalleryItem, EvalError> {
-    let failed = |source| EvalError::Sample { data_set: set.set.name.to_string(), index, source };
-    let sample = set.set.samples.sample(index).map_err(failed)?;
-    let record = &run.records[at];
-    let object = sample.objects.iter().find(|object| object.id == record.object_id);
-    let object = object.ok_or_else(|| failed(format!("object {} no longer exists", record.object_id).into()))?;
-    gallery_item(&sample.image, &object.mask, found, record)
 }

@@ -149,7 +149,7 @@ fn evaluate_model(
         drop(progress);
         let evaluation = evaluation.map_err(Failure::of_evaluation)?;
         if plan.run.measure.out.is_some() {
-            galleries = files::galleries(&evaluation, sets, plan.run.gallery).map_err(Failure::of_evaluation)?;
+            galleries = sam_eval::galleries(&evaluation, &of_sets, plan.run.gallery).map_err(Failure::of_evaluation)?;
         }
         runs = evaluation.results.runs;
     }

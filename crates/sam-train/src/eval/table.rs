@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
-use sam_eval::{ComparisonRow, Interval, Metric, Unit};
+use sam_eval::{ComparisonRow, FEWEST_IMAGES, Interval, Metric, Unit};
 use sam_learn::record::rate;
 
 use super::files::ModelOutcome;
@@ -30,7 +30,7 @@ pub(crate) fn print(
         }
         if let Some(row) = row {
             cells.extend(row.differences.iter().map(|difference| {
-                let mark = if difference.excludes_zero() { " *" } else { "" };
+                let mark = if difference.is_significant() { " *" } else { "" };
                 format!("{:+.4} ({:+.4} to {:+.4}){mark}", difference.value, difference.low, difference.high)
             }));
         }
@@ -45,7 +45,19 @@ pub(crate) fn print(
         writeln!(stdout, "{}", cells.join("  ").trim_end())?;
     }
     if outcomes.len() > 1 && !comparison.is_empty() {
-        writeln!(stdout, "* significant: zero lies outside the 95 % interval of the paired bootstrap over images")?;
+        let differences = comparison.iter().flat_map(|row| &row.differences);
+        match differences.map(|difference| difference.n_images).min() {
+            Some(n_images) if n_images < FEWEST_IMAGES => writeln!(
+                stdout,
+                "{n_images} images are too few to tell a difference from chance; at least {FEWEST_IMAGES} are needed"
+            )?,
+            _ => {
+                writeln!(
+                    stdout,
+                    "* significant: zero lies outside the 95 % interval of the paired bootstrap over images"
+                )?;
+            }
+        }
     }
     for outcome in outcomes {
         let sets = &outcome.results.data_sets;

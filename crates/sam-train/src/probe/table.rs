@@ -41,13 +41,13 @@ fn print_classifier(
 }
 
 fn cells(scores: &ClassScores) -> [String; 2] {
-    let Interval { value, low, high } = scores.accuracy;
+    let Interval { value, low, high, .. } = scores.accuracy;
     [format!("{value:.4} ({low:.4} to {high:.4})"), format!("{:.4}", scores.balanced_accuracy)]
 }
 
 fn difference(interval: Interval) -> String {
-    let Interval { value, low, high } = interval;
-    let mark = if interval.excludes_zero() { " *" } else { "" };
+    let Interval { value, low, high, .. } = interval;
+    let mark = if interval.is_significant() { " *" } else { "" };
     format!("{value:+.4} ({low:+.4} to {high:+.4}){mark}")
 }
 

@@ -1,6 +1,6 @@
 //! The report of a run, rewritten at each save so that it exists however the run ends.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use sam_learn::LearnError;
@@ -22,7 +22,12 @@ impl ReportWriter {
     }
 
     pub(super) fn write(&self) -> Result<(), LearnError> {
-        let texts = self.folder.texts().into_iter().map(|(title, text)| (title.to_owned(), text)).collect();
+        let texts = self.folder.texts();
+        let is_pretraining =
+            texts.iter().any(|(_, text)| text.lines().any(|line| line.trim() == "task = \"pretrain\""));
+        let usage = ("How to load the result".to_owned(), usage(self.folder.path(), is_pretraining));
+        let texts = texts.into_iter().map(|(title, text)| (title.to_owned(), text));
+        let texts = std::iter::once(usage).chain(texts).collect();
         let tables = self.folder.losses().iter().filter_map(DataLosses::table).collect();
         let about = about(&self.folder.environment());
         let report = RunReport { title: self.name.clone(), about, tables, texts };
@@ -40,6 +45,29 @@ impl Observer for ReportWriter {
     fn on(&mut self, event: &RunEvent) -> Result<(), LearnError> {
         if matches!(event, RunEvent::Saved { .. }) { self.write() } else { Ok(()) }
     }
+}
+
+/// The result in this program and in those of others.
+fn usage(folder: &Path, is_pretraining: bool) -> String {
+    let run = folder.display();
+    if is_pretraining {
+        return format!(
+            "Train a segmenter from it, in a configuration:\n  [model]\n  init = \"mae\"\n  mae = \"{run}\"\n\n\
+             Measure its features:\n  sam-train probe --checkpoint {run} --data LABELLED\n\n\
+             timm (Python), the encoder:\n  model.load_state_dict(torch.load(\"{run}/encoder.pth\"))\n"
+        );
+    }
+    format!(
+        "This program:\n  sam-train predict --checkpoint {run} --image IMAGE --point X,Y --out masks\n  \
+         sam-train eval --checkpoint {run} --data DATA\n\n\
+         segment_anything (Python), for vit_b, vit_l and vit_h:\n  \
+         sam-train export --checkpoint {run} --format pth --out sam.pth\n  \
+         from segment_anything import SamPredictor, sam_model_registry\n  \
+         predictor = SamPredictor(sam_model_registry[\"vit_b\"](checkpoint=\"sam.pth\"))\n\n\
+         transformers (Python):\n  sam-train export --checkpoint {run} --format huggingface --out sam-hf\n  \
+         from transformers import SamModel, SamProcessor\n  model = SamModel.from_pretrained(\"sam-hf\")\n  \
+         processor = SamProcessor.from_pretrained(\"sam-hf\")\n"
+    )
 }
 
 /// The content of `environment.json` for people.

@@ -8,7 +8,7 @@
 //! last.safetensors   official keys        report.html     curves, tables, previews (report.md: tables)
 //! checksums.json     of both              run.lock        which process works here
 //! data.json          what the data loses   log.txt         the lines of all sessions
-//! ending.json        how the last session ended
+//! ending.json        how the last session ended   validation/   every object of the baseline and the best
 //! adapter/           with [lora]: of the best checkpoint (adapter-last/: of the last)
 //! ```
 
@@ -57,7 +57,8 @@ const FILES: [&str; 16] = [
 const ADAPTER_FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
 
 /// Folders that a run writes, with what the names in them begin with.
-const FOLDERS: [(&str, &[&str]); 6] = [
+const FOLDERS: [(&str, &[&str]); 7] = [
+    ("validation", &["baseline.json", "best.json", "last.json"]),
     (CHECKPOINTS_FOLDER, &["step-"]),
     ("previews", &["step-"]),
     (ADAPTER_FOLDER, &ADAPTER_FILES),
