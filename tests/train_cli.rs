@@ -114,7 +114,7 @@ fn a_run_writes_a_folder_that_documents_itself() {
         "By miou_box, worst first.",
         "By size",
         "Predicted IoU",
-        "2 images are too few to tell a difference from chance",
+        "too few images (2) to tell a difference from chance",
         "How to load the result",
         "sam_model_registry",
         "SamModel.from_pretrained",

@@ -109,8 +109,8 @@ fn confidence_note(report: &Report<'_>) -> String {
     let intervals = report.comparison.iter().flat_map(|row| row.intervals.iter().chain(&row.differences));
     match intervals.map(|interval| interval.n_images).min() {
         Some(n_images) if n_images < FEWEST_IMAGES => format!(
-            "{note}. {n_images} images are too few to tell a difference from chance, so none is marked: at least \
-             {FEWEST_IMAGES} are needed, and their intervals are too narrow."
+            "{note}. There are too few images ({n_images}) to tell a difference from chance, so none is marked: at least \
+             {FEWEST_IMAGES} are needed, and the intervals of fewer are too narrow."
         ),
         _ => format!("{note}; * marks intervals that exclude zero."),
     }

@@ -49,7 +49,7 @@ pub(crate) fn print(
         match differences.map(|difference| difference.n_images).min() {
             Some(n_images) if n_images < FEWEST_IMAGES => writeln!(
                 stdout,
-                "{n_images} images are too few to tell a difference from chance; at least {FEWEST_IMAGES} are needed"
+                "too few images ({n_images}) to tell a difference from chance; at least {FEWEST_IMAGES} are needed"
             )?,
             _ => {
                 writeln!(
