@@ -103,9 +103,9 @@ fn a_run_writes_a_folder_that_documents_itself() {
     {
         assert!(html.contains(part), "{part}");
     }
-    // Previews before, and of the best, which is the last or not; worst and best of four objects for clicks and for boxes.
+    // Previews before, and of the best, which is the last or not; worst and best for clicks and for boxes.
     let n_images = html.matches("<img ").count();
-    assert!((2 + 8..=3 + 16).contains(&n_images), "{n_images}");
+    assert!((2 + 8..=3 + 24).contains(&n_images), "{n_images}");
     for part in [
         "Worst after 1 click",
         "Best with a box",
