@@ -118,11 +118,13 @@ pub(crate) struct Setting {
     loader: LoaderOptions,
     /// After which step Ctrl-C comes.
     pub(crate) stop_after: Option<u64>,
+    /// After which step the device has no memory left.
+    full_after: Option<u64>,
 }
 
 impl Setting {
     pub(crate) fn new(steps: u64) -> Self {
-        Self { options: options(steps), loader: loader(2), stop_after: None }
+        Self { options: options(steps), loader: loader(2), stop_after: None, full_after: None }
     }
 
     pub(crate) fn run(mut self, folder: &Path) -> Result<Outcome, LearnError> {
@@ -130,8 +132,16 @@ impl Setting {
         let _turn = generator();
         let interrupter = Interrupter::new();
         let stop: Box<dyn Observer> = {
-            let (interrupter, stop_after) = (interrupter.clone(), self.stop_after);
+            let (interrupter, stop_after, full_after) = (interrupter.clone(), self.stop_after, self.full_after);
             Box::new(move |event: &RunEvent| {
+                if let RunEvent::Step(record) = event
+                    && Some(record.step) == full_after
+                {
+                    // As burn panics where it reads a result.
+                    panic!(
+                        "Error while reading data: WithContext {{ reason: \"out of device memory allocating 9 bytes\\n..\" }}"
+                    );
+                }
                 if let RunEvent::Step(record) = event
                     && Some(record.step) == stop_after
                 {
@@ -208,6 +218,17 @@ fn runs_repeat_and_resume_to_the_bit() {
     let left: Vec<_> = std::fs::read_dir(whole.path().join("checkpoints")).expect("a folder").flatten().collect();
     assert_eq!(left.len(), 2, "the newest save and the one before remain: {left:?}");
     assert!(std::fs::read_dir(whole.path().join("tensorboard")).expect("a folder").next().is_some());
+}
+
+#[test]
+fn a_device_without_memory_is_an_error_that_loses_no_save() {
+    let (whole, full) = (folder(), folder());
+    Setting::new(6).run(whole.path()).expect("it runs");
+    let error = Setting { full_after: Some(5), ..Setting::new(6) }.run(full.path()).expect_err("no memory");
+    assert!(matches!(&error, LearnError::OutOfMemory { step: 6, .. }), "{error}");
+    assert!(error.to_string().contains("(out of device memory allocating 9 bytes)"), "{error}");
+    Setting::new(6).run(full.path()).expect("it resumes");
+    assert!(bytes(whole.path(), "last.safetensors") == bytes(full.path(), "last.safetensors"));
 }
 
 /// Leftover of a process that was killed while saving; no process has this id.

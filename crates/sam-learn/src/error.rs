@@ -138,6 +138,14 @@ pub enum LearnError {
         /// Names of the batch's images.
         samples: Vec<String>,
     },
+    /// The device has no memory left.
+    #[error("step {step}: the device has no memory left ({reason}); nothing of this step is kept")]
+    OutOfMemory {
+        /// Optimiser step, from 1.
+        step: u64,
+        /// The device's message.
+        reason: String,
+    },
     /// Training data cannot be read.
     #[error("step {step}: {reason}")]
     Data {

@@ -6,6 +6,7 @@
 //! A step: a batch becomes a [`task::TrainingBatch`], [`prompts`] simulate the annotator, a [`task::SegmentationStep`] runs
 //! the decoder passes and returns gradients, [`optim`] updates the weights; whoever watches receives [`record::RunEvent`]s.
 
+mod device_memory;
 mod error;
 pub mod optim;
 pub mod options;
@@ -18,6 +19,7 @@ pub mod task;
 mod training;
 mod training_loop;
 
+pub use device_memory::out_of_memory;
 pub use error::LearnError;
 pub use pretraining::{Pretraining, measure_pretraining, pretrain};
 pub use target::Target;

@@ -26,10 +26,12 @@ mod timing;
 mod train;
 
 use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use clap::Parser;
+use sam_learn::out_of_memory;
 
 use crate::cli::{Arguments, Command, RunArguments};
 use crate::failure::{BadInput, Failure};
@@ -40,12 +42,31 @@ use crate::output::finish_output;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let result = run(parse());
+    print_other_panics();
+    let arguments = parse();
+    let result =
+        catch_unwind(AssertUnwindSafe(|| run(arguments))).unwrap_or_else(|panic| match out_of_memory(&*panic) {
+            Some(reason) => Err(Failure::Run(anyhow!(
+                "the device has no memory left ({reason}); use a device with more, a smaller model, or --device cpu"
+            ))),
+            None => resume_unwind(panic),
+        });
     let printed = finish_output().context("standard output could not be written; the work itself is done");
     match result.and_then(|()| Ok(printed?)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
+}
+
+/// A device without memory left is a panic of burn's, which becomes an error here or in the training loop; all others are
+/// defects and are printed.
+fn print_other_panics() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if out_of_memory(panic.payload()).is_none() {
+            print(panic);
+        }
+    }));
 }
 
 /// The arguments; help and errors end the program. Colours are only printed where no argument could add its own.

@@ -11,6 +11,7 @@ use sam_data::loader::Loader;
 
 use super::pace::Pace;
 use super::{Run, Setup, n_images};
+use crate::device_memory::catch_out_of_memory;
 use crate::error::LearnError;
 use crate::optim::{PartSize, optimiser_and_rates, part_sizes};
 use crate::record::{CheckpointFiles, Observers, Progress};
@@ -58,8 +59,12 @@ pub(crate) fn measure<T: Task>(setup: Setup<T>) -> Result<Option<Measured>, Lear
     let average_bytes = if has_average { 4 * all } else { 0 };
     let state_bytes = 8 * learned + average_bytes;
 
-    let Some(steps) = run.measure_steps(&task) else { return Ok(None) };
-    let (validation_s, validation_images) = run.measure_validation(&task)?.unzip();
+    let work = |run: &mut Run<T>| match run.measure_steps(&task) {
+        Some(steps) => Ok(Some((steps, run.measure_validation(&task)?.unzip()))),
+        None => Ok(None),
+    };
+    let measured = catch_out_of_memory(&mut run, work, |run| run.progress.step + 1)?;
+    let Some((steps, (validation_s, validation_images))) = measured else { return Ok(None) };
     // The steps were made on a copy of what learns.
     let peak_bytes = (steps.peak_bytes + state_bytes).max(peak_bytes().saturating_sub(4 * learned));
     Ok(Some(Measured {

@@ -23,6 +23,7 @@ use sam_data::loader::{Loader, LoaderOptions, Samples};
 use sam_eval::Better;
 use sam_files::sweep_unfinished;
 
+use crate::device_memory::catch_out_of_memory;
 use crate::error::LearnError;
 use crate::optim::{averaged, clip_by_global_norm, optimiser_and_rates, scaled};
 use crate::options::{LogOptions, OptimiserOptions, ScheduleOptions, ValidationOptions};
@@ -106,7 +107,7 @@ pub(crate) struct Setup<T: Task> {
 /// Makes a run, or resumes one.
 pub(crate) fn run<T: Task>(setup: Setup<T>, resume: Option<&SavedState>) -> Result<Outcome, LearnError> {
     let (mut run, task) = Run::new(setup, resume)?;
-    let ending = run.train(task)?;
+    let ending = catch_out_of_memory(&mut run, |run| run.train(task), |run| run.progress.step + 1)?;
     let Run { options, progress, .. } = run;
     Ok(Outcome { ending, progress, best: options.folder.join(BEST_FILE), last: options.folder.join(LAST_FILE) })
 }

@@ -290,6 +290,11 @@ fn advice(error: &LearnError) -> Option<&'static str> {
         LearnError::ShardsWithDropout { .. } => {
             Some("Set run.parallel = 1, or model.drop_path, model.decoder_dropout and lora.dropout to 0")
         }
+        LearnError::OutOfMemory { .. } => Some(
+            "Less memory: fewer data.objects_per_step and data.images_per_step (optimiser.accumulation = 2 makes the same step \
+             of halves), run.activations = \"recompute\", a smaller model.image_size, adapters ([lora]) or \
+             optimiser.freeze = [\"image_encoder\"]",
+        ),
         LearnError::Samples(_) => Some("data.bad = \"drop\" drops and counts what cannot be read"),
         LearnError::NoThreads { .. } => Some("Lower run.parallel"),
         LearnError::NotFinite { .. } => Some("The keys are optimiser.lr and optimiser.clip_norm"),

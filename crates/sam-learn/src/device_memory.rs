@@ -1,0 +1,61 @@
+//! A device without memory left. burn reports it where results are read, by a panic with the device's message
+//! (`cubecl-runtime`, `server/base.rs`, in 0.11.3); the loop turns it into an error that says so.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use crate::error::LearnError;
+
+/// Parts of the messages of cubecl for a failed allocation: too large right now, for a kernel, or for any page.
+const MESSAGES: [&str; 4] = [
+    "out of device memory",
+    "out-of-memory error",
+    "can't allocate buffer of size",
+    "every page size the memory tracks",
+];
+
+/// The device's message, one line of it, when a panic says that a device has no memory left.
+#[must_use]
+pub fn out_of_memory(payload: &(dyn Any + Send)) -> Option<String> {
+    let text =
+        payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref::<&str>().copied())?;
+    let at = MESSAGES.iter().find_map(|message| text.find(message))?;
+    let line = text[at..].lines().next().unwrap_or_default();
+    // The text is that of an error inside another one's debug form, where a line ends with an escape.
+    Some(line.split("\\n").next().unwrap_or_default().trim_end_matches(['"', ' ', '}']).to_owned())
+}
+
+/// Runs `work`; a device without memory left is an error at the step that `step` then gives. Other panics go on.
+pub(crate) fn catch_out_of_memory<S, T>(
+    state: &mut S,
+    work: impl FnOnce(&mut S) -> Result<T, LearnError>,
+    step: impl FnOnce(&S) -> u64,
+) -> Result<T, LearnError> {
+    // After a panic only the number of the step is read of the state.
+    let result = catch_unwind(AssertUnwindSafe(|| work(state)));
+    result.unwrap_or_else(|payload| match out_of_memory(payload.as_ref()) {
+        Some(reason) => Err(LearnError::OutOfMemory { step: step(state), reason }),
+        None => resume_unwind(payload),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn caught(message: &'static str) -> Result<u32, LearnError> {
+        catch_out_of_memory(&mut 7, |_| if message.is_empty() { Ok(1) } else { panic!("{message}") }, |step| *step)
+    }
+
+    #[test]
+    fn only_a_lack_of_memory_becomes_an_error() {
+        assert!(matches!(caught(""), Ok(1)));
+        let text = "Error while reading data: use `try_into_data` instead to catch the error at runtime: WithContext { reason: \
+                    \"out of device memory allocating 1073741824 bytes\\nbacktrace\" }";
+        let error = caught(text).expect_err("no memory").to_string();
+        assert!(error.contains("step 7") && error.contains("allocating 1073741824 bytes"), "{error}");
+        assert!(!error.contains("backtrace"), "{error}");
+        let other = catch_unwind(|| caught("a defect")).expect_err("goes on");
+        assert!(out_of_memory(other.as_ref()).is_none());
+    }
+}
