@@ -129,6 +129,13 @@ fn masks_survive_conversion() {
     // A label image has one id per pixel, and losses by overlap are reported.
     let text = run.ok(&["data", "convert", &datasets("photos"), "--to", "labels", "--out", "labels"]);
     assert!(text.contains("changed: each pixel has one id"), "{text}");
+    // YOLO has a polygon per object: parts are joined, holes are filled and counted.
+    let text = run.ok(&["data", "convert", &datasets("photos"), "--to", "yolo", "--out", "yolo"]);
+    assert!(text.contains("7 images with 29 objects"), "{text}");
+    let text = run.ok(&["data", "check", "yolo"]);
+    for part in ["format   yolo_seg", "images   7", "objects  29", "part     val: 2 images"] {
+        assert!(text.contains(part), "{part}\n{text}");
+    }
 }
 
 #[test]

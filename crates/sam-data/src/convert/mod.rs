@@ -1,4 +1,4 @@
-//! Converts a data set to COCO, SA-1B, or label images.
+//! Converts a data set to COCO, SA-1B, YOLO, or label images.
 //!
 //! Masks are written as run lengths where the format has them, so holes and parts survive. [`ConvertReport::notes`]
 //! lists what a format cannot represent and how much of it there was. Image files are copied byte for byte; images with
@@ -8,6 +8,7 @@
 pub(crate) mod coco_writer;
 mod labels_writer;
 pub(crate) mod sa1b_writer;
+mod yolo_writer;
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -41,6 +42,8 @@ pub enum ConvertTo {
     Sa1b,
     /// 16-bit PNGs of instance ids.
     Labels,
+    /// A text file of polygons per image.
+    Yolo,
 }
 
 /// Handling of images outside the folder of the data set, which annotations or links can name.
@@ -152,11 +155,12 @@ struct Work<'a> {
 impl Work<'_> {
     fn write(&self, folder: &Path, report: &mut ConvertReport) -> Result<(), DataError> {
         let Self { source, readable, to, progress } = *self;
-        let names = output_names(source)?;
+        let names = output_names(source, to)?;
         let mut writer = match to {
             ConvertTo::Coco => Writer::Coco(CocoWriter::new(folder, source.classes(), source.is_one_numbering())?),
             ConvertTo::Sa1b => Writer::Sa1b(sa1b_writer::Sa1bWriter::default()),
             ConvertTo::Labels => Writer::Labels(labels_writer::LabelsWriter::default()),
+            ConvertTo::Yolo => Writer::Yolo(yolo_writer::YoloWriter::new(source.classes())),
         };
         let mut n_upright = 0;
         for batch in readable.chunks(BATCH) {
@@ -179,7 +183,7 @@ impl Work<'_> {
             }
             let _ = progress(source.len() + report.images as usize, 2 * source.len());
         }
-        report.notes = writer.finish()?;
+        report.notes = writer.finish(folder)?;
         if n_upright > 0 {
             report.notes.push(format!("{n_upright} images with EXIF rotation were written upright, as PNG"));
         }
@@ -205,6 +209,7 @@ enum Writer {
     Coco(CocoWriter),
     Sa1b(sa1b_writer::Sa1bWriter),
     Labels(labels_writer::LabelsWriter),
+    Yolo(yolo_writer::YoloWriter),
 }
 
 impl Writer {
@@ -223,14 +228,19 @@ impl Writer {
                 writer.add(written);
                 Ok(())
             }
+            Self::Yolo(writer) => {
+                writer.add(source.given_split(written.index), written);
+                Ok(())
+            }
         }
     }
 
-    fn finish(self) -> Result<Vec<String>, DataError> {
+    fn finish(self, folder: &Path) -> Result<Vec<String>, DataError> {
         match self {
             Self::Coco(writer) => writer.finish(),
             Self::Sa1b(writer) => Ok(writer.notes()),
             Self::Labels(writer) => Ok(writer.notes()),
+            Self::Yolo(writer) => writer.finish(folder),
         }
     }
 }
@@ -243,6 +253,7 @@ struct Written {
     annotations: ImageObjects,
     is_upright_copy: bool,
     overlaps: labels_writer::Overlaps,
+    polygons: yolo_writer::Polygons,
 }
 
 fn write_one(source: &Source, index: usize, name: &str, to: ConvertTo, out: &Path) -> Result<Written, DataError> {
@@ -261,6 +272,7 @@ fn write_one(source: &Source, index: usize, name: &str, to: ConvertTo, out: &Pat
             Some(split) => format!("{split}/images"),
             None => "images".to_owned(),
         },
+        ConvertTo::Yolo => format!("images/{}", yolo_part(source, index)),
     };
     let path = out.join(folder).join(&name);
     make_folder_of(&path)?;
@@ -271,6 +283,7 @@ fn write_one(source: &Source, index: usize, name: &str, to: ConvertTo, out: &Pat
         std::fs::write(&path, bytes).map_err(|error| DataError::io(&path, error))?;
     }
     let mut overlaps = labels_writer::Overlaps::default();
+    let mut polygons = yolo_writer::Polygons::default();
     match to {
         ConvertTo::Coco => {}
         ConvertTo::Sa1b => sa1b_writer::write_json(&path, index as u64 + 1, &annotations)?,
@@ -283,12 +296,22 @@ fn write_one(source: &Source, index: usize, name: &str, to: ConvertTo, out: &Pat
             make_folder_of(&path)?;
             overlaps = labels_writer::write_labels(&path, &annotations)?;
         }
+        ConvertTo::Yolo => {
+            let labels = out.join("labels").join(yolo_part(source, index));
+            let path = labels.join(format!("{}.txt", files::stem(&name)));
+            make_folder_of(&path)?;
+            polygons = yolo_writer::write_labels(&path, &annotations, source.classes().len())?;
+        }
     }
-    Ok(Written { index, name, annotations, is_upright_copy, overlaps })
+    Ok(Written { index, name, annotations, is_upright_copy, overlaps, polygons })
+}
+
+fn yolo_part(source: &Source, index: usize) -> &'static str {
+    yolo_writer::part_of(source.given_split(index))
 }
 
 /// Image names without the part's prefix, safe to join, and with distinct stems.
-fn output_names(source: &Source) -> Result<Vec<String>, DataError> {
+fn output_names(source: &Source, to: ConvertTo) -> Result<Vec<String>, DataError> {
     let mut stems = HashSet::with_capacity(source.len());
     let mut names = Vec::with_capacity(source.len());
     for index in 0..source.len() {
@@ -302,7 +325,8 @@ fn output_names(source: &Source) -> Result<Vec<String>, DataError> {
         let safe: PathBuf =
             Path::new(own).components().filter(|part| matches!(part, std::path::Component::Normal(_))).collect();
         let safe = safe.to_string_lossy().replace('\\', "/");
-        if !stems.insert((split.map(str::to_owned), files::stem(&safe).to_owned())) {
+        let folder = if to == ConvertTo::Yolo { Some(yolo_part(source, index)) } else { split };
+        if !stems.insert((folder.map(str::to_owned), files::stem(&safe).to_owned())) {
             return Err(DataError::Content {
                 path: source.root().to_path_buf(),
                 what: "image names".to_owned(),

@@ -22,6 +22,7 @@ use crate::finding::{Finding, ProblemKind};
 use crate::formats::coco_index::{AnnotationRow, CocoIndex, NO_CATEGORY};
 use crate::formats::files::{self, Folder};
 use crate::formats::ids::CocoId;
+use crate::formats::parts::Parts;
 use crate::formats::place::{FilePlace, ImageHeader};
 use crate::formats::recognise::{ROBOFLOW_JSON, file_format};
 use crate::formats::segmentation::{SegmentationKind, segmentation_mask};
@@ -58,6 +59,13 @@ struct CocoFile {
 impl Coco {
     pub(crate) fn open(path: &Path, options: &SourceOptions, listing: &mut Listing) -> Result<Self, DataError> {
         let mut parts = annotation_files(path)?;
+        // Elsewhere a folder of images has no annotations of its own: LVIS takes its images from all of COCO's folders.
+        let is_roboflow = parts.iter().all(|(json, _)| json.ends_with(ROBOFLOW_JSON));
+        if path.is_dir() && options.images.is_none() && is_roboflow {
+            let labelled = parts.iter().filter_map(|(_, split)| split.as_deref()).collect();
+            let labels = format!("no {ROBOFLOW_JSON}");
+            Parts { labelled, wanted: options.split.as_deref(), labels: &labels }.report(path, listing)?;
+        }
         if let Some(wanted) = &options.split {
             let given: Vec<_> = parts.iter().filter_map(|(_, split)| split.clone()).collect();
             parts.retain(|(_, split)| split.as_ref() == Some(wanted));

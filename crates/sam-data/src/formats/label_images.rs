@@ -18,6 +18,7 @@ use crate::formats::files;
 use crate::formats::label_map::LabelMap;
 use crate::formats::memory::MemoryBudget;
 use crate::formats::pairing::{PairRule, Pairs, Unlabelled, folders_of};
+use crate::formats::parts::Parts;
 use crate::formats::place::{FilePlace, ImageHeader};
 use crate::formats::raster::Raster;
 use crate::formats::{Annotated, FormatReader, Listing, text};
@@ -81,6 +82,11 @@ impl LabelImages {
             allow_suffix: true,
             split: if is_voc { None } else { options.split.as_deref() },
         };
+        if options.images.is_none() && !is_voc {
+            let labelled = folders.iter().filter_map(|pair| pair.split.as_deref()).collect();
+            let labels = "no folder of label images (masks, labels, ..) beside them";
+            Parts { labelled, wanted: options.split.as_deref(), labels }.report(path, listing)?;
+        }
         let mut pairs = Pairs::find(folders, &rule, &mut listing.findings)?;
         if is_voc {
             read_voc_lists(path, &mut pairs)?;

@@ -15,6 +15,7 @@ pub(crate) mod labelme;
 pub(crate) mod memory;
 pub(crate) mod names;
 pub(crate) mod pairing;
+pub(crate) mod parts;
 pub(crate) mod place;
 pub(crate) mod raster;
 pub(crate) mod recognise;

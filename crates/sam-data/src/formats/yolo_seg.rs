@@ -18,6 +18,7 @@ use crate::error::DataError;
 use crate::finding::{Finding, ProblemKind};
 use crate::formats::files::{self, Folder, FolderPair};
 use crate::formats::pairing::{PairRule, Pairs, Unlabelled, folders_of};
+use crate::formats::parts::Parts;
 use crate::formats::place::{FilePlace, ImageHeader};
 use crate::formats::segmentation::polygon_mask;
 use crate::formats::{Annotated, FormatReader, Listing, text};
@@ -148,13 +149,21 @@ impl YoloSeg {
             Some(yaml) => {
                 let data = read_yaml(&yaml)?;
                 let base = yaml.parent().unwrap_or(Path::new("")).to_path_buf();
+                let mut absent = None;
                 for (split, paths) in [("train", &data.train), ("val", &data.val), ("test", &data.test)] {
                     let Some(Paths(paths)) = paths else { continue };
                     if options.split.as_deref().is_some_and(|wanted| wanted != split) {
                         continue;
                     }
                     for part in paths.iter().filter(|part| !part.is_empty()) {
-                        let at = resolve(&base, data.path.as_deref(), part, &yaml, split)?;
+                        // Roboflow names a test part that it does not export; nothing reads it unless asked to.
+                        let at = match resolve(&base, data.path.as_deref(), part, &yaml, split) {
+                            Err(error) if split == "test" && options.split.is_none() => {
+                                absent = Some(error);
+                                continue;
+                            }
+                            at => at?,
+                        };
                         if at.is_file() {
                             listed.extend(read_list(&at, &base, split)?);
                         } else {
@@ -167,9 +176,23 @@ impl YoloSeg {
                     }
                 }
                 classes = class_names(&data, &yaml)?;
+                if let Some(error) = absent {
+                    if folders.is_empty() && listed.is_empty() {
+                        return Err(error);
+                    }
+                    listing.notes.push(format!("the part test is not there: {error}"));
+                }
             }
-            None => folders.extend(folders_of(path, options.images.as_deref())?),
+            None => {
+                folders.extend(folders_of(path, options.images.as_deref())?);
+                if options.images.is_none() {
+                    let labelled = folders.iter().filter_map(|pair| pair.split.as_deref()).collect();
+                    let wanted = options.split.as_deref();
+                    Parts { labelled, wanted, labels: "no folder labels beside them" }.report(path, listing)?;
+                }
+            }
         }
+        let mut reported = Vec::new();
         for pair in &mut folders {
             // A part without any labels is all background, or the folder has another name.
             if !pair.labels.is_dir() {
@@ -179,6 +202,7 @@ impl YoloSeg {
                     format!("its labels must be in {}, which does not exist", pair.labels.display()),
                 ));
                 pair.labels = pair.images.clone();
+                reported.extend(pair.split.clone());
             }
         }
         let is_label = |name: &str| {
@@ -191,6 +215,7 @@ impl YoloSeg {
             split: options.split.as_deref(),
         };
         let pairs = Pairs::find(folders, &rule, &mut listing.findings)?;
+        report_parts_without_labels(&pairs, &reported, listing);
         if pairs.n_unlabelled() > 0 {
             listing.notes.push(format!("{} images have no label file and are background", pairs.n_unlabelled()));
         }
@@ -257,6 +282,32 @@ impl FormatReader for YoloSeg {
         };
         // An empty file is an image without objects.
         Ok(read_lines(&text::read(&path)?, &path.display().to_string(), header.upright_hw(), self.classes.len()))
+    }
+}
+
+/// Reports parts of which no image has a label file, while images of another part have some: a folder of labels that is empty or
+/// of other images. `reported` are known already.
+fn report_parts_without_labels(pairs: &Pairs, reported: &[String], listing: &mut Listing) {
+    let mut labelled: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+    for index in 0..pairs.len() {
+        if let Some(split) = pairs.split(index) {
+            let (n_images, n_labelled) = labelled.entry(split).or_default();
+            *n_images += 1;
+            *n_labelled += usize::from(pairs.label_path(index).is_some());
+        }
+    }
+    if labelled.values().all(|&(_, n_labelled)| n_labelled == 0) {
+        return;
+    }
+    for (split, (n_images, _)) in labelled.into_iter().filter(|(_, (_, n_labelled))| *n_labelled == 0) {
+        let is_known = reported.iter().any(|known| files::split_name(known) == Some(split));
+        let first = (0..pairs.len()).find(|&index| pairs.split(index) == Some(split));
+        if let (false, Some(first)) = (is_known, first) {
+            let place = pairs.image_path(first).display().to_string();
+            let detail =
+                format!("none of the {n_images} images of the part {split} has a label file, such as this one");
+            listing.findings.push(Finding::new(ProblemKind::ImageUnpaired, place, detail));
+        }
     }
 }
 

@@ -144,3 +144,52 @@ fn a_stopped_conversion_leaves_nothing() {
 fn is_empty(folder: &Path) -> bool {
     std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none())
 }
+
+/// Every mask comes back as it was, except that holes are filled and ignore regions are gone.
+#[test]
+fn to_yolo_and_back_restores_masks_and_says_what_is_lost() {
+    let (mut n_objects, mut n_equal) = (0, 0);
+    for name in
+        ["cvat", "coco", "roboflow", "lvis", "labelme", "ultralytics", "sa1b", "sa1b_tar", "voc", "binary", "exif"]
+    {
+        let source = open(&fixture(name));
+        let (folder, back, notes) = converted(&source, ConvertTo::Yolo, &SourceOptions::default());
+        assert_eq!(back.format(), Format::YoloSeg, "{name}");
+        let text = notes.join("; ");
+        let (before, after) = (objects(&source), objects(&back));
+        assert_eq!(before.keys().collect::<Vec<_>>(), after.keys().collect::<Vec<_>>(), "{name}");
+        for (image, before) in &before {
+            let after = &after[image];
+            assert_eq!(before.len(), after.len(), "{name}, {image}: as many objects");
+            for ((mask, class), (restored, restored_class)) in before.iter().zip(after) {
+                assert_eq!(Some(class.as_deref().unwrap_or("object")), restored_class.as_deref(), "{name}, {image}");
+                let iou = sam_image::rle_iou(mask, restored).expect("one size");
+                let is_filled = restored.area_px() > mask.area_px() && text.contains("holes");
+                assert!(iou == 1.0 || is_filled, "{name}, {image}: IoU {iou}; {text}");
+                n_objects += 1;
+                n_equal += usize::from(iou == 1.0);
+            }
+        }
+        let has_ignores = (0..source.len()).any(|index| source.objects(index).expect("objects").ignore.is_some());
+        assert_eq!(text.contains("no ignore regions"), has_ignores, "{name}: {text}");
+        let has_val = (0..source.len()).any(|index| source.given_split(index) == Some("val"));
+        assert_eq!(text.contains("there is no part val"), !has_val, "{name}: {text}");
+        let yaml = std::fs::read_to_string(folder.path().join("out/data.yaml")).expect("written");
+        assert_eq!(yaml.contains("val: images/val"), has_val, "{yaml}");
+        assert!(yaml.contains("names:\n  0: \""), "{yaml}");
+    }
+    assert!(n_objects > 40 && n_equal * 10 > n_objects * 8, "{n_equal} of {n_objects} masks are equal");
+}
+
+/// Mask and class by name of the objects of each image, by the image's stem.
+fn objects(source: &Source) -> BTreeMap<String, Vec<(sam_image::Rle, Option<String>)>> {
+    let of = |index: usize| {
+        let name = source.name(index);
+        let file = name.rsplit('/').next().unwrap_or(&name);
+        let stem = file.rsplit_once('.').map_or(file, |(stem, _)| stem).to_owned();
+        let class = |class: usize| source.classes()[class].clone();
+        let objects = source.objects(index).expect("objects").objects;
+        (stem, objects.into_iter().map(|object| (object.mask, object.class.map(class))).collect())
+    };
+    (0..source.len()).map(of).collect()
+}

@@ -8,6 +8,7 @@ mod failures;
 mod formats;
 mod hostile;
 mod losses;
+mod parts;
 
 use std::path::{Path, PathBuf};
 

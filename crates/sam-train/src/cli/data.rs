@@ -90,6 +90,8 @@ pub(crate) enum ConvertFormat {
     Sa1b,
     /// 16-bit PNGs of instance ids
     Labels,
+    /// A text file of polygons per image, and data.yaml
+    Yolo,
 }
 
 impl From<ConvertFormat> for ConvertTo {
@@ -98,6 +100,7 @@ impl From<ConvertFormat> for ConvertTo {
             ConvertFormat::Coco => ConvertTo::Coco,
             ConvertFormat::Sa1b => ConvertTo::Sa1b,
             ConvertFormat::Labels => ConvertTo::Labels,
+            ConvertFormat::Yolo => ConvertTo::Yolo,
         }
     }
 }
