@@ -362,3 +362,93 @@ fn help_is_there_for_every_command() {
     }
     run.refused(&["predcit"], &["predict"]);
 }
+
+#[test]
+fn the_version_names_the_build() {
+    let run = Run::new();
+    let text = run.ok(&["--version"]);
+    assert!(text.starts_with(concat!("sam-train ", env!("CARGO_PKG_VERSION"), " (")), "{text}");
+    for part in ["features: ", "release", std::env::consts::ARCH] {
+        assert!(text.contains(part), "{text}");
+    }
+    // Built from a git checkout, it has the commit first.
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    if root.join(".git").exists() {
+        let commit = text.split(['(', ',']).nth(1).unwrap_or_default();
+        assert!(commit.len() == 12 && commit.chars().all(|digit| digit.is_ascii_hexdigit()), "{text}");
+    }
+}
+
+#[test]
+fn the_schema_is_printed() {
+    let run = Run::new();
+    let schema: serde_json::Value = serde_json::from_str(&run.ok(&["schema"])).expect("JSON");
+    assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
+    let steps = &schema["properties"]["schedule"]["properties"]["steps"];
+    assert_eq!((&steps["type"], &steps["minimum"]), (&"integer".into(), &1.into()));
+}
+
+/// Whatever command needs it.
+#[test]
+fn a_missing_published_checkpoint_is_an_error_that_says_where_it_is() {
+    let run = Run::new();
+    let url = "https://dl.fbaipublicfiles.com/segment_anything/sam_vit_b_01ec64.pth";
+    let photo = fixture(PHOTO);
+    for arguments in [
+        &["inspect", "sam_vit_b_01ec64.pth"][..],
+        &["export", "--checkpoint", "weights/vit_b", "--format", "pth", "--out", "a.pth"],
+        &["predict", "--checkpoint", "sam_vit_b.pth", "--image", &photo, "--point", "1,1", "--out", "masks"],
+        &["eval", "--checkpoint", "sam_vit_b_01ec64.pth", "--data", "."],
+    ] {
+        run.refused(arguments, &[url, "375 MB"]);
+    }
+    run.refused(&["inspect", "facebook/sam-vit-base"], &["hf download facebook/sam-vit-base --local-dir sam-vit-base"]);
+    let absent = run.sam_train(&["inspect", "runs/mine.safetensors"]);
+    assert!(!texts(&absent).1.contains("http"), "nothing is published under that name: {}", texts(&absent).1);
+    // A file that is not what its name says.
+    std::fs::copy(fixture("tiny_sam.safetensors"), run.path("sam_vit_b_01ec64.pth")).expect("copied");
+    run.refused(&["inspect", "sam_vit_b_01ec64.pth"], &["another size than the published file", url]);
+    let text = run.ok(&["inspect", &fixture("tiny_sam.safetensors")]);
+    assert!(text.lines().any(|line| line.starts_with("sha256 ") && line.len() == 12 + 64), "{text}");
+}
+
+#[test]
+fn doctor_says_what_the_build_can_do_here() {
+    let run = Run::new();
+    let text = run.ok(&["doctor"]);
+    for part in ["sam-train   ", "system  ", "processor", "threads, SIMD: ", " available", "device      cpu: usable"] {
+        assert!(text.contains(part), "must contain {part:?}: {text}");
+    }
+    let json: serde_json::Value = serde_json::from_str(&run.ok(&["doctor", "--json"])).expect("JSON");
+    assert_eq!(json["devices"][0], serde_json::json!({ "name": "cpu", "state": "usable" }));
+    assert!(json["machine"]["memory_bytes"].as_u64() >= json["machine"]["available_bytes"].as_u64());
+    assert!(json["folder"]["available_bytes"].is_u64() && json["problems"].as_array().is_some_and(Vec::is_empty));
+    assert_eq!(json["version"], env!("CARGO_PKG_VERSION"));
+    // A device that the build lacks is no fault; the command that adds it is said.
+    if !cfg!(feature = "cuda") {
+        assert!(text.contains("cuda:0: not in this build (cargo build --release --features cuda)"), "{text}");
+    }
+
+    // The home folder is not named, and nothing is left in the folder that was tried.
+    let home = run.path("home");
+    std::fs::create_dir_all(home.join("data")).expect("made");
+    let output = Command::new(env!("CARGO_BIN_EXE_sam-train"))
+        .args(["doctor", "--dir", "home/data"])
+        .current_dir(run.path(""))
+        .env("HOME", std::path::absolute(&home).expect("a path"))
+        .output()
+        .expect("the program starts");
+    let text = texts(&output).0;
+    assert!(text.contains(&format!("~{}data: ", std::path::MAIN_SEPARATOR)), "{text}");
+    assert_eq!(std::fs::read_dir(home.join("data")).expect("listed").count(), 0);
+    run.refused(&["doctor", "--dir", "gone"], &["--dir gone"]);
+
+    // A checkpoint that is not what its name says is broken: exit code 1.
+    std::fs::copy(fixture("tiny_sam.safetensors"), run.path("sam_vit_b_01ec64.pth")).expect("copied");
+    let output = run.sam_train(&["doctor", "--checkpoint", "sam_vit_b_01ec64.pth"]);
+    let (text, error) = texts(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}{error}");
+    assert!(error.contains("another size than the published file") && text.contains("cpu: usable"), "{text}{error}");
+    let text = run.ok(&["doctor", "--checkpoint", &fixture("tiny_sam.safetensors")]);
+    assert!(text.contains("not a published file that is known here"), "{text}");
+}

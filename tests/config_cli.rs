@@ -119,3 +119,31 @@ fn results_are_replaced_only_with_force() {
     }
     run.refused(&["--config", "evaluate.toml", "--set", "run.force=true"], &["run.force", "--force"]);
 }
+
+#[test]
+fn an_option_replaces_what_excludes_it_and_says_so() {
+    let run = with_all_tasks();
+    let photos = datasets("photos");
+    let train = format!("data.train={photos}");
+    let check = |sets: &[&str]| {
+        let sets = sets.iter().flat_map(|set| ["--set", set]);
+        let output = run.sam_train(&["--config", "train.toml", "--check"].into_iter().chain(sets).collect::<Vec<_>>());
+        let (plan, notes) = texts(&output);
+        assert_eq!(output.status.code(), Some(0), "{notes}");
+        (plan, notes)
+    };
+    let (plan, notes) = check(&[&train, "data.split=given"]);
+    for part in [
+        "note: data.synth (train.toml:",
+        "note: data.validation_synth (train.toml:",
+        "is replaced by --set data.split=given",
+    ] {
+        assert!(notes.contains(part), "must contain {part:?}: {notes}");
+    }
+    assert!(plan.contains("split = \"given\"") && !plan.contains("n_scenes"), "{plan}");
+    for (off, shown) in [("data.split=none", "split = \"none\""), ("data.validation=none", "validation = \"none\"")] {
+        assert!(check(&[off]).0.contains(shown), "{off}");
+    }
+    assert!(!check(&["schedule.steps=5"]).1.contains("is replaced"), "nothing is");
+    run.refused(&["--config", "train.toml", "--set", r#"run.name="C:\new""#], &[r"run.name: in double quotes `\n`"]);
+}

@@ -164,9 +164,22 @@ fn the_gate_passes_fails_and_is_checked_first() {
     refused("[gate]\nbaseline = \"better.json\"", &["max_drop"]);
     run.refused(&[&base[..], &["--baseline", "better.json"]].concat(), &["--max-drop"]);
     run.refused(&[&base[..], &["--baseline", "gate.toml", "--max-drop", "0"]].concat(), &["must be a results.json"]);
-    // A bucket without objects is found only afterwards, but is also bad input.
-    gate("[gate]\n\"photos/class:unicorn/miou_1\" = 0.5");
-    run.refused(&[&base[..], &["--gate", "gate.toml"]].concat(), &["class:unicorn"]);
+    // A data set, size or class without objects, too: the file of a checkpoint need not even be one.
+    std::fs::write(run.path("none.pth"), "not opened").expect("written");
+    for (name, near) in [
+        ("photos/class:unicorn/miou_1", "photos/"),
+        ("foto/miou_1", "photos/miou_1"),
+        ("photos/smal/miou_box", "photos/small/miou_box"),
+        ("smal/miou_box", "small/miou_box"),
+    ] {
+        gate(&format!("[gate]\n\"{name}\" = 0.5"));
+        let arguments = ["eval", "--checkpoint", "none.pth", "--data", &photos, "--clicks", "2", "--gate", "gate.toml"];
+        run.refused(&arguments, &[name, "must be one that was computed", near]);
+    }
+    // All misspelt metrics together, before the data is opened.
+    gate("[gate]\nmiou_bx = 0.5\n\"photos/mio_1\" = 0.5\n");
+    let arguments = ["eval", "--checkpoint", &checkpoint, "--data", &photos, "--clicks", "2", "--gate", "gate.toml"];
+    run.refused(&arguments, &["2 errors", "miou_bx", "miou_box", "photos/mio_1", "miou_1"]);
 }
 
 #[test]

@@ -17,3 +17,5 @@ pub mod mlp;
 #[cfg(test)]
 mod testing;
 mod vector;
+
+pub use vector::instruction_set;

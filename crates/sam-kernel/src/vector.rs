@@ -13,6 +13,18 @@ pub(crate) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(work)
 }
 
+/// The vector instructions that kernels run with on this CPU.
+#[must_use]
+pub fn instruction_set() -> &'static str {
+    match format!("{:?}", pulp::Arch::new()).split('(').next() {
+        // The levels of x86-64: 4 has AVX-512, 3 has AVX2 and FMA.
+        Some("V4") => "AVX-512",
+        Some("V3") => "AVX2",
+        Some("Neon") => "NEON",
+        _ => "none beyond the target's",
+    }
+}
+
 /// The smallest argument whose exponential is a normal f32.
 const EXP_MIN: f32 = -87.3;
 /// The largest whose exponential is finite.

@@ -53,4 +53,5 @@ pub use mae::{MaeConfig, MaeTarget, MaskedAutoencoder, RandomMasking, Reconstruc
 pub use preprocess::{PIXEL_MEAN, PIXEL_STD, normalise_pixels};
 pub use prompt::{MaskPrompts, ObjectPrompt, PromptEncoder, PromptEncoderConfig, Prompts, SparsePrompts, TokenKind};
 pub use sam::{EncodedImages, MASK_THRESHOLD, Sam};
+pub use sam_kernel::instruction_set;
 pub use stage::Stage;

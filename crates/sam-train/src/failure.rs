@@ -1,12 +1,14 @@
 //! Errors with their exit codes: 1 when a run failed, 2 for bad input.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
 use sam_eval::EvalError;
+use sam_model::weights::WeightsError;
 
 use crate::interruption::INTERRUPTED;
 use crate::output::errors;
+use crate::published::{self, Published};
 
 /// The end of a command that did not succeed.
 #[derive(Debug)]
@@ -35,8 +37,19 @@ impl Failure {
                 message = format!("{message}{separator}{cause}");
             }
         }
+        if let Some(published) = error.chain().find_map(missing_weights) {
+            message = format!("{message}; {}", published.advice());
+        }
         let _ = writeln!(errors(), "error: {message}");
         ExitCode::from(code)
+    }
+}
+
+/// Published weights that a missing checkpoint file is meant to be.
+fn missing_weights(cause: &(dyn std::error::Error + 'static)) -> Option<&'static Published> {
+    match cause.downcast_ref()? {
+        WeightsError::Io { path, source } if source.kind() == ErrorKind::NotFound => published::meant_by(path),
+        _ => None,
     }
 }
 

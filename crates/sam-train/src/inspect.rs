@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::path::Path;
 
 use sam_model::lora::{AdapterFile, LayerFactors};
 use sam_model::weights::{CONFIG_METADATA, Checkpoint, Container, StateDict, TensorInfo};
@@ -10,6 +11,7 @@ use crate::cli::InspectArguments;
 use crate::export::print_load_report;
 use crate::failure::{BadInput, Failure};
 use crate::output::output;
+use crate::published::{self, Check};
 use crate::train::checkpoint_file;
 
 pub(crate) fn run(arguments: &InspectArguments) -> Result<(), Failure> {
@@ -22,6 +24,7 @@ pub(crate) fn run(arguments: &InspectArguments) -> Result<(), Failure> {
         return print_adapters(&mut out, &AdapterFile::open(&arguments.checkpoint).bad_input()?, arguments.tensors);
     }
     print_file(&mut out, &dict)?;
+    print_hash(&mut out, &dict.path)?;
     if arguments.tensors {
         print_tensors(&mut out, &dict.tensors)?;
     }
@@ -91,6 +94,18 @@ fn print_file(out: &mut impl Write, dict: &StateDict) -> Result<(), Failure> {
     for (key, value) in dict.metadata.iter().filter(|(key, _)| *key != CONFIG_METADATA) {
         writeln!(out, "metadata    {key} = {value}")?;
     }
+    Ok(())
+}
+
+/// The SHA-256, compared with that of published files and with the name.
+fn print_hash(out: &mut impl Write, path: &Path) -> Result<(), Failure> {
+    let (digits, check) = published::check_file(path).bad_input()?;
+    let meaning = match check {
+        Check::Published(published) => format!(", the published {}", published.name),
+        Check::AsNamed => ", as its name says".to_owned(),
+        Check::Unknown => String::new(),
+    };
+    writeln!(out, "sha256      {digits}{meaning}")?;
     Ok(())
 }
 

@@ -2,24 +2,29 @@
 //!
 //! `main` maps a result to an exit code, `run` is one match over the commands, each command is one file.
 
+mod build;
 mod cli;
 mod config;
 mod dashboard;
 mod data;
 mod disk;
+mod doctor;
 mod eval;
 mod export;
 mod failure;
 mod init;
 mod inspect;
 mod interruption;
+mod machine;
 mod names;
 mod output;
 mod predict;
 mod probe;
 mod progress;
+mod published;
 mod run;
 mod runs;
+mod schema;
 mod survey;
 mod target;
 mod timing;
@@ -100,5 +105,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         ),
         Some(Command::Runs(arguments)) => runs::run(&arguments),
         Some(Command::Data(command)) => data::run(&command),
+        Some(Command::Schema) => schema::run(),
+        Some(Command::Doctor(arguments)) => doctor::run(&arguments),
     }
 }

@@ -11,17 +11,26 @@ use anyhow::anyhow;
 use crate::cli::{RunArguments, Verbosity};
 use crate::config::{Document, Paths, Plan, check_resume};
 use crate::failure::{BadInput, Failure};
-use crate::output::output;
+use crate::output::{errors, output};
 use crate::train::{self, RunFolder};
 use crate::{eval, probe, progress};
 
 /// Runs a configuration, or resumes a run.
 pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
     match (&arguments.config, &arguments.resume) {
-        (Some(config), None) => run_document(&Document::load(config, &arguments.set).bad_input()?, arguments),
+        (Some(config), None) => run_document(&load(config, &arguments.set)?, arguments),
         (config, Some(run)) => resume(run, config.as_deref(), arguments),
         (None, None) => Err(anyhow!("use --config FILE to start a run, or --resume RUN to resume one")).bad_input(),
     }
+}
+
+/// Reads a configuration, and says which of its keys the command line replaces.
+fn load(config: &Path, sets: &[String]) -> Result<Document, Failure> {
+    let document = Document::load(config, sets).bad_input()?;
+    for note in &document.notes {
+        writeln!(errors(), "note: {note}")?;
+    }
+    Ok(document)
 }
 
 /// Runs a configuration, whether it was a file or the options of a command.
@@ -47,7 +56,7 @@ fn resume(run: &Path, config: Option<&Path>, arguments: &RunArguments) -> Result
     let plan = match config {
         None => saved(&arguments.set)?,
         Some(config) => {
-            let document = Document::load(config, &arguments.set).bad_input()?;
+            let document = load(config, &arguments.set)?;
             let mut plan = Plan::read(&document, Paths::MustExist).bad_input()?;
             plan.set_folder(run);
             reject_changes(&saved(&[])?, &plan, config)?;

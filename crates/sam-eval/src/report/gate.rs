@@ -11,7 +11,7 @@
 //!
 //! A metric that was not computed is an error and not a miss, because such a gate would guard nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde::de::{Error, MapAccess, Visitor};
@@ -33,6 +33,22 @@ pub struct GateConfig {
     /// The bound of each metric.
     #[serde(flatten)]
     pub bounds: BTreeMap<String, f64>,
+}
+
+impl GateConfig {
+    /// The bounds on metrics that are none of these, each with the nearest ones.
+    #[must_use]
+    pub fn unknown_metrics(&self, known: &[String]) -> Vec<(&str, EvalError)> {
+        self.bounds.keys().filter_map(|name| Some((name.as_str(), unknown_metric(name, known)?))).collect()
+    }
+}
+
+/// The metric is the last part of a full name.
+fn unknown_metric(name: &str, known: &[String]) -> Option<EvalError> {
+    let last = name.rsplit('/').next().unwrap_or(name);
+    let is_known = known.iter().any(|known| known == last);
+    let hint = || nearest(last, known.iter().map(String::as_str));
+    (!is_known).then(|| EvalError::UnknownMetric { name: name.to_owned(), hint: hint() })
 }
 
 /// Implemented by hand because the derived errors of a table with free keys do not name the key of the wrong type.
@@ -121,8 +137,8 @@ impl Gate {
         Ok(Self { bounds: config.bounds.clone(), baseline })
     }
 
-    /// Rejects, before an evaluation, bounds on metrics that it will not compute. Whether the data set, size or class of a
-    /// full name exists is known only afterwards.
+    /// Rejects, before an evaluation, bounds on metrics that it will not compute. See [`Gate::check_places`] for the data set, size
+    /// or class of a full name.
     ///
     /// # Errors
     ///
@@ -130,14 +146,22 @@ impl Gate {
     pub fn check_names(&self, known: &[String]) -> Result<(), EvalError> {
         let of_baseline = self.baseline.iter().flat_map(|(results, _)| results.metrics.iter());
         let of_baseline = of_baseline.filter(|(_, metric)| metric.unit == Unit::Fraction).map(|(name, _)| name);
-        for name in self.bounds.keys().map(String::as_str).chain(of_baseline) {
-            let last = name.rsplit('/').next().unwrap_or(name);
-            if !known.iter().any(|known| known == last) {
-                let hint = nearest(last, known.iter().map(String::as_str));
-                return Err(EvalError::UnknownMetric { name: name.to_owned(), hint });
-            }
-        }
-        Ok(())
+        let mut names = self.bounds.keys().map(String::as_str).chain(of_baseline);
+        names.find_map(|name| unknown_metric(name, known)).map_or(Ok(()), Err)
+    }
+
+    /// Rejects, once the data is known and before anything is computed, bounds on data sets, sizes or classes that have no object:
+    /// `places` are the beginnings of full names, such as `small`, `photos`, `photos/small` and `photos/class:cat`.
+    ///
+    /// # Errors
+    ///
+    /// Names the first unknown place and the nearest full names.
+    pub fn check_places(&self, places: &BTreeSet<String>) -> Result<(), EvalError> {
+        let is_unknown = |name: &&String| name.rsplit_once('/').is_some_and(|(place, _)| !places.contains(place));
+        let Some(name) = self.bounds.keys().find(is_unknown) else { return Ok(()) };
+        let metric = name.rsplit('/').next().unwrap_or(name);
+        let full: Vec<String> = places.iter().map(|place| format!("{place}/{metric}")).collect();
+        Err(EvalError::UnknownMetric { name: name.clone(), hint: nearest(name, full.iter().map(String::as_str)) })
     }
 
     /// Checks the results of an evaluation.

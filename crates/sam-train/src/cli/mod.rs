@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod data;
+mod doctor;
 mod eval;
 mod format;
 mod init;
@@ -15,6 +16,7 @@ pub(crate) use checkpoint::{ExportArguments, InspectArguments, PredictArguments}
 pub(crate) use data::{
     CheckArguments, ConvertArguments, DataCommand, PreviewArguments, SplitArguments, SynthArguments, SynthFormat,
 };
+pub(crate) use doctor::DoctorArguments;
 pub(crate) use eval::EvalArguments;
 pub(crate) use format::FormatArgument;
 pub(crate) use init::{InitArguments, Preset};
@@ -29,10 +31,12 @@ use std::path::PathBuf;
 use clap::builder::TypedValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 
+use crate::build;
+
 /// Train, evaluate, export and try promptable segmenters (Segment Anything).
 #[derive(Debug, Parser)]
 #[command(
-    version,
+    version = build::VERSION,
     arg_required_else_help = true,
     args_conflicts_with_subcommands = true,
     after_help = "Exit codes: 0 done, 1 failed, 2 bad input."
@@ -93,6 +97,12 @@ pub(crate) enum Command {
     /// Check, preview, convert, split or generate a data set
     #[command(subcommand)]
     Data(DataCommand),
+    /// Print the JSON Schema of a configuration: every key with its type, range, default and cost
+    #[command(after_help = "Save it beside your configurations, and begin them with the line `#:schema schema.json`: \
+                            editors with Taplo (Even Better TOML) then complete, explain and check every key.")]
+    Schema,
+    /// Say what this build can do on this machine: devices, memory, SIMD, disk space, versions
+    Doctor(DoctorArguments),
 }
 
 impl RunArguments {

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::document::Node;
 use super::files::{FilesPlan, OPTION_KEYS, read_options};
 use super::ranges::BETWEEN_0_AND_1;
-use super::reader::{Reader, Section};
+use super::reader::{Expected, Reader, Section};
+use super::shape::Shape;
 
 /// Turns validation off.
 const NOTHING: &str = "none";
@@ -110,6 +111,7 @@ impl Validation {
         let used = given.first().copied().unwrap_or("split");
         data.unused(&Vec::from_iter(WAYS.into_iter().filter(|&way| way != used)));
         match given.first() {
+            Some(&"split") if split == Some(Self::Nothing) => Self::Nothing,
             Some(&"split") => {
                 let is_files = matches!(train, DataSource::Files(_));
                 let instead = "given only with data.train; scenes are held out by [data.validation_synth]";
@@ -160,19 +162,15 @@ fn check_scenes_apart(reader: &Reader<'_>, train: &DataSource, validation: &Synt
     reader.check(is_apart, &keys, &expected, validation.first_index);
 }
 
-/// `split = "auto"`, `"given"`, `{ file = ".." }`, or fractions.
+/// `split = "auto"`, `"given"`, `"none"`, `{ file = ".." }`, or fractions.
 fn read_split(reader: &Reader<'_>, data: &Section<'_>) -> Option<Validation> {
-    if !data.is_section("split") {
-        let expected = "\"auto\", \"given\", { val = 0.1 } with test, seed and group, or { file = \"split.json\" }";
-        let named = |node: &Node| match node.text()? {
-            "auto" => Some(Validation::Auto),
-            "given" => Some(Validation::Given),
-            _ => None,
-        };
-        let named = data.read("split", "\"auto\"".to_owned(), expected, named);
-        if data.is_given("split") {
-            return named;
-        }
+    let words = [("auto", Validation::Auto), ("given", Validation::Given), (NOTHING, Validation::Nothing)];
+    let expected =
+        "\"auto\", \"given\", \"none\", { val = 0.1 } with test, seed and group, or { file = \"split.json\" }";
+    let word =
+        data.word_or_section("split", Expected { default: "\"auto\"", words: expected, shapes: Vec::new() }, &words);
+    if data.is_given("split") && !data.is_section("split") {
+        return word;
     }
     let split = data.section("split");
     let file = split.input_path_if_given("file");
@@ -192,15 +190,19 @@ fn read_split(reader: &Reader<'_>, data: &Section<'_>) -> Option<Validation> {
 }
 
 fn read_group(split: &Section<'_>) -> GroupKey {
-    let expected = "\"image\", \"folder\", { prefix = \"..\" } or { regex = \"..\" }";
-    let group = split.read("group", "\"image\"".to_owned(), expected, |node| match (node.text(), node.table()) {
-        (Some("image"), _) => Some(GroupKey::Image),
-        (Some("folder"), _) => Some(GroupKey::Folder),
-        (_, Some(table)) if table.len() == 1 => {
-            let text = |key: &str| table.get(key).and_then(Node::text).map(str::to_owned);
-            text("prefix").map(GroupKey::Prefix).or_else(|| text("regex").map(GroupKey::Regex))
+    let words = "\"image\", \"folder\", { prefix = \"..\" } or { regex = \"..\" }";
+    let table = |key| Shape::Table(vec![(key, Shape::Text)]);
+    let shapes = vec![Shape::of_words(&["image", "folder"]), table("prefix"), table("regex")];
+    let group = split.read("group", Expected { default: "\"image\"", words, shapes }, |node| {
+        match (node.text(), node.table()) {
+            (Some("image"), _) => Some(GroupKey::Image),
+            (Some("folder"), _) => Some(GroupKey::Folder),
+            (_, Some(table)) if table.len() == 1 => {
+                let text = |key: &str| table.get(key).and_then(Node::text).map(str::to_owned);
+                text("prefix").map(GroupKey::Prefix).or_else(|| text("regex").map(GroupKey::Regex))
+            }
+            _ => None,
         }
-        _ => None,
     });
     group.unwrap_or_default()
 }

@@ -1,8 +1,8 @@
 //! A configuration as it was typed: a tree of values, each with its line in the file or the option that it came from.
 //!
-//! `--set KEY=VALUE` changes the tree before anything is read, so an override passes the same checks as the file. It is
-//! split at the first `=`; the value is TOML, and text that is not valid TOML is taken literally, so that nobody has to
-//! quote twice for a shell. The options of a command become a tree in the same way: see [`super::options`].
+//! `--set KEY=VALUE` changes the tree before anything is read, so an override passes the same checks as the file, and it wins
+//! over keys of the file that exclude it ([`super::precedence`]). It is split at the first `=`; the value is TOML, and text that
+//! is not valid TOML is taken literally, so that nobody has to quote twice for a shell, and backslashes stay what they are. The options of a command become a tree in the same way: see [`super::options`].
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,6 +21,8 @@ pub(crate) struct Document {
     pub(crate) folder: PathBuf,
     /// Values from the command line, in order.
     pub(crate) overrides: Vec<Override>,
+    /// What the command line replaced, one sentence each.
+    pub(crate) notes: Vec<String>,
     /// The top of the tree.
     pub(crate) root: Table,
 }
@@ -94,10 +96,12 @@ impl Document {
             file: file.to_owned(),
             folder,
             overrides: sets.iter().map(typed).collect(),
+            notes: Vec::new(),
             root: table_from(table.get_ref(), text, &place),
         };
         let apply = |(index, set): (usize, &String)| document.apply_set(index, set).err();
         let problems: Vec<Problem> = sets.iter().enumerate().filter_map(apply).collect();
+        document.prefer_overrides();
         if problems.is_empty() { Ok(document) } else { Err(ConfigError::new(file, &document.overrides, problems)) }
     }
 
@@ -139,7 +143,9 @@ impl Document {
         if path.iter().any(|part| part.is_empty()) {
             return Err(malformed());
         }
-        self.insert(&path, Node::from_option(value.trim(), place)).map_err(|message| problem(&message))
+        let node = Node::from_set(key.trim(), value.trim(), place).map_err(|message| problem(&message))?;
+        self.make_way(&path, index);
+        self.insert(&path, node).map_err(|message| problem(&message))
     }
 
     /// Puts a value into the tree and makes the sections of its key.
@@ -192,6 +198,31 @@ impl Node {
         }
     }
 
+    /// As [`Node::from_option`], for what is typed after `--set KEY=`: a value that was meant to be TOML and would become
+    /// something else is an error.
+    fn from_set(key: &str, value: &str, place: Place) -> Result<Self, String> {
+        let is_between = |open, close| value.len() > 1 && value.starts_with(open) && value.ends_with(close);
+        match DeValue::parse(value) {
+            Ok(_) => match escape_of(value) {
+                Some(escape) => Err(format!(
+                    "{key}: in double quotes `{escape}` is an escape of TOML; leave out the quotes, or use single quotes \
+                     ('..'), got {value}"
+                )),
+                None => Ok(Self::from_option(value, place)),
+            },
+            Err(error) if [('"', '"'), ('\'', '\''), ('[', ']'), ('{', '}')].iter().any(|&(a, b)| is_between(a, b)) => {
+                let reason = error.message();
+                let hint = if value.starts_with('"') {
+                    "leave out the quotes, or use single ones"
+                } else {
+                    "put text into quotes"
+                };
+                Err(format!("{key} must be valid TOML or plain text: {reason}; {hint}, got {value}"))
+            }
+            Err(_) => Ok(Self::from_option(value, place)),
+        }
+    }
+
     /// The value as a table.
     pub(crate) fn table(&self) -> Option<&Table> {
         match &self.content {
@@ -226,6 +257,25 @@ impl Node {
             _ => None,
         }
     }
+}
+
+/// The first escape in double quotes that stands for another character: in a path of Windows, `\n` of `\new` would be a line
+/// break. Only quotes and backslashes need escapes on a command line.
+fn escape_of(value: &str) -> Option<String> {
+    let mut quote = None;
+    let mut characters = value.chars();
+    while let Some(character) = characters.next() {
+        match (quote, character) {
+            (None, '"' | '\'') => quote = Some(character),
+            (Some('"'), '\\') => match characters.next() {
+                Some('"' | '\\') | None => {}
+                Some(escaped) => return Some(format!("\\{escaped}")),
+            },
+            (Some(open), character) if open == character => quote = None,
+            _ => {}
+        }
+    }
+    None
 }
 
 fn table_from(table: &DeTable<'_>, source: &str, place: &dyn Fn(usize) -> Place) -> Table {
@@ -379,6 +429,73 @@ mod tests {
             ]
         );
         assert!(error.to_string().starts_with("4 errors in the configuration"), "{error}");
+    }
+
+    #[test]
+    fn text_is_taken_as_it_is_typed() {
+        for (typed, expected) in [
+            (r"C:\new\table", r"C:\new\table"),
+            (r"'C:\new\table'", r"C:\new\table"),
+            (r#""C:\\new""#, r"C:\new"),
+            ("it's", "it's"),
+            (r#"a "b" c"#, r#"a "b" c"#),
+            (r#""a" and "b""#.trim_end_matches('"'), r#""a" and "b"#),
+            ("[draft] photos", "[draft] photos"),
+            ("a # b", "a # b"),
+            ("~/x", "~/x"),
+        ] {
+            let document =
+                parse("", &[&format!("data.train={typed}")]).unwrap_or_else(|error| panic!("{typed}: {error}"));
+            assert_eq!(document.node("data.train").and_then(Node::text), Some(expected), "{typed}");
+        }
+        for (typed, words) in [
+            (r#""C:\new""#, r"data.train: in double quotes `\n` is an escape of TOML; leave out the quotes"),
+            (r#"["a", "C:\temp"]"#, r"`\t` is an escape"),
+            (r#""C:\users""#, "data.train must be valid TOML or plain text: "),
+            ("[0.9 0.95]", "data.train must be valid TOML or plain text: "),
+            ("{ val: 0.1 }", "put text into quotes, got { val: 0.1 }"),
+        ] {
+            let error = parse("", &[&format!("data.train={typed}")]).expect_err(typed).to_string();
+            assert!(error.starts_with(&format!("--set data.train={typed}: ")), "{error}");
+            assert!(error.contains(words) && error.ends_with(typed), "{typed}: {words:?} is missing in: {error}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_wins_over_keys_that_exclude_its_own() {
+        let file = "[data]\ntrain = \"a\"\nvalidation = \"b\"\nvalidation_options = { part = \"val\" }\n";
+        let document = parse(file, &["data.split.val=0.2"]).expect("applied");
+        assert_eq!(
+            document.notes,
+            [
+                "data.validation (c.toml:3) is replaced by --set data.split.val=0.2",
+                "data.validation_options (c.toml:4) is replaced by --set data.split.val=0.2",
+            ]
+        );
+        assert!(document.node("data.validation").is_none() && document.node("data.train").is_some());
+        for (file, set, note) in [
+            ("data.split = \"given\"\n", "data.split.val=0.2", "data.split (c.toml:1) is replaced"),
+            ("[data.split]\nval = 0.1\n", "data.validation=c", "data.split (c.toml:1) is replaced"),
+            ("[data.split]\nfile = \"s\"\n", "data.split.val=0.1", "data.split.file (c.toml:2) is replaced"),
+            (
+                "[data.synth]\nseed = 1\n",
+                "data.train=photos",
+                "data.synth (c.toml:1) is replaced by --set data.train=photos",
+            ),
+            ("model.sizes.depth = 2\n", "model.variant=vit_b", "model.sizes (c.toml:1) is replaced"),
+        ] {
+            let document = parse(file, &[set]).expect("applied");
+            assert!(document.notes.len() == 1 && document.notes[0].contains(note), "{set}: {:?}", document.notes);
+        }
+        // The same key, or another of the same section, replaces nothing else; two options that exclude each other stay.
+        for (file, sets) in [
+            ("data.split.val = 0.1\n", &["data.split.seed=3"][..]),
+            ("data.validation = \"a\"\n", &["data.validation=none"]),
+            ("", &["data.validation=a", "data.split=given"]),
+        ] {
+            let document = parse(file, sets).expect("applied");
+            assert!(document.notes.is_empty(), "{sets:?}: {:?}", document.notes);
+        }
     }
 
     #[test]

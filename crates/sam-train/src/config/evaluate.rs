@@ -13,7 +13,8 @@ use super::files::{FilesPlan, SelectionPlan, read_selection};
 use super::measure::{CheckpointsPlan, MeasureRunPlan};
 use super::problems::ConfigError;
 use super::ranges::{BETWEEN_0_AND_1, SHARE_ABOVE_0, integer_of};
-use super::reader::{Paths, Reader, Section};
+use super::reader::{Expected, Paths, Reader, Section};
+use super::shape::Shape;
 
 /// Everything that decides an evaluation. Printed, it is its configuration.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -153,9 +154,18 @@ impl EvaluatePlan {
         let has_nothing = self.detections.is_none() && self.protocol.kind == ProtocolKind::None;
         let kind = ["protocol.kind", "detections.use_as"];
         reader.check(!has_nothing, &kind[..1], "click, box or both without detections: nothing to do", "\"none\"");
-        if let Err(error) = metric_names(&self.protocols()) {
-            let keys = ["protocol.clicks", "protocol.noc_percent", "protocol.at_clicks", "protocol.stop_at_iou"];
-            reader.object(&keys, format!("[protocol]: {error}"));
+        match metric_names(&self.protocols()) {
+            Err(error) => {
+                let keys = ["protocol.clicks", "protocol.noc_percent", "protocol.at_clicks", "protocol.stop_at_iou"];
+                reader.object(&keys, format!("[protocol]: {error}"));
+            }
+            // The metrics of detections depend on their data.
+            Ok(known) if self.detections.is_none() => {
+                for (name, error) in self.gate.iter().flat_map(|gate| gate.unknown_metrics(&known)) {
+                    reader.object(&[&format!("gate.{name}")], format!("[gate]: {error}"));
+                }
+            }
+            Ok(_) => {}
         }
         if self.detections.is_some() {
             let is_json = |path: &Path| path.extension().is_some_and(|extension| extension == "json");
@@ -266,14 +276,18 @@ impl ProtocolPlan {
 }
 
 fn read_first_click(protocol: &Section<'_>) -> Option<FirstClick> {
-    let expected = "\"centre\" or { random = { seed = 0 } }";
-    protocol.read("first_click", "\"centre\"".to_owned(), expected, |node| match (node.text(), node.table()) {
-        (Some("centre"), _) => Some(FirstClick::Centre),
-        (_, Some(table)) if table.len() == 1 => {
-            let random = table.get("random").and_then(Node::table).filter(|random| random.len() == 1)?;
-            Some(FirstClick::Random { seed: integer_of(random.get("seed")?, &(0..))? })
+    let words = "\"centre\" or { random = { seed = 0 } }";
+    let seed = Shape::Table(vec![("seed", Shape::integer::<u64>("seed", &..))]);
+    let shapes = vec![Shape::of_words(&["centre"]), Shape::Table(vec![("random", seed)])];
+    protocol.read("first_click", Expected { default: "\"centre\"", words, shapes }, |node| {
+        match (node.text(), node.table()) {
+            (Some("centre"), _) => Some(FirstClick::Centre),
+            (_, Some(table)) if table.len() == 1 => {
+                let random = table.get("random").and_then(Node::table).filter(|random| random.len() == 1)?;
+                Some(FirstClick::Random { seed: integer_of(random.get("seed")?, &(0..))? })
+            }
+            _ => None,
         }
-        _ => None,
     })
 }
 
@@ -314,18 +328,19 @@ fn read_gate(reader: &Reader<'_>) -> Option<GateConfig> {
         max_drop: section.float_if_given("max_drop", 0.0..),
         ..GateConfig::default()
     };
-    for name in section.keys() {
+    let given = section.free_keys(Shape::number("", &..));
+    for name in given.iter() {
         if name == "baseline" || name == "max_drop" {
             continue;
         }
-        if let Some(bound) = section.float_if_given(&name, ..) {
-            gate.bounds.insert(name, bound);
+        if let Some(bound) = section.float_if_given(name, ..) {
+            gate.bounds.insert(name.clone(), bound);
         }
     }
     let [max_drop, baseline] = ["gate.max_drop", "gate.baseline"];
     let is_whole = gate.baseline.is_some() == gate.max_drop.is_some();
     reader.check(is_whole, &[max_drop, baseline], &format!("given together with {baseline}"), "one of them alone");
-    let is_empty = is_given && section.keys().is_empty();
+    let is_empty = is_given && given.is_empty();
     reader.check(!is_empty, &["gate"], "at least one bound, or baseline and max_drop", "an empty section");
     is_given.then_some(gate)
 }

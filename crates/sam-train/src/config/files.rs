@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::document::{Content, Document, Node};
 use super::problems::ConfigError;
-use super::ranges::{MAX_PIXELS, SHARE_ABOVE_0, integer_of};
-use super::reader::{Paths, Reader, Section};
+use super::ranges::{MAX_PIXELS, POSITIVE, SHARE_ABOVE_0, integer_of};
+use super::reader::{Expected, Paths, Reader, Section};
+use super::shape::Shape;
 
 /// The keys of [`read_options`].
 pub(crate) const OPTION_KEYS: [&str; 12] = [
@@ -132,8 +133,10 @@ pub(super) fn read_max_pixels(section: &Section<'_>, default: u64) -> u64 {
 }
 
 fn read_void(section: &Section<'_>) -> Option<Void> {
-    let expected = "\"auto\", \"none\" or the number of an id";
-    section.read("void", "\"auto\"".to_owned(), expected, |node| match (&node.content, node.text()) {
+    let id = Shape::integer::<u32>("id", &..);
+    let shapes = vec![Shape::of_words(&["auto", "none"]), id.clone(), Shape::Table(vec![("id", id)])];
+    let words = "\"auto\", \"none\" or the number of an id";
+    section.read("void", Expected { default: "\"auto\"", words, shapes }, |node| match (&node.content, node.text()) {
         (Content::Integer(id), _) => u32::try_from((*id)?).ok().map(Void::Id),
         // As a plan is printed.
         (Content::Table(table), _) if table.len() == 1 => integer_of(table.get("id")?, &..).map(Void::Id),
@@ -144,18 +147,25 @@ fn read_void(section: &Section<'_>) -> Option<Void> {
 }
 
 fn read_intensity(section: &Section<'_>) -> Option<Intensity> {
-    let expected = "\"as_is\", \"percentile\", \"min_max\" or { window = { level = 40, width = 400 } }";
-    section.read("intensity", "\"as_is\"".to_owned(), expected, |node| match (node.text(), node.table()) {
-        (Some("as_is"), _) => Some(Intensity::AsIs),
-        (Some("percentile"), _) => Some(Intensity::Percentile),
-        (Some("min_max"), _) => Some(Intensity::MinMax),
-        (_, Some(table)) if table.len() == 1 => {
-            let window = table.get("window")?.table().filter(|window| window.len() == 2)?;
-            let number = |key: &str| window.get(key).and_then(Node::number).map(|number| number as f32);
-            let (level, width) = (number("level")?, number("width")?);
-            (width > 0.0).then_some(Intensity::Window { level, width })
+    let words = "\"as_is\", \"percentile\", \"min_max\" or { window = { level = 40, width = 400 } }";
+    let window = [("level", Shape::number("level", &..)), ("width", Shape::number("width", &POSITIVE))];
+    let shapes = vec![
+        Shape::of_words(&["as_is", "percentile", "min_max"]),
+        Shape::Table(vec![("window", Shape::Table(window.into()))]),
+    ];
+    section.read("intensity", Expected { default: "\"as_is\"", words, shapes }, |node| {
+        match (node.text(), node.table()) {
+            (Some("as_is"), _) => Some(Intensity::AsIs),
+            (Some("percentile"), _) => Some(Intensity::Percentile),
+            (Some("min_max"), _) => Some(Intensity::MinMax),
+            (_, Some(table)) if table.len() == 1 => {
+                let window = table.get("window")?.table().filter(|window| window.len() == 2)?;
+                let number = |key: &str| window.get(key).and_then(Node::number).map(|number| number as f32);
+                let (level, width) = (number("level")?, number("width")?);
+                (width > 0.0).then_some(Intensity::Window { level, width })
+            }
+            _ => None,
         }
-        _ => None,
     })
 }
 

@@ -1,11 +1,12 @@
 //! The two stages of a configuration: what a person typed becomes the checked plan of a run.
 //!
-//! - [`document`]: the TOML file with every `--set` applied, or the [`options`] of a command; each value has its line or its
+//! - [`document`]: the TOML file with every `--set` applied ([`precedence`]), or the [`options`] of a command; each value has its line or its
 //!   option.
 //! - [`reader`]: typed values from it, with all errors reported together; [`suggestion`] finds the nearest key.
 //! - [`plan`]: the plan of any task: [`train`], [`pretrain`], [`evaluate`] or [`probe`].
 //! - Their sections: [`model`], [`data`] and [`files`], [`learning`], [`run`], [`measure`].
 //! - [`resume`]: the plan of a run that is resumed.
+//! - [`schema`]: the JSON Schema of all configurations, from the [`shape`]s that reading records and the [`sentences`] on the keys.
 //!
 //! A new section is a `read` in a file of its own, a field of the plan, and a line in the plan's `read`. A new task is a
 //! variant of [`Plan`].
@@ -22,6 +23,7 @@ mod measure;
 pub(crate) mod model;
 mod options;
 mod plan;
+mod precedence;
 pub(crate) mod pretrain;
 pub(crate) mod probe;
 mod problems;
@@ -29,6 +31,9 @@ mod ranges;
 mod reader;
 mod resume;
 pub(crate) mod run;
+mod schema;
+mod sentences;
+mod shape;
 mod suggestion;
 #[cfg(test)]
 mod tests;
@@ -43,4 +48,5 @@ pub(crate) use probe::ProbePlan;
 pub(crate) use problems::ConfigError;
 pub(crate) use reader::Paths;
 pub(crate) use resume::check_resume;
+pub(crate) use schema::schema;
 pub(crate) use train::TrainPlan;

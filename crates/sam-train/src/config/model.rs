@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ranges::{IMAGE_SIZES, POSITIVE};
 use super::reader::{Reader, Section};
+use crate::published;
 
 /// The network and its initial weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -84,8 +85,8 @@ impl ModelPlan {
         let of_sizes = "init = \"scratch\" or \"mae\" (the tensors of a checkpoint determine its sizes)";
         model.only_if(init != Init::Checkpoint, "init", &["variant", "sizes"], of_sizes);
         if init == Init::Checkpoint {
-            let what = "the initial weights, or init = \"scratch\"";
-            let path = model.required("checkpoint", what, path, PathBuf::new());
+            let what = format!("the initial weights, or init = \"scratch\"; {}", published::FIRST.advice());
+            let path = model.required("checkpoint", &what, path, PathBuf::new());
             return Self::Checkpoint(CheckpointPlan { path, adapter, image_size, drop_path, decoder_dropout });
         }
         let one_of_both = "given without model.sizes: both set the sizes";

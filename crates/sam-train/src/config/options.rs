@@ -18,7 +18,7 @@ impl Options {
     /// `command` stands for the file in messages.
     pub(crate) fn of(command: &str) -> Self {
         let (file, folder) = (command.to_owned(), PathBuf::new());
-        Self { document: Document { file, folder, overrides: Vec::new(), root: Table::new() } }
+        Self { document: Document { file, folder, overrides: Vec::new(), notes: Vec::new(), root: Table::new() } }
     }
 
     /// The same for a command that runs a task.

@@ -12,7 +12,7 @@ use super::evaluate::EvaluatePlan;
 use super::pretrain::{HeldOutPlan, PretrainPlan};
 use super::probe::ProbePlan;
 use super::problems::ConfigError;
-use super::reader::{Paths, Reader};
+use super::reader::{Paths, Reader, Recorded};
 use super::train::TrainPlan;
 
 /// Key of the training data.
@@ -107,6 +107,19 @@ impl Plan {
         let resolved = reader.resolved();
         reader.finish()?;
         Ok((plan, resolved))
+    }
+
+    /// What reading a document of this task asks for, whatever else is wrong with it.
+    pub(super) fn record(task: Task, document: &Document) -> Recorded {
+        let reader = Reader::new(document, Paths::MayBeMissing);
+        reader.top().choice("task", Task::Train, &Task::ALL);
+        match task {
+            Task::Train => drop(TrainPlan::read(&reader)),
+            Task::Pretrain => drop(PretrainPlan::read(&reader)),
+            Task::Evaluate => drop(EvaluatePlan::read(&reader)),
+            Task::Probe => drop(ProbePlan::read(&reader)),
+        }
+        reader.into_recorded()
     }
 
     /// Reports sizes that together take more memory than any machine has for them.

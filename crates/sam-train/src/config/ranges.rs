@@ -25,9 +25,9 @@ pub(crate) const IMAGE_SIZES: RangeInclusive<usize> = 16..=4096;
 pub(crate) const MAX_PIXELS: RangeInclusive<u64> = 1..=sam_image::MAX_PIXELS;
 
 /// The integers of a plan.
-pub(crate) trait Integer: Copy + PartialOrd + Display + TryFrom<i64> {}
+pub(crate) trait Integer: Copy + PartialOrd + Display + TryFrom<i64> + TryInto<i64> {}
 
-impl<T: Copy + PartialOrd + Display + TryFrom<i64>> Integer for T {}
+impl<T: Copy + PartialOrd + Display + TryFrom<i64> + TryInto<i64>> Integer for T {}
 
 /// The value, if it is a number in the range.
 pub(crate) fn float_of(node: &Node, range: &impl RangeBounds<f64>) -> Option<f64> {

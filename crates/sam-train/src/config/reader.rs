@@ -11,6 +11,7 @@ mod resolved;
 pub(crate) use paths::Paths;
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::ops::RangeBounds;
 
@@ -18,7 +19,8 @@ use super::document::{Content, Document, Node};
 use super::limits;
 use super::problems::{ConfigError, Place, Problem};
 use super::ranges::{Integer, float_of, in_range, integer_of};
-use super::suggestion::{self, KnownKeys, one_of};
+use super::shape::{KnownKeys, Shape};
+use super::suggestion::{self, one_of};
 
 /// Turns an optional number off.
 const NONE: &str = "none";
@@ -31,7 +33,26 @@ pub(crate) struct Reader<'d> {
     known: RefCell<KnownKeys>,
     /// Keys without effect, because of the values of others.
     unused: RefCell<Vec<String>>,
+    /// The values of sections with free keys.
+    free: RefCell<BTreeMap<String, Shape>>,
     problems: RefCell<Vec<Problem>>,
+}
+
+/// What a key that has no getter of its own may be.
+pub(crate) struct Expected<'a> {
+    /// As it would be typed; empty without a default.
+    pub(crate) default: &'a str,
+    /// For messages: "must be ..".
+    pub(crate) words: &'a str,
+    /// For the schema: any of these.
+    pub(crate) shapes: Vec<Shape>,
+}
+
+/// Everything that reading a document asked for.
+#[derive(Debug)]
+pub(crate) struct Recorded {
+    pub(crate) keys: KnownKeys,
+    pub(crate) free: BTreeMap<String, Shape>,
 }
 
 /// A section that is being read; a missing one has every default.
@@ -44,8 +65,8 @@ pub(crate) struct Section<'r> {
 
 impl<'d> Reader<'d> {
     pub(crate) fn new(document: &'d Document, paths: Paths) -> Self {
-        let (known, unused) = (RefCell::new(KnownKeys::new()), RefCell::default());
-        Self { document, paths, known, unused, problems: RefCell::default() }
+        let (known, unused, free) = (RefCell::new(KnownKeys::new()), RefCell::default(), RefCell::default());
+        Self { document, paths, known, unused, free, problems: RefCell::default() }
     }
 
     /// The top, as a section.
@@ -97,9 +118,9 @@ impl<'d> Reader<'d> {
         Err(ConfigError::new(&self.document.file, &self.document.overrides, problems))
     }
 
-    #[cfg(test)]
-    pub(crate) fn known_keys(&self) -> KnownKeys {
-        self.known.borrow().clone()
+    /// Ends the reading without a plan: what was asked for is of interest, and not the values.
+    pub(crate) fn into_recorded(self) -> Recorded {
+        Recorded { keys: self.known.into_inner(), free: self.free.into_inner() }
     }
 
     /// Whether the value of this key, or anything in it, is already known to be wrong.
@@ -118,7 +139,7 @@ impl<'d> Reader<'d> {
 impl<'r> Section<'r> {
     /// A section in this one.
     pub(crate) fn section(&self, key: &str) -> Section<'r> {
-        self.know(key, String::new());
+        self.know(key, "", vec![Shape::Section]);
         if let Some(node) = self.node(key).filter(|node| node.table().is_none()) {
             self.reject(node, key, "a section", "");
         }
@@ -127,9 +148,9 @@ impl<'r> Section<'r> {
 
     /// The sections of a key that may be one section or, as `[[key]]`, a list of them.
     pub(crate) fn sections(&self, key: &str) -> Vec<Section<'r>> {
+        self.know(key, "", vec![Shape::Section, Shape::list(Shape::Section)]);
         match self.node(key).and_then(Node::list) {
             Some(list) => {
-                self.know(key, String::new());
                 (0..list.len()).map(|index| self.section_at(format!("{}[{index}]", self.path_of(key)))).collect()
             }
             None => vec![self.section(key)],
@@ -141,8 +162,9 @@ impl<'r> Section<'r> {
         Section { reader: self.reader, path }
     }
 
-    /// The keys that were typed, of a section with free ones.
-    pub(crate) fn keys(&self) -> Vec<String> {
+    /// The keys that were typed, of a section with free ones, whose values are of this shape.
+    pub(crate) fn free_keys(&self, shape: Shape) -> Vec<String> {
+        self.reader.free.borrow_mut().insert(self.path.clone(), shape);
         let table = self.reader.document.table(&self.path);
         table.into_iter().flat_map(|table| table.keys().cloned()).collect()
     }
@@ -150,7 +172,7 @@ impl<'r> Section<'r> {
     /// Reports the key of an earlier version, and every key in it, by what replaces it.
     pub(crate) fn replaced(&self, old_key: &str, replacement: impl Fn(&str) -> String) {
         let Some(node) = self.node(old_key) else { return };
-        self.know(old_key, String::new());
+        self.know(old_key, "", Vec::new());
         let path = self.path_of(old_key);
         let report = |path: &str, key: &str, node: &Node| {
             let message = format!("unknown key `{path}`; it is {} now", replacement(key));
@@ -204,7 +226,8 @@ impl<'r> Section<'r> {
     }
 
     pub(crate) fn flag(&self, key: &str, default: bool) -> bool {
-        self.read(key, default.to_string(), "true or false", |node| match node.content {
+        let expected = Expected { default: &default.to_string(), words: "true or false", shapes: vec![Shape::Flag] };
+        self.read(key, expected, |node| match node.content {
             Content::Flag(flag) => Some(flag),
             _ => None,
         })
@@ -212,25 +235,29 @@ impl<'r> Section<'r> {
     }
 
     pub(crate) fn float(&self, key: &str, default: f64, range: impl RangeBounds<f64>) -> f64 {
-        self.read(key, default.to_string(), &in_range("a number", &range), |node| float_of(node, &range))
-            .and_then(|value| self.limited_float(key, value))
-            .unwrap_or(default)
+        self.read_float(key, &default.to_string(), &range).unwrap_or(default)
     }
 
     pub(crate) fn float_if_given(&self, key: &str, range: impl RangeBounds<f64>) -> Option<f64> {
-        self.read(key, String::new(), &in_range("a number", &range), |node| float_of(node, &range))
-            .and_then(|value| self.limited_float(key, value))
+        self.read_float(key, "", &range)
+    }
+
+    fn read_float(&self, key: &str, default: &str, range: &impl RangeBounds<f64>) -> Option<f64> {
+        let words = in_range("a number", range);
+        let expected = Expected { default, words: &words, shapes: vec![Shape::number(key, range)] };
+        self.read(key, expected, |node| float_of(node, range)).and_then(|value| self.limited_float(key, value))
     }
 
     /// A number, or "none".
     pub(crate) fn float_or_none(&self, key: &str, default: Option<f64>, range: impl RangeBounds<f64>) -> Option<f64> {
         let shown = default.map_or(format!("\"{NONE}\""), |default| default.to_string());
-        let expected = format!("{}, or \"{NONE}\"", in_range("a number", &range));
+        let words = format!("{}, or \"{NONE}\"", in_range("a number", &range));
+        let shapes = vec![Shape::number(key, &range), Shape::of_words(&[NONE])];
         let read = |node: &Node| match node.text() {
             Some(NONE) => Some(None),
             _ => float_of(node, &range).map(Some),
         };
-        let value = self.read(key, shown, &expected, read);
+        let value = self.read(key, Expected { default: &shown, words: &words, shapes }, read);
         match value {
             Some(Some(value)) => self.limited_float(key, value).map_or(default, Some),
             Some(None) => None,
@@ -239,14 +266,17 @@ impl<'r> Section<'r> {
     }
 
     pub(crate) fn integer<T: Integer>(&self, key: &str, default: T, range: impl RangeBounds<T>) -> T {
-        self.read(key, default.to_string(), &in_range("a whole number", &range), |node| integer_of(node, &range))
-            .and_then(|value| self.limited(key, value))
-            .unwrap_or(default)
+        self.read_integer(key, &default.to_string(), &range).unwrap_or(default)
     }
 
     pub(crate) fn integer_if_given<T: Integer>(&self, key: &str, range: impl RangeBounds<T>) -> Option<T> {
-        self.read(key, String::new(), &in_range("a whole number", &range), |node| integer_of(node, &range))
-            .and_then(|value| self.limited(key, value))
+        self.read_integer(key, "", &range)
+    }
+
+    fn read_integer<T: Integer>(&self, key: &str, default: &str, range: &impl RangeBounds<T>) -> Option<T> {
+        let words = in_range("a whole number", range);
+        let expected = Expected { default, words: &words, shapes: vec![Shape::integer(key, range)] };
+        self.read(key, expected, |node| integer_of(node, range)).and_then(|value| self.limited(key, value))
     }
 
     /// The value, unless it is above the limit of the key.
@@ -277,12 +307,13 @@ impl<'r> Section<'r> {
 
     pub(crate) fn text_if_given(&self, key: &str) -> Option<String> {
         let text = |node: &Node| node.text().filter(|text| !text.is_empty()).map(str::to_owned);
-        self.read(key, String::new(), "a text that is not empty", text)
+        let expected = Expected { default: "", words: "a text that is not empty", shapes: vec![Shape::Text] };
+        self.read(key, expected, text)
     }
 
     /// A text that `rule` accepts; else it returns what was expected.
     pub(crate) fn text_with(&self, key: &str, default: &str, rule: impl Fn(&str) -> Option<String>) -> String {
-        self.know(key, format!("\"{default}\""));
+        self.know(key, &format!("\"{default}\""), vec![Shape::Text]);
         let Some(node) = self.node(key) else { return default.to_owned() };
         match node.text().map(|text| (text, rule(text))) {
             Some((text, None)) => return text.to_owned(),
@@ -296,12 +327,12 @@ impl<'r> Section<'r> {
     pub(crate) fn choice<T: Clone + PartialEq>(&self, key: &str, default: T, choices: &[(&str, T)]) -> T {
         let shown =
             choices.iter().find(|(_, value)| *value == default).map_or(String::new(), |(w, _)| format!("\"{w}\""));
-        self.know(key, shown);
+        self.know(key, &shown, vec![Shape::words(choices)]);
         self.choice_if_given(key, choices).unwrap_or(default)
     }
 
     pub(crate) fn choice_if_given<T: Clone>(&self, key: &str, choices: &[(&str, T)]) -> Option<T> {
-        self.know(key, String::new());
+        self.know(key, "", vec![Shape::words(choices)]);
         let node = self.node(key)?;
         let found = chosen(node, choices);
         if found.is_none() {
@@ -310,9 +341,27 @@ impl<'r> Section<'r> {
         found
     }
 
+    /// A key that is one of a few words, or else a section: the word, if it is one.
+    pub(crate) fn word_or_section<T: Clone>(
+        &self,
+        key: &str,
+        expected: Expected<'_>,
+        words: &[(&str, T)],
+    ) -> Option<T> {
+        self.know(key, expected.default, vec![Shape::words(words)]);
+        let node = self.node(key).filter(|node| node.table().is_none())?;
+        let found = chosen(node, words);
+        if found.is_none() {
+            self.reject(node, key, expected.words, "");
+        }
+        found
+    }
+
     /// A list of a few words.
     pub(crate) fn choices<T: Clone>(&self, key: &str, default: &str, choices: &[(&str, T)]) -> Option<Vec<T>> {
-        self.list(key, default.to_owned(), "a list of words", |node| {
+        let of_words = Shape::words(choices);
+        let shapes = vec![Shape::list(of_words)];
+        self.list(key, Expected { default, words: "a list of words", shapes }, |node| {
             let found = chosen(node, choices);
             if found.is_none() {
                 self.reject_word(node, key, choices);
@@ -322,16 +371,18 @@ impl<'r> Section<'r> {
     }
 
     pub(crate) fn integers_if_given<T: Integer>(&self, key: &str, range: impl RangeBounds<T>) -> Option<Vec<T>> {
-        let expected = in_range("a whole number", &range);
-        let values = self.list(key, String::new(), "a list of whole numbers", |node| {
-            self.element(node, key, &expected, |node| integer_of(node, &range))
-        })?;
+        let each = in_range("a whole number", &range);
+        let shapes = vec![Shape::list(Shape::integer(key, &range))];
+        let expected = Expected { default: "", words: "a list of whole numbers", shapes };
+        let values =
+            self.list(key, expected, |node| self.element(node, key, &each, |node| integer_of(node, &range)))?;
         values.into_iter().map(|value| self.limited(key, value)).collect()
     }
 
     /// A list of texts that `rule` accepts; else it returns what was expected.
     pub(crate) fn texts_if_given(&self, key: &str, rule: impl Fn(&str) -> Option<String>) -> Option<Vec<String>> {
-        self.list(key, "[]".to_owned(), "a list of texts", |node| {
+        let shapes = vec![Shape::list(Shape::Text)];
+        self.list(key, Expected { default: "[]", words: "a list of texts", shapes }, |node| {
             let Some(text) = node.text() else {
                 self.reject(node, key, "a list of texts", "");
                 return None;
@@ -348,8 +399,9 @@ impl<'r> Section<'r> {
 
     /// Two numbers.
     pub(crate) fn float_pair_if_given(&self, key: &str, range: impl RangeBounds<f64>) -> Option<[f64; 2]> {
-        let expected = in_range("two numbers, each", &range);
-        self.read(key, String::new(), &expected, |node| match &node.content {
+        let words = in_range("two numbers, each", &range);
+        let shapes = vec![Shape::List(Box::new(Shape::number(key, &range)), Some(2))];
+        self.read(key, Expected { default: "", words: &words, shapes }, |node| match &node.content {
             Content::List(list) => match &list[..] {
                 [a, b] => Some([float_of(a, &range)?, float_of(b, &range)?]),
                 _ => None,
@@ -372,25 +424,24 @@ impl<'r> Section<'r> {
     pub(crate) fn read<T>(
         &self,
         key: &str,
-        default: String,
-        expected: &str,
+        expected: Expected<'_>,
         read: impl FnOnce(&Node) -> Option<T>,
     ) -> Option<T> {
-        self.know(key, default);
+        self.know(key, expected.default, expected.shapes);
         let node = self.node(key)?;
         let value = read(node);
         if value.is_none() {
-            self.reject(node, key, expected, "");
+            self.reject(node, key, expected.words, "");
         }
         value
     }
 
     /// `None` when there is no list, or `each` has rejected an element.
-    fn list<T>(&self, key: &str, default: String, expected: &str, each: impl Fn(&Node) -> Option<T>) -> Option<Vec<T>> {
-        self.know(key, default);
+    fn list<T>(&self, key: &str, expected: Expected<'_>, each: impl Fn(&Node) -> Option<T>) -> Option<Vec<T>> {
+        self.know(key, expected.default, expected.shapes);
         let node = self.node(key)?;
         let Content::List(elements) = &node.content else {
-            self.reject(node, key, expected, "");
+            self.reject(node, key, expected.words, "");
             return None;
         };
         // Not `collect` into an `Option`: that would stop at the first wrong element, and all of them are reported.
@@ -424,13 +475,9 @@ impl<'r> Section<'r> {
         self.reader.document.table(&self.path)?.get(key)
     }
 
-    fn know(&self, key: &str, default: String) {
+    fn know(&self, key: &str, default: &str, shapes: Vec<Shape>) {
         let mut known = self.reader.known.borrow_mut();
-        let keys = known.entry(self.path.clone()).or_default();
-        let shown = keys.entry(key.to_owned()).or_default();
-        if shown.is_empty() {
-            *shown = default;
-        }
+        known.entry(self.path.clone()).or_default().entry(key.to_owned()).or_default().add(default, shapes);
     }
 }
 

@@ -1,12 +1,8 @@
 //! "Did you mean": the nearest word, and the section that a key belongs in.
 
-use std::collections::BTreeMap;
-
 use super::document::Document;
 use super::problems::Problem;
-
-/// The keys that were read, by section, each with its default as it would be typed; empty without a default.
-pub(crate) type KnownKeys = BTreeMap<String, BTreeMap<String, String>>;
+use super::shape::KnownKeys;
 
 /// What other programs call a key, with its name here, which is too short to be similar.
 const FULL_NAMES: [(&str, &str); 1] = [("learning_rate", "lr")];
@@ -51,7 +47,7 @@ fn suggestion(section: &str, key: &str, known: &KnownKeys) -> String {
     others.sort_by_key(|other| (other.matches('.').count(), other.as_str()));
     let quoted = |section: &str, key: &str| {
         let path = join(section, key);
-        let default = &known[section][key];
+        let default = &known[section][key].default;
         match (known.contains_key(&path), default.is_empty()) {
             (true, _) => format!("the section [{path}]"),
             (_, true) => format!("`{key}`"),

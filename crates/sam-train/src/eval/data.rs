@@ -1,6 +1,7 @@
 //! The data sets of an evaluation. All annotations are read before anything is computed: errors show in seconds instead of
 //! after an hour, and the number of objects is known for the progress bar.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::sync::Arc;
 use anyhow::{anyhow, bail};
 use sam_data::loader::{SampleError, Samples};
 use sam_data::{OnBad, Sample, Source, Split};
-use sam_eval::{EvalError, EvalSet};
+use sam_eval::{EvalError, EvalSet, SizeBucket};
 use sam_image::Rle;
 
 use crate::config::EvaluatePlan;
@@ -26,6 +27,8 @@ pub(crate) struct OpenSet {
     pub(crate) n_objects: usize,
     /// Dropped with `bad = "drop"`.
     pub(crate) n_wholly_ignored: usize,
+    /// Sizes and classes that have an object, as in full names of metrics: `small`, `class:cat`.
+    pub(crate) groups: BTreeSet<String>,
     /// `None` where no image is needed.
     pub(crate) losses: Option<DataLosses>,
 }
@@ -84,9 +87,9 @@ fn open_one(data: &EvaluateDataPlan, name: &str, looks: Looks) -> Result<OpenSet
         surveyed.require_objects(&set.indices, "to evaluate on", "there is nothing to measure").bad_input()?;
         set.indices.retain(|&index| surveyed.survey.is_readable(index));
     }
-    let (n_objects, n_wholly_ignored) = count(&source, &set).bad_input()?;
+    let Counts { n_objects, n_wholly_ignored, groups } = count(&source, &set).bad_input()?;
     let losses = surveyed.map(|surveyed| DataLosses { name: name.to_owned(), losses: surveyed.survey.losses });
-    Ok(OpenSet { source, set, n_objects, n_wholly_ignored, losses })
+    Ok(OpenSet { source, set, n_objects, n_wholly_ignored, groups, losses })
 }
 
 fn part_of(source: &Source, file: &Path, part: &str) -> anyhow::Result<Vec<usize>> {
@@ -102,18 +105,46 @@ fn part_of(source: &Source, file: &Path, part: &str) -> anyhow::Result<Vec<usize
     Ok(indices)
 }
 
-/// Number of objects to evaluate, and of those that are dropped because every pixel of them is ignored.
-fn count(source: &Source, set: &EvalSet) -> anyhow::Result<(usize, usize)> {
-    let (mut n_objects, mut n_wholly_ignored) = (0, 0);
+/// The beginnings of the full names of metrics: by data set, size and class.
+pub(crate) fn places(sets: &[OpenSet]) -> BTreeSet<String> {
+    let mut places = BTreeSet::new();
+    for OpenSet { set, groups, .. } in sets {
+        places.insert(set.name.to_string());
+        for group in groups {
+            places.insert(format!("{}/{group}", set.name));
+            // Sizes have a mean over the data sets.
+            if SizeBucket::ALL.iter().any(|size| size.name() == group) {
+                places.insert(group.clone());
+            }
+        }
+    }
+    places
+}
+
+/// What a data set has to evaluate.
+#[derive(Default)]
+struct Counts {
+    n_objects: usize,
+    /// Dropped, because every pixel of them is ignored.
+    n_wholly_ignored: usize,
+    groups: BTreeSet<String>,
+}
+
+fn count(source: &Source, set: &EvalSet) -> anyhow::Result<Counts> {
+    let mut counts = Counts::default();
     let mut progress = Progress::new("counting objects of images", set.indices.len() as u64);
     for (done, &index) in set.indices.iter().enumerate() {
         progress.set(done as u64);
         let annotations = source.objects(index).map_err(|error| DropOption::Flag.advise(error))?;
         for object in &annotations.objects {
             if !is_wholly_ignored(&object.mask, annotations.ignore.as_ref())? {
-                n_objects += 1;
+                counts.n_objects += 1;
+                counts.groups.insert(SizeBucket::of(object.mask.area_px()).name().to_owned());
+                if let Some(class) = object.class.and_then(|class| set.classes.get(class)) {
+                    counts.groups.insert(format!("class:{class}"));
+                }
             } else if source.options().bad == OnBad::Drop {
-                n_wholly_ignored += 1;
+                counts.n_wholly_ignored += 1;
             } else {
                 let (image, object_id) = (source.name(index), object.id);
                 return Err(EvalError::EmptyObject { image, object_id, what: "wholly ignored" })
@@ -121,10 +152,10 @@ fn count(source: &Source, set: &EvalSet) -> anyhow::Result<(usize, usize)> {
             }
         }
     }
-    if n_objects == 0 {
+    if counts.n_objects == 0 {
         bail!("{}: {} images contain no object to evaluate", set.name, set.indices.len());
     }
-    Ok((n_objects, n_wholly_ignored))
+    Ok(counts)
 }
 
 fn is_wholly_ignored(mask: &Rle, ignore: Option<&Rle>) -> Result<bool, sam_image::ImageError> {

@@ -53,6 +53,7 @@ pub(crate) fn run_plan(plan: &EvaluatePlan, arguments: &RunArguments) -> Result<
     }
     if let Some(gate) = &gate {
         gate.check_names(&known).bad_input()?;
+        gate.check_places(&data::places(&sets)).bad_input()?;
     }
     // An unreadable checkpoint must be found before the first one has been evaluated for an hour.
     let checkpoints: Vec<Checkpoint> = open_checkpoints(plan).bad_input()?;

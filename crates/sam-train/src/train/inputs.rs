@@ -62,7 +62,7 @@ impl OpenedInputs {
 }
 
 /// A device with gradients. On any device other than the CPU, gradients are tested before they are trusted.
-pub(super) fn open_device(name: &str) -> Result<Device> {
+pub(crate) fn open_device(name: &str) -> Result<Device> {
     let name: DeviceName = name.parse()?;
     let device = name.open()?.autodiff();
     if name != DeviceName::Cpu {

@@ -15,7 +15,7 @@ mod session;
 mod stop;
 mod summary;
 
-pub(crate) use inputs::{adapter_folder, checkpoint_file, load_report_lines};
+pub(crate) use inputs::{adapter_folder, checkpoint_file, load_report_lines, open_device};
 pub(crate) use report::date_and_time;
 pub(crate) use run_folder::{EndingRecord, PLAN as PLAN_FILE, RunFolder};
 pub(crate) use session::program_line;

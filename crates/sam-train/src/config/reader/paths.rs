@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Section;
+use super::{Expected, Section, Shape};
 use crate::config::document::Node;
+use crate::published;
 
 /// Whether input files and folders must exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,10 +30,12 @@ impl Section<'_> {
 
     /// One path or a list of them, as [`Section::local_path_if_given`]; empty when the key is missing.
     pub(crate) fn local_paths(&self, key: &str) -> Vec<PathBuf> {
+        let shapes = vec![Shape::Text, Shape::list(Shape::Text)];
         if self.node(key).and_then(Node::list).is_none() {
+            self.know(key, "", shapes);
             return self.local_path_if_given(key).into_iter().collect();
         }
-        let paths = self.list(key, String::new(), "a path or a list of paths", |node| {
+        let paths = self.list(key, Expected { default: "", words: "a path or a list of paths", shapes }, |node| {
             let path = self.element(node, key, "a path", |node| node.text().map(PathBuf::from))?;
             Some(self.find(path, node, key))
         });
@@ -49,7 +52,10 @@ impl Section<'_> {
         }
         let [here, beside] = [absolute(&typed), absolute(&beside)];
         let tried = if here == beside { String::new() } else { format!(" nor {}", beside.display()) };
-        let hint = format!("there is no {}{tried}", here.display());
+        let mut hint = format!("there is no {}{tried}", here.display());
+        if let Some(published) = published::meant_by(&typed).filter(|_| matches!(key, "checkpoint" | "mae")) {
+            hint += &format!("; {}", published.advice());
+        }
         self.reject(node, key, "a file or folder that exists", &hint);
         typed
     }

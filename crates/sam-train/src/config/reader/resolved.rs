@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Reader, Section};
 use crate::config::document::{Content, Node};
+use crate::config::shape::KnownKey;
 
 impl Reader<'_> {
     /// The typed keys with their values, and every other key that has an effect with its default, as a configuration.
@@ -15,14 +16,14 @@ impl Reader<'_> {
         let is_word = |section: &str| {
             let (parent, key) = section.rsplit_once('.').unwrap_or(("", section));
             let default = known.get(parent).and_then(|keys| keys.get(key));
-            default.is_some_and(|default| !default.is_empty()) && self.document.table(section).is_none()
+            default.is_some_and(|known| !known.default.is_empty()) && self.document.table(section).is_none()
         };
         let mut text = String::new();
         for (section, keys) in known.iter() {
             if is_unused(section) || is_word(section) || section.contains('[') {
                 continue;
             }
-            let line = |(key, default): (&String, &String)| {
+            let line = |(key, KnownKey { default, .. }): (&String, &KnownKey)| {
                 let path = if section.is_empty() { key.clone() } else { format!("{section}.{key}") };
                 match self.document.node(&path) {
                     Some(node) if node.table().is_some() && known.contains_key(&path) => None,
@@ -47,7 +48,7 @@ impl Reader<'_> {
 impl Section<'_> {
     /// Shows the default of a key whose getter has none.
     pub(crate) fn defaults_to(&self, key: &str, default: &str) {
-        self.know(key, default.to_owned());
+        self.know(key, default, Vec::new());
     }
 
     /// Says that these keys have no effect in this configuration; they are then not among the resolved ones.

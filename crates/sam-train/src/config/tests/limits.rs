@@ -4,10 +4,6 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::config::Task;
-use crate::config::evaluate::EvaluatePlan;
-use crate::config::pretrain::PretrainPlan;
-use crate::config::probe::ProbePlan;
-use crate::config::reader::Reader;
 
 /// What is put into the place of every number.
 const EXTREMES: [&str; 12] = [
@@ -53,7 +49,7 @@ fn any_number_of_any_key_is_answered_at_once() {
     for (task, text) in TASKS {
         let plan = plan_of(text, &[]).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(plan.task(), task);
-        let known = known_keys(text);
+        let known = known_keys(task, text);
         for (section, keys) in &known {
             for key in keys.keys() {
                 let path = if section.is_empty() { key.clone() } else { format!("{section}.{key}") };
@@ -73,16 +69,8 @@ fn any_number_of_any_key_is_answered_at_once() {
     assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
 }
 
-fn known_keys(text: &str) -> crate::config::suggestion::KnownKeys {
-    let document = Document::parse("c.toml", PathBuf::new(), text, &[]).expect("TOML");
-    let reader = Reader::new(&document, Paths::MayBeMissing);
-    match reader.top().choice("task", Task::Train, &Task::ALL) {
-        Task::Train => drop(TrainPlan::read(&reader)),
-        Task::Pretrain => drop(PretrainPlan::read(&reader)),
-        Task::Evaluate => drop(EvaluatePlan::read(&reader)),
-        Task::Probe => drop(ProbePlan::read(&reader)),
-    }
-    reader.known_keys()
+fn known_keys(task: Task, text: &str) -> crate::config::shape::KnownKeys {
+    Plan::record(task, &Document::parse("c.toml", PathBuf::new(), text, &[]).expect("TOML")).keys
 }
 
 #[test]

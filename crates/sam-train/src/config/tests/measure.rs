@@ -40,7 +40,7 @@ fn a_command_line_and_its_configuration_have_the_same_plan() {
     let gate = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(
         gate.path(),
-        "[gate]\nmiou_1 = 0.5\n\"photos/small/miou_1\" = 0.25\nmax_drop = 0.1\nbaseline = \"b\"\n",
+        "[gate]\nnoc_90 = 8.5\n\"photos/small/noc_90\" = 9.5\nmax_drop = 0.1\nbaseline = \"b\"\n",
     )
     .expect("written");
     let gate = gate.path().display().to_string();
@@ -61,7 +61,7 @@ fn a_command_line_and_its_configuration_have_the_same_plan() {
              --max-drop 0.2 --intensity {\"window\":{\"level\":40,\"width\":400}} --gate GATE",
             "model.checkpoint = \"a\"\ndata = { path = \"d\", split_file = \"s.json\", intensity = { window = { \
              level = 40, width = 400 } } }\nprotocol = { kind = \"click\", noc_percent = [80, 85, 90], \
-             stop_at_iou = 0.9 }\n[gate]\nmiou_1 = 0.5\n\"photos/small/miou_1\" = 0.25\nbaseline = \"c.json\"\n\
+             stop_at_iou = 0.9 }\n[gate]\nnoc_90 = 8.5\n\"photos/small/noc_90\" = 9.5\nbaseline = \"c.json\"\n\
              max_drop = 0.2\n",
         ),
         (

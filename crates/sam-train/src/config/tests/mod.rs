@@ -19,6 +19,7 @@ mod limits;
 mod measure;
 mod pretrain;
 mod resume;
+mod schema;
 
 /// The required keys of a run; lines of tests count from its end.
 const LEAST: &str = r#"run.dir = "runs/a"
@@ -158,7 +159,8 @@ fn missing_keys_are_reported_at_their_section() {
     assert_eq!(
         problems("task = \"train\"\n[run]\nname = \"a\"\n[data]\n[schedule]\ndecay = \"multi_step\"\n"),
         [
-            "c.toml: model.checkpoint must be given: the initial weights, or init = \"scratch\"",
+            "c.toml: model.checkpoint must be given: the initial weights, or init = \"scratch\"; sam_vit_b_01ec64.pth \
+             (SAM vit_b, 375 MB) is at https://dl.fbaipublicfiles.com/segment_anything/sam_vit_b_01ec64.pth",
             "c.toml:2: run.dir must be given: the folder of the run",
             "c.toml:4: data.train must be given: a data set to train on, or [data.synth] for synthetic scenes",
             "c.toml:5: schedule.steps must be given: the number of steps of the run",
@@ -444,6 +446,7 @@ fn splits_come_in_three_kinds() {
         ("split = \"auto\"", Validation::Auto),
         ("split = { file = \"split.json\" }", Validation::SplitFile(absolute("split.json"))),
         ("validation = \"none\"", Validation::Nothing),
+        ("split = \"none\"", Validation::Nothing),
         (
             "split = { val = 0.2, test = 0.1, seed = 3, group = { regex = 'p(\\d+)' } }",
             Validation::Rule(SplitRule { val: 0.2, test: 0.1, seed: 3, group: GroupKey::Regex("p(\\d+)".to_owned()) }),
@@ -457,7 +460,7 @@ fn splits_come_in_three_kinds() {
     for (split, expected) in [
         (
             "split = \"folder\"",
-            "c.toml:5: data.split must be \"auto\", \"given\", { val = 0.1 } with test, seed and group, or",
+            "c.toml:5: data.split must be \"auto\", \"given\", \"none\", { val = 0.1 } with test, seed and group, or",
         ),
         ("split = { file = \"s.json\", val = 0.1 }", "c.toml:5: data.split.val is only used with a split by fractions"),
         (
