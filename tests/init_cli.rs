@@ -183,10 +183,40 @@ fn every_preset_runs_as_written() {
     let run = Run::new();
     discs(&run.path("mine"), 5, "png");
     let checkpoint = checkpoint(&run);
-    for preset in ["laptop", "full", "box", "points", "scratch"] {
+    for preset in ["laptop", "lora", "full", "box", "points", "scratch"] {
         let text = run.ok(&["init", "--data", "mine", "--preset", preset, "--checkpoint", &checkpoint]);
         std::fs::write(run.path("c.toml"), text).expect("written");
         let text = run.ok(&["--config", "c.toml", "--dry-run"]);
         assert!(text.contains("bit for bit"), "{preset}: {text}");
+    }
+}
+
+/// The files in `configs/` are those that `init` writes for the data of this repository and the quickstart's checkpoint.
+#[cfg(unix)]
+#[test]
+fn the_shipped_configurations_are_what_init_writes() {
+    let run = Run::new();
+    std::os::unix::fs::symlink(datasets(""), run.path("datasets")).expect("a link");
+    std::fs::create_dir_all(run.path("runs/quickstart")).expect("a folder");
+    std::fs::create_dir_all(run.path("configs")).expect("a folder");
+    std::fs::copy(checkpoint(&run), run.path("runs/quickstart/best.safetensors")).expect("copied");
+    for (name, preset) in [
+        ("finetune", "laptop"),
+        ("finetune-lora", "lora"),
+        ("finetune-full", "full"),
+        ("finetune-box", "box"),
+        ("finetune-points", "points"),
+        ("scratch", "scratch"),
+    ] {
+        let (file, folder) = (format!("configs/{name}.toml"), format!("runs/{name}"));
+        let mut init = vec!["init", "--data", "datasets/photos", "--preset", preset, "--run", &folder, "--out", &file];
+        match preset {
+            "scratch" => init[2] = "datasets/synth",
+            _ => init.extend(["--checkpoint", "runs/quickstart"]),
+        }
+        run.ok(&init);
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(&file);
+        let [written, shipped] = [run.path(&file), shipped].map(|path| std::fs::read_to_string(path).expect("there"));
+        assert_eq!(written, shipped, "{file}: write it again with: sam-train {}", init.join(" "));
     }
 }

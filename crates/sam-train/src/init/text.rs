@@ -1,5 +1,7 @@
 //! The text of a configuration, section by section.
 
+use std::path::Path;
+
 use super::Seen;
 use crate::cli::Preset;
 use sam_data::{Intensity, OnBad, ProblemKind};
@@ -105,8 +107,9 @@ impl Seen<'_> {
         if !data.classes.is_empty() {
             text += &format!(", {} classes", data.classes.len());
         }
-        text += ".\n#\n#   sam-train --config THIS --check    what it will do and take\n";
-        text += "#   sam-train --config THIS            train; Ctrl-C saves\n\n";
+        let out = self.arguments.out.as_deref().unwrap_or(Path::new("finetune.toml")).display();
+        text += &format!(".\n#\n#   sam-train --config {out} --check    # what it will do and take\n");
+        text += &format!("#   sam-train --config {out}            # train; Ctrl-C saves\n\n");
         text + "task = \"train\"\n"
     }
 
