@@ -89,6 +89,7 @@ mod tests {
             class: None,
             area_px: 1,
             size: SizeBucket::Small,
+            is_selective: None,
             rounds: vec![round(0.75, 0.5), round(0.75, 1.0), round(1.25, 0.75), round(-0.5, 0.25)],
         };
         let calibration = Calibration::of(&[&record]).expect("rounds");

@@ -5,8 +5,12 @@
 //! objects that **never** reach t. RITM's own ">=20@t" also counts a success at the very last click; it is `at_cap_t`, for
 //! comparison with published tables.
 //!
+//! `prompt_selectivity` says whether a model listens to its prompts: of the objects in images with several, the fraction whose
+//! first mask has a higher IoU with its own object than with every other. A model that gives the same mask whatever is
+//! clicked, as one that was fine-tuned for too long, fits at most one object of an image.
+//!
 //! Names: `miou_3`, `miou_1_oracle`, `miou_1_refined`, `boundary_3`, `noc_90`, `fail_90`, `at_cap_90`,
-//! `predicted_iou_error`. A random first click adds `_random`; a box comes first as in `miou_box` (the box alone),
+//! `predicted_iou_error`, `prompt_selectivity` (`_box` after a box). A random first click adds `_random`; a box comes first as in `miou_box` (the box alone),
 //! `miou_box_refined`, `miou_box_2` (the box and two clicks).
 
 use std::collections::BTreeMap;
@@ -75,6 +79,8 @@ pub(crate) enum Measure {
     AtCap(u32),
     /// |predicted IoU - IoU|, the mean over the object's rounds.
     PredictedIouError,
+    /// Whether the first mask fits the object better than every other of the image; not measured where there is no other.
+    Selectivity,
 }
 
 /// The click metrics of a protocol.
@@ -124,6 +130,8 @@ impl ClickMetrics {
         }
         let error_of = if protocol.start == Start::Box { "predicted_iou_error_box" } else { "predicted_iou_error" };
         add(error_of.to_owned(), Measure::PredictedIouError);
+        let selectivity = if protocol.start == Start::Box { "prompt_selectivity_box" } else { "prompt_selectivity" };
+        add(selectivity.to_owned(), Measure::Selectivity);
         Ok(Self { measures, noc_cap: config.noc_cap })
     }
 
@@ -133,7 +141,7 @@ impl ClickMetrics {
         &self.measures
     }
 
-    /// All metrics of a group of records.
+    /// All metrics of a group of records, except for those that none of them has.
     ///
     /// # Errors
     ///
@@ -144,13 +152,19 @@ impl ClickMetrics {
             if records.is_empty() {
                 return Err(EvalError::Nothing { metric: name.clone() });
             }
-            let mut sum = 0.0;
+            let (mut sum, mut n_objects) = (0.0, 0);
             for record in records {
-                sum += self.value(name, *measure, record)?;
+                if let Some(value) = self.value(name, *measure, record)? {
+                    (sum, n_objects) = (sum + value, n_objects + 1);
+                }
             }
-            let n_objects = records.len();
+            if n_objects == 0 {
+                continue;
+            }
             let (better, unit) = match measure {
-                Measure::Iou(_) | Measure::OracleIou(_) | Measure::BoundaryIou(_) => (Better::Higher, Unit::Fraction),
+                Measure::Iou(_) | Measure::OracleIou(_) | Measure::BoundaryIou(_) | Measure::Selectivity => {
+                    (Better::Higher, Unit::Fraction)
+                }
                 Measure::Noc(_) => (Better::Lower, Unit::Clicks),
                 Measure::Fail(_) | Measure::PredictedIouError => (Better::Lower, Unit::Fraction),
                 Measure::AtCap(_) => (Better::Lower, Unit::Objects),
@@ -161,12 +175,12 @@ impl ClickMetrics {
         Ok(metrics)
     }
 
-    /// The value of one metric on one object.
+    /// The value of one metric on one object; `None` where it is not measured.
     ///
     /// # Errors
     ///
     /// When the record lacks a round.
-    pub(crate) fn value(&self, name: &str, measure: Measure, record: &ObjectRecord) -> Result<f64, EvalError> {
+    pub(crate) fn value(&self, name: &str, measure: Measure, record: &ObjectRecord) -> Result<Option<f64>, EvalError> {
         let lacking = |needed: String, got: String| EvalError::TooFewRounds {
             metric: name.to_owned(),
             needed,
@@ -200,7 +214,7 @@ impl ClickMetrics {
             }
             Ok(reached.map(|at| at + 1))
         };
-        Ok(match measure {
+        Ok(Some(match measure {
             Measure::Iou(moment) => round(moment)?.iou,
             Measure::OracleIou(moment) => measured(round(moment)?.oracle_iou, "an oracle")?,
             Measure::BoundaryIou(moment) => measured(round(moment)?.boundary_iou, "a boundary IoU")?,
@@ -214,7 +228,10 @@ impl ClickMetrics {
                 }
                 sum / record.rounds.len() as f64
             }
-        })
+            Measure::Selectivity => {
+                return Ok(record.is_selective.map(|is_selective| f64::from(u8::from(is_selective))));
+            }
+        }))
     }
 }
 

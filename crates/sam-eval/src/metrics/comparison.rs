@@ -41,6 +41,9 @@ pub fn compare(models: &[&Results], config: &Bootstrap) -> Result<Vec<Comparison
             let sums =
                 |model: &&Results| image_sums(&model.runs[at].records, |record| metrics.value(name, *measure, record));
             let of_models: Vec<Vec<Vec<ImageSum>>> = models.iter().map(sums).collect::<Result<_, _>>()?;
+            if of_models[0].is_empty() {
+                continue;
+            }
             let difference = |later: &Vec<Vec<ImageSum>>| mean_interval(&differences(later, &of_models[0]), config);
             rows.push(ComparisonRow {
                 metric: name.clone(),
@@ -74,17 +77,27 @@ fn check_paired(first: &Results, other: &Results, number: usize) -> Result<(), E
     Ok(())
 }
 
-/// Sums over the objects of each image, by data set; the records are sorted by name.
+/// Sums over the objects of each image that have a value, by data set, without images and data sets that have none: which
+/// objects have one does not depend on the model. The records are sorted by name.
 fn image_sums(
     records: &[ObjectRecord],
-    value: impl Fn(&ObjectRecord) -> Result<f64, EvalError>,
+    value: impl Fn(&ObjectRecord) -> Result<Option<f64>, EvalError>,
 ) -> Result<Vec<Vec<ImageSum>>, EvalError> {
     let image = |records: &[ObjectRecord]| {
-        let sum = records.iter().try_fold(0.0, |sum, record| Ok::<_, EvalError>(sum + value(record)?))?;
-        Ok(ImageSum { sum, n_objects: records.len() as f64 })
+        let mut image = ImageSum { sum: 0.0, n_objects: 0.0 };
+        for record in records {
+            if let Some(value) = value(record)? {
+                image = ImageSum { sum: image.sum + value, n_objects: image.n_objects + 1.0 };
+            }
+        }
+        Ok(Some(image).filter(|image| image.n_objects > 0.0))
     };
-    let data_set = |records: &[ObjectRecord]| records.chunk_by(|a, b| a.image == b.image).map(image).collect();
-    records.chunk_by(|a, b| a.data_set == b.data_set).map(data_set).collect()
+    let data_set = |records: &[ObjectRecord]| -> Result<Vec<ImageSum>, EvalError> {
+        records.chunk_by(|a, b| a.image == b.image).filter_map(|records| image(records).transpose()).collect()
+    };
+    let data_sets: Result<Vec<Vec<ImageSum>>, EvalError> =
+        records.chunk_by(|a, b| a.data_set == b.data_set).map(data_set).collect();
+    Ok(data_sets?.into_iter().filter(|images| !images.is_empty()).collect())
 }
 
 fn differences(later: &[Vec<ImageSum>], first: &[Vec<ImageSum>]) -> Vec<Vec<ImageSum>> {

@@ -94,6 +94,10 @@ pub struct ObjectRecord {
     pub area_px: usize,
     /// Size bucket.
     pub size: SizeBucket,
+    /// Whether the mask of the first prompt has a higher IoU with this object than with any other of its image; `None` where
+    /// it is the only one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub is_selective: Option<bool>,
     /// In order.
     pub rounds: Vec<Round>,
 }

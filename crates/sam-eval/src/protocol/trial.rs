@@ -25,6 +25,7 @@ pub(crate) struct Trial<'a, L> {
     feedback: Option<L>,
     new_prompt: RoundPrompt,
     pub(crate) prediction: Mask,
+    is_selective: Option<bool>,
     rounds: Vec<Round>,
     pub(crate) is_over: bool,
 }
@@ -68,6 +69,7 @@ impl<'a, L> Trial<'a, L> {
             feedback: None,
             new_prompt: RoundPrompt::Refinement,
             prediction: Mask::empty(expected_hw),
+            is_selective: None,
             rounds: Vec::new(),
             is_over: false,
         })
@@ -112,6 +114,9 @@ impl<'a, L> Trial<'a, L> {
             .target_boundary
             .as_ref()
             .map(|target_mask| ratio(target_mask, &boundary(&mask), self.clicker.ignore()));
+        if self.rounds.is_empty() {
+            self.is_selective = self.is_selective(&mask, ious[chosen]);
+        }
         self.rounds.push(Round {
             prompt: self.new_prompt,
             iou: ious[chosen],
@@ -124,6 +129,20 @@ impl<'a, L> Trial<'a, L> {
         self.feedback = (protocol.mask_feedback == MaskFeedback::Logits).then_some(logits);
     }
 
+    /// Whether a mask fits its object better than any other object of the image; `None` where there is no other.
+    fn is_selective(&self, mask: &Mask, iou: f64) -> Option<bool> {
+        let mut others = self.task.objects.iter().filter(|other| other.mask != self.target.mask).peekable();
+        others.peek()?;
+        let (area, ignore) = (mask.area_px() as f64, self.clicker.ignore());
+        let fits_less = |other: &Target<'_>| {
+            // An IoU is at most the ratio of the areas: most objects need not be decoded.
+            let other_area = other.mask.area_px() as f64;
+            let is_out_of_reach = area.min(other_area) / area.max(other_area) < iou;
+            ignore.is_none() && is_out_of_reach || ratio(&other.mask.to_mask(), mask, ignore) < iou
+        };
+        Some(others.all(fits_less))
+    }
+
     pub(crate) fn into_record(self) -> (ObjectRecord, Mask) {
         let area_px = self.target.mask.area_px();
         let record = ObjectRecord {
@@ -133,6 +152,7 @@ impl<'a, L> Trial<'a, L> {
             class: self.target.class.map(str::to_owned),
             area_px,
             size: SizeBucket::of(area_px),
+            is_selective: self.is_selective,
             rounds: self.rounds,
         };
         (record, self.prediction)

@@ -263,3 +263,48 @@ fn ignored_pixels_are_excluded() {
     assert_eq!(segmenter.seen.borrow()[0].clicks[0].xy_px(), [0.0, 1.0]);
     assert_eq!(tight_box_xyxy_px(&target), Some([0.0, 0.0, 10.0, 2.0]));
 }
+
+/// Three objects in one image and one in another: a model that gives the same mask whatever is clicked, and one that gives
+/// the clicked object.
+#[test]
+fn a_model_that_ignores_its_prompts_is_not_selective() {
+    // Rows of ten: two, three and five of them.
+    let rows = |rows: std::ops::Range<usize>| Mask::from_fn(SIZE_HW, |row, _| rows.contains(&row));
+    let all = [rows(0..2), rows(2..5), rows(5..10)];
+    let rles: Vec<Rle> = all.iter().map(rle).collect();
+    let pixels = image(SIZE_HW);
+    let several: Vec<Target<'_>> =
+        rles.iter().enumerate().map(|(id, mask)| Target { id: id as u64, mask, class: None }).collect();
+    let alone = [several[0]];
+    let task = |name, objects| ImageTask { data_set: "set", name, image: &pixels, objects, ignore: None };
+    let tasks = [task("several.jpg", &several[..]), task("alone.jpg", &alone[..])];
+    // One object per call: the others of the image need not be decoded with it.
+    let protocol = Protocol { n_clicks: 2, objects_per_call: 1, ..Protocol::default() };
+    let run = |script: &dyn Fn(&Seen) -> Vec<(Mask, f32)>| {
+        let outcomes = run_interactive(&Scripted::new(script), &protocol, &tasks).expect("fine");
+        let records: Vec<ObjectRecord> = outcomes.into_iter().map(|outcome| outcome.record).collect();
+        let records: Vec<&ObjectRecord> = records.iter().collect();
+        let config = ClickMetricsConfig::for_protocol(&protocol);
+        ClickMetrics::new(&protocol, &config).expect("fine").of(&records).expect("fine")
+    };
+    let whole = run(&|_| vec![(rows(0..10), 0.9)]);
+    let deaf = whole.get("prompt_selectivity").expect("several objects");
+    // The whole image is nearest to the largest object.
+    assert_eq!((deaf.value, deaf.n_objects), (1.0 / 3.0, 3), "the object that is alone does not count");
+    let nothing = run(&|_| vec![(rows(0..0), 0.9)]);
+    assert_eq!(value(&nothing, "prompt_selectivity"), 0.0);
+    // The second click is in another object: only the first counts.
+    let listens = run(&|seen| {
+        let row = seen.clicks[0].row as usize;
+        let of_click = all.iter().find(|mask| mask.get(row, 0)).expect("every row is of an object");
+        vec![(if seen.clicks.len() == 1 { of_click.clone() } else { rows(0..10) }, 0.9)]
+    });
+    assert_eq!(value(&listens, "prompt_selectivity"), 1.0);
+    // Half of the clicked object: its IoU of 0.5 is reached by no other.
+    let halves = run(&|seen| vec![(rows(seen.clicks[0].row as usize..seen.clicks[0].row as usize + 1), 0.9)]);
+    assert_eq!(value(&halves, "prompt_selectivity"), 1.0);
+
+    let (record, _) = play(|_| vec![answer(10, 0.5)], &protocol);
+    let metrics = metrics(&record, &protocol, &ClickMetricsConfig::for_protocol(&protocol));
+    assert!(!metrics.contains("prompt_selectivity"), "one object cannot tell");
+}

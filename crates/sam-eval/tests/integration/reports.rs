@@ -23,6 +23,8 @@ fn record(data_set: &str, image: &str, object_id: u64, area_px: usize, ious: [f6
         class: (object_id % 2 == 1).then(|| "odd, \"one\"".to_owned()),
         area_px,
         size: SizeBucket::of(area_px),
+        // The image a/1.png has two objects.
+        is_selective: (data_set == "a" && image == "1.png").then_some(object_id == 1),
         rounds: ious.map(round).to_vec(),
     }
 }
@@ -58,6 +60,10 @@ fn means_are_over_objects_then_over_data_sets() {
     close(value("b/miou_1"), 0.8);
     close(value("miou_1"), 0.6);
     close(value("miou_1_oracle"), 0.7);
+    // Of the two objects of a/1.png; the other images have one.
+    close(value("prompt_selectivity"), 0.5);
+    assert_eq!(results.metric("a/prompt_selectivity").expect("computed").n_objects, 2);
+    assert!(results.metric("b/prompt_selectivity").is_err(), "there is no other object");
     close(value("a/small/miou_1"), 0.5);
     close(value("a/medium/miou_2"), 0.3);
     close(value("large/miou_1"), 0.8);

@@ -251,7 +251,8 @@ fn rules_between_keys_are_reported_where_they_are_broken() {
         (
             "[validation]\nmetric = \"miou_1_orcale\"",
             "c.toml:7: validation.metric must be one of the metrics of this validation: miou_1, miou_1_oracle, miou_3, \
-             predicted_iou_error, miou_box, miou_box_oracle, predicted_iou_error_box, got \"miou_1_orcale\"; \
+             predicted_iou_error, prompt_selectivity, miou_box, miou_box_oracle, predicted_iou_error_box, \
+             prompt_selectivity_box, got \"miou_1_orcale\"; \
              did you mean \"miou_1_oracle\"?",
         ),
         (
