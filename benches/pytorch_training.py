@@ -2,12 +2,15 @@
 
     pip install -r tests/fixtures/requirements.txt
     python benches/pytorch_training.py decoder    # vit_b's decoder at 1024: 8 objects, 11 passes
+    python benches/pytorch_training.py decoder --encoder cached      # the encoder is frozen: no gradient of its embedding
+    python benches/pytorch_training.py decoder --encoder each-step   # a frozen vit_b runs in each step
     python benches/pytorch_training.py step       # a small network from pixels on: 8 images x 4 objects, 4 passes
     python benches/pytorch_training.py step --image-size 128 --patch 16 --dim 192 --images 4    # or of any other size
     python benches/pytorch_training.py decoder --objects 1 --passes 1 --repeats 1    # does this script still run?
 
     decoder    prompt encoder and mask decoder learn from a made-up embedding of one image, as when embeddings are
-               cached. The embedding's gradient is computed, too, as a step that also trains the encoder needs it
+               cached. The embedding's gradient is computed, too, as a step that also trains the encoder needs it, unless
+               `--encoder` says that the encoder is frozen
     step       the encoder once for all images, then the passes, then back through the encoder
 
 Both are the recipe of the SAM paper: of the objects, half are first prompted with a box and half with a point; the
@@ -147,15 +150,26 @@ def decoder_step(args):
     parameters = [*prompt_encoder.parameters(), *decoder.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=8e-4, weight_decay=0.1)
     embedding, truth = torch.randn(1, dim, grid, grid), discs(args.objects, GRID_TO_MASK * grid)
+    encoder, image = None, torch.randn(1, 3, size, size)
+    if args.encoder == "each-step":
+        encoder = ImageEncoderViT(img_size=size, depth=12, embed_dim=768, num_heads=12, out_chans=dim, window_size=14,
+                                  norm_layer=partial(nn.LayerNorm, eps=1e-6), use_rel_pos=True, qkv_bias=True,
+                                  global_attn_indexes=(2, 5, 8, 11)).requires_grad_(False)
 
     def step():
-        leaf, positions = embedding.clone().requires_grad_(), prompt_encoder.get_dense_pe()
+        positions = prompt_encoder.get_dense_pe()
+        if encoder is not None:
+            with torch.no_grad():
+                leaf = encoder(image)
+        else:
+            leaf = embedding.clone().requires_grad_(args.encoder is None)
         decode = lambda sparse, dense, several: decoder(leaf, positions, sparse, dense, several)
         total = run_passes(prompt_encoder, decode, Prompts(args.objects, size), truth, args.passes)
         optimiser_step(optimiser, parameters)
         return total
 
-    return step, f"vit_b's decoder at 1024, 1 embedding, {args.objects} objects, {args.passes} passes"
+    frozen = f", encoder frozen, {args.encoder}" if args.encoder else ""
+    return step, f"vit_b's decoder at 1024, 1 embedding, {args.objects} objects, {args.passes} passes{frozen}"
 
 
 def whole_step(args):
@@ -198,6 +212,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     modes = parser.add_subparsers(dest="mode", required=True)
     decoder = modes.add_parser("decoder", help="vit_b's decoder on a cached embedding")
+    decoder.add_argument("--encoder", choices=["cached", "each-step"], help="it is frozen")
     whole = modes.add_parser("step", help="a small network from pixels on")
     for mode, objects, passes, repeats in [(decoder, 8, 11, 3), (whole, 4, 4, 5)]:
         mode.add_argument("--objects", type=int, default=objects, help="per image")

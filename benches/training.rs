@@ -6,7 +6,9 @@ use sam_learn::Target;
 use sam_learn::optim::{choose_learning, clip_by_global_norm, optimiser_and_rates};
 use sam_learn::options::{Activations, BoxOutput, LossOptions, LrDecay, OptimiserOptions, ScheduleOptions};
 use sam_learn::prompts::{ClickSimulator, DrawnObject, PassKind, PromptDraws};
-use sam_learn::task::{DecoderGradients, SegmentationStep, ShardPools, StepLosses, StepOptions, TrainingBatch};
+use sam_learn::task::{
+    DecoderGradients, EncoderInput, SegmentationStep, ShardPools, StepLosses, StepOptions, TrainingBatch,
+};
 use sam_model::init::initialise;
 use sam_model::{ImageEncoderConfig, MaskDecoderConfig, PromptEncoderConfig, Sam, SamConfig, Variant};
 
@@ -133,7 +135,7 @@ fn batch(images: usize, objects: usize, side: usize, mask_side: usize) -> Traini
         }
     }
     TrainingBatch {
-        images: Tensor::random([images, 3, side, side], Distribution::Normal(0.0, 1.0), &device),
+        input: EncoderInput::Images(Tensor::random([images, 3, side, side], Distribution::Normal(0.0, 1.0), &device)),
         image_of_object: (0..objects).map(|object| object / per_image).collect(),
         target: Target {
             masks: Tensor::from_data(TensorData::new(masks, [objects, 1, mask_side, mask_side]), &device),

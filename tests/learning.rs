@@ -7,7 +7,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use sam_learn::Target;
 use sam_learn::options::{Activations, BoxOutput, IouLoss, IouSupervision, LossOptions, LossResolution};
 use sam_learn::prompts::{ClickSimulator, PassKind};
-use sam_learn::task::{LossTerms, SegmentationStep, StepLosses, StepOptions, TrainingBatch};
+use sam_learn::task::{EncoderInput, LossTerms, SegmentationStep, StepLosses, StepOptions, TrainingBatch};
 use sam_model::{PIXEL_MEAN, PIXEL_STD, Sam, SparsePrompts};
 
 use crate::fixture::{Golden, check, cpu, norm, official_gradients, tiny, values};
@@ -49,7 +49,7 @@ fn batch(golden: &Golden, suffix: &str) -> TrainingBatch {
     let [_, height, width] = masks.dims();
     let valid = plane(golden, &format!("ignore_masks{suffix}")).neg().add_scalar(1.0).select(0, index);
     TrainingBatch {
-        images: Tensor::from_data(TensorData::new(input, [images, 3, side, side]), &cpu()),
+        input: EncoderInput::Images(Tensor::from_data(TensorData::new(input, [images, 3, side, side]), &cpu())),
         image_of_object,
         target: Target {
             masks: masks.reshape([objects, 1, height, width]),
@@ -130,7 +130,8 @@ fn check_variant(variant: &str, suffix: &str, options: &StepOptions) {
         check(&key, &grad[..32], &summary[2..], allowed);
     }
 
-    let embeddings = sam.encode(Tensor::from_inner(batch.images.clone())).detach();
+    let EncoderInput::Images(images) = batch.input.clone() else { panic!("a batch of images") };
+    let embeddings = sam.encode(Tensor::from_inner(images)).detach();
     let step = SegmentationStep { sam: &sam, batch: &batch, options, dropout_seed: 0 };
     let grad = step.decoder_gradients(embeddings, simulator()).embedding;
     let expected = golden.values(&format!("{variant}/image_embedding_grad"));

@@ -2,6 +2,7 @@
 //! Single functions are tested in their own files.
 
 mod block; // a block of vit_b's size equals the official one
+mod cache_cli; // embeddings of a frozen encoder on disk: cached = uncached, interrupted, stale, damaged, full disk
 mod cli; // the real binary in a fresh folder, bad input included
 mod config_cli; // one configuration for every task: --check, --force, errors
 mod console_cli; // what a run prints, and its log.txt
@@ -26,6 +27,7 @@ mod probe; // features are what they should be, and their classifiers those of s
 mod probe_cli; // probe through the real program: classes, parts, baselines, bad input
 mod resume_cli; // what changed around a run before it is resumed; a run at a terminal
 mod runs_cli; // lists and comparisons of runs
+mod sources_cli; // several data sets as training data
 mod train_cli; // --config and --resume through the real program
 mod training_behaviour; // drop path and dropout act while training only
 mod training_runs; // whole runs: reproduce, resume, accumulate, overfit

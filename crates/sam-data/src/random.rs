@@ -39,6 +39,8 @@ pub enum Purpose {
     Masking,
     /// The seed of the masking of held-out images; no keys.
     HeldOutMasking,
+    /// The order of the sets in a block of a mixture (key 0), and of the samples of a set (1 and its place).
+    Mixture,
 }
 
 impl Purpose {
@@ -61,6 +63,7 @@ impl Purpose {
             Self::Dropout => &[9, u64::MAX - 1],
             Self::Masking => &[9, u64::MAX - 2],
             Self::HeldOutMasking => &[9, u64::MAX - 3],
+            Self::Mixture => &[10],
         }
     }
 }

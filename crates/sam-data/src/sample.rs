@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use sam_files::Fingerprint;
 use sam_image::{RgbImage, Rle};
 
 /// An image with the masks of its objects, in pixels of the upright image.
@@ -28,6 +29,33 @@ pub struct ObjectMask {
     pub id: u64,
 }
 
+/// An image that is not decoded, with the masks of its objects.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Undecoded {
+    /// As [`Sample::name`].
+    pub name: String,
+    /// Size of the upright image, `[height, width]`.
+    pub size_hw: [usize; 2],
+    /// As [`Sample::objects`].
+    pub objects: Vec<ObjectMask>,
+    /// As [`Sample::ignore`].
+    pub ignore: Option<Rle>,
+    /// Hash of everything that decides the pixels: the encoded file, and how it is converted.
+    pub content: u64,
+}
+
+impl Undecoded {
+    /// A sample without its pixels. The hash is that of the pixels.
+    pub(crate) fn of_sample(sample: Sample) -> Self {
+        let Sample { name, image, objects, ignore } = sample;
+        let mut hash = Fingerprint::new(0);
+        hash.add_word(u64::from(image.width()));
+        hash.add_blocks(image.as_raw());
+        let size_hw = [image.height() as usize, image.width() as usize];
+        Self { name, size_hw, objects, ignore, content: hash.value() }
+    }
+}
+
 /// The error of an unreadable sample, which names the file.
 pub type SampleError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -42,6 +70,16 @@ pub trait Samples: Send + Sync {
     ///
     /// When the sample cannot be read or is invalid.
     fn sample(&self, index: usize) -> Result<Sample, SampleError>;
+
+    /// Returns the sample at an index without its pixels, which a source that can need not decode: an image that only
+    /// decoding shows to be damaged is then no error here.
+    ///
+    /// # Errors
+    ///
+    /// As [`Samples::sample`].
+    fn undecoded(&self, index: usize) -> Result<Undecoded, SampleError> {
+        self.sample(index).map(Undecoded::of_sample)
+    }
 }
 
 /// A subset of another set of samples, such as one split. Batches refer to samples by their position in `indices`.
@@ -62,5 +100,9 @@ impl Samples for Subset {
 
     fn sample(&self, index: usize) -> Result<Sample, SampleError> {
         self.samples.sample(self.indices[index] as usize)
+    }
+
+    fn undecoded(&self, index: usize) -> Result<Undecoded, SampleError> {
+        self.samples.undecoded(self.indices[index] as usize)
     }
 }

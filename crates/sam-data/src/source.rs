@@ -11,18 +11,19 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use sam_files::Fingerprint;
 use sam_image::Rle;
 
 use crate::error::DataError;
 use crate::filter::FilterCounts;
 use crate::finding::{Finding, ProblemKind};
 use crate::formats::ids::CocoId;
-use crate::formats::intensity::{ReadRule, read_image};
+use crate::formats::intensity::{ReadRule, read_encoded, read_image};
 use crate::formats::memory::MemoryBudget;
 use crate::formats::place::{FilePlace, ImageHeader};
 use crate::formats::recognise::recognise;
 use crate::formats::{self, Annotated, FormatReader, Listing, files};
-use crate::sample::{ObjectMask, Sample, SampleError, Samples};
+use crate::sample::{ObjectMask, Sample, SampleError, Samples, Undecoded};
 use crate::source_options::{Format, OnBad, SourceOptions};
 use crate::tally::Tally;
 
@@ -211,6 +212,26 @@ impl Source {
         Ok(Sample { name: self.name(index), image, objects: annotations.objects, ignore: annotations.ignore })
     }
 
+    /// Reads image `index` with its objects without decoding it. A changed file has another hash.
+    ///
+    /// # Errors
+    ///
+    /// As [`Source::sample`], except for errors that only decoding shows.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such image.
+    pub fn undecoded(&self, index: usize) -> Result<Undecoded, DataError> {
+        let place = self.image_place(index)?;
+        let encoded = read_encoded(&place, self.read_rule())?;
+        let annotations = self.accepted(index, self.annotations(index, &encoded.header)?)?;
+        let mut hash = Fingerprint::new(0);
+        hash.add_bytes(format!("{:?} {:?}", self.options.intensity, self.options.channels).as_bytes());
+        hash.add_blocks(&encoded.bytes);
+        let ImageObjects { size_hw, objects, ignore, .. } = annotations;
+        Ok(Undecoded { name: self.name(index), size_hw, objects, ignore, content: hash.value() })
+    }
+
     /// Reads the objects of image `index`; of the image, only the header is read.
     ///
     /// # Errors
@@ -334,5 +355,9 @@ impl Samples for Source {
 
     fn sample(&self, index: usize) -> Result<Sample, SampleError> {
         Ok(Source::sample(self, index)?)
+    }
+
+    fn undecoded(&self, index: usize) -> Result<Undecoded, SampleError> {
+        Ok(Source::undecoded(self, index)?)
     }
 }

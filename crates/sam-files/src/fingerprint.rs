@@ -28,6 +28,15 @@ impl Fingerprint {
         self.0 = (self.0 ^ word).wrapping_mul(PRIME);
     }
 
+    /// Adds bytes in words of eight, little-endian, and their number: for whole files, eight times faster than
+    /// [`Fingerprint::add_bytes`] and with a different result.
+    pub fn add_blocks(&mut self, bytes: &[u8]) {
+        let (blocks, rest) = bytes.as_chunks();
+        blocks.iter().for_each(|&block| self.add_word(u64::from_le_bytes(block)));
+        self.add_bytes(rest);
+        self.add_word(bytes.len() as u64);
+    }
+
     /// The hash of everything added so far.
     #[must_use]
     pub fn value(self) -> u64 {
@@ -50,5 +59,25 @@ mod tests {
         assert_eq!(hash(b""), 0xcbf2_9ce4_8422_2325);
         assert_eq!(hash(b"a"), 0xaf63_dc4c_8601_ec8c);
         assert_eq!(hash(b"foobar"), 0x8594_4171_f739_67e8);
+    }
+
+    #[test]
+    fn every_byte_of_blocks_counts() {
+        let hash = |bytes: &[u8]| {
+            let mut hash = Fingerprint::new(0);
+            hash.add_blocks(bytes);
+            hash.value()
+        };
+        let bytes: Vec<u8> = (0..21).collect();
+        for at in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[at] ^= 0x80;
+            assert_ne!(hash(&changed), hash(&bytes), "byte {at}");
+        }
+        // Zeros at the end are no padding.
+        assert_ne!(hash(&[7, 0]), hash(&[7]));
+        let mut word = Fingerprint::new(0);
+        [0x0706_0504_0302_0100, 8].into_iter().for_each(|value| word.add_word(value));
+        assert_eq!(hash(&bytes[..8]), word.value());
     }
 }

@@ -48,7 +48,7 @@ impl EncoderIdentity {
     }
 
     /// The hash of every tensor of the encoder.
-    fn fingerprint(&self) -> u64 {
+    pub(crate) fn fingerprint(&self) -> u64 {
         match self {
             Self::Weights { encoder, fingerprint } => *fingerprint.get_or_init(|| {
                 let mut hash = Fingerprint::new(0);

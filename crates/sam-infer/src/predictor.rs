@@ -17,6 +17,7 @@ use sam_model::lora::AdapterFile;
 use sam_model::weights::{Checkpoint, LoadReport, WeightsError, host_values};
 use sam_model::{EncodedImages, MASK_THRESHOLD, MaskOutput, ObjectPrompt, Prompts, Sam, SamConfig};
 
+use crate::cache::{CacheDtype, CacheError, EmbeddingCache, EntryKey};
 use crate::embedding::{EncoderIdentity, ImageEmbedding, image_fingerprint};
 use crate::prompt::{Prompt, PromptError};
 
@@ -95,6 +96,38 @@ impl Predictor {
             encoder: Arc::clone(&self.encoder),
         };
         sources.into_iter().enumerate().map(embed).collect()
+    }
+
+    /// Opens the embeddings of this encoder in a folder of cached ones, which is made when it is missing.
+    ///
+    /// # Errors
+    ///
+    /// When the folder cannot be written.
+    pub fn open_cache(&self, root: &Path, dtype: CacheDtype) -> Result<EmbeddingCache, CacheError> {
+        EmbeddingCache::open(root, &self.sam.image_encoder, &self.config().image_encoder, dtype)
+    }
+
+    /// Whether a cache holds embeddings of this predictor's encoder.
+    pub fn is_own_cache(&self, cache: &EmbeddingCache) -> bool {
+        cache.is_of(&self.encoder)
+    }
+
+    /// As [`Predictor::embed`], from a cache of this encoder; what is missing there is computed and added. The embedding is
+    /// rounded to the type of the cache either way.
+    ///
+    /// # Errors
+    ///
+    /// When the embedding cannot be written.
+    pub fn embed_with(&self, cache: &EmbeddingCache, image: &RgbImage) -> Result<ImageEmbedding, CacheError> {
+        let fingerprint = image_fingerprint(image);
+        let key = EntryKey::plain(fingerprint);
+        let tensor = match cache.load(key, &self.device) {
+            Some(tensor) => tensor,
+            None => cache.store(key, &self.embed(image).tensor)?,
+        };
+        let size_hw = [image.height() as usize, image.width() as usize];
+        let frame = ModelFrame::new(size_hw, self.sam.image_size());
+        Ok(ImageEmbedding { tensor, frame, image: fingerprint, encoder: Arc::clone(&self.encoder) })
     }
 
     /// Whether the embedding comes from this predictor's encoder.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use sam_infer::cache::CacheError;
 use sam_model::weights::WeightsError;
 
 /// An error that prevents a run from starting or continuing.
@@ -154,6 +155,15 @@ pub enum LearnError {
         /// The loader's message, which names the file.
         reason: String,
     },
+    /// An image whose embedding is to be kept cannot be read.
+    #[error("an image cannot be embedded: {source}")]
+    EmbeddedImage {
+        /// The source's error, which names the file.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Embeddings cannot be kept on disk.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
     /// Images of a probe cannot be read.
     #[error(transparent)]
     Samples(#[from] sam_data::loader::LoaderError),

@@ -7,6 +7,7 @@
 //! the decoder passes and returns gradients, [`optim`] updates the weights; whoever watches receives [`record::RunEvent`]s.
 
 mod device_memory;
+pub mod embeddings;
 mod error;
 pub mod optim;
 pub mod options;
@@ -23,5 +24,5 @@ pub use device_memory::out_of_memory;
 pub use error::LearnError;
 pub use pretraining::{Pretraining, measure_pretraining, pretrain};
 pub use target::Target;
-pub use training::{Training, measure_training, train};
+pub use training::{Training, freezes_encoder, measure_training, train};
 pub use training_loop::{Ending, Measured, Outcome, RunInputs};

@@ -1,9 +1,12 @@
 //! A training run: a segmenter, its data and its options become the setup of a run.
 
-use sam_data::loader::LoaderOptions;
+use std::sync::Arc;
+
+use sam_data::loader::{Content, LoaderOptions};
 use sam_model::Sam;
 use sam_model::lora::has_adapters;
 
+use crate::embeddings::{FingerprintedSamples, FrozenEmbeddings};
 use crate::error::LearnError;
 use crate::optim::{adapt, choose_learning, is_encoder_frozen, learned_keys};
 use crate::options::TrainOptions;
@@ -19,6 +22,18 @@ pub struct Training {
     pub inputs: RunInputs,
     /// Validation data; `None`: the last checkpoint is the best.
     pub validation: Option<Validation>,
+    /// The embeddings of an encoder of which nothing learns, in a cache of its own; `None`: the encoder runs in each step.
+    /// The augmentation must then only mirror.
+    pub embeddings: Option<Arc<FrozenEmbeddings>>,
+}
+
+/// Whether nothing of the encoder learns in a run with these options.
+///
+/// # Errors
+///
+/// When the options do not fit the model.
+pub fn freezes_encoder(sam: &Sam, options: &TrainOptions) -> Result<bool, LearnError> {
+    Ok(is_encoder_frozen(&prepare(sam.clone(), options)?))
 }
 
 /// The segmenter with its adapters, and with everything frozen that does not learn, as [`train`] starts with.
@@ -62,7 +77,7 @@ pub fn measure_training(sam: Sam, training: Training) -> Result<Option<Measured>
 }
 
 fn setup(sam: Sam, training: Training) -> Result<Setup<SegmentationTask>, LearnError> {
-    let Training { options, inputs, validation } = training;
+    let Training { options, inputs, validation, embeddings } = training;
     let sam = prepare(sam, &options)?;
     let TrainOptions { run: run_options, prompts, loss, lora, optimiser, schedule, validation: intervals, log } =
         options;
@@ -85,13 +100,21 @@ fn setup(sam: Sam, training: Training) -> Result<Setup<SegmentationTask>, LearnE
         accumulation: optimiser.accumulation.max(1) as u64,
         pools: ShardPools::new(run_options.parallel)?,
         adapters: lora.map(|lora| AdapterRecord { base: lora.base, dropout: lora.dropout, whole: learned_keys(&sam) }),
+        embeddings: embeddings.clone(),
     };
+    let mut inputs = RunInputs { loader: LoaderOptions { seed: run_options.seed, ..inputs.loader }, ..inputs };
+    if let Some(embeddings) = embeddings {
+        let is_fixed = recipe.step.is_encoder_frozen && inputs.loader.augmentation.only_mirrors();
+        assert!(is_fixed, "embeddings are kept of a frozen encoder, and of images that are only mirrored");
+        inputs.loader.content = Content::Hash;
+        inputs.samples = Arc::new(FingerprintedSamples(embeddings));
+    }
     Ok(Setup {
         encoder_depth: sam.config().image_encoder.depth,
         device: sam.device(),
         task: SegmentationTask::new(sam, recipe),
         options: LoopOptions { folder: run_options.dir, optimiser, schedule, validation: intervals, log },
-        inputs: RunInputs { loader: LoaderOptions { seed: run_options.seed, ..inputs.loader }, ..inputs },
+        inputs,
         validation,
     })
 }

@@ -9,6 +9,7 @@ mod dashboard;
 mod data;
 mod disk;
 mod doctor;
+mod embeddings;
 mod eval;
 mod export;
 mod failure;

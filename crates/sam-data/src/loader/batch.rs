@@ -9,8 +9,8 @@ use sam_image::Rle;
 
 use crate::loader::drops::Drops;
 use crate::loader::failure::LoaderError;
-use crate::loader::options::{LoaderOptions, ObjectLimits, Order};
-use crate::loader::prepare::PreparedImage;
+use crate::loader::options::{Content, LoaderOptions, ObjectLimits, Order};
+use crate::loader::prepare::{Prepared, PreparedImage};
 use crate::transforms::{MaskSampler, View};
 
 /// The data of one step of training or validation.
@@ -22,7 +22,7 @@ pub struct Batch {
     pub side_px: usize,
     /// Side of the masks, `M`.
     pub mask_side_px: usize,
-    /// RGB, `[B, S, S, 3]`, padded with 0.
+    /// RGB, `[B, S, S, 3]`, padded with 0; empty with [`Content::Hash`].
     pub pixels: Vec<u8>,
     /// The images, `[B]`.
     pub images: Vec<BatchImage>,
@@ -48,6 +48,8 @@ pub struct BatchImage {
     pub draw: u64,
     /// The visible part of the original, and the mapping back to it.
     pub view: View,
+    /// [`crate::Undecoded::content`] with [`Content::Hash`], else 0.
+    pub content: u64,
 }
 
 /// One object of a batch.
@@ -98,14 +100,18 @@ impl Batch {
         }
         // In validation, an unreadable sample leaves a gap.
         if options.order == Order::InOrderOnce {
-            prepared.retain(|image| image.pixels.is_some());
+            prepared.retain(|image| !matches!(image.content, Prepared::Gap));
         }
         Ok(Self::fill(options, step, prepared, drops))
     }
 
     fn fill(options: &LoaderOptions, step: u64, prepared: Vec<PreparedImage>, drops: Drops) -> Self {
         let (side_px, mask_side_px) = (options.side_px, options.mask_side_px);
-        let (image_bytes, mask_bytes) = (side_px * side_px * 3, mask_side_px * mask_side_px);
+        let mask_bytes = mask_side_px * mask_side_px;
+        let image_bytes = match options.content {
+            Content::Pixels => side_px * side_px * 3,
+            Content::Hash => 0,
+        };
         let n_objects: usize = prepared.iter().map(|image| image.candidates.len()).sum();
         let any_ignore = prepared.iter().any(|image| image.ignore.is_some());
         let mut batch = Self {
@@ -121,7 +127,7 @@ impl Batch {
         };
         let mut masks = batch.object_masks.chunks_exact_mut(mask_bytes);
         for (image_index, image) in prepared.into_iter().enumerate() {
-            if let Some(pixels) = &image.pixels {
+            if let Prepared::Pixels(pixels) = &image.content {
                 let row_bytes = pixels.width() as usize * 3;
                 let rows = batch.pixels[image_index * image_bytes..].chunks_exact_mut(side_px * 3);
                 for (padded, row) in rows.zip(pixels.as_raw().chunks_exact(row_bytes)) {
@@ -147,6 +153,10 @@ impl Batch {
                 sample_index: image.sample_index,
                 draw: image.draw,
                 view: image.view,
+                content: match image.content {
+                    Prepared::Hash(content) => content,
+                    Prepared::Pixels(_) | Prepared::Gap => 0,
+                },
             });
         }
         batch

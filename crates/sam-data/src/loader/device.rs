@@ -12,8 +12,8 @@ use crate::loader::batch::{Batch, BatchImage, BatchObject};
 pub struct DeviceBatch {
     /// Index of the step.
     pub step: u64,
-    /// RGB from 0 to 255, `[B, S, S, 3]`, padded with 0 on the right and below.
-    pub pixels: Tensor<4, Int>,
+    /// RGB from 0 to 255, `[B, S, S, 3]`, padded with 0 on the right and below; `None` where images are not decoded.
+    pub pixels: Option<Tensor<4, Int>>,
     /// Masks of 0 and 1, `[O, M, M]`.
     pub object_masks: Tensor<3, Int>,
     /// 1 where pixels are ignored by losses and metrics, `[B, M, M]`.
@@ -42,7 +42,7 @@ impl DeviceBatch {
         let image_index: Vec<i32> = batch.objects.iter().map(|object| object.image_index as i32).collect();
         Self {
             step: batch.step,
-            pixels: bytes(batch.pixels, [images, side, side, 3], device),
+            pixels: (!batch.pixels.is_empty()).then(|| bytes(batch.pixels, [images, side, side, 3], device)),
             object_masks: bytes(batch.object_masks, [objects, mask_side, mask_side], device),
             ignore_masks: batch.ignore_masks.map(|masks| bytes(masks, [images, mask_side, mask_side], device)),
             image_index: Tensor::from_data(TensorData::new(image_index, [objects]), device),
@@ -79,9 +79,10 @@ mod tests {
         let mut host = Loader::new(scenes, options, 0);
         let host = host.next_batch().expect("endless").expect("sound");
         let device = DeviceBatch::new(host.clone(), &Device::flex());
-        let [images, side, _, channels] = device.pixels.dims();
+        let pixels = device.pixels.expect("decoded");
+        let [images, side, _, channels] = pixels.dims();
         assert_eq!([images, side, channels], [2, 32, 3]);
-        let pixels = device.pixels.into_data().convert::<u8>().try_to_vec::<u8>().expect("bytes");
+        let pixels = pixels.into_data().convert::<u8>().try_to_vec::<u8>().expect("bytes");
         assert_eq!(pixels, host.pixels);
         let masks = device.object_masks.into_data().convert::<u8>().try_to_vec::<u8>().expect("bytes");
         assert_eq!(masks, host.object_masks);

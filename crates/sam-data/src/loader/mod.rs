@@ -23,7 +23,7 @@ pub use crate::sample::{SampleError, Samples, Subset};
 pub use batch::Batch;
 pub use drops::{Drops, SkippedSample};
 pub use failure::LoaderError;
-pub use options::{ErrorPolicy, Labels, LoaderOptions, ObjectLimits, Order};
+pub use options::{Content, ErrorPolicy, Labels, LoaderOptions, ObjectLimits, Order};
 
 use std::sync::Arc;
 use std::thread::JoinHandle;

@@ -4,7 +4,9 @@ use std::num::NonZeroUsize;
 
 use serde::{Deserialize, Serialize};
 
+use crate::mixture::{Drawn, Share, drawn};
 use crate::permutation::Permutation;
+use crate::random::{Purpose, RandomStream};
 use crate::transforms::Augmentation;
 
 /// Contents of batches and how they are loaded.
@@ -20,12 +22,16 @@ pub struct LoaderOptions {
     pub mask_side_px: usize,
     /// Order of the samples.
     pub order: Order,
+    /// The sets that the samples are joined from, by which [`Order::ShuffledEpochs`] draws them; empty: a single set.
+    pub shares: Vec<Share>,
     /// Limits on the objects of an image.
     pub objects: ObjectLimits,
     /// Whether objects are used.
     pub labels: Labels,
     /// Augmentation of each image.
     pub augmentation: Augmentation,
+    /// What a batch holds of its images.
+    pub content: Content,
     /// Worker threads; 0 does the work inside [`crate::loader::Loader::next_batch`].
     pub n_workers: usize,
     /// Batches begun or finished ahead of the consumer; at least 1 is used.
@@ -42,14 +48,55 @@ impl Default for LoaderOptions {
             side_px: 1024,
             mask_side_px: 256,
             order: Order::ShuffledEpochs,
+            shares: Vec::new(),
             objects: ObjectLimits::default(),
             labels: Labels::Wanted,
             augmentation: Augmentation::default(),
+            content: Content::Pixels,
             n_workers: 2,
             n_prefetch_batches: 2,
             on_error: ErrorPolicy::Stop,
         }
     }
+}
+
+impl LoaderOptions {
+    /// The sample of a draw, and those that are tried one after the other in its place where it cannot be used; none after
+    /// the end.
+    pub fn samples_of(&self, draw: u64, n_samples: usize) -> impl Iterator<Item = usize> {
+        let seed = self.seed;
+        let (first, start, n_among) = match self.order {
+            Order::ShuffledEpochs if !self.shares.is_empty() => {
+                let Drawn { start, n_samples, index } = drawn(&self.shares, draw, seed);
+                (Some(index), start, n_samples)
+            }
+            _ => (self.order.index_of(draw, n_samples, seed), 0, n_samples),
+        };
+        // Of the same set: the weights hold.
+        let substitute =
+            move |attempt| start + RandomStream::new(seed, Purpose::Substitute, &[draw, attempt]).index(n_among);
+        first.into_iter().flat_map(move |first| std::iter::once(first).chain((1..N_TRIED).map(substitute)))
+    }
+
+    /// Whether the sample of a draw is mirrored, in x and in y: for an augmentation that does nothing else.
+    #[must_use]
+    pub fn mirroring_of(&self, draw: u64, sample_index: usize) -> [bool; 2] {
+        let mut stream = RandomStream::new(self.seed, Purpose::View, &[draw, sample_index as u64, 0]);
+        let view = self.augmentation.draw_view([1, 1], self.side_px, &mut stream);
+        [view.mirrored_x, view.mirrored_y]
+    }
+}
+
+/// Samples that are tried before the data set is considered broken.
+pub(super) const N_TRIED: u64 = 32;
+
+/// What a batch holds of its images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Content {
+    /// Their pixels.
+    Pixels,
+    /// Only a hash of what they are decoded from: nothing is decoded. For an augmentation that only mirrors.
+    Hash,
 }
 
 /// The order of samples. A *draw* counts samples from the start of the run: draw = step x images per batch + position.

@@ -8,16 +8,13 @@ use sam_image::Rle;
 
 use crate::loader::drops::{Drops, SkippedSample};
 use crate::loader::failure::LoaderError;
-use crate::loader::options::{ErrorPolicy, Labels, LoaderOptions, Order};
+use crate::loader::options::{Content, ErrorPolicy, Labels, LoaderOptions, Order};
 use crate::random::{Purpose, RandomStream};
-use crate::sample::{ObjectMask, Sample, Samples};
+use crate::sample::{ObjectMask, Sample, Samples, Undecoded};
 use crate::transforms::{MaskSampler, View};
 
 /// Attempts to sample a view that shows an object before the whole image is taken.
 const N_VIEW_ATTEMPTS: u64 = 8;
-
-/// Replacement samples tried before the data set is considered broken.
-const N_SUBSTITUTES: u64 = 32;
 
 /// An image of a batch before the batch's caps are known.
 #[derive(Debug)]
@@ -26,12 +23,22 @@ pub(crate) struct PreparedImage {
     pub(crate) sample_index: usize,
     pub(crate) draw: u64,
     pub(crate) view: View,
-    /// The rendered view without padding; `None` only for a sample skipped in validation.
-    pub(crate) pixels: Option<RgbImage>,
+    pub(crate) content: Prepared,
     /// In random order.
     pub(crate) candidates: Vec<Candidate>,
     pub(crate) ignore: Option<Rle>,
     pub(crate) drops: Drops,
+}
+
+/// What is prepared of an image.
+#[derive(Debug)]
+pub(crate) enum Prepared {
+    /// The rendered view without padding.
+    Pixels(RgbImage),
+    /// The hash of an image that is not decoded.
+    Hash(u64),
+    /// Nothing: a sample skipped in validation.
+    Gap,
 }
 
 /// An object that may be used.
@@ -46,17 +53,12 @@ pub(crate) struct Candidate {
 pub(crate) fn prepare(samples: &dyn Samples, options: &LoaderOptions, draw: u64) -> Result<PreparedImage, LoaderError> {
     let step = draw / options.n_images.get() as u64;
     let n_samples = samples.n_samples();
-    let Some(first_index) = options.order.index_of(draw, n_samples, options.seed) else {
-        return Err(LoaderError::NoSamples);
-    };
     let mut drops = Drops::default();
     let mut last_reason = String::new();
-    for attempt in 0..N_SUBSTITUTES {
-        let sample_index = match attempt {
-            0 => first_index,
-            _ => RandomStream::new(options.seed, Purpose::Substitute, &[draw, attempt]).index(n_samples),
-        };
-        let sample = match read_checked(samples, step, sample_index) {
+    let mut n_tried = 0;
+    for sample_index in options.samples_of(draw, n_samples) {
+        n_tried += 1;
+        let (sample, image) = match read_checked(samples, options.content, step, sample_index) {
             Ok(sample) => sample,
             Err(error) if options.on_error == ErrorPolicy::Stop => return Err(error),
             Err(error) => {
@@ -75,9 +77,9 @@ pub(crate) fn prepare(samples: &dyn Samples, options: &LoaderOptions, draw: u64)
         let name = sample.name.clone();
         let sample = match options.labels {
             Labels::Wanted => sample,
-            Labels::Unused => Sample { objects: Vec::new(), ignore: None, ..sample },
+            Labels::Unused => Undecoded { objects: Vec::new(), ignore: None, ..sample },
         };
-        let image = transform(options, draw, sample_index, sample, &mut drops);
+        let image = transform(options, [draw, sample_index as u64], sample, image.as_ref(), &mut drops);
         if image.candidates.is_empty() && options.labels == Labels::Wanted {
             drops.n_without_objects += 1;
             if options.order == Order::ShuffledEpochs {
@@ -87,7 +89,10 @@ pub(crate) fn prepare(samples: &dyn Samples, options: &LoaderOptions, draw: u64)
         }
         return Ok(PreparedImage { drops, ..image });
     }
-    Err(LoaderError::NothingUsable { step, n_tried: N_SUBSTITUTES, n_unreadable: drops.skipped.len(), last_reason })
+    if n_tried == 0 {
+        return Err(LoaderError::NoSamples);
+    }
+    Err(LoaderError::NothingUsable { step, n_tried, n_unreadable: drops.skipped.len(), last_reason })
 }
 
 /// The placeholder of a sample that validation could not read.
@@ -97,38 +102,48 @@ fn gap(sample_index: usize, draw: u64, drops: Drops) -> PreparedImage {
         sample_index,
         draw,
         view: View::whole([1, 1], 1),
-        pixels: None,
+        content: Prepared::Gap,
         candidates: Vec::new(),
         ignore: None,
         drops,
     }
 }
 
-fn read_checked(samples: &dyn Samples, step: u64, sample_index: usize) -> Result<Sample, LoaderError> {
-    let sample = samples.sample(sample_index).map_err(|source| LoaderError::Sample { step, sample_index, source })?;
-    let image_hw = size_hw(&sample.image);
+/// The sample, and its image where that is decoded.
+fn read_checked(
+    samples: &dyn Samples,
+    content: Content,
+    step: u64,
+    sample_index: usize,
+) -> Result<(Undecoded, Option<RgbImage>), LoaderError> {
+    let failed = |source| LoaderError::Sample { step, sample_index, source };
+    let (sample, image) = match content {
+        Content::Hash => (samples.undecoded(sample_index).map_err(failed)?, None),
+        Content::Pixels => {
+            let Sample { name, image, objects, ignore } = samples.sample(sample_index).map_err(failed)?;
+            let size_hw = [image.height() as usize, image.width() as usize];
+            (Undecoded { name, size_hw, objects, ignore, content: 0 }, Some(image))
+        }
+    };
+    let image_hw = sample.size_hw;
     let masks = sample.objects.iter().map(|object| &object.mask);
     match masks.chain(&sample.ignore).find(|mask| mask.size_hw() != image_hw) {
-        None => Ok(sample),
+        None => Ok((sample, image)),
         Some(mask) => {
             Err(LoaderError::MaskSize { step, sample_index, image_hw, mask_hw: mask.size_hw(), name: sample.name })
         }
     }
 }
 
-fn size_hw(image: &RgbImage) -> [usize; 2] {
-    [image.height() as usize, image.width() as usize]
-}
-
+/// `keys` are the draw and the index of the sample.
 fn transform(
     options: &LoaderOptions,
-    draw: u64,
-    sample_index: usize,
-    sample: Sample,
+    keys: [u64; 2],
+    sample: Undecoded,
+    image: Option<&RgbImage>,
     drops: &mut Drops,
 ) -> PreparedImage {
-    let keys = [draw, sample_index as u64];
-    let original_hw = size_hw(&sample.image);
+    let original_hw = sample.size_hw;
     let largest_px = options.objects.image_share_max * (original_hw[0] * original_hw[1]) as f64;
     let n_all = sample.objects.len();
     let mut candidates: Vec<Candidate> = sample
@@ -155,17 +170,23 @@ fn transform(
     });
     RandomStream::new(options.seed, Purpose::Objects, &keys).shuffle(&mut candidates);
 
-    let mut pixels = view.render(&sample.image);
-    if let Some(colour) = options.augmentation.colour {
-        let mut stream = RandomStream::new(options.seed, Purpose::Colour, &keys);
-        colour.apply(&mut pixels, &mut stream);
-    }
+    let content = match image {
+        Some(image) => {
+            let mut pixels = view.render(image);
+            if let Some(colour) = options.augmentation.colour {
+                let mut stream = RandomStream::new(options.seed, Purpose::Colour, &keys);
+                colour.apply(&mut pixels, &mut stream);
+            }
+            Prepared::Pixels(pixels)
+        }
+        None => Prepared::Hash(sample.content),
+    };
     PreparedImage {
         name: sample.name,
-        sample_index,
-        draw,
+        sample_index: keys[1] as usize,
+        draw: keys[0],
         view,
-        pixels: Some(pixels),
+        content,
         candidates,
         ignore: sample.ignore,
         drops: Drops::default(),

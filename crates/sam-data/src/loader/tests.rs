@@ -454,3 +454,30 @@ fn a_subset_holds_its_samples_only() {
     let batches = batches(&subset, &options, 0, 1);
     assert!(batches[0].images.iter().map(|image| &image.name).eq(&names));
 }
+
+/// Without pixels nothing else changes: the order, the mirroring, the objects and their masks.
+#[test]
+fn a_batch_without_pixels_is_otherwise_the_same() {
+    let samples = scenes(7);
+    let flips = Augmentation { horizontal_flip_chance: 0.5, vertical_flip_chance: 0.5, ..Augmentation::default() };
+    assert!(flips.only_mirrors() && !options().augmentation.only_mirrors());
+    let with_pixels = LoaderOptions { augmentation: flips, ..with_workers(options(), 2) };
+    let without = LoaderOptions { content: Content::Hash, ..with_pixels.clone() };
+    let (with_pixels, hashed) = (batches(&samples, &with_pixels, 3, 12), batches(&samples, &without, 3, 12));
+    let mut seen = std::collections::BTreeMap::new();
+    for (decoded, hashed) in with_pixels.iter().zip(&hashed) {
+        assert!(hashed.pixels.is_empty() && !decoded.pixels.is_empty());
+        assert_eq!(hashed.object_masks, decoded.object_masks);
+        assert_eq!(hashed.objects, decoded.objects);
+        for (decoded, hashed) in decoded.images.iter().zip(&hashed.images) {
+            assert_eq!(&BatchImage { content: 0, ..hashed.clone() }, decoded);
+            // The same image has the same hash, and the options alone say how it is mirrored.
+            assert_eq!(*seen.entry(hashed.sample_index).or_insert(hashed.content), hashed.content);
+            let mirrored = [hashed.view.mirrored_x, hashed.view.mirrored_y];
+            assert_eq!(without.mirroring_of(hashed.draw, hashed.sample_index), mirrored);
+            assert!(without.samples_of(hashed.draw, 7).any(|index| index == hashed.sample_index));
+        }
+    }
+    let hashes: std::collections::BTreeSet<u64> = seen.values().copied().collect();
+    assert_eq!(hashes.len(), seen.len(), "different images, different hashes");
+}

@@ -127,6 +127,12 @@ impl Augmentation {
         self.crop.is_some() || self.scale_jitter.is_some() || self.resized_crop.is_some()
     }
 
+    /// Returns whether an image is seen as a whole and in its own colours, mirrored or not: there are at most four of it.
+    #[must_use]
+    pub fn only_mirrors(&self) -> bool {
+        self.colour.is_none() && !self.can_hide_objects()
+    }
+
     /// Samples a view of an image of `original_hw` for a model input of `side_px`.
     ///
     /// The stream always yields the same number of values in the same order, so enabling one augmentation does not

@@ -19,6 +19,12 @@ fn content(source: &Source) -> Value {
         let alone = source.objects(index).expect("objects");
         let size_hw = [sample.image.height() as usize, sample.image.width() as usize];
         assert_eq!((&alone.objects, &alone.ignore, alone.size_hw), (&sample.objects, &sample.ignore, size_hw));
+        let undecoded = source.undecoded(index).expect("undecoded");
+        assert_eq!(
+            (&undecoded.objects, &undecoded.ignore, undecoded.size_hw),
+            (&sample.objects, &sample.ignore, size_hw)
+        );
+        assert_eq!(undecoded.name, sample.name);
         let objects: Vec<Value> = sample
             .objects
             .iter()
@@ -41,6 +47,26 @@ fn check(name: &str, format: Format) -> Source {
     assert_eq!(source.format(), format, "{name}");
     assert_eq!(content(&source), expected()[name], "{name}");
     source
+}
+
+#[test]
+fn the_hash_of_an_undecoded_image_is_of_its_file_and_its_conversion() {
+    let folder = copy_of("coco");
+    let hashes = |options: &SourceOptions| -> Vec<u64> {
+        let source = Source::open(folder.path(), options).expect("a data set");
+        (0..source.len()).map(|index| source.undecoded(index).expect("sound").content).collect()
+    };
+    let before = hashes(&SourceOptions::default());
+    assert_eq!(hashes(&SourceOptions::default()), before);
+    let rule = SourceOptions { intensity: Intensity::MinMax, ..SourceOptions::default() };
+    assert!(hashes(&rule).iter().all(|hash| !before.contains(hash)));
+    // One pixel of one image.
+    let image = folder.path().join("val2017/000000000001.jpg");
+    let mut changed = image::open(&image).expect("an image").to_rgb8();
+    changed.get_pixel_mut(0, 0).0[0] ^= 0x80;
+    changed.save(&image).expect("saved");
+    let differences = hashes(&SourceOptions::default()).iter().zip(&before).filter(|(now, then)| now != then).count();
+    assert_eq!(differences, 1);
 }
 
 #[test]

@@ -4,8 +4,11 @@
 //! the host, at the decoder's resolution: they are the next round's prompt, and the CPU upscales them to the image's size on
 //! all threads (`sam_image::upscale_mask`). On a GPU that is a sixteenth of the transfer of full-size masks.
 
+use std::sync::Arc;
+
 use rayon::prelude::*;
 use sam_image::{RgbImage, upscale_mask};
+use sam_infer::cache::EmbeddingCache;
 use sam_infer::{ImageEmbedding, MASK_THRESHOLD, MaskOutput, Predictor};
 
 use crate::error::SegmenterError;
@@ -15,13 +18,25 @@ use crate::protocol::segmenter::{Candidate, MaskSelection, Prompt, Segmenter};
 #[derive(Clone, Debug)]
 pub struct PredictorSegmenter {
     predictor: Predictor,
+    cache: Option<Arc<EmbeddingCache>>,
 }
 
 impl PredictorSegmenter {
     /// Wraps a predictor, from a checkpoint or from a model in training (`Predictor::new(&sam)`).
     #[must_use]
     pub fn new(predictor: Predictor) -> Self {
-        Self { predictor }
+        Self { predictor, cache: None }
+    }
+
+    /// Takes embeddings from a cache, and adds those that are missing.
+    ///
+    /// # Panics
+    ///
+    /// When it is the cache of another encoder.
+    #[must_use]
+    pub fn with_cache(self, cache: Arc<EmbeddingCache>) -> Self {
+        assert!(self.predictor.is_own_cache(&cache), "a cache must be that of the predictor's encoder");
+        Self { cache: Some(cache), ..self }
     }
 
     /// The wrapped predictor.
@@ -37,7 +52,10 @@ impl Segmenter for PredictorSegmenter {
     type Logits = Vec<f32>;
 
     fn embed(&self, image: &RgbImage) -> Result<ImageEmbedding, SegmenterError> {
-        Ok(self.predictor.embed(image))
+        match &self.cache {
+            Some(cache) => Ok(self.predictor.embed_with(cache, image)?),
+            None => Ok(self.predictor.embed(image)),
+        }
     }
 
     fn segment(

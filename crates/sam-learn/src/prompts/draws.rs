@@ -118,7 +118,7 @@ mod tests {
     const SIDE: usize = 64;
 
     fn image(draw: u64) -> BatchImage {
-        BatchImage { name: String::new(), sample_index: 0, draw, view: View::whole([SIDE, SIDE], SIDE) }
+        BatchImage { name: String::new(), sample_index: 0, draw, view: View::whole([SIDE, SIDE], SIDE), content: 0 }
     }
 
     fn object(id: u64, [x0, y0, x1, y1]: [usize; 4]) -> BatchObject {

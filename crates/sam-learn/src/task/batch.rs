@@ -13,11 +13,36 @@ use sam_model::normalise_pixels;
 
 use crate::target::Target;
 
+/// What the encoder of a step takes, or has given before.
+#[derive(Clone, Debug)]
+pub enum EncoderInput {
+    /// Normalised images, `[B, 3, S, S]`.
+    Images(Tensor<4>),
+    /// The embeddings of a frozen encoder, `[B, C, G, G]`: it does not run.
+    Embeddings(Tensor<4>),
+}
+
+impl EncoderInput {
+    /// Its values, whatever they are.
+    pub(super) fn tensor(&self) -> &Tensor<4> {
+        let (Self::Images(tensor) | Self::Embeddings(tensor)) = self;
+        tensor
+    }
+
+    fn of_images(&self, images: Range<usize>) -> Self {
+        let rows = |tensor: &Tensor<4>| tensor.clone().slice_dim(0, images.clone());
+        match self {
+            Self::Images(tensor) => Self::Images(rows(tensor)),
+            Self::Embeddings(tensor) => Self::Embeddings(rows(tensor)),
+        }
+    }
+}
+
 /// Images and targets of a training step.
 #[derive(Clone, Debug)]
 pub struct TrainingBatch {
-    /// Normalised images, `[B, 3, S, S]`.
-    pub images: Tensor<4>,
+    /// The images, or their embeddings.
+    pub input: EncoderInput,
     /// Index of the image of each object, rising, `[O]`.
     pub image_of_object: Vec<usize>,
     /// Target masks and their valid mask, `[O, 1, M, M]`.
@@ -25,9 +50,9 @@ pub struct TrainingBatch {
 }
 
 impl TrainingBatch {
-    /// Normalises a batch on its device.
-    pub(super) fn new(batch: &DeviceBatch) -> Self {
-        let device = batch.pixels.clone().inner().device();
+    /// Normalises the masks of a batch on its device.
+    pub(super) fn new(batch: &DeviceBatch, input: EncoderInput) -> Self {
+        let device = batch.object_masks.clone().inner().device();
         let [objects, mask_side, _] = batch.object_masks.dims();
         let image_index = batch.image_index.clone().inner();
 
@@ -40,23 +65,27 @@ impl TrainingBatch {
         let valid = valid.map(|valid| valid.select(0, image_index.clone()).reshape([objects, 1, mask_side, mask_side]));
         let masks = batch.object_masks.clone().inner().float().reshape([objects, 1, mask_side, mask_side]);
         let image_of_object = batch.objects.iter().map(|object| object.image_index).collect();
-        Self { images: normalised_images(batch), image_of_object, target: Target { masks, valid } }
+        Self { input, image_of_object, target: Target { masks, valid } }
     }
 
     /// Some of the images with their objects, which are sorted by image.
     pub(super) fn shard(&self, images: Range<usize>, objects: Range<usize>) -> Self {
         let of_object = self.image_of_object[objects.clone()].iter();
         Self {
-            images: self.images.clone().slice_dim(0, images.clone()),
             image_of_object: of_object.map(|image| image - images.start).collect(),
+            input: self.input.of_images(images),
             target: self.target.objects(objects),
         }
     }
 }
 
 /// The images of a batch as networks take them, `[B, 3, S, S]`: the padding zero, not tracked by autodiff.
+///
+/// # Panics
+///
+/// When the batch was loaded without pixels.
 pub(crate) fn normalised_images(batch: &DeviceBatch) -> Tensor<4> {
-    let pixels = batch.pixels.clone().inner();
+    let pixels = batch.pixels.clone().expect("a batch that was loaded with pixels").inner();
     let device = pixels.device();
     let [_, side, _, _] = pixels.dims();
     normalise_pixels(pixels.float(), content(&batch.images, side, &device))
@@ -93,7 +122,8 @@ mod tests {
 
     #[test]
     fn padding_is_found_on_any_grid() {
-        let image = |hw| BatchImage { name: String::new(), sample_index: 0, draw: 0, view: View::whole(hw, 8) };
+        let image =
+            |hw| BatchImage { name: String::new(), sample_index: 0, draw: 0, view: View::whole(hw, 8), content: 0 };
         let device = Device::flex();
         assert!(content(&[image([8, 8])], 4, &device).is_none());
         let got = content(&[image([8, 8]), image([4, 8])], 4, &device).expect("one is padded");
@@ -106,7 +136,8 @@ mod tests {
     #[test]
     fn a_batch_equals_hand_calculation() {
         let device = Device::flex();
-        let image = |hw| BatchImage { name: String::new(), sample_index: 0, draw: 0, view: View::whole(hw, 4) };
+        let image =
+            |hw| BatchImage { name: String::new(), sample_index: 0, draw: 0, view: View::whole(hw, 4), content: 0 };
         let object = |image_index| BatchObject {
             image_index,
             id: 0,
@@ -125,7 +156,7 @@ mod tests {
         let ignored = vec![0, 1, 0, 0, 0, 0, 0, 0];
         let batch = DeviceBatch {
             step: 0,
-            pixels: Tensor::from_data(TensorData::new(pixels, [2, 4, 4, 3]), &device),
+            pixels: Some(Tensor::from_data(TensorData::new(pixels, [2, 4, 4, 3]), &device)),
             object_masks: Tensor::from_data(TensorData::new(masks, [2, 2, 2]), &device),
             ignore_masks: Some(Tensor::from_data(TensorData::new(ignored, [2, 2, 2]), &device)),
             image_index: Tensor::from_data(TensorData::new(vec![0, 1], [2]), &device),
@@ -133,7 +164,9 @@ mod tests {
             objects: vec![object(0), object(1)],
             drops: Drops::default(),
         };
-        let TrainingBatch { images, image_of_object, target } = TrainingBatch::new(&batch);
+        let images = normalised_images(&batch);
+        let TrainingBatch { image_of_object, target, .. } =
+            TrainingBatch::new(&batch, EncoderInput::Images(images.clone()));
         assert_eq!(image_of_object, [0, 1]);
         let values = |tensor: Tensor<4>| tensor.into_data().try_to_vec::<f32>().expect("f32");
         assert_eq!(values(target.masks), [1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0]);

@@ -80,7 +80,7 @@ impl Task for MaeTask {
         Self { mae, ..self }
     }
 
-    fn gradients(&self, batch: DeviceBatch) -> (GradientsParams, BatchReport) {
+    fn gradients(&self, batch: DeviceBatch) -> Result<(GradientsParams, BatchReport), LearnError> {
         let images = self.images(&batch);
         let n_images = batch.images.len();
         let shards = shard_ranges(n_images, self.recipe.pools.n());
@@ -111,7 +111,7 @@ impl Task for MaeTask {
             loss: mean_loss,
             segmentation: None,
         };
-        (sums.grads(), report)
+        Ok((sums.grads(), report))
     }
 
     fn validate(&self, input: &HeldOutInput, request: ValidationRequest<'_>) -> Result<ValidationOutput, LearnError> {

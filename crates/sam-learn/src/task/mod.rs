@@ -23,7 +23,7 @@ use sam_image::RgbImage;
 use crate::error::LearnError;
 use crate::record::{Details, SegmentationTerms};
 
-pub use batch::TrainingBatch;
+pub use batch::{EncoderInput, TrainingBatch};
 pub use held_out::HeldOut;
 pub use segmentation::Validation;
 pub use shards::ShardPools;
@@ -48,7 +48,7 @@ pub(crate) trait Task: Module {
     fn with_network(self, network: Self::Network) -> Self;
 
     /// Gradients of the mean loss over a batch.
-    fn gradients(&self, batch: DeviceBatch) -> (GradientsParams, BatchReport);
+    fn gradients(&self, batch: DeviceBatch) -> Result<(GradientsParams, BatchReport), LearnError>;
 
     /// Validation scores of the network, which has no autodiff graph.
     fn validate(

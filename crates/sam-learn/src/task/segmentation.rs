@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 
 use burn::module::Module;
 use burn::optim::GradientsParams;
@@ -14,10 +15,11 @@ use sam_model::Sam;
 use sam_model::lora::{PeftFolder, write_peft};
 use sam_model::weights::{Dtype, ExportFormat, ExportOptions, ImageSizePolicy, export};
 
-use super::batch::TrainingBatch;
+use super::batch::{EncoderInput, TrainingBatch, normalised_images};
 use super::shards::ShardPools;
 use super::step::{LossTerms, SegmentationStep, StepOptions};
 use super::{BatchReport, Task, ValidationOutput, ValidationRequest, weighted_mean};
+use crate::embeddings::FrozenEmbeddings;
 use crate::error::LearnError;
 use crate::options::PromptOptions;
 use crate::prompts::PromptDraws;
@@ -38,6 +40,8 @@ pub(crate) struct SegmentationRecipe {
     pub(crate) pools: ShardPools,
     /// What an adapter folder says; `None` without adapters.
     pub(crate) adapters: Option<AdapterRecord>,
+    /// Those of a frozen encoder, if they are kept.
+    pub(crate) embeddings: Option<Arc<FrozenEmbeddings>>,
 }
 
 /// What an adapter folder says beside the tensors.
@@ -97,12 +101,16 @@ impl Task for SegmentationTask {
         Self { sam, ..self }
     }
 
-    fn gradients(&self, batch: DeviceBatch) -> (GradientsParams, BatchReport) {
-        let SegmentationRecipe { seed, prompts, step, accumulation, pools, .. } = &self.recipe;
-        let training_batch = TrainingBatch::new(&batch);
+    fn gradients(&self, batch: DeviceBatch) -> Result<(GradientsParams, BatchReport), LearnError> {
+        let SegmentationRecipe { seed, prompts, step, accumulation, pools, embeddings, .. } = &self.recipe;
+        let input = match embeddings {
+            Some(embeddings) => EncoderInput::Embeddings(embeddings.of_batch(&self.sam, &batch.images)?),
+            None => EncoderInput::Images(normalised_images(&batch)),
+        };
+        let training_batch = TrainingBatch::new(&batch, input);
         let draws = PromptDraws::new(prompts, *seed, batch.step / accumulation, &batch.images, &batch.objects);
         let dropout_seed = RandomStream::new(*seed, Purpose::Dropout, &[batch.step]).next_u64();
-        training_batch.images.device().seed(dropout_seed);
+        training_batch.target.masks.device().seed(dropout_seed);
         let step = SegmentationStep { sam: &self.sam, batch: &training_batch, options: step, dropout_seed };
         let (grads, losses) = step.gradients_in_shards(&draws, pools);
         let passes = losses.read();
@@ -121,12 +129,15 @@ impl Task for SegmentationTask {
                 n_objects: batch.objects.len(),
             }),
         };
-        (grads, report)
+        Ok((grads, report))
     }
 
     fn validate(&self, input: &Validation, request: ValidationRequest<'_>) -> Result<ValidationOutput, LearnError> {
         let ValidationRequest { step, metric, n_previews, on_progress } = request;
-        let segmenter = PredictorSegmenter::new(Predictor::new(&self.sam));
+        let mut segmenter = PredictorSegmenter::new(Predictor::new(&self.sam));
+        if let Some(embeddings) = &self.recipe.embeddings {
+            segmenter = segmenter.with_cache(Arc::clone(embeddings.cache()));
+        }
         let images = read_images(&input.sets, input.n_threads);
         let n_images = images.n_images();
         let mut progress = |at: EvalProgress| -> ControlFlow<()> { on_progress(at.n_images, at.of_images) };

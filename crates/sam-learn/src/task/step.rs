@@ -13,9 +13,9 @@ use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use sam_model::ops::linear_resize_weights;
-use sam_model::{EncodedImages, MaskOutput, Sam};
+use sam_model::{EncodedImages, ImageEncoder, MaskOutput, Sam};
 
-use super::batch::TrainingBatch;
+use super::batch::{EncoderInput, TrainingBatch};
 use super::checkpointing::CheckpointedForward;
 use super::losses::{NOT_ALLOWED, PassLosses, one_hot, pass_losses};
 use super::shards::{ShardPools, shard_ranges};
@@ -101,9 +101,17 @@ impl SegmentationStep<'_> {
     /// When the batch has no object.
     #[must_use]
     pub fn gradients(&self, simulator: ClickSimulator) -> (GradientsParams, StepLosses) {
-        let (sam, images) = (self.sam, self.batch.images.clone());
+        let sam = self.sam;
+        let images = match &self.batch.input {
+            EncoderInput::Images(images) => images.clone(),
+            EncoderInput::Embeddings(embeddings) => {
+                let embeddings = Tensor::from_inner(embeddings.clone());
+                let DecoderGradients { mut sums, losses, .. } = self.decoder_gradients(embeddings, simulator);
+                return (sums.grads(), losses);
+            }
+        };
         if self.options.is_encoder_frozen {
-            let embeddings = Tensor::from_inner(sam.image_encoder.valid().forward(images));
+            let embeddings = Tensor::from_inner(embed(&sam.image_encoder.valid(), images));
             let DecoderGradients { mut sums, losses, .. } = self.decoder_gradients(embeddings, simulator);
             return (sums.grads(), losses);
         }
@@ -138,7 +146,7 @@ impl SegmentationStep<'_> {
     #[must_use]
     pub fn gradients_in_shards(&self, draws: &PromptDraws, pools: &ShardPools) -> (GradientsParams, StepLosses) {
         let Self { sam, batch, options, dropout_seed } = *self;
-        let [n_images, ..] = batch.images.dims();
+        let [n_images, ..] = batch.input.tensor().dims();
         let n_objects = batch.image_of_object.len();
         let shards = shard_ranges(n_images, pools.n());
         if shards.len() == 1 {
@@ -164,7 +172,7 @@ impl SegmentationStep<'_> {
             })
         });
         let mut sums = GradientsAccumulator::new();
-        let mut passes = vec![PassTerms::zeros(&batch.images.device()); draws.passes.len()];
+        let mut passes = vec![PassTerms::zeros(&batch.target.masks.device()); draws.passes.len()];
         for (n, grads, losses) in pools.run(work.collect()) {
             let fraction = n as f64 / n_objects as f64;
             sums.accumulate(sam, scaled(sam, grads, fraction));
@@ -191,7 +199,7 @@ impl SegmentationStep<'_> {
             valid: batch.target.valid.clone().map(Tensor::from_inner),
         };
         let [n_objects, _, mask_side, _] = target.masks.dims();
-        let device = batch.images.device();
+        let device = batch.target.masks.device();
         let passes = simulator.passes().to_vec();
         let upsampling = match loss.resolution {
             LossResolution::Low => None,
@@ -335,6 +343,16 @@ impl GradientSums {
         }
         self.parameters.accumulate(sam, GradientsParams::from_grads(grads, sam));
     }
+}
+
+/// Embeddings by a frozen encoder. On the CPU it takes one image after the other: that is as fast, with the memory of one, and
+/// an embedding does not depend on the batch by a rounding error. So it equals the one that is kept on disk.
+fn embed(encoder: &ImageEncoder, images: Tensor<4>) -> Tensor<4> {
+    let [n_images, ..] = images.dims();
+    if n_images == 1 || images.device() != Device::flex() {
+        return encoder.forward(images);
+    }
+    Tensor::cat(images.split(1, 0).into_iter().map(|image| encoder.forward(image)).collect(), 0)
 }
 
 /// The masks that the first pass predicts, and a mask of those allowed for each object, `[O, K]` (`None`: all).

@@ -268,7 +268,7 @@ impl<T: Task> Run<T> {
         for _ in 0..accumulation {
             let batch = self.batches.next_batch().ok_or(LearnError::Internal { what: "the training data ended" })?;
             let batch = batch.map_err(|error| LearnError::Data { step, reason: error.to_string() })?;
-            let (grads, report) = task.gradients(DeviceBatch::new(batch, &self.device));
+            let (grads, report) = task.gradients(DeviceBatch::new(batch, &self.device))?;
             if !report.loss.is_finite() {
                 let terms = report.loss_terms();
                 return Err(LearnError::NotFinite { step, loss: report.loss, terms, samples: report.images });

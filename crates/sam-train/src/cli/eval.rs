@@ -74,6 +74,12 @@ pub(crate) struct EvalArguments {
     /// Objects in one call of the decoder; affects memory, not results [default: 16]
     #[arg(long, value_name = "N")]
     batch_objects: Option<usize>,
+    /// Keep the embeddings of images in this folder, such as that of a training (runs/embeddings): checkpoints with the same encoder share them
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
+    /// Type of kept embeddings: f16 changes metrics in the fourth digit, f32 in none [default: f16, as in training]
+    #[arg(long, value_name = "TYPE", requires = "cache", value_parser = ["f16", "f32"])]
+    cache_dtype: Option<String>,
     /// Previews of the best and the worst objects in the report, for each protocol [default: 6]
     #[arg(long, value_name = "N")]
     gallery: Option<usize>,
@@ -128,6 +134,8 @@ impl EvalArguments {
         options.text("--baseline", "gate.baseline", path(&self.baseline));
         options.value("--max-drop", "gate.max_drop", self.max_drop);
 
+        options.text("--cache", "cache.dir", path(&self.cache));
+        options.text("--cache-dtype", "cache.dtype", self.cache_dtype.as_ref());
         self.measure.add_to(&mut options);
         options.value("--batch-objects", "run.batch_objects", self.batch_objects);
         options.value("--gallery", "run.gallery", self.gallery);

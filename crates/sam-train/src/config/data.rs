@@ -5,7 +5,7 @@
 
 use std::num::NonZeroUsize;
 
-use sam_data::loader::{ErrorPolicy, Labels, LoaderOptions, ObjectLimits, Order};
+use sam_data::loader::{Content, ErrorPolicy, Labels, LoaderOptions, ObjectLimits, Order};
 use sam_data::synth::SynthScenes;
 use sam_data::transforms::{Augmentation, ColourJitter, RandomCrop, ScaleJitter};
 use sam_data::{OnBad, SourceOptions};
@@ -69,7 +69,7 @@ impl DataPlan {
     pub(crate) fn synthetic(&self) -> [Option<SynthScenes>; 2] {
         let train = match self.train {
             DataSource::Synth(scenes) => Some(scenes),
-            DataSource::Files(_) => None,
+            DataSource::Files(_) | DataSource::Several(_) => None,
         };
         let validation = match self.validation {
             Validation::Synth(scenes) => Some(scenes),
@@ -80,7 +80,7 @@ impl DataPlan {
 
     pub(super) fn read(reader: &Reader<'_>, accumulation: usize) -> Self {
         let data = reader.top().section("data");
-        let train = DataSource::read_train(reader, &data);
+        let train = DataSource::read(reader, &data);
         let validation = Validation::read(reader, &data, &train);
         let images_per_step = data.integer("images_per_step", accumulation, 1..);
         let objects = OBJECTS.max(images_per_step).next_multiple_of(accumulation);
@@ -115,7 +115,10 @@ impl DataPlan {
     fn on_error(&self) -> ErrorPolicy {
         match &self.train {
             DataSource::Files(files) if files.options.bad == OnBad::Drop => ErrorPolicy::Skip,
-            DataSource::Files(_) | DataSource::Synth(_) => self.on_unreadable,
+            DataSource::Several(sources) if sources.iter().any(|source| source.files.options.bad == OnBad::Drop) => {
+                ErrorPolicy::Skip
+            }
+            DataSource::Files(_) | DataSource::Several(_) | DataSource::Synth(_) => self.on_unreadable,
         }
     }
 
@@ -127,6 +130,7 @@ impl DataPlan {
             side_px,
             mask_side_px,
             order: Order::ShuffledEpochs,
+            shares: Vec::new(),
             objects: ObjectLimits {
                 per_image_max: self.objects_per_image,
                 per_batch_max: self.objects_per_batch,
@@ -138,6 +142,7 @@ impl DataPlan {
             n_workers: self.workers,
             n_prefetch_batches: self.prefetch,
             on_error: self.on_error(),
+            content: Content::Pixels,
         }
     }
 }
@@ -175,6 +180,21 @@ impl AugmentationPlan {
             contrast: section.float("contrast", 0.0, 0.0..=1.0),
             saturation: section.float("saturation", 0.0, 0.0..=1.0),
         }
+    }
+
+    /// The keys that make an image another one than it is or its mirror image.
+    pub(crate) fn beyond_flips(&self) -> Vec<&'static str> {
+        let strengths = [
+            ("data.augmentation.brightness", self.brightness),
+            ("data.augmentation.contrast", self.contrast),
+            ("data.augmentation.saturation", self.saturation),
+        ];
+        let windows = [
+            ("data.augmentation.scale_jitter", self.scale_jitter.is_some()),
+            ("data.augmentation.crop", self.crop.is_some()),
+        ];
+        let strong = strengths.into_iter().map(|(key, strength)| (key, strength > 0.0));
+        windows.into_iter().chain(strong).filter_map(|(key, is_on)| is_on.then_some(key)).collect()
     }
 
     fn augmentation(&self) -> Augmentation {

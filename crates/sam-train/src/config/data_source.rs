@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::document::Node;
 use super::files::{FilesPlan, OPTION_KEYS, read_options};
-use super::ranges::BETWEEN_0_AND_1;
+use super::ranges::{BETWEEN_0_AND_1, POSITIVE};
 use super::reader::{Expected, Reader, Section};
 use super::shape::Shape;
 
@@ -23,6 +23,22 @@ pub(crate) enum DataSource {
     Files(FilesPlan),
     /// Synthetic scenes, generated on the fly.
     Synth(SynthScenes),
+    /// Several data sets on disk.
+    Several(Vec<WeightedSource>),
+}
+
+/// One of several data sets that are trained on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct WeightedSource {
+    /// Its draws relative to those of the others.
+    pub(crate) weight: f64,
+    /// The data set.
+    pub(crate) files: FilesPlan,
+    /// What of it is held out: [`Validation::Auto`], [`Validation::Given`], [`Validation::Rule`] or
+    /// [`Validation::SplitFile`]. Without a split in any source and other validation data, all have [`Validation::Auto`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) split: Option<Validation>,
 }
 
 /// The validation data.
@@ -43,14 +59,34 @@ pub(crate) enum Validation {
     Rule(SplitRule),
     /// The part `val` of a file that `sam-train data split` wrote for the training data.
     SplitFile(PathBuf),
+    /// What several sources hold out, each as its own set.
+    OfSources,
 }
 
 impl DataSource {
-    pub(super) fn options_mut(&mut self) -> Option<&mut SourceOptions> {
+    pub(super) fn options_mut(&mut self) -> Vec<&mut SourceOptions> {
         match self {
-            Self::Files(files) => Some(&mut files.options),
-            Self::Synth(_) => None,
+            Self::Files(files) => vec![&mut files.options],
+            Self::Several(sources) => sources.iter_mut().map(|source| &mut source.files.options).collect(),
+            Self::Synth(_) => Vec::new(),
         }
+    }
+
+    /// `data.train`, `[[data.sources]]` or `[data.synth]`.
+    pub(super) fn read(reader: &Reader<'_>, data: &Section<'_>) -> Self {
+        let sources = read_sources(reader, data);
+        if !data.is_given("sources") {
+            data.unused(&["sources"]);
+            return Self::read_train(reader, data);
+        }
+        data.unused(&["train", "synth", "split"]);
+        let given: Vec<&str> = ["train", "synth", "split"].into_iter().filter(|key| data.is_given(key)).collect();
+        let expected = "given without data.train, [data.synth] and data.split; each source has a split of its own";
+        reader.check(given.is_empty(), &["data.sources"], expected, format!("data.{} as well", given.join(", data.")));
+        // Known, whatever else there is.
+        data.input_path_if_given("train");
+        read_scenes(reader, &data.section("synth"), &default_scenes());
+        Self::Several(sources)
     }
 
     /// `data.train` or `[data.synth]`.
@@ -98,7 +134,12 @@ impl Validation {
         // Read like the training data, except for the part, which names the one to train on.
         let inherited = match train {
             DataSource::Files(files) => SourceOptions { split: None, ..files.options.clone() },
+            DataSource::Several(_) => SourceOptions { split: None, ..read_options(data, &SourceOptions::default()) },
             DataSource::Synth(_) => SourceOptions::default(),
+        };
+        let own_splits = match train {
+            DataSource::Several(sources) => sources.iter().any(|source| source.split.is_some()),
+            _ => false,
         };
         let options = read_options(&data.section("validation_options"), &inherited);
         data.only_if(data.is_given("validation"), "validation", &["validation_options"], "data.validation");
@@ -108,6 +149,12 @@ impl Validation {
         let first = given.first().map_or(String::new(), |key| data.path_of(key));
         let one = "given alone: use one of data.validation, data.split and [data.validation_synth]";
         reader.check(given.len() < 2, &[&first], one, given.join(" and "));
+        let alone = "omitted where a source has a split, whose held-out images are the validation data";
+        reader.check(!own_splits || given.is_empty(), &[&first, "data.sources"], alone, "both");
+        if own_splits {
+            data.unused(&WAYS);
+            return Self::OfSources;
+        }
         let used = given.first().copied().unwrap_or("split");
         data.unused(&Vec::from_iter(WAYS.into_iter().filter(|&way| way != used)));
         match given.first() {
@@ -135,6 +182,7 @@ impl Validation {
                 Self::Files(files)
             }
             None if matches!(train, DataSource::Files(_)) => Self::Auto,
+            None if matches!(train, DataSource::Several(_)) => Self::OfSources,
             None => {
                 let what = "a data set to validate on, [data.validation_synth] or \"none\"";
                 data.required("validation", what, None, ());
@@ -144,9 +192,46 @@ impl Validation {
     }
 }
 
+/// `[[data.sources]]`, each with the options of `[data]` unless it has its own.
+fn read_sources(reader: &Reader<'_>, data: &Section<'_>) -> Vec<WeightedSource> {
+    let inherited = read_options(data, &SourceOptions::default());
+    let is_given = data.is_given("sources");
+    let sections = data.sections("sources");
+    let source = |section: &Section<'_>| {
+        let path = section.input_path_if_given("path");
+        let files = FilesPlan {
+            path: match is_given {
+                true => section.required("path", "a data set to train on", path, PathBuf::new()),
+                false => PathBuf::new(),
+            },
+            options: read_options(section, &inherited),
+        };
+        let weight = section.float("weight", 1.0, POSITIVE);
+        let split = read_split(reader, section);
+        let keys = [section.path_of("part"), section.path_of("split")];
+        let is_one = !(split == Some(Validation::Given) && section.is_given("part"));
+        let expected = format!("omitted when {} is \"given\", which needs all parts", keys[1]);
+        reader.check(is_one, &[&keys[0], &keys[1]], &expected, "both");
+        WeightedSource { weight, files, split }
+    };
+    let sources: Vec<WeightedSource> = sections.iter().map(source).collect();
+    let at_most = sources.len() <= MAX_SOURCES;
+    reader.check(at_most, &["data.sources"], &format!("at most {MAX_SOURCES} data sets"), sources.len());
+    sources
+}
+
+/// A thousandth of the draws for each.
+const MAX_SOURCES: usize = 1000;
+
 /// One data set can serve for both only when each uses another part of its own split.
 fn are_apart(train: &DataSource, validation: &FilesPlan) -> bool {
-    let DataSource::Files(train) = train else { return true };
+    let train = match train {
+        DataSource::Synth(_) => return true,
+        DataSource::Several(sources) => {
+            return sources.iter().all(|source| are_apart(&DataSource::Files(source.files.clone()), validation));
+        }
+        DataSource::Files(train) => train,
+    };
     let [of_train, of_validation] = [&train.options.split, &validation.options.split];
     train.path != validation.path || (of_train.is_some() && of_validation.is_some() && of_train != of_validation)
 }
@@ -218,7 +303,7 @@ pub(super) fn default_scenes() -> SynthScenes {
 pub(super) fn scenes_after(train: &DataSource) -> SynthScenes {
     match train {
         DataSource::Synth(scenes) => SynthScenes { first_index: end_index(scenes), ..*scenes },
-        DataSource::Files(_) => default_scenes(),
+        DataSource::Files(_) | DataSource::Several(_) => default_scenes(),
     }
 }
 

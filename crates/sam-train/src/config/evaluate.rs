@@ -8,6 +8,7 @@ use sam_eval::{
 };
 use serde::Serialize;
 
+use super::cache::EvaluateCachePlan;
 use super::document::{Document, Node};
 use super::files::{FilesPlan, SelectionPlan, read_selection};
 use super::measure::{CheckpointsPlan, MeasureRunPlan};
@@ -31,6 +32,9 @@ pub(crate) struct EvaluatePlan {
     /// Bounds on metrics.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) gate: Option<GateConfig>,
+    /// Embeddings that are kept on disk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cache: Option<EvaluateCachePlan>,
     /// Where and how it is computed.
     pub(crate) run: EvaluateRunPlan,
 }
@@ -144,6 +148,7 @@ impl EvaluatePlan {
             protocol: ProtocolPlan::read(&top.section("protocol")),
             detections,
             gate: read_gate(reader),
+            cache: EvaluateCachePlan::read(reader),
             run: EvaluateRunPlan::read(&top.section("run")),
         };
         plan.check(reader);

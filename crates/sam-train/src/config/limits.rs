@@ -75,7 +75,7 @@ const LIMITS: [(&str, i64, i64); 59] = [
 const LARGEST: i64 = 1_000_000_000;
 
 /// The same for fractions, weights and rates; others end where 32-bit floats do.
-const LARGEST_FLOATS: [(&str, f64); 2] = [("mlp_ratio", 64.0), ("scale_jitter", 100.0)];
+const LARGEST_FLOATS: [(&str, f64); 3] = [("max_gib", 1e6), ("mlp_ratio", 64.0), ("scale_jitter", 100.0)];
 
 /// Probabilities and fractions.
 const FRACTIONS: [&str; 26] = [

@@ -156,8 +156,12 @@ impl Plan {
 
     /// Sets the folder of a run, which may have been moved.
     pub(crate) fn set_folder(&mut self, folder: &Path) {
+        let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf());
+        if let Self::Train(plan) = self {
+            plan.cache.follow(&plan.run.dir, &folder);
+        }
         if let Some(sections) = self.run_sections() {
-            sections.run.dir = std::path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf());
+            sections.run.dir = folder;
         }
     }
 
@@ -173,7 +177,8 @@ impl Plan {
                     | Validation::Synth(_)
                     | Validation::Auto
                     | Validation::Given
-                    | Validation::Rule(_) => {}
+                    | Validation::Rule(_)
+                    | Validation::OfSources => {}
                 }
                 &mut plan.data.train
             }

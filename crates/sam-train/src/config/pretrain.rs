@@ -233,7 +233,7 @@ impl PretrainDataPlan {
         let train = DataSource::read_train(reader, data);
         let default = match &train {
             DataSource::Files(files) if is_images(&files.path) => SourceKind::Images,
-            DataSource::Files(_) | DataSource::Synth(_) => SourceKind::Labelled,
+            DataSource::Files(_) | DataSource::Several(_) | DataSource::Synth(_) => SourceKind::Labelled,
         };
         let kinds = [("images", SourceKind::Images), ("labelled", SourceKind::Labelled)];
         let kind = data.choice("source", default, &kinds);

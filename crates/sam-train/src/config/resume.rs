@@ -18,7 +18,7 @@ use super::reader::{Paths, Reader};
 use super::run::{change_log, change_run, change_validation, check_validation};
 
 /// Keys that may change on resume; a section stands for all its keys.
-pub(super) const CHANGEABLE: [&str; 14] = [
+pub(super) const CHANGEABLE: [&str; 16] = [
     "run.name",
     "run.device",
     "run.threads",
@@ -28,6 +28,8 @@ pub(super) const CHANGEABLE: [&str; 14] = [
     // As a plan has it.
     "data.train.files.options.max_pixels",
     "data.validation.files.options.max_pixels",
+    "cache.dir",
+    "cache.max_gib",
     "schedule.steps",
     "validation.every_steps",
     "validation.patience",
@@ -42,13 +44,14 @@ const SAME_BATCHES: &str = "the next batches would not be those of the run";
 const SAME_OBJECTIVE: &str = "the run would continue with another objective";
 
 /// Why other keys are fixed, by key or section. The first that matches counts.
-const REASONS: [(&str, &str); 18] = [
+const REASONS: [(&str, &str); 19] = [
     ("task", "a run keeps its task"),
     ("run.dir", "the folder is that of the resumed run"),
     ("run.seed", "all random draws of the run depend on it"),
     ("run.parallel", SAME_NUMBERS),
     ("run.activations", SAME_NUMBERS),
     ("model", "the weights of the run started from it and have these sizes"),
+    ("cache", "rounded embeddings give other numbers than exact ones"),
     ("data.validation", SAME_SCORES),
     ("data.validation_synth", SAME_SCORES),
     ("data.held_out", SAME_SCORES),
@@ -103,6 +106,7 @@ impl Plan {
         }
         self.check_memory(reader);
         if let Self::Train(plan) = self {
+            plan.cache.change(&top.section("cache"));
             plan.result.change(&top.section("result"));
             plan.result.check(reader, plan.model.image_size());
         }

@@ -21,9 +21,10 @@ pub(super) struct Sentence {
 }
 
 /// Sections with the keys of another section, and what their defaults are then.
-const SHARED: [(&str, &str, &str); 2] = [
+const SHARED: [(&str, &str, &str); 3] = [
     ("data.validation_synth.", "data.synth.", "that of data.synth, if that is given"),
     ("data.validation_options.", "data.", "that of the training data"),
+    ("data.sources.", "data.", "that of all sources, in [data]"),
 ];
 
 static SENTENCES: LazyLock<BTreeMap<String, Sentence>> =

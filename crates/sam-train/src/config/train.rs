@@ -7,6 +7,7 @@ use sam_learn::options::{
 use sam_model::weights::PUBLISHED_IMAGE_SIZE;
 use serde::{Deserialize, Serialize};
 
+use super::cache::CachePlan;
 use super::data::DataPlan;
 use super::learning::{read_loss, read_optimiser, read_prompts, read_schedule};
 use super::limits::{Batches, Blocks, check_parameters};
@@ -27,6 +28,9 @@ pub(crate) struct TrainPlan {
     pub(crate) model: ModelPlan,
     /// Training and validation data.
     pub(crate) data: DataPlan,
+    /// Embeddings that are kept on disk.
+    #[serde(default = "CachePlan::off")]
+    pub(crate) cache: CachePlan,
     /// How the annotator is simulated.
     pub(crate) prompts: PromptOptions,
     /// The training objective.
@@ -51,9 +55,12 @@ impl TrainPlan {
         let optimiser = read_optimiser(reader);
         let schedule = read_schedule(reader);
         let model = ModelPlan::read(reader);
+        let run = read_run(reader);
+        let data = DataPlan::read(reader, optimiser.accumulation);
         Self {
-            run: read_run(reader),
-            data: DataPlan::read(reader, optimiser.accumulation),
+            cache: CachePlan::read(reader, &run.dir, &data.augmentation),
+            run,
+            data,
             prompts: read_prompts(reader),
             loss: read_loss(reader),
             validation: read_validation(reader, schedule.steps),

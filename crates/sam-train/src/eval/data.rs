@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{anyhow, bail};
 use sam_data::loader::{SampleError, Samples};
-use sam_data::{OnBad, Sample, Source, Split};
+use sam_data::{ObjectMask, OnBad, Sample, Source, Split, Undecoded};
 use sam_eval::{EvalError, EvalSet, SizeBucket};
 use sam_image::Rle;
 
@@ -169,23 +169,36 @@ struct Countable {
     bad: OnBad,
 }
 
+impl Countable {
+    fn countable(&self, objects: Vec<ObjectMask>, ignore: Option<&Rle>) -> Result<Vec<ObjectMask>, SampleError> {
+        if self.bad != OnBad::Drop {
+            return Ok(objects);
+        }
+        let mut countable = Vec::with_capacity(objects.len());
+        for object in objects {
+            if !is_wholly_ignored(&object.mask, ignore)? {
+                countable.push(object);
+            }
+        }
+        Ok(countable)
+    }
+}
+
 impl Samples for Countable {
     fn n_samples(&self) -> usize {
         self.source.len()
     }
 
     fn sample(&self, index: usize) -> Result<Sample, SampleError> {
-        let mut sample = self.source.sample(index)?;
-        if self.bad == OnBad::Drop {
-            let mut objects = Vec::with_capacity(sample.objects.len());
-            for object in sample.objects {
-                if !is_wholly_ignored(&object.mask, sample.ignore.as_ref())? {
-                    objects.push(object);
-                }
-            }
-            sample.objects = objects;
-        }
-        Ok(sample)
+        let sample = self.source.sample(index)?;
+        let objects = self.countable(sample.objects, sample.ignore.as_ref())?;
+        Ok(Sample { objects, ..sample })
+    }
+
+    fn undecoded(&self, index: usize) -> Result<Undecoded, SampleError> {
+        let sample = self.source.undecoded(index)?;
+        let objects = self.countable(sample.objects, sample.ignore.as_ref())?;
+        Ok(Undecoded { objects, ..sample })
     }
 }
 

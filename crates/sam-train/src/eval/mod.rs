@@ -4,6 +4,7 @@
 //! would be replaced.
 
 mod boxes;
+mod cached;
 mod data;
 mod files;
 mod table;
@@ -132,13 +133,21 @@ fn evaluate_model(
     if !model.is_quiet {
         print_load_report(&mut crate::output::errors(), &report, LABEL_WIDTH)?;
     }
-    let segmenter = PredictorSegmenter::new(Predictor::new(&sam));
+    let of_sets: Vec<EvalSet> = sets.iter().map(|set| set.set.clone()).collect();
+    let mut segmenter = PredictorSegmenter::new(Predictor::new(&sam));
+    if let Some(cache) = &plan.cache {
+        let say = |text: &str| {
+            if !model.is_quiet {
+                let _ = writeln!(crate::output::errors(), "{text}");
+            }
+        };
+        segmenter = segmenter.with_cache(cached::fill(cache, &sam, &of_sets, &say)?);
+    }
     drop(sam);
 
     let protocols = plan.protocols();
     let (mut runs, mut galleries) = (Vec::new(), Vec::new());
     if !protocols.is_empty() {
-        let of_sets: Vec<EvalSet> = sets.iter().map(|set| set.set.clone()).collect();
         let images = read_images(&of_sets, plan.run.measure.workers);
         let n_images = images.n_images();
         let n_objects = sets.iter().map(|set| set.n_objects).sum::<usize>() * protocols.len();

@@ -24,6 +24,31 @@ pub(super) struct RunLength<'p> {
     pub(super) n_exports: usize,
     /// Images to train on.
     pub(super) n_images: usize,
+    /// Embeddings that are kept on disk.
+    pub(super) embeddings: Option<EmbeddingCost>,
+}
+
+/// The embeddings that are computed before the first step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct EmbeddingCost {
+    pub(super) n_missing: usize,
+    /// Size of all of them on disk.
+    pub(super) n_bytes: u64,
+    /// Seconds of an image in the encoder.
+    pub(super) encode_s: f64,
+}
+
+impl EmbeddingCost {
+    /// What was measured with the encoder in each step, without it.
+    pub(super) fn without(&self, measured: Measured) -> Measured {
+        let less = |seconds: f64, n_images: f64| (seconds - n_images * self.encode_s).max(0.02 * seconds);
+        let validation_s = measured.validation_s.map(|seconds| less(seconds, measured.validation_images as f64));
+        Measured { step_s: less(measured.step_s, measured.images_per_step), validation_s, ..measured }
+    }
+
+    fn total_s(&self) -> f64 {
+        self.n_missing as f64 * self.encode_s
+    }
 }
 
 /// The cost of a run.
@@ -45,8 +70,12 @@ impl RunLength<'_> {
         let n_checkpoints = 2 + self.n_exports as u64;
         Cost {
             n_validations,
-            total_s: steps as f64 * measured.step_s + n_validations as f64 * validation_s,
-            disk_bytes: n_checkpoints * measured.checkpoint_bytes + SAVES * measured.save_bytes,
+            total_s: self.embeddings.map_or(0.0, |embeddings| embeddings.total_s())
+                + steps as f64 * measured.step_s
+                + n_validations as f64 * validation_s,
+            disk_bytes: n_checkpoints * measured.checkpoint_bytes
+                + SAVES * measured.save_bytes
+                + self.embeddings.map_or(0, |embeddings| embeddings.n_bytes),
         }
     }
 
@@ -74,6 +103,11 @@ impl RunLength<'_> {
             duration(cost.total_s),
             seconds(*step_s)
         ));
+        if let Some(embeddings) = self.embeddings.filter(|embeddings| embeddings.n_missing > 0) {
+            let (n, took) = (embeddings.n_missing, duration(embeddings.total_s()));
+            lines
+                .push(format!("plan: {n} embeddings are computed before the first step, in about {took} of that time"));
+        }
         let free = free_bytes(&self.run.dir);
         let shown_free = free.map_or(String::new(), |free| format!(", {} are free", size(free)));
         lines.push(format!("plan: memory about {} at most", size(measured.peak_bytes)));
@@ -207,6 +241,7 @@ mod tests {
             validation: &validation,
             n_exports,
             n_images,
+            embeddings: None,
         })
     }
 
@@ -216,6 +251,20 @@ mod tests {
         assert_eq!(cost.n_validations, 21, "twenty and the baseline");
         assert!((cost.total_s - (1950.0 * 1.234 + 21.0 * 14.0)).abs() < 1e-6);
         assert_eq!(cost.disk_bytes, (3 * 375 + 3 * 400) << 20);
+    }
+
+    #[test]
+    fn embeddings_take_their_time_once() {
+        let embeddings = EmbeddingCost { n_missing: 50, n_bytes: 100 << 20, encode_s: 1.0 };
+        let without = embeddings.without(measured());
+        assert!((without.step_s - 0.234).abs() < 1e-9, "{without:?}");
+        assert_eq!(without.validation_s, Some(4.0));
+        with_length(1000, 0, |length| {
+            let length = RunLength { embeddings: Some(embeddings), ..length };
+            let cost = length.cost(&without);
+            assert!((cost.total_s - (50.0 + 1000.0 * 0.234 + 11.0 * 4.0)).abs() < 1e-6, "{cost:?}");
+            assert!(length.lines(&without).iter().any(|line| line.contains("50 embeddings are computed before")));
+        });
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow, bail};
 use burn::tensor::Device;
 use sam_data::loader::{ErrorPolicy, LoaderOptions, Samples, Subset};
-use sam_data::{DataError, OnBad, Source, Split, SplitOrigin, SplitRule};
+use sam_data::{DataError, Joined, OnBad, Share, Source, Split, SplitOrigin, SplitRule};
 use sam_eval::EvalSet;
 use sam_infer::{DeviceError, DeviceName};
 use sam_learn::optim::adapt;
@@ -18,11 +18,12 @@ use sam_model::device_check::check_backward;
 use sam_model::lora::AdapterFile;
 use sam_model::weights::{Checkpoint, LoadOptions, LoadReport};
 
-use crate::config::data_source::{DataSource, Validation};
+use crate::config::data_source::{DataSource, Validation, WeightedSource};
 use crate::config::files::FilesPlan;
 use crate::config::model::ModelPlan;
 use crate::config::run::protocols;
 use crate::config::{TRAIN, TrainPlan, VALIDATION};
+use crate::names::unique;
 use crate::survey::{DataLosses, Purpose, SurveyedSource, lines};
 use crate::train::run_data::RunData;
 use crate::train::session::advised;
@@ -49,7 +50,7 @@ impl OpenedInputs {
     pub(crate) fn open(plan: &TrainPlan) -> Result<Self> {
         let mut notes = Vec::new();
         let device = open_device(&plan.run.device)?;
-        let OpenedData { train: samples, validation, record } = OpenedData::open(plan, &mut notes)?;
+        let OpenedData { train: samples, shares, validation, record } = OpenedData::open(plan, &mut notes)?;
         let DataRecord { losses, data } = record;
         let sam = open_model(plan, &device, &mut notes)?;
         let mask_side_px = match plan.loss.resolution {
@@ -57,6 +58,7 @@ impl OpenedInputs {
             LossResolution::Full => sam.image_size(),
         };
         let loader = plan.data.loader_options(plan.run.seed, sam.image_size(), mask_side_px);
+        let loader = LoaderOptions { shares, ..loader };
         Ok(Self { sam, samples, loader, validation, data, notes, losses })
     }
 }
@@ -195,7 +197,8 @@ struct DataRecord {
 
 impl DataRecord {
     /// Records the identity of some images.
-    fn identify(&mut self, key: &'static str, files: &FilesPlan, surveyed: &SurveyedSource, indices: &[usize]) {
+    fn identify(&mut self, key: &str, files: &FilesPlan, surveyed: &SurveyedSource, indices: &[usize]) {
+        let key = key.to_owned();
         self.data.push(RunData { key, path: files.path.clone(), identity: surveyed.source.identity(indices) });
     }
 }
@@ -203,6 +206,8 @@ impl DataRecord {
 /// Training and validation data, and what is known of them.
 struct OpenedData {
     train: Arc<dyn Samples>,
+    /// Of several data sets.
+    shares: Vec<Share>,
     validation: Option<Validated>,
     record: DataRecord,
 }
@@ -210,40 +215,93 @@ struct OpenedData {
 impl OpenedData {
     fn open(plan: &TrainPlan, notes: &mut Vec<String>) -> Result<Self> {
         let mut record = DataRecord::default();
-        let (train, of_train) = match &plan.data.train {
+        let TrainedSets { samples: train, shares, held_out: of_train } = match &plan.data.train {
             DataSource::Synth(synth) => {
                 notes.push(format!("trains on {} synthetic scenes", synth.n_scenes));
-                (Arc::new(*synth) as Arc<dyn Samples>, None)
+                TrainedSets { samples: Arc::new(*synth), shares: Vec::new(), held_out: Vec::new() }
             }
-            DataSource::Files(files) => open_training(plan, files, notes, &mut record)?,
+            DataSource::Files(files) => {
+                let part = TrainedPart { files, split: Some(&plan.data.validation), keys: [TRAIN, SPLIT] };
+                let (samples, held_out) = open_training(plan, &part, notes, &mut record)?;
+                TrainedSets { samples, shares: Vec::new(), held_out: held_out.into_iter().collect() }
+            }
+            DataSource::Several(sources) => open_sources(plan, sources, notes, &mut record)?,
         };
-        let set = match (&plan.data.validation, of_train) {
-            (Validation::Nothing, _) => {
+        let sets = match &plan.data.validation {
+            Validation::Nothing => {
                 notes.push("validates on nothing: the last checkpoint is the best".to_owned());
-                return Ok(Self { train, validation: None, record });
+                return Ok(Self { train, shares, validation: None, record });
             }
-            (_, Some(set)) => set,
-            (Validation::Synth(synth), None) => {
+            _ if !of_train.is_empty() => of_train,
+            Validation::Synth(synth) => {
                 notes.push(format!("validates on {} synthetic scenes that are never trained on", synth.n_scenes));
                 let scenes = Arc::new(*synth);
-                HeldOut { set: EvalSet::new("scenes", scenes, &sam_data::synth::class_names()), surveyed: None }
+                vec![HeldOut { set: EvalSet::new("scenes", scenes, &sam_data::synth::class_names()), surveyed: None }]
             }
-            (Validation::Files(files), None) => {
+            Validation::Files(files) => {
                 let surveyed = open_files(plan, files, notes, &mut record)?;
                 let source = Arc::clone(&surveyed.source);
                 notes.push(format!("validates on {} images of {}", source.len(), files.path.display()));
                 record.identify(VALIDATION, files, &surveyed, &Vec::from_iter(0..source.len()));
                 let classes = source.classes().to_vec();
-                HeldOut { set: EvalSet::new(&name_of(&files.path), source, &classes), surveyed: Some(surveyed.into()) }
+                let set = EvalSet::new(&name_of(&files.path), source, &classes);
+                vec![HeldOut { set, surveyed: Some(surveyed.into()) }]
             }
-            (Validation::Auto | Validation::Given | Validation::Rule(_) | Validation::SplitFile(_), None) => {
+            Validation::Auto
+            | Validation::Given
+            | Validation::Rule(_)
+            | Validation::SplitFile(_)
+            | Validation::OfSources => {
                 bail!("data.split needs data.train; synthetic scenes are held out by [data.validation_synth]")
             }
         };
-        let set = set.checked(plan.validation.max_images)?;
+        let max_images = plan.validation.max_images.div_ceil(sets.len());
+        let sets = sets.into_iter().map(|set| set.checked(max_images)).collect::<Result<_>>()?;
         let (protocols, n_threads) = (protocols(&plan.validation), plan.data.workers);
-        Ok(Self { train, validation: Some(Validated { sets: vec![set], protocols, n_threads }), record })
+        Ok(Self { train, shares, validation: Some(Validated { sets, protocols, n_threads }), record })
     }
+}
+
+/// All training data.
+struct TrainedSets {
+    samples: Arc<dyn Samples>,
+    /// Of several data sets.
+    shares: Vec<Share>,
+    /// What they hold out.
+    held_out: Vec<HeldOut>,
+}
+
+/// Several data sets with their shares of the draws, and what each holds out.
+fn open_sources(
+    plan: &TrainPlan,
+    sources: &[WeightedSource],
+    notes: &mut Vec<String>,
+    record: &mut DataRecord,
+) -> Result<TrainedSets> {
+    let is_auto = plan.data.validation == Validation::OfSources && sources.iter().all(|source| source.split.is_none());
+    let default = is_auto.then_some(&Validation::Auto);
+    let total: f64 = sources.iter().map(|source| source.weight).sum();
+    let (mut sets, mut shares, mut held_out) = (Vec::new(), Vec::new(), Vec::new());
+    for (at, WeightedSource { weight, files, split }) in sources.iter().enumerate() {
+        let keys = [format!("data.sources[{at}]"), format!("data.sources[{at}].split")];
+        let part = TrainedPart { files, split: split.as_ref().or(default), keys: [&keys[0], &keys[1]] };
+        let (set, held) = open_training(plan, &part, notes, record)?;
+        if let Some(note) = notes.last_mut() {
+            note.push_str(&format!("; {:.1} % of the training images drawn", 100.0 * weight / total));
+        }
+        shares.push(Share { n_samples: set.n_samples(), weight: *weight });
+        sets.push(set);
+        held_out.extend(held);
+    }
+    let names = |name: &dyn Fn(&HeldOut) -> String| held_out.iter().map(name).collect::<Vec<String>>();
+    let paths = names(&|held: &HeldOut| {
+        held.surveyed.as_ref().map_or_else(String::new, |surveyed| surveyed.source.root().display().to_string())
+    });
+    let names = unique(names(&|held: &HeldOut| held.set.name.to_string()), paths);
+    for (held, name) in held_out.iter_mut().zip(names) {
+        held.set.name = name.into();
+    }
+    Ok(TrainedSets { samples: Arc::new(Joined::new(sets)), shares, held_out })
 }
 
 /// The validation data, before its images are chosen.
@@ -273,21 +331,30 @@ impl HeldOut {
     }
 }
 
+/// A data set that is trained on, and perhaps in part held out.
+struct TrainedPart<'a> {
+    files: &'a FilesPlan,
+    split: Option<&'a Validation>,
+    /// The keys of the images that are trained on and of those that are held out.
+    keys: [&'a str; 2],
+}
+
 /// Training data on disk, and the part of it that is held out.
 fn open_training(
     plan: &TrainPlan,
-    files: &FilesPlan,
+    part: &TrainedPart<'_>,
     notes: &mut Vec<String>,
     record: &mut DataRecord,
 ) -> Result<(Arc<dyn Samples>, Option<HeldOut>)> {
+    let TrainedPart { files, split, keys: [train_key, split_key] } = *part;
     let surveyed = Arc::new(open_files(plan, files, notes, record)?);
     let source = Arc::clone(&surveyed.source);
-    let split = match &plan.data.validation {
-        Validation::Auto => Some(suggested(&source, notes)?),
-        Validation::Given => Some(Split::given(&source)?),
-        Validation::Rule(rule) => Some(Split::by_rule(&source, rule).map_err(advise_parts)?),
-        Validation::SplitFile(path) => Some(Split::load(&source, path)?),
-        Validation::Files(_) | Validation::Synth(_) | Validation::Nothing => None,
+    let split = match split {
+        Some(Validation::Auto) => Some(suggested(&source, notes)?),
+        Some(Validation::Given) => Some(Split::given(&source)?),
+        Some(Validation::Rule(rule)) => Some(Split::by_rule(&source, rule).map_err(advise_parts)?),
+        Some(Validation::SplitFile(path)) => Some(Split::load(&source, path)?),
+        Some(Validation::Files(_) | Validation::Synth(_) | Validation::Nothing | Validation::OfSources) | None => None,
     };
     let shown = files.path.display();
     let remedy = "nothing can be learned from them";
@@ -298,14 +365,14 @@ fn open_training(
         }
         let all = Vec::from_iter(0..n);
         surveyed.require_objects(&all, "to train on", remedy)?;
-        record.identify(TRAIN, files, &surveyed, &all);
+        record.identify(train_key, files, &surveyed, &all);
         notes.push(format!("trains on {n} images of {shown}"));
         return Ok((source, None));
     };
     let Split { train, val, .. } = split;
     surveyed.require_objects(&train, "to train on", remedy)?;
-    record.identify(TRAIN, files, &surveyed, &train);
-    record.identify(SPLIT, files, &surveyed, &val);
+    record.identify(train_key, files, &surveyed, &train);
+    record.identify(split_key, files, &surveyed, &val);
     notes.push(format!("trains on {} images of {shown}, validates on {}", train.len(), val.len()));
     let indices = train.iter().map(|&index| index as u32).collect();
     let subset = Subset { samples: Arc::clone(&source) as Arc<dyn Samples>, indices };

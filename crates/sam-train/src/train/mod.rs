@@ -2,6 +2,7 @@
 //!
 //! The configuration, the device, the data and the checkpoint are all checked before the folder is made.
 
+mod cached;
 mod check;
 mod console;
 mod estimate;
@@ -21,6 +22,7 @@ pub(crate) use run_folder::{EndingRecord, PLAN as PLAN_FILE, RunFolder};
 pub(crate) use session::program_line;
 pub(crate) use stop::StopSwitch;
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -37,6 +39,7 @@ use crate::config::model::ModelPlan;
 use crate::config::{Task, TrainPlan};
 use crate::failure::{BadInput, Failure};
 use crate::progress::Waiting;
+use crate::train::cached::Decision;
 use crate::train::console::Kind;
 use crate::train::estimate::RunLength;
 use crate::train::inputs::OpenedInputs;
@@ -46,15 +49,23 @@ use crate::train::session::{RunSession, Sections, advised, print_lines, use_thre
 pub(crate) fn run_plan(plan: &TrainPlan, folder: RunFolder, arguments: &RunArguments) -> Result<(), Failure> {
     let sections = Sections { run: &plan.run, log: &plan.log, validation: &plan.validation };
     let mut session = RunSession::new(folder, sections, arguments)?;
-    let inputs = open(plan)?;
+    let (inputs, decision) = open(plan)?;
     session.announce(&inputs.notes, &inputs.data)?;
-    session.estimate(|| estimate(plan, &inputs))?;
+    session.estimate(|| estimate(plan, &inputs, &decision))?;
     session.start(&Task::Train.to_toml(plan)?, &inputs.data)?;
     session.record_losses(&inputs.losses)?;
+    let embeddings = match decision {
+        Decision::EachStep { .. } => None,
+        Decision::Kept => match session.fill(plan, &inputs)? {
+            ControlFlow::Continue(embeddings) => Some(embeddings),
+            ControlFlow::Break(()) => return Ok(()),
+        },
+    };
     let training = Training {
         options: options(plan),
         inputs: session.inputs(inputs.samples, inputs.loader),
         validation: inputs.validation,
+        embeddings,
     };
     session.run(|resume| train(inputs.sam, training, resume), |outcome| finish(plan, &session, outcome))
 }
@@ -62,25 +73,24 @@ pub(crate) fn run_plan(plan: &TrainPlan, folder: RunFolder, arguments: &RunArgum
 /// `--check`: opens everything, measures some steps, and prints the configuration with every default, as `resolved`.
 pub(crate) fn check(plan: &TrainPlan, resolved: &str) -> Result<(), Failure> {
     use_threads(plan.run.threads)?;
-    let inputs = open(plan)?;
-    check::print(&inputs.notes, &estimate(plan, &inputs)?, resolved)
+    let (inputs, decision) = open(plan)?;
+    check::print(&inputs.notes, &estimate(plan, &inputs, &decision)?, resolved)
 }
 
 /// `--dry-run`: the estimate, and a run of two steps that leaves nothing.
 pub(crate) fn dry_run(plan: &TrainPlan) -> Result<(), Failure> {
     use_threads(plan.run.threads)?;
-    let inputs = open(plan)?;
+    let (inputs, decision) = open(plan)?;
     print_lines(&inputs.notes)?;
-    print_lines(&estimate(plan, &inputs)?)?;
+    print_lines(&estimate(plan, &inputs, &decision)?)?;
     let learn = |shortened: &check::Shortened, resume: Option<&SavedState>| {
         let mut options = options(plan);
         shortened.apply(&mut options.run, &mut options.schedule, &mut options.validation);
         let validation = inputs.validation.clone().map(Validation::shortened);
-        train(
-            inputs.sam.clone(),
-            Training { options, inputs: shortened.inputs(&inputs.samples, &inputs.loader), validation },
-            resume,
-        )
+        // Two steps are not worth an embedding cache.
+        let inputs_of_run = shortened.inputs(&inputs.samples, &inputs.loader);
+        let training = Training { options, inputs: inputs_of_run, validation, embeddings: None };
+        train(inputs.sam.clone(), training, resume)
     };
     let finish = |folder: &Path, outcome: &Outcome| {
         for options in exports(plan, inputs.sam.image_size()) {
@@ -92,21 +102,31 @@ pub(crate) fn dry_run(plan: &TrainPlan) -> Result<(), Failure> {
     check::dry_run(&plan.run, learn, finish)
 }
 
-/// The inputs, with all that is wrong with them or with the options found before anything is written.
-fn open(plan: &TrainPlan) -> Result<OpenedInputs, Failure> {
-    let inputs = OpenedInputs::open(plan).bad_input()?;
+/// The inputs, with all that is wrong with them or with the options found before anything is written; and whether their
+/// embeddings are kept.
+fn open(plan: &TrainPlan) -> Result<(OpenedInputs, Decision), Failure> {
+    let mut inputs = OpenedInputs::open(plan).bad_input()?;
     for options in exports(plan, inputs.sam.image_size()) {
         check_export(inputs.sam.config(), options).context("result.export").bad_input()?;
     }
-    Ok(inputs)
+    let decision = cached::decide(plan, &inputs).bad_input()?;
+    if let Decision::EachStep { note: Some(note) } = &decision {
+        inputs.notes.push(note.clone());
+    }
+    Ok((inputs, decision))
 }
 
-fn estimate(plan: &TrainPlan, inputs: &OpenedInputs) -> Result<Vec<String>, Failure> {
+fn estimate(plan: &TrainPlan, inputs: &OpenedInputs, decision: &Decision) -> Result<Vec<String>, Failure> {
     let waiting = Waiting::new("measuring the first steps".to_owned());
     let unobserved = RunInputs::unobserved(Arc::clone(&inputs.samples), inputs.loader.clone(), Interrupter::new());
-    let training = Training { options: options(plan), inputs: unobserved, validation: inputs.validation.clone() };
+    let validation = inputs.validation.clone();
+    let training = Training { options: options(plan), inputs: unobserved, validation, embeddings: None };
     let measured = measure_training(inputs.sam.clone(), training).map_err(|error| anyhow!("{}", advised(&error)));
     let measured = measured.bad_input()?;
+    let embeddings = match decision {
+        Decision::Kept => Some(cached::cost(plan, inputs).map_err(|error| anyhow!("{}", advised(&error))).bad_input()?),
+        Decision::EachStep { .. } => None,
+    };
     drop(waiting);
     let length = RunLength {
         run: &plan.run,
@@ -115,7 +135,9 @@ fn estimate(plan: &TrainPlan, inputs: &OpenedInputs) -> Result<Vec<String>, Fail
         validation: &plan.validation,
         n_exports: plan.result.export.len(),
         n_images: inputs.samples.n_samples(),
+        embeddings,
     };
+    let measured = measured.map(|measured| embeddings.map_or(measured.clone(), |cost| cost.without(measured)));
     Ok(measured.map_or_else(Vec::new, |measured| length.lines(&measured)))
 }
 

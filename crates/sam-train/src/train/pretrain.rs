@@ -69,6 +69,7 @@ impl Opened {
             validation: &plan.validation,
             n_exports: 1,
             n_images: self.samples.n_samples(),
+            embeddings: None,
         };
         Ok(measured.map_or_else(Vec::new, |measured| length.lines(&measured)))
     }
@@ -168,9 +169,12 @@ fn open_data(
     notes: &mut Vec<String>,
     data: &mut Vec<RunData>,
 ) -> Result<(Arc<dyn Samples>, Option<HeldOut>)> {
-    let mut record = |key, path: &Path, identity| data.push(RunData { key, path: path.to_owned(), identity });
+    let mut record = |key: &str, path: &Path, identity| {
+        data.push(RunData { key: key.to_owned(), path: path.to_owned(), identity });
+    };
     let (samples, names): (Arc<dyn Samples>, Option<Names>) = match &plan.data.train {
         DataSource::Synth(synth) => (Arc::new(*synth), None),
+        DataSource::Several(_) => bail!("a pre-training has one source of images: data.train"),
         DataSource::Files(files) if plan.data.kind == SourceKind::Images => {
             let _waiting = Waiting::reading(&files.path);
             let tree = Arc::new(ImageTree::open(&files.path, &files.options)?);
@@ -196,7 +200,7 @@ fn open_data(
             // Read as the training images are.
             let options = match &plan.data.train {
                 DataSource::Files(files) => files.options.clone(),
-                DataSource::Synth(_) => SourceOptions::default(),
+                DataSource::Synth(_) | DataSource::Several(_) => SourceOptions::default(),
             };
             let tree = ImageTree::open(path, &options)?;
             record(VALIDATION, path, tree.identity());

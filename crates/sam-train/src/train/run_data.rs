@@ -15,7 +15,7 @@ pub(super) const DATA: &str = "data";
 #[derive(Clone, Debug)]
 pub(crate) struct RunData {
     /// The configuration key that names it.
-    pub(crate) key: &'static str,
+    pub(crate) key: String,
     pub(crate) path: PathBuf,
     pub(crate) identity: DataIdentity,
 }
@@ -31,7 +31,7 @@ struct Recorded {
 pub(super) fn record(data: &[RunData]) -> Value {
     let recorded = data.iter().map(|data| {
         let recorded = Recorded { path: data.path.clone(), identity: data.identity.clone() };
-        (data.key.to_owned(), json!(recorded))
+        (data.key.clone(), json!(recorded))
     });
     Value::Object(recorded.collect::<Map<_, _>>())
 }
@@ -79,7 +79,11 @@ mod tests {
     use crate::config::TRAIN;
 
     fn data(path: &str, images: usize) -> Vec<RunData> {
-        vec![RunData { key: TRAIN, path: path.into(), identity: DataIdentity { images, names: 1, contents: u64::MAX } }]
+        vec![RunData {
+            key: TRAIN.to_owned(),
+            path: path.into(),
+            identity: DataIdentity { images, names: 1, contents: u64::MAX },
+        }]
     }
 
     #[test]

@@ -1,22 +1,28 @@
 //! A run around its loop, the same for every task: the saved state, the observers of its events, interruption and the end.
 
 use std::io::{IsTerminal, Write};
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 use burn::train::Interrupter;
 use sam_data::loader::{LoaderOptions, Samples};
+use sam_learn::embeddings::FrozenEmbeddings;
 use sam_learn::options::{LogOptions, RunOptions, ValidationOptions};
 use sam_learn::record::{CHECKPOINTS_FOLDER, Observer, RunEvent, SavedState, Saves};
 use sam_learn::{Ending, LearnError, Outcome, RunInputs};
 
 use crate::cli::{RunArguments, Verbosity};
+use crate::config::TrainPlan;
 use crate::dashboard::{Dashboard, Heading};
+use crate::embeddings::{Filled, Surroundings};
 use crate::failure::{BadInput, Failure};
 use crate::output::output;
 use crate::survey::DataLosses;
+use crate::train::cached;
 use crate::train::console::{Console, Kind};
+use crate::train::inputs::OpenedInputs;
 use crate::train::lines::Lines;
 use crate::train::report::{ReportWriter, date_and_time};
 use crate::train::run_data::RunData;
@@ -142,6 +148,42 @@ impl<'a> RunSession<'a> {
         Ok(self.folder.write_losses(losses)?)
     }
 
+    /// The number of steps that are done.
+    pub(super) fn first_step(&self) -> u64 {
+        self.resume.as_ref().map_or(0, |state| state.progress.step)
+    }
+
+    /// Computes the embeddings that the run lacks; `Break` when it is asked to stop meanwhile.
+    pub(super) fn fill(
+        &self,
+        plan: &TrainPlan,
+        inputs: &OpenedInputs,
+    ) -> Result<ControlFlow<(), Arc<FrozenEmbeddings>>, Failure> {
+        let is_stopped = || self.interrupter.should_stop();
+        let say = |text: &str| self.console.print(Kind::Progress, text);
+        let filled =
+            cached::fill(plan, inputs, self.first_step(), &Surroundings { say: &say, is_stopped: &is_stopped });
+        let filled = filled.map_err(|error| {
+            self.record_state("failed", Some(advised(&error)));
+            failed(error, self.folder())
+        })?;
+        Ok(match filled {
+            ControlFlow::Continue((embeddings, Filled { n, .. })) => {
+                let dir = plan.cache.dir.display();
+                say(&format!("embeddings: {n} in {dir}; the encoder does not run any more"));
+                ControlFlow::Continue(embeddings)
+            }
+            ControlFlow::Break(Filled { n, of }) => {
+                self.record_state("interrupted", None);
+                let shown = self.folder().display();
+                let kept = if of > 0 { format!(": {n} of {of} are kept") } else { String::new() };
+                let text = format!("stopped while embedding images{kept}; resume with: sam-train --resume {shown}");
+                self.console.print(Kind::Result, &text);
+                ControlFlow::Break(())
+            }
+        })
+    }
+
     pub(super) fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -214,6 +256,10 @@ impl<'a> RunSession<'a> {
             Ok(Ending::Interrupted) => ("interrupted", None),
             Err(error) => ("failed", Some(advised(error))),
         };
+        self.record_state(state, error);
+    }
+
+    fn record_state(&self, state: &str, error: Option<String>) {
         if let Some(error) = &error {
             self.console.log(&format!("error: {error}"));
         }
@@ -295,7 +341,12 @@ fn advice(error: &LearnError) -> Option<&'static str> {
              of halves), run.activations = \"recompute\", a smaller model.image_size, adapters ([lora]) or \
              optimiser.freeze = [\"image_encoder\"]",
         ),
-        LearnError::Samples(_) => Some("data.bad = \"drop\" drops and counts what cannot be read"),
+        LearnError::Cache(_) => {
+            Some("The keys are cache.dir and cache.dtype; cache.embeddings = \"off\" needs no disk")
+        }
+        LearnError::Samples(_) | LearnError::EmbeddedImage { .. } => {
+            Some("data.bad = \"drop\" drops and counts what cannot be read")
+        }
         LearnError::NoThreads { .. } => Some("Lower run.parallel"),
         LearnError::NotFinite { .. } => Some("The keys are optimiser.lr and optimiser.clip_norm"),
         LearnError::GradientNotFinite { .. } => Some("The key is optimiser.lr"),

@@ -144,7 +144,7 @@ a = 1
         "c.toml:32: validation.clicks must be a list, each a whole number from 1 to 100, got 0",
         "c.toml:33: validation.box must be true or false, got \"yes\"",
         "c.toml:36: result.export must be \"safetensors\", \"pth\" or \"huggingface\", got \"onnx\"",
-        "c.toml:37: there is no section `extra` at the top; it takes `data`, `log`, `lora`, `loss`, `model`, `optimiser`, \
+        "c.toml:37: there is no section `extra` at the top; it takes `cache`, `data`, `log`, `lora`, `loss`, `model`, `optimiser`, \
          `prompts`, `result`, `run`, `schedule`, `task`, `validation`",
     ];
     let found = problems(text);

@@ -94,6 +94,9 @@ fn changeable_keys_can_be_set() {
         "log.tensorboard=false",
         "result.export=[]",
         "result.export_image_size=1024",
+        // Of a training alone.
+        "cache.dir=elsewhere",
+        "cache.max_gib=5",
     ];
     // The keys of a plan that stand for one of a configuration are not typed.
     for changeable in CHANGEABLE.iter().filter(|key| !key.contains(".files.")) {
