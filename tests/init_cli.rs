@@ -11,42 +11,44 @@ use crate::cli::{Run, fixture};
 use crate::data_cli::datasets;
 use crate::fixture::cpu;
 
-/// A bright disc on a dark ground, each image with its mask.
+const RADIUS: i64 = 10;
+
+fn centres(at: usize) -> [[i64; 2]; 2] {
+    [[14 + 3 * at as i64 % 12, 16], [46, 44 - 2 * at as i64 % 10]]
+}
+
+/// Two bright discs on a dark ground, each image with its mask of ids.
 fn discs(folder: &Path, n_images: usize, mask_extension: &str) {
     for part in ["images", "masks"] {
         std::fs::create_dir_all(folder.join(part)).expect("a folder");
     }
     for at in 0..n_images {
-        let centre = centre(at);
         let (mut image, mut mask) = (RgbImage::new(64, 64), GrayImage::new(64, 64));
         for (x, y, pixel) in image.enumerate_pixels_mut() {
-            let is_inside = (i64::from(x) - centre[0]).pow(2) + (i64::from(y) - centre[1]).pow(2) < RADIUS.pow(2);
+            let is_inside = |centre: &[i64; 2]| {
+                (i64::from(x) - centre[0]).pow(2) + (i64::from(y) - centre[1]).pow(2) < RADIUS.pow(2)
+            };
+            let id = centres(at).iter().position(is_inside).map_or(0, |index| index + 1);
             let noise = ((x * 7 + y * 13 + at as u32 * 5) % 23) as u8;
-            *pixel = if is_inside { Rgb([200 - noise, 180, 60]) } else { Rgb([20 + noise, 30, 40]) };
-            mask.put_pixel(x, y, Luma([u8::from(is_inside) * 255]));
+            *pixel = if id > 0 { Rgb([200 - noise, 180, 60 * id as u8]) } else { Rgb([20 + noise, 30, 40]) };
+            mask.put_pixel(x, y, Luma([id as u8]));
         }
         image.save(folder.join(format!("images/{at}.png"))).expect("written");
         mask.save(folder.join(format!("masks/{at}.{mask_extension}"))).expect("written");
     }
 }
 
-const RADIUS: i64 = 14;
-
-fn centre(at: usize) -> [i64; 2] {
-    [18 + 7 * at as i64 % 28, 44 - 5 * at as i64 % 24]
-}
-
 /// A small network with random weights, as a stand-in for a published checkpoint.
 fn checkpoint(run: &Run) -> String {
     let mut config = SamConfig::published(sam_model::Variant::VitB);
     let encoder = &mut config.image_encoder;
-    (encoder.image_size, encoder.patch_size, encoder.embed_dim, encoder.depth) = (32, 4, 16, 1);
-    (encoder.num_heads, encoder.mlp_dim, encoder.out_chans, encoder.window_size) = (2, 32, 16, 0);
-    encoder.global_attn_indexes = vec![0];
-    (config.prompt_encoder.embed_dim, config.prompt_encoder.mask_in_chans) = (16, 4);
+    (encoder.image_size, encoder.patch_size, encoder.embed_dim, encoder.depth) = (64, 8, 32, 2);
+    (encoder.num_heads, encoder.mlp_dim, encoder.out_chans, encoder.window_size) = (2, 64, 32, 0);
+    encoder.global_attn_indexes = vec![0, 1];
+    (config.prompt_encoder.embed_dim, config.prompt_encoder.mask_in_chans) = (32, 4);
     let decoder = &mut config.mask_decoder;
-    (decoder.transformer_dim, decoder.num_heads, decoder.mlp_dim, decoder.cross_dim) = (16, 2, 32, 8);
-    decoder.iou_head_hidden_dim = 16;
+    (decoder.transformer_dim, decoder.num_heads, decoder.mlp_dim, decoder.cross_dim) = (32, 4, 64, 16);
+    decoder.iou_head_hidden_dim = 32;
     let sam = initialise(config.init(&cpu()).expect("sizes that fit"), 3);
     let options =
         ExportOptions { format: ExportFormat::Safetensors, dtype: Dtype::F32, image_size: ImageSizePolicy::Keep };
@@ -114,14 +116,16 @@ fn the_parts_of_a_yolo_export_are_used() {
         for at in images {
             let image = folder.join(part).join(format!("images/{at}.png"));
             std::fs::copy(run.path(&format!("all/images/{at}.png")), image).expect("copied");
-            let corner = |step: u32| {
-                let angle = f64::from(step) * std::f64::consts::TAU / 16.0;
-                let [x, y] = centre(at).map(|value| value as f64 + 0.5);
-                let place = [x + RADIUS as f64 * angle.cos(), y + RADIUS as f64 * angle.sin()];
-                place.map(|value| format!("{:.5}", value / 64.0)).join(" ")
-            };
-            let line = format!("0 {}", (0..16).map(corner).collect::<Vec<_>>().join(" "));
-            std::fs::write(folder.join(part).join(format!("labels/{at}.txt")), line).expect("written");
+            let lines = centres(at).map(|[x, y]| {
+                let corner = |step: u32| {
+                    let angle = f64::from(step) * std::f64::consts::TAU / 16.0;
+                    let radius = RADIUS as f64;
+                    let place = [x as f64 + 0.5 + radius * angle.cos(), y as f64 + 0.5 + radius * angle.sin()];
+                    place.map(|value| format!("{:.5}", value / 64.0)).join(" ")
+                };
+                format!("0 {}", (0..16).map(corner).collect::<Vec<_>>().join(" "))
+            });
+            std::fs::write(folder.join(part).join(format!("labels/{at}.txt")), lines.join("\n")).expect("written");
         }
     }
     let yaml = "train: ../train/images\nval: ../valid/images\ntest: ../test/images\nnc: 1\nnames: ['disc']\n";
@@ -140,9 +144,9 @@ fn the_configuration_fits_the_data() {
     let init = |more: &[&str]| run.ok(&[&["init", "--data", "mine", "--checkpoint", &checkpoint], more].concat());
     let text = init(&[]);
     for line in [
-        "# Data: mine, label_images: 12 images of 64 x 64 px, 12 objects",
+        "# Data: mine, label_images: 12 images of 64 x 64 px, 24 objects",
         "split = { val = 0.2, seed = 0, group = \"image\" }",
-        "objects_per_image = 2",
+        "objects_per_image = 4",
         "freeze = [\"image_encoder\"]",
     ] {
         assert!(text.contains(line), "{line}: {text}");

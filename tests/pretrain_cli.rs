@@ -130,7 +130,7 @@ fn a_training_starts_from_the_folder_of_a_pretraining() {
     refuse(&[from, "model.sizes.decoder_embed_dim=16"], &["decoder_embed.weight", "[16, 16]", "[8, 16]"]);
     refuse(&["model.mae=run/best.safetensors"], &["run/best.safetensors", "not of a masked autoencoder"]);
     refuse(&["model.variant=vit_b", "model.sizes.depth=1"], &["model.variant", "model.sizes"]);
-    refuse(&["optimiser.base_lr=1e-3"], &["optimiser.base_lr", "images_per_step / 256"]);
+    refuse(&["optimiser.base_lr=1e-3", "optimiser.lr=1e-3"], &["optimiser.base_lr", "images_per_step / 256"]);
     refuse(&["optimiser.accumulation=3"], &["data.images_per_step", "multiple of optimiser.accumulation"]);
     refuse(&["model.mask_ratio=0.5"], &["model.mask_ratio"]);
 }

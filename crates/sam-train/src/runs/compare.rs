@@ -11,7 +11,7 @@ use crate::failure::Failure;
 use crate::names::of_checkpoints;
 
 /// Keys that differ between any two runs.
-const ALWAYS_DIFFERENT: [&str; 2] = ["run.dir", "run.name"];
+const ALWAYS_DIFFERENT: [&str; 3] = ["run.dir", "run.name", "cache.dir"];
 
 /// One difference or score: its name, and its value in each run.
 type Row = (String, Vec<String>);
