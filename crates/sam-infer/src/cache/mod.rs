@@ -7,7 +7,7 @@
 //! checksum and counts as missing.
 //!
 //! Entries appear complete or not at all, and two processes that compute the same one write the same bytes, so a run may be
-//! killed at any time and any number of runs may share a folder. [`room`] removes what has not been used for the longest time.
+//! killed at any time and any number of runs may share a folder. `room.rs` removes what has not been used for the longest time.
 //!
 //! Shapes: `C` channels, `G` side length of the embedding in patches.
 
