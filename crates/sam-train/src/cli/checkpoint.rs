@@ -29,7 +29,7 @@ pub(crate) struct ExportArguments {
     /// Checkpoint (.safetensors or .pth), Hugging Face folder, or folder of a run (its best checkpoint)
     #[arg(long, value_name = "IN")]
     pub(crate) checkpoint: PathBuf,
-    /// Adapters to merge into it: a PEFT folder, the folder of a run with [lora], or a .pth of SAMed
+    /// Adapters to merge into it: a PEFT folder, the folder of a run with `lora`, or a .pth of SAMed
     #[arg(long, value_name = "FOLDER")]
     pub(crate) adapter: Option<PathBuf>,
     /// Format to write
@@ -57,7 +57,7 @@ pub(crate) struct PredictArguments {
     /// Checkpoint (.safetensors or .pth), Hugging Face folder, or folder of a run (its best checkpoint)
     #[arg(long, value_name = "IN")]
     pub(crate) checkpoint: PathBuf,
-    /// Adapters to merge into it: a PEFT folder, the folder of a run with [lora], or a .pth of SAMed
+    /// Adapters to merge into it: a PEFT folder, the folder of a run with `lora`, or a .pth of SAMed
     #[arg(long, value_name = "FOLDER")]
     pub(crate) adapter: Option<PathBuf>,
     /// Image to segment: JPEG, PNG, TIFF, BMP, WebP or GIF

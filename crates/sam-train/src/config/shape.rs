@@ -1,5 +1,5 @@
 //! What the reader asks of a key: the values that it may have and its default. Reading records it, so that the JSON Schema of
-//! a configuration ([`super::schema`]) says what the reader does.
+//! a configuration (`schema.rs`) says what the reader does.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
