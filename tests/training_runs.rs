@@ -422,7 +422,6 @@ fn a_model_overfits_four_images() {
     config.image_encoder.global_attn_indexes = vec![0, 1];
     let sam = sam_model::init::initialise(config.init(&cpu().autodiff()).expect("sizes fit"), 3);
     let samples = Arc::new(scenes(21, 4, SIDE));
-    let _turn = generator();
     let last_step = Arc::new(AtomicU64::new(0));
     let protocols = vec![
         Protocol { start: Start::Box, n_clicks: 0, first_masks: FirstMasks::MostConfident, ..Protocol::default() }
