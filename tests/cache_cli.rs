@@ -269,7 +269,7 @@ fn what_forbids_a_cache_is_named() {
         &["--config", "train.toml", "--set", "cache.embeddings=\"off\"", "--set", "cache.dtype=\"f32\""],
         &["cache.dtype is only used with"],
     );
-    // Whatever a run began with, it goes on with.
+    // A resumed run keeps the choice of its first session.
     run.ok(&["--config", "train.toml", "--plain"]);
     run.refused(
         &["--resume", "run", "--set", "cache.embeddings=\"off\""],

@@ -170,6 +170,25 @@ fn the_configuration_fits_the_data() {
     run.refused(&["init", "--data", &datasets("photos"), "--checkpoint", &checkpoint, "--out", "c.toml"], &["--force"]);
 }
 
+/// The folder of a run says by which loss its checkpoint learned; another would first be unlearned.
+#[test]
+fn the_loss_of_a_run_is_kept() {
+    let run = Run::new();
+    discs(&run.path("mine"), 5, "png");
+    std::fs::write(run.path("train.toml"), crate::train_cli::SMALL).expect("written");
+    let sets = ["--set", "loss.focal_weight=2.5", "--set", "loss.iou_loss=l1", "--set", "optimiser.lr=0.02"];
+    run.ok(&[&["--config", "train.toml"], &sets[..]].concat());
+    let init = ["init", "--data", "mine", "--checkpoint"];
+    let text = run.ok(&[&init[..], &["run"]].concat());
+    for line in ["focal_weight = 2.5", "iou_loss = \"l1\"", "lr = 2e-3", "as in the run that the checkpoint is from"] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    assert!(!text.contains("dice_weight"), "only what differs: {text}");
+    // A file alone says nothing of it.
+    let text = run.ok(&[&init[..], &["run/best.safetensors"]].concat());
+    assert!(!text.contains("focal_weight"), "{text}");
+}
+
 /// A published checkpoint that is not there yet is no reason not to write the configuration.
 #[test]
 fn the_published_checkpoint_is_the_default() {
@@ -201,9 +220,12 @@ fn every_preset_runs_as_written() {
 fn the_shipped_configurations_are_what_init_writes() {
     let run = Run::new();
     std::os::unix::fs::symlink(datasets(""), run.path("datasets")).expect("a link");
-    std::fs::create_dir_all(run.path("runs/quickstart")).expect("a folder");
     std::fs::create_dir_all(run.path("configs")).expect("a folder");
-    std::fs::copy(checkpoint(&run), run.path("runs/quickstart/best.safetensors")).expect("copied");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let quickstart = root.join("configs/quickstart.toml").display().to_string();
+    let short = ["schedule.steps=2", "schedule.warmup_steps=1", "validation.every_steps=2", "validation.max_images=1"];
+    let short = short.into_iter().flat_map(|set| ["--set", set]);
+    run.ok(&["--config", &quickstart].into_iter().chain(short).collect::<Vec<_>>());
     for (name, preset) in [
         ("finetune", "laptop"),
         ("finetune-lora", "lora"),
@@ -219,7 +241,7 @@ fn the_shipped_configurations_are_what_init_writes() {
             _ => init.extend(["--checkpoint", "runs/quickstart"]),
         }
         run.ok(&init);
-        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(&file);
+        let shipped = root.join(&file);
         let [written, shipped] = [run.path(&file), shipped].map(|path| std::fs::read_to_string(path).expect("there"));
         assert_eq!(written, shipped, "{file}: write it again with: sam-train {}", init.join(" "));
     }

@@ -8,6 +8,7 @@ use sam_learn::LearnError;
 use sam_learn::embeddings::{EmbeddingNeeds, EmbeddingSurvey, FrozenEmbeddings};
 use sam_model::Sam;
 
+use crate::disk::size;
 use crate::progress::Progress;
 
 /// What is done with the embeddings of a run.
@@ -100,15 +101,5 @@ impl Filling<'_> {
                 size(self.max_bytes)
             ));
         }
-    }
-}
-
-/// A number of bytes for people.
-pub(crate) fn size(n_bytes: u64) -> String {
-    let mib = n_bytes as f64 / f64::from(1 << 20);
-    match mib {
-        _ if mib >= 1024.0 => format!("{:.1} GiB", mib / 1024.0),
-        _ if mib >= 10.0 => format!("{mib:.0} MiB"),
-        _ => format!("{mib:.2} MiB"),
     }
 }

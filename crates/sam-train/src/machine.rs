@@ -10,7 +10,7 @@ use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 pub(crate) struct Machine {
     /// "Linux (Ubuntu 24.04)", with the kernel.
     pub(crate) os: String,
-    /// As the processor names itself.
+    /// The model name of the processor.
     pub(crate) processor: String,
     /// Cores, if the system says.
     pub(crate) cores: Option<usize>,

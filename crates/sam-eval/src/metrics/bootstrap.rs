@@ -28,8 +28,8 @@ impl Default for Bootstrap {
     }
 }
 
-/// With fewer images no difference can be told from chance at the 5 % level: even if all of five improve, the sign test gives
-/// 2 / 2^5 = 6 %. The bootstrap does not know that, as it can only repeat the images it has.
+/// With fewer images no difference is significant at the 5 % level: even if all of five improve, the sign test gives
+/// p = 2 / 2^5 = 6 %. The bootstrap does not know that, as it can only repeat the images it has.
 pub const FEWEST_IMAGES: usize = 6;
 
 /// A value with its confidence interval.

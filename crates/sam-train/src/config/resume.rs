@@ -182,6 +182,17 @@ pub(crate) fn check_resume(old: &Plan, new: &Plan) -> Result<Vec<FixedKey>, toml
     Ok(fixed)
 }
 
+impl Plan {
+    /// The plan that a run saved, as it stands there.
+    ///
+    /// # Errors
+    ///
+    /// When the file is not a plan.
+    pub(crate) fn saved(path: &Path) -> Result<Self, ConfigError> {
+        read_saved(path)
+    }
+}
+
 fn read_saved(saved: &Path) -> Result<Plan, ConfigError> {
     let file = saved.display().to_string();
     let text = sam_files::read_text(saved, sam_files::MAX_TEXT_BYTES)

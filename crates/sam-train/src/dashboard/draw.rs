@@ -11,6 +11,7 @@ use sam_learn::record::{Scores, ValidationRecord, duration, rate};
 
 use super::plot::Plot;
 use super::state::{State, Stop, Validations};
+use crate::disk::size;
 
 /// On a smaller terminal the dashboard is one line.
 const MIN_WIDTH: u16 = 60;
@@ -169,7 +170,7 @@ fn draw_numbers(frame: &mut Frame<'_>, area: Rect, state: &State, palette: Palet
             ("learning rate", Span::raw(format!("{:.2e}", last.lr))),
             ("images/s", Span::raw(rate(last.images_per_s))),
             ("data wait", Span::raw(format!("{:.0} %", 100.0 * last.data_wait_share))),
-            ("memory", Span::raw(memory(last.memory_mib))),
+            ("memory", Span::raw(size((last.memory_mib * f64::from(1 << 20)) as u64))),
             ("gradient norm", Span::raw(format!("{:.3}", last.grad_norm))),
         ]
     });
@@ -389,8 +390,4 @@ fn end_of(text: &str, room: usize) -> String {
         true => std::iter::once('…').chain(text.chars().skip(n + 1 - room.min(n))).collect(),
         false => text.to_owned(),
     }
-}
-
-fn memory(mib: f64) -> String {
-    if mib < 10_000.0 { format!("{mib:.0} MiB") } else { format!("{:.1} GiB", mib / 1024.0) }
 }

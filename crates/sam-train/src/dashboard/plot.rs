@@ -43,7 +43,7 @@ impl Plot<'_> {
             return;
         };
         let x = [first, if last > first { last } else { first + 1.0 }];
-        // Behind are the steps, before them the smooth curves. Without colours the two could not be told apart.
+        // The values of the steps are behind the smoothed curves; without colours the two would look alike.
         let has_noise = self.curves.len() == 1 && palette.has_colour && self.curves[0].is_long();
         let noise = if has_noise { self.curves[0].clamped(y) } else { Vec::new() };
         let smooth: Vec<Vec<(f64, f64)>> = self.curves.iter().map(|curve| curve.smoothed(y)).collect();

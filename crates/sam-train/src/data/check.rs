@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::anyhow;
-use sam_data::{CheckReport, DataError, Severity, check};
+use sam_data::{CheckReport, DataError, Severity, SourceOptions, check};
 use sam_files::write_atomically;
 
 use crate::cli::CheckArguments;
@@ -26,15 +26,7 @@ pub(crate) fn run(arguments: &CheckArguments) -> Result<(), Failure> {
         check_target(path, "--json", Target::File, arguments.force).bad_input()?;
     }
     let options = arguments.source.options().bad_input()?;
-    let progress: Mutex<Option<Progress>> = Mutex::new(None);
-    let waiting = Mutex::new(Some(Waiting::reading(&arguments.path)));
-    let report = check(&arguments.path, &options, &|done, total| {
-        drop(waiting.lock().unwrap_or_else(PoisonError::into_inner).take());
-        let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
-        progress.get_or_insert_with(|| Progress::new("checking images", total as u64)).set(done as u64);
-    });
-    drop((progress, waiting));
-    let report = report.bad_input()?;
+    let report = checked(&arguments.path, &options).bad_input()?;
     print(&report)?;
     if let Some(path) = &arguments.json {
         write_json(&report, path)?;
@@ -47,6 +39,17 @@ pub(crate) fn run(arguments: &CheckArguments) -> Result<(), Failure> {
             .bad_input()?;
     }
     Ok(())
+}
+
+/// The report of a data set, with progress on standard error.
+pub(crate) fn checked(path: &Path, options: &SourceOptions) -> Result<CheckReport, DataError> {
+    let progress: Mutex<Option<Progress>> = Mutex::new(None);
+    let waiting = Mutex::new(Some(Waiting::reading(path)));
+    check(path, options, &|done, total| {
+        drop(waiting.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
+        progress.get_or_insert_with(|| Progress::new("checking images", total as u64)).set(done as u64);
+    })
 }
 
 fn print(report: &CheckReport) -> Result<(), Failure> {

@@ -6,6 +6,8 @@ mod preview;
 mod split;
 mod synth;
 
+pub(crate) use check::checked;
+
 use crate::cli::DataCommand;
 use crate::failure::Failure;
 

@@ -11,7 +11,8 @@ use sam_learn::embeddings::{EmbeddingNeeds, FrozenEmbeddings};
 use sam_model::Sam;
 
 use crate::config::cache::EvaluateCachePlan;
-use crate::embeddings::{Filling, Surroundings, size};
+use crate::disk::size;
+use crate::embeddings::{Filling, Surroundings};
 use crate::failure::{BadInput, Failure};
 
 /// Computes the embeddings that are missing.

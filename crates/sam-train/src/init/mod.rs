@@ -4,23 +4,22 @@ mod text;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use anyhow::anyhow;
-use sam_data::{CheckReport, Intensity, OnBad, ProblemKind, SourceOptions, check};
+use sam_data::{CheckReport, Intensity, OnBad, ProblemKind, SourceOptions};
 use sam_files::write_atomically;
+use sam_learn::options::LossOptions;
 use sam_model::weights::Checkpoint;
 
 use crate::cli::{InitArguments, Preset};
+use crate::config::Plan;
+use crate::data::checked;
 use crate::failure::{BadInput, Failure};
 use crate::output::{errors, output};
-use crate::progress::{Progress, Waiting};
+use crate::published::FIRST;
 use crate::survey::{DropOption, problem_lines};
 use crate::target::{Target, check_target};
-use crate::train::checkpoint_file;
-
-/// The published checkpoint that most programs start with.
-const PUBLISHED: &str = "sam_vit_b_01ec64.pth";
+use crate::train::{PLAN_FILE, checkpoint_file};
 
 /// A network with fewer parameters computes several images in the time that a published one needs for a part of one.
 const SMALL_PARAMETERS: usize = 20_000_000;
@@ -33,9 +32,17 @@ struct Seen<'a> {
     checkpoint: PathBuf,
     /// `None`: the file is not there yet.
     model: Option<Model>,
+    /// The objective of the run that the checkpoint is from, if it is the folder of one.
+    objective: Option<Objective>,
     /// Part of the images that is held out, where the data set has no part for validation.
     held_out: Option<f64>,
     n_train: u64,
+}
+
+/// What a checkpoint has learned by: with another loss it would first unlearn.
+struct Objective {
+    loss: LossOptions,
+    lr: f64,
 }
 
 /// What is known of a checkpoint.
@@ -52,13 +59,14 @@ pub(crate) fn run(arguments: &InitArguments) -> Result<(), Failure> {
     let options = arguments.source.options().bad_input()?;
     let (data, intensity) = look_at(&arguments.data, &options).bad_input()?;
     require_usable(arguments, &data, &options).bad_input()?;
-    let checkpoint = arguments.checkpoint.clone().unwrap_or_else(|| PathBuf::from(PUBLISHED));
+    let checkpoint = arguments.checkpoint.clone().unwrap_or_else(|| PathBuf::from(FIRST.name));
     let model = match arguments.preset {
         Preset::Scratch => None,
         _ => open_model(&checkpoint, arguments.checkpoint.is_some()).bad_input()?,
     };
+    let objective = model.and_then(|_| objective_of(&checkpoint));
     let (held_out, n_train) = parts(&data, arguments.validation.is_some());
-    let text = Seen { arguments, data, intensity, checkpoint, model, held_out, n_train }.text();
+    let text = Seen { arguments, data, intensity, checkpoint, model, objective, held_out, n_train }.text();
     match &arguments.out {
         None => write!(output(), "{text}")?,
         Some(path) => {
@@ -72,16 +80,7 @@ pub(crate) fn run(arguments: &InitArguments) -> Result<(), Failure> {
 
 /// The contents of the data set; with the intensity that its images need.
 fn look_at(path: &Path, options: &SourceOptions) -> anyhow::Result<(CheckReport, Intensity)> {
-    let looked = |options: &SourceOptions| {
-        let progress: Mutex<Option<Progress>> = Mutex::new(None);
-        let waiting = Mutex::new(Some(Waiting::reading(path)));
-        check(path, options, &|done, total| {
-            drop(waiting.lock().unwrap_or_else(PoisonError::into_inner).take());
-            let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
-            progress.get_or_insert_with(|| Progress::new("looking at the images", total as u64)).set(done as u64);
-        })
-        .map_err(|error| DropOption::Flag.advise(error))
-    };
+    let looked = |options: &SourceOptions| checked(path, options).map_err(|error| DropOption::Flag.advise(error));
     let report = looked(options)?;
     let deep = [ProblemKind::PixelsDark, ProblemKind::PixelsDeep, ProblemKind::PixelsNormalised];
     let is_deep = options.intensity == Intensity::AsIs && deep.into_iter().any(|kind| report.problem(kind).is_some());
@@ -114,8 +113,9 @@ fn open_model(path: &Path, is_named: bool) -> anyhow::Result<Option<Model>> {
     if !file.exists() && !is_named {
         writeln!(
             errors(),
-            "there is no {} here yet; download it before the training, or give another with --checkpoint",
-            path.display()
+            "there is no {} here yet: {}; download it before the training, or give another with --checkpoint",
+            path.display(),
+            FIRST.advice()
         )?;
         return Ok(None);
     }
@@ -127,6 +127,14 @@ fn open_model(path: &Path, is_named: bool) -> anyhow::Result<Option<Model>> {
     let shapes = checkpoint.dict.tensors.values().map(|tensor| tensor.shape.iter().product::<usize>());
     let n_parameters: usize = shapes.sum();
     Ok(Some(Model { image_size, is_small: n_parameters < SMALL_PARAMETERS }))
+}
+
+/// The objective of a run, for its folder; `None` for any other checkpoint.
+fn objective_of(checkpoint: &Path) -> Option<Objective> {
+    match Plan::saved(&checkpoint.join(PLAN_FILE)).ok()? {
+        Plan::Train(plan) => Some(Objective { loss: plan.loss, lr: plan.optimiser.lr }),
+        Plan::Pretrain(_) | Plan::Evaluate(_) | Plan::Probe(_) => None,
+    }
 }
 
 /// The part that is held out where the data set has none for validation, and the number of training images.

@@ -2,59 +2,65 @@
 
 use std::path::Path;
 
+use sam_data::{Intensity, OnBad, ProblemKind};
+use sam_learn::options::{IouSupervision, LossOptions};
+
 use super::Seen;
 use crate::cli::Preset;
-use sam_data::{Intensity, OnBad, ProblemKind};
+use crate::published::FIRST;
 
 /// Images whose longer side is below need no more than half of the published input size.
 const SMALL_IMAGE_PX: usize = 512;
 
+/// The learning rate is this part of that of the run which a checkpoint is from.
+const LR_PART: f64 = 0.1;
+
 /// The recipe of a preset.
 struct Recipe {
     what: &'static str,
-    lr: &'static str,
+    /// For a published checkpoint.
+    lr: f64,
     lr_source: &'static str,
+    /// For a network with a few million parameters.
+    small_lr: f64,
     prompts: &'static str,
     metric: &'static str,
 }
 
 impl Preset {
-    /// `is_small`: of a network with a few million parameters, which takes larger steps.
-    fn recipe(self, is_small: bool) -> Recipe {
-        let recipe = |what, [lr, lr_source]: [&'static str; 2]| Recipe {
-            what,
-            lr,
-            lr_source,
+    fn recipe(self) -> Recipe {
+        let of_decoder = Recipe {
+            what: "the mask decoder learns, the image encoder is frozen",
+            lr: 1e-4,
+            lr_source: "as MedSAM; micro-sam, which also trains the encoder, has 1e-5",
+            small_lr: 1e-3,
             prompts: "sam",
             metric: "miou_1_oracle",
         };
-        let of_decoder = match is_small {
-            true => ["1e-3", "for a small network; 1e-4 for a published one"],
-            false => ["1e-4", "as MedSAM; micro-sam, which also trains the encoder, has 1e-5"],
-        };
-        let of_encoder = match is_small {
-            true => ["3e-4", "for a small network; 1e-5 for a published one"],
-            false => ["1e-5", "as micro-sam"],
-        };
-        let of_adapters = match is_small {
-            true => ["1e-3", "for a small network; 5e-4 for a published one"],
-            false => ["5e-4", "SAMed has 5e-3 with a long warm-up"],
-        };
         match self {
-            Self::Laptop => recipe("the mask decoder learns, the image encoder is frozen", of_decoder),
+            Self::Laptop => of_decoder,
             Self::Box => Recipe {
+                what: "for box prompts alone; the image encoder is frozen",
                 prompts: "box",
                 metric: "miou_box",
-                ..recipe("for box prompts alone; the image encoder is frozen", of_decoder)
+                ..of_decoder
             },
             Self::Points => Recipe {
+                what: "for clicks alone; the image encoder is frozen",
                 prompts: "points",
                 metric: "miou_1",
-                ..recipe("for clicks alone; the image encoder is frozen", of_decoder)
+                ..of_decoder
             },
-            Self::Lora => recipe("low-rank adapters of the image encoder learn, and the mask decoder", of_adapters),
-            Self::Full => recipe("all weights learn", of_encoder),
-            Self::Scratch => recipe("a small network from random weights", ["1e-3", "as configs/quickstart.toml"]),
+            Self::Lora => Recipe {
+                what: "low-rank adapters of the image encoder learn, and the mask decoder",
+                lr: 5e-4,
+                lr_source: "SAMed has 5e-3 with a long warm-up",
+                ..of_decoder
+            },
+            Self::Full => {
+                Recipe { what: "all weights learn", lr: 1e-5, lr_source: "as micro-sam", small_lr: 3e-4, ..of_decoder }
+            }
+            Self::Scratch => Recipe { what: "a small network from random weights", ..of_decoder },
         }
     }
 
@@ -84,7 +90,33 @@ impl Seen<'_> {
     }
 
     fn recipe(&self) -> Recipe {
-        self.preset().recipe(self.is_small())
+        self.preset().recipe()
+    }
+
+    /// The learning rate and its reason.
+    fn lr(&self) -> (f64, String) {
+        let Recipe { lr, lr_source, small_lr, .. } = self.recipe();
+        match &self.objective {
+            Some(objective) => {
+                (objective.lr * LR_PART, "a tenth of that of the run that the checkpoint is from".to_owned())
+            }
+            None if self.preset() == Preset::Scratch => (small_lr, "as configs/quickstart.toml".to_owned()),
+            None if self.is_small() => (small_lr, format!("for a small network; {lr:e} for a published one")),
+            None => (lr, lr_source.to_owned()),
+        }
+    }
+
+    /// The loss, and the reason for what differs from the preset `sam`.
+    fn loss(&self) -> (LossOptions, &'static str) {
+        let sam = LossOptions::default();
+        match &self.objective {
+            Some(objective) => (objective.loss.clone(), "as in the run that the checkpoint is from"),
+            None if self.preset() == Preset::Scratch => (
+                LossOptions { focal_weight: 1.0, focal_alpha: 0.5, iou_supervision: IouSupervision::All, ..sam },
+                "as configs/quickstart.toml: with 20 and 0.25, random weights stay at \"all background\"",
+            ),
+            None => (sam, ""),
+        }
     }
 
     fn head(&self) -> String {
@@ -135,10 +167,10 @@ impl Seen<'_> {
         let path = self.checkpoint.display().to_string();
         let mut text = "[model]\ninit = \"checkpoint\"\n".to_owned();
         let what = match self.arguments.checkpoint {
-            Some(_) => "official, Hugging Face, or of an earlier run",
-            None => "from https://dl.fbaipublicfiles.com/segment_anything",
+            Some(_) => "official, Hugging Face, or of an earlier run".to_owned(),
+            None => format!("from {}", FIRST.url()),
         };
-        text += &with_comment(&format!("checkpoint = {}", quoted(&path)), what);
+        text += &with_comment(&format!("checkpoint = {}", quoted(&path)), &what);
         match self.smaller_input() {
             Some(size) => {
                 text += &with_comment(&format!("image_size = {size}"), "the images are small; more takes longer")
@@ -230,21 +262,17 @@ impl Seen<'_> {
         }
         text += "\n[loss]\n";
         text += &with_comment("preset = \"sam\"", "focal 20, dice 1, error of the predicted IoU 1");
-        if self.preset() == Preset::Scratch {
-            text += &with_comment(
-                "focal_weight = 1.0",
-                "the preset's 20 and 0.25 keep random weights at \"all background\"",
-            );
-            text += "focal_alpha = 0.5\n";
-            text += &with_comment("iou_supervision = \"all\"", "as SAM 2: the scores of all three masks are trained");
+        let (loss, why) = self.loss();
+        for (at, line) in changed_keys(&loss, &LossOptions::default()).into_iter().enumerate() {
+            text += &if at == 0 { with_comment(&line, why) } else { format!("{line}\n") };
         }
         text
     }
 
     fn optimiser(&self) -> String {
-        let recipe = self.recipe();
         let mut text = "[optimiser]\n".to_owned();
-        text += &with_comment(&format!("lr = {}", recipe.lr), recipe.lr_source);
+        let (lr, why) = self.lr();
+        text += &with_comment(&format!("lr = {}", shown_lr(lr)), &why);
         text += "weight_decay = 0.1\nclip_norm = 1.0\n";
         text += &with_comment("ema_decay = 0.99", "the moving average of the weights is validated and saved");
         match self.preset() {
@@ -328,6 +356,18 @@ fn scratch_model(size: usize) -> String {
     text += &with_comment("window_size = 8", "blocks attend within windows of 8 x 8 tokens, except for");
     text += "global_attn_indexes = [1, 3]\nout_chans = 128\nmask_in_chans = 16\ndecoder_depth = 2\ndecoder_heads = 4\n";
     text + "decoder_mlp_dim = 512\n"
+}
+
+/// A rate with at most two digits.
+fn shown_lr(lr: f64) -> String {
+    format!("{lr:.1e}").replace(".0e", "e")
+}
+
+/// The keys of a section whose values differ from those of `default`.
+fn changed_keys(section: &LossOptions, default: &LossOptions) -> Vec<String> {
+    let [section, default] = [section, default].map(|options| toml::Table::try_from(options).unwrap_or_default());
+    let changed = section.into_iter().filter(|(key, value)| default.get(key) != Some(value));
+    changed.map(|(key, value)| format!("{key} = {value}")).collect()
 }
 
 /// A line with a comment in the column of the others.

@@ -15,7 +15,8 @@ use sam_model::weights::host_values;
 
 use crate::config::TrainPlan;
 use crate::config::cache::CacheUse;
-use crate::embeddings::{Filled, Filling, Surroundings, size};
+use crate::disk::size;
+use crate::embeddings::{Filled, Filling, Surroundings};
 use crate::train::estimate::EmbeddingCost;
 use crate::train::inputs::OpenedInputs;
 use crate::train::options;

@@ -2,17 +2,27 @@
 
 use std::path::Path;
 
-use sam_learn::Measured;
+use anyhow::anyhow;
 use sam_learn::options::{OptimiserOptions, RunOptions, ScheduleOptions, ValidationOptions};
 use sam_learn::record::duration;
+use sam_learn::{LearnError, Measured};
 
+use super::session::advised;
 use crate::disk::{free_bytes, size};
+use crate::failure::{BadInput, Failure};
+use crate::progress::Waiting;
 
 /// Runs above this are warned of.
 const LONG_S: f64 = 2.0 * 3600.0;
 
 /// Saves that exist at once: two are kept, and the next is written before the older one goes.
 const SAVES: u64 = 3;
+
+/// Measures something before a run, for which it may take some seconds; what goes wrong is for the user to fix.
+pub(super) fn measured<T>(measure: impl FnOnce() -> Result<T, LearnError>) -> Result<T, Failure> {
+    let _waiting = Waiting::new("measuring the first steps".to_owned());
+    measure().map_err(|error| anyhow!("{}", advised(&error))).bad_input()
+}
 
 /// The options of a run that its cost depends on.
 pub(super) struct RunLength<'p> {

@@ -26,7 +26,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use burn::train::Interrupter;
 use sam_learn::options::{LoraOptions, TrainOptions};
 use sam_learn::record::{ADAPTER_FOLDER, SavedState};
@@ -38,12 +38,11 @@ use crate::cli::{FormatArgument, RunArguments};
 use crate::config::model::ModelPlan;
 use crate::config::{Task, TrainPlan};
 use crate::failure::{BadInput, Failure};
-use crate::progress::Waiting;
 use crate::train::cached::Decision;
 use crate::train::console::Kind;
-use crate::train::estimate::RunLength;
+use crate::train::estimate::{RunLength, measured};
 use crate::train::inputs::OpenedInputs;
-use crate::train::session::{RunSession, Sections, advised, print_lines, use_threads};
+use crate::train::session::{RunSession, Sections, print_lines, use_threads};
 
 /// Runs a training.
 pub(crate) fn run_plan(plan: &TrainPlan, folder: RunFolder, arguments: &RunArguments) -> Result<(), Failure> {
@@ -93,9 +92,9 @@ pub(crate) fn dry_run(plan: &TrainPlan) -> Result<(), Failure> {
         train(inputs.sam.clone(), training, resume)
     };
     let finish = |folder: &Path, outcome: &Outcome| {
-        for options in exports(plan, inputs.sam.image_size()) {
-            let checkpoint = sam_model::weights::Checkpoint::open(&outcome.best)?;
-            export(&checkpoint.load(&burn::tensor::Device::flex())?.0, options, &folder.join("exported"))?;
+        let (sam, _) = sam_model::weights::Checkpoint::open(&outcome.best)?.load(&burn::tensor::Device::flex())?;
+        for options in exports(plan, sam.image_size()) {
+            export(&sam, options, &folder.join("exported"))?;
         }
         Ok(())
     };
@@ -117,17 +116,19 @@ fn open(plan: &TrainPlan) -> Result<(OpenedInputs, Decision), Failure> {
 }
 
 fn estimate(plan: &TrainPlan, inputs: &OpenedInputs, decision: &Decision) -> Result<Vec<String>, Failure> {
-    let waiting = Waiting::new("measuring the first steps".to_owned());
-    let unobserved = RunInputs::unobserved(Arc::clone(&inputs.samples), inputs.loader.clone(), Interrupter::new());
-    let validation = inputs.validation.clone();
-    let training = Training { options: options(plan), inputs: unobserved, validation, embeddings: None };
-    let measured = measure_training(inputs.sam.clone(), training).map_err(|error| anyhow!("{}", advised(&error)));
-    let measured = measured.bad_input()?;
-    let embeddings = match decision {
-        Decision::Kept => Some(cached::cost(plan, inputs).map_err(|error| anyhow!("{}", advised(&error))).bad_input()?),
-        Decision::EachStep { .. } => None,
-    };
-    drop(waiting);
+    let (measured, embeddings) = measured(|| {
+        let unobserved = RunInputs::unobserved(Arc::clone(&inputs.samples), inputs.loader.clone(), Interrupter::new());
+        let validation = inputs.validation.clone();
+        let training = Training { options: options(plan), inputs: unobserved, validation, embeddings: None };
+        let measured = measure_training(inputs.sam.clone(), training)?;
+        Ok(match decision {
+            Decision::EachStep { .. } => (measured, None),
+            Decision::Kept => {
+                let cost = cached::cost(plan, inputs)?;
+                (measured.map(|measured| cost.without(measured)), Some(cost))
+            }
+        })
+    })?;
     let length = RunLength {
         run: &plan.run,
         optimiser: &plan.optimiser,
@@ -137,7 +138,6 @@ fn estimate(plan: &TrainPlan, inputs: &OpenedInputs, decision: &Decision) -> Res
         n_images: inputs.samples.n_samples(),
         embeddings,
     };
-    let measured = measured.map(|measured| embeddings.map_or(measured.clone(), |cost| cost.without(measured)));
     Ok(measured.map_or_else(Vec::new, |measured| length.lines(&measured)))
 }
 

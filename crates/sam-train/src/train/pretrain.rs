@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, bail};
 use burn::train::Interrupter;
 use sam_data::loader::{Samples, Subset};
 use sam_data::random::{Purpose, RandomStream};
@@ -25,11 +25,11 @@ use crate::failure::{BadInput, Failure};
 use crate::progress::Waiting;
 use crate::survey::DropOption;
 use crate::train::console::Kind;
-use crate::train::estimate::RunLength;
+use crate::train::estimate::{RunLength, measured};
 use crate::train::inputs::open_device;
 use crate::train::run_data::RunData;
 use crate::train::run_folder::RunFolder;
-use crate::train::session::{RunSession, Sections, advised, print_lines, use_threads};
+use crate::train::session::{RunSession, Sections, print_lines, use_threads};
 use crate::train::{checkpoint_file, load_report_lines};
 
 /// The encoder alone under timm's names, for other programs.
@@ -55,13 +55,11 @@ impl Opened {
     }
 
     fn estimate(&self, plan: &PretrainPlan) -> Result<Vec<String>, Failure> {
-        let waiting = Waiting::new("measuring the first steps".to_owned());
-        let inputs = RunInputs::unobserved(Arc::clone(&self.samples), plan.loader_options(), Interrupter::new());
-        let pretraining = Pretraining { options: options(plan), inputs, held_out: self.held_out.clone() };
-        let measured =
-            measure_pretraining(self.mae.clone(), pretraining).map_err(|error| anyhow!("{}", advised(&error)));
-        let measured = measured.bad_input()?;
-        drop(waiting);
+        let measured = measured(|| {
+            let inputs = RunInputs::unobserved(Arc::clone(&self.samples), plan.loader_options(), Interrupter::new());
+            let held_out = self.held_out.clone();
+            measure_pretraining(self.mae.clone(), Pretraining { options: options(plan), inputs, held_out })
+        })?;
         let length = RunLength {
             run: &plan.run,
             optimiser: &plan.optimiser,
