@@ -10,6 +10,7 @@ use sam_learn::options::{Activations, LoraOptions};
 use sam_model::lora::{AdapterFile, AdapterFormat};
 use sam_model::weights::{Checkpoint, StateDict};
 use sam_model::{MaskOutput, Sam};
+use serde_json::Value;
 
 use crate::cli::{Run, fixture};
 use crate::fixture::{
@@ -210,6 +211,21 @@ fn the_program_adapts_merges_predicts_and_continues() {
     run.ok(&[&predict[..], &["run/best.safetensors", "--out", "a", "--logits", "a.st"]].concat());
     run.ok(&[&predict[..], &["base.safetensors", "--adapter", "run", "--out", "b", "--logits", "b.st"]].concat());
     assert_close(&run.path("a.st"), &run.path("b.st"), 1e-5);
+
+    // An evaluation of the base model with the adapters is that of the checkpoint.
+    run.ok(&["data", "synth", "--out", "scenes", "--train", "2", "--val", "2", "--seed", "3"]);
+    let eval = ["eval", "--data", "scenes", "--protocol", "box", "--checkpoint"];
+    run.ok(&[&eval[..], &["base.safetensors", "--adapter", "run", "--out", "eval-a"]].concat());
+    run.ok(&[&eval[..], &["run/best.safetensors", "--out", "eval-b"]].concat());
+    run.ok(&[&eval[..], &["base.safetensors", "--out", "eval-c"]].concat());
+    let scores = ["eval-a", "eval-b", "eval-c"].map(|name| {
+        let results: Value = serde_json::from_str(&read(&run, &format!("{name}/results.json"))).expect("JSON");
+        results["metrics"]["miou_box"]["value"].as_f64().expect("measured")
+    });
+    assert!((scores[0] - scores[1]).abs() < 1e-4 && scores[0] != scores[2], "{scores:?}");
+    assert!(read(&run, "eval-a/results.json").contains("\"adapter\""), "the results say what was merged");
+    let two = ["run/best.safetensors", "--checkpoint", "base.safetensors", "--adapter", "run"];
+    run.refused(&[&eval[..], &two[..]].concat(), &["--adapter run", "one checkpoint"]);
 
     // Goes on from the adapters, or from the merged weights without any.
     let continued = ["--config", "train.toml", "--plain", "--set", "model.adapter=run/adapter", "--set"];

@@ -45,6 +45,20 @@ fn several_data_sets_are_drawn_by_weight_and_validated_each() {
     run.ok(&["--config", "train.toml", "--plain", "--set", "run.dir=\"other\"", "--set", "schedule.steps=6"]);
     run.ok(&["--resume", "run", "--plain", "--set", "schedule.steps=6"]);
     assert_eq!(lines(&run, "run", "step", "loss"), lines(&run, "other", "step", "loss"));
+    // Data that has moved is found again, and other data is not taken for it.
+    std::fs::rename(run.path("cells"), run.path("moved")).expect("renamed");
+    run.refused(
+        &["--resume", "run", "--plain", "--set", "schedule.steps=7"],
+        &["cells does not exist", "--set data.sources[0].path=PATH"],
+    );
+    let moved = ["--resume", "run", "--plain", "--set", "schedule.steps=7", "--set"];
+    run.refused(
+        &[&moved[..], &["data.sources[0].path=photos"]].concat(),
+        &["data.sources[0]", "not the data of this run"],
+    );
+    let out = run.ok(&[&moved[..], &["data.sources[0].path=moved"]].concat());
+    assert!(out.contains("step 7/7"), "{out}");
+    std::fs::rename(run.path("moved"), run.path("cells")).expect("renamed");
     // The configuration with every default runs as well.
     let resolved = run.ok(&["--config", "train.toml", "--check"]);
     std::fs::write(run.path("resolved.toml"), resolved).expect("written");
@@ -70,4 +84,60 @@ fn every_source_holds_out_images_by_default() {
     let out = run.ok(&["--config", "train.toml", "--plain"]);
     assert_eq!(out.matches("the data set has its own train and val").count(), 2, "{out}");
     assert_eq!(out.matches("50.0 % of the training images drawn").count(), 2, "{out}");
+}
+
+/// A set beside the run's own has its scores in the log, the table and the report, and chooses nothing.
+#[test]
+fn other_data_is_validated_beside_the_runs_own() {
+    let run = prepared("");
+    let config = read(&run, "train.toml");
+    let own = "[data.synth]\nseed = 1\nn_scenes = 8\nside_px_min = 32\nside_px_max = 32\n\
+               [data.validation_synth]\nfirst_index = 100\nn_scenes = 2\n";
+    let config = config.replace("[prompts]", &format!("{own}[prompts]"));
+    let also = "[[validation.also]]\npath = \"cells\"\nmax_images = 3\n\
+                [[validation.also]]\npath = \"photos\"\nname = \"street scenes\"\npart = \"val\"\n";
+    let with = |also: &str| std::fs::write(run.path("train.toml"), format!("{config}{also}")).expect("written");
+    with("");
+    run.ok(&["--config", "train.toml", "--plain", "--set", "run.dir=\"alone\""]);
+    with(also);
+    let out = run.ok(&["--config", "train.toml", "--plain"]);
+    for part in [
+        "validates on 3 images of",
+        "validates on 2 images of",
+        "as \"street scenes\"",
+        "also:cells/miou_box",
+        "on street scenes",
+        "(best by miou_box",
+    ] {
+        assert!(out.contains(part), "must say `{part}`:\n{out}");
+    }
+    let [beside, alone] = ["run", "alone"].map(|name| lines(&run, name, "validation", "metrics"));
+    for (beside, alone) in beside.iter().zip(&alone) {
+        assert_eq!(beside["miou_box"], alone["miou_box"], "the run's own scores are those without");
+        assert!(beside["also:street scenes/miou_1"].is_f64() && beside["also:cells/miou_box"].is_f64(), "{beside}");
+        assert!(alone["also:cells/miou_box"].is_null() && beside["also:cells/small/miou_box"].is_null());
+    }
+    assert_eq!(lines(&run, "run", "step", "loss"), lines(&run, "alone", "step", "loss"));
+    assert!(read(&run, "run/report.md").contains("also:street scenes/miou_box"));
+    // Scores stay comparable: the sets are those of the run, wherever they are.
+    std::fs::rename(run.path("cells"), run.path("moved")).expect("renamed");
+    let more = ["--resume", "run", "--plain", "--set", "schedule.steps=6", "--set"];
+    run.refused(
+        &[&more[..], &["log.every_steps=1"]].concat(),
+        &["cells does not exist", "--set validation.also[0].path"],
+    );
+    let out = run.ok(&[&more[..], &["validation.also[0].path=moved"]].concat());
+    assert!(out.contains("also:cells/miou_box"), "{out}");
+    let refuse = |also: &str, parts: &[&str]| {
+        with(also);
+        run.refused(&["--config", "train.toml", "--set", "run.dir=\"x\""], parts);
+    };
+    refuse("[[validation.also]]\nname = \"a\"\n", &["validation.also[0].path must be given"]);
+    refuse("[[validation.also]]\npath = \"photos\"\nname = \"a/b\"\n", &["validation.also[0].name", "without `/`"]);
+    let twice = "[[validation.also]]\npath = \"photos\"\n".repeat(2);
+    refuse(&twice, &["validation.also[1]", "photos", "`name`"]);
+    refuse(
+        "[[validation.also]]\npath = \"photos\"\nmetric = \"x\"\n",
+        &["no key `metric` in [validation.also[0]]", "[validation]"],
+    );
 }

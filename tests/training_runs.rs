@@ -158,7 +158,7 @@ impl Setting {
         let training = Training {
             options: self.options,
             inputs: RunInputs { interrupter, observers: vec![stop], ..inputs(self.loader) },
-            validation: Some(Validation { sets, protocols, n_threads: 1 }),
+            validation: Some(Validation { sets, also: Vec::new(), protocols, n_threads: 1 }),
             embeddings: None,
         };
         train(small_sam(SIDE, 16, 16), training, resume.as_ref())
@@ -442,7 +442,12 @@ fn a_model_overfits_four_images() {
             }],
             ..inputs(LoaderOptions { side_px: SIDE, mask_side_px: SIDE, ..loader(4) })
         },
-        validation: Some(Validation { sets: vec![EvalSet::new("the same", samples, &[])], protocols, n_threads: 1 }),
+        validation: Some(Validation {
+            sets: vec![EvalSet::new("the same", samples, &[])],
+            also: Vec::new(),
+            protocols,
+            n_threads: 1,
+        }),
         embeddings: None,
     };
     let outcome = train(sam, training, None).expect("it runs");

@@ -38,7 +38,7 @@ pub struct EmbeddingNeeds<'a> {
     /// The draws of the steps that are left.
     pub draws: Range<u64>,
     /// Validation data.
-    pub held_out: &'a [EvalSet],
+    pub held_out: Vec<EvalSet>,
 }
 
 /// How many embeddings a run uses, as far as is known without reading anything.
@@ -174,7 +174,7 @@ impl FrozenEmbeddings {
         for (index, DrawnImage { content, mirrored }) in training_images(needs, contents)? {
             self.add(&mut found, needs.samples, (index, content), mirrored.into_iter());
         }
-        for set in needs.held_out {
+        for set in &needs.held_out {
             let Some(contents) = read(&set.samples, &set.indices) else { return Ok(ControlFlow::Break(())) };
             for (index, content) in contents {
                 // The validation says what is wrong with an image that cannot be read, and skips one without objects.

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use burn::module::Module;
+use burn::tensor::Tensor;
 use sam_data::loader::{Content, LoaderOptions};
 use sam_model::Sam;
 use sam_model::lora::has_adapters;
@@ -11,7 +13,9 @@ use crate::error::LearnError;
 use crate::optim::{adapt, choose_learning, is_encoder_frozen, learned_keys};
 use crate::options::TrainOptions;
 use crate::record::SavedState;
-use crate::task::{AdapterRecord, SegmentationRecipe, SegmentationTask, ShardPools, StepOptions, Validation};
+use crate::task::{
+    AdapterRecord, Embeddings, SegmentationRecipe, SegmentationTask, ShardPools, StepOptions, Validation,
+};
 use crate::training_loop::{LoopOptions, Measured, Outcome, RunInputs, Setup, measure, run};
 
 /// The inputs of a training run, beside the model.
@@ -63,21 +67,33 @@ fn prepare(sam: Sam, options: &TrainOptions) -> Result<Sam, LearnError> {
 ///
 /// When the options do not fit the model, data or disk fail, or a loss is not finite. Earlier saves stay.
 pub fn train(sam: Sam, training: Training, resume: Option<&SavedState>) -> Result<Outcome, LearnError> {
-    run(setup(sam, training)?, resume)
+    let embeddings = training.embeddings.clone().map_or(Embeddings::EachStep, Embeddings::Kept);
+    run(setup(sam, training, embeddings)?, resume)
 }
 
 /// Measures what a run will take by some steps and validations, after which nothing remains. `None` when not even one step
 /// can be made; [`train`] then says why.
 ///
+/// # Arguments
+/// - `keeps_embeddings`: for a run with [`Training::embeddings`], which need not be there yet. Its validation is measured with
+///   the encoder.
+///
 /// # Errors
 ///
 /// As [`train`], before its first step.
-pub fn measure_training(sam: Sam, training: Training) -> Result<Option<Measured>, LearnError> {
-    measure(setup(sam, training)?)
+pub fn measure_training(sam: Sam, training: Training, keeps_embeddings: bool) -> Result<Option<Measured>, LearnError> {
+    let embeddings = match keeps_embeddings {
+        true => {
+            let (sam, side) = (sam.valid(), sam.image_size());
+            Embeddings::StandIn(Box::new(sam.encode(Tensor::zeros([1, 3, side, side], &sam.device()))))
+        }
+        false => Embeddings::EachStep,
+    };
+    measure(setup(sam, training, embeddings)?)
 }
 
-fn setup(sam: Sam, training: Training) -> Result<Setup<SegmentationTask>, LearnError> {
-    let Training { options, inputs, validation, embeddings } = training;
+fn setup(sam: Sam, training: Training, embeddings: Embeddings) -> Result<Setup<SegmentationTask>, LearnError> {
+    let Training { options, inputs, validation, .. } = training;
     let sam = prepare(sam, &options)?;
     let TrainOptions { run: run_options, prompts, loss, lora, optimiser, schedule, validation: intervals, log } =
         options;
@@ -103,11 +119,13 @@ fn setup(sam: Sam, training: Training) -> Result<Setup<SegmentationTask>, LearnE
         embeddings: embeddings.clone(),
     };
     let mut inputs = RunInputs { loader: LoaderOptions { seed: run_options.seed, ..inputs.loader }, ..inputs };
-    if let Some(embeddings) = embeddings {
+    if !matches!(embeddings, Embeddings::EachStep) {
         let is_fixed = recipe.step.is_encoder_frozen && inputs.loader.augmentation.only_mirrors();
         assert!(is_fixed, "embeddings are kept of a frozen encoder, and of images that are only mirrored");
         inputs.loader.content = Content::Hash;
-        inputs.samples = Arc::new(FingerprintedSamples(embeddings));
+    }
+    if let Embeddings::Kept(kept) = embeddings {
+        inputs.samples = Arc::new(FingerprintedSamples(kept));
     }
     Ok(Setup {
         encoder_depth: sam.config().image_encoder.depth,

@@ -1,4 +1,4 @@
-//! Errors with their exit codes: 1 when a run failed, 2 for bad input.
+//! Errors with their exit codes: 1 when a run failed, 2 for bad input, 3 when the memory was too small.
 
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
@@ -10,11 +10,16 @@ use crate::interruption::INTERRUPTED;
 use crate::output::errors;
 use crate::published::{self, Published};
 
+/// The exit code of a program whose device had no memory left.
+pub(crate) const OUT_OF_MEMORY: u8 = 3;
+
 /// The end of a command that did not succeed.
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// A file, an argument or a configuration is wrong, which is for the caller to fix. Exit code 2.
     Input(anyhow::Error),
+    /// A device has no memory left. Exit code 3.
+    OutOfMemory(anyhow::Error),
     /// Everything else. Exit code 1.
     Run(anyhow::Error),
     /// Ctrl-C, or a signal that asks the program to end. Exit code 130.
@@ -26,6 +31,7 @@ impl Failure {
     pub(crate) fn report(self) -> ExitCode {
         let (error, code) = match self {
             Failure::Input(error) => (error, 2),
+            Failure::OutOfMemory(error) => (error, OUT_OF_MEMORY),
             Failure::Run(error) => (error, 1),
             Failure::Interrupted => (anyhow::anyhow!("stopped; nothing is written"), INTERRUPTED),
         };

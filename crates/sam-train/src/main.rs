@@ -52,7 +52,7 @@ fn main() -> ExitCode {
     let arguments = parse();
     let result =
         catch_unwind(AssertUnwindSafe(|| run(arguments))).unwrap_or_else(|panic| match out_of_memory(&*panic) {
-            Some(reason) => Err(Failure::Run(anyhow!(
+            Some(reason) => Err(Failure::OutOfMemory(anyhow!(
                 "the device has no memory left ({reason}); use a device with more, a smaller model, or --device cpu"
             ))),
             None => resume_unwind(panic),

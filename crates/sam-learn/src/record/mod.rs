@@ -3,6 +3,7 @@
 mod checkpoint_files;
 mod checksum;
 mod events;
+mod headline;
 mod previews;
 mod run_curves;
 mod run_lock;
@@ -13,6 +14,7 @@ mod tensorboard;
 mod validation_details;
 
 pub use events::{Observer, RunEvent, RunStart, SegmentationTerms, StepRecord, ValidationRecord};
+pub use headline::also_parts;
 pub use run_lock::{LOCK_FILE, RunLock};
 pub use run_log::RunHistory;
 pub use run_report::{REPORT_FILE, RunReport, duration, rate};
@@ -20,6 +22,7 @@ pub use saved_state::{Progress, SavedState, Saves, Scores};
 
 pub(crate) use checkpoint_files::{CheckpointFiles, CheckpointProblem};
 pub(crate) use events::Observers;
+pub(crate) use headline::also_name;
 pub(crate) use previews::{PREVIEWS_FOLDER, draw as draw_preview, write as write_preview};
 pub(crate) use run_log::{LOG_FILE, MetricsLog};
 pub(crate) use tensorboard::TensorBoard;

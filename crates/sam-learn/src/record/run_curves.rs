@@ -6,6 +6,7 @@
 use sam_eval::chart::{Axis, Frame, Mark, Scale, Series, lines, ticks};
 
 use super::events::{SegmentationTerms, StepRecord, ValidationRecord};
+use super::headline::also_parts;
 use super::run_log::RunHistory;
 use crate::options::RECONSTRUCTION_LOSS;
 
@@ -69,8 +70,8 @@ fn of_terms(step: &StepRecord) -> Option<&SegmentationTerms> {
 
 /// The mean IoUs over all objects.
 fn validation(history: &RunHistory) -> Option<String> {
-    let names = history.validations.first()?.scores.metrics.keys();
-    let names = names.filter(|name| name.starts_with("miou") && !name.contains('/'));
+    let names = history.validations.first()?.scores.headlines().into_iter().map(|(name, _)| name);
+    let names = names.filter(|name| also_parts(name).map_or(*name, |(_, metric)| metric).starts_with("miou"));
     let series = names.filter_map(|name| validated(history, name, name)).collect();
     chart(history, "IoU on validation data", "mean IoU over objects", Some(Scale::Linear), series)
 }

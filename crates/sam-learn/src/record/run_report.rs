@@ -216,9 +216,8 @@ fn validations(history: &RunHistory) -> Option<Table> {
     Some(Table { title: "Validations".to_owned(), note, header, rows })
 }
 
-/// Metrics over all objects; those of subsets, such as `small/miou_1`, are in the log alone.
 fn metric_names(record: &ValidationRecord) -> Vec<&str> {
-    record.scores.metrics.keys().map(String::as_str).filter(|name| !name.contains('/')).collect()
+    record.scores.headlines().into_iter().map(|(name, _)| name).collect()
 }
 
 fn header(first: &str, names: &[&str]) -> Vec<String> {

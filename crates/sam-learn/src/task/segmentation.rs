@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use burn::module::Module;
 use burn::optim::GradientsParams;
+use burn::tensor::Tensor;
 use sam_data::DeviceBatch;
 use sam_data::random::{Purpose, RandomStream};
 use sam_eval::{EvalProgress, EvalProtocol, EvalSet, PredictorSegmenter, evaluate, read_images};
@@ -23,7 +24,7 @@ use crate::embeddings::FrozenEmbeddings;
 use crate::error::LearnError;
 use crate::options::PromptOptions;
 use crate::prompts::PromptDraws;
-use crate::record::{Details, SegmentationTerms, draw_preview};
+use crate::record::{Details, SegmentationTerms, also_name, draw_preview};
 
 /// Everything that a step needs beside the weights.
 #[derive(Clone, Debug)]
@@ -40,8 +41,19 @@ pub(crate) struct SegmentationRecipe {
     pub(crate) pools: ShardPools,
     /// What an adapter folder says; `None` without adapters.
     pub(crate) adapters: Option<AdapterRecord>,
-    /// Those of a frozen encoder, if they are kept.
-    pub(crate) embeddings: Option<Arc<FrozenEmbeddings>>,
+    /// Of the images.
+    pub(crate) embeddings: Embeddings,
+}
+
+/// What the decoder learns on.
+#[derive(Clone, Debug)]
+pub(crate) enum Embeddings {
+    /// The encoder runs in each step.
+    EachStep,
+    /// Those of a frozen encoder, kept.
+    Kept(Arc<FrozenEmbeddings>),
+    /// The same for every image, `[1, C, G, G]`: what a step takes does not depend on the values.
+    StandIn(Box<Tensor<4>>),
 }
 
 /// What an adapter folder says beside the tensors.
@@ -75,6 +87,8 @@ impl SegmentationTask {
 pub struct Validation {
     /// The images, with their objects.
     pub sets: Vec<EvalSet>,
+    /// Data beside it, each with scores of its own, which choose no checkpoint.
+    pub also: Vec<EvalSet>,
     /// Prompts and metrics.
     pub protocols: Vec<EvalProtocol>,
     /// Threads that read images ahead.
@@ -85,7 +99,17 @@ impl Validation {
     /// The first image of every set, for a run that only shows that everything works.
     #[must_use]
     pub fn shortened(self) -> Self {
-        Self { sets: self.sets.into_iter().map(|set| set.at_most(1)).collect(), ..self }
+        self.at_most(1)
+    }
+
+    fn at_most(self, n: usize) -> Self {
+        let few = |sets: Vec<EvalSet>| sets.into_iter().map(|set| set.at_most(n)).collect();
+        Self { sets: few(self.sets), also: few(self.also), ..self }
+    }
+
+    /// The number of images.
+    fn n_images(&self) -> usize {
+        self.sets.iter().chain(&self.also).map(|set| set.indices.len()).sum()
     }
 }
 
@@ -104,8 +128,9 @@ impl Task for SegmentationTask {
     fn gradients(&self, batch: DeviceBatch) -> Result<(GradientsParams, BatchReport), LearnError> {
         let SegmentationRecipe { seed, prompts, step, accumulation, pools, embeddings, .. } = &self.recipe;
         let input = match embeddings {
-            Some(embeddings) => EncoderInput::Embeddings(embeddings.of_batch(&self.sam, &batch.images)?),
-            None => EncoderInput::Images(normalised_images(&batch)),
+            Embeddings::Kept(kept) => EncoderInput::Embeddings(kept.of_batch(&self.sam, &batch.images)?),
+            Embeddings::StandIn(one) => EncoderInput::Embeddings(Tensor::clone(one).repeat_dim(0, batch.images.len())),
+            Embeddings::EachStep => EncoderInput::Images(normalised_images(&batch)),
         };
         let training_batch = TrainingBatch::new(&batch, input);
         let draws = PromptDraws::new(prompts, *seed, batch.step / accumulation, &batch.images, &batch.objects);
@@ -135,15 +160,21 @@ impl Task for SegmentationTask {
     fn validate(&self, input: &Validation, request: ValidationRequest<'_>) -> Result<ValidationOutput, LearnError> {
         let ValidationRequest { step, metric, n_previews, on_progress } = request;
         let mut segmenter = PredictorSegmenter::new(Predictor::new(&self.sam));
-        if let Some(embeddings) = &self.recipe.embeddings {
-            segmenter = segmenter.with_cache(Arc::clone(embeddings.cache()));
+        if let Embeddings::Kept(kept) = &self.recipe.embeddings {
+            segmenter = segmenter.with_cache(Arc::clone(kept.cache()));
         }
-        let images = read_images(&input.sets, input.n_threads);
-        let n_images = images.n_images();
-        let mut progress = |at: EvalProgress| -> ControlFlow<()> { on_progress(at.n_images, at.of_images) };
-        let evaluation = evaluate(&segmenter, images, n_images, &input.protocols, &mut progress)
-            .map_err(|error| LearnError::Validation { step, source: error.to_string().into() })?;
-        let metrics: BTreeMap<String, f64> =
+        let of_images = input.n_images();
+        let mut n_before = 0;
+        let mut evaluated = |sets: &[EvalSet]| {
+            let images = read_images(sets, input.n_threads);
+            let n_images = images.n_images();
+            let mut progress = |at: EvalProgress| -> ControlFlow<()> { on_progress(n_before + at.n_images, of_images) };
+            let evaluation = evaluate(&segmenter, images, n_images, &input.protocols, &mut progress);
+            n_before += n_images;
+            evaluation.map_err(|error| LearnError::Validation { step, source: error.to_string().into() })
+        };
+        let evaluation = evaluated(&input.sets)?;
+        let mut metrics: BTreeMap<String, f64> =
             evaluation.results.flat().into_iter().map(|(name, metric)| (name, metric.value)).collect();
         let better = match evaluation.results.metric(metric) {
             Ok(metric) => metric.better,
@@ -152,6 +183,10 @@ impl Task for SegmentationTask {
                 return Err(LearnError::NoSuchMetric { metric: metric.to_owned(), computed });
             }
         };
+        for set in &input.also {
+            let results = evaluated(std::slice::from_ref(set))?.results;
+            metrics.extend(results.metrics.iter().map(|(name, metric)| (also_name(&set.name, name), metric.value)));
+        }
         let preview = input.sets.first().and_then(|set| draw_preview(set, &evaluation, n_previews));
         let details = Details { evaluation, sets: input.sets.clone() };
         // Nothing is skipped: a validation that cannot read a sample is an error.
@@ -159,10 +194,9 @@ impl Task for SegmentationTask {
     }
 
     fn some_images(input: &Validation, n: usize) -> (Validation, usize, usize) {
-        let sets: Vec<EvalSet> = input.sets.iter().map(|set| set.clone().at_most(n)).collect();
-        let count = |sets: &[EvalSet]| sets.iter().map(|set| set.indices.len()).sum();
-        let (n_some, n_all) = (count(&sets), count(&input.sets));
-        (Validation { sets, ..input.clone() }, n_some, n_all)
+        let some = input.clone().at_most(n);
+        let (n_some, n_all) = (some.n_images(), input.n_images());
+        (some, n_some, n_all)
     }
 
     fn write_adapters(&self, sam: &Sam, folder: &Path) -> Result<(), LearnError> {

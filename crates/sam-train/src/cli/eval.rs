@@ -20,6 +20,9 @@ pub(crate) struct EvalArguments {
     /// Checkpoint (.safetensors or .pth), Hugging Face folder, or folder of a run (its best checkpoint). Several are compared with the first; the gate checks the last
     #[arg(long = "checkpoint", value_name = "FILE")]
     checkpoints: Vec<PathBuf>,
+    /// Adapters to merge into the checkpoint: a PEFT folder, the folder of a run with `lora`, or a .pth of SAMed
+    #[arg(long, value_name = "FOLDER")]
+    adapter: Option<PathBuf>,
     /// Folder, COCO .json, YOLO data.yaml or SA-1B .tar. Results of several are means over them
     #[arg(long, value_name = "PATH")]
     data: Vec<PathBuf>,
@@ -99,6 +102,7 @@ impl EvalArguments {
         let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
         let mut options = Options::of_task("sam-train eval", Task::Evaluate);
         options.paths("--checkpoint", "model.checkpoint", &self.checkpoints);
+        options.text("--adapter", "model.adapter", path(&self.adapter));
         self.source.add_to(&mut options);
         options.text("--split", "data.split_file", path(&self.split));
         options.value("--max-images", "data.max_images", self.max_images);

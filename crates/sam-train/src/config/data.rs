@@ -12,9 +12,12 @@ use sam_data::{OnBad, SourceOptions};
 use serde::{Deserialize, Serialize};
 
 use super::data_source::{DataSource, Validation};
+use super::document::Node;
 use super::files::read_max_pixels;
-use super::ranges::{POSITIVE, SHARE_ABOVE_0, WORKERS};
-use super::reader::{Reader, Section};
+use super::limits::largest;
+use super::ranges::{POSITIVE, SHARE_ABOVE_0, WORKERS, integer_of};
+use super::reader::{Expected, Reader, Section};
+use super::shape::Shape;
 
 /// The data of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,6 +31,9 @@ pub(crate) struct DataPlan {
     pub(crate) images_per_batch: NonZeroUsize,
     /// Largest number of objects of a batch: that of a step, divided by the accumulation.
     pub(crate) objects_per_batch: usize,
+    /// Whether a step that finds no memory is made again with half the objects.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) halves_objects: bool,
     /// Largest number of objects of an image.
     pub(crate) objects_per_image: usize,
     /// Smallest area of an object after the augmentation, in pixels of its mask in the loss.
@@ -84,13 +90,16 @@ impl DataPlan {
         let validation = Validation::read(reader, &data, &train);
         let images_per_step = data.integer("images_per_step", accumulation, 1..);
         let objects = OBJECTS.max(images_per_step).next_multiple_of(accumulation);
-        let objects_per_step = data.integer("objects_per_step", objects, 1..);
+        let objects_per_step = read_objects_per_step(&data, objects);
+        let halves_objects = objects_per_step.is_none();
+        let objects_per_step = objects_per_step.unwrap_or(objects);
         let limits = ObjectLimits::default();
         let mut plan = Self {
             train,
             validation,
             images_per_batch: NonZeroUsize::new(images_per_step / accumulation).unwrap_or(NonZeroUsize::MIN),
             objects_per_batch: objects_per_step / accumulation,
+            halves_objects,
             objects_per_image: data.integer("objects_per_image", limits.per_image_max, 1..),
             min_object_px: data.integer("min_object_px", limits.visible_px_min, 1..),
             max_image_share: data.float("max_image_share", limits.image_share_max, SHARE_ABOVE_0),
@@ -145,6 +154,19 @@ impl DataPlan {
             content: Content::Pixels,
         }
     }
+}
+
+/// A number, or `None` for as many as the memory holds.
+fn read_objects_per_step(data: &Section<'_>, default: usize) -> Option<usize> {
+    let words = "a whole number of at least 1, or \"auto\"";
+    let shapes = vec![Shape::integer("objects_per_step", &(1_usize..)), Shape::of_words(&["auto"])];
+    let largest = usize::try_from(largest("objects_per_step")).unwrap_or(usize::MAX);
+    let read = |node: &Node| match node.text() {
+        Some("auto") => Some(None),
+        _ => integer_of(node, &(1..=largest)).map(Some),
+    };
+    data.read("objects_per_step", Expected { default: &default.to_string(), words, shapes }, read)
+        .unwrap_or(Some(default))
 }
 
 /// Reads the keys of `[data]` that can change on resume.

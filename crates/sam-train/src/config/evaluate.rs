@@ -21,7 +21,7 @@ use super::shape::Shape;
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct EvaluatePlan {
     /// The checkpoints: the last one is the one that the gate checks.
-    pub(crate) model: CheckpointsPlan,
+    pub(crate) model: EvaluateModelPlan,
     /// The data sets; metrics are means over them.
     pub(crate) data: Vec<EvaluateDataPlan>,
     /// How objects are prompted.
@@ -37,6 +37,17 @@ pub(crate) struct EvaluatePlan {
     pub(crate) cache: Option<EvaluateCachePlan>,
     /// Where and how it is computed.
     pub(crate) run: EvaluateRunPlan,
+}
+
+/// The checkpoints that are evaluated.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct EvaluateModelPlan {
+    /// Each without adapters.
+    #[serde(flatten)]
+    pub(crate) checkpoints: CheckpointsPlan,
+    /// Adapters that are merged into the only checkpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) adapter: Option<PathBuf>,
 }
 
 /// A data set.
@@ -137,13 +148,20 @@ pub(crate) struct EvaluateRunPlan {
     pub(crate) bootstrap: Bootstrap,
 }
 
+impl EvaluateModelPlan {
+    fn read(model: &Section<'_>, is_required: bool) -> Self {
+        let checkpoints = CheckpointsPlan::read(model, is_required);
+        Self { checkpoints, adapter: model.local_path_if_given("adapter") }
+    }
+}
+
 impl EvaluatePlan {
     pub(super) fn read(reader: &Reader<'_>) -> Self {
         let top = reader.top();
         let detections = DetectionsPlan::read(&top);
         let uses_masks = detections.as_ref().is_some_and(|plan| plan.use_as == DetectionUse::Segmentations);
         let plan = Self {
-            model: CheckpointsPlan::read(&top.section("model"), !uses_masks),
+            model: EvaluateModelPlan::read(&top.section("model"), !uses_masks),
             data: top.sections("data").iter().map(EvaluateDataPlan::read).collect(),
             protocol: ProtocolPlan::read(&top.section("protocol")),
             detections,
@@ -179,9 +197,13 @@ impl EvaluatePlan {
             let expected = "one COCO or LVIS .json with the image ids of the detections";
             reader.check(is_one, &["data.path", "detections"], expected, paths.join(", "));
         }
+        let n_checkpoints = self.model.checkpoints.checkpoint.len();
+        let is_one = self.model.adapter.is_none() || n_checkpoints == 1;
+        let expected = "given with one checkpoint, into which the adapters are merged";
+        reader.check(is_one, &["model.adapter", "model.checkpoint"], expected, format!("{n_checkpoints}"));
         if self.uses_no_model() {
             let only = "none, because segmentations are scored as they are";
-            let checkpoints = &self.model.checkpoint;
+            let checkpoints = &self.model.checkpoints.checkpoint;
             reader.check(checkpoints.is_empty(), &["model.checkpoint"], only, format!("{checkpoints:?}"));
             let is_none = self.protocol.kind == ProtocolKind::None;
             let got = serde_json::json!(self.protocol.kind);

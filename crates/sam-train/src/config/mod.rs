@@ -4,13 +4,14 @@
 //!   option.
 //! - [`reader`]: typed values from it, with all errors reported together; [`suggestion`] finds the nearest key.
 //! - [`plan`]: the plan of any task: [`train`], [`pretrain`], [`evaluate`] or [`probe`].
-//! - Their sections: [`model`], [`data`] and [`files`], [`cache`], [`learning`], [`run`], [`measure`].
+//! - Their sections: [`model`], [`data`] and [`files`], [`cache`], [`learning`], [`run`], [`also`], [`measure`].
 //! - [`resume`]: the plan of a run that is resumed.
 //! - `schema.rs`: the JSON Schema of all configurations, from the [`shape`]s that reading records and the [`sentences`] on the keys.
 //!
 //! A new section is a `read` in a file of its own, a field of the plan, and a line in the plan's `read`. A new task is a
 //! variant of [`Plan`].
 
+pub(crate) mod also;
 pub(crate) mod cache;
 pub(crate) mod data;
 pub(crate) mod data_source;

@@ -6,7 +6,8 @@ use sam_data::SourceOptions;
 use sam_learn::options::{LogOptions, RunOptions, ScheduleOptions, ValidationOptions};
 use serde::Serialize;
 
-use super::data_source::{DataSource, Validation};
+use super::also::ALSO;
+use super::data_source::{DataSource, Validation, WeightedSource};
 use super::document::Document;
 use super::evaluate::EvaluatePlan;
 use super::pretrain::{HeldOutPlan, PretrainPlan};
@@ -166,13 +167,13 @@ impl Plan {
     }
 
     /// The data sets and files of a run, by the key that names each: on resume they may be at another place.
-    pub(super) fn input_paths(&mut self) -> Vec<(&'static str, &mut PathBuf)> {
+    pub(super) fn input_paths(&mut self) -> Vec<(String, &mut PathBuf)> {
         let mut paths = Vec::new();
         let train = match self {
             Self::Train(plan) => {
                 match &mut plan.data.validation {
-                    Validation::Files(files) => paths.push((VALIDATION, &mut files.path)),
-                    Validation::SplitFile(path) => paths.push((SPLIT_FILE, path)),
+                    Validation::Files(files) => paths.push((VALIDATION.to_owned(), &mut files.path)),
+                    Validation::SplitFile(path) => paths.push((SPLIT_FILE.to_owned(), path)),
                     Validation::Nothing
                     | Validation::Synth(_)
                     | Validation::Auto
@@ -180,18 +181,30 @@ impl Plan {
                     | Validation::Rule(_)
                     | Validation::OfSources => {}
                 }
+                for (at, also) in plan.also.iter_mut().enumerate() {
+                    paths.push((format!("{ALSO}[{at}].path"), &mut also.files.path));
+                }
                 &mut plan.data.train
             }
             Self::Pretrain(plan) => {
                 if let HeldOutPlan::Images(path) = &mut plan.data.held_out {
-                    paths.push((VALIDATION, path));
+                    paths.push((VALIDATION.to_owned(), path));
                 }
                 &mut plan.data.train
             }
             Self::Evaluate(_) | Self::Probe(_) => return paths,
         };
-        if let DataSource::Files(files) = train {
-            paths.push((TRAIN, &mut files.path));
+        match train {
+            DataSource::Synth(_) => {}
+            DataSource::Files(files) => paths.push((TRAIN.to_owned(), &mut files.path)),
+            DataSource::Several(sources) => {
+                for (at, WeightedSource { files, split, .. }) in sources.iter_mut().enumerate() {
+                    paths.push((format!("data.sources[{at}].path"), &mut files.path));
+                    if let Some(Validation::SplitFile(path)) = split {
+                        paths.push((format!("data.sources[{at}].split.file"), path));
+                    }
+                }
+            }
         }
         paths
     }
@@ -202,7 +215,10 @@ impl Plan {
                 run: &mut plan.run,
                 workers: &mut plan.data.workers,
                 prefetch: &mut plan.data.prefetch,
-                options: plan.data.train.options_mut().into_iter().chain(plan.data.validation.options_mut()).collect(),
+                options: {
+                    let own = plan.data.train.options_mut().into_iter().chain(plan.data.validation.options_mut());
+                    own.chain(plan.also.iter_mut().map(|also| &mut also.files.options)).collect()
+                },
                 schedule: &mut plan.schedule,
                 validation: &mut plan.validation,
                 log: &mut plan.log,

@@ -18,7 +18,7 @@ use super::reader::{Paths, Reader};
 use super::run::{change_log, change_run, change_validation, check_validation};
 
 /// Keys that may change on resume; a section stands for all its keys.
-pub(super) const CHANGEABLE: [&str; 16] = [
+pub(super) const CHANGEABLE: [&str; 18] = [
     "run.name",
     "run.device",
     "run.threads",
@@ -27,7 +27,9 @@ pub(super) const CHANGEABLE: [&str; 16] = [
     "data.max_pixels",
     // As a plan has it.
     "data.train.files.options.max_pixels",
+    "data.train.several.files.options.max_pixels",
     "data.validation.files.options.max_pixels",
+    "validation_also.files.options.max_pixels",
     "cache.dir",
     "cache.max_gib",
     "schedule.steps",
@@ -44,7 +46,7 @@ const SAME_BATCHES: &str = "the next batches would not be those of the run";
 const SAME_OBJECTIVE: &str = "the run would continue with another objective";
 
 /// Why other keys are fixed, by key or section. The first that matches counts.
-const REASONS: [(&str, &str); 19] = [
+const REASONS: [(&str, &str); 20] = [
     ("task", "a run keeps its task"),
     ("run.dir", "the folder is that of the resumed run"),
     ("run.seed", "all random draws of the run depend on it"),
@@ -64,6 +66,7 @@ const REASONS: [(&str, &str); 19] = [
     ("optimiser", "the optimiser's moments belong to it"),
     ("schedule", "the learning rates of the finished steps follow from it"),
     ("validation", SAME_SCORES),
+    ("validation_also", SAME_SCORES),
 ];
 
 impl Plan {
@@ -76,17 +79,26 @@ impl Plan {
         let mut plan = read_saved(saved)?;
         plan.set_folder(folder);
         let document = Document::parse("--set", PathBuf::new(), "", sets)?;
-        let movable: Vec<&str> = plan.input_paths().into_iter().map(|(key, _)| key).collect();
+        let movable: Vec<String> = plan.input_paths().into_iter().map(|(key, _)| key).collect();
         reject_fixed(&document, &movable)?;
         let reader = Reader::new(&document, Paths::MustExist);
         plan.change(&reader);
         reader.finish()?;
+        for (key, path) in plan.input_paths() {
+            if !path.exists() {
+                let path = path.display();
+                let message =
+                    format!("{key}: {path} does not exist; give the place of this data with --set {key}=PATH");
+                return Err(ConfigError::of_file(&saved.display().to_string(), message));
+            }
+        }
         Ok(plan)
     }
 
     fn change(&mut self, reader: &Reader<'_>) {
         let top = reader.top();
         for (key, path) in self.input_paths() {
+            // An element of a list is a section here: there is no list that it could be an element of.
             let (section, name) = key.rsplit_once('.').unwrap_or_default();
             let section = section.split('.').fold(reader.top(), |section, name| section.section(name));
             if let Some(new) = section.input_path_if_given(name) {
@@ -230,10 +242,10 @@ fn read_saved(saved: &Path) -> Result<Plan, ConfigError> {
 }
 
 /// Rejects keys that exist but are fixed; the reader reports unknown ones.
-fn reject_fixed(document: &Document, movable: &[&str]) -> Result<(), ConfigError> {
+fn reject_fixed(document: &Document, movable: &[String]) -> Result<(), ConfigError> {
     let problem = |(index, option): (usize, &Override)| {
         let key = option.key.as_str();
-        let reason = reason(key).filter(|_| !is_changeable(key) && !movable.contains(&key))?;
+        let reason = reason(key).filter(|_| !is_changeable(key) && !movable.iter().any(|path| path == key))?;
         let message = format!("{key} cannot change on resume: {reason}");
         Some(Problem { place: Place::Override(index), key: key.to_owned(), message })
     };
@@ -247,6 +259,13 @@ fn reject_fixed(document: &Document, movable: &[&str]) -> Result<(), ConfigError
 fn compare(key: &str, old: &toml::Value, new: &toml::Value, fixed: &mut Vec<FixedKey>) {
     if key == "run.dir" || is_changeable(key) {
         return;
+    }
+    // A list of data sets.
+    if let (toml::Value::Array(old), toml::Value::Array(new)) = (old, new)
+        && old.len() == new.len()
+        && old.iter().all(toml::Value::is_table)
+    {
+        return old.iter().zip(new).for_each(|(old, new)| compare(key, old, new, fixed));
     }
     let (toml::Value::Table(old_table), toml::Value::Table(new_table)) = (old, new) else {
         if old != new {

@@ -21,10 +21,11 @@ pub(super) struct Sentence {
 }
 
 /// Sections with the keys of another section, and what their defaults are then.
-const SHARED: [(&str, &str, &str); 3] = [
+const SHARED: [(&str, &str, &str); 4] = [
     ("data.validation_synth.", "data.synth.", "that of data.synth, if that is given"),
     ("data.validation_options.", "data.", "that of the training data"),
     ("data.sources.", "data.", "that of all sources, in [data]"),
+    ("validation.also.", "data.", ""),
 ];
 
 static SENTENCES: LazyLock<BTreeMap<String, Sentence>> =

@@ -7,6 +7,7 @@ use sam_learn::options::{
 use sam_model::weights::PUBLISHED_IMAGE_SIZE;
 use serde::{Deserialize, Serialize};
 
+use super::also::{AlsoPlan, read_also};
 use super::cache::CachePlan;
 use super::data::DataPlan;
 use super::learning::{read_loss, read_optimiser, read_prompts, read_schedule};
@@ -44,6 +45,9 @@ pub(crate) struct TrainPlan {
     pub(crate) schedule: ScheduleOptions,
     /// When and how it is validated.
     pub(crate) validation: ValidationOptions,
+    /// Other data that it is validated on, too.
+    #[serde(default, rename = "validation_also", skip_serializing_if = "Vec::is_empty")]
+    pub(crate) also: Vec<AlsoPlan>,
     /// What it logs.
     pub(crate) log: LogOptions,
     /// Exported files.
@@ -64,6 +68,7 @@ impl TrainPlan {
             prompts: read_prompts(reader),
             loss: read_loss(reader),
             validation: read_validation(reader, schedule.steps),
+            also: read_also(reader),
             log: read_log(reader),
             result: ResultPlan::read(reader, model.image_size()),
             lora: read_lora(reader, &model),

@@ -275,12 +275,13 @@ fn draw_validations(frame: &mut Frame<'_>, area: Rect, state: &State, palette: P
     let Some(last) = validations.records.back() else { return };
     if area.height <= 2 {
         let mut spans = vec![Span::styled(format!("validation after step {}: ", last.scores.step), palette.label())];
-        let metrics = shown_metrics(last).map(|(name, value)| Span::raw(format!("{name} {value:.4}  ")));
+        let metrics =
+            last.scores.headlines().into_iter().map(|(name, value)| Span::raw(format!("{name} {value:.4}  ")));
         spans.extend(metrics);
         frame.render_widget(Paragraph::new(Line::from(spans)).wrap(Wrap { trim: true }), area);
         return;
     }
-    let names: Vec<&str> = shown_metrics(last).map(|(name, _)| name).collect();
+    let names: Vec<&str> = last.scores.headlines().into_iter().map(|(name, _)| name).collect();
     let widths: Vec<usize> = names.iter().map(|name| name.len().max(8)).collect();
     let n_columns = columns_that_fit(&widths, usize::from(area.width).saturating_sub(28));
     let header: String =
@@ -323,12 +324,6 @@ fn columns_that_fit(widths: &[usize], room: usize) -> usize {
         Some(*end)
     });
     ends.take_while(|&end| end <= room).count()
-}
-
-/// Metrics over all objects.
-fn shown_metrics(record: &ValidationRecord) -> impl Iterator<Item = (&str, f64)> {
-    let metrics = record.scores.metrics.iter().map(|(name, &value)| (name.as_str(), value));
-    metrics.filter(|(name, _)| !name.contains('/'))
 }
 
 fn draw_warnings(frame: &mut Frame<'_>, area: Rect, state: &State, palette: Palette) {

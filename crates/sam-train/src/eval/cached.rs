@@ -42,7 +42,7 @@ pub(super) fn fill(
     };
     let loader = LoaderOptions { on_error: ErrorPolicy::Stop, ..LoaderOptions::default() };
     let embeddings = FrozenEmbeddings::open(cache, Arc::clone(&samples))?;
-    let needs = EmbeddingNeeds { samples: &samples, loader: &loader, draws: 0..0, held_out: sets };
+    let needs = EmbeddingNeeds { samples: &samples, loader: &loader, draws: 0..0, held_out: sets.to_vec() };
     let surroundings = Surroundings { say, is_stopped: &|| false };
     let filling = Filling { embeddings: &embeddings, needs, max_bytes: plan.max_bytes(), surroundings: &surroundings };
     let (ControlFlow::Continue(_) | ControlFlow::Break(_)) = filling.run(sam)?;

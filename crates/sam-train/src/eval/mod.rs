@@ -22,6 +22,7 @@ use sam_eval::{
     metric_names, read_images,
 };
 use sam_infer::{DeviceName, Predictor};
+use sam_model::lora::AdapterFile;
 use sam_model::weights::Checkpoint;
 
 use crate::cli::{RunArguments, Verbosity};
@@ -30,7 +31,7 @@ use crate::export::{LABEL_WIDTH, print_load_report};
 use crate::failure::{BadInput, Failure};
 use crate::names;
 use crate::progress::Progress;
-use crate::train::checkpoint_file;
+use crate::train::{adapter_folder, checkpoint_file};
 
 use boxes::BoxTask;
 use data::OpenSet;
@@ -67,8 +68,8 @@ pub(crate) fn run_plan(plan: &EvaluatePlan, arguments: &RunArguments) -> Result<
     if let Some(boxes) = boxes.as_ref().filter(|_| plan.uses_no_model()) {
         outcomes.push(score_only(plan, boxes)?);
     }
-    let names = names::of_checkpoints(&plan.model.checkpoint);
-    for ((checkpoint, name), path) in checkpoints.iter().zip(names).zip(&plan.model.checkpoint) {
+    let names = names::of_checkpoints(&plan.model.checkpoints.checkpoint);
+    for ((checkpoint, name), path) in checkpoints.iter().zip(names).zip(&plan.model.checkpoints.checkpoint) {
         if checkpoints.len() > 1 && !is_quiet {
             writeln!(crate::output::errors(), "evaluating {}", path.display())?;
         }
@@ -110,7 +111,7 @@ fn open_checkpoints(plan: &EvaluatePlan) -> anyhow::Result<Vec<Checkpoint>> {
             false => Err(anyhow!("{}: a masked autoencoder has no decoder, so it cannot be evaluated", path.display())),
         }
     };
-    plan.model.checkpoint.iter().map(open).collect()
+    plan.model.checkpoints.checkpoint.iter().map(open).collect()
 }
 
 struct ModelToEvaluate<'a> {
@@ -133,6 +134,13 @@ fn evaluate_model(
     if !model.is_quiet {
         print_load_report(&mut crate::output::errors(), &report, LABEL_WIDTH)?;
     }
+    let (sam, adapters) = match &plan.model.adapter {
+        Some(path) => {
+            let file = AdapterFile::open(&adapter_folder(path)).bad_input()?;
+            (file.merge_into(sam).bad_input()?, Some(("adapter", path.display().to_string())))
+        }
+        None => (sam, None),
+    };
     let of_sets: Vec<EvalSet> = sets.iter().map(|set| set.set.clone()).collect();
     let mut segmenter = PredictorSegmenter::new(Predictor::new(&sam));
     if let Some(cache) = &plan.cache {
@@ -173,7 +181,10 @@ fn evaluate_model(
     let about = about(
         plan,
         sets,
-        &[("checkpoint", model.path.display().to_string()), ("model", model.checkpoint.description())],
+        &[("checkpoint", model.path.display().to_string()), ("model", model.checkpoint.description())]
+            .into_iter()
+            .chain(adapters)
+            .collect::<Vec<_>>(),
     );
     let results = Results::new(about, runs, &average_precisions).map_err(Failure::of_evaluation)?;
     let seconds = started.elapsed().as_secs_f64();

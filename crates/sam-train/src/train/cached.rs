@@ -10,6 +10,7 @@ use burn::tensor::Tensor;
 use sam_eval::EvalSet;
 use sam_infer::cache::{EmbeddingCache, entry_bytes};
 use sam_learn::embeddings::{EmbeddingNeeds, FrozenEmbeddings, Usage};
+use sam_learn::task::Validation as Validated;
 use sam_learn::{LearnError, freezes_encoder};
 use sam_model::weights::host_values;
 
@@ -137,7 +138,8 @@ pub(super) fn fill(
 }
 
 fn needs<'a>(plan: &TrainPlan, inputs: &'a OpenedInputs, first_step: u64) -> EmbeddingNeeds<'a> {
-    let held_out: &[EvalSet] = inputs.validation.as_ref().map_or(&[], |validation| &validation.sets);
+    let sets = |validation: &Validated| validation.sets.iter().chain(&validation.also).cloned().collect();
+    let held_out: Vec<EvalSet> = inputs.validation.as_ref().map_or_else(Vec::new, sets);
     let per_step = (plan.data.images_per_batch.get() * plan.optimiser.accumulation.max(1)) as u64;
     let draws = first_step.saturating_mul(per_step)..plan.schedule.steps.saturating_mul(per_step);
     EmbeddingNeeds { samples: &inputs.samples, loader: &inputs.loader, draws, held_out }

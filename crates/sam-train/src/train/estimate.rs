@@ -9,7 +9,7 @@ use sam_learn::{LearnError, Measured};
 
 use super::session::advised;
 use crate::disk::{free_bytes, size};
-use crate::failure::{BadInput, Failure};
+use crate::failure::Failure;
 use crate::progress::Waiting;
 
 /// Runs above this are warned of.
@@ -21,7 +21,10 @@ const SAVES: u64 = 3;
 /// Measures something before a run, for which it may take some seconds; what goes wrong is for the user to fix.
 pub(super) fn measured<T>(measure: impl FnOnce() -> Result<T, LearnError>) -> Result<T, Failure> {
     let _waiting = Waiting::new("measuring the first steps".to_owned());
-    measure().map_err(|error| anyhow!("{}", advised(&error))).bad_input()
+    measure().map_err(|error| {
+        let text = anyhow!("{}", advised(&error));
+        if matches!(error, LearnError::OutOfMemory { .. }) { Failure::OutOfMemory(text) } else { Failure::Input(text) }
+    })
 }
 
 /// The options of a run that its cost depends on.
@@ -49,11 +52,11 @@ pub(super) struct EmbeddingCost {
 }
 
 impl EmbeddingCost {
-    /// What was measured with the encoder in each step, without it.
-    pub(super) fn without(&self, measured: Measured) -> Measured {
-        let less = |seconds: f64, n_images: f64| (seconds - n_images * self.encode_s).max(0.02 * seconds);
-        let validation_s = measured.validation_s.map(|seconds| less(seconds, measured.validation_images as f64));
-        Measured { step_s: less(measured.step_s, measured.images_per_step), validation_s, ..measured }
+    /// A validation that was measured with the encoder, without it.
+    pub(super) fn without_in_validation(&self, measured: Measured) -> Measured {
+        let encoder_s = measured.validation_images as f64 * self.encode_s;
+        let validation_s = measured.validation_s.map(|seconds| (seconds - encoder_s).max(0.02 * seconds));
+        Measured { validation_s, ..measured }
     }
 
     fn total_s(&self) -> f64 {
@@ -266,13 +269,12 @@ mod tests {
     #[test]
     fn embeddings_take_their_time_once() {
         let embeddings = EmbeddingCost { n_missing: 50, n_bytes: 100 << 20, encode_s: 1.0 };
-        let without = embeddings.without(measured());
-        assert!((without.step_s - 0.234).abs() < 1e-9, "{without:?}");
-        assert_eq!(without.validation_s, Some(4.0));
+        let without = embeddings.without_in_validation(measured());
+        assert_eq!(without, Measured { validation_s: Some(4.0), ..measured() });
         with_length(1000, 0, |length| {
             let length = RunLength { embeddings: Some(embeddings), ..length };
             let cost = length.cost(&without);
-            assert!((cost.total_s - (50.0 + 1000.0 * 0.234 + 11.0 * 4.0)).abs() < 1e-6, "{cost:?}");
+            assert!((cost.total_s - (50.0 + 1000.0 * measured().step_s + 11.0 * 4.0)).abs() < 1e-6, "{cost:?}");
             assert!(length.lines(&without).iter().any(|line| line.contains("50 embeddings are computed before")));
         });
     }

@@ -18,6 +18,7 @@ use sam_model::device_check::check_backward;
 use sam_model::lora::AdapterFile;
 use sam_model::weights::{Checkpoint, LoadOptions, LoadReport};
 
+use crate::config::also::{ALSO, AlsoPlan};
 use crate::config::data_source::{DataSource, Validation, WeightedSource};
 use crate::config::files::FilesPlan;
 use crate::config::model::ModelPlan;
@@ -228,6 +229,11 @@ impl OpenedData {
             DataSource::Several(sources) => open_sources(plan, sources, notes, &mut record)?,
         };
         let sets = match &plan.data.validation {
+            Validation::Nothing if !plan.also.is_empty() => {
+                bail!(
+                    "[[{ALSO}]] needs validation data of the run's own, which chooses the best checkpoint; none is given"
+                )
+            }
             Validation::Nothing => {
                 notes.push("validates on nothing: the last checkpoint is the best".to_owned());
                 return Ok(Self { train, shares, validation: None, record });
@@ -257,9 +263,30 @@ impl OpenedData {
         };
         let max_images = plan.validation.max_images.div_ceil(sets.len());
         let sets = sets.into_iter().map(|set| set.checked(max_images)).collect::<Result<_>>()?;
+        let also = plan.also.iter().enumerate();
+        let also = also.map(|(at, set)| open_also(plan, at, set, notes, &mut record)).collect::<Result<_>>()?;
         let (protocols, n_threads) = (protocols(&plan.validation), plan.data.workers);
-        Ok(Self { train, shares, validation: Some(Validated { sets, protocols, n_threads }), record })
+        Ok(Self { train, shares, validation: Some(Validated { sets, also, protocols, n_threads }), record })
     }
+}
+
+/// Data that is validated on beside the run's own.
+fn open_also(
+    plan: &TrainPlan,
+    at: usize,
+    also: &AlsoPlan,
+    notes: &mut Vec<String>,
+    record: &mut DataRecord,
+) -> Result<EvalSet> {
+    let AlsoPlan { name, files, max_images } = also;
+    let surveyed = open_files(plan, files, notes, record)?;
+    let source = Arc::clone(&surveyed.source);
+    record.identify(&format!("{ALSO}[{at}]"), files, &surveyed, &Vec::from_iter(0..source.len()));
+    let classes = source.classes().to_vec();
+    let set = EvalSet::new(name, source, &classes);
+    let set = HeldOut { set, surveyed: Some(surveyed.into()) }.checked(*max_images)?;
+    notes.push(format!("validates on {} images of {}, too, as \"{name}\"", set.indices.len(), files.path.display()));
+    Ok(set)
 }
 
 /// All training data.

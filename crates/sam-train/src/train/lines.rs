@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use sam_eval::Better;
 use sam_learn::options::RECONSTRUCTION_LOSS;
-use sam_learn::record::{Progress, RunEvent, Scores, SegmentationTerms, StepRecord, ValidationRecord, duration, rate};
+use sam_learn::record::{
+    Progress, RunEvent, Scores, SegmentationTerms, StepRecord, ValidationRecord, also_parts, duration, rate,
+};
 
 use super::console::{Console, Kind};
 
@@ -122,7 +124,8 @@ impl Lines {
 
 /// Metrics that are worth a line; the others are in the log and the report.
 pub(super) fn is_shown(name: &str) -> bool {
-    name.starts_with("miou") || name == RECONSTRUCTION_LOSS
+    let metric = also_parts(name).map_or(name, |(_, metric)| metric);
+    metric.starts_with("miou") || name == RECONSTRUCTION_LOSS
 }
 
 fn step_line(record: &StepRecord, is_verbose: bool) -> String {
@@ -150,8 +153,8 @@ fn step_line(record: &StepRecord, is_verbose: bool) -> String {
 fn validation_line(record: &ValidationRecord, baseline: Option<&Scores>) -> String {
     let metrics: Vec<String> = record
         .scores
-        .metrics
-        .iter()
+        .headlines()
+        .into_iter()
         .filter(|(name, _)| is_shown(name))
         .map(|(name, value)| format!("{name} {value:.4}"))
         .collect();

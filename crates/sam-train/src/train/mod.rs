@@ -8,6 +8,7 @@ mod console;
 mod estimate;
 mod inputs;
 mod lines;
+mod objects;
 pub(crate) mod pretrain;
 mod report;
 mod run_data;
@@ -46,9 +47,16 @@ use crate::train::session::{RunSession, Sections, print_lines, use_threads};
 
 /// Runs a training.
 pub(crate) fn run_plan(plan: &TrainPlan, folder: RunFolder, arguments: &RunArguments) -> Result<(), Failure> {
+    let Some((plan, fewer)) = objects::with_objects_that_fit(plan) else {
+        // The process that trains locks it.
+        drop(folder);
+        return objects::train(plan, arguments);
+    };
+    let plan = &plan;
     let sections = Sections { run: &plan.run, log: &plan.log, validation: &plan.validation };
     let mut session = RunSession::new(folder, sections, arguments)?;
-    let (inputs, decision) = open(plan)?;
+    let (mut inputs, decision) = open(plan)?;
+    inputs.notes.extend(fewer);
     session.announce(&inputs.notes, &inputs.data)?;
     session.estimate(|| estimate(plan, &inputs, &decision))?;
     session.start(&Task::Train.to_toml(plan)?, &inputs.data)?;
@@ -120,12 +128,13 @@ fn estimate(plan: &TrainPlan, inputs: &OpenedInputs, decision: &Decision) -> Res
         let unobserved = RunInputs::unobserved(Arc::clone(&inputs.samples), inputs.loader.clone(), Interrupter::new());
         let validation = inputs.validation.clone();
         let training = Training { options: options(plan), inputs: unobserved, validation, embeddings: None };
-        let measured = measure_training(inputs.sam.clone(), training)?;
         Ok(match decision {
-            Decision::EachStep { .. } => (measured, None),
+            Decision::EachStep { .. } => (measure_training(inputs.sam.clone(), training, false)?, None),
             Decision::Kept => {
+                // First, so that the peak memory is also that of the encoder.
                 let cost = cached::cost(plan, inputs)?;
-                (measured.map(|measured| cost.without(measured)), Some(cost))
+                let measured = measure_training(inputs.sam.clone(), training, true)?;
+                (measured.map(|measured| cost.without_in_validation(measured)), Some(cost))
             }
         })
     })?;

@@ -277,7 +277,8 @@ impl<'a> RunSession<'a> {
         if let Some(table) = summary::table(&outcome.progress, &measure) {
             self.console.print(Kind::Result, &format!("\n{table}\n"));
         }
-        if let Some(warning) = summary::warning(outcome, &measure) {
+        let forgotten = summary::forgetting(&outcome.progress, &measure);
+        for warning in summary::warning(outcome, &measure).into_iter().chain(forgotten) {
             self.console.print(Kind::Warning, &warning);
         }
         self.console.print(Kind::Result, &format!("report:          {}", self.report.path().display()));
@@ -316,7 +317,8 @@ fn failed(error: LearnError, folder: &Path) -> Failure {
     let hint = saved.map(|state| {
         format!(". step {} is saved; resume with: sam-train --resume {}", state.progress.step, folder.display())
     });
-    Failure::Run(anyhow!("{}{}", advised(&error), hint.unwrap_or_default()))
+    let text = anyhow!("{}{}", advised(&error), hint.unwrap_or_default());
+    if matches!(error, LearnError::OutOfMemory { .. }) { Failure::OutOfMemory(text) } else { Failure::Run(text) }
 }
 
 /// The message of an error, with the configuration keys that it is about.
@@ -337,8 +339,8 @@ fn advice(error: &LearnError) -> Option<&'static str> {
             Some("Set run.parallel = 1, or model.drop_path, model.decoder_dropout and lora.dropout to 0")
         }
         LearnError::OutOfMemory { .. } => Some(
-            "Less memory: fewer data.objects_per_step and data.images_per_step (optimiser.accumulation = 2 makes the same step \
-             of halves), run.activations = \"recompute\", a smaller model.image_size, adapters ([lora]) or \
+            "Less memory: data.objects_per_step = \"auto\" takes as many as fit, optimiser.accumulation = 2 makes the same step of \
+             halves; fewer data.images_per_step, run.activations = \"recompute\", a smaller model.image_size, adapters ([lora]) or \
              optimiser.freeze = [\"image_encoder\"]",
         ),
         LearnError::Cache(_) => {

@@ -4,7 +4,7 @@
 use sam_eval::Better;
 use sam_learn::Outcome;
 use sam_learn::options::RECONSTRUCTION_LOSS;
-use sam_learn::record::{Progress, Scores};
+use sam_learn::record::{Progress, Scores, also_parts};
 
 use super::lines::is_shown;
 
@@ -36,7 +36,18 @@ pub(crate) fn table(progress: &Progress, measure: &Measure<'_>) -> Option<String
     let mut lines = vec![row("", heads.chain(change("change")).collect())];
     let steps = columns.iter().map(|(_, scores)| format!("step {}", scores.step));
     lines.push(row("", steps.chain(change("best-before")).collect()));
-    for name in first.metrics.keys().filter(|name| is_shown(name)) {
+    let mut data_set = "";
+    for (name, _) in first.headlines().into_iter().filter(|(name, _)| is_shown(name)) {
+        let shown_name = match also_parts(name) {
+            Some((other, metric)) => {
+                if other != data_set {
+                    lines.push(format!("on {other}"));
+                    data_set = other;
+                }
+                format!("  {metric}")
+            }
+            None => name.to_owned(),
+        };
         let value = |scores: &Scores| scores.metrics.get(name).copied();
         let shown = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"));
         let mut cells: Vec<String> = columns.iter().map(|(_, scores)| shown(value(scores))).collect();
@@ -45,7 +56,7 @@ pub(crate) fn table(progress: &Progress, measure: &Measure<'_>) -> Option<String
             cells.push(difference.map_or_else(|| "-".to_owned(), |difference| format!("{difference:+.4}")));
         }
         let mark = if name == measure.metric { " *" } else { "" };
-        lines.push(row(&format!("{name}{mark}"), cells));
+        lines.push(row(&format!("{shown_name}{mark}"), cells));
     }
     if best.is_some() {
         let direction = measure.better.name();
@@ -81,6 +92,29 @@ pub(crate) fn warning(outcome: &Outcome, measure: &Measure<'_>) -> Option<String
     ))
 }
 
+/// What the best checkpoint has forgotten on data that is not the run's own.
+pub(crate) fn forgetting(progress: &Progress, measure: &Measure<'_>) -> Vec<String> {
+    let (Some(before), Some(best)) = (&progress.baseline, &progress.best) else { return Vec::new() };
+    let fallen = |(name, &after): (&String, &f64)| {
+        let (data_set, metric) = also_parts(name)?;
+        let was = *before.metrics.get(name)?;
+        let loss = match measure.better {
+            Better::Higher => was - after,
+            Better::Lower => after - was,
+        };
+        (metric == measure.metric && loss > FORGOTTEN).then(|| {
+            format!(
+                "warning: the best checkpoint has forgotten on {data_set}: {metric} {after:.4}, before {was:.4}. Train on such data, \
+                 too ([[data.sources]]), with a smaller optimiser.lr, or with adapters ([lora])"
+            )
+        })
+    };
+    best.metrics.iter().filter_map(fallen).collect()
+}
+
+/// Smaller differences come and go between validations.
+const FORGOTTEN: f64 = 0.01;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,6 +143,19 @@ mod tests {
         assert_eq!(rows[1], ["step", "0", "step", "400", "step", "1000000", "best-before"]);
         assert_eq!(rows[3], ["miou_1_oracle", "*", "0.2500", "0.5000", "0.5000", "+0.2500"]);
         assert_eq!(rows.len(), 5, "{table}");
+        let mut progress = progress(0.25, 0.5);
+        for (scores, value) in [(&mut progress.baseline, 0.75), (&mut progress.best, 0.5), (&mut progress.last, 0.25)] {
+            let metrics = &mut scores.as_mut().expect("validated").metrics;
+            metrics.insert("also:photographs of all kinds/miou_1_oracle".to_owned(), value);
+        }
+        let table = super::table(&progress, &MEASURE).expect("validated");
+        assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
+        let at = table.lines().position(|line| line == "on photographs of all kinds").expect("a row of its own");
+        let row: Vec<&str> = table.lines().nth(at + 1).unwrap_or_default().split_whitespace().collect();
+        assert_eq!(row, ["miou_1_oracle", "0.7500", "0.5000", "0.2500", "-0.2500"]);
+        let warnings = forgetting(&progress, &MEASURE);
+        assert!(warnings.len() == 1 && warnings[0].contains("forgotten on photographs of all kinds"), "{warnings:?}");
+        assert!(forgetting(&progress, &Measure { better: Better::Lower, ..MEASURE }).is_empty());
         assert!(super::table(&Progress::default(), &MEASURE).is_none());
     }
 

@@ -113,14 +113,14 @@ fn errors_of_a_command_line_name_its_options() {
 #[test]
 fn an_evaluation_has_one_data_set_or_several() {
     let one = evaluation("[model]\ncheckpoint = \"a\"\n[data]\npath = \"d\"\nmax_images = 3\nvoid = { id = 7 }\n");
-    assert_eq!(one.model.checkpoint, [PathBuf::from("a")]);
+    assert_eq!(one.model.checkpoints.checkpoint, [PathBuf::from("a")]);
     assert_eq!((one.data.len(), one.data[0].selection.max_images), (1, Some(3)));
     assert_eq!(one.data[0].files.options.void, Void::Id(7));
     let two = evaluation(
         "[model]\ncheckpoint = [\"a\", \"b\"]\n[[data]]\npath = \"d\"\nintensity = \"percentile\"\n[[data]]\n\
          path = \"e\"\npart = \"val\"\nbad = \"drop\"\n",
     );
-    assert_eq!((two.model.checkpoint.len(), two.data.len()), (2, 2));
+    assert_eq!((two.model.checkpoints.checkpoint.len(), two.data.len()), (2, 2));
     assert_eq!(two.data[0].files.options.intensity, Intensity::Percentile);
     assert_eq!(two.data[1].files.options.split.as_deref(), Some("val"));
     assert_eq!(two.data[1].files.options.bad, OnBad::Drop);
