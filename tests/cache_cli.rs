@@ -108,6 +108,27 @@ fn a_cached_run_equals_the_uncached_one() {
     }
 }
 
+/// Two runs that begin at once fill one cache together, and both have the numbers of a run alone.
+#[test]
+fn two_runs_share_a_cache_at_the_same_time() {
+    let run = prepared("embeddings = \"on\"");
+    train(&run, "alone", &["cache.dir=\"apart\""]);
+    let start = |name: &str| {
+        let dir = format!("run.dir=\"{name}\"");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sam-train"));
+        command.args(["--config", "train.toml", "--quiet", "--set", &dir]).current_dir(run.path(""));
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts")
+    };
+    let both = ["one", "two"].map(|name| (name, start(name)));
+    for (name, child) in both {
+        let output = child.wait_with_output().expect("it ends");
+        assert_eq!(output.status.code(), Some(0), "{:?}", texts(&output));
+        assert_eq!(losses(&run, name), losses(&run, "alone"), "{name}");
+        assert_eq!(scores(&run, name), scores(&run, "alone"), "{name}");
+    }
+    assert_eq!(entries(&run.path("embeddings")).len(), entries(&run.path("apart")).len());
+}
+
 fn modified(root: &Path) -> Vec<std::time::SystemTime> {
     let time = |path: &PathBuf| std::fs::metadata(path).and_then(|metadata| metadata.modified()).expect("there");
     entries(root).iter().map(time).collect()

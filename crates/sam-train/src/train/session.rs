@@ -13,6 +13,7 @@ use sam_learn::options::{LogOptions, RunOptions, ValidationOptions};
 use sam_learn::record::{CHECKPOINTS_FOLDER, Observer, RunEvent, SavedState, Saves};
 use sam_learn::{Ending, LearnError, Outcome, RunInputs};
 
+use crate::build;
 use crate::cli::{RunArguments, Verbosity};
 use crate::config::TrainPlan;
 use crate::dashboard::{Dashboard, Heading};
@@ -287,8 +288,7 @@ impl<'a> RunSession<'a> {
 
 /// The version of the program and the system.
 pub(crate) fn program_line() -> String {
-    let program = concat!("sam-train ", env!("CARGO_PKG_VERSION"));
-    format!("program: {program}, {} on {}", std::env::consts::OS, std::env::consts::ARCH)
+    format!("program: sam-train {}, {} on {}", build::VERSION, std::env::consts::OS, std::env::consts::ARCH)
 }
 
 /// The command line, as it was typed.

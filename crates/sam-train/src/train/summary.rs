@@ -81,8 +81,8 @@ pub(crate) fn warning(outcome: &Outcome, measure: &Measure<'_>) -> Option<String
     let advice = match measure.metric {
         RECONSTRUCTION_LOSS => "Try a third of optimiser.lr, or more schedule.steps",
         _ => {
-            "Try a third of optimiser.lr, more images, or optimiser.freeze = [\"image_encoder\"], which learns the decoder \
-             alone. Look at the report: wrong or incomplete masks in the data have this effect, too"
+            "Try a third of optimiser.lr, more images, or learn less (optimiser.freeze, [lora]). Look at the report: wrong or \
+             incomplete masks in the data have this effect, too"
         }
     };
     let metric = measure.metric;
