@@ -8,6 +8,7 @@
 //!   the [`Calibration`] of the predicted IoU, are computed from the records alone.
 //! - **AP and AR.** [`evaluate_coco`] and [`evaluate_lvis`] equal `pycocotools` and `lvis` to the last bit, on the same JSON
 //!   files.
+//! - **Proposals.** [`ProposalRecall`] measures masks that nobody asked for.
 //! - **Classification.** [`LabelledObjects`] scores and compares classifiers on frozen features.
 //! - **Reporting.** [`Bootstrap`] configures confidence intervals, [`Gate`] turns metrics into pass or fail, and [`Report`]
 //!   renders results for people and CI.
@@ -83,6 +84,7 @@ pub use metrics::coco_json::{
 pub use metrics::comparison::{ComparisonRow, compare};
 pub use metrics::lvis_ap::{Frequency, LvisResult, evaluate_lvis};
 pub use metrics::metric::{Better, Metric, Metrics, Unit};
+pub use metrics::proposal_recall::{Proposal, ProposalRecall, ProposalTarget, ProposalTruth, proposal_targets};
 pub use metrics::results::{DataSetResults, Results, Run};
 pub use protocol::clicks::{Click, Clicker, tight_box_xyxy_px};
 pub use protocol::interactive::run_interactive;

@@ -82,18 +82,18 @@ pub(crate) struct DetectionView {
 
 /// The match of one detection: bit `t` for IoU threshold `t`.
 #[derive(Clone, Copy, Debug)]
-struct Match {
+pub(crate) struct Match {
     score: f64,
-    is_matched: u16,
-    is_ignored: u16,
+    pub(crate) is_matched: u16,
+    pub(crate) is_ignored: u16,
 }
 
 /// The matches of one image, category and area range.
 #[derive(Clone, Debug, Default)]
-struct ImageMatches {
+pub(crate) struct ImageMatches {
     /// By descending score.
-    detections: Vec<Match>,
-    n_targets: usize,
+    pub(crate) detections: Vec<Match>,
+    pub(crate) n_targets: usize,
 }
 
 /// Collects matches image by image, then accumulates them.
@@ -110,7 +110,7 @@ pub(crate) struct Matcher {
 impl Matcher {
     pub(crate) fn new(n_categories: usize, max_dets: Vec<Option<usize>>) -> Self {
         let images = vec![Vec::new(); n_categories * AreaRange::ALL.len()];
-        Self { iou_thresholds: linspace(0.5, 0.95, N_IOU), n_categories, max_dets, images }
+        Self { iou_thresholds: iou_thresholds(), n_categories, max_dets, images }
     }
 
     /// The largest number of detections per image.
@@ -160,12 +160,18 @@ impl Matcher {
     }
 }
 
+/// 0.50 to 0.95.
+pub(crate) fn iou_thresholds() -> Vec<f64> {
+    linspace(0.5, 0.95, N_IOU)
+}
+
 /// As `np.argsort(-scores, kind = "mergesort")`, under a stable sort. Scores are finite.
 pub(crate) fn by_descending_score(a: f64, b: f64) -> std::cmp::Ordering {
     b.partial_cmp(&a).unwrap_or(std::cmp::Ordering::Equal)
 }
 
-fn match_image(
+/// The matches of one image; detections come by descending score.
+pub(crate) fn match_image(
     iou_thresholds: &[f64],
     area: AreaRange,
     targets: &[TargetView],

@@ -121,7 +121,8 @@ fn best_of_each_image(detections: &Detections, max_dets: usize) -> Vec<bool> {
     is_kept
 }
 
-fn frequencies(ground_truth: &GroundTruth) -> Result<Vec<Frequency>, EvalError> {
+/// The frequency of each category.
+pub(crate) fn frequencies(ground_truth: &GroundTruth) -> Result<Vec<Frequency>, EvalError> {
     let of = |category: &CocoCategory| match category.frequency.as_deref() {
         Some("r") => Ok(Frequency::Rare),
         Some("c") => Ok(Frequency::Common),

@@ -11,4 +11,5 @@ pub(crate) mod comparison;
 pub(crate) mod lvis_ap;
 pub(crate) mod metric;
 mod numpy_mean;
+pub(crate) mod proposal_recall;
 pub(crate) mod results;

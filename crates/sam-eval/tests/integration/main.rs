@@ -4,6 +4,7 @@
 mod average_precision;
 mod bad_input;
 mod clicks;
+mod proposals;
 mod protocols;
 mod reports;
 mod scripted;
