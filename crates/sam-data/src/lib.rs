@@ -28,6 +28,7 @@
 //! # }
 //! ```
 
+mod boundaries;
 mod check;
 mod convert;
 mod error;
@@ -49,6 +50,7 @@ pub mod random;
 pub mod synth;
 pub mod transforms;
 
+pub use boundaries::{BoundarySample, BoundarySet};
 pub use check::{CheckReport, Losses, Problem, Survey, check, survey};
 pub use convert::{Conversion, ConvertProgress, ConvertReport, ConvertTo, OutsideImages, convert};
 pub use error::DataError;

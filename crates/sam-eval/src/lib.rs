@@ -8,7 +8,8 @@
 //!   the [`Calibration`] of the predicted IoU, are computed from the records alone.
 //! - **AP and AR.** [`evaluate_coco`] and [`evaluate_lvis`] equal `pycocotools` and `lvis` to the last bit, on the same JSON
 //!   files.
-//! - **Proposals.** [`ProposalRecall`] measures masks that nobody asked for.
+//! - **Proposals and edges.** [`ProposalRecall`] measures masks without prompts, [`MaskEdges`] turns them into edge maps, and
+//!   [`count_edges`] with [`EdgeScores`] is the benchmark of BSDS500.
 //! - **Classification.** [`LabelledObjects`] scores and compares classifiers on frozen features.
 //! - **Reporting.** [`Bootstrap`] configures confidence intervals, [`Gate`] turns metrics into pass or fail, and [`Report`]
 //!   renders results for people and CI.
@@ -61,6 +62,7 @@
 //! ```
 
 mod box_prompts;
+mod edges;
 mod error;
 mod eval_set;
 mod evaluate;
@@ -69,6 +71,10 @@ mod protocol;
 mod report;
 
 pub use box_prompts::{BoxPrompts, mask_metrics, segment_boxes};
+pub use edges::{
+    EdgeCounts, EdgeMap, EdgeScores, EdgeSuppression, EdgeTolerance, MaskEdges, N_THRESHOLDS, ThresholdCounts,
+    count_edges, edge_metrics, thin,
+};
 pub use error::{EvalError, SegmenterError};
 pub use eval_set::{EvalImage, EvalImages, EvalSet, read_images};
 pub use evaluate::{EvalProgress, EvalProtocol, Evaluation, evaluate, metric_names};

@@ -12,6 +12,7 @@ pub(crate) mod json_cursor;
 pub(crate) mod label_images;
 pub(crate) mod label_map;
 pub(crate) mod labelme;
+pub(crate) mod mat;
 pub(crate) mod memory;
 pub(crate) mod names;
 pub(crate) mod pairing;
