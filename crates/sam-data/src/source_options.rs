@@ -23,9 +23,33 @@ pub enum Format {
     YoloSeg,
     /// Labelme.
     Labelme,
+    /// One image file per object, in a folder for each image.
+    ObjectMasks,
+    /// Cityscapes: ids of 16 bits.
+    Cityscapes,
+    /// VIA (VGG Image Annotator).
+    Via,
+    /// YouTube-VIS: videos with a segmentation for each frame.
+    YoutubeVis,
+    /// ADE20K: ids in colour channels.
+    Ade20k,
 }
 
 impl Format {
+    /// All formats.
+    pub const ALL: [Self; 10] = [
+        Self::Coco,
+        Self::LabelImages,
+        Self::Sa1b,
+        Self::YoloSeg,
+        Self::Labelme,
+        Self::ObjectMasks,
+        Self::Cityscapes,
+        Self::Via,
+        Self::YoutubeVis,
+        Self::Ade20k,
+    ];
+
     /// The name used in a configuration.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -35,6 +59,11 @@ impl Format {
             Self::Sa1b => "sa1b",
             Self::YoloSeg => "yolo_seg",
             Self::Labelme => "labelme",
+            Self::ObjectMasks => "object_masks",
+            Self::Cityscapes => "cityscapes",
+            Self::Via => "via",
+            Self::YoutubeVis => "youtube_vis",
+            Self::Ade20k => "ade20k",
         }
     }
 }

@@ -370,7 +370,7 @@ impl Look {
 }
 
 /// What reading a label image and its masks takes.
-fn label_cost(label: &FilePlace, header: &ImageHeader) -> Result<u64, DataError> {
+pub(crate) fn label_cost(label: &FilePlace, header: &ImageHeader) -> Result<u64, DataError> {
     /// Samples of 16 bits, ids of 32, and a mask with its components.
     const BYTES_PER_PIXEL: u64 = 2 + 4 + 9;
     let n_pixels = header.stored_hw[0] as u64 * header.stored_hw[1] as u64;

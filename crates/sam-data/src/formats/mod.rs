@@ -1,5 +1,7 @@
 //! The supported formats, one reader per file, and their common parts.
 
+pub(crate) mod ade20k;
+pub(crate) mod cityscapes;
 pub(crate) mod class_folders;
 pub(crate) mod coco;
 pub(crate) mod coco_index;
@@ -15,6 +17,7 @@ pub(crate) mod labelme;
 pub(crate) mod mat;
 pub(crate) mod memory;
 pub(crate) mod names;
+pub(crate) mod object_masks;
 pub(crate) mod pairing;
 pub(crate) mod parts;
 pub(crate) mod place;
@@ -25,7 +28,9 @@ pub(crate) mod segmentation;
 pub(crate) mod signature;
 pub(crate) mod tar_members;
 pub(crate) mod text;
+pub(crate) mod via;
 pub(crate) mod yolo_seg;
+pub(crate) mod youtube_vis;
 
 use std::path::{Path, PathBuf};
 
@@ -35,13 +40,18 @@ use crate::error::DataError;
 use crate::finding::Finding;
 use crate::sample::ObjectMask;
 use crate::source_options::{Format, SourceOptions};
+use ade20k::Ade20k;
+use cityscapes::Cityscapes;
 use coco::Coco;
 use ids::CocoId;
 use label_images::LabelImages;
 use labelme::Labelme;
+use object_masks::ObjectMasks;
 use place::{FilePlace, ImageHeader};
 use sa1b::Sa1b;
+use via::Via;
 use yolo_seg::YoloSeg;
+use youtube_vis::YoutubeVis;
 
 /// The annotations of an image as its reader returns them, in the frame that was annotated.
 #[derive(Debug)]
@@ -101,5 +111,10 @@ pub(crate) fn open(
         Format::Sa1b => Box::new(Sa1b::open(path, options, listing)?),
         Format::YoloSeg => Box::new(YoloSeg::open(path, options, listing)?),
         Format::Labelme => Box::new(Labelme::open(path, options, listing)?),
+        Format::ObjectMasks => Box::new(ObjectMasks::open(path, options, listing)?),
+        Format::Cityscapes => Box::new(Cityscapes::open(path, options, listing)?),
+        Format::Via => Box::new(Via::open(path, options, listing)?),
+        Format::YoutubeVis => Box::new(YoutubeVis::open(path, options, listing)?),
+        Format::Ade20k => Box::new(Ade20k::open(path, options, listing)?),
     })
 }

@@ -7,12 +7,17 @@ use std::io::Read;
 use std::path::Path;
 
 use crate::error::DataError;
+use crate::formats::ade20k::is_segments;
+use crate::formats::cityscapes;
 use crate::formats::files::{
-    Folder, LABEL_FOLDERS, folder_pairs, has_extension, list_files, numbered_stem, split_name, unsuffixed_stem,
+    Folder, LABEL_FOLDERS, MAX_DEPTH, any_file, folder_pairs, has_extension, list_files, numbered_stem, split_name,
+    unsuffixed_stem,
 };
 use crate::formats::json_cursor::JsonCursor;
+use crate::formats::object_masks::is_object_masks;
 use crate::formats::text;
 use crate::formats::yolo_seg::data_yaml;
+use crate::formats::youtube_vis;
 use crate::source_options::Format;
 
 /// Number of subfolders inspected; SA-1B has a thousand.
@@ -22,7 +27,9 @@ const MAX_FOLDERS_INSPECTED: usize = 16;
 const RECOGNISED_BY: &str = "COCO (a .json with \"images\" and \"annotations\"; _annotations.coco.json in train, valid, test), \
      SA-1B (.tar shards, or a .json with \"image\" and \"annotations\" beside each .jpg), YOLO (data.yaml, or images and labels folders with .txt), \
      Labelme (a .json with \"shapes\" for each image), label images (folders such as images and masks, or JPEGImages and SegmentationObject, \
-     with .png or .tif of the same stem; or x_mask.png beside x.png)";
+     with .png or .tif of the same stem; or x_mask.png beside x.png), object masks (ID/images/ID.png and ID/masks/*.png, or \
+     images/NAME.png and masks/NAME/*.png), Cityscapes (gtFine with *_instanceIds.png), VIA (a .json of images with \"regions\"), \
+     YouTube-VIS (a .json with \"videos\" and \"annotations\"), ADE20K (ADE_*_seg.png beside ADE_*.jpg)";
 
 /// Recognises the format; more than one candidate is an error.
 pub(crate) fn recognise(path: &Path) -> Result<Format, DataError> {
@@ -92,6 +99,9 @@ fn candidates(path: &Path) -> Result<Vec<(Format, String)>, DataError> {
             found.push((format, format!("{child}/{json}")));
         }
     }
+    let of_folders = of_folders(path)?;
+    let has_object_masks = of_folders.iter().any(|(format, _)| *format == Format::ObjectMasks);
+    found.extend(of_folders);
     for pair in folder_pairs(path)? {
         let sign = format!("{} and {}", shown(path, &pair.images), shown(path, &pair.labels));
         if pair.has("txt")? {
@@ -100,9 +110,13 @@ fn candidates(path: &Path) -> Result<Vec<(Format, String)>, DataError> {
             if let Some(json) = list_files(&pair.labels)?.iter().find(|name| has_extension(name, "json")) {
                 found.extend(file_format(&pair.labels.join(json))?.map(|format| (format, sign)));
             }
-        } else if pair.has_label_images()? {
+        } else if pair.has_label_images()? && !has_object_masks {
             found.push((Format::LabelImages, sign));
         }
+    }
+    // Listing all files is slow, and these have names of their own.
+    if found.is_empty() && any_file(path, MAX_DEPTH, &is_segments)? {
+        found.push((Format::Ade20k, "ADE_*_seg.png".to_owned()));
     }
     if found.is_empty()
         && folder.files.iter().any(|name| {
@@ -111,6 +125,29 @@ fn candidates(path: &Path) -> Result<Vec<(Format, String)>, DataError> {
         })
     {
         found.push((Format::LabelImages, "labels beside images".to_owned()));
+    }
+    Ok(found)
+}
+
+/// Formats that folders tell: one mask per object, Cityscapes, and JSON files of YouTube-VIS and VIA in folders of a split.
+fn of_folders(path: &Path) -> Result<Vec<(Format, String)>, DataError> {
+    let mut found = Vec::new();
+    if let Some(truth) = cityscapes::truth_folder(path)? {
+        found.push((Format::Cityscapes, shown(path, &truth)));
+    }
+    let parts = Folder::list(path)?.folders.into_iter().filter(|name| split_name(name).is_some());
+    for at in std::iter::once(path.to_path_buf()).chain(parts.map(|name| path.join(name))) {
+        if is_object_masks(&at, MAX_FOLDERS_INSPECTED)? {
+            found.push((Format::ObjectMasks, format!("folders of masks in {}", at.display())));
+        }
+    }
+    for at in youtube_vis::annotation_folders(path)?.iter().skip(1) {
+        for name in Folder::list(at)?.with_extension("json").take(4) {
+            let format = file_format(&at.join(name))?;
+            if let Some(format @ (Format::YoutubeVis | Format::Via)) = format {
+                found.push((format, shown(path, &at.join(name))));
+            }
+        }
     }
     Ok(found)
 }
@@ -165,10 +202,14 @@ fn format_of(mut cursor: JsonCursor<impl Read>) -> Result<Option<Format>, DataEr
         return Ok(format);
     }
     cursor.enter(b'{')?;
+    let mut is_first = true;
     while cursor.next_key(&mut key)? {
         let first = cursor.peek()?;
+        let is_first_key = std::mem::take(&mut is_first);
         match (key.as_slice(), first) {
             (b"images", Some(b'[')) => return Ok(Some(Format::Coco)),
+            (b"videos", Some(b'[')) => return Ok(Some(Format::YoutubeVis)),
+            (b"_via_img_metadata", Some(b'{')) => return Ok(Some(Format::Via)),
             (b"image", Some(b'{')) => return Ok(Some(Format::Sa1b)),
             (b"shapes" | b"imagePath", _) => return Ok(Some(Format::Labelme)),
             (b"annotations", Some(b'[')) => {
@@ -189,12 +230,31 @@ fn format_of(mut cursor: JsonCursor<impl Read>) -> Result<Option<Format>, DataEr
                     is_first = false;
                 }
             }
+            // An export of VIA has nothing but images; the first one tells.
+            (_, Some(b'{')) if is_first_key => {
+                if is_via_entry(&mut cursor)? {
+                    return Ok(Some(Format::Via));
+                }
+            }
             _ => {
                 cursor.skip()?;
             }
         }
     }
     Ok(None)
+}
+
+/// Reads over an object; returns whether it is an image of VIA.
+fn is_via_entry(cursor: &mut JsonCursor<impl Read>) -> Result<bool, DataError> {
+    let mut key = Vec::new();
+    let (mut has_name, mut has_regions) = (false, false);
+    cursor.enter(b'{')?;
+    while cursor.next_key(&mut key)? {
+        has_name |= key == b"filename";
+        has_regions |= key == b"regions";
+        cursor.skip()?;
+    }
+    Ok(has_name && has_regions)
 }
 
 fn shown(root: &Path, path: &Path) -> String {

@@ -148,7 +148,7 @@ fn pipes_and_devices_are_rejected() {
         let _ = check(folder.path(), &SourceOptions::default(), &|_, _| {});
         let at = folder.path().join(file);
         assert!(Source::open(&at, &SourceOptions::default()).is_err());
-        for format in [Format::Coco, Format::Sa1b, Format::YoloSeg, Format::Labelme, Format::LabelImages] {
+        for format in Format::ALL {
             let options = SourceOptions { format: Some(format), ..SourceOptions::default() };
             for path in [&at, Path::new("/dev/zero")] {
                 assert!(Source::open(path, &options).is_err(), "{format:?} {}", path.display());

@@ -230,3 +230,99 @@ fn a_misnamed_image_is_suggested() {
     let message = open(folder.path()).sample(1).expect_err("missing").to_string();
     assert!(message.contains("did you mean") && message.contains("frame_000001.JPG"), "{message}");
 }
+
+#[test]
+fn folders_of_one_mask_per_object() {
+    let source = check("bbbc038", Format::ObjectMasks);
+    assert_eq!((source.given_split(0), source.classes().len()), (Some("train"), 0));
+    check("object_masks", Format::ObjectMasks);
+    // An image without masks, a folder without an image, and two images in one folder.
+    let folder = copy_of("object_masks");
+    std::fs::rename(folder.path().join("masks/second"), folder.path().join("masks/third")).expect("renamed");
+    let error = Source::open(folder.path(), &SourceOptions::default()).expect_err("unpaired").to_string();
+    assert!(error.contains("masks/second does not exist") && error.contains("masks/third"), "{error}");
+    let folder = copy_of("bbbc038");
+    let at = folder.path().join("stage1_train/0a1b");
+    std::fs::copy(at.join("images/0a1b.png"), at.join("images/other.png")).expect("copied");
+    let error = Source::open(folder.path(), &SourceOptions::default()).expect_err("two images").to_string();
+    assert!(error.contains("0a1b/images: 2 images in this folder"), "{error}");
+    // A mask of another size, and one that is none.
+    let folder = copy_of("bbbc038");
+    let masks = folder.path().join("stage1_train/0a1b/masks");
+    image::GrayImage::new(9, 9).save(masks.join("bb.png")).expect("written");
+    std::fs::write(masks.join("cc.png"), "text").expect("written");
+    let error = open(folder.path()).objects(0).expect_err("two bad masks").to_string();
+    assert!(error.contains("it is 9 x 9") && error.contains("cc.png"), "{error}");
+}
+
+#[test]
+fn cityscapes_ids_are_objects_classes_and_crowds() {
+    let source = check("cityscapes", Format::Cityscapes);
+    assert_eq!(source.classes()[13], "car");
+    let val = SourceOptions { split: Some("val".to_owned()), ..SourceOptions::default() };
+    assert_eq!(Source::open(&fixture("cityscapes"), &val).expect("opens").len(), 1);
+    let folder = copy_of("cityscapes");
+    let image = "leftImg8bit/val/town/town_000000_000019_leftImg8bit.png";
+    std::fs::remove_file(folder.path().join(image)).expect("there");
+    let source = open(folder.path());
+    let index = (0..source.len()).find(|&index| source.given_split(index) == Some("val")).expect("an image");
+    let error = source.sample(index).expect_err("no image").to_string();
+    assert!(error.contains("town_000000_000019_leftImg8bit.png does not exist"), "{error}");
+}
+
+#[test]
+fn via_regions_of_both_versions() {
+    let source = check("via", Format::Via);
+    assert_eq!(source.classes(), ["dolphin", "whale"]);
+    assert!(source.notes()[0].contains("species"), "{:?}", source.notes());
+    let one = open(&fixture("via/val/via_region_data.json"));
+    assert_eq!((one.format(), one.len(), one.name(0).as_str()), (Format::Via, 1, "two.jpg"));
+    // A project, and shapes of every kind.
+    let folder = copy_of("via");
+    let shapes = [
+        (r#"{"name": "circle", "cx": 20, "cy": 20, "r": 8}"#, Some(201)),
+        (r#"{"name": "ellipse", "cx": 20, "cy": 20, "rx": 10, "ry": 5}"#, Some(157)),
+        (r#"{"name": "point", "cx": 3, "cy": 4}"#, None),
+        (r#"{"name": "circle", "cx": 20, "cy": 20}"#, None),
+        (r#"{"name": "polygon", "all_points_x": [1, 2, 3], "all_points_y": [1, 2]}"#, None),
+        (r#"{"name": "polygon", "all_points_x": [1, 2], "all_points_y": [1, 2]}"#, None),
+    ];
+    for (shape, area_px) in shapes {
+        let project = format!(
+            r#"{{"_via_settings": {{}}, "_via_img_metadata": {{"one.jpg1": {{"filename": "one.jpg", "size": 1,
+                "regions": [{{"shape_attributes": {shape}, "region_attributes": {{}}}}]}}}}}}"#
+        );
+        let path = folder.path().join("train/via_region_data.json");
+        std::fs::write(&path, project).expect("written");
+        let found = open(&path).objects(0);
+        match area_px {
+            Some(area_px) => {
+                let got = found.expect("a shape").objects[0].mask.area_px();
+                assert!(got.abs_diff(area_px) < 8, "{shape}: {got}");
+            }
+            None => assert!(found.is_err() || found.expect("dropped").objects.is_empty(), "{shape}"),
+        }
+    }
+}
+
+#[test]
+fn frames_of_youtube_vis_are_images() {
+    let source = check("youtube_vis", Format::YoutubeVis);
+    assert_eq!((source.classes(), source.given_split(0)), (&["fish".to_owned(), "dog".to_owned()][..], Some("train")));
+    let folder = copy_of("youtube_vis");
+    let json = folder.path().join("train/instances.json");
+    replace(&json, "\"video_id\": 8, \"category_id\": 4", "\"video_id\": 80, \"category_id\": 4");
+    let error = Source::open(folder.path(), &SourceOptions::default()).expect_err("an orphan").to_string();
+    assert!(error.contains("its video 80 is not listed"), "{error}");
+}
+
+#[test]
+fn ade20k_objects_and_parts_come_from_colour_channels() {
+    let source = check("ade20k", Format::Ade20k);
+    assert_eq!((source.given_split(0), source.given_split(1)), (Some("train"), Some("val")));
+    let folder = copy_of("ade20k");
+    let segments = "images/ADE/training/urban/street/ADE_train_00000001_seg.png";
+    image::GrayImage::new(56, 40).save(folder.path().join(segments)).expect("written");
+    let error = open(folder.path()).objects(0).expect_err("no colours").to_string();
+    assert!(error.contains("class and number of the object"), "{error}");
+}

@@ -45,7 +45,7 @@ fn mutated(original: &[u8], changes: &[(prop::sample::Index, u8)], end: &prop::s
 }
 
 /// Every reader, with the file that it parses.
-const TARGETS: [(&str, &str, Format); 13] = [
+const TARGETS: [(&str, &str, Format); 19] = [
     ("cvat", "annotations/instances_default.json", Format::Coco),
     ("cvat", "images/default/frame_000000.jpg", Format::Coco),
     ("sa1b", "sa_000000/sa_1.json", Format::Sa1b),
@@ -59,6 +59,12 @@ const TARGETS: [(&str, &str, Format); 13] = [
     ("labels_deep", "masks/cell_2_masks.tif", Format::LabelImages),
     ("labels_deep", "images/cell_1.tif", Format::LabelImages),
     ("semantic", "val/masks/two.png", Format::LabelImages),
+    ("bbbc038", "stage1_train/0a1b/masks/bb.png", Format::ObjectMasks),
+    ("cityscapes", "gtFine/val/town/town_000000_000019_gtFine_instanceIds.png", Format::Cityscapes),
+    ("via", "train/via_region_data.json", Format::Via),
+    ("via", "val/via_region_data.json", Format::Via),
+    ("youtube_vis", "train/instances.json", Format::YoutubeVis),
+    ("ade20k", "images/ADE/validation/urban/street/ADE_val_00000002_parts_1.png", Format::Ade20k),
 ];
 
 proptest! {

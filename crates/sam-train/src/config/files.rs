@@ -99,7 +99,6 @@ pub(super) fn read_selection(data: &Section<'_>) -> (FilesPlan, SelectionPlan) {
 
 /// The options in `section`, with `default` for those that are missing.
 pub(crate) fn read_options(section: &Section<'_>, default: &SourceOptions) -> SourceOptions {
-    let formats = [Format::Coco, Format::LabelImages, Format::Sa1b, Format::YoloSeg, Format::Labelme];
     let crowds =
         [("auto", Crowd::Auto), ("ignore", Crowd::Ignore), ("instances", Crowd::Instances), ("drop", Crowd::Drop)];
     let labels = [
@@ -108,7 +107,7 @@ pub(crate) fn read_options(section: &Section<'_>, default: &SourceOptions) -> So
         ("semantic", LabelKind::Semantic),
         ("binary", LabelKind::Binary),
     ];
-    let format = section.choice_if_given("format", &formats.map(|format| (format.name(), format)));
+    let format = section.choice_if_given("format", &Format::ALL.map(|format| (format.name(), format)));
     // Relative to the data set, so it is looked for when that is opened.
     let images = section.text_if_given("images").map(PathBuf::from);
     SourceOptions {
