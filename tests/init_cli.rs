@@ -184,9 +184,14 @@ fn the_loss_of_a_run_is_kept() {
         assert!(text.contains(line), "{line}: {text}");
     }
     assert!(!text.contains("dice_weight"), "only what differs: {text}");
-    // A file alone says nothing of it.
-    let text = run.ok(&[&init[..], &["run/best.safetensors"]].concat());
-    assert!(!text.contains("focal_weight"), "{text}");
+    assert_eq!(run.ok(&[&init[..], &["run/best.safetensors"]].concat()).matches("focal_weight = 2.5").count(), 1);
+    // A file alone says nothing of it but that it has learned.
+    std::fs::copy(run.path("run/best.safetensors"), run.path("alone.safetensors")).expect("copied");
+    let text = run.ok(&[&init[..], &["alone.safetensors"]].concat());
+    assert!(!text.contains("focal_weight") && text.contains("lr = 3e-5") && text.contains("has learned"), "{text}");
+    let random = checkpoint(&run);
+    let text = run.ok(&[&init[..], &[random.as_str()]].concat());
+    assert!(text.contains("lr = 1e-3"), "{text}");
 }
 
 /// A published checkpoint that is not there yet is no reason not to write the configuration.

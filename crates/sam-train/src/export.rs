@@ -8,7 +8,7 @@ use sam_model::weights::{Checkpoint, ExportOptions, ImageSizePolicy, LoadOptions
 
 use crate::cli::{ExportArguments, FormatArgument};
 use crate::failure::{BadInput, Failure};
-use crate::output::output;
+use crate::output::{errors, output};
 use crate::target::{Target, check_target};
 use crate::train::{adapter_folder, checkpoint_file};
 
@@ -62,6 +62,15 @@ pub(crate) fn run(arguments: &ExportArguments) -> Result<(), Failure> {
     };
     for table in &written.resized {
         writeln!(out, "resized {}: {:?} to {:?}", table.key, table.from, table.to)?;
+    }
+    let trained_size = sam.image_size();
+    if written.image_size != trained_size {
+        writeln!(
+            errors(),
+            "note: a model that learned at {trained_size} px now works at {} px, which other programs need; its masks and its speed \
+             change, so evaluate it, or keep the size with --keep-image-size",
+            written.image_size
+        )?;
     }
     writeln!(
         out,

@@ -81,6 +81,11 @@ fn parse() -> Arguments {
         Ok(arguments) => return arguments,
         Err(error) => error,
     };
+    if error.kind() == clap::error::ErrorKind::InvalidSubcommand {
+        let _ = error.print();
+        let _ = writeln!(output::errors(), "\nTo train: sam-train --config FILE (sam-train init writes one)");
+        std::process::exit(error.exit_code());
+    }
     let text = error.render().to_string();
     if matches!(sam_files::printable(&text), std::borrow::Cow::Borrowed(_)) {
         error.exit();

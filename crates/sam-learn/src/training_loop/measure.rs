@@ -139,8 +139,7 @@ impl<T: Task> Run<T> {
             }
         }
         let n = taken.len();
-        let counted = if n > 1 { &taken[1..] } else { &taken[..] };
-        let step_s = counted.iter().sum::<Duration>().as_secs_f64() / counted.len().max(1) as f64;
+        let step_s = typical(if n > 1 { &taken[1..] } else { &taken[..] });
         let mean = |sum: usize| sum as f64 / n as f64;
         (n > 0).then(|| Steps { step_s, n_images: mean(all_images), weight: mean(weight), peak_bytes: peak })
     }
@@ -172,6 +171,15 @@ impl<T: Task> Run<T> {
     }
 }
 
+/// Mean seconds, without steps during which the machine did something else: those of more than three times the median.
+fn typical(steps: &[Duration]) -> f64 {
+    let mut sorted = steps.to_vec();
+    sorted.sort_unstable();
+    let Some(&median) = sorted.get(sorted.len().saturating_sub(1) / 2) else { return 0.0 };
+    let usual: Vec<f64> = sorted.iter().filter(|&&step| step <= 3 * median).map(Duration::as_secs_f64).collect();
+    usual.iter().sum::<f64>() / usual.len() as f64
+}
+
 /// The largest physical memory of this process so far; where the system does not keep it, that of now.
 fn peak_bytes() -> u64 {
     let status = sam_files::read_text(Path::new("/proc/self/status"), sam_files::MAX_TEXT_BYTES).unwrap_or_default();
@@ -179,4 +187,19 @@ fn peak_bytes() -> u64 {
         status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix("kB")?.trim().parse().ok());
     let now = || memory_stats::memory_stats().map_or(0, |stats| stats.physical_mem as u64);
     peak_kib.map_or_else(now, |kib: u64| kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_that_stalls_once_does_not_decide() {
+        let of =
+            |millis: &[u64]| typical(&millis.iter().map(|&millis| Duration::from_millis(millis)).collect::<Vec<_>>());
+        assert!((of(&[100, 200, 300]) - 0.2).abs() < 1e-9);
+        assert!((of(&[100, 100_000, 300]) - 0.2).abs() < 1e-9);
+        assert!((of(&[100, 100_000]) - 0.1).abs() < 1e-9);
+        assert_eq!(of(&[]), 0.0);
+    }
 }

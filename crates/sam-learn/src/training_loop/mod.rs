@@ -348,6 +348,23 @@ impl<T: Task> Run<T> {
         Ok(is_stopped)
     }
 
+    /// What to think of a first validation that is far worse than before training.
+    fn collapse(&self, record: &ValidationRecord) -> Option<String> {
+        let is_first = record.scores.step == self.options.validation.every_steps && !record.is_baseline;
+        let (before, after) = (*self.progress.baseline.as_ref()?.metrics.get(&record.metric)?, record.score()?);
+        let is_far_worse = match record.better() {
+            Better::Higher => after < before / 2.0,
+            Better::Lower => after > before * 2.0,
+        };
+        (is_first && is_far_worse).then(|| {
+            format!(
+                "{} went from {before:.4} to {after:.4} in the first {} steps: the model unlearns what it could. The learning rate \
+                 is probably too high, or the loss is another than the one that it learned by",
+                record.metric, record.scores.step
+            )
+        })
+    }
+
     /// Validates the model as it is now; `Break` when the run is asked to stop meanwhile.
     fn validate(&mut self, task: &T) -> Result<ControlFlow<()>, LearnError> {
         let (step, metric) = (self.progress.step, &self.options.validation.metric);
@@ -390,12 +407,16 @@ impl<T: Task> Run<T> {
             self.checkpoints.write(BEST_FILE, |path| T::write(model.network(), path))?;
         }
         self.update_progress(&record);
+        let warning = self.collapse(&record);
         let which = match (record.is_baseline, record.is_best) {
             (true, _) => Which::Baseline,
             (false, true) => Which::Best,
             (false, false) => Which::Last,
         };
         self.observers.notify(&RunEvent::Validated(record))?;
+        if let Some(message) = warning {
+            self.observers.notify(&RunEvent::Warning { message })?;
+        }
         let written = details.map_or(Ok(()), |details| details.write(&self.options.folder, step, which));
         if let Err(error) = written {
             // Only the report needs them.

@@ -39,7 +39,7 @@ use crate::build;
     version = build::VERSION,
     arg_required_else_help = true,
     args_conflicts_with_subcommands = true,
-    after_help = "Exit codes: 0 done, 1 failed, 2 bad input, 3 no memory left, 130 stopped."
+    after_help = "Exit codes: 0 done, 1 failed, 2 bad input, 3 no memory left, 130 stopped without an end. A run that is stopped and saved ends with 0."
 )]
 pub(crate) struct Arguments {
     #[command(flatten)]

@@ -1,6 +1,6 @@
 //! The data of a run: a data set on disk or synthetic scenes, and the data that is held out for validation.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use sam_data::synth::{SynthOptions, SynthScenes};
 use sam_data::{GroupKey, SourceOptions, SplitRule};
@@ -64,6 +64,15 @@ pub(crate) enum Validation {
 }
 
 impl DataSource {
+    /// Where the data sets are.
+    pub(crate) fn paths(&self) -> Vec<&Path> {
+        match self {
+            Self::Files(files) => vec![&files.path],
+            Self::Several(sources) => sources.iter().map(|source| source.files.path.as_path()).collect(),
+            Self::Synth(_) => Vec::new(),
+        }
+    }
+
     pub(super) fn options_mut(&mut self) -> Vec<&mut SourceOptions> {
         match self {
             Self::Files(files) => vec![&mut files.options],

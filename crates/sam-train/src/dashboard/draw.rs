@@ -344,7 +344,7 @@ fn draw_warnings(frame: &mut Frame<'_>, area: Rect, state: &State, palette: Pale
 
 fn keys_text(state: &State) -> &'static str {
     match state.stop {
-        Stop::No => "q stop   Ctrl-C save and stop",
+        Stop::No => "q or Ctrl-C: save and stop",
         Stop::Asked => "Enter or y: save and stop   Esc or n: keep running",
         Stop::Requested => "stopping; Ctrl-C exits at once, without saving",
     }

@@ -126,7 +126,7 @@ const IMPORTANT: [&str; 21] = [
     "+0.3333",
     "warnings: 1",
     "1 unreadable",
-    "q stop   Ctrl-C save and stop",
+    "q or Ctrl-C: save and stop",
 ];
 
 #[test]

@@ -12,13 +12,14 @@ use sam_data::{ObjectMask, OnBad, Sample, Source, Split, Undecoded};
 use sam_eval::{EvalError, EvalSet, SizeBucket};
 use sam_image::Rle;
 
-use crate::config::EvaluatePlan;
 use crate::config::evaluate::EvaluateDataPlan;
 use crate::config::files::SelectionPlan;
+use crate::config::{EvaluatePlan, Plan};
 use crate::failure::{BadInput, Failure};
 use crate::names::unique;
 use crate::progress::{Progress, Waiting};
 use crate::survey::{DataLosses, DropOption, Purpose, SurveyedSource, lines};
+use crate::train::plan_of_run;
 
 /// An open data set.
 pub(crate) struct OpenSet {
@@ -36,6 +37,9 @@ pub(crate) struct OpenSet {
 /// Opens all of them, and prints to standard error what was detected and dropped.
 pub(crate) fn open(plan: &EvaluatePlan) -> Result<Vec<OpenSet>, Failure> {
     let names = names(&plan.data);
+    for note in trained_on(plan) {
+        writeln!(crate::output::errors(), "note: {note}")?;
+    }
     let mut sets = Vec::new();
     for (data, name) in plan.data.iter().zip(names) {
         let open = open_one(data, &name, if plan.uses_no_model() { Looks::AtAnnotations } else { Looks::AtAll })?;
@@ -52,6 +56,27 @@ pub(crate) fn open(plan: &EvaluatePlan) -> Result<Vec<OpenSet>, Failure> {
         sets.push(open);
     }
     Ok(sets)
+}
+
+/// Where a checkpoint is that of a run here, and the whole data set is asked for of which it was trained on a part.
+fn trained_on(plan: &EvaluatePlan) -> Vec<String> {
+    let same = |a: &Path, b: &Path| a == b || a.canonicalize().ok().is_some_and(|a| Some(a) == b.canonicalize().ok());
+    let mut notes = Vec::new();
+    for checkpoint in &plan.model.checkpoints.checkpoint {
+        let Some(Plan::Train(run)) = plan_of_run(checkpoint) else { continue };
+        for data in plan.data.iter().filter(|data| data.selection.split_file.is_none()) {
+            let is_whole = data.files.options.split.is_none();
+            if is_whole && run.data.train.paths().into_iter().any(|path| same(path, &data.files.path)) {
+                notes.push(format!(
+                    "{} was trained on images of {}, which are measured, too: --part val has those of its own validation part, or \
+                     --split FILE those of `sam-train data split`",
+                    checkpoint.display(),
+                    data.files.path.display()
+                ));
+            }
+        }
+    }
+    notes
 }
 
 /// How much of a data set is looked at.

@@ -2,7 +2,7 @@
 
 mod text;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
@@ -19,7 +19,7 @@ use crate::output::{errors, output};
 use crate::published::FIRST;
 use crate::survey::{DropOption, problem_lines};
 use crate::target::{Target, check_target};
-use crate::train::{PLAN_FILE, checkpoint_file};
+use crate::train::{checkpoint_file, plan_of_run};
 
 /// A network with fewer parameters computes several images in the time that a published one needs for a part of one.
 const SMALL_PARAMETERS: usize = 20_000_000;
@@ -50,6 +50,7 @@ struct Objective {
 struct Model {
     image_size: usize,
     is_small: bool,
+    has_learned: bool,
 }
 
 pub(crate) fn run(arguments: &InitArguments) -> Result<(), Failure> {
@@ -68,7 +69,12 @@ pub(crate) fn run(arguments: &InitArguments) -> Result<(), Failure> {
     let (held_out, n_train) = parts(&data, arguments.validation.is_some());
     let text = Seen { arguments, data, intensity, checkpoint, model, objective, held_out, n_train }.text();
     match &arguments.out {
-        None => write!(output(), "{text}")?,
+        None => {
+            write!(output(), "{text}")?;
+            if !std::io::stdout().is_terminal() {
+                writeln!(errors(), "next: sam-train --config FILE --check, then without --check")?;
+            }
+        }
         Some(path) => {
             write_atomically(path, &text).map_err(|error| anyhow!("{}: {error}", path.display()))?;
             let shown = path.display();
@@ -126,12 +132,23 @@ fn open_model(path: &Path, is_named: bool) -> anyhow::Result<Option<Model>> {
     let image_size = checkpoint.default_options().config.image_encoder.image_size;
     let shapes = checkpoint.dict.tensors.values().map(|tensor| tensor.shape.iter().product::<usize>());
     let n_parameters: usize = shapes.sum();
-    Ok(Some(Model { image_size, is_small: n_parameters < SMALL_PARAMETERS }))
+    let has_learned = has_learned(&checkpoint)?;
+    Ok(Some(Model { image_size, is_small: n_parameters < SMALL_PARAMETERS, has_learned }))
+}
+
+/// Whether the weights were trained: the scales of norms begin at 1, and the first step moves them.
+fn has_learned(checkpoint: &Checkpoint) -> anyhow::Result<bool> {
+    for key in checkpoint.dict.tensors.keys().filter(|key| key.contains("norm") && key.ends_with(".weight")) {
+        if checkpoint.dict.read_f32(key)?.iter().any(|&scale| scale != 1.0) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The objective of a run, for its folder; `None` for any other checkpoint.
 fn objective_of(checkpoint: &Path) -> Option<Objective> {
-    match Plan::saved(&checkpoint.join(PLAN_FILE)).ok()? {
+    match plan_of_run(checkpoint)? {
         Plan::Train(plan) => Some(Objective { loss: plan.loss, lr: plan.optimiser.lr }),
         Plan::Pretrain(_) | Plan::Evaluate(_) | Plan::Probe(_) => None,
     }

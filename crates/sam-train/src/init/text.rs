@@ -101,6 +101,16 @@ impl Seen<'_> {
                 (objective.lr * LR_PART, "a tenth of that of the run that the checkpoint is from".to_owned())
             }
             None if self.preset() == Preset::Scratch => (small_lr, "as configs/quickstart.toml".to_owned()),
+            // Measured with a checkpoint of configs/quickstart.toml on datasets/photos: there 1e-4 unlearns, and only training
+            // all weights bears more.
+            None if self.preset() != Preset::Full
+                && self.model.is_some_and(|model| model.is_small && model.has_learned) =>
+            {
+                (
+                    3e-5,
+                    "for a small network that has learned; the folder of its run as --checkpoint is better".to_owned(),
+                )
+            }
             None if self.is_small() => (small_lr, format!("for a small network; {lr:e} for a published one")),
             None => (lr, lr_source.to_owned()),
         }

@@ -23,10 +23,11 @@ use crate::config::data_source::{DataSource, Validation, WeightedSource};
 use crate::config::files::FilesPlan;
 use crate::config::model::ModelPlan;
 use crate::config::run::protocols;
-use crate::config::{TRAIN, TrainPlan, VALIDATION};
+use crate::config::{Plan, TRAIN, TrainPlan, VALIDATION};
 use crate::names::unique;
 use crate::survey::{DataLosses, Purpose, SurveyedSource, lines};
 use crate::train::run_data::RunData;
+use crate::train::run_folder::PLAN;
 use crate::train::session::advised;
 
 /// Key of the validation images that are part of the training data.
@@ -148,6 +149,13 @@ pub(crate) fn adapter_folder(path: &Path) -> PathBuf {
 pub(crate) fn checkpoint_file(path: &Path) -> PathBuf {
     let of_run = path.join(sam_learn::record::BEST_FILE);
     if of_run.is_file() { of_run } else { path.to_owned() }
+}
+
+/// The plan of the run that a checkpoint is from: its folder, or a file in it.
+pub(crate) fn plan_of_run(checkpoint: &Path) -> Option<Plan> {
+    let folder = if checkpoint.is_dir() { checkpoint } else { checkpoint.parent()? };
+    let file = folder.join(PLAN);
+    if file.is_file() { Plan::saved(&file).ok() } else { None }
 }
 
 /// A line for each kind of tensor, with those of all blocks on one line.

@@ -17,7 +17,7 @@ mod session;
 mod stop;
 mod summary;
 
-pub(crate) use inputs::{adapter_folder, checkpoint_file, load_report_lines, open_device};
+pub(crate) use inputs::{adapter_folder, checkpoint_file, load_report_lines, open_device, plan_of_run};
 pub(crate) use report::date_and_time;
 pub(crate) use run_folder::{EndingRecord, PLAN as PLAN_FILE, RunFolder};
 pub(crate) use session::program_line;
@@ -58,6 +58,7 @@ pub(crate) fn run_plan(plan: &TrainPlan, folder: RunFolder, arguments: &RunArgum
     let (mut inputs, decision) = open(plan)?;
     inputs.notes.extend(fewer);
     session.announce(&inputs.notes, &inputs.data)?;
+    session.announce_end(plan.schedule.steps);
     session.estimate(|| estimate(plan, &inputs, &decision))?;
     session.start(&Task::Train.to_toml(plan)?, &inputs.data)?;
     session.record_losses(&inputs.losses)?;

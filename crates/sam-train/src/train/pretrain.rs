@@ -79,6 +79,7 @@ pub(crate) fn run_plan(plan: &PretrainPlan, folder: RunFolder, arguments: &RunAr
     let mut session = RunSession::new(folder, sections, arguments)?;
     let opened = Opened::open(plan).bad_input()?;
     session.announce(&opened.notes, &opened.data)?;
+    session.announce_end(plan.schedule.steps);
     session.estimate(|| opened.estimate(plan))?;
     session.start(&Task::Pretrain.to_toml(plan)?, &opened.data)?;
     let inputs = session.inputs(opened.samples, plan.loader_options());

@@ -99,6 +99,15 @@ impl<'a> RunSession<'a> {
         Ok(())
     }
 
+    /// Says that nothing is left to do, where that is so.
+    pub(super) fn announce_end(&self, steps: u64) {
+        if self.first_step() >= steps {
+            let text =
+                format!("the run is finished: all {steps} steps are made; a larger schedule.steps goes on (--set)");
+            self.console.print(Kind::Result, &text);
+        }
+    }
+
     /// Prints what a new run will take; a resumed one knows it from its first steps.
     pub(super) fn estimate(&self, lines: impl FnOnce() -> Result<Vec<String>, Failure>) -> Result<(), Failure> {
         if self.resume.is_none() {

@@ -61,6 +61,10 @@ pub(crate) fn table(progress: &Progress, measure: &Measure<'_>) -> Option<String
     if best.is_some() {
         let direction = measure.better.name();
         lines.push(format!("* chooses the best checkpoint; {direction} is better"));
+        if measure.metric != RECONSTRUCTION_LOSS {
+            lines.push("miou_K: mean IoU after K clicks; miou_box: after a box; oracle: of the best of".to_owned());
+            lines.push("the three masks, else of the one that the model itself holds for the best".to_owned());
+        }
     }
     Some(lines.join("\n"))
 }
@@ -75,7 +79,7 @@ pub(crate) fn warning(outcome: &Outcome, measure: &Measure<'_>) -> Option<String
         Better::Lower => after < before,
     };
     if is_better {
-        return None;
+        return mixed(&outcome.progress, measure);
     }
     let how = if after == before { "no better" } else { "worse" };
     let advice = match measure.metric {
@@ -90,6 +94,31 @@ pub(crate) fn warning(outcome: &Outcome, measure: &Measure<'_>) -> Option<String
         "warning: the best checkpoint (step {step}) is {how} than the model before training: {metric} {after:.4}, before \
          {before:.4}. {advice}"
     ))
+}
+
+/// A warning when the chosen metric is better than before training and most of the others are worse.
+fn mixed(progress: &Progress, measure: &Measure<'_>) -> Option<String> {
+    let (before, best) = (progress.baseline.as_ref()?, progress.best.as_ref()?);
+    let others = before.headlines().into_iter();
+    let others: Vec<(&str, f64)> =
+        others.filter(|&(name, _)| name != measure.metric && is_shown(name) && also_parts(name).is_none()).collect();
+    let worse: Vec<String> = others
+        .iter()
+        .filter_map(|&(name, before)| {
+            let after = *best.metrics.get(name)?;
+            (after < before).then(|| format!("{name} {before:.4} to {after:.4}"))
+        })
+        .collect();
+    (2 * worse.len() > others.len()).then(|| {
+        format!(
+            "warning: {} is better than before training, but {} of {} others are worse: {}. A metric that is closer to how the model \
+             will be used may choose a better checkpoint (validation.metric), and so may a smaller optimiser.lr",
+            measure.metric,
+            worse.len(),
+            others.len(),
+            worse.join(", ")
+        )
+    })
 }
 
 /// What the best checkpoint has forgotten on data that is not the run's own.
@@ -142,7 +171,7 @@ mod tests {
         assert_eq!(rows[0], ["before", "best", "last", "change"]);
         assert_eq!(rows[1], ["step", "0", "step", "400", "step", "1000000", "best-before"]);
         assert_eq!(rows[3], ["miou_1_oracle", "*", "0.2500", "0.5000", "0.5000", "+0.2500"]);
-        assert_eq!(rows.len(), 5, "{table}");
+        assert_eq!(rows.len(), 7, "{table}");
         let mut progress = progress(0.25, 0.5);
         for (scores, value) in [(&mut progress.baseline, 0.75), (&mut progress.best, 0.5), (&mut progress.last, 0.25)] {
             let metrics = &mut scores.as_mut().expect("validated").metrics;
@@ -176,6 +205,12 @@ mod tests {
         }
         assert!(warned(0.5, 0.5, Better::Higher).expect("equal").contains("no better than"));
         assert!(warned(0.25, 0.5, Better::Lower).is_some());
+        let mut mixed = progress(0.25, 0.5);
+        for (scores, value) in [(&mut mixed.baseline, 0.75), (&mut mixed.best, 0.5)] {
+            scores.as_mut().expect("validated").metrics.insert("miou_1".to_owned(), value);
+        }
+        let mixed = super::mixed(&mixed, &MEASURE).expect("the only other is worse");
+        assert!(mixed.contains("1 of 1 others are worse: miou_1 0.7500 to 0.5000"), "{mixed}");
         assert!(warned(0.25, 0.5, Better::Higher).is_none() && warned(0.5, 0.25, Better::Lower).is_none());
     }
 }
