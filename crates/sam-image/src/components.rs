@@ -27,11 +27,11 @@ pub struct Components {
 
 /// A run of pixels in one row; `component` counts from 0.
 #[derive(Debug, Clone, Copy)]
-struct Run {
-    row: u32,
-    start: u32,
-    end: u32,
-    component: u32,
+pub(crate) struct Run {
+    pub(crate) row: u32,
+    pub(crate) start: u32,
+    pub(crate) end: u32,
+    pub(crate) component: u32,
 }
 
 impl Components {
@@ -137,37 +137,66 @@ pub fn remove_small_islands(mask: &mut Mask, area_min_px: usize) -> bool {
 /// All runs from top to bottom, and for each the first run that it is connected to (`component` is the run's own
 /// index).
 fn linked_runs(mask: &Mask, value: bool, connectivity: Connectivity) -> (Vec<Run>, Vec<u32>) {
-    let reach = match connectivity {
-        Connectivity::Four => 0,
-        Connectivity::Eight => 1,
-    };
-    let mut runs: Vec<Run> = Vec::new();
-    let mut parents: Vec<u32> = Vec::new();
-    let mut above = 0..0;
+    let mut linker = Linker::new(connectivity);
     for row in 0..mask.height() {
-        let first = runs.len();
-        // The first run above that may still touch a run further right.
-        let mut candidate = above.start;
+        linker.next_line();
         for (start, end) in row_runs(mask.row(row), value) {
-            let (start, end) = (start as u32, end as u32);
-            let index = runs.len() as u32;
-            parents.push(index);
-            while candidate < above.end && runs[candidate].end + reach <= start {
-                candidate += 1;
-            }
-            let touches = |run: &&Run| run.start < end + reach;
-            for other in runs[candidate..above.end].iter().take_while(touches) {
-                join(&mut parents, index, other.component);
-            }
-            runs.push(Run { row: row as u32, start, end, component: index });
+            linker.add(Run { row: row as u32, start: start as u32, end: end as u32, component: 0 });
         }
-        above = first..runs.len();
     }
-    for index in 0..parents.len() {
-        // Parents precede their children, so their root is final.
-        parents[index] = parents[parents[index] as usize];
+    linker.finish()
+}
+
+/// Links the runs of lines that come one after the other, each from its start; the lines are rows here, and columns of run
+/// lengths elsewhere.
+pub(crate) struct Linker {
+    reach: u32,
+    runs: Vec<Run>,
+    parents: Vec<u32>,
+    /// The runs of the line before, from the first that may still touch a run to come.
+    above: std::ops::Range<usize>,
+    /// The first run of this line.
+    first: usize,
+}
+
+impl Linker {
+    pub(crate) fn new(connectivity: Connectivity) -> Self {
+        let reach = match connectivity {
+            Connectivity::Four => 0,
+            Connectivity::Eight => 1,
+        };
+        Self { reach, runs: Vec::new(), parents: Vec::new(), above: 0..0, first: 0 }
     }
-    (runs, parents)
+
+    pub(crate) fn next_line(&mut self) {
+        self.above = self.first..self.runs.len();
+        self.first = self.runs.len();
+    }
+
+    /// Adds the next run of the line.
+    pub(crate) fn add(&mut self, run: Run) {
+        let index = self.runs.len() as u32;
+        self.parents.push(index);
+        while !self.above.is_empty() && self.runs[self.above.start].end + self.reach <= run.start {
+            self.above.start += 1;
+        }
+        for other in self.above.clone() {
+            if self.runs[other].start >= run.end + self.reach {
+                break;
+            }
+            join(&mut self.parents, index, self.runs[other].component);
+        }
+        self.runs.push(Run { component: index, ..run });
+    }
+
+    /// The runs, and for each the first run of its component.
+    pub(crate) fn finish(mut self) -> (Vec<Run>, Vec<u32>) {
+        for index in 0..self.parents.len() {
+            // Parents precede their children, so their root is final.
+            self.parents[index] = self.parents[self.parents[index] as usize];
+        }
+        (self.runs, self.parents)
+    }
 }
 
 fn join(parents: &mut [u32], a: u32, b: u32) {

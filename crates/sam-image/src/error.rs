@@ -222,6 +222,12 @@ pub enum ImageError {
         limit: f64,
     },
 
+    /// More masks than a label image can number.
+    #[error("a label image of 16 bits holds at most {limit} masks; write run lengths instead")]
+    TooManyLabels {
+        /// The limit.
+        limit: usize,
+    },
     /// The number of crowd flags is not the number of ground-truth masks.
     #[error("crowd flags must be one per ground-truth mask ({expected}), got {got}")]
     CrowdFlags {

@@ -98,7 +98,12 @@ pub fn save_rgb_png(image: &RgbImage, path: &Path) -> Result<(), ImageError> {
     save_png(image, [image.height() as usize, image.width() as usize], ExtendedColorType::Rgb8, path)
 }
 
-fn save_png(bytes: &[u8], size_hw: [usize; 2], kind: ExtendedColorType, path: &Path) -> Result<(), ImageError> {
+pub(crate) fn save_png(
+    bytes: &[u8],
+    size_hw: [usize; 2],
+    kind: ExtendedColorType,
+    path: &Path,
+) -> Result<(), ImageError> {
     let mut png = Vec::new();
     let [height, width] = size_hw.map(|size| u32::try_from(size).unwrap_or(u32::MAX));
     if height == 0 || width == 0 {
@@ -119,13 +124,18 @@ fn draw_mask(canvas: &mut RgbImage, mask: &Mask, colour_rgb: [u8; 3], line_px: u
             if is_contour(mask, row, column, line_px) {
                 *pixel = colour_rgb;
             } else {
-                for (channel, &colour) in pixel.iter_mut().zip(&colour_rgb) {
-                    let blend = f32::from(*channel) * (1.0 - MASK_ALPHA) + f32::from(colour) * MASK_ALPHA;
-                    *channel = blend.round() as u8;
-                }
+                *pixel = blend(*pixel, colour_rgb);
             }
         }
     }
+}
+
+/// A pixel under the colour of a mask.
+pub(crate) fn blend(pixel: [u8; 3], colour_rgb: [u8; 3]) -> [u8; 3] {
+    std::array::from_fn(|channel| {
+        let (below, above) = (f32::from(pixel[channel]), f32::from(colour_rgb[channel]));
+        (below * (1.0 - MASK_ALPHA) + above * MASK_ALPHA).round() as u8
+    })
 }
 
 /// A set pixel with an unset one (or the border) within `line_px` steps up, down, left or right.

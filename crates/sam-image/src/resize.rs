@@ -64,6 +64,22 @@ pub fn resize_rgb_with(image: &RgbImage, size_hw: [usize; 2], resampling: Resamp
     resized
 }
 
+/// A rectangle of an image, `[x0, y0, x1, y1]` with exclusive ends.
+///
+/// # Panics
+///
+/// When it is empty or does not lie in the image.
+#[must_use]
+pub fn crop_rgb(image: &RgbImage, box_xyxy_px: [usize; 4]) -> RgbImage {
+    let [x0, y0, x1, y1] = box_xyxy_px;
+    let [width, height] = [image.width() as usize, image.height() as usize];
+    assert!(
+        x0 < x1 && y0 < y1 && x1 <= width && y1 <= height,
+        "a crop must lie in the image, {width} px wide and {height} px high, got {box_xyxy_px:?}"
+    );
+    image::imageops::crop_imm(image, x0 as u32, y0 as u32, (x1 - x0) as u32, (y1 - y0) as u32).to_image()
+}
+
 /// Resizes along one axis; `fast_image_resize` skips the other, whose size is equal.
 fn convolve(image: &RgbImage, resized: &mut RgbImage, resampling: Resampling) {
     let (width, height) = resized.dimensions();

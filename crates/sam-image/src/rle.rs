@@ -189,6 +189,26 @@ impl Rle {
         Ok(result)
     }
 
+    /// The pixels that are not set.
+    #[must_use]
+    pub fn complement(&self) -> Self {
+        let counts = match self.counts.as_slice() {
+            [0, rest @ ..] if !rest.is_empty() => rest.to_vec(),
+            counts if self.n_pixels() == 0 => counts.to_vec(),
+            counts => std::iter::once(0).chain(counts.iter().copied()).collect(),
+        };
+        Self { size_hw: self.size_hw, counts }
+    }
+
+    /// The pixels of this mask that are not set in the other.
+    ///
+    /// # Errors
+    ///
+    /// When the sizes differ.
+    pub fn without(&self, other: &Rle) -> Result<Self, ImageError> {
+        Self::intersection(&[self.clone(), other.complement()])
+    }
+
     fn first_of(masks: &[Rle]) -> Result<&Self, ImageError> {
         let first = masks.first().ok_or(ImageError::NothingToMerge)?;
         for mask in masks {

@@ -10,13 +10,13 @@ use crate::frame::ModelFrame;
 use crate::mask::Mask;
 
 /// Number of neighbouring logits per output pixel and axis.
-const TAPS: usize = 3;
+pub(crate) const TAPS: usize = 3;
 
 /// The weights of the logits in one row or column of the original image.
 #[derive(Clone, Copy, Debug)]
-struct Taps {
-    first: usize,
-    weights: [f32; TAPS],
+pub(crate) struct Taps {
+    pub(crate) first: usize,
+    pub(crate) weights: [f32; TAPS],
 }
 
 /// Upscales logits to pixels of the original image and thresholds them.
@@ -61,7 +61,7 @@ fn for_each_pixel<T>(low_res: &[f32], side: usize, frame: &ModelFrame, out: &mut
 }
 
 /// Combines both resizes of one axis.
-fn taps(side: usize, square: usize, resized: usize, original: usize) -> Vec<Taps> {
+pub(crate) fn taps(side: usize, square: usize, resized: usize, original: usize) -> Vec<Taps> {
     let tap = |at: usize| {
         let outer = neighbours(at, resized, original);
         // The terms lie within three neighbours, because a pixel of the square is no wider than a logit.
