@@ -25,6 +25,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod automatic;
 pub mod cache;
 mod device;
 mod embedding;
