@@ -3,6 +3,7 @@
 //! Each measurement runs in a process of its own, so that its peak memory is its own; the median of several runs is
 //! printed. `benches/pytorch.py` measures the official package the same way, by hand.
 
+mod automatic; // the masks of everything in a photograph
 mod loader; // samples from disk to batches
 mod training; // whole steps
 
@@ -30,7 +31,7 @@ struct Bench {
     run: fn(usize) -> Vec<f64>,
 }
 
-const BENCHES: [Bench; 17] = [
+const BENCHES: [Bench; 21] = [
     Bench { name: "loader", runs: 5, run: loader::loader },
     Bench { name: "loader_full_masks", runs: 5, run: loader::loader_full_masks },
     Bench { name: "vit_b/initialise", runs: 1, run: initialised },
@@ -52,6 +53,10 @@ const BENCHES: [Bench; 17] = [
         run: |runs| training::whole_step(runs, Activations::Recompute),
     },
     Bench { name: "training/small", runs: 9, run: training::small_step },
+    Bench { name: "automatic/network", runs: 1, run: automatic::network },
+    Bench { name: "automatic/after_network", runs: 5, run: automatic::after_network },
+    Bench { name: "automatic/whole", runs: 1, run: automatic::whole },
+    Bench { name: "automatic/thresholds", runs: 5, run: automatic::thresholds },
 ];
 
 fn main() {

@@ -1,6 +1,8 @@
 //! The project's one integration test binary: whole paths, against the reference's numbers and through the real program.
 //! Single functions are tested in their own files.
 
+mod auto_cli; // auto through the real program: formats, resume, thresholds moved, bad input
+mod automatic; // automatic masks equal those of the official generator
 mod block; // a block of vit_b's size equals the official one
 mod cache_cli; // embeddings of a frozen encoder on disk: cached = uncached, interrupted, stale, damaged, full disk
 mod cli; // the real binary in a fresh folder, bad input included
@@ -21,6 +23,7 @@ mod learning; // a whole training step equals PyTorch's
 mod lora; // low-rank adapters: PEFT's and SAMed's numbers, runs, the real program
 mod losses_cli; // what the data loses, in every command; sets without objects
 mod mae; // the masked autoencoder equals PyTorch, and initialises a segmenter
+mod predict_cli; // predict on several images: prompts from files, formats
 mod pretrain_cli; // pre-training through the real program
 mod pretraining; // whole pre-trainings: reproduce, resume, accumulate, learn
 mod probe; // features are what they should be, and their classifiers those of scikit-learn

@@ -78,7 +78,7 @@ fn validations(markdown: &str) -> Vec<String> {
 
 /// A command under a shell that limits the size of files, which then fail to grow as on a full disk.
 #[cfg(unix)]
-fn on_a_full_disk(run: &Run, arguments: &[&str]) -> (Option<i32>, String) {
+pub(crate) fn on_a_full_disk(run: &Run, arguments: &[&str]) -> (Option<i32>, String) {
     let script =
         format!("trap '' XFSZ; ulimit -f 8; exec '{}' {}", env!("CARGO_BIN_EXE_sam-train"), arguments.join(" "));
     let output = Command::new("bash").args(["-c", &script]).current_dir(run.path("")).output().expect("bash starts");
@@ -313,7 +313,7 @@ fn fine_tuning_starts_from_a_checkpoint() {
 
 #[cfg(unix)]
 #[test]
-fn on_a_full_disk_the_old_checkpoint_survives() {
+pub(crate) fn on_a_full_disk_the_old_checkpoint_survives() {
     let run = with_config(SMALL);
     run.ok(&["--config", "train.toml"]);
     let before = std::fs::read(run.path("run/last.safetensors")).expect("written");

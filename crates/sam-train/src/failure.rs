@@ -24,6 +24,8 @@ pub(crate) enum Failure {
     Run(anyhow::Error),
     /// Ctrl-C, or a signal that asks the program to end. Exit code 130.
     Interrupted,
+    /// The same, where what is finished stays and can be gone on with. Exit code 130.
+    Stopped(String),
 }
 
 impl Failure {
@@ -33,6 +35,7 @@ impl Failure {
             Failure::Input(error) => (error, 2),
             Failure::OutOfMemory(error) => (error, OUT_OF_MEMORY),
             Failure::Run(error) => (error, 1),
+            Failure::Stopped(message) => (anyhow::anyhow!(message), INTERRUPTED),
             Failure::Interrupted => (anyhow::anyhow!("stopped; nothing is written"), INTERRUPTED),
         };
         // Messages of libraries often end with their cause; it is not repeated.

@@ -2,6 +2,7 @@
 //!
 //! `main` maps a result to an exit code, `run` is one match over the commands, each command is one file.
 
+mod auto;
 mod build;
 mod cli;
 mod config;
@@ -101,6 +102,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         Some(Command::Inspect(arguments)) => inspect::run(&arguments),
         Some(Command::Export(arguments)) => export::run(&arguments),
         Some(Command::Predict(arguments)) => predict::run(&arguments),
+        Some(Command::Auto(arguments)) => auto::run(&arguments),
         Some(Command::Eval(arguments)) => run::run_document(
             &arguments.document().bad_input()?,
             &RunArguments::of_command(arguments.measure.force, arguments.measure.verbosity),

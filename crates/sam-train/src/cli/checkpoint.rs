@@ -60,9 +60,20 @@ pub(crate) struct PredictArguments {
     /// Adapters to merge into it: a PEFT folder, the folder of a run with `lora`, or a .pth of SAMed
     #[arg(long, value_name = "FOLDER")]
     pub(crate) adapter: Option<PathBuf>,
-    /// Image to segment: JPEG, PNG, TIFF, BMP, WebP or GIF
-    #[arg(long, value_name = "PHOTO")]
-    pub(crate) image: PathBuf,
+    /// Image to segment: JPEG, PNG, TIFF, BMP, WebP or GIF; several get the same points or box
+    #[arg(long, value_name = "PHOTO", num_args = 1.., required_unless_present = "prompts", conflicts_with = "prompts")]
+    pub(crate) image: Vec<PathBuf>,
+    /// Prompts of many images: JSON (a list of {"image", "points", "box", "label"}), CSV (columns image, x, y, positive, x0, y0,
+    /// x1, y1, object, label), or a COCO file, of which the boxes are taken
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["points", "box_xyxy_px", "mask_input", "logits", "embedding", "save_embedding"])]
+    pub(crate) prompts: Option<PathBuf>,
+    /// Folder of the images that --prompts names [default: that of FILE]
+    #[arg(long, value_name = "DIR", requires = "prompts")]
+    pub(crate) images: Option<PathBuf>,
+    /// What is written: with several images or --prompts, png writes masks/, overlays/ and, with labels, classes/ in one colour
+    /// per class; coco and json write one file for all, and overlays/
+    #[arg(long, default_value = "png")]
+    pub(crate) format: PredictFormat,
     /// A click in pixels of the image; add `,0` for a negative one; repeatable
     #[arg(long = "point", value_name = "X,Y[,0]", value_parser = parse_point, allow_hyphen_values = true)]
     pub(crate) points: Vec<([f32; 2], bool)>,
@@ -110,6 +121,16 @@ impl PredictArguments {
         let options = files::load_options(&options.into_document())?;
         Ok(SourceOptions { max_pixels: self.max_pixels, ..options })
     }
+}
+
+/// The form of predicted masks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PredictFormat {
+    Png,
+    /// instances.json with labels as categories and scores
+    Coco,
+    /// predictions.json: every object with its prompt, score and run lengths
+    Json,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -1,5 +1,6 @@
 //! Command-line arguments. Only the gate file of `eval` is read here, as its values are options like the others.
 
+mod auto;
 mod checkpoint;
 mod data;
 mod doctor;
@@ -12,7 +13,8 @@ mod runs;
 mod source;
 mod verbosity;
 
-pub(crate) use checkpoint::{ExportArguments, InspectArguments, PredictArguments};
+pub(crate) use auto::{AutoArguments, MaskFormat};
+pub(crate) use checkpoint::{ExportArguments, InspectArguments, PredictArguments, PredictFormat};
 pub(crate) use data::{
     CheckArguments, ConvertArguments, DataCommand, PreviewArguments, SplitArguments, SynthArguments, SynthFormat,
 };
@@ -86,8 +88,10 @@ pub(crate) enum Command {
     Inspect(InspectArguments),
     /// Convert a checkpoint for other programs
     Export(ExportArguments),
-    /// Segment an image from points, a box or an earlier mask
+    /// Segment images from points, boxes or an earlier mask
     Predict(PredictArguments),
+    /// Segment everything in images, without prompts
+    Auto(Box<AutoArguments>),
     /// Evaluate checkpoints on data sets: mIoU per click and box, NoC, AP; with a report, and a gate for CI
     Eval(Box<EvalArguments>),
     /// Classify labelled images or objects by an encoder's frozen features: nearest neighbours and a linear layer

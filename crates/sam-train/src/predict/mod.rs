@@ -1,4 +1,9 @@
-//! `sam-train predict`: masks for one image and one prompt, as PNG files.
+//! `sam-train predict`: masks for one image and one prompt, as PNG files; of several images, or of a file of prompts, see
+//! [`many`].
+
+mod many;
+mod prompts;
+mod results;
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -12,7 +17,7 @@ use sam_infer::{ImageEmbedding, Prediction, Predictor, Prompt, image_fingerprint
 use sam_model::MaskOutput;
 use sam_model::weights::{StateDict, host_values, write_f32_tensors};
 
-use crate::cli::PredictArguments;
+use crate::cli::{PredictArguments, PredictFormat};
 use crate::export::{LABEL_WIDTH, print_load_report};
 use crate::failure::{BadInput, Failure};
 use crate::output::{errors, output};
@@ -21,8 +26,16 @@ use crate::timing::timed;
 use crate::train::{adapter_folder, checkpoint_file};
 
 pub(crate) fn run(arguments: &PredictArguments) -> Result<(), Failure> {
+    let [path] = arguments.image.as_slice() else {
+        refuse_single_options(arguments).bad_input()?;
+        return many::run(arguments);
+    };
+    if arguments.format != PredictFormat::Png {
+        refuse_single_options(arguments).bad_input()?;
+        return many::run(arguments);
+    }
     check_targets(arguments).bad_input()?;
-    let image = read_image_file(&arguments.image, &arguments.image_options().bad_input()?).bad_input()?;
+    let image = read_image_file(path, &arguments.image_options().bad_input()?).bad_input()?;
     let device = arguments.device.open().bad_input()?;
     let checkpoint = checkpoint_file(&arguments.checkpoint);
     let adapter = arguments.adapter.as_deref().map(adapter_folder);
@@ -68,6 +81,20 @@ pub(crate) fn run(arguments: &PredictArguments) -> Result<(), Failure> {
         write_logits(&prediction, path)?;
     }
     print_scores(&arguments.out, &prediction, &masks)
+}
+
+/// Options that are about one object of one image.
+fn refuse_single_options(arguments: &PredictArguments) -> anyhow::Result<()> {
+    let given = [
+        ("--mask-input", arguments.mask_input.is_some()),
+        ("--logits", arguments.logits.is_some()),
+        ("--embedding", arguments.embedding.is_some()),
+        ("--save-embedding", arguments.save_embedding.is_some()),
+    ];
+    match given.iter().find(|(_, is_given)| *is_given) {
+        Some((option, _)) => bail!("{option} is for a single image with --format png"),
+        None => Ok(()),
+    }
 }
 
 /// Checks all output paths before anything is read or computed.

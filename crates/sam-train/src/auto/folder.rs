@@ -1,0 +1,291 @@
+//! The folder of `auto`: what it was made with, which images are finished, one process at a time.
+//!
+//! `auto.json` says what made the masks; another checkpoint, or other options, would mix with them and is refused. A line of
+//! `finished.jsonl` is written once everything of an image is on disk, so an interrupted run goes on with the others. Both
+//! record the *signature* of the masks, a hash of the weights and of every option that changes a mask.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow, bail};
+use sam_files::{Fingerprint, sweep_unfinished, write_atomically};
+use sam_infer::automatic::{Floors, Options, Removed, Seen, Thresholds};
+use serde::{Deserialize, Serialize};
+
+use crate::build;
+
+pub(crate) const ANNOTATIONS: &str = "annotations";
+pub(crate) const OVERLAYS: &str = "overlays";
+pub(crate) const CANDIDATES: &str = "candidates";
+pub(crate) const LABELS: &str = "labels";
+pub(crate) const MASKS: &str = "masks";
+pub(crate) const COCO_FILE: &str = "instances.json";
+const DESCRIPTION: &str = "auto.json";
+const FINISHED: &str = "finished.jsonl";
+const LOCK: &str = "auto.lock";
+
+/// What masks are made with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Description {
+    /// The version of this program.
+    pub(crate) program: String,
+    pub(crate) checkpoint: PathBuf,
+    /// Hash of all weights, adapters merged.
+    pub(crate) weights: String,
+    pub(crate) intensity: String,
+    pub(crate) options: Options,
+    pub(crate) thresholds: Thresholds,
+    pub(crate) no_overlap: bool,
+}
+
+impl Description {
+    pub(crate) fn version() -> String {
+        build::VERSION.to_owned()
+    }
+
+    /// Of everything that changes a candidate. Floors only leave candidates out, and a batch is a matter of memory.
+    pub(crate) fn network_signature(&self) -> String {
+        let floors = Floors { predicted_iou: 0.0, stability: 0.0 };
+        let options = Options { floors, points_per_batch: 1, ..self.options.clone() };
+        signature(&serde_json::json!([self.weights, self.intensity, options]))
+    }
+
+    /// Of everything that changes a mask.
+    pub(crate) fn mask_signature(&self) -> String {
+        signature(&serde_json::json!([self.network_signature(), self.thresholds, self.no_overlap]))
+    }
+}
+
+fn signature(of: &serde_json::Value) -> String {
+    let mut hash = Fingerprint::new(0);
+    hash.add_bytes(of.to_string().as_bytes());
+    format!("{:016x}", hash.value())
+}
+
+/// A line of `finished.jsonl`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Finished {
+    pub(crate) name: String,
+    /// Size of the image's file, where it is one.
+    pub(crate) bytes: Option<u64>,
+    pub(crate) signature: String,
+    pub(crate) masks: usize,
+    pub(crate) removed: Removed,
+    pub(crate) seen: Seen,
+}
+
+/// The folder, locked.
+pub(crate) struct OutFolder {
+    root: PathBuf,
+    description: Description,
+    finished: HashMap<String, Finished>,
+    log: File,
+    _lock: File,
+}
+
+impl OutFolder {
+    /// Opens or makes the folder.
+    ///
+    /// # Errors
+    ///
+    /// When it holds other files, or masks of another checkpoint or other options, unless they may be replaced; when another
+    /// process writes to it.
+    pub(crate) fn open(root: &Path, description: Description, force: bool) -> anyhow::Result<Self> {
+        let earlier = read_description(root)?;
+        let is_used = root.is_dir() && std::fs::read_dir(root)?.next().is_some();
+        if root.exists() && !root.is_dir() {
+            bail!("--out {} is a file; it must be a folder", root.display());
+        }
+        if is_used && earlier.is_none() && !root.join(LOCK).exists() && !force {
+            bail!(
+                "--out {} holds other files; choose another folder, or use --force to write into this one",
+                root.display()
+            );
+        }
+        std::fs::create_dir_all(root).with_context(|| format!("creating {}", root.display()))?;
+        let lock = lock(root)?;
+        sweep_unfinished(root);
+        if let Some(earlier) = &earlier {
+            replace_earlier(root, earlier, &description, force)?;
+        }
+        let text = serde_json::to_string_pretty(&description)?;
+        let path = root.join(DESCRIPTION);
+        write_atomically(&path, text + "\n").with_context(|| format!("writing {}", path.display()))?;
+        let finished = read_finished(&root.join(FINISHED), &description.mask_signature())?;
+        // Written anew, so that a line that was cut off is not continued.
+        let path = root.join(FINISHED);
+        let mut lines = String::new();
+        let mut names: Vec<&String> = finished.keys().collect();
+        names.sort();
+        for name in names {
+            lines.push_str(&serde_json::to_string(&finished[name])?);
+            lines.push('\n');
+        }
+        write_atomically(&path, lines).with_context(|| format!("writing {}", path.display()))?;
+        let log = OpenOptions::new().append(true).open(&path).with_context(|| format!("opening {}", path.display()))?;
+        Ok(Self { root: root.to_owned(), description, finished, log, _lock: lock })
+    }
+
+    pub(crate) fn description(&self) -> &Description {
+        &self.description
+    }
+
+    /// The record of an image whose masks are there.
+    pub(crate) fn finished(&self, name: &str, stem: &str, bytes: Option<u64>) -> Option<&Finished> {
+        let finished = self.finished.get(name).filter(|finished| finished.bytes == bytes)?;
+        self.path(ANNOTATIONS, stem, "json").is_file().then_some(finished)
+    }
+
+    /// Where something of an image is kept.
+    pub(crate) fn path(&self, folder: &str, stem: &str, extension: &str) -> PathBuf {
+        let name = if extension.is_empty() { stem.to_owned() } else { format!("{stem}.{extension}") };
+        self.root.join(folder).join(name)
+    }
+
+    /// A file of all images.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// Notes that everything of an image is on disk.
+    pub(crate) fn finish(&mut self, finished: Finished) -> anyhow::Result<()> {
+        let line = serde_json::to_string(&finished)? + "\n";
+        let written = self.log.write_all(line.as_bytes()).and_then(|()| self.log.sync_data());
+        written.with_context(|| format!("writing {}", self.root.join(FINISHED).display()))?;
+        self.finished.insert(finished.name.clone(), finished);
+        Ok(())
+    }
+}
+
+fn read_description(root: &Path) -> anyhow::Result<Option<Description>> {
+    let path = root.join(DESCRIPTION);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let text = sam_data::read_text(&path, sam_files::MAX_TEXT_BYTES)?;
+    let parsed = serde_json::from_str(&text);
+    parsed.map(Some).with_context(|| {
+        format!("{} is damaged or of another version; choose another --out, or remove the folder", path.display())
+    })
+}
+
+/// Refuses masks that are not to be mixed with, or removes them.
+fn replace_earlier(root: &Path, earlier: &Description, now: &Description, force: bool) -> anyhow::Result<()> {
+    if earlier.network_signature() != now.network_signature() {
+        if !force {
+            let what = match earlier.weights == now.weights {
+                true => "was made with other options (points, crops, stability offset or intensity)".to_owned(),
+                false => format!("is from another checkpoint ({})", earlier.checkpoint.display()),
+            };
+            bail!("{} {what}; choose another --out, or use --force to replace its masks", root.display());
+        }
+        for name in [ANNOTATIONS, OVERLAYS, CANDIDATES, LABELS, MASKS] {
+            remove(&root.join(name), |path| std::fs::remove_dir_all(path))?;
+        }
+        for name in [COCO_FILE, FINISHED] {
+            remove(&root.join(name), |path| std::fs::remove_file(path))?;
+        }
+    } else if earlier.mask_signature() != now.mask_signature() && !force && !root.join(CANDIDATES).is_dir() {
+        bail!(
+            "{} was made with other thresholds, and without --candidates, which keep the network's part; choose another \
+             --out, or use --force to make all masks again",
+            root.display()
+        );
+    }
+    Ok(())
+}
+
+fn remove(path: &Path, remove: impl Fn(&Path) -> std::io::Result<()>) -> anyhow::Result<()> {
+    if path.exists() { remove(path).with_context(|| format!("removing {}", path.display())) } else { Ok(()) }
+}
+
+/// Lines with this signature; a line that was cut off is ignored, and the last of several counts.
+fn read_finished(path: &Path, signature: &str) -> anyhow::Result<HashMap<String, Finished>> {
+    let text = match std::fs::read(path) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(anyhow!(error).context(format!("reading {}", path.display()))),
+    };
+    let lines = text.lines().filter_map(|line| serde_json::from_str::<Finished>(line).ok());
+    Ok(lines.filter(|line| line.signature == signature).map(|line| (line.name.clone(), line)).collect())
+}
+
+/// The lock ends with its process, however that ends.
+fn lock(root: &Path) -> anyhow::Result<File> {
+    let path = root.join(LOCK);
+    let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+    let file = file.with_context(|| format!("opening {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => bail!("another process writes to {}; wait for it, or stop it", root.display()),
+        Err(TryLockError::Error(error)) => Err(anyhow!(error).context(format!("locking {}", path.display()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn description(points_per_side: usize, stability: f64) -> Description {
+        let thresholds = Thresholds { stability, ..Thresholds::default() };
+        Description {
+            program: Description::version(),
+            checkpoint: PathBuf::from("a.safetensors"),
+            weights: "1".to_owned(),
+            intensity: "as_is".to_owned(),
+            options: Options { points_per_side, floors: thresholds.floors(), ..Options::default() },
+            thresholds,
+            no_overlap: false,
+        }
+    }
+
+    fn finished(name: &str, description: &Description) -> Finished {
+        Finished {
+            name: name.to_owned(),
+            bytes: Some(3),
+            signature: description.mask_signature(),
+            masks: 2,
+            removed: Removed::default(),
+            seen: Seen::default(),
+        }
+    }
+
+    #[test]
+    fn finished_images_are_known_again_and_torn_lines_are_not() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = folder.path().join("out");
+        let now = description(8, 0.9);
+        let mut out = OutFolder::open(&root, now.clone(), false).expect("new");
+        let error = OutFolder::open(&root, now.clone(), false).err().expect("locked").to_string();
+        assert!(error.contains("another process"), "{error}");
+        out.finish(finished("a.png", &now)).expect("written");
+        drop(out);
+        std::fs::create_dir_all(root.join(ANNOTATIONS)).expect("made");
+        std::fs::write(root.join("annotations/a.json"), "{}").expect("written");
+        let mut log = std::fs::read_to_string(root.join(FINISHED)).expect("there");
+        let torn = serde_json::to_string(&finished("b.png", &now)).expect("text");
+        log.push_str(&torn[..torn.len() / 2]);
+        std::fs::write(root.join(FINISHED), log).expect("written");
+
+        let out = OutFolder::open(&root, now.clone(), false).expect("again");
+        assert!(out.finished("a.png", "a", Some(3)).is_some());
+        assert!(out.finished("a.png", "a", Some(4)).is_none(), "the image changed");
+        assert!(out.finished("a.png", "gone", Some(3)).is_none() && out.finished("b.png", "b", Some(3)).is_none());
+        drop(out);
+
+        let refused =
+            |now: &Description| OutFolder::open(&root, now.clone(), false).err().expect("refused").to_string();
+        assert!(refused(&description(9, 0.9)).contains("other options"));
+        assert!(refused(&description(8, 0.8)).contains("without --candidates"));
+        let other = Description { weights: "2".to_owned(), ..now.clone() };
+        assert!(refused(&other).contains("another checkpoint (a.safetensors)"));
+        drop(OutFolder::open(&root, other, true).expect("forced"));
+        assert!(!root.join("annotations").exists());
+
+        std::fs::create_dir_all(root.join(CANDIDATES)).expect("made");
+        let other = Description { weights: "2".to_owned(), ..description(8, 0.8) };
+        OutFolder::open(&root, other, false).expect("candidates can take other thresholds");
+    }
+}

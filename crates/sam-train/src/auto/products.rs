@@ -1,0 +1,184 @@
+//! What is made of the masks of an image: an overlay, a label image, a PNG per mask; and of all images a COCO file. All come
+//! from the records on disk, so another `--format` needs no network.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::path::Path;
+
+use anyhow::{Context, anyhow};
+use sam_files::{write_atomically, write_atomically_with, write_folder_atomically};
+use sam_image::{LabelImage, RgbImage, Rle, mask_colour_rgb, save_mask_png, save_rgb_png};
+use serde::Serialize;
+
+use super::folder::{ANNOTATIONS, COCO_FILE, LABELS, MASKS, OVERLAYS, OutFolder};
+use super::inputs::Input;
+use super::record::{Record, Segmentation};
+use crate::cli::MaskFormat;
+
+/// Longer sides of overlays are reduced to it: they are for looking at.
+const OVERLAY_LONGEST_PX: usize = 2048;
+
+/// Whether what a format asks for is there already.
+pub(crate) fn has_product(folder: &OutFolder, stem: &str, format: MaskFormat) -> bool {
+    match format {
+        MaskFormat::Sa1b | MaskFormat::Coco => true,
+        MaskFormat::Labels => folder.path(LABELS, stem, "png").is_file(),
+        MaskFormat::Png => folder.path(MASKS, stem, "").join(METADATA).is_file(),
+    }
+}
+
+pub(crate) fn has_overlay(folder: &OutFolder, stem: &str) -> bool {
+    folder.path(OVERLAYS, stem, "png").is_file()
+}
+
+/// Removes what was made of earlier masks of an image, so that nothing contradicts the new ones.
+pub(crate) fn remove_outdated(folder: &OutFolder, stem: &str) -> anyhow::Result<()> {
+    let files = [folder.path(LABELS, stem, "png"), folder.path(OVERLAYS, stem, "png"), folder.file(COCO_FILE)];
+    for path in files.iter().filter(|path| path.exists()) {
+        std::fs::remove_file(path).with_context(|| format!("removing {}", path.display()))?;
+    }
+    remove_masks(&folder.path(MASKS, stem, ""))
+}
+
+fn remove_masks(path: &Path) -> anyhow::Result<()> {
+    if path.join(METADATA).exists() {
+        std::fs::remove_dir_all(path).with_context(|| format!("removing {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Writes the record of an image.
+pub(crate) fn write_record(folder: &OutFolder, stem: &str, record: &Record) -> anyhow::Result<()> {
+    let path = prepared(folder, ANNOTATIONS, stem, "json")?;
+    let text = serde_json::to_vec(record)?;
+    write_atomically(&path, text).map(drop).with_context(|| format!("writing {}", path.display()))
+}
+
+/// Writes the overlay of an image.
+pub(crate) fn write_overlay(folder: &OutFolder, stem: &str, image: &RgbImage, record: &Record) -> anyhow::Result<()> {
+    let masks = record.masks()?;
+    let labels = label_image(record, &masks)?;
+    let path = prepared(folder, OVERLAYS, stem, "png")?;
+    let drawn = labels.overlay(image, OVERLAY_LONGEST_PX, &mask_colour_rgb);
+    write_image(&path, |temporary| save_rgb_png(&drawn, temporary))
+}
+
+/// Writes what a format asks for beside the record.
+pub(crate) fn write_product(folder: &OutFolder, stem: &str, record: &Record, format: MaskFormat) -> anyhow::Result<()> {
+    match format {
+        MaskFormat::Sa1b | MaskFormat::Coco => Ok(()),
+        MaskFormat::Labels => {
+            let labels = label_image(record, &record.masks()?)?;
+            let path = prepared(folder, LABELS, stem, "png")?;
+            write_image(&path, |temporary| labels.save_png(temporary))
+        }
+        MaskFormat::Png => {
+            let path = prepared(folder, MASKS, stem, "")?;
+            remove_masks(&path)?;
+            let io = |error: std::io::Error| anyhow!(error).context(format!("writing {}", path.display()));
+            write_folder_atomically(&path, io, |temporary| write_pngs(temporary, record))
+        }
+    }
+}
+
+fn label_image(record: &Record, masks: &[Rle]) -> anyhow::Result<LabelImage> {
+    let size_hw = [record.image.height, record.image.width];
+    Ok(LabelImage::of_smallest(size_hw, &masks.iter().collect::<Vec<_>>())?)
+}
+
+fn write_image(path: &Path, save: impl FnOnce(&Path) -> Result<(), sam_image::ImageError>) -> anyhow::Result<()> {
+    let io = |error: std::io::Error| anyhow!(error).context(format!("writing {}", path.display()));
+    write_atomically_with(path, io, |temporary| Ok(save(temporary)?)).map(drop)
+}
+
+fn prepared(folder: &OutFolder, name: &str, stem: &str, extension: &str) -> anyhow::Result<std::path::PathBuf> {
+    let path = folder.path(name, stem, extension);
+    let parent = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
+    Ok(path)
+}
+
+const METADATA: &str = "metadata.csv";
+
+/// A PNG per mask with the file that `scripts/amg.py` writes beside them.
+fn write_pngs(folder: &Path, record: &Record) -> anyhow::Result<()> {
+    let mut table = "id,area,bbox_x0,bbox_y0,bbox_w,bbox_h,point_input_x,point_input_y,predicted_iou,stability_score,\
+                     crop_box_x0,crop_box_y0,crop_box_w,crop_box_h\n"
+        .to_owned();
+    for (id, (mask, rle)) in record.annotations.iter().zip(record.masks()?).enumerate() {
+        save_mask_png(&rle.to_mask(), &folder.join(format!("{id}.png")))?;
+        let ([x, y, width, height], [crop_x, crop_y, crop_width, crop_height]) = (mask.bbox, mask.crop_box);
+        let [[point_x, point_y]] = mask.point_coords;
+        writeln!(
+            table,
+            "{id},{},{x},{y},{width},{height},{point_x},{point_y},{},{},{crop_x},{crop_y},{crop_width},{crop_height}",
+            mask.area, mask.predicted_iou, mask.stability_score
+        )?;
+    }
+    let path = folder.join(METADATA);
+    std::fs::write(&path, table).with_context(|| format!("writing {}", path.display()))
+}
+
+#[derive(Serialize)]
+struct CocoImage<'a> {
+    id: usize,
+    file_name: &'a str,
+    height: usize,
+    width: usize,
+}
+
+#[derive(Serialize)]
+struct CocoAnnotation<'a> {
+    id: u64,
+    image_id: usize,
+    category_id: u8,
+    iscrowd: u8,
+    area: usize,
+    /// COCO's own box.
+    bbox: [usize; 4],
+    segmentation: &'a Segmentation,
+    /// The paper ranks masks by the mean of both scores.
+    score: f64,
+    predicted_iou: f64,
+    stability_score: f64,
+}
+
+/// Writes one COCO file for all images with masks; records are read one by one.
+pub(crate) fn write_coco(folder: &OutFolder, inputs: &[&Input]) -> anyhow::Result<()> {
+    let path = folder.file(COCO_FILE);
+    let io = |error: std::io::Error| anyhow!(error).context(format!("writing {}", path.display()));
+    let write = |temporary: &Path| -> anyhow::Result<()> {
+        let mut file = BufWriter::new(File::create(temporary).map_err(io)?);
+        file.write_all(b"{\"categories\":[{\"id\":1,\"name\":\"object\"}],\"annotations\":[").map_err(io)?;
+        let mut images = String::new();
+        let mut id = 0;
+        for (image, input) in inputs.iter().enumerate() {
+            let record = Record::read(&folder.path(ANNOTATIONS, &input.stem, "json"))?;
+            let [height, width] = [record.image.height, record.image.width];
+            let entry = CocoImage { id: image + 1, file_name: &input.name, height, width };
+            images.push_str(if image == 0 { "" } else { "," });
+            images.push_str(&serde_json::to_string(&entry)?);
+            for (mask, rle) in record.annotations.iter().zip(record.masks()?) {
+                id += 1;
+                let annotation = CocoAnnotation {
+                    id,
+                    image_id: image + 1,
+                    category_id: 1,
+                    iscrowd: 0,
+                    area: mask.area,
+                    bbox: rle.bbox_xywh_px(),
+                    segmentation: &mask.segmentation,
+                    score: (mask.predicted_iou + mask.stability_score) / 2.0,
+                    predicted_iou: mask.predicted_iou,
+                    stability_score: mask.stability_score,
+                };
+                file.write_all(if id == 1 { b"" } else { b"," }).map_err(io)?;
+                serde_json::to_writer(&mut file, &annotation).map_err(|error| io(error.into()))?;
+            }
+        }
+        file.write_all(format!("],\"images\":[{images}]}}\n").as_bytes()).map_err(io)?;
+        file.flush().map_err(io)
+    };
+    write_atomically_with(&path, io, write).map(drop)
+}

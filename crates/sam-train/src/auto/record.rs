@@ -1,0 +1,85 @@
+//! The masks of an image on disk, as in SA-1B, with the keys in its order.
+//!
+//! Boxes are one less in width and height than COCO's, since they come from inclusive indices. Scores are those of the
+//! network, not rounded.
+
+use std::path::Path;
+
+use anyhow::Context;
+use sam_image::Rle;
+use sam_infer::automatic::AutomaticMask;
+use serde::{Deserialize, Serialize};
+
+/// The JSON of an image.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) image: RecordImage,
+    pub(crate) annotations: Vec<RecordMask>,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct RecordImage {
+    pub(crate) image_id: u64,
+    pub(crate) width: usize,
+    pub(crate) height: usize,
+    pub(crate) file_name: String,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct RecordMask {
+    /// `[x, y, width, height]`.
+    pub(crate) bbox: [usize; 4],
+    pub(crate) area: usize,
+    pub(crate) segmentation: Segmentation,
+    pub(crate) predicted_iou: f64,
+    pub(crate) point_coords: [[f64; 2]; 1],
+    /// `[x, y, width, height]`.
+    pub(crate) crop_box: [usize; 4],
+    pub(crate) id: u64,
+    pub(crate) stability_score: f64,
+}
+
+/// COCO's compressed run lengths.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Segmentation {
+    /// `[height, width]`.
+    pub(crate) size: [usize; 2],
+    pub(crate) counts: String,
+}
+
+/// Masks of an image have ids in a range of their own.
+const IDS_PER_IMAGE: u64 = 100_000;
+
+impl Record {
+    /// The id of an image comes from its name, so that it is the same in every run.
+    pub(crate) fn new(name: &str, [height, width]: [usize; 2], masks: &[AutomaticMask]) -> Self {
+        let mut hash = sam_files::Fingerprint::new(0);
+        hash.add_bytes(name.as_bytes());
+        let image_id = hash.value() >> 32;
+        let mask = |(index, mask): (usize, &AutomaticMask)| RecordMask {
+            bbox: mask.box_xywh_px(),
+            area: mask.rle.area_px(),
+            segmentation: Segmentation { size: mask.rle.size_hw(), counts: mask.rle.to_coco_string() },
+            predicted_iou: f64::from(mask.predicted_iou),
+            point_coords: [mask.point_xy_px],
+            crop_box: mask.crop_xywh_px(),
+            id: image_id * IDS_PER_IMAGE + index as u64,
+            // JSON has no NaN, the score of masks that are empty even at the lower level.
+            stability_score: if mask.stability.is_nan() { 0.0 } else { f64::from(mask.stability) },
+        };
+        let image = RecordImage { image_id, width, height, file_name: name.to_owned() };
+        Self { image, annotations: masks.iter().enumerate().map(mask).collect() }
+    }
+
+    pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
+        let text = sam_data::read_text(path, sam_files::MAX_TEXT_BYTES)?;
+        serde_json::from_str(&text).with_context(|| format!("{} is not a record of masks", path.display()))
+    }
+
+    /// The masks; an error when they are damaged.
+    pub(crate) fn masks(&self) -> anyhow::Result<Vec<Rle>> {
+        let size_hw = [self.image.height, self.image.width];
+        let mask = |mask: &RecordMask| Rle::from_coco_string(size_hw, mask.segmentation.counts.as_bytes());
+        Ok(self.annotations.iter().map(mask).collect::<Result<_, _>>()?)
+    }
+}

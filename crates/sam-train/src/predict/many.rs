@@ -1,0 +1,184 @@
+//! `sam-train predict` on several images: prompts from a file, or the same for every image; one encoding per image, whatever the
+//! number of its objects.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow, bail};
+use sam_data::{SourceOptions, read_image_file};
+use sam_image::{MaskUpscaler, RgbImage, Rle, StabilityLevels};
+use sam_infer::{MASK_THRESHOLD, MaskOutput, Predictor, Prompt};
+
+use super::prompts::{self, ImagePrompts, PromptedObject};
+use super::results::{self, Results};
+use crate::cli::PredictArguments;
+use crate::export::{LABEL_WIDTH, print_load_report};
+use crate::failure::{BadInput, Failure};
+use crate::interruption::Interruption;
+use crate::output::{errors, output};
+use crate::progress::Progress;
+use crate::timing::timed;
+use crate::train::{adapter_folder, checkpoint_file};
+
+/// Objects that are decoded and held as logits at once.
+const OBJECTS_AT_ONCE: usize = 64;
+
+/// The class of objects without a label.
+pub(super) const NO_LABEL: &str = "object";
+
+/// A predicted object.
+pub(super) struct Predicted<'a> {
+    /// Index in its image.
+    pub(super) index: usize,
+    pub(super) object: &'a PromptedObject,
+    pub(super) predicted_iou: f32,
+    pub(super) rle: Rle,
+}
+
+pub(super) fn run(arguments: &PredictArguments) -> Result<(), Failure> {
+    let images = images(arguments).bad_input()?;
+    results::check_out(&arguments.out, arguments.force).bad_input()?;
+    let options = arguments.image_options().bad_input()?;
+    let device = arguments.device.open().bad_input()?;
+    let checkpoint = checkpoint_file(&arguments.checkpoint);
+    let adapter = arguments.adapter.as_deref().map(adapter_folder);
+    let loaded = timed("loaded", || Predictor::from_adapted(&checkpoint, adapter.as_deref(), &device));
+    let (predictor, report) = loaded.bad_input()?;
+    print_load_report(&mut errors(), &report, LABEL_WIDTH)?;
+
+    let folder = match (&arguments.images, &arguments.prompts) {
+        (Some(folder), _) => folder.clone(),
+        (None, Some(file)) => file.parent().unwrap_or(Path::new("")).to_owned(),
+        (None, None) => PathBuf::new(),
+    };
+    let work = Work { arguments, images: &images, folder, options, interruption: Interruption::watch()? };
+    let mut problems = Vec::new();
+    let totals = Results::write(&arguments.out, arguments.format, &classes(&images), |results| {
+        work.predict_all(&predictor, results, &mut problems)
+    })?;
+    if work.interruption.is_requested() {
+        let Totals { images: done, .. } = totals;
+        return Err(Failure::Stopped(format!("stopped after {done} of {} images", images.len())));
+    }
+    let Totals { images: n, objects } = totals;
+    writeln!(output(), "{objects} objects in {n} of {} images, in {}", images.len(), arguments.out.display())?;
+    match problems.as_slice() {
+        [] => Ok(()),
+        [first, ..] => Err(Failure::Run(anyhow!(
+            "{} images or prompts could not be used, the first is {first}; the others are done",
+            problems.len()
+        ))),
+    }
+}
+
+/// The images with their prompts: those of the file, or each image with the same.
+fn images(arguments: &PredictArguments) -> anyhow::Result<Vec<ImagePrompts>> {
+    if let Some(path) = &arguments.prompts {
+        return prompts::read(path);
+    }
+    let prompt =
+        Prompt { points_xy_px: arguments.points.clone(), box_xyxy_px: arguments.box_xyxy_px, mask_logits: None };
+    if prompt == Prompt::default() {
+        bail!("no prompt: give --point or --box for all images, or --prompts with those of each");
+    }
+    let object = PromptedObject { label: None, prompt };
+    let image = |path: &PathBuf| ImagePrompts { image: path.display().to_string(), objects: vec![object.clone()] };
+    Ok(arguments.image.iter().map(image).collect())
+}
+
+/// All labels, sorted, so that a class has the same number whatever comes first.
+fn classes(images: &[ImagePrompts]) -> Vec<String> {
+    let labels = images.iter().flat_map(|image| &image.objects).map(|object| label(object).to_owned());
+    labels.collect::<BTreeSet<String>>().into_iter().collect()
+}
+
+pub(super) fn label(object: &PromptedObject) -> &str {
+    object.label.as_deref().unwrap_or(NO_LABEL)
+}
+
+/// What is done.
+#[derive(Clone, Copy, Debug, Default)]
+struct Totals {
+    images: usize,
+    objects: usize,
+}
+
+struct Work<'a> {
+    arguments: &'a PredictArguments,
+    images: &'a [ImagePrompts],
+    /// Of images with relative paths.
+    folder: PathBuf,
+    options: SourceOptions,
+    interruption: Interruption,
+}
+
+impl Work<'_> {
+    fn predict_all(
+        &self,
+        predictor: &Predictor,
+        results: &mut Results<'_>,
+        problems: &mut Vec<String>,
+    ) -> anyhow::Result<Totals> {
+        let mut progress = Progress::new("predicting images", self.images.len() as u64);
+        let mut totals = Totals::default();
+        let mut report = |problem: String| -> anyhow::Result<()> {
+            writeln!(errors(), "not used: {problem}")?;
+            problems.push(problem);
+            Ok(())
+        };
+        for (at, prompted) in self.images.iter().enumerate() {
+            if self.interruption.is_requested() {
+                break;
+            }
+            match read_image_file(&self.folder.join(&prompted.image), &self.options) {
+                Err(error) => report(error.to_string())?,
+                Ok(image) => {
+                    let predicted = self.predict(predictor, &image, prompted, &mut report)?;
+                    results.add(&prompted.image, &image, &predicted).with_context(|| prompted.image.clone())?;
+                    totals.images += 1;
+                    totals.objects += predicted.len();
+                }
+            }
+            progress.set(at as u64 + 1);
+        }
+        Ok(totals)
+    }
+
+    fn predict<'p>(
+        &self,
+        predictor: &Predictor,
+        image: &RgbImage,
+        prompted: &'p ImagePrompts,
+        report: &mut dyn FnMut(String) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Vec<Predicted<'p>>> {
+        let embedding = predictor.embed(image);
+        let side = predictor.config().low_res_side();
+        let mut valid = Vec::new();
+        for (index, object) in prompted.objects.iter().enumerate() {
+            match object.prompt.to_model(&embedding.frame, side) {
+                Ok(_) => valid.push((index, object)),
+                Err(error) => report(format!("{}, object {index}: {error}", prompted.image))?,
+            }
+        }
+        let upscaler = MaskUpscaler::new(side, &embedding.frame, embedding.frame.original_hw, [0, 0])?;
+        let levels = StabilityLevels { threshold: MASK_THRESHOLD, offset: 0.0 };
+        let output = if self.arguments.multimask { MaskOutput::Multi } else { MaskOutput::Single };
+        let mut predicted = Vec::with_capacity(valid.len());
+        for objects in valid.chunks(OBJECTS_AT_ONCE) {
+            let asked: Vec<(usize, &Prompt)> = objects.iter().map(|(_, object)| (0, &object.prompt)).collect();
+            for (prediction, &(index, object)) in
+                predictor.predict_many(&[&embedding], &asked, output)?.iter().zip(objects)
+            {
+                let best = prediction.best();
+                let predicted_iou = prediction.iou_predictions[best];
+                if !predicted_iou.is_finite() {
+                    bail!("{}: the model predicts an IoU of {predicted_iou}", self.arguments.checkpoint.display());
+                }
+                let rle = upscaler.upscale(&prediction.mask_logits(best), levels).rle;
+                predicted.push(Predicted { index, object, predicted_iou, rle });
+            }
+        }
+        Ok(predicted)
+    }
+}
