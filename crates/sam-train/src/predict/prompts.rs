@@ -148,11 +148,11 @@ fn of_coco(text: &str) -> anyhow::Result<Vec<ImagePrompts>> {
 }
 
 fn of_csv(text: &str) -> anyhow::Result<Vec<ImagePrompts>> {
-    const COLUMNS: [&str; 9] = ["image", "object", "label", "x", "y", "positive", "x0", "y0", "x1"];
+    const COLUMNS: [&str; 10] = ["image", "object", "label", "x", "y", "positive", "x0", "y0", "x1", "y1"];
     let mut lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let header = lines.next().map(|(_, line)| fields(line)).unwrap_or_default();
-    if let Some(unknown) = header.iter().find(|name| !COLUMNS.contains(&name.as_str()) && *name != "y1") {
-        bail!("a column must be one of image, object, label, x, y, positive, x0, y0, x1, y1, got `{unknown}`");
+    if let Some(unknown) = header.iter().find(|name| !COLUMNS.contains(&name.as_str())) {
+        bail!("a column must be one of {}, got `{unknown}`", COLUMNS.join(", "));
     }
     if !header.iter().any(|name| name == "image") {
         bail!("the first line must name the columns, `image` among them");
