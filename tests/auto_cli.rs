@@ -1,6 +1,8 @@
 //! `sam-train auto` through the real program: every format, going on where it stopped, thresholds moved, bad input.
 
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use sam_data::{Source, SourceOptions};
 use sam_image::RgbImage;
@@ -210,4 +212,44 @@ fn a_full_disk_is_said_and_the_rest_is_done_later() {
         .map(|entry| entry.file_name())
         .collect();
     assert!(left.iter().all(|name| !name.to_string_lossy().starts_with(".writing")), "{left:?}");
+}
+
+/// A run that is killed, and one that is stopped, leave whole files only, and the next goes on.
+#[cfg(unix)]
+#[test]
+fn an_interrupted_run_goes_on_where_it_stopped() {
+    let expected = with_pictures();
+    let weights = weights();
+    let whole = arguments(&weights, &["in", "--points-per-side", "12"]);
+    expected.ok(&whole);
+    let run = with_pictures();
+    let finished = || std::fs::read_to_string(run.path("out/finished.jsonl")).map_or(0, |text| text.lines().count());
+    for signal in ["-KILL", "-INT"] {
+        let before = finished();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_sam-train"))
+            .args(&whole)
+            .current_dir(run.path(""))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        let begun = Instant::now();
+        while finished() <= before && child.try_wait().expect("ours").is_none() {
+            assert!(begun.elapsed() < Duration::from_secs(60), "it finishes images");
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        let _ = Command::new("kill").args([signal, &child.id().to_string()]).stderr(Stdio::null()).status();
+        let output = child.wait_with_output().expect("ours");
+        let (_, err) = texts(&output);
+        assert!(!err.contains("panicked"), "{err}");
+        assert!(matches!(output.status.code(), None | Some(0 | 130)), "{err}");
+        if output.status.code() == Some(130) {
+            assert!(err.contains("of 3 images are finished, and the same command goes on"), "{err}");
+        }
+    }
+    run.ok(&whole);
+    for name in ["annotations/a.json", "annotations/b.json", "annotations/more/a.json", "overlays/more/a.png"] {
+        let read = |run: &Run| std::fs::read(run.path(&format!("out/{name}"))).expect("there");
+        assert!(read(&run) == read(&expected), "{name}");
+    }
 }
