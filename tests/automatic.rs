@@ -39,12 +39,12 @@ struct OfficialOptions {
 struct Record {
     segmentation: Segmentation,
     area: usize,
-    bbox: [usize; 4],
+    bbox: [f64; 4],
     predicted_iou: f64,
     point_coords: [[f64; 2]; 1],
     /// Undefined for a mask that is empty at the lower level, too.
     stability_score: Option<f64>,
-    crop_box: [usize; 4],
+    crop_box: [f64; 4],
     /// Pixels within 1e-5 of the threshold, and of the levels of the stability score.
     undecided: [usize; 3],
 }
@@ -105,9 +105,9 @@ fn check(case: &str, index: usize, got: &AutomaticMask, expected: &Record) {
     let different = mask.area_px() + got.rle.area_px() - 2 * overlap;
     assert!(different <= n_mask, "{place}: {different} pixels differ, {n_mask} are undecided");
     if n_mask == 0 {
-        assert_eq!(got.box_xywh_px(), expected.bbox, "{place}");
+        assert_eq!(got.box_xywh_px().map(|edge| edge as f64), expected.bbox, "{place}");
     }
-    assert_eq!(got.crop_xywh_px(), expected.crop_box, "{place}");
+    assert_eq!(got.crop_xywh_px().map(|edge| edge as f64), expected.crop_box, "{place}");
     let [[x, y]] = expected.point_coords;
     assert!((got.point_xy_px[0] - x).abs() < 1e-9 && (got.point_xy_px[1] - y).abs() < 1e-9, "{place}");
     let difference = (f64::from(got.predicted_iou) - expected.predicted_iou).abs();

@@ -115,7 +115,7 @@ fn one_prompt_for_several_images_and_what_is_wrong() {
     let (out, err) = texts(&output);
     assert_eq!(output.status.code(), Some(1), "{err}");
     assert!(out.contains("2 objects in 2 of 3 images"), "{out}");
-    for part in ["wide.png, object 1: point (900.0, 9.0)", "gone.png", "2 images or prompts could not be used"] {
+    for part in ["wide.png, object 1: point [900.0, 9.0]", "gone.png", "2 images or prompts could not be used"] {
         assert!(err.contains(part), "must say `{part}`:\n{err}");
     }
     assert_eq!(json(&run, "some/predictions.json").as_array().map(Vec::len), Some(2));

@@ -203,7 +203,7 @@ fn remove(path: &Path, remove: impl Fn(&Path) -> std::io::Result<()>) -> anyhow:
 
 /// Lines with this signature; a line that was cut off is ignored, and the last of several counts.
 fn read_finished(path: &Path, signature: &str) -> anyhow::Result<HashMap<String, Finished>> {
-    let text = match std::fs::read(path) {
+    let text = match sam_files::read_regular(path, sam_files::MAX_FILE_BYTES) {
         Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
         Err(error) => return Err(anyhow!(error).context(format!("reading {}", path.display()))),

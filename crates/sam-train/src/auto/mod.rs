@@ -40,8 +40,8 @@ pub(crate) fn run(arguments: &AutoArguments) -> Result<(), Failure> {
         progress::silence();
     }
     let (options, thresholds) = (arguments.automatic(), arguments.thresholds());
-    options.check().bad_input()?;
     thresholds.check().bad_input()?;
+    options.check().bad_input()?;
     let reading = arguments.image_options().bad_input()?;
     let inputs = inputs::list(&arguments.images, &arguments.out, &reading).bad_input()?;
     let device = arguments.device.open().bad_input()?;
