@@ -79,7 +79,10 @@ impl Summary {
         if !removed.is_empty() {
             writeln!(out, "removed: {removed}")?;
         }
-        writeln!(out, "look at {}", self.out.join(super::folder::OVERLAYS).display())?;
+        let overlays = self.out.join(super::folder::OVERLAYS);
+        if overlays.is_dir() {
+            writeln!(out, "look at {}", overlays.display())?;
+        }
         Ok(())
     }
 }

@@ -53,15 +53,15 @@ pub(super) fn run(arguments: &PredictArguments) -> Result<(), Failure> {
         (None, None) => PathBuf::new(),
     };
     let work = Work { arguments, images: &images, folder, options, interruption: Interruption::watch()? };
-    let mut problems = Vec::new();
-    let totals = Results::write(&arguments.out, arguments.format, &classes(&images), |results| {
-        work.predict_all(&predictor, results, &mut problems)
-    })?;
-    if work.interruption.is_requested() {
-        let Totals { images: done, .. } = totals;
-        return Err(Failure::Stopped(format!("stopped after {done} of {} images", images.len())));
-    }
+    let (mut totals, mut problems) = (Totals::default(), Vec::new());
+    let written = Results::write(&arguments.out, arguments.format, &classes(&images), |results| {
+        work.predict_all(&predictor, results, &mut totals, &mut problems)
+    });
     let Totals { images: n, objects } = totals;
+    if work.interruption.is_requested() {
+        return Err(Failure::Stopped(format!("stopped after {n} of {} images", images.len())));
+    }
+    written?;
     writeln!(output(), "{objects} objects in {n} of {} images, in {}", images.len(), arguments.out.display())?;
     match problems.as_slice() {
         [] => Ok(()),
@@ -118,10 +118,10 @@ impl Work<'_> {
         &self,
         predictor: &Predictor,
         results: &mut Results<'_>,
+        totals: &mut Totals,
         problems: &mut Vec<String>,
-    ) -> anyhow::Result<Totals> {
+    ) -> anyhow::Result<()> {
         let mut progress = Progress::new("predicting images", self.images.len() as u64);
-        let mut totals = Totals::default();
         let mut report = |problem: String| -> anyhow::Result<()> {
             writeln!(errors(), "not used: {problem}")?;
             problems.push(problem);
@@ -129,7 +129,8 @@ impl Work<'_> {
         };
         for (at, prompted) in self.images.iter().enumerate() {
             if self.interruption.is_requested() {
-                break;
+                // An error, so that no file of all images appears with a part of them.
+                bail!("stopped");
             }
             match read_image_file(&self.folder.join(&prompted.image), &self.options) {
                 Err(error) => report(error.to_string())?,
@@ -142,7 +143,7 @@ impl Work<'_> {
             }
             progress.set(at as u64 + 1);
         }
-        Ok(totals)
+        Ok(())
     }
 
     fn predict<'p>(

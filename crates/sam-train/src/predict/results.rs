@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
 use sam_files::write_atomically_with;
@@ -20,19 +20,27 @@ const COCO_FILE: &str = "instances.json";
 /// Longer sides of overlays are reduced to it.
 const OVERLAY_LONGEST_PX: usize = 2048;
 
-/// Refuses a folder with results of an earlier call, or removes them.
+/// Refuses a folder with results of an earlier call, unless they may be replaced.
 pub(super) fn check_out(out: &Path, force: bool) -> anyhow::Result<()> {
     if out.exists() && !out.is_dir() {
         bail!("--out {} is a file; it must be a folder", out.display());
     }
-    for name in FOLDERS.iter().chain(&[JSON_FILE, COCO_FILE]) {
-        let path = out.join(name);
-        if !path.exists() {
-            continue;
+    match earlier(out).next() {
+        Some(path) if !force => {
+            bail!("{} is from an earlier call; choose another --out, or use --force to replace it", path.display())
         }
-        if !force {
-            bail!("{} is from an earlier call; choose another --out, or use --force to replace it", path.display());
-        }
+        _ => Ok(()),
+    }
+}
+
+fn earlier(out: &Path) -> impl Iterator<Item = PathBuf> {
+    let names = FOLDERS.iter().chain(&[JSON_FILE, COCO_FILE]);
+    names.map(|name| out.join(name)).filter(|path| path.exists())
+}
+
+/// Removes results of an earlier call.
+fn remove_earlier(out: &Path) -> anyhow::Result<()> {
+    for path in earlier(out) {
         let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
         removed.with_context(|| format!("removing {}", path.display()))?;
     }
@@ -100,6 +108,7 @@ impl<'a> Results<'a> {
         fill: impl FnOnce(&mut Self) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
         std::fs::create_dir_all(out).with_context(|| format!("creating {}", out.display()))?;
+        remove_earlier(out)?;
         let mut results = Self { out, format, classes, file: None, images: Vec::new(), n_objects: 0 };
         let name = match format {
             PredictFormat::Png => return fill(&mut results),
