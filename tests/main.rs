@@ -35,3 +35,4 @@ mod train_cli; // --config and --resume through the real program
 mod training_behaviour; // drop path and dropout act while training only
 mod training_runs; // whole runs: reproduce, resume, accumulate, overfit
 mod weights; // every layout read and written, strictly
+mod zero_shot_cli; // eval --task proposals and edges, several sets, through the real program

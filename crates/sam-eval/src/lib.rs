@@ -67,13 +67,14 @@ mod error;
 mod eval_set;
 mod evaluate;
 mod metrics;
+mod proposals;
 mod protocol;
 mod report;
 
 pub use box_prompts::{BoxPrompts, mask_metrics, segment_boxes};
 pub use edges::{
-    EdgeCounts, EdgeMap, EdgeScores, EdgeSuppression, EdgeTolerance, MaskEdges, N_THRESHOLDS, ThresholdCounts,
-    count_edges, edge_metrics, thin,
+    EdgeCounts, EdgeMap, EdgeOptions, EdgeScores, EdgeSuppression, EdgeTolerance, MaskEdge, MaskEdges, N_THRESHOLDS,
+    ThresholdCounts, count_edges, edge_map, edge_metrics, thin,
 };
 pub use error::{EvalError, SegmenterError};
 pub use eval_set::{EvalImage, EvalImages, EvalSet, read_images};
@@ -87,11 +88,12 @@ pub use metrics::coco_ap::{CocoConfig, evaluate_coco};
 pub use metrics::coco_json::{
     Categories, CocoAnnotation, CocoCategory, CocoImage, Counts, Detection, Detections, GroundTruth, Segmentation,
 };
-pub use metrics::comparison::{ComparisonRow, compare};
+pub use metrics::comparison::{ComparisonRow, DataSetInterval, compare, data_set_intervals};
 pub use metrics::lvis_ap::{Frequency, LvisResult, evaluate_lvis};
 pub use metrics::metric::{Better, Metric, Metrics, Unit};
 pub use metrics::proposal_recall::{Proposal, ProposalRecall, ProposalTarget, ProposalTruth, proposal_targets};
 pub use metrics::results::{DataSetResults, Results, Run};
+pub use proposals::{ProposalOptions, Ranking, propose};
 pub use protocol::clicks::{Click, Clicker, tight_box_xyxy_px};
 pub use protocol::interactive::run_interactive;
 pub use protocol::object_record::{ObjectRecord, Round, RoundPrompt, SizeBucket};

@@ -64,5 +64,5 @@ pub use polygon::{bbox_to_rle, polygon_to_rle, polygons_to_rle};
 pub use regions::{Cleaned, clean_small_regions};
 pub use resize::{Resampling, crop_rgb, resize_longest_side, resize_rgb, resize_rgb_with};
 pub use rle::Rle;
-pub use upscale::upscale_mask;
+pub use upscale::{upscale_logits, upscale_mask};
 pub use upscale_runs::{MaskUpscaler, StabilityLevels, UpscaledMask};

@@ -31,6 +31,18 @@ pub fn upscale_mask(low_res_logits: &[f32], side: usize, frame: &ModelFrame, thr
     mask
 }
 
+/// Upscales logits to pixels of the original image, row-major.
+///
+/// # Panics
+///
+/// As [`upscale_mask`].
+#[must_use]
+pub fn upscale_logits(low_res_logits: &[f32], side: usize, frame: &ModelFrame) -> Vec<f32> {
+    let mut logits = vec![0.0; frame.original_hw[0] * frame.original_hw[1]];
+    for_each_pixel(low_res_logits, side, frame, &mut logits, |logit| logit);
+    logits
+}
+
 fn for_each_pixel<T>(low_res: &[f32], side: usize, frame: &ModelFrame, out: &mut [T], pixel: impl Fn(f32) -> T) {
     assert_eq!(low_res.len(), side * side, "a mask of the decoder has {side} x {side} logits");
     assert!(
@@ -126,8 +138,7 @@ mod tests {
             let cut: Vec<f64> =
                 square.chunks_exact(side_px).take(height).flat_map(|row| &row[..width]).copied().collect();
             let expected = resize(&cut, frame.resized_hw, original_hw);
-            let mut got = vec![0.0; original_hw[0] * original_hw[1]];
-            for_each_pixel(&logits, side, &frame, &mut got, |logit| logit);
+            let got = upscale_logits(&logits, side, &frame);
             assert_eq!(got.len(), expected.len());
             let largest = got.iter().zip(&expected).map(|(&got, expected)| (f64::from(got) - expected).abs());
             assert!(largest.fold(0.0, f64::max) < 3e-6, "{original_hw:?}");

@@ -3,8 +3,8 @@
 //! - **ODS**: the best F-measure with one threshold for all images, over 100 linear steps between neighbouring thresholds at
 //!   which recall and precision are interpolated (not F).
 //! - **OIS**: each image at its own best threshold; the counts are summed.
-//! - **AP**: the mean of the precision over recalls 0, 0.01 to 1, interpolated, 0 outside of the reached recalls, times 1.01 (a
-//!   sum of 101 values divided by 100, as in the benchmark).
+//! - **AP**: the sum of the precisions at recalls 0, 0.01 to 1, interpolated, 0 outside of the reached recalls, times 0.01. These are
+//!   101 values, so a perfect curve has 1.01, as in the benchmark.
 //! - **R50**: the recall at which precision is 0.5; where precision never falls as low, the recall at the lowest precision.
 //!   Where it never rises to 0.5, the benchmark gives NaN and this gives 0.
 

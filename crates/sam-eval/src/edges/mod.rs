@@ -7,6 +7,7 @@
 //! marked, one to one within a tolerance. From the counts come ODS, OIS, AP and R50.
 
 mod assignment;
+mod automatic;
 mod benchmark;
 mod counts;
 mod edge_map;
@@ -17,9 +18,10 @@ mod suppression;
 mod tests;
 mod thinning;
 
+pub use automatic::{EdgeOptions, edge_map};
 pub use benchmark::{EdgeScores, edge_metrics};
 pub use counts::{EdgeCounts, EdgeTolerance, N_THRESHOLDS, ThresholdCounts, count_edges};
 pub use edge_map::EdgeMap;
-pub use probabilities::MaskEdges;
+pub use probabilities::{MaskEdge, MaskEdges};
 pub use suppression::EdgeSuppression;
 pub use thinning::thin;

@@ -7,47 +7,24 @@
 use crate::edges::edge_map::EdgeMap;
 use crate::edges::suppression::{EdgeSuppression, Ridges};
 
-/// Collects the edges of the masks of one image.
-#[derive(Clone, Debug)]
-pub struct MaskEdges {
-    size_hw: [usize; 2],
-    /// The largest magnitude over the masks so far.
-    strength: Vec<f32>,
-    /// The gradient `(across, down)` of the mask with that magnitude.
-    gradient: Vec<[f32; 2]>,
-    n_masks: usize,
+/// The edge of one mask: the pixels just outside of it, with the gradient of its probabilities. A thousand times smaller than
+/// its logits, so that the edges of all candidates of an image can wait for the choice of masks.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MaskEdge {
+    /// Row-major positions, each with the gradient `[across, down]`.
+    pixels: Vec<(u32, [f32; 2])>,
 }
 
-impl MaskEdges {
-    /// Without a mask.
-    #[must_use]
-    pub fn new(size_hw: [usize; 2]) -> Self {
-        let n_pixels = size_hw[0] * size_hw[1];
-        Self { size_hw, strength: vec![0.0; n_pixels], gradient: vec![[0.0; 2]; n_pixels], n_masks: 0 }
-    }
-
-    /// Number of masks so far.
-    #[must_use]
-    pub fn n_masks(&self) -> usize {
-        self.n_masks
-    }
-
-    /// The largest magnitude of each pixel so far, row-major.
-    #[must_use]
-    pub fn strength(&self) -> &[f32] {
-        &self.strength
-    }
-
-    /// Adds a mask by its logits in the image's size, row-major. The order of the masks does not matter, except that the first
-    /// of two with equal magnitude gives the direction.
+impl MaskEdge {
+    /// The edge of a mask by its logits in the image's size, row-major.
     ///
     /// # Panics
     ///
     /// When there is not one logit for each pixel.
-    pub fn add(&mut self, logits: &[f32]) {
-        let [height, width] = self.size_hw;
+    #[must_use]
+    pub fn of_logits([height, width]: [usize; 2], logits: &[f32]) -> Self {
         assert_eq!(logits.len(), height * width, "a mask has one logit for each pixel of its image");
-        self.n_masks += 1;
+        let mut pixels = Vec::new();
         for row in 0..height {
             let rows =
                 [row.saturating_sub(1), row, (row + 1).min(height - 1)].map(|row| &logits[row * width..][..width]);
@@ -57,16 +34,46 @@ impl MaskEdges {
                 }
                 let columns = [column.saturating_sub(1), column, (column + 1).min(width - 1)];
                 let near = rows.map(|row| columns.map(|column| row[column]));
-                if near.iter().flatten().all(|&logit| logit <= 0.0) {
-                    continue;
+                if near.iter().flatten().any(|&logit| logit > 0.0) {
+                    let gradient = sobel(near.map(|row| row.map(sigmoid)));
+                    pixels.push(((row * width + column) as u32, gradient.map(|part| part as f32)));
                 }
-                let gradient = sobel(near.map(|row| row.map(sigmoid)));
-                let magnitude = gradient[0].hypot(gradient[1]) as f32;
-                let at = row * width + column;
-                if magnitude > self.strength[at] {
-                    self.strength[at] = magnitude;
-                    self.gradient[at] = gradient.map(|part| part as f32);
-                }
+            }
+        }
+        Self { pixels }
+    }
+}
+
+/// Collects the edges of the masks of one image.
+#[derive(Clone, Debug)]
+pub struct MaskEdges {
+    size_hw: [usize; 2],
+    /// The largest magnitude over the masks so far.
+    strength: Vec<f32>,
+    /// The gradient `[across, down]` of the mask with that magnitude.
+    gradient: Vec<[f32; 2]>,
+}
+
+impl MaskEdges {
+    /// Without a mask.
+    #[must_use]
+    pub fn new(size_hw: [usize; 2]) -> Self {
+        let n_pixels = size_hw[0] * size_hw[1];
+        Self { size_hw, strength: vec![0.0; n_pixels], gradient: vec![[0.0; 2]; n_pixels] }
+    }
+
+    /// Adds the edge of a mask. The order of the masks does not matter, except that the first of two with equal magnitude gives
+    /// the direction.
+    ///
+    /// # Panics
+    ///
+    /// When the edge is of a larger image.
+    pub fn add(&mut self, edge: &MaskEdge) {
+        for &(at, gradient) in &edge.pixels {
+            let (at, magnitude) = (at as usize, gradient[0].hypot(gradient[1]));
+            if magnitude > self.strength[at] {
+                self.strength[at] = magnitude;
+                self.gradient[at] = gradient;
             }
         }
     }
@@ -102,6 +109,7 @@ fn sobel([above, middle, below]: [[f64; 3]; 3]) -> [f64; 2] {
 mod tests {
     use super::*;
     use crate::edges::thinning::thin;
+    use sam_image::Mask;
 
     /// A disc and a square on 24 rows x 30 columns.
     fn toy_logits() -> [Vec<f32>; 2] {
@@ -121,30 +129,27 @@ mod tests {
         for (logits, (area, outer, largest, at, sum)) in toy_logits().into_iter().zip(expected) {
             assert_eq!(logits.iter().filter(|&&logit| logit > 0.0).count(), area);
             let mut one = MaskEdges::new([24, 30]);
-            one.add(&logits);
+            one.add(&MaskEdge::of_logits([24, 30], &logits));
             assert_eq!(one.strength.iter().filter(|&&strength| strength > 0.0).count(), outer);
             close(one.strength.iter().map(|&strength| f64::from(strength)).sum(), sum);
             let highest = one.strength.iter().copied().fold(0.0, f32::max);
             // Several pixels of a symmetric mask share the largest value.
             close(f64::from(highest), largest);
             close(f64::from(one.strength[at.0 * 30 + at.1]), largest);
-            all.add(&logits);
+            all.add(&MaskEdge::of_logits([24, 30], &logits));
         }
         let scaled = all.scaled();
         close(scaled.iter().map(|&strength| f64::from(strength)).sum(), 68.122333);
         assert_eq!(scaled.iter().filter(|&&strength| strength > 0.0).count(), 74);
         let half = Mask::new([24, 30], scaled.iter().map(|&strength| strength >= 0.5).collect()).expect("sized");
         assert_eq!((half.area_px(), thin(&half).area_px()), (74, 60));
-        assert_eq!(all.n_masks(), 2);
     }
-
-    use sam_image::Mask;
 
     #[test]
     fn a_mask_that_covers_the_image_or_nothing_has_no_edge() {
         for logit in [-5.0, 5.0] {
             let mut edges = MaskEdges::new([4, 5]);
-            edges.add(&[logit; 20]);
+            edges.add(&MaskEdge::of_logits([4, 5], &[logit; 20]));
             for suppression in EdgeSuppression::ALL {
                 assert_eq!(edges.clone().finish(suppression), EdgeMap::new([4, 5], vec![0; 20]));
             }

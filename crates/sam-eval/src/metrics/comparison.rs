@@ -55,6 +55,46 @@ pub fn compare(models: &[&Results], config: &Bootstrap) -> Result<Vec<Comparison
     Ok(rows)
 }
 
+/// A metric of one data set.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DataSetInterval {
+    /// Name of the data set.
+    pub data_set: String,
+    /// Name of the metric.
+    pub metric: String,
+    /// Its value and interval.
+    pub interval: Interval,
+}
+
+/// The intervals of some click metrics for each data set, resampled by its images.
+///
+/// # Errors
+///
+/// When a setting is invalid.
+pub fn data_set_intervals(
+    results: &Results,
+    metrics: &[&str],
+    config: &Bootstrap,
+) -> Result<Vec<DataSetInterval>, EvalError> {
+    let mut found = Vec::new();
+    for run in &results.runs {
+        let click_metrics = ClickMetrics::new(&run.protocol, &run.click_metrics)?;
+        let is_wanted = |(name, measure): &&(String, Measure)| {
+            metrics.contains(&name.as_str()) && !matches!(measure, Measure::AtCap(_))
+        };
+        for (name, measure) in click_metrics.measures().iter().filter(is_wanted) {
+            for records in run.records.chunk_by(|a, b| a.data_set == b.data_set) {
+                let sums = image_sums(records, |record| click_metrics.value(name, *measure, record))?;
+                if !sums.is_empty() {
+                    let (data_set, metric) = (records[0].data_set.clone(), name.clone());
+                    found.push(DataSetInterval { data_set, metric, interval: mean_interval(&sums, config)? });
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
 fn check_paired(first: &Results, other: &Results, number: usize) -> Result<(), EvalError> {
     // The batch size does not affect results.
     let same_protocol = |a: &Run, b: &Run| {

@@ -11,6 +11,17 @@ use super::source::SourceArguments;
 use crate::config::evaluate::{ProtocolKind, load_gate};
 use crate::config::{ConfigError, Document, Options, Task};
 
+/// What an evaluation measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum EvalTask {
+    /// Masks of simulated clicks and boxes, and of a detector's boxes
+    Points,
+    /// Average recall of automatic masks as object proposals
+    Proposals,
+    /// Edges of automatic masks, on a data set in the layout of BSDS500
+    Edges,
+}
+
 #[derive(Debug, Args)]
 #[command(
     after_help = "The same as a configuration: configs/evaluate.toml. Where the file of --gate and an option both give a \
@@ -32,8 +43,23 @@ pub(crate) struct EvalArguments {
     /// At most this many images of each data set, spread over it
     #[arg(long, value_name = "N")]
     max_images: Option<usize>,
-    /// How objects are prompted [default: both, none with detections]
+    /// Whole images at random until they have about N objects, of each data set
+    #[arg(long, value_name = "N")]
+    sample_objects: Option<usize>,
+    /// Random seed of --sample-objects [default: 0]
+    #[arg(long, value_name = "SEED", requires = "sample_objects")]
+    sample_seed: Option<u64>,
+    /// What is measured: masks of prompts, automatic masks as object proposals, or their edges [default: points]
     #[arg(long, value_enum)]
+    task: Option<EvalTask>,
+    /// Points along each side of the image, for proposals and edges [default: 64 and 16]
+    #[arg(long, value_name = "N", requires = "task")]
+    points_per_side: Option<usize>,
+    /// Edge maps in a folder (PNG, named as the images), scored as they are, without a checkpoint
+    #[arg(long, value_name = "DIR")]
+    edge_maps: Option<PathBuf>,
+    /// How objects are prompted [default: both, none with detections]
+    #[arg(long, value_enum, conflicts_with_all = ["task", "edge_maps"])]
     protocol: Option<ProtocolKind>,
     /// Clicks on each object [default: 5, 20 with --noc]
     #[arg(long, value_name = "N")]
@@ -106,6 +132,8 @@ impl EvalArguments {
         self.source.add_to(&mut options);
         options.text("--split", "data.split_file", path(&self.split));
         options.value("--max-images", "data.max_images", self.max_images);
+        options.value("--sample-objects", "data.sample_objects", self.sample_objects);
+        options.value("--sample-seed", "data.sample_seed", self.sample_seed);
         options.sections("--data", "data", "path", &self.data);
 
         options.flag("--noc", "protocol.noc_percent", self.noc, "[80, 85, 90]");
@@ -123,11 +151,27 @@ impl EvalArguments {
         options.text("--detections", "detections.file", path(&self.detections));
         options.text("--segmentations", "detections.file", path(&self.segmentations));
         options.flag("--segmentations", "detections.use_as", self.segmentations.is_some(), "segmentations");
-        options.flag("--proposals", "detections.categories", self.proposals, "agnostic");
-        options.flag("--proposals", "detections.max_dets", self.proposals, "[10, 100, 1000]");
         let has_detections = self.detections.is_some() || self.segmentations.is_some();
+        // Given masks and boxes are proposals of somebody else, which are scored in the same way.
+        let are_proposals = self.proposals || (has_detections && self.task == Some(EvalTask::Proposals));
+        options.flag("--proposals", "detections.categories", are_proposals, "agnostic");
+        options.flag("--proposals", "detections.max_dets", are_proposals, "[10, 100, 1000]");
         let kind = self.protocol.or(has_detections.then_some(ProtocolKind::None));
         options.text("--protocol", "protocol.kind", kind.map(name));
+        options.flag("--edge-maps", "protocol.kind", self.edge_maps.is_some(), "edges");
+        match self.task {
+            Some(EvalTask::Proposals) if !has_detections => {
+                options.flag("--task proposals", "protocol.kind", true, "proposals");
+            }
+            Some(EvalTask::Edges) => options.flag("--task edges", "protocol.kind", true, "edges"),
+            Some(EvalTask::Points | EvalTask::Proposals) | None => {}
+        }
+        options.text("--edge-maps", "edges.maps", path(&self.edge_maps));
+        let points = match self.task {
+            Some(EvalTask::Edges) => "edges.points_per_side",
+            _ => "proposals.points_per_side",
+        };
+        options.value("--points-per-side", points, self.points_per_side);
 
         if let Some(file) = &self.gate {
             let (gate, option) = (load_gate(file)?, format!("--gate {}", file.display()));

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use sam_eval::{
-    Bootstrap, Boundary, BoxPrompts, Categories, ClickMetricsConfig, EvalProtocol, FirstClick, FirstMasks, GateConfig,
-    MaskFeedback, NOC_CAP, Protocol, Start, metric_names,
+    Bootstrap, Boundary, BoxPrompts, Categories, ClickMetricsConfig, EdgeScores, EvalError, EvalProtocol, FirstClick,
+    FirstMasks, GateConfig, MaskFeedback, NOC_CAP, Protocol, Start, metric_names,
 };
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::cache::EvaluateCachePlan;
 use super::document::{Document, Node};
@@ -16,6 +16,7 @@ use super::problems::ConfigError;
 use super::ranges::{BETWEEN_0_AND_1, SHARE_ABOVE_0, integer_of};
 use super::reader::{Expected, Paths, Reader, Section};
 use super::shape::Shape;
+use super::zero_shot::{EdgesPlan, ProposalsPlan};
 
 /// Everything that decides an evaluation. Printed, it is its configuration.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -25,10 +26,17 @@ pub(crate) struct EvaluatePlan {
     /// The data sets; metrics are means over them.
     pub(crate) data: Vec<EvaluateDataPlan>,
     /// How objects are prompted.
+    #[serde(serialize_with = "ProtocolPlan::serialize_as_typed")]
     pub(crate) protocol: ProtocolPlan,
     /// Instance segmentation of detections.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) detections: Option<DetectionsPlan>,
+    /// Object proposals.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) proposals: Option<ProposalsPlan>,
+    /// Edges.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) edges: Option<EdgesPlan>,
     /// Bounds on metrics.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) gate: Option<GateConfig>,
@@ -56,12 +64,24 @@ pub(crate) struct EvaluateDataPlan {
     /// Its name in tables and full names of metrics; by default that of the file or folder.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) name: Option<String>,
+    /// A random part of its images, by the number of their objects.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub(crate) sample: Option<SamplePlan>,
     /// The images that are used; with a split file, those of the part.
     #[serde(flatten)]
     pub(crate) selection: SelectionPlan,
     /// The files.
     #[serde(flatten, serialize_with = "FilesPlan::serialize_as_typed")]
     pub(crate) files: FilesPlan,
+}
+
+/// Whole images at random until they have about so many objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct SamplePlan {
+    /// Objects.
+    pub(crate) sample_objects: usize,
+    /// Random seed.
+    pub(crate) sample_seed: u64,
 }
 
 /// Which prompts are simulated.
@@ -77,6 +97,12 @@ pub(crate) enum ProtocolKind {
     Both,
     /// Neither: only the detections
     None,
+    /// Automatic masks as object proposals
+    #[value(skip)]
+    Proposals,
+    /// Edges of automatic masks
+    #[value(skip)]
+    Edges,
 }
 
 /// How objects are prompted.
@@ -160,24 +186,53 @@ impl EvaluatePlan {
         let top = reader.top();
         let detections = DetectionsPlan::read(&top);
         let uses_masks = detections.as_ref().is_some_and(|plan| plan.use_as == DetectionUse::Segmentations);
+        let protocol = ProtocolPlan::read(&top.section("protocol"));
+        let proposals = ProposalsPlan::read(&top, protocol.kind);
+        let edges = EdgesPlan::read(&top, protocol.kind);
+        let uses_maps = edges.as_ref().is_some_and(|plan| plan.maps.is_some());
         let plan = Self {
-            model: EvaluateModelPlan::read(&top.section("model"), !uses_masks),
+            model: EvaluateModelPlan::read(&top.section("model"), !uses_masks && !uses_maps),
             data: top.sections("data").iter().map(EvaluateDataPlan::read).collect(),
-            protocol: ProtocolPlan::read(&top.section("protocol")),
+            protocol,
             detections,
+            proposals,
+            edges,
             gate: read_gate(reader),
             cache: EvaluateCachePlan::read(reader),
             run: EvaluateRunPlan::read(&top.section("run")),
         };
         plan.check(reader);
+        plan.check_without_prompts(reader);
         plan
+    }
+
+    /// Proposals and edges have no prompts, so what is about prompts has no effect.
+    fn check_without_prompts(&self, reader: &Reader<'_>) {
+        let kind = self.protocol.kind;
+        if !matches!(kind, ProtocolKind::Proposals | ProtocolKind::Edges) {
+            return;
+        }
+        let top = reader.top();
+        let got = serde_json::json!(kind);
+        let alone = "click, box, both or none with detections, which are prompts or are scored alone";
+        reader.check(self.detections.is_none(), &["protocol.kind", "detections.file"], alone, &got);
+        top.only_if(false, "protocol", &["cache"], "prompts (protocol.kind = \"click\", \"box\" or \"both\")");
+        let protocol = top.section("protocol");
+        protocol.only_if(false, "kind", &PROMPT_KEYS, "prompts (kind = \"click\", \"box\" or \"both\")");
+        if kind == ProtocolKind::Edges {
+            for data in top.sections("data") {
+                // Of the others, those without an effect are printed with every plan.
+                let keys = ["split_file", "sample_objects", "sample_seed", "format", "images"];
+                data.only_if(false, "path", &keys, "data sets of objects; edges have the layout of BSDS500");
+            }
+        }
     }
 
     fn check(&self, reader: &Reader<'_>) {
         let has_nothing = self.detections.is_none() && self.protocol.kind == ProtocolKind::None;
         let kind = ["protocol.kind", "detections.use_as"];
         reader.check(!has_nothing, &kind[..1], "click, box or both without detections: nothing to do", "\"none\"");
-        match metric_names(&self.protocols()) {
+        match self.metric_names() {
             Err(error) => {
                 let keys = ["protocol.clicks", "protocol.noc_percent", "protocol.at_clicks", "protocol.stop_at_iou"];
                 reader.object(&keys, format!("[protocol]: {error}"));
@@ -197,6 +252,12 @@ impl EvaluatePlan {
             let expected = "one COCO or LVIS .json with the image ids of the detections";
             reader.check(is_one, &["data.path", "detections"], expected, paths.join(", "));
         }
+        if self.uses_maps() {
+            let only = "none, because edge maps are scored as they are";
+            let checkpoints = &self.model.checkpoints.checkpoint;
+            let keys = ["model.checkpoint", "edges.maps"];
+            reader.check(checkpoints.is_empty(), &keys, only, format!("{checkpoints:?}"));
+        }
         let n_checkpoints = self.model.checkpoints.checkpoint.len();
         let is_one = self.model.adapter.is_none() || n_checkpoints == 1;
         let expected = "given with one checkpoint, into which the adapters are merged";
@@ -214,6 +275,33 @@ impl EvaluatePlan {
     /// Whether given masks are scored, so that no checkpoint is loaded.
     pub(crate) fn uses_no_model(&self) -> bool {
         self.detections.as_ref().is_some_and(|detections| detections.use_as == DetectionUse::Segmentations)
+    }
+
+    /// Whether given edge maps are scored, so that no checkpoint is loaded.
+    fn uses_maps(&self) -> bool {
+        self.edges.as_ref().is_some_and(|edges| edges.maps.is_some())
+    }
+
+    /// The names of the metrics of proposals and edges, as far as they are known without data.
+    fn zero_shot_names(&self) -> Vec<String> {
+        let sizes_and_frequencies = ["small", "medium", "large", "rare", "common", "frequent"].map(str::to_owned);
+        let of_proposals = self.proposals.iter().flat_map(|plan| {
+            let limits = plan.max_dets.iter().map(usize::to_string);
+            limits.chain(sizes_and_frequencies.clone()).map(|name| format!("mask_ar_{name}"))
+        });
+        let of_edges = self.edges.iter().flat_map(|_| EdgeScores::NAMES.map(str::to_owned));
+        of_proposals.chain(of_edges).collect()
+    }
+
+    /// The names of all metrics, except for those of detections, which depend on their data.
+    ///
+    /// # Errors
+    ///
+    /// When a protocol is invalid.
+    pub(crate) fn metric_names(&self) -> Result<Vec<String>, EvalError> {
+        let mut names = metric_names(&self.protocols())?;
+        names.extend(self.zero_shot_names());
+        Ok(names)
     }
 
     /// The protocols and their metrics.
@@ -255,19 +343,50 @@ impl EvaluatePlan {
             ProtocolKind::Click => vec![clicks],
             ProtocolKind::Box => vec![boxes],
             ProtocolKind::Both => vec![clicks, boxes],
-            ProtocolKind::None => Vec::new(),
+            ProtocolKind::None | ProtocolKind::Proposals | ProtocolKind::Edges => Vec::new(),
         }
     }
 }
 
+/// The keys of `[protocol]` that are about prompts.
+const PROMPT_KEYS: [&str; 11] = [
+    "clicks",
+    "box_clicks",
+    "first_click",
+    "first_masks",
+    "box_masks",
+    "mask_feedback",
+    "refinements",
+    "at_clicks",
+    "noc_percent",
+    "stop_at_iou",
+    "boundary",
+];
+
 impl EvaluateDataPlan {
     fn read(data: &Section<'_>) -> Self {
         let (files, selection) = read_selection(data);
-        Self { name: data.text_if_given("name"), selection, files }
+        let sample_objects = data.integer_if_given("sample_objects", 1..);
+        let sample_seed = data.integer("sample_seed", 0, 0..);
+        data.only_if(sample_objects.is_some(), "sample_objects", &["sample_seed"], "data.sample_objects");
+        let sample = sample_objects.map(|sample_objects| SamplePlan { sample_objects, sample_seed });
+        Self { name: data.text_if_given("name"), sample, selection, files }
     }
 }
 
 impl ProtocolPlan {
+    /// Without what is about prompts, where there are none.
+    fn serialize_as_typed<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Kind {
+            kind: ProtocolKind,
+        }
+        match self.kind {
+            kind @ (ProtocolKind::Proposals | ProtocolKind::Edges) => Kind { kind }.serialize(serializer),
+            _ => self.serialize(serializer),
+        }
+    }
+
     fn read(protocol: &Section<'_>) -> Self {
         let default = Protocol::default();
         let kinds = [
@@ -275,6 +394,8 @@ impl ProtocolPlan {
             ("box", ProtocolKind::Box),
             ("both", ProtocolKind::Both),
             ("none", ProtocolKind::None),
+            ("proposals", ProtocolKind::Proposals),
+            ("edges", ProtocolKind::Edges),
         ];
         let masks = [
             ("single", FirstMasks::Single),

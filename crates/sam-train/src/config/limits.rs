@@ -9,7 +9,7 @@ use super::reader::Reader;
 
 /// Numbers of a key that are sensible, in a configuration or in the plan of a run, in alphabetical order. Numbers of other
 /// keys are steps, or counts of what exists, and end at [`LARGEST`].
-const LIMITS: [(&str, i64, i64); 59] = [
+const LIMITS: [(&str, i64, i64); 62] = [
     ("accumulation", 1, 1 << 16),
     ("at_clicks", 1, 1000),
     ("batch_images", 1, 1 << 16),
@@ -58,10 +58,13 @@ const LIMITS: [(&str, i64, i64); 59] = [
     ("out_chans", 1, 1 << 14),
     ("parallel", 1, 4096),
     ("patch_size", 1, 1 << 10),
+    ("points_per_batch", 1, 1 << 16),
+    ("points_per_side", 1, 256),
     ("prefetch", 1, 1024),
     ("previews", 0, 64),
     ("rank", 1, 1 << 12),
     ("refinements", 0, 1000),
+    ("sample_seed", 0, i64::MAX),
     ("seed", 0, i64::MAX),
     ("side_px_max", 16, 4096),
     ("side_px_min", 16, 4096),
@@ -78,10 +81,11 @@ const LARGEST: i64 = 1_000_000_000;
 const LARGEST_FLOATS: [(&str, f64); 3] = [("max_gib", 1e6), ("mlp_ratio", 64.0), ("scale_jitter", 100.0)];
 
 /// Probabilities and fractions.
-const FRACTIONS: [&str; 26] = [
+const FRACTIONS: [&str; 28] = [
     "area_share_min",
     "betas",
     "box_chance",
+    "box_nms",
     "brightness",
     "click_from_object_chance",
     "contrast",
@@ -103,6 +107,7 @@ const FRACTIONS: [&str; 26] = [
     "side_share",
     "thin_chance",
     "tiny_chance",
+    "tolerance",
     "vertical_flip",
     "visible_share_min",
 ];

@@ -3,7 +3,7 @@
 //! - [`document`]: the TOML file with every `--set` applied ([`precedence`]), or the [`options`] of a command; each value has its line or its
 //!   option.
 //! - [`reader`]: typed values from it, with all errors reported together; [`suggestion`] finds the nearest key.
-//! - [`plan`]: the plan of any task: [`train`], [`pretrain`], [`evaluate`] or [`probe`].
+//! - [`plan`]: the plan of any task: [`train`], [`pretrain`], [`evaluate`] (with [`zero_shot`]) or [`probe`].
 //! - Their sections: [`model`], [`data`] and [`files`], [`cache`], [`learning`], [`run`], [`also`], [`measure`].
 //! - [`resume`]: the plan of a run that is resumed.
 //! - `schema.rs`: the JSON Schema of all configurations, from the [`shape`]s that reading records and the [`sentences`] on the keys.
@@ -40,6 +40,7 @@ mod suggestion;
 #[cfg(test)]
 mod tests;
 pub(crate) mod train;
+pub(crate) mod zero_shot;
 
 pub(crate) use document::Document;
 pub(crate) use evaluate::EvaluatePlan;

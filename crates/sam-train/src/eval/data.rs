@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use anyhow::{anyhow, bail};
 use sam_data::loader::{SampleError, Samples};
+use sam_data::random::RandomStream;
 use sam_data::{ObjectMask, OnBad, Sample, Source, Split, Undecoded};
 use sam_eval::{EvalError, EvalSet, SizeBucket};
 use sam_image::Rle;
 
-use crate::config::evaluate::EvaluateDataPlan;
+use crate::config::evaluate::{EvaluateDataPlan, SamplePlan};
 use crate::config::files::SelectionPlan;
 use crate::config::{EvaluatePlan, Plan};
 use crate::failure::{BadInput, Failure};
@@ -101,6 +102,13 @@ fn open_one(data: &EvaluateDataPlan, name: &str, looks: Looks) -> Result<OpenSet
     if let Some(file) = split_file {
         set.indices = part_of(&source, file, part.as_deref().unwrap_or("val")).bad_input()?;
     }
+    if let Some(sample) = &data.sample {
+        let n_before = set.indices.len();
+        let n_objects = draw(&source, &mut set.indices, sample);
+        let n_drawn = set.indices.len();
+        let of = format!("{n_drawn} of {n_before} images drawn at random, with {n_objects} objects");
+        writeln!(crate::output::errors(), "{name}: {of}")?;
+    }
     let mut set = set.at_most(max_images.unwrap_or(usize::MAX));
     let surveyed = match looks {
         Looks::AtAll => {
@@ -115,6 +123,22 @@ fn open_one(data: &EvaluateDataPlan, name: &str, looks: Looks) -> Result<OpenSet
     let Counts { n_objects, n_wholly_ignored, groups } = count(&source, &set).bad_input()?;
     let losses = surveyed.map(|surveyed| DataLosses { name: name.to_owned(), losses: surveyed.survey.losses });
     Ok(OpenSet { source, set, n_objects, n_wholly_ignored, groups, losses })
+}
+
+/// Keeps whole images at random until they have the wanted number of objects; returns how many they have. An image that cannot
+/// be read has none here, and is reported with all others.
+fn draw(source: &Source, indices: &mut Vec<usize>, sample: &SamplePlan) -> usize {
+    RandomStream::named(sample.sample_seed, &[b"sample_objects"]).shuffle(indices);
+    let mut progress = Progress::new("drawing objects", sample.sample_objects as u64);
+    let (mut n_objects, mut n_images) = (0, 0);
+    while n_objects < sample.sample_objects && n_images < indices.len() {
+        n_objects += source.objects(indices[n_images]).map_or(0, |annotations| annotations.objects.len());
+        n_images += 1;
+        progress.set(n_objects as u64);
+    }
+    indices.truncate(n_images);
+    indices.sort_unstable();
+    n_objects
 }
 
 fn part_of(source: &Source, file: &Path, part: &str) -> anyhow::Result<Vec<usize>> {
@@ -228,7 +252,7 @@ impl Samples for Countable {
 }
 
 /// Short, unique names: they are part of full names of metrics.
-fn names(data: &[EvaluateDataPlan]) -> Vec<String> {
+pub(super) fn names(data: &[EvaluateDataPlan]) -> Vec<String> {
     let path = |data: &EvaluateDataPlan| data.files.path.display().to_string();
     let short = |data: &EvaluateDataPlan| {
         let stem = data.files.path.file_stem().map(|stem| stem.to_string_lossy().into_owned());

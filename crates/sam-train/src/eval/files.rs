@@ -1,7 +1,7 @@
 //! The output folder of an evaluation.
 //!
 //! For one checkpoint: `results.json` (which a later gate can read), `metrics.csv`, `rounds.csv`, `report.md`, `report.html`,
-//! `junit.xml` with a gate, `segmentations.json` with detections, `evaluate.toml` to run it again. With several checkpoints,
+//! `junit.xml` with a gate, `segmentations.json` with detections, `edge_maps` with edges, `evaluate.toml` to run it again. With several checkpoints,
 //! the results are in folders by their names.
 
 use std::path::Path;
@@ -57,7 +57,7 @@ pub(crate) fn write_results(out: &Path, plan: &EvaluatePlan, outcomes: &[ModelOu
 }
 
 /// A name without path separators, so that it stays in the folder.
-fn folder_name(name: &str) -> String {
+pub(super) fn folder_name(name: &str) -> String {
     let plain = |letter: char| letter.is_alphanumeric() || matches!(letter, '.' | '-' | '_' | '(' | ')' | ' ');
     let name: String = name.chars().map(|letter| if plain(letter) { letter } else { '_' }).collect();
     let name = name.trim_matches(['.', ' ']).to_owned();

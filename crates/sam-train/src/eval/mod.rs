@@ -6,7 +6,10 @@
 mod boxes;
 mod cached;
 mod data;
+mod edges;
 mod files;
+mod proposals;
+mod sets;
 mod table;
 
 use std::collections::BTreeMap;
@@ -18,10 +21,10 @@ use std::time::Instant;
 use anyhow::{Context, anyhow};
 use burn::tensor::Device;
 use sam_eval::{
-    ComparisonRow, EvalSet, Gate, Metrics, PredictorSegmenter, Results, Table, Verdict, compare, evaluate,
-    metric_names, read_images,
+    ComparisonRow, EvalSet, Gate, Metrics, PredictorSegmenter, Results, Table, Verdict, compare, evaluate, read_images,
 };
 use sam_infer::{DeviceName, Predictor};
+use sam_model::Sam;
 use sam_model::lora::AdapterFile;
 use sam_model::weights::Checkpoint;
 
@@ -36,12 +39,15 @@ use crate::train::{adapter_folder, checkpoint_file};
 use boxes::BoxTask;
 use data::OpenSet;
 use files::{ModelOutcome, Shown};
+use proposals::ProposalTask;
 
 /// Runs an evaluation.
 pub(crate) fn run_plan(plan: &EvaluatePlan, arguments: &RunArguments) -> Result<(), Failure> {
     let started = Instant::now();
-    let protocols = plan.protocols();
-    let mut known = metric_names(&protocols).bad_input()?;
+    if let Some(edges) = &plan.edges {
+        return edges::run_plan(plan, edges, arguments);
+    }
+    let mut known = plan.metric_names().bad_input()?;
     files::check_out(plan, arguments.force).bad_input()?;
     let gate = open_gate(plan).bad_input()?;
     let device = plan.run.measure.device.parse::<DeviceName>().bad_input()?.open().bad_input()?;
@@ -50,6 +56,14 @@ pub(crate) fn run_plan(plan: &EvaluatePlan, arguments: &RunArguments) -> Result<
         Some(detections) => Some(BoxTask::open(plan, detections, &sets[0])?),
         None => None,
     };
+    let proposals = match &plan.proposals {
+        Some(task) => Some(ProposalTask::open(plan, task, &sets)?),
+        None => None,
+    };
+    if proposals.as_ref().is_some_and(|proposals| !proposals.has_frequencies()) {
+        // A gate on them is then an error before anything is computed.
+        known.retain(|name| !["_rare", "_common", "_frequent"].iter().any(|frequency| name.ends_with(frequency)));
+    }
     if let Some(boxes) = &boxes {
         known.extend(boxes.metric_names().bad_input()?);
     }
@@ -74,7 +88,8 @@ pub(crate) fn run_plan(plan: &EvaluatePlan, arguments: &RunArguments) -> Result<
             writeln!(crate::output::errors(), "evaluating {}", path.display())?;
         }
         let model = ModelToEvaluate { name, path, checkpoint, is_quiet };
-        outcomes.push(evaluate_model(plan, model, &sets, boxes.as_ref(), &device)?);
+        let tasks = Tasks { sets: &sets, boxes: boxes.as_ref(), proposals: proposals.as_ref() };
+        outcomes.push(evaluate_model(plan, model, &tasks, &device)?);
     }
     let tables: Vec<Table> = sets.iter().filter_map(|set| set.losses.as_ref()?.table()).collect();
     finish(plan, Finished { outcomes: &outcomes, tables: &tables, started }, gate.as_ref())
@@ -121,28 +136,53 @@ struct ModelToEvaluate<'a> {
     is_quiet: bool,
 }
 
+/// What a checkpoint is evaluated on.
+struct Tasks<'a> {
+    sets: &'a [OpenSet],
+    boxes: Option<&'a BoxTask>,
+    proposals: Option<&'a ProposalTask>,
+}
+
+/// A checkpoint on the device.
+struct LoadedModel {
+    sam: Sam,
+    /// Where the adapters come from that were merged into it.
+    adapters: Option<(&'static str, String)>,
+}
+
+fn load_model(
+    plan: &EvaluatePlan,
+    checkpoint: &Checkpoint,
+    device: &Device,
+    is_quiet: bool,
+) -> Result<LoadedModel, Failure> {
+    let (sam, report) = checkpoint.load(device).bad_input()?;
+    if !is_quiet {
+        print_load_report(&mut crate::output::errors(), &report, LABEL_WIDTH)?;
+    }
+    let Some(path) = &plan.model.adapter else { return Ok(LoadedModel { sam, adapters: None }) };
+    let file = AdapterFile::open(&adapter_folder(path)).bad_input()?;
+    let adapters = Some(("adapter", path.display().to_string()));
+    Ok(LoadedModel { sam: file.merge_into(sam).bad_input()?, adapters })
+}
+
 /// One checkpoint on everything.
 fn evaluate_model(
     plan: &EvaluatePlan,
     model: ModelToEvaluate<'_>,
-    sets: &[OpenSet],
-    boxes: Option<&BoxTask>,
+    tasks: &Tasks<'_>,
     device: &Device,
 ) -> Result<ModelOutcome, Failure> {
     let started = Instant::now();
-    let (sam, report) = model.checkpoint.load(device).bad_input()?;
-    if !model.is_quiet {
-        print_load_report(&mut crate::output::errors(), &report, LABEL_WIDTH)?;
-    }
-    let (sam, adapters) = match &plan.model.adapter {
-        Some(path) => {
-            let file = AdapterFile::open(&adapter_folder(path)).bad_input()?;
-            (file.merge_into(sam).bad_input()?, Some(("adapter", path.display().to_string())))
-        }
-        None => (sam, None),
-    };
+    let &Tasks { sets, boxes, proposals } = tasks;
+    let LoadedModel { sam, adapters } = load_model(plan, model.checkpoint, device, model.is_quiet)?;
     let of_sets: Vec<EvalSet> = sets.iter().map(|set| set.set.clone()).collect();
-    let mut segmenter = PredictorSegmenter::new(Predictor::new(&sam));
+    let predictor = Predictor::new(&sam);
+    let mut average_precisions = Vec::new();
+    if let Some(proposals) = proposals {
+        average_precisions.extend(proposals.evaluate(&predictor, sets)?);
+    }
+    let mut segmenter = PredictorSegmenter::new(predictor);
     if let Some(cache) = &plan.cache {
         let say = |text: &str| {
             if !model.is_quiet {
@@ -171,7 +211,6 @@ fn evaluate_model(
         }
         runs = evaluation.results.runs;
     }
-    let mut average_precisions = Vec::new();
     let mut segmentations = None;
     if let Some(boxes) = boxes {
         let found = boxes.segment(&segmenter)?;
@@ -250,12 +289,18 @@ fn finish(plan: &EvaluatePlan, finished: Finished<'_>, gate: Option<&Gate>) -> R
         (Some(gate), Some(last)) => Some(gate.check(&last.results).bad_input()?),
         _ => None,
     };
+    let mut of_sets = Vec::new();
+    for outcome in outcomes {
+        of_sets.extend(sets::table(outcome, &plan.run.bootstrap).bad_input()?);
+    }
     if let Some(out) = out {
         let seconds = started.elapsed().as_secs_f64();
-        let shown = Shown { comparison: &comparison, verdict: verdict.as_ref(), tables };
+        let tables = [&of_sets[..], tables].concat();
+        let shown = Shown { comparison: &comparison, verdict: verdict.as_ref(), tables: &tables };
         files::write_reports(out, outcomes, &shown, seconds)?;
     }
     table::print(outcomes, &comparison, out)?;
+    of_sets.iter().try_for_each(sets::print)?;
     let Some(verdict) = verdict else { return Ok(()) };
     if verdict.is_pass() {
         writeln!(crate::output::output(), "gate: {} of {} bounds met", verdict.checks.len(), verdict.checks.len())?;

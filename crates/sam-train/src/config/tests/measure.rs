@@ -209,6 +209,9 @@ fn the_configurations_of_this_repository_are_valid() {
         ("evaluate", include_str!("../../../../../configs/evaluate.toml")),
         ("ci-gate", include_str!("../../../../../configs/ci-gate.toml")),
         ("probe", include_str!("../../../../../configs/probe.toml")),
+        ("zero-shot-points", include_str!("../../../../../configs/zero-shot-points.toml")),
+        ("zero-shot-proposals", include_str!("../../../../../configs/zero-shot-proposals.toml")),
+        ("zero-shot-edges", include_str!("../../../../../configs/zero-shot-edges.toml")),
     ] {
         let plan = read_plan(text).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(read_plan(&plan.to_toml().expect("fits")), Ok(plan), "{name}");
