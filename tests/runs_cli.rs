@@ -70,7 +70,7 @@ fn folders_without_runs_are_said() {
     assert_eq!(run.ok(&["runs", "empty", "--json"]).trim(), "[]");
     run.refused(&["runs", "nowhere"], &["nowhere"]);
     run.refused(&["runs", "empty", "empty"], &["empty", "plan.toml"]);
-    run.refused(&["runs"], &["DIR"]);
+    run.refused(&["runs"], &["runs: No such"]);
 }
 
 /// A metric that no run has, and the interrupted state of a run that was killed before its last step.

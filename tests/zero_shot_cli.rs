@@ -55,7 +55,7 @@ fn proposals_of_an_lvis_file_by_size_and_frequency() {
     // Any other data set has sizes and no frequencies; a gate on one is refused before anything runs.
     let photos = datasets("photos");
     let of_photos = [&base[..], &["--data", &photos, "--part", "val", "--max-images", "1"]].concat();
-    assert!(run.ok(&of_photos).contains("mask_ar_large"));
+    assert!(run.ok(&of_photos).contains("mask_ar_medium"));
     std::fs::write(run.path("gate.toml"), "[gate]\nmask_ar_rare = 0.1\n").expect("written");
     run.refused(&[&of_photos[..], &["--gate", "gate.toml"]].concat(), &["mask_ar_rare", "nearest"]);
     std::fs::write(run.path("gate.toml"), "[gate]\nmask_ar_1000 = 1.0\n").expect("written");

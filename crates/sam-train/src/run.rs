@@ -63,7 +63,10 @@ fn resume(run: &Path, config: Option<&Path>, arguments: &RunArguments) -> Result
             plan
         }
     };
-    run_plan(&plan, Some(folder), arguments)
+    match plan.missing_data() {
+        Some(missing) if !arguments.check => Err(anyhow!("{missing}")).bad_input(),
+        _ => run_plan(&plan, Some(folder), arguments),
+    }
 }
 
 fn reject_changes(saved: &Plan, asked: &Plan, config: &Path) -> Result<(), Failure> {

@@ -26,7 +26,7 @@ pub(crate) use headline::also_name;
 pub(crate) use previews::{PREVIEWS_FOLDER, draw as draw_preview, write as write_preview};
 pub(crate) use run_log::{LOG_FILE, MetricsLog};
 pub(crate) use tensorboard::TensorBoard;
-pub(crate) use validation_details::{Details, Which};
+pub(crate) use validation_details::{Details, FOLDER as VALIDATION_FOLDER, Which};
 
 /// The best checkpoint in a run folder.
 pub const BEST_FILE: &str = "best.safetensors";

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::LearnError;
 
 /// Folder in a run folder.
-const FOLDER: &str = "validation";
+pub(crate) const FOLDER: &str = "validation";
 
 /// Objects of each kind, worst and best.
 const SHOWN: usize = 6;

@@ -30,7 +30,7 @@ use crate::options::{LogOptions, OptimiserOptions, ScheduleOptions, ValidationOp
 use crate::record::{
     ADAPTER_FOLDER, BEST_FILE, CHECKPOINTS_FOLDER, CheckpointFiles, CheckpointProblem, LAST_ADAPTER_FOLDER, LAST_FILE,
     LOG_FILE, MetricsLog, Observer, Observers, PREVIEWS_FOLDER, Progress, RunEvent, RunHistory, RunStart, SavedState,
-    Scores, SegmentationTerms, StepRecord, TensorBoard, ValidationRecord, Which, write_preview,
+    Scores, SegmentationTerms, StepRecord, TensorBoard, VALIDATION_FOLDER, ValidationRecord, Which, write_preview,
 };
 use crate::task::{BatchReport, Task, ValidationOutput, ValidationRequest, weighted_mean};
 use pace::{Pace, memory_mib};
@@ -133,7 +133,8 @@ impl<T: Task> Run<T> {
     fn new(setup: Setup<T>, resume: Option<&SavedState>) -> Result<(Self, T), LearnError> {
         let Setup { mut task, options, device, inputs, validation, encoder_depth } = setup;
         let RunInputs { samples, loader, interrupter, observers: others } = inputs;
-        for folder in ["", CHECKPOINTS_FOLDER, PREVIEWS_FOLDER] {
+        let folders = [CHECKPOINTS_FOLDER, PREVIEWS_FOLDER, VALIDATION_FOLDER, ADAPTER_FOLDER, LAST_ADAPTER_FOLDER];
+        for folder in std::iter::once("").chain(folders) {
             sweep_unfinished(&options.folder.join(folder));
         }
         if let Some(state) = resume {

@@ -84,15 +84,17 @@ impl Plan {
         let reader = Reader::new(&document, Paths::MustExist);
         plan.change(&reader);
         reader.finish()?;
-        for (key, path) in plan.input_paths() {
-            if !path.exists() {
-                let path = path.display();
-                let message =
-                    format!("{key}: {path} does not exist; give the place of this data with --set {key}=PATH");
-                return Err(ConfigError::of_file(&saved.display().to_string(), message));
-            }
-        }
         Ok(plan)
+    }
+
+    /// What to say of data that is not where it was.
+    pub(crate) fn missing_data(&self) -> Option<String> {
+        let mut plan = self.clone();
+        let missing = plan.input_paths().into_iter().find(|(_, path)| !path.exists());
+        missing.map(|(key, path)| {
+            let path = path.display();
+            format!("{key}: {path} does not exist; give the place of this data with --set {key}=PATH")
+        })
     }
 
     fn change(&mut self, reader: &Reader<'_>) {

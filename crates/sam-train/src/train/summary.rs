@@ -79,7 +79,7 @@ pub(crate) fn warning(outcome: &Outcome, measure: &Measure<'_>) -> Option<String
         Better::Lower => after < before,
     };
     if is_better {
-        return mixed(&outcome.progress, measure);
+        return if measure.better == Better::Higher { mixed(&outcome.progress, measure) } else { None };
     }
     let how = if after == before { "no better" } else { "worse" };
     let advice = match measure.metric {
