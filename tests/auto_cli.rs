@@ -244,7 +244,7 @@ fn an_interrupted_run_goes_on_where_it_stopped() {
         assert!(!err.contains("panicked"), "{err}");
         assert!(matches!(output.status.code(), None | Some(0 | 130)), "{err}");
         if output.status.code() == Some(130) {
-            assert!(err.contains("of 3 images are finished, and the same command goes on"), "{err}");
+            assert!(err.contains("of 3 images are finished; the same command resumes"), "{err}");
         }
     }
     run.ok(&whole);

@@ -23,6 +23,8 @@ mod learning; // a whole training step equals PyTorch's
 mod lora; // low-rank adapters: PEFT's and SAMed's numbers, runs, the real program
 mod losses_cli; // what the data loses, in every command; sets without objects
 mod mae; // the masked autoencoder equals PyTorch, and initialises a segmenter
+#[cfg(unix)]
+mod objects_cli; // objects_per_step = "auto": the process that trains is watched by another
 mod predict_cli; // predict on several images: prompts from files, formats
 mod pretrain_cli; // pre-training through the real program
 mod pretraining; // whole pre-trainings: reproduce, resume, accumulate, learn

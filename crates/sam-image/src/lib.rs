@@ -59,7 +59,7 @@ pub use iou::{bbox_iou_matrix, mask_iou, rle_intersection_px, rle_iou, rle_iou_m
 pub use label_overlay::LabelImage;
 pub use mask::Mask;
 pub use outline::{Outline, outlines, outlines_to_rle};
-pub use overlay::{Overlay, PointLabel, mask_colour_rgb, overlay, save_mask_png, save_rgb_png};
+pub use overlay::{Overlay, PointLabel, mask_colour_rgb, overlay, save_grey_png, save_mask_png, save_rgb_png};
 pub use polygon::{bbox_to_rle, polygon_to_rle, polygons_to_rle};
 pub use regions::{Cleaned, clean_small_regions};
 pub use resize::{Resampling, crop_rgb, resize_longest_side, resize_rgb, resize_rgb_with};

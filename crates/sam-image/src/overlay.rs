@@ -86,7 +86,16 @@ pub fn mask_colour_rgb(index: usize) -> [u8; 3] {
 /// When the file cannot be written, or the mask has no pixels.
 pub fn save_mask_png(mask: &Mask, path: &Path) -> Result<(), ImageError> {
     let grey: Vec<u8> = mask.pixels().iter().map(|&set| if set { 255 } else { 0 }).collect();
-    save_png(&grey, mask.size_hw(), ExtendedColorType::L8, path)
+    save_grey_png(&grey, mask.size_hw(), path)
+}
+
+/// Writes 8-bit grey values, row-major, as PNG, whatever the extension.
+///
+/// # Errors
+///
+/// When the file cannot be written, there are no pixels, or not as many as the size says.
+pub fn save_grey_png(grey: &[u8], size_hw: [usize; 2], path: &Path) -> Result<(), ImageError> {
+    save_png(grey, size_hw, ExtendedColorType::L8, path)
 }
 
 /// Writes an image as PNG, whatever the extension.

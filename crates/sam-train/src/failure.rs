@@ -24,7 +24,7 @@ pub(crate) enum Failure {
     Run(anyhow::Error),
     /// Ctrl-C, or a signal that asks the program to end. Exit code 130.
     Interrupted,
-    /// The same, where what is finished stays and can be gone on with. Exit code 130.
+    /// As `Interrupted`, where what is finished stays and the command can be resumed. Exit code 130.
     Stopped(String),
 }
 

@@ -18,6 +18,7 @@ mod init;
 mod inspect;
 mod interruption;
 mod machine;
+mod mask_files;
 mod names;
 mod output;
 mod predict;

@@ -4,7 +4,7 @@
 //! bit. Sizes are those of the targets' areas. For a frequency, the targets are restricted to its categories, and the proposals
 //! are all of the image: another target that a proposal fits is then no target at all.
 //!
-//! Equal to lvis 0.5.3 where that is right. It keeps 300 detections per image unless it is told otherwise; it drops those whose
+//! Equal to lvis 0.5.3 where that is right. It keeps 300 detections per image by default; it drops those whose
 //! category is neither annotated nor verified to be absent in the image before it ignores categories; and without categories its
 //! `_get_gt_dt` looks up category -1, so that it measures nothing at all (-1). Here, proposals have no category.
 //!

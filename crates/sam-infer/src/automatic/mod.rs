@@ -7,7 +7,7 @@
 //! [`Thresholds`], in a fraction of a second, so thresholds can be tried. Candidates are data that a program can store.
 //!
 //! Different from the reference: masks are streamed into run lengths one by one, so the memory does not grow with the size of
-//! the image; an image that is too small for a layer of crops gets fewer layers, and is told so; rows are counted in more than
+//! the image; an image that is too small for a layer of crops gets fewer layers, which [`Seen`] counts; rows are counted in more than
 //! 16 bits.
 //!
 //! ```

@@ -16,13 +16,20 @@ pub fn also_parts(name: &str) -> Option<(&str, &str)> {
     name.strip_prefix(ALSO)?.split_once('/')
 }
 
+/// Whether a metric of this name is shown.
+#[must_use]
+pub fn is_headline(name: &str) -> bool {
+    !name.contains('/') || also_parts(name).is_some()
+}
+
 impl Scores {
     /// The metrics that are shown, by name: those of the run's own data first.
     #[must_use]
     pub fn headlines(&self) -> Vec<(&str, f64)> {
-        let all = || self.metrics.iter().map(|(name, &value)| (name.as_str(), value));
-        let own = all().filter(|(name, _)| !name.contains('/'));
-        own.chain(all().filter(|(name, _)| also_parts(name).is_some())).collect()
+        let all = self.metrics.iter().map(|(name, &value)| (name.as_str(), value));
+        let mut shown: Vec<(&str, f64)> = all.filter(|(name, _)| is_headline(name)).collect();
+        shown.sort_by_key(|(name, _)| also_parts(name).is_some());
+        shown
     }
 }
 

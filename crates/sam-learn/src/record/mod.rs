@@ -14,7 +14,7 @@ mod tensorboard;
 mod validation_details;
 
 pub use events::{Observer, RunEvent, RunStart, SegmentationTerms, StepRecord, ValidationRecord};
-pub use headline::also_parts;
+pub use headline::{also_parts, is_headline};
 pub use run_lock::{LOCK_FILE, RunLock};
 pub use run_log::RunHistory;
 pub use run_report::{REPORT_FILE, RunReport, duration, rate};

@@ -1,7 +1,7 @@
 //! The folder of `auto`: what it was made with, which images are finished, one process at a time.
 //!
 //! `auto.json` says what made the masks; another checkpoint, or other options, would mix with them and is refused. A line of
-//! `finished.jsonl` is written once everything of an image is on disk, so an interrupted run goes on with the others. Both
+//! `finished.jsonl` is written once everything of an image is on disk, so an interrupted run resumes with the others. Both
 //! record the *signature* of the masks, a hash of the weights and of every option that changes a mask.
 
 use std::collections::HashMap;
@@ -171,7 +171,7 @@ fn read_description(root: &Path) -> anyhow::Result<Option<Description>> {
     })
 }
 
-/// Refuses masks that are not to be mixed with, or removes them.
+/// Refuses a folder with masks of another kind, or removes them.
 fn replace_earlier(root: &Path, earlier: &Description, now: &Description, force: bool) -> anyhow::Result<()> {
     if earlier.network_signature() != now.network_signature() {
         if !force {

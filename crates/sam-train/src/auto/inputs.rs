@@ -1,13 +1,15 @@
 //! The images of `auto`: files, folders, shards and patterns, each with the name under which its masks are written.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
 use sam_data::loader::Samples;
 use sam_data::{ImageTree, SourceOptions, read_image_file};
 use sam_image::RgbImage;
+
+use crate::mask_files::harmless;
 
 /// One image.
 pub(crate) struct Input {
@@ -141,15 +143,6 @@ fn folders_of(name: &str) -> Vec<String> {
     name.match_indices('/').map(|(at, _)| name[..at].to_owned()).collect()
 }
 
-/// Only what stays below a folder: names of members of a shard are from others.
-fn harmless(path: &Path) -> String {
-    let parts = path.components().filter_map(|component| match component {
-        Component::Normal(part) => Some(part.to_string_lossy().into_owned()),
-        _ => None,
-    });
-    parts.collect::<Vec<_>>().join("/")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,6 +183,5 @@ mod tests {
             let error = names(&[wrong], folder.path()).expect_err("nothing").to_string();
             assert!(error.contains(words), "{error}");
         }
-        assert_eq!(harmless(Path::new("/etc/../a/b.png")), "etc/a/b.png");
     }
 }

@@ -24,12 +24,13 @@ use sam_infer::automatic::{AutomaticError, Candidates, Generated, PointsDone, Se
 use serde::{Deserialize, Serialize};
 
 use crate::cli::{AutoArguments, MaskFormat, Verbosity};
-use crate::export::{LABEL_WIDTH, print_load_report};
 use crate::failure::{BadInput, Failure};
 use crate::interruption::Interruption;
+use crate::mask_files::with_folder;
 use crate::output::errors;
+use crate::predict::open_predictor;
 use crate::progress::{self, Progress};
-use crate::train::{adapter_folder, checkpoint_file};
+use crate::train::checkpoint_file;
 use folder::{ANNOTATIONS, CANDIDATES, Description, Finished, OutFolder};
 use inputs::Input;
 use record::Record;
@@ -45,13 +46,10 @@ pub(crate) fn run(arguments: &AutoArguments) -> Result<(), Failure> {
     let reading = arguments.image_options().bad_input()?;
     let inputs = inputs::list(&arguments.images, &arguments.out, &reading).bad_input()?;
     let device = arguments.device.open().bad_input()?;
-    let checkpoint = checkpoint_file(&arguments.checkpoint);
-    let adapter = arguments.adapter.as_deref().map(adapter_folder);
-    let (predictor, report) = Predictor::from_adapted(&checkpoint, adapter.as_deref(), &device).bad_input()?;
-    print_load_report(&mut errors(), &report, LABEL_WIDTH)?;
+    let predictor = open_predictor(&arguments.checkpoint, arguments.adapter.as_deref(), &device)?;
     let description = Description {
         program: Description::version(),
-        checkpoint,
+        checkpoint: checkpoint_file(&arguments.checkpoint),
         weights: format!("{:016x}", predictor.weights_fingerprint()),
         intensity: format!("{:?}", reading.intensity),
         options,
@@ -70,7 +68,7 @@ pub(crate) fn run(arguments: &AutoArguments) -> Result<(), Failure> {
     if work.interruption.is_requested() {
         let Summary { finished, images, .. } = summary;
         return Err(Failure::Stopped(format!(
-            "stopped; {finished} of {images} images are finished, and the same command goes on with the others"
+            "stopped; {finished} of {images} images are finished; the same command resumes with the others"
         )));
     }
     if arguments.format == MaskFormat::Coco {
@@ -228,11 +226,14 @@ impl Work<'_> {
 
     /// Candidates of an earlier run, where they are of this image and suffice for these thresholds.
     fn stored(&self, input: &Input, path: &Path) -> Option<Candidates> {
-        let text = sam_data::read_text(path, sam_files::MAX_TEXT_BYTES).ok()?;
-        let stored: StoredCandidates = match serde_json::from_str(&text) {
+        if !path.exists() {
+            return None;
+        }
+        let text = sam_data::read_text(path, sam_files::MAX_FILE_BYTES).map_err(anyhow::Error::from);
+        let stored: StoredCandidates = match text.and_then(|text| Ok(serde_json::from_str(&text)?)) {
             Ok(stored) => stored,
             Err(error) => {
-                let _ = writeln!(errors(), "{}: {error}; the network is asked again", path.display());
+                let _ = writeln!(errors(), "{}: {error:#}; the network runs again", path.display());
                 return None;
             }
         };
@@ -366,9 +367,7 @@ impl Work<'_> {
     }
 
     fn store(&self, folder: &OutFolder, input: &Input, candidates: Candidates) -> anyhow::Result<()> {
-        let path = folder.path(CANDIDATES, &input.stem, "json");
-        let parent = path.parent().unwrap_or(Path::new("."));
-        std::fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
+        let path = with_folder(folder.path(CANDIDATES, &input.stem, "json"))?;
         let signature = self.description.network_signature();
         let stored = StoredCandidates { signature, bytes: input.n_bytes(), candidates };
         let text = serde_json::to_vec(&stored)?;

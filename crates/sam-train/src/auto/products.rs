@@ -13,11 +13,9 @@ use serde::Serialize;
 
 use super::folder::{ANNOTATIONS, COCO_FILE, LABELS, MASKS, OVERLAYS, OutFolder};
 use super::inputs::Input;
-use super::record::{Record, Segmentation};
+use super::record::Record;
 use crate::cli::MaskFormat;
-
-/// Longer sides of overlays are reduced to it: they are for looking at.
-const OVERLAY_LONGEST_PX: usize = 2048;
+use crate::mask_files::{OVERLAY_LONGEST_PX, Segmentation, with_folder, write_image};
 
 /// Whether what a format asks for is there already.
 pub(crate) fn has_product(folder: &OutFolder, stem: &str, format: MaskFormat) -> bool {
@@ -50,7 +48,7 @@ fn remove_masks(path: &Path) -> anyhow::Result<()> {
 
 /// Writes the record of an image.
 pub(crate) fn write_record(folder: &OutFolder, stem: &str, record: &Record) -> anyhow::Result<()> {
-    let path = prepared(folder, ANNOTATIONS, stem, "json")?;
+    let path = with_folder(folder.path(ANNOTATIONS, stem, "json"))?;
     let text = serde_json::to_vec(record)?;
     write_atomically(&path, text).map(drop).with_context(|| format!("writing {}", path.display()))
 }
@@ -59,9 +57,8 @@ pub(crate) fn write_record(folder: &OutFolder, stem: &str, record: &Record) -> a
 pub(crate) fn write_overlay(folder: &OutFolder, stem: &str, image: &RgbImage, record: &Record) -> anyhow::Result<()> {
     let masks = record.masks()?;
     let labels = label_image(record, &masks)?;
-    let path = prepared(folder, OVERLAYS, stem, "png")?;
     let drawn = labels.overlay(image, OVERLAY_LONGEST_PX, &mask_colour_rgb);
-    write_image(&path, |temporary| save_rgb_png(&drawn, temporary))
+    write_image(folder.path(OVERLAYS, stem, "png"), |temporary| save_rgb_png(&drawn, temporary))
 }
 
 /// Writes what a format asks for beside the record.
@@ -70,11 +67,10 @@ pub(crate) fn write_product(folder: &OutFolder, stem: &str, record: &Record, for
         MaskFormat::Sa1b | MaskFormat::Coco => Ok(()),
         MaskFormat::Labels => {
             let labels = label_image(record, &record.masks()?)?;
-            let path = prepared(folder, LABELS, stem, "png")?;
-            write_image(&path, |temporary| labels.save_png(temporary))
+            write_image(folder.path(LABELS, stem, "png"), |temporary| labels.save_png(temporary))
         }
         MaskFormat::Png => {
-            let path = prepared(folder, MASKS, stem, "")?;
+            let path = with_folder(folder.path(MASKS, stem, ""))?;
             remove_masks(&path)?;
             let io = |error: std::io::Error| anyhow!(error).context(format!("writing {}", path.display()));
             write_folder_atomically(&path, io, |temporary| write_pngs(temporary, record))
@@ -85,18 +81,6 @@ pub(crate) fn write_product(folder: &OutFolder, stem: &str, record: &Record, for
 fn label_image(record: &Record, masks: &[Rle]) -> anyhow::Result<LabelImage> {
     let size_hw = [record.image.height, record.image.width];
     Ok(LabelImage::of_smallest(size_hw, &masks.iter().collect::<Vec<_>>())?)
-}
-
-fn write_image(path: &Path, save: impl FnOnce(&Path) -> Result<(), sam_image::ImageError>) -> anyhow::Result<()> {
-    let io = |error: std::io::Error| anyhow!(error).context(format!("writing {}", path.display()));
-    write_atomically_with(path, io, |temporary| Ok(save(temporary)?)).map(drop)
-}
-
-fn prepared(folder: &OutFolder, name: &str, stem: &str, extension: &str) -> anyhow::Result<std::path::PathBuf> {
-    let path = folder.path(name, stem, extension);
-    let parent = path.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
-    Ok(path)
 }
 
 const METADATA: &str = "metadata.csv";

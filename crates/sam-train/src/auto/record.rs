@@ -10,6 +10,8 @@ use sam_image::Rle;
 use sam_infer::automatic::AutomaticMask;
 use serde::{Deserialize, Serialize};
 
+use crate::mask_files::Segmentation;
+
 /// The JSON of an image.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Record {
@@ -39,14 +41,6 @@ pub(crate) struct RecordMask {
     pub(crate) stability_score: f64,
 }
 
-/// COCO's compressed run lengths.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Segmentation {
-    /// `[height, width]`.
-    pub(crate) size: [usize; 2],
-    pub(crate) counts: String,
-}
-
 /// Masks of an image have ids in a range of their own.
 const IDS_PER_IMAGE: u64 = 100_000;
 
@@ -59,7 +53,7 @@ impl Record {
         let mask = |(index, mask): (usize, &AutomaticMask)| RecordMask {
             bbox: mask.box_xywh_px(),
             area: mask.rle.area_px(),
-            segmentation: Segmentation { size: mask.rle.size_hw(), counts: mask.rle.to_coco_string() },
+            segmentation: Segmentation::of(&mask.rle),
             predicted_iou: f64::from(mask.predicted_iou),
             point_coords: [mask.point_xy_px],
             crop_box: mask.crop_xywh_px(),
@@ -72,7 +66,7 @@ impl Record {
     }
 
     pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
-        let text = sam_data::read_text(path, sam_files::MAX_TEXT_BYTES)?;
+        let text = sam_data::read_text(path, sam_files::MAX_FILE_BYTES)?;
         serde_json::from_str(&text).with_context(|| format!("{} is not a record of masks", path.display()))
     }
 

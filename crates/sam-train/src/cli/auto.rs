@@ -16,7 +16,7 @@ use crate::config::{ConfigError, Options, files};
 const OPEN_FLOORS: Floors = Floors { predicted_iou: 0.5, stability: 0.5 };
 
 #[derive(Debug, Args)]
-#[command(after_help = "The same command goes on where an earlier one stopped: finished images are skipped. With \
+#[command(after_help = "The same command resumes where an earlier one stopped: finished images are skipped. With \
                         --candidates, it may be given again with other thresholds, and then needs no network.\n\
                         In DIR: annotations/ (a JSON per image as in SA-1B, whatever --format), overlays/ to look at, and \
                         what --format asks for: instances.json, labels/ or masks/.")]

@@ -8,7 +8,8 @@ use sam_eval::FirstClick;
 use super::measure::MeasureArguments;
 use super::name;
 use super::source::SourceArguments;
-use crate::config::evaluate::{ProtocolKind, load_gate};
+use crate::config::evaluate::ProtocolKind;
+use crate::config::gate::load_gate;
 use crate::config::{ConfigError, Document, Options, Task};
 
 /// What an evaluation measures.

@@ -9,12 +9,12 @@ use sam_eval::{
 use serde::{Serialize, Serializer};
 
 use super::cache::EvaluateCachePlan;
-use super::document::{Document, Node};
+use super::document::Node;
 use super::files::{FilesPlan, SelectionPlan, read_selection};
+use super::gate::read_gate;
 use super::measure::{CheckpointsPlan, MeasureRunPlan};
-use super::problems::ConfigError;
 use super::ranges::{BETWEEN_0_AND_1, SHARE_ABOVE_0, integer_of};
-use super::reader::{Expected, Paths, Reader, Section};
+use super::reader::{Expected, Reader, Section};
 use super::shape::Shape;
 use super::zero_shot::{EdgesPlan, ProposalsPlan};
 
@@ -462,50 +462,6 @@ impl DetectionsPlan {
         };
         is_given.then_some(plan)
     }
-}
-
-/// `[gate]`: free keys, each the name of a metric with its bound.
-fn read_gate(reader: &Reader<'_>) -> Option<GateConfig> {
-    let is_given = reader.top().is_given("gate");
-    if !is_given {
-        reader.top().unused(&["gate"]);
-    }
-    let section = reader.top().section("gate");
-    let mut gate = GateConfig {
-        baseline: section.local_path_if_given("baseline"),
-        max_drop: section.float_if_given("max_drop", 0.0..),
-        ..GateConfig::default()
-    };
-    let given = section.free_keys(Shape::number("", &..));
-    for name in given.iter() {
-        if name == "baseline" || name == "max_drop" {
-            continue;
-        }
-        if let Some(bound) = section.float_if_given(name, ..) {
-            gate.bounds.insert(name.clone(), bound);
-        }
-    }
-    let [max_drop, baseline] = ["gate.max_drop", "gate.baseline"];
-    let is_whole = gate.baseline.is_some() == gate.max_drop.is_some();
-    reader.check(is_whole, &[max_drop, baseline], &format!("given together with {baseline}"), "one of them alone");
-    let is_empty = is_given && given.is_empty();
-    reader.check(!is_empty, &["gate"], "at least one bound, or baseline and max_drop", "an empty section");
-    is_given.then_some(gate)
-}
-
-/// The section `gate` of a configuration, whatever else is in it.
-///
-/// # Errors
-///
-/// With all errors of the section, or when it is missing.
-pub(crate) fn load_gate(path: &Path) -> Result<GateConfig, ConfigError> {
-    let document = Document::load(path, &[])?;
-    // A missing baseline is reported once the plan is read.
-    let reader = Reader::new(&document, Paths::MayBeMissing);
-    let gate = read_gate(&reader);
-    reader.check(gate.is_some(), &["gate"], "a section [gate] with bounds", "a file without it");
-    reader.finish_part()?;
-    Ok(gate.unwrap_or_default())
 }
 
 impl EvaluateRunPlan {

@@ -18,6 +18,7 @@ pub(crate) mod data_source;
 mod document;
 pub(crate) mod evaluate;
 pub(crate) mod files;
+pub(crate) mod gate;
 mod learning;
 mod limits;
 mod lora;

@@ -20,7 +20,7 @@ use crate::failure::{BadInput, Failure};
 use crate::names::unique;
 use crate::progress::{Progress, Waiting};
 use crate::survey::{DataLosses, DropOption, Purpose, SurveyedSource, lines};
-use crate::train::plan_of_run;
+use crate::train::{is_same_place, plan_of_run};
 
 /// An open data set.
 pub(crate) struct OpenSet {
@@ -61,13 +61,12 @@ pub(crate) fn open(plan: &EvaluatePlan) -> Result<Vec<OpenSet>, Failure> {
 
 /// Where a checkpoint is that of a run here, and the whole data set is asked for of which it was trained on a part.
 fn trained_on(plan: &EvaluatePlan) -> Vec<String> {
-    let same = |a: &Path, b: &Path| a == b || a.canonicalize().ok().is_some_and(|a| Some(a) == b.canonicalize().ok());
     let mut notes = Vec::new();
     for checkpoint in &plan.model.checkpoints.checkpoint {
         let Some(Plan::Train(run)) = plan_of_run(checkpoint) else { continue };
         for data in plan.data.iter().filter(|data| data.selection.split_file.is_none()) {
             let is_whole = data.files.options.split.is_none();
-            if is_whole && run.data.train.paths().into_iter().any(|path| same(path, &data.files.path)) {
+            if is_whole && run.data.train.paths().into_iter().any(|path| is_same_place(path, &data.files.path)) {
                 notes.push(format!(
                     "{} was trained on images of {}, which are measured, too: --part val has those of its own validation part, or \
                      --split FILE those of `sam-train data split`",

@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, anyhow};
 use sam_data::{BoundarySet, OnBad, SourceOptions};
 use sam_eval::{EdgeCounts, EdgeMap, EdgeTolerance, Metrics, Results, count_edges, edge_map, edge_metrics};
+use sam_image::save_grey_png;
 use sam_infer::{DeviceName, Predictor};
 
 use super::files::{self, ModelOutcome};
@@ -16,6 +17,7 @@ use crate::cli::{RunArguments, Verbosity};
 use crate::config::EvaluatePlan;
 use crate::config::zero_shot::EdgesPlan;
 use crate::failure::{BadInput, Failure};
+use crate::mask_files::write_image;
 use crate::names;
 use crate::output::errors;
 use crate::progress::Progress;
@@ -191,7 +193,8 @@ fn score(
                     let options = edges.made.as_ref().map(|made| made.options()).unwrap_or_default();
                     let map = edge_map(predictor, image, &sample.image, &options).map_err(Failure::of_evaluation)?;
                     if let Some(folder) = folder {
-                        write_map(&folder.join(name).join(Path::new(image).with_extension("png")), &map)?;
+                        let path = folder.join(name).join(Path::new(image).with_extension("png"));
+                        write_image(path, |temporary| save_grey_png(map.strength(), map.size_hw(), temporary))?;
                     }
                     (map, sample.people)
                 }
@@ -235,22 +238,4 @@ fn read_map(path: &Path) -> anyhow::Result<EdgeMap> {
     }
     let size_hw = [image.height() as usize, image.width() as usize];
     Ok(EdgeMap::new(size_hw, image.pixels().map(|pixel| pixel.0[0]).collect()))
-}
-
-fn write_map(path: &Path, map: &EdgeMap) -> anyhow::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new(""));
-    std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
-    let [height, width] = map.size_hw();
-    let mut bytes = std::io::Cursor::new(Vec::new());
-    image::write_buffer_with_format(
-        &mut bytes,
-        map.strength(),
-        width as u32,
-        height as u32,
-        image::ExtendedColorType::L8,
-        image::ImageFormat::Png,
-    )
-    .with_context(|| format!("encoding {}", path.display()))?;
-    sam_files::write_atomically(path, bytes.into_inner()).map_err(|error| anyhow!("{}: {error}", path.display()))?;
-    Ok(())
 }

@@ -6,7 +6,7 @@ use std::io::Write;
 use sam_eval::{Bootstrap, EvalError, Interval, Metrics, Table, data_set_intervals};
 
 use super::files::ModelOutcome;
-use crate::output::output;
+use crate::output::{aligned, output};
 
 /// The metrics that papers print for a data set, in this order; of those that were computed, the first few are shown.
 const SHOWN: [&str; 13] = [
@@ -63,15 +63,6 @@ pub(super) fn table(outcome: &ModelOutcome, bootstrap: &Bootstrap) -> Result<Opt
 
 /// Prints a table with aligned columns.
 pub(super) fn print(table: &Table) -> std::io::Result<()> {
-    let mut stdout = output();
-    let rows: Vec<&Vec<String>> = std::iter::once(&table.header).chain(&table.rows).collect();
-    let width = |column: usize| {
-        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
-    };
-    writeln!(stdout, "\n{}", table.title)?;
-    for row in &rows {
-        let cells: Vec<String> = row.iter().enumerate().map(|(at, cell)| format!("{cell:0$}", width(at))).collect();
-        writeln!(stdout, "{}", cells.join("  ").trim_end())?;
-    }
-    Ok(())
+    let rows: Vec<Vec<String>> = std::iter::once(&table.header).chain(&table.rows).cloned().collect();
+    write!(output(), "\n{}\n{}", table.title, aligned(&rows))
 }

@@ -39,7 +39,7 @@ struct Seen<'a> {
     n_train: u64,
 }
 
-/// What a checkpoint has learned by: with another loss it would first unlearn.
+/// What a checkpoint was trained with: with another loss it would first get worse.
 struct Objective {
     loss: LossOptions,
     lr: f64,

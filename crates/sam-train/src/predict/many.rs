@@ -10,16 +10,15 @@ use sam_data::{SourceOptions, read_image_file};
 use sam_image::{MaskUpscaler, RgbImage, Rle, StabilityLevels};
 use sam_infer::{MASK_THRESHOLD, MaskOutput, Predictor, Prompt};
 
+use super::open_predictor;
 use super::prompts::{self, ImagePrompts, PromptedObject};
 use super::results::{self, Results};
 use crate::cli::PredictArguments;
-use crate::export::{LABEL_WIDTH, print_load_report};
 use crate::failure::{BadInput, Failure};
 use crate::interruption::Interruption;
 use crate::output::{errors, output};
 use crate::progress::Progress;
 use crate::timing::timed;
-use crate::train::{adapter_folder, checkpoint_file};
 
 /// Objects that are decoded and held as logits at once.
 const OBJECTS_AT_ONCE: usize = 64;
@@ -41,11 +40,7 @@ pub(super) fn run(arguments: &PredictArguments) -> Result<(), Failure> {
     results::check_out(&arguments.out, arguments.force).bad_input()?;
     let options = arguments.image_options().bad_input()?;
     let device = arguments.device.open().bad_input()?;
-    let checkpoint = checkpoint_file(&arguments.checkpoint);
-    let adapter = arguments.adapter.as_deref().map(adapter_folder);
-    let loaded = timed("loaded", || Predictor::from_adapted(&checkpoint, adapter.as_deref(), &device));
-    let (predictor, report) = loaded.bad_input()?;
-    print_load_report(&mut errors(), &report, LABEL_WIDTH)?;
+    let predictor = timed("loaded", || open_predictor(&arguments.checkpoint, arguments.adapter.as_deref(), &device))?;
 
     let folder = match (&arguments.images, &arguments.prompts) {
         (Some(folder), _) => folder.clone(),

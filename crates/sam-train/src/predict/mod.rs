@@ -10,6 +10,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
+use burn::tensor::Device;
 use sam_data::{read_image_file, read_mask_file};
 use sam_files::write_atomically_with;
 use sam_image::{Mask, ModelFrame, Overlay, PointLabel, RgbImage, overlay, paste, save_mask_png, save_rgb_png};
@@ -25,6 +26,15 @@ use crate::target::{Target, check_target};
 use crate::timing::timed;
 use crate::train::{adapter_folder, checkpoint_file};
 
+/// A checkpoint or the best one of a run, with the adapters of a folder or of a run merged; says what was not simply loaded.
+pub(crate) fn open_predictor(checkpoint: &Path, adapter: Option<&Path>, device: &Device) -> Result<Predictor, Failure> {
+    let adapter = adapter.map(adapter_folder);
+    let loaded = Predictor::from_adapted(&checkpoint_file(checkpoint), adapter.as_deref(), device);
+    let (predictor, report) = loaded.bad_input()?;
+    print_load_report(&mut errors(), &report, LABEL_WIDTH)?;
+    Ok(predictor)
+}
+
 pub(crate) fn run(arguments: &PredictArguments) -> Result<(), Failure> {
     let [path] = arguments.image.as_slice() else {
         refuse_single_options(arguments).bad_input()?;
@@ -37,11 +47,7 @@ pub(crate) fn run(arguments: &PredictArguments) -> Result<(), Failure> {
     check_targets(arguments).bad_input()?;
     let image = read_image_file(path, &arguments.image_options().bad_input()?).bad_input()?;
     let device = arguments.device.open().bad_input()?;
-    let checkpoint = checkpoint_file(&arguments.checkpoint);
-    let adapter = arguments.adapter.as_deref().map(adapter_folder);
-    let loaded = timed("loaded", || Predictor::from_adapted(&checkpoint, adapter.as_deref(), &device));
-    let (predictor, report) = loaded.bad_input()?;
-    print_load_report(&mut errors(), &report, LABEL_WIDTH)?;
+    let predictor = timed("loaded", || open_predictor(&arguments.checkpoint, arguments.adapter.as_deref(), &device))?;
 
     // The prompt is validated before the encoder runs, which takes seconds.
     let side = predictor.config().low_res_side();

@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
 use sam_files::write_atomically_with;
@@ -13,12 +13,11 @@ use serde::Serialize;
 
 use super::many::{Predicted, label};
 use crate::cli::PredictFormat;
+use crate::mask_files::{OVERLAY_LONGEST_PX, Segmentation, harmless, write_image};
 
 const FOLDERS: [&str; 3] = ["masks", "classes", "overlays"];
 const JSON_FILE: &str = "predictions.json";
 const COCO_FILE: &str = "instances.json";
-/// Longer sides of overlays are reduced to it.
-const OVERLAY_LONGEST_PX: usize = 2048;
 
 /// Refuses a folder with results of an earlier call, unless they may be replaced.
 pub(super) fn check_out(out: &Path, force: bool) -> anyhow::Result<()> {
@@ -56,18 +55,6 @@ pub(super) struct Results<'a> {
     /// The `images` of a COCO file so far.
     images: Vec<String>,
     n_objects: u64,
-}
-
-#[derive(Serialize)]
-struct Segmentation {
-    size: [usize; 2],
-    counts: String,
-}
-
-impl Segmentation {
-    fn of(rle: &Rle) -> Self {
-        Self { size: rle.size_hw(), counts: rle.to_coco_string() }
-    }
 }
 
 /// An object of `predictions.json`.
@@ -227,14 +214,7 @@ impl<'a> Results<'a> {
         extension: &str,
         save: impl FnOnce(&Path) -> Result<(), ImageError>,
     ) -> anyhow::Result<()> {
-        // Only what stays below the folder, whatever the file of prompts says.
-        let parts = Path::new(name).components().filter(|part| matches!(part, Component::Normal(_)));
-        let mut path = self.out.join(folder);
-        parts.for_each(|part| path.push(part));
-        let path = path.with_added_extension(extension);
-        let parent = path.parent().unwrap_or(Path::new("."));
-        std::fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
-        let io = |error: std::io::Error| anyhow!(error).context(format!("writing {}", path.display()));
-        write_atomically_with(&path, io, |temporary| Ok(save(temporary)?)).map(drop)
+        let path = self.out.join(folder).join(harmless(Path::new(name)));
+        write_image(path.with_added_extension(extension), save)
     }
 }

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use sam_learn::record::also_parts;
+use sam_learn::record::is_headline;
 use serde_json::{Value, json};
 
-use super::aligned;
 use super::run::Run;
 use crate::cli::RunsArguments;
 use crate::failure::Failure;
 use crate::names::of_checkpoints;
+use crate::output::aligned;
 
 /// Keys that differ between any two runs.
 const ALWAYS_DIFFERENT: [&str; 3] = ["run.dir", "run.name", "cache.dir"];
@@ -129,8 +129,7 @@ fn flat_json(value: &Value) -> Vec<(String, String)> {
 /// Metrics over all objects, or one metric.
 fn scores(runs: &[Run], metric: Option<&str>) -> Vec<Row> {
     let names: BTreeSet<&str> = runs.iter().flat_map(Run::metric_names).collect();
-    let is_shown =
-        |name: &&str| metric.map_or(!name.contains('/') || also_parts(name).is_some(), |metric| metric == *name);
+    let is_shown = |name: &&str| metric.map_or(is_headline(name), |metric| metric == *name);
     let row = |name: &str| -> Row {
         let shown = |run: &Run| match run.before_and_best(Some(name)) {
             [Some(before), Some(best)] => format!("{best:.4} ({before:.4})"),

@@ -11,6 +11,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
+use sam_learn::record::is_headline;
 
 use crate::cli::RunsArguments;
 use crate::failure::{BadInput, Failure};
@@ -76,18 +77,6 @@ fn check_metric(runs: &[Run], metric: Option<&str>) -> anyhow::Result<()> {
     if names.contains(&metric) || runs.is_empty() {
         return Ok(());
     }
-    let known = names.into_iter().filter(|name| !name.contains('/')).collect::<Vec<_>>().join(", ");
+    let known = names.into_iter().filter(|name| is_headline(name)).collect::<Vec<_>>().join(", ");
     Err(anyhow!("--metric {metric}: must be a metric of a validation of these runs: {known}"))
-}
-
-/// Rows of cells with columns as wide as their widest cell; the last one is not padded.
-fn aligned(rows: &[Vec<String>]) -> String {
-    let n_columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
-    let widths: Vec<usize> = (0..n_columns).map(|column| width(column).unwrap_or(0)).collect();
-    let line = |row: &Vec<String>| {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
-        cells.join("  ").trim_end().to_owned() + "\n"
-    };
-    rows.iter().map(line).collect()
 }

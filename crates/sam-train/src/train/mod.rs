@@ -19,6 +19,7 @@ mod summary;
 
 pub(crate) use inputs::{adapter_folder, checkpoint_file, load_report_lines, open_device, plan_of_run};
 pub(crate) use report::date_and_time;
+pub(crate) use run_data::is_same_place;
 pub(crate) use run_folder::{EndingRecord, PLAN as PLAN_FILE, RunFolder};
 pub(crate) use session::program_line;
 pub(crate) use stop::StopSwitch;

@@ -54,7 +54,7 @@ pub(super) fn changes(data: &[RunData], first: &Value, last: &Value) -> Result<V
         };
         let was_at = of(last, key).map_or(began.path, |recorded| recorded.path);
         let Some(difference) = identity.difference(&began.identity) else { continue };
-        if is_other_place(&was_at, path) {
+        if !is_same_place(&was_at, path) {
             bail!(
                 "{key}: {shown} is not the data of this run, which was at {}: it {difference}; give the place of a copy",
                 was_at.display()
@@ -68,9 +68,10 @@ pub(super) fn changes(data: &[RunData], first: &Value, last: &Value) -> Result<V
     Ok(changes)
 }
 
-fn is_other_place(was_at: &Path, path: &Path) -> bool {
+/// Whether two paths lead to the same place, also through links.
+pub(crate) fn is_same_place(one: &Path, other: &Path) -> bool {
     let resolved = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    resolved(was_at) != resolved(path)
+    resolved(one) == resolved(other)
 }
 
 #[cfg(test)]

@@ -102,8 +102,9 @@ impl<'a> RunSession<'a> {
     /// Says that nothing is left to do, where that is so.
     pub(super) fn announce_end(&self, steps: u64) {
         if self.first_step() >= steps {
-            let text =
-                format!("the run is finished: all {steps} steps are made; a larger schedule.steps goes on (--set)");
+            let text = format!(
+                "the run is finished: all {steps} steps are made; --set schedule.steps=N with a larger N continues it"
+            );
             self.console.print(Kind::Result, &text);
         }
     }

@@ -63,7 +63,7 @@ pub(crate) fn table(progress: &Progress, measure: &Measure<'_>) -> Option<String
         lines.push(format!("* chooses the best checkpoint; {direction} is better"));
         if measure.metric != RECONSTRUCTION_LOSS {
             lines.push("miou_K: mean IoU after K clicks; miou_box: after a box; oracle: of the best of".to_owned());
-            lines.push("the three masks, else of the one that the model itself holds for the best".to_owned());
+            lines.push("the three masks, else of the most confident one".to_owned());
         }
     }
     Some(lines.join("\n"))
