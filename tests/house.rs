@@ -9,7 +9,7 @@ use serde_json::Value;
 
 /// Packages that a crate must not depend on, directly or indirectly: the column "must not know" of the map. Configuration files
 /// are not in it, as burn itself depends on `toml`.
-const FORBIDDEN: [(&str, &[&str]); 7] = [
+const FORBIDDEN: [(&str, &[&str]); 8] = [
     ("sam-image", &["burn", "serde_json", "toml"]),
     ("sam-kernel", &["burn", "image", "safetensors", "serde_json", "toml"]),
     ("sam-data", &["sam-model", "sam-infer", "burn-autodiff", "burn-train", "clap"]),
@@ -17,6 +17,7 @@ const FORBIDDEN: [(&str, &[&str]); 7] = [
     ("sam-infer", &["sam-data", "sam-eval", "clap", "burn-autodiff", "burn-train", "burn-optim", "burn-dataset"]),
     ("sam-eval", &["sam-learn", "clap", "burn-autodiff", "burn-train", "burn-optim"]),
     ("sam-learn", &["sam-train", "clap"]),
+    ("sam-engine", &["sam-learn", "sam-train", "clap", "burn-autodiff", "burn-train", "burn-optim"]),
 ];
 
 fn crates() -> PathBuf {

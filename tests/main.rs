@@ -1,9 +1,11 @@
 //! The project's one integration test binary: whole paths, against the reference's numbers and through the real program.
 //! Single functions are tested in their own files.
 
+mod annotate_cli; // annotate through the real program: a project, clicks, kills, and who is turned away
 mod auto_cli; // auto through the real program: formats, resume, thresholds moved, bad input
 mod automatic; // automatic masks equal those of the official generator
 mod block; // a block of vit_b's size equals the official one
+mod browser; // the annotator's page in a real browser
 mod cache_cli; // embeddings of a frozen encoder on disk: cached = uncached, interrupted, stale, damaged, full disk
 mod cli; // the real binary in a fresh folder, bad input included
 mod config_cli; // one configuration for every task: --check, --force, errors

@@ -2,6 +2,7 @@
 //!
 //! `main` maps a result to an exit code, `run` is one match over the commands, each command is one file.
 
+mod annotate;
 mod auto;
 mod build;
 mod cli;
@@ -113,6 +114,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             &RunArguments::of_command(arguments.measure.force, arguments.measure.verbosity),
         ),
         Some(Command::Runs(arguments)) => runs::run(&arguments),
+        Some(Command::Annotate(arguments)) => annotate::run(&arguments),
         Some(Command::Data(command)) => data::run(&command),
         Some(Command::Schema) => schema::run(),
         Some(Command::Doctor(arguments)) => doctor::run(&arguments),

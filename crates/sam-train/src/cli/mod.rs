@@ -1,5 +1,6 @@
 //! Command-line arguments. Only the gate file of `eval` is read here, as its values are options like the others.
 
+mod annotate;
 mod auto;
 mod checkpoint;
 mod data;
@@ -13,6 +14,7 @@ mod runs;
 mod source;
 mod verbosity;
 
+pub(crate) use annotate::{AnnotateArguments, AnnotateCommand, NewProjectArguments, ServeArguments};
 pub(crate) use auto::{AutoArguments, MaskFormat};
 pub(crate) use checkpoint::{ExportArguments, InspectArguments, PredictArguments, PredictFormat};
 pub(crate) use data::{
@@ -98,6 +100,8 @@ pub(crate) enum Command {
     Probe(Box<ProbeArguments>),
     /// List the runs below a folder with their state and scores, or compare some: configuration, data, scores
     Runs(RunsArguments),
+    /// Label images in a browser together with a model: click, look, commit
+    Annotate(Box<AnnotateArguments>),
     /// Check, preview, convert, split or generate a data set
     #[command(subcommand)]
     Data(DataCommand),
