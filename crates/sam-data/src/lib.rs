@@ -31,6 +31,7 @@
 mod boundaries;
 mod check;
 mod convert;
+mod counterparts;
 mod error;
 mod filter;
 mod finding;
@@ -52,7 +53,10 @@ pub mod transforms;
 
 pub use boundaries::{BoundarySample, BoundarySet};
 pub use check::{CheckReport, Losses, Problem, Survey, check, survey};
-pub use convert::{Conversion, ConvertProgress, ConvertReport, ConvertTo, OutsideImages, convert};
+pub use convert::{
+    Conversion, ConvertProgress, ConvertReport, ConvertTo, OutsideImages, Selection, convert, convert_selection,
+};
+pub use counterparts::{Counterpart, NamedFile};
 pub use error::DataError;
 pub use filter::{FilterCounts, MaskFilter};
 pub use finding::{Finding, ProblemKind, Severity};

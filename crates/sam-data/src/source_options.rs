@@ -33,11 +33,13 @@ pub enum Format {
     YoutubeVis,
     /// ADE20K: ids in colour channels.
     Ade20k,
+    /// CVAT for images 1.1: an XML file.
+    Cvat,
 }
 
 impl Format {
     /// All formats.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Coco,
         Self::LabelImages,
         Self::Sa1b,
@@ -48,6 +50,7 @@ impl Format {
         Self::Via,
         Self::YoutubeVis,
         Self::Ade20k,
+        Self::Cvat,
     ];
 
     /// The name used in a configuration.
@@ -64,6 +67,7 @@ impl Format {
             Self::Via => "via",
             Self::YoutubeVis => "youtube_vis",
             Self::Ade20k => "ade20k",
+            Self::Cvat => "cvat",
         }
     }
 }
@@ -139,7 +143,7 @@ pub struct SourceOptions {
     pub labels: LabelKind,
     /// Label images: the void id.
     pub void: Void,
-    /// Semantic label images: names of the classes, id 1 first.
+    /// Semantic label images: names of the classes, id 1 first. SA-1B with classes: those that come first, in this order.
     pub classes: Vec<String>,
     /// Conversion of images with more than 8 bits.
     pub intensity: Intensity,

@@ -1,5 +1,8 @@
 //! COCO: `annotations/instances_PART.json` with compressed run lengths, images in a folder per part.
 //!
+//! As CVAT and datumaro open it: ids from 1, `iscrowd` on every annotation, `file_name` with `/`, the name `instances_PART.json`
+//! also without a split, and images in `images/PART` or `images` (which is where conversions put them).
+//!
 //! Annotations are streamed, so memory does not grow with the data set; only the short image entries are held until the
 //! end.
 
@@ -12,12 +15,13 @@ use std::path::{Path, PathBuf};
 use sam_image::Rle;
 use serde::Serialize;
 
+use super::{NO_CLASS, no_class_note};
 use crate::error::DataError;
 use crate::sample::ObjectMask;
 use crate::source::ImageObjects;
 
-/// Class name for objects without a class, as COCO requires one.
-const NO_CLASS: &str = "object";
+/// The part of images that have none, as CVAT calls it.
+pub(crate) const NO_PART: &str = "default";
 
 #[derive(Serialize)]
 struct ImageJson<'a> {
@@ -60,7 +64,7 @@ struct CategoryJson<'a> {
 pub(crate) struct CocoWriter {
     folder: PathBuf,
     classes: Vec<String>,
-    files: BTreeMap<Option<String>, PartFile>,
+    files: BTreeMap<String, PartFile>,
     /// Whether the objects' ids are unique over all images and are written as they are.
     keeps_ids: bool,
     last_id: u64,
@@ -70,7 +74,7 @@ pub(crate) struct CocoWriter {
 /// The entry of an image under `images`.
 pub(crate) struct ImageEntry<'a> {
     /// The part of the split, which has a file of its own.
-    pub(crate) part: Option<&'a str>,
+    pub(crate) part: &'a str,
     pub(crate) id: u64,
     /// Relative to the part's folder.
     pub(crate) file_name: &'a str,
@@ -94,7 +98,7 @@ impl CocoWriter {
     }
 
     pub(crate) fn add(&mut self, image: &ImageEntry<'_>, annotations: &ImageObjects) -> Result<(), DataError> {
-        let file = match self.files.entry(image.part.map(str::to_owned)) {
+        let file = match self.files.entry(image.part.to_owned()) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
                 let file = PartFile::new(&self.folder, image.part)?;
@@ -127,12 +131,8 @@ impl CocoWriter {
         if self.n_without_class > 0 || has_ignores && categories.is_empty() {
             categories.push(CategoryJson { id: categories.len() + 1, name: NO_CLASS });
         }
-        let mut notes = Vec::new();
-        if self.n_without_class > 0 && !self.classes.is_empty() {
-            notes.push(format!("{} objects without a class got the class \"{NO_CLASS}\"", self.n_without_class));
-        } else if self.n_without_class > 0 {
-            notes.push(format!("COCO needs a class: all objects got the class \"{NO_CLASS}\""));
-        }
+        let mut notes: Vec<String> =
+            no_class_note("COCO", self.n_without_class, self.classes.len()).into_iter().collect();
         if has_ignores {
             notes.push(
                 "ignore regions were written as one crowd annotation per image; their classes were not known"
@@ -166,9 +166,8 @@ impl CocoWriter {
 }
 
 impl PartFile {
-    fn new(folder: &Path, part: Option<&str>) -> Result<Self, DataError> {
-        let path =
-            folder.join(part.map_or_else(|| "instances.json".to_owned(), |part| format!("instances_{part}.json")));
+    fn new(folder: &Path, part: &str) -> Result<Self, DataError> {
+        let path = folder.join(format!("instances_{part}.json"));
         let io = |error| DataError::io(&path, error);
         let mut file = BufWriter::new(File::create(&path).map_err(io)?);
         file.write_all(b"{\"info\": {\"description\": \"written by sam-train\"},\n\"annotations\": [\n").map_err(io)?;

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::BufWriter;
 use std::path::Path;
 
-use super::Written;
+use super::image_files::Written;
 use crate::error::DataError;
 use crate::source::ImageObjects;
 

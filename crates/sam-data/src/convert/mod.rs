@@ -1,36 +1,44 @@
-//! Converts a data set to COCO, SA-1B, YOLO, or label images.
+//! Converts a data set, or a selection of it, to the formats of trainers and labelling programs.
 //!
-//! Masks are written as run lengths where the format has them, so holes and parts survive. [`ConvertReport::notes`]
+//! Masks are written as run lengths or bitmaps where the format has them, so holes and parts survive. [`ConvertReport::notes`]
 //! lists what a format cannot represent and how much of it there was. Image files are copied byte for byte; images with
 //! EXIF rotation are written upright as PNG, because readers disagree about such files. The output is written to a
 //! temporary folder beside the target and renamed at the end, so it is complete or absent.
 
+mod brush_rle;
 pub(crate) mod coco_writer;
+mod cvat_writer;
+mod image_files;
+mod label_studio_writer;
+mod labelme_writer;
 mod labels_writer;
+mod markup;
+mod row_runs;
 pub(crate) mod sa1b_writer;
+mod writer;
 mod yolo_writer;
 
-use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use image::metadata::Orientation;
 use rayon::prelude::*;
 use sam_files::{sweep_unfinished, write_folder_atomically};
-use sam_image::RgbImage;
 use serde::{Deserialize, Serialize};
 
 use crate::check::{Losses, survey};
-use crate::convert::coco_writer::{CocoWriter, ImageEntry};
 use crate::error::DataError;
-use crate::formats::files;
-use crate::formats::intensity::{decode_image, read_encoded};
-use crate::source::{ImageObjects, Source};
+use crate::sample::ObjectMask;
+use crate::source::Source;
 use crate::source_options::OnBad;
+use image_files::{ImageFiles, Written, output_names};
+use writer::Writer;
 
 /// Images processed at a time; their annotations are in memory together.
 const BATCH: usize = 64;
+
+/// Class name for objects without a class, in formats that require one.
+const NO_CLASS: &str = "object";
 
 /// The format to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +52,12 @@ pub enum ConvertTo {
     Labels,
     /// A text file of polygons per image.
     Yolo,
+    /// CVAT for images 1.1: one XML file.
+    Cvat,
+    /// Label Studio: a file of annotated tasks, and the project's configuration.
+    LabelStudio,
+    /// Labelme: a JSON file beside each image.
+    Labelme,
 }
 
 /// Handling of images outside the folder of the data set, which annotations or links can name.
@@ -66,6 +80,15 @@ pub struct Conversion {
     pub outside: OutsideImages,
 }
 
+/// The part of a data set that is converted.
+#[derive(Clone, Copy)]
+pub struct Selection<'a> {
+    /// Indices of its images.
+    pub images: &'a [usize],
+    /// Whether an object of an image is written, by the image's index.
+    pub keeps: &'a (dyn Fn(usize, &ObjectMask) -> bool + Sync),
+}
+
 /// Called from all threads with the number of written images and the total; a break ends the conversion with
 /// [`DataError::Stopped`], and nothing is left of it.
 pub type ConvertProgress<'a> = dyn Fn(usize, usize) -> ControlFlow<()> + Sync + 'a;
@@ -79,6 +102,9 @@ pub struct ConvertReport {
     pub objects: u64,
     /// What the format could not represent or what changed, one sentence each; empty if nothing was lost.
     pub notes: Vec<String>,
+    /// How the program that the format belongs to opens the folder; empty for formats that need no word.
+    #[serde(default)]
+    pub hints: Vec<String>,
     /// What was lost while reading.
     pub losses: Losses,
 }
@@ -95,6 +121,26 @@ pub fn convert(
     conversion: Conversion,
     progress: &ConvertProgress<'_>,
 ) -> Result<ConvertReport, DataError> {
+    let images: Vec<usize> = (0..source.len()).collect();
+    convert_selection(source, out, conversion, Selection { images: &images, keeps: &|_, _| true }, progress)
+}
+
+/// As [`convert`], of some images and objects.
+///
+/// # Errors
+///
+/// As [`convert`].
+///
+/// # Panics
+///
+/// When there is no such image.
+pub fn convert_selection(
+    source: &Source,
+    out: &Path,
+    conversion: Conversion,
+    selection: Selection<'_>,
+    progress: &ConvertProgress<'_>,
+) -> Result<ConvertReport, DataError> {
     let io = |error| DataError::io(out, error);
     if out.exists() && (!out.is_dir() || std::fs::read_dir(out).map_err(io)?.next().is_some()) {
         return Err(DataError::Option {
@@ -105,13 +151,29 @@ pub fn convert(
     }
     let Conversion { to, outside } = conversion;
     if outside == OutsideImages::Refuse {
-        reject_outside(source)?;
+        reject_outside(source, selection.images)?;
     }
-    let n_both = 2 * source.len();
-    let all: Vec<usize> = (0..source.len()).collect();
+    let (losses, readable) = look_at(source, selection.images, progress)?;
+    if let Some(parent) = out.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        std::fs::create_dir_all(parent).map_err(io)?;
+        // Of conversions that were killed.
+        sweep_unfinished(parent);
+    }
+    let mut report = ConvertReport { losses, ..ConvertReport::default() };
+    let work = Work { source, selection, readable: &readable, to, progress };
+    write_folder_atomically(out, io, |folder| work.write(folder, &mut report))?;
+    Ok(report)
+}
+
+/// Reads everything once: what is lost, and the images that can be read.
+fn look_at(
+    source: &Source,
+    images: &[usize],
+    progress: &ConvertProgress<'_>,
+) -> Result<(Losses, Vec<usize>), DataError> {
     let is_stopped = AtomicBool::new(false);
-    let survey = survey(source, &all, &|done, _| {
-        if progress(done, n_both).is_break() {
+    let survey = survey(source, images, &|done, _| {
+        if progress(done, 2 * images.len()).is_break() {
             is_stopped.store(true, Ordering::Relaxed);
         }
     });
@@ -123,30 +185,23 @@ pub fn convert(
     {
         return Err(error);
     }
-    if let Some(parent) = out.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        std::fs::create_dir_all(parent).map_err(io)?;
-        // Of conversions that were killed.
-        sweep_unfinished(parent);
-    }
-    let readable: Vec<usize> = all.into_iter().filter(|&index| survey.is_readable(index)).collect();
+    let readable: Vec<usize> = images.iter().copied().filter(|&index| survey.is_readable(index)).collect();
     if readable.is_empty() {
         return Err(DataError::Content {
             path: source.root().to_path_buf(),
             what: "the data set".to_owned(),
             expected: "at least 1 image that can be read".to_owned(),
-            got: format!("{} that cannot", source.len()),
+            got: format!("{} that cannot", images.len()),
             fix: "`data check` lists the reasons".to_owned(),
         });
     }
-    let mut report = ConvertReport { losses: survey.losses, ..ConvertReport::default() };
-    let work = Work { source, readable: &readable, to, progress };
-    write_folder_atomically(out, io, |folder| work.write(folder, &mut report))?;
-    Ok(report)
+    Ok((survey.losses, readable))
 }
 
 /// What is to be written.
 struct Work<'a> {
     source: &'a Source,
+    selection: Selection<'a>,
     readable: &'a [usize],
     to: ConvertTo,
     progress: &'a ConvertProgress<'a>,
@@ -154,22 +209,20 @@ struct Work<'a> {
 
 impl Work<'_> {
     fn write(&self, folder: &Path, report: &mut ConvertReport) -> Result<(), DataError> {
-        let Self { source, readable, to, progress } = *self;
-        let names = output_names(source, to)?;
-        let mut writer = match to {
-            ConvertTo::Coco => Writer::Coco(CocoWriter::new(folder, source.classes(), source.is_one_numbering())?),
-            ConvertTo::Sa1b => Writer::Sa1b(sa1b_writer::Sa1bWriter::default()),
-            ConvertTo::Labels => Writer::Labels(labels_writer::LabelsWriter::default()),
-            ConvertTo::Yolo => Writer::Yolo(yolo_writer::YoloWriter::new(source.classes())),
-        };
+        let Self { source, selection, readable, to, progress } = *self;
+        let names = output_names(source, readable, to)?;
+        let files = ImageFiles { source, to, keeps: selection.keeps, out: folder };
+        let mut writer = Writer::new(source, to, folder)?;
+        let n_read = selection.images.len();
         let mut n_upright = 0;
-        for batch in readable.chunks(BATCH) {
-            let n_read = source.len() + report.images as usize;
+        let all: Vec<(usize, &String)> = readable.iter().copied().zip(&names).collect();
+        for batch in all.chunks(BATCH) {
+            let n_done = n_read + report.images as usize;
             let batch: Vec<Written> = batch
                 .par_iter()
-                .map(|&index| {
-                    let written = write_one(source, index, &names[index], to, folder)?;
-                    match progress(n_read, 2 * source.len()) {
+                .map(|&(index, name)| {
+                    let written = files.write(index, name)?;
+                    match progress(n_done, 2 * n_read) {
                         ControlFlow::Continue(()) => Ok(written),
                         ControlFlow::Break(()) => Err(DataError::Stopped),
                     }
@@ -181,9 +234,10 @@ impl Work<'_> {
                 n_upright += usize::from(written.is_upright_copy);
                 writer.add(source, &written)?;
             }
-            let _ = progress(source.len() + report.images as usize, 2 * source.len());
+            let _ = progress(n_read + report.images as usize, 2 * n_read);
         }
-        report.notes = writer.finish(folder)?;
+        report.notes = writer.finish(source, folder)?;
+        report.hints = Writer::hint(to).into_iter().collect();
         if n_upright > 0 {
             report.notes.push(format!("{n_upright} images with EXIF rotation were written upright, as PNG"));
         }
@@ -192,9 +246,9 @@ impl Work<'_> {
 }
 
 /// Somebody else's annotations must not collect private files into a data set that is then given away.
-fn reject_outside(source: &Source) -> Result<(), DataError> {
-    let outside = |index: usize| source.image_place(index).ok().and_then(|place| source.outside(&place));
-    let found: Vec<PathBuf> = (0..source.len()).into_par_iter().filter_map(outside).collect();
+fn reject_outside(source: &Source, images: &[usize]) -> Result<(), DataError> {
+    let outside = |&index: &usize| source.image_place(index).ok().and_then(|place| source.outside(&place));
+    let found: Vec<PathBuf> = images.par_iter().filter_map(outside).collect();
     let Some(first) = found.first() else { return Ok(()) };
     Err(DataError::Content {
         path: source.root().to_path_buf(),
@@ -205,150 +259,11 @@ fn reject_outside(source: &Source) -> Result<(), DataError> {
     })
 }
 
-enum Writer {
-    Coco(CocoWriter),
-    Sa1b(sa1b_writer::Sa1bWriter),
-    Labels(labels_writer::LabelsWriter),
-    Yolo(yolo_writer::YoloWriter),
-}
-
-impl Writer {
-    fn add(&mut self, source: &Source, written: &Written) -> Result<(), DataError> {
-        match self {
-            Self::Coco(writer) => {
-                let id = written.index as u64 + 1;
-                let image = ImageEntry { part: source.given_split(written.index), id, file_name: &written.name };
-                writer.add(&image, &written.annotations)
-            }
-            Self::Sa1b(writer) => {
-                writer.add(written);
-                Ok(())
-            }
-            Self::Labels(writer) => {
-                writer.add(written);
-                Ok(())
-            }
-            Self::Yolo(writer) => {
-                writer.add(source.given_split(written.index), written);
-                Ok(())
-            }
-        }
+/// What is said where a format requires classes and objects have none; `None` when all have one.
+fn no_class_note(program: &str, n_without_class: u64, n_classes: usize) -> Option<String> {
+    match (n_without_class, n_classes) {
+        (0, _) => None,
+        (_, 0) => Some(format!("{program} needs a class: all objects got the class \"{NO_CLASS}\"")),
+        (n, _) => Some(format!("{n} objects without a class got the class \"{NO_CLASS}\"")),
     }
-
-    fn finish(self, folder: &Path) -> Result<Vec<String>, DataError> {
-        match self {
-            Self::Coco(writer) => writer.finish(),
-            Self::Sa1b(writer) => Ok(writer.notes()),
-            Self::Labels(writer) => Ok(writer.notes()),
-            Self::Yolo(writer) => writer.finish(folder),
-        }
-    }
-}
-
-/// An image whose image file and own label file have been written.
-struct Written {
-    index: usize,
-    /// File name relative to the folder of images.
-    name: String,
-    annotations: ImageObjects,
-    is_upright_copy: bool,
-    overlaps: labels_writer::Overlaps,
-    polygons: yolo_writer::Polygons,
-}
-
-fn write_one(source: &Source, index: usize, name: &str, to: ConvertTo, out: &Path) -> Result<Written, DataError> {
-    let annotations = source.objects(index)?;
-    let place = source.image_place(index)?;
-    let rule = source.read_rule();
-    let encoded = read_encoded(&place, rule)?;
-    let (bytes, header) = (&encoded.bytes, &encoded.header);
-    let is_upright_copy = header.orientation != Orientation::NoTransforms;
-    let name = if is_upright_copy { format!("{}.png", files::stem(name)) } else { name.to_owned() };
-    let folder = match to {
-        ConvertTo::Coco => source.given_split(index).unwrap_or("images").to_owned(),
-        // SA-1B has images and JSON files side by side.
-        ConvertTo::Sa1b => source.given_split(index).unwrap_or("").to_owned(),
-        ConvertTo::Labels => match source.given_split(index) {
-            Some(split) => format!("{split}/images"),
-            None => "images".to_owned(),
-        },
-        ConvertTo::Yolo => format!("images/{}", yolo_part(source, index)),
-    };
-    let path = out.join(folder).join(&name);
-    make_folder_of(&path)?;
-    if is_upright_copy {
-        let image = decode_image(bytes, &place.name(), header, rule)?;
-        save_png(&image, &path)?;
-    } else {
-        std::fs::write(&path, bytes).map_err(|error| DataError::io(&path, error))?;
-    }
-    let mut overlaps = labels_writer::Overlaps::default();
-    let mut polygons = yolo_writer::Polygons::default();
-    match to {
-        ConvertTo::Coco => {}
-        ConvertTo::Sa1b => sa1b_writer::write_json(&path, index as u64 + 1, &annotations)?,
-        ConvertTo::Labels => {
-            let masks = match source.given_split(index) {
-                Some(split) => format!("{split}/masks"),
-                None => "masks".to_owned(),
-            };
-            let path = out.join(masks).join(format!("{}.png", files::stem(&name)));
-            make_folder_of(&path)?;
-            overlaps = labels_writer::write_labels(&path, &annotations)?;
-        }
-        ConvertTo::Yolo => {
-            let labels = out.join("labels").join(yolo_part(source, index));
-            let path = labels.join(format!("{}.txt", files::stem(&name)));
-            make_folder_of(&path)?;
-            polygons = yolo_writer::write_labels(&path, &annotations, source.classes().len())?;
-        }
-    }
-    Ok(Written { index, name, annotations, is_upright_copy, overlaps, polygons })
-}
-
-fn yolo_part(source: &Source, index: usize) -> &'static str {
-    yolo_writer::part_of(source.given_split(index))
-}
-
-/// Image names without the part's prefix, safe to join, and with distinct stems.
-fn output_names(source: &Source, to: ConvertTo) -> Result<Vec<String>, DataError> {
-    let mut stems = HashSet::with_capacity(source.len());
-    let mut names = Vec::with_capacity(source.len());
-    for index in 0..source.len() {
-        let name = source.name(index);
-        let split = source.given_split(index);
-        // Data sets call the part `train`, `valid` or `val2017`; the output has a folder for it anyway.
-        let own = match name.split_once('/') {
-            Some((top, rest)) if split.is_some() && files::split_name(top) == split => rest,
-            _ => &name,
-        };
-        let safe: PathBuf =
-            Path::new(own).components().filter(|part| matches!(part, std::path::Component::Normal(_))).collect();
-        let safe = safe.to_string_lossy().replace('\\', "/");
-        let folder = if to == ConvertTo::Yolo { Some(yolo_part(source, index)) } else { split };
-        if !stems.insert((folder.map(str::to_owned), files::stem(&safe).to_owned())) {
-            return Err(DataError::Content {
-                path: source.root().to_path_buf(),
-                what: "image names".to_owned(),
-                expected: "with distinct stems".to_owned(),
-                got: format!("{safe} twice"),
-                fix: "rename one of the images".to_owned(),
-            });
-        }
-        names.push(safe);
-    }
-    Ok(names)
-}
-
-fn make_folder_of(path: &Path) -> Result<(), DataError> {
-    match path.parent() {
-        Some(folder) => std::fs::create_dir_all(folder).map_err(|error| DataError::io(folder, error)),
-        None => Ok(()),
-    }
-}
-
-fn save_png(image: &RgbImage, path: &Path) -> Result<(), DataError> {
-    image
-        .save_with_format(path, image::ImageFormat::Png)
-        .map_err(|source| DataError::Encode { path: path.to_path_buf(), source: Box::new(source) })
 }

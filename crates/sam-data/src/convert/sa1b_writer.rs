@@ -1,22 +1,22 @@
 //! SA-1B: the dict with `image` and `annotations`, beside each image.
 //!
 //! As in the data set, boxes come from inclusive indices: width and height are one less than the mask's. Scores are 1,
-//! since the masks are annotations.
+//! since the masks are annotations. Where a data set has classes, each mask has the key `class`, as in annotation projects.
 
 use std::path::Path;
 
 use sam_image::Rle;
 use serde::Serialize;
 
-use super::Written;
 use super::coco_writer::RleJson;
+use super::image_files::Written;
 use crate::error::DataError;
 use crate::source::ImageObjects;
 
 #[derive(Serialize)]
 struct FileJson<'a> {
     image: ImageJson<'a>,
-    annotations: Vec<AnnotationJson>,
+    annotations: Vec<AnnotationJson<'a>>,
 }
 
 #[derive(Serialize)]
@@ -28,7 +28,7 @@ struct ImageJson<'a> {
 }
 
 #[derive(Serialize)]
-struct AnnotationJson {
+struct AnnotationJson<'a> {
     id: u64,
     segmentation: RleJson,
     bbox: [usize; 4],
@@ -37,6 +37,9 @@ struct AnnotationJson {
     stability_score: f64,
     crop_box: [usize; 4],
     point_coords: [[f64; 2]; 1],
+    /// Our own key; null for an object without a class, absent where the data set has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    class: Option<Option<&'a str>>,
 }
 
 /// Counts of what SA-1B cannot represent.
@@ -55,7 +58,10 @@ impl Sa1bWriter {
     pub(super) fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         if self.n_classes > 0 {
-            notes.push(format!("SA-1B has no classes: those of {} objects were lost", self.n_classes));
+            notes.push(format!(
+                "SA-1B has no classes: those of {} objects are in the key `class`, which few programs but this one read",
+                self.n_classes
+            ));
         }
         if self.n_ignores > 0 {
             notes.push(format!("SA-1B has no ignore regions: those of {} images were lost", self.n_ignores));
@@ -64,8 +70,13 @@ impl Sa1bWriter {
     }
 }
 
-/// Writes the JSON beside an image.
-pub(crate) fn write_json(image_path: &Path, image_id: u64, annotations: &ImageObjects) -> Result<(), DataError> {
+/// Writes the JSON beside an image; without classes, the file is as in SA-1B.
+pub(crate) fn write_json(
+    image_path: &Path,
+    image_id: u64,
+    annotations: &ImageObjects,
+    classes: &[String],
+) -> Result<(), DataError> {
     let [height, width] = annotations.size_hw;
     let path = image_path.with_extension("json");
     let file_name = image_path.file_name().unwrap_or_default().to_string_lossy();
@@ -85,6 +96,7 @@ pub(crate) fn write_json(image_path: &Path, image_id: u64, annotations: &ImageOb
                     stability_score: 1.0,
                     crop_box: [0, 0, width, height],
                     point_coords: [point_inside(&object.mask)],
+                    class: (!classes.is_empty()).then(|| object.class.map(|class| classes[class].as_str())),
                 }
             })
             .collect(),

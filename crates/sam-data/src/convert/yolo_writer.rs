@@ -10,12 +10,10 @@ use std::path::Path;
 
 use sam_image::{Mask, Outline, outlines, polygons_to_rle};
 
-use super::Written;
+use super::NO_CLASS;
+use super::image_files::Written;
 use crate::error::DataError;
 use crate::source::ImageObjects;
-
-/// Class name for objects without a class.
-const NO_CLASS: &str = "object";
 
 /// The part of images that have none, or one that `data.yaml` cannot name.
 const NO_PART: &str = "train";

@@ -18,6 +18,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::error::DataError;
 use crate::finding::{Finding, ProblemKind};
+use crate::formats::ellipse::Ellipse;
 use crate::formats::files;
 use crate::formats::names::Names;
 use crate::formats::place::{FilePlace, ImageHeader};
@@ -27,10 +28,10 @@ use crate::formats::{Annotated, FormatReader, Listing, text};
 use crate::sample::ObjectMask;
 use crate::source_options::SourceOptions;
 
-/// Corners of the polygon that approximates a circle; at a radius of 500 px the error is below a fifth of a pixel.
-const CIRCLE_CORNERS: usize = 128;
-const IGNORE: &str = "__ignore__";
-const BACKGROUND: &str = "_background_";
+/// The label of an ignore region.
+pub(crate) const IGNORE: &str = "__ignore__";
+/// The label of what is no object.
+pub(crate) const BACKGROUND: &str = "_background_";
 
 /// A folder of JSON files.
 #[derive(Debug)]
@@ -321,11 +322,7 @@ fn shape_mask(
         ("rectangle", _) => return Err(wrong_points(2)),
         ("circle", &[[x, y], [edge_x, edge_y]]) => {
             let radius = (edge_x - x).hypot(edge_y - y);
-            let corner = |at: usize| {
-                let angle = at as f64 / CIRCLE_CORNERS as f64 * std::f64::consts::TAU;
-                [x + radius * angle.cos(), y + radius * angle.sin()]
-            };
-            (0..CIRCLE_CORNERS).flat_map(corner).collect()
+            Ellipse { centre_xy_px: [x, y], radii_xy_px: [radius; 2], turned_rad: 0.0 }.corners_flat_px()
         }
         ("circle", _) => return Err(wrong_points(2)),
         ("mask", &[corner, _]) => return pasted_mask(shape, corner, size_hw),

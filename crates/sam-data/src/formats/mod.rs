@@ -5,6 +5,8 @@ pub(crate) mod cityscapes;
 pub(crate) mod class_folders;
 pub(crate) mod coco;
 pub(crate) mod coco_index;
+pub(crate) mod cvat;
+pub(crate) mod ellipse;
 pub(crate) mod files;
 pub(crate) mod gif;
 pub(crate) mod ids;
@@ -24,6 +26,7 @@ pub(crate) mod place;
 pub(crate) mod raster;
 pub(crate) mod recognise;
 pub(crate) mod sa1b;
+pub(crate) mod sa1b_json;
 pub(crate) mod segmentation;
 pub(crate) mod signature;
 pub(crate) mod tar_members;
@@ -43,6 +46,7 @@ use crate::source_options::{Format, SourceOptions};
 use ade20k::Ade20k;
 use cityscapes::Cityscapes;
 use coco::Coco;
+use cvat::Cvat;
 use ids::CocoId;
 use label_images::LabelImages;
 use labelme::Labelme;
@@ -115,6 +119,7 @@ pub(crate) fn open(
         Format::Cityscapes => Box::new(Cityscapes::open(path, options, listing)?),
         Format::Via => Box::new(Via::open(path, options, listing)?),
         Format::YoutubeVis => Box::new(YoutubeVis::open(path, options, listing)?),
+        Format::Cvat => Box::new(Cvat::open(path, options, listing)?),
         Format::Ade20k => Box::new(Ade20k::open(path, options, listing)?),
     })
 }

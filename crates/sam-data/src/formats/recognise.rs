@@ -29,7 +29,7 @@ const RECOGNISED_BY: &str = "COCO (a .json with \"images\" and \"annotations\"; 
      Labelme (a .json with \"shapes\" for each image), label images (folders such as images and masks, or JPEGImages and SegmentationObject, \
      with .png or .tif of the same stem; or x_mask.png beside x.png), object masks (ID/images/ID.png and ID/masks/*.png, or \
      images/NAME.png and masks/NAME/*.png), Cityscapes (gtFine with *_instanceIds.png), VIA (a .json of images with \"regions\"), \
-     YouTube-VIS (a .json with \"videos\" and \"annotations\"), ADE20K (ADE_*_seg.png beside ADE_*.jpg)";
+     YouTube-VIS (a .json with \"videos\" and \"annotations\"), ADE20K (ADE_*_seg.png beside ADE_*.jpg), CVAT for images (an .xml of <annotations>)";
 
 /// Recognises the format; more than one candidate is an error.
 pub(crate) fn recognise(path: &Path) -> Result<Format, DataError> {
@@ -78,6 +78,9 @@ fn candidates(path: &Path) -> Result<Vec<(Format, String)>, DataError> {
                 found.push((format, name.to_owned()));
             }
         }
+    }
+    for name in folder.with_extension("xml").take(4) {
+        found.extend(file_format(&path.join(name))?.map(|format| (format, name.to_owned())));
     }
     if let Some(tar) = folder.with_extension("tar").next() {
         found.push((Format::Sa1b, tar.to_owned()));
@@ -164,11 +167,29 @@ pub(crate) fn file_format(path: &Path) -> Result<Option<Format>, DataError> {
     if has_extension(&name, "yaml") || has_extension(&name, "yml") {
         return Ok(Some(Format::YoloSeg));
     }
+    if has_extension(&name, "xml") {
+        return Ok(is_cvat(path)?.then_some(Format::Cvat));
+    }
     if !has_extension(&name, "json") {
         return Ok(None);
     }
     // The reader of its format reports a damaged file.
     Ok(json_format(path).unwrap_or(None))
+}
+
+/// Whether the root of an XML file is CVAT's; that of VOC's boxes is `<annotation>`.
+fn is_cvat(path: &Path) -> Result<bool, DataError> {
+    /// Enough for the declaration and comments.
+    const HEAD_BYTES: u64 = 4096;
+    let io = |error| DataError::io(path, error);
+    let mut head = Vec::new();
+    sam_files::open_regular(path).map_err(io)?.take(HEAD_BYTES).read_to_end(&mut head).map_err(io)?;
+    let head = text::decode_utf16(&head).unwrap_or_else(|| String::from_utf8_lossy(&head).into_owned());
+    let mut elements =
+        head.split('<').skip(1).filter(|element| element.starts_with(|first: char| first.is_alphabetic()));
+    let is_root =
+        |element: &str| element.split(|end: char| end.is_whitespace() || end == '>').next() == Some("annotations");
+    Ok(elements.next().is_some_and(is_root))
 }
 
 fn json_format(path: &Path) -> Result<Option<Format>, DataError> {

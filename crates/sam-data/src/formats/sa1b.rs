@@ -1,30 +1,34 @@
 //! SA-1B: one JSON file per image, in folders or inside `.tar` shards that are read in place.
 //!
 //! Source: the data set's README and `scripts/amg.py` of segment_anything. There are two variants: the dict with
-//! `image` and `annotations`, and the bare list written by `amg.py --convert-to-rle` (no `image`, no ids). There are no
-//! classes.
+//! `image` and `annotations`, and the bare list written by `amg.py --convert-to-rle` (no `image`, no ids). SA-1B has no
+//! classes; a key of our own, `class` (text or null), beside the mask holds one in annotation projects and conversions.
 //!
 //! Differences from the reference: the file's boxes are not read (they come from inclusive indices and are one pixel
 //! short); run lengths must fill the image.
 //!
 //! Eleven million images are listed once: a stem costs its bytes plus eight, a member of a shard 28 bytes more. Beyond
-//! that, only the listing of one folder or shard is held.
+//! that, only the listing of one folder or shard is held. Their files are not read before they are needed: a few, spread
+//! evenly, tell whether there are classes, and only then all are read for their names.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-use serde_json::value::RawValue;
+use rayon::prelude::*;
 
 use crate::error::DataError;
 use crate::finding::{Finding, ProblemKind};
 use crate::formats::files::{self, Folder};
 use crate::formats::names::Names;
 use crate::formats::place::{FilePlace, ImageHeader};
-use crate::formats::segmentation::{SegmentationKind, segmentation_mask};
+use crate::formats::sa1b_json::{classes_in, read_json};
 use crate::formats::tar_members::{self, TarMember, damaged};
 use crate::formats::{Annotated, FormatReader, Listing};
-use crate::sample::ObjectMask;
 use crate::source_options::SourceOptions;
+
+/// Files that tell whether there are classes. The files of a data set have one author, so a small sample suffices; a class in a
+/// file of a data set that seemed to have none is an error of that file.
+const FILES_PROBED: usize = 256;
 
 /// Folders and archives of pairs.
 #[derive(Debug, Default)]
@@ -36,6 +40,7 @@ pub(crate) struct Sa1b {
     names: Names,
     /// Byte ranges of archive members; empty for folders.
     members: Vec<Member>,
+    classes: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -58,32 +63,6 @@ struct Member {
     json_at: u64,
     image_len: u32,
     json_len: u32,
-}
-
-#[derive(Deserialize)]
-struct DictJson<'a> {
-    image: ImageJson,
-    #[serde(borrow)]
-    annotations: Vec<AnnotationJson<'a>>,
-}
-
-#[derive(Deserialize)]
-struct ImageJson {
-    height: usize,
-    width: usize,
-}
-
-#[derive(Deserialize)]
-struct AnnotationJson<'a> {
-    #[serde(default)]
-    id: Option<u64>,
-    #[serde(borrow)]
-    segmentation: &'a RawValue,
-}
-
-#[derive(Deserialize)]
-struct SizeJson {
-    size: [usize; 2],
 }
 
 impl Sa1b {
@@ -109,7 +88,36 @@ impl Sa1b {
             all.add_tree(path, "", options, listing, 3)?;
         }
         all.starts.push(all.names.len());
+        all.classes = all.find_classes(options);
         Ok(all)
+    }
+
+    /// Those of the options, then the others in the order of their names. Files that cannot be read are reported when their
+    /// images are.
+    fn find_classes(&self, options: &SourceOptions) -> Vec<String> {
+        let classes_of = |index: usize| -> BTreeSet<String> {
+            self.read_file(index).map(|bytes| classes_in(&bytes)).unwrap_or_default()
+        };
+        let n = self.len();
+        let probed = n.min(FILES_PROBED);
+        let is_there = (0..probed).into_par_iter().any(|at| !classes_of(at * n / probed).is_empty());
+        let mut classes = options.classes.clone();
+        if is_there {
+            let found = (0..n).into_par_iter().map(classes_of).reduce(BTreeSet::new, |mut all, some| {
+                all.extend(some);
+                all
+            });
+            classes.extend(found.into_iter().filter(|class| !options.classes.contains(class)));
+        }
+        classes
+    }
+
+    /// The bytes of an image's JSON, within the limit of text files.
+    fn read_file(&self, index: usize) -> Result<Vec<u8>, DataError> {
+        let place = self.json_place(index);
+        sam_files::require_at_most(place.n_bytes()?, sam_files::MAX_TEXT_BYTES)
+            .map_err(|error| DataError::io(Path::new(&place.name()), error))?;
+        place.read()
     }
 
     /// Adds folders of pairs and archives, recursively.
@@ -267,7 +275,7 @@ impl FormatReader for Sa1b {
     }
 
     fn classes(&self) -> &[String] {
-        &[]
+        &self.classes
     }
 
     fn given_split(&self, index: usize) -> Option<&str> {
@@ -299,50 +307,9 @@ impl FormatReader for Sa1b {
     }
 
     fn read(&self, index: usize, header: &ImageHeader) -> Result<Annotated, DataError> {
-        let place = self.json_place(index);
-        sam_files::require_at_most(place.n_bytes()?, sam_files::MAX_TEXT_BYTES)
-            .map_err(|error| DataError::io(Path::new(&place.name()), error))?;
-        Ok(read_json(&place.read()?, &place.name(), header.upright_hw()))
+        let bytes = self.read_file(index)?;
+        Ok(read_json(&bytes, &self.json_place(index).name(), header.upright_hw(), &self.classes))
     }
-}
-
-/// The objects of one JSON file of either kind.
-fn read_json(bytes: &[u8], name: &str, image_hw: [usize; 2]) -> Annotated {
-    let is_list = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
-    let parsed = if is_list {
-        serde_json::from_slice::<Vec<AnnotationJson<'_>>>(bytes).map(|annotations| (None, annotations))
-    } else {
-        serde_json::from_slice::<DictJson<'_>>(bytes)
-            .map(|dict| (Some([dict.image.height, dict.image.width]), dict.annotations))
-    };
-    let (declared_hw, annotations) = match parsed {
-        Ok(parsed) => parsed,
-        Err(error) => {
-            let mut annotated = Annotated::new(image_hw);
-            let detail =
-                format!("must be SA-1B's dict with image and annotations, or a bare list of annotations: {error}");
-            annotated.findings.push(Finding::new(ProblemKind::LabelUnreadable, name, detail));
-            return annotated;
-        }
-    };
-    // In a bare list, only the masks state the size.
-    let first_hw = || {
-        annotations
-            .iter()
-            .find_map(|a| serde_json::from_str::<SizeJson>(a.segmentation.get()).ok())
-            .map(|json| json.size)
-    };
-    let mut annotated = Annotated::new(declared_hw.or_else(first_hw).unwrap_or(image_hw));
-    for (ordinal, annotation) in annotations.iter().enumerate() {
-        let id = annotation.id.unwrap_or(ordinal as u64 + 1);
-        let place = format!("{name}, annotation {id}");
-        let text = annotation.segmentation.get().as_bytes();
-        let kind = if text.first() == Some(&b'[') { SegmentationKind::Polygons } else { SegmentationKind::Rle };
-        if let Some(mask) = segmentation_mask(annotated.frame_hw, kind, text, &place, &mut annotated.findings) {
-            annotated.objects.push(ObjectMask { mask, class: None, id });
-        }
-    }
-    annotated
 }
 
 /// Pairs images with the JSON of their stem; both lists are sorted by name.

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::error::DataError;
 use crate::finding::{Finding, ProblemKind};
+use crate::formats::ellipse::Ellipse;
 use crate::formats::files::{self, Folder};
 use crate::formats::place::{FilePlace, ImageHeader};
 use crate::formats::recognise::file_format;
@@ -22,8 +23,6 @@ use crate::formats::{Annotated, FormatReader, Listing, text};
 use crate::sample::ObjectMask;
 use crate::source_options::{Format, SourceOptions};
 
-/// Corners of the polygon that approximates a circle or an ellipse.
-const ROUND_CORNERS: usize = 128;
 /// Attributes that hold classes, the best first.
 const CLASS_ATTRIBUTES: [&str; 8] = ["class", "label", "type", "name", "category", "object", "species", "kind"];
 
@@ -271,13 +270,8 @@ fn region_mask(
         let wrong = || format!("a {} must have a number {name}", shape.name);
         value.ok_or_else(|| (ProblemKind::AnnotationUnreadable, wrong()))
     };
-    let ellipse = |cx: f64, cy: f64, rx: f64, ry: f64, turned: f64| -> Vec<f64> {
-        let corner = |at: usize| {
-            let (down, across) = (at as f64 / ROUND_CORNERS as f64 * std::f64::consts::TAU).sin_cos();
-            let (x, y) = (rx * across, ry * down);
-            [cx + x * turned.cos() - y * turned.sin(), cy + x * turned.sin() + y * turned.cos()]
-        };
-        (0..ROUND_CORNERS).flat_map(corner).collect()
+    let ellipse = |cx: f64, cy: f64, rx: f64, ry: f64, turned_rad: f64| {
+        Ellipse { centre_xy_px: [cx, cy], radii_xy_px: [rx, ry], turned_rad }.corners_flat_px()
     };
     let flat: Vec<f64> = match shape.name.as_str() {
         "polygon" if shape.all_points_x.len() != shape.all_points_y.len() => {

@@ -37,7 +37,7 @@ pub fn write_coco(
         let sample = sample?;
         let file_name = format!("{}.png", sample.name);
         save_rgb_png(&sample.image, &folder.join(&file_name))?;
-        writer.add(&ImageEntry { part: Some(part), id, file_name: &file_name }, &annotations_of(sample))?;
+        writer.add(&ImageEntry { part, id, file_name: &file_name }, &annotations_of(sample))?;
     }
     writer.finish().map(drop)
 }
@@ -63,7 +63,7 @@ pub fn write_sa1b(
         for (object, id) in annotations.objects.iter_mut().zip(object_ids.by_ref()) {
             object.id = id;
         }
-        sa1b_writer::write_json(&path, id, &annotations)?;
+        sa1b_writer::write_json(&path, id, &annotations, &[])?;
     }
     Ok(())
 }

@@ -108,6 +108,7 @@ fn annotations_and_images_have_a_largest_size() {
         ("labelme", "desk.json", Format::Labelme),
         ("ultralytics", "labels/train/a.txt", Format::YoloSeg),
         ("ultralytics", "data.yaml", Format::YoloSeg),
+        ("cvat_xml", "annotations.xml", Format::Cvat),
         ("sa1b", "sa_000000/sa_1.json", Format::Sa1b),
         ("voc", "SegmentationObject/2007_000032.png", Format::LabelImages),
         ("cvat", "images/default/frame_000000.jpg", Format::Coco),
@@ -139,6 +140,7 @@ fn pipes_and_devices_are_rejected() {
         ("labelme", "desk.json"),
         ("ultralytics", "labels/train/a.txt"),
         ("ultralytics", "data.yaml"),
+        ("cvat_xml", "annotations.xml"),
         ("voc", "SegmentationObject/2007_000032.png"),
         ("voc", "ImageSets/Segmentation/train.txt"),
     ] {

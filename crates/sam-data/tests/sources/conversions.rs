@@ -69,6 +69,16 @@ fn to_coco_and_back_loses_nothing() {
     let (_folder, back, notes) = converted(&source, ConvertTo::Coco, &SourceOptions::default());
     assert_eq!(masks(&source, true), masks(&back, true));
     assert!(notes.is_empty(), "{notes:?}");
+    // Names that CVAT and datumaro open: of the file without a part, too, and images in `images`.
+    for (name, expected) in [
+        ("cvat", vec!["annotations/instances_default.json", "images/frame_000000.jpg"]),
+        ("roboflow", vec!["annotations/instances_train.json", "annotations/instances_val.json", "images/val"]),
+    ] {
+        let (folder, ..) = converted(&open(&fixture(name)), ConvertTo::Coco, &SourceOptions::default());
+        for path in expected {
+            assert!(folder.path().join("out").join(path).exists(), "{name}: {path}");
+        }
+    }
 }
 
 #[test]
@@ -78,11 +88,8 @@ fn to_sa1b_and_back_keeps_masks_and_says_what_is_lost() {
         let (_folder, back, notes) = converted(&source, ConvertTo::Sa1b, &SourceOptions::default());
         assert_eq!(back.format(), Format::Sa1b, "{name}");
         let mut before = masks(&source, true);
-        for (masks, ignore) in before.values_mut() {
-            masks.iter_mut().for_each(|(_, _, class)| *class = None);
-            *ignore = None;
-        }
-        assert_eq!(before, masks(&back, true), "{name}");
+        before.values_mut().for_each(|(_, ignore)| *ignore = None);
+        assert_eq!(before, masks(&back, true), "{name}: classes are in a key of our own");
         assert_eq!(notes.iter().any(|note| note.contains("no classes")), !source.classes().is_empty(), "{notes:?}");
         assert_eq!(notes.iter().any(|note| note.contains("no ignore regions")), name == "coco", "{notes:?}");
     }
@@ -193,4 +200,31 @@ fn objects(source: &Source) -> BTreeMap<String, Vec<(sam_image::Rle, Option<Stri
         (stem, objects.into_iter().map(|object| (object.mask, object.class.map(class))).collect())
     };
     (0..source.len()).map(of).collect()
+}
+
+/// Masks, holes, parts and classes come back bit for bit; labelme has ignore regions, too.
+#[test]
+fn to_labelme_and_to_cvat_and_back_loses_no_mask() {
+    for (to, format) in [(ConvertTo::Labelme, Format::Labelme), (ConvertTo::Cvat, Format::Cvat)] {
+        for name in
+            ["cvat", "coco", "roboflow", "lvis", "labelme", "ultralytics", "sa1b", "sa1b_tar", "voc", "binary", "exif"]
+        {
+            let source = open(&fixture(name));
+            let (_folder, back, notes) = converted(&source, to, &SourceOptions::default());
+            assert_eq!(back.format(), format, "{name}");
+            let mut before = masks(&source, false);
+            for (masks, ignore) in before.values_mut() {
+                masks.iter_mut().for_each(|(_, _, class)| *class = Some(class.take().unwrap_or("object".to_owned())));
+                masks.sort();
+                ignore.take_if(|_| to == ConvertTo::Cvat);
+            }
+            assert_eq!(before, masks(&back, false), "{name}: {notes:?}");
+            let objects = |at: usize| source.objects(at).expect("objects").objects;
+            let has_classes = (0..source.len()).all(|at| objects(at).iter().all(|object| object.class.is_some()));
+            assert_eq!(notes.iter().any(|note| note.contains("got the class")), !has_classes, "{name}: {notes:?}");
+            let count =
+                |source: &Source, split| (0..source.len()).filter(|&i| source.given_split(i) == Some(split)).count();
+            assert_eq!(count(&source, "val"), count(&back, "val"), "{name}");
+        }
+    }
 }

@@ -326,3 +326,49 @@ fn ade20k_objects_and_parts_come_from_colour_channels() {
     let error = open(folder.path()).objects(0).expect_err("no colours").to_string();
     assert!(error.contains("class and number of the object"), "{error}");
 }
+
+#[test]
+fn cvat_xml_of_a_project() {
+    let source = check("cvat_xml", Format::Cvat);
+    assert_eq!(source.classes(), ["a <nut>", "bolt"]);
+    assert_eq!([source.given_split(0), source.given_split(1)], [Some("train"), Some("val")]);
+    assert_eq!(source.tally().values().sum::<u64>(), 1, "the box is counted: {:?}", source.tally());
+    let one = SourceOptions { split: Some("val".to_owned()), ..SourceOptions::default() };
+    assert_eq!(Source::open(&fixture("cvat_xml"), &one).expect("opens").len(), 1);
+    assert_eq!(open(&fixture("cvat_xml/annotations.xml")).len(), 2);
+}
+
+#[test]
+fn what_is_wrong_in_cvat_xml_is_said() {
+    for (from, to, parts) in [
+        ("rle=\"0, 200\"", "rle=\"0, 201\"", &["shape 2 (bolt)", "runs must fill 5 x 40 pixels, got more"][..]),
+        ("rle=\"0, 200\"", "rle=\"0, 199\"", &["runs must fill 5 x 40 pixels, got 199"]),
+        ("rle=\"0, 200\"", "rle=\"0, -200\"", &["runs must be whole numbers, got \" -200\""]),
+        ("left=\"6\" top=\"32\"", "left=\"17\" top=\"32\"", &["5 x 40 at 17, 32 must lie in the image of 40 x 56"]),
+        ("<mask label=\"bolt\"", "<mask label=\"nail\"", &["its label \"nail\" is not among the labels"]),
+        ("points=\"30.00,20.00", "points=\"30.00;x", &["points must be x,y;x,y"]),
+        ("name=\"b &amp; c.png\"", "name=\"none.png\"", &["none.png is neither in"]),
+    ] {
+        let folder = copy_of("cvat_xml");
+        replace(&folder.path().join("annotations.xml"), from, to);
+        let source = open(folder.path());
+        let error = (0..source.len()).find_map(|index| source.objects(index).err()).expect("an error").to_string();
+        assert!(parts.iter().all(|part| error.contains(part)), "{to}: {error}");
+    }
+    for (from, to, part) in [
+        ("<image id=\"0\"", "<track id=\"0\"></track><image id=\"0\"", "tracks of a video"),
+        ("</meta>", "</mesh>", "annotations.xml"),
+        ("width=\"56\"", "width=\"wide\"", "day 1/a.jpg without a width"),
+        ("&lt;nut", "&nut;", "nut"),
+    ] {
+        let folder = copy_of("cvat_xml");
+        replace(&folder.path().join("annotations.xml"), from, to);
+        let error = Source::open(folder.path(), &SourceOptions::default()).expect_err(to).to_string();
+        assert!(error.contains(part) && error.contains("annotations.xml"), "{to}: {error}");
+    }
+    // VOC's boxes have another root.
+    let folder = copy_of("cvat_xml");
+    replace(&folder.path().join("annotations.xml"), "<annotations>", "<annotation>");
+    let error = Source::open(folder.path(), &SourceOptions::default()).expect_err("VOC").to_string();
+    assert!(error.contains("CVAT for images (an .xml of <annotations>)"), "{error}");
+}

@@ -45,7 +45,7 @@ fn mutated(original: &[u8], changes: &[(prop::sample::Index, u8)], end: &prop::s
 }
 
 /// Every reader, with the file that it parses.
-const TARGETS: [(&str, &str, Format); 19] = [
+const TARGETS: [(&str, &str, Format); 20] = [
     ("cvat", "annotations/instances_default.json", Format::Coco),
     ("cvat", "images/default/frame_000000.jpg", Format::Coco),
     ("sa1b", "sa_000000/sa_1.json", Format::Sa1b),
@@ -64,6 +64,7 @@ const TARGETS: [(&str, &str, Format); 19] = [
     ("via", "train/via_region_data.json", Format::Via),
     ("via", "val/via_region_data.json", Format::Via),
     ("youtube_vis", "train/instances.json", Format::YoutubeVis),
+    ("cvat_xml", "annotations.xml", Format::Cvat),
     ("ade20k", "images/ADE/validation/urban/street/ADE_val_00000002_parts_1.png", Format::Ade20k),
 ];
 
@@ -132,6 +133,12 @@ fn decompression_bombs_are_errors_without_allocations() {
     }
     let labelme = r#"{"shapes": [{"label": "x", "points": [[0, 0], [9, 9]], "shape_type": "rectangle"}], "imagePath": "desk.jpg", "imageHeight": 22000, "imageWidth": 22000}"#;
     read_all(spoilt("labelme", "desk.json", labelme.as_bytes()).path(), Some(Format::Labelme));
+    // A CVAT mask of 10^18 pixels, and entities that would become 10^9 letters.
+    let huge = r#"<annotations><image name="day 1/a.jpg" subset="train" width="1000000000" height="1000000000"><mask rle="0" left="0" top="0" width="1000000000" height="1000000000"/></image></annotations>"#;
+    let entities = r#"<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;">]><annotations><image name="&b;" width="56" height="40"/></annotations>"#;
+    for xml in [huge, entities] {
+        read_all(spoilt("cvat_xml", "annotations.xml", xml.as_bytes()).path(), Some(Format::Cvat));
+    }
     // A PNG that declares 9000 x 9000 in its header, below the limit of pixels, and holds almost no data.
     let mut png = std::fs::read(fixture("labels_deep/masks/cell_1.png")).expect("a fixture");
     png[16..24].copy_from_slice(&[0, 0, 0x23, 0x28, 0, 0, 0x23, 0x28]);

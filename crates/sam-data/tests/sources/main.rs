@@ -7,6 +7,7 @@ mod conversions;
 mod failures;
 mod formats;
 mod hostile;
+mod labelling_programs;
 mod losses;
 mod parts;
 

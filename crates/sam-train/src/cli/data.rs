@@ -92,6 +92,12 @@ pub(crate) enum ConvertFormat {
     Labels,
     /// A text file of polygons per image, and data.yaml
     Yolo,
+    /// CVAT for images 1.1, masks as RLE
+    Cvat,
+    /// Tasks with brush masks, and the labelling configuration
+    LabelStudio,
+    /// A JSON file of mask shapes beside each image
+    Labelme,
 }
 
 impl From<ConvertFormat> for ConvertTo {
@@ -101,6 +107,9 @@ impl From<ConvertFormat> for ConvertTo {
             ConvertFormat::Sa1b => ConvertTo::Sa1b,
             ConvertFormat::Labels => ConvertTo::Labels,
             ConvertFormat::Yolo => ConvertTo::Yolo,
+            ConvertFormat::Cvat => ConvertTo::Cvat,
+            ConvertFormat::LabelStudio => ConvertTo::LabelStudio,
+            ConvertFormat::Labelme => ConvertTo::Labelme,
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::config::{ConfigError, Options, files};
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "How to read the data set")]
 pub(crate) struct SourceArguments {
-    /// coco, label_images, sa1b, yolo_seg, labelme, object_masks, cityscapes, via, youtube_vis or ade20k
+    /// coco, label_images, sa1b, yolo_seg, labelme, object_masks, cityscapes, via, youtube_vis, ade20k or cvat
     #[arg(long, value_name = "FORMAT")]
     format: Option<String>,
     /// Folder of the images when it is not beside the annotations

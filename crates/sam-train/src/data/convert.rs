@@ -2,9 +2,10 @@
 
 use std::io::Write;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use sam_data::{Conversion, DataError, OutsideImages, Source, convert};
+use sam_data::{Conversion, ConvertReport, DataError, OutsideImages, Selection, Source, convert_selection};
 
 use crate::cli::ConvertArguments;
 use crate::failure::{BadInput, Failure};
@@ -19,25 +20,42 @@ pub(crate) fn run(arguments: &ConvertArguments) -> Result<(), Failure> {
     let source = Source::open(&arguments.path, &options);
     let source = source.map_err(|error| DropOption::Flag.advise(error)).bad_input()?;
     drop(waiting);
-    let interruption = Interruption::watch()?;
-    let progress: Mutex<Option<Progress>> = Mutex::new(None);
     let outside = if arguments.copy_outside { OutsideImages::Copy } else { OutsideImages::Refuse };
     let conversion = Conversion { to: arguments.to.into(), outside };
-    let report = convert(&source, &arguments.out, conversion, &|done, total| {
+    let images: Vec<usize> = (0..source.len()).collect();
+    let selection = Selection { images: &images, keeps: &|_, _| true };
+    let report = converted(&source, &arguments.out, conversion, selection)?;
+    for note in source.notes() {
+        writeln!(output(), "note: {note}")?;
+    }
+    print_report(&report, &arguments.out)
+}
+
+/// Converts with progress, until Ctrl-C.
+pub(crate) fn converted(
+    source: &Source,
+    out: &Path,
+    conversion: Conversion,
+    selection: Selection<'_>,
+) -> Result<ConvertReport, Failure> {
+    let interruption = Interruption::watch()?;
+    let progress: Mutex<Option<Progress>> = Mutex::new(None);
+    let report = convert_selection(source, out, conversion, selection, &|done, total| {
         let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
         progress.get_or_insert_with(|| Progress::new("converting images", total as u64)).set(done as u64);
         if interruption.is_requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     drop(progress);
-    let report = match report {
-        Err(DataError::Stopped) => return Err(Failure::Interrupted),
-        report => report.map_err(|error| DropOption::Flag.advise(error)).bad_input()?,
-    };
-    let mut out = output();
-    for note in source.notes() {
-        writeln!(out, "note: {note}")?;
+    match report {
+        Err(DataError::Stopped) => Err(Failure::Interrupted),
+        report => report.map_err(|error| DropOption::Flag.advise(error)).bad_input(),
     }
-    writeln!(out, "{} images with {} objects in {}", report.images, report.objects, arguments.out.display())?;
+}
+
+/// What was written and lost, and how it is opened.
+pub(crate) fn print_report(report: &ConvertReport, folder: &Path) -> Result<(), Failure> {
+    let mut out = output();
+    writeln!(out, "{} images with {} objects in {}", report.images, report.objects, folder.display())?;
     for line in lines("lost", &report.losses) {
         writeln!(out, "{line}")?;
     }
@@ -46,6 +64,9 @@ pub(crate) fn run(arguments: &ConvertArguments) -> Result<(), Failure> {
     }
     if report.notes.is_empty() && report.losses.is_empty() {
         writeln!(out, "nothing was lost")?;
+    }
+    for hint in &report.hints {
+        writeln!(out, "next: {hint}")?;
     }
     Ok(())
 }
