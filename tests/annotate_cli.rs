@@ -215,7 +215,7 @@ fn a_click_becomes_a_mask_that_survives_a_kill() {
         json!({"op": "op-000002", "image": image, "base": 0, "change": {"kind": "delete", "uuid": "mask-0001"}});
     let (status, conflict) = server.post("/api/operations", &stale);
     assert_eq!((status, &conflict["current"]["area"]), (409, &largest["area"]), "{conflict}");
-    run.refused(&["annotate", "project", "--no-browser"], &["another annotator is open", "process "]);
+    run.refused(&["annotate", "project", "--no-browser"], &["another program works here", "process "]);
 
     let out = run.ok(&["data", "check", "project"]);
     assert!(out.contains("sa1b") && out.contains("objects  1"), "{out}");

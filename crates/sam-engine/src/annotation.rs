@@ -41,6 +41,12 @@ pub struct ImageRecord {
     pub state: ImageState,
     /// The hash of the image's pixels, 16 hexadecimal digits.
     pub fingerprint: String,
+    /// What a person wants to say about the image.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub note: String,
+    /// Proposals that must not come again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rejected: Vec<RejectedProposal>,
     /// The newest operations, so that one that is sent again is answered as before, even by a restarted server.
     #[serde(default)]
     pub recent: Vec<Applied>,
@@ -62,6 +68,16 @@ pub enum ImageState {
     Done,
     /// Not to be annotated.
     Skipped,
+}
+
+/// A proposal that a person has looked at and does not want.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RejectedProposal {
+    /// The proposal's id.
+    pub uuid: Identifier,
+    /// Its mask: another model may propose it under another id.
+    pub segmentation: Segmentation,
 }
 
 /// An entry of `annotations`.
@@ -116,6 +132,14 @@ pub enum MaskSource {
     Corrected,
     /// The model's, and nobody has looked at it.
     Automatic,
+}
+
+impl MaskSource {
+    /// Whether a person has made or seen the mask: only such masks measure a model.
+    #[must_use]
+    pub fn is_human(self) -> bool {
+        self != Self::Automatic
+    }
 }
 
 /// Clicks and a box in pixels of the image.
@@ -181,9 +205,15 @@ impl AnnotationFile {
     ///
     /// When it cannot be written; the old one is then still there.
     pub fn write(&self, path: &Path) -> Result<(), EngineError> {
-        let json = |source| EngineError::Json { path: path.to_owned(), source };
-        let text = serde_json::to_vec(self).map_err(json)?;
-        sam_files::write_atomically(path, text).map_err(EngineError::io(path))?;
-        Ok(())
+        sam_files::write_atomically(path, self.to_json(path)?).map(drop).map_err(EngineError::io(path))
+    }
+
+    /// As [`AnnotationFile::write`], without waiting for the disk: for a copy that can be made again.
+    pub(crate) fn write_unsynced(&self, path: &Path) -> Result<(), EngineError> {
+        sam_files::write_unsynced(path, self.to_json(path)?).map_err(EngineError::io(path))
+    }
+
+    fn to_json(&self, path: &Path) -> Result<Vec<u8>, EngineError> {
+        serde_json::to_vec(self).map_err(|source| EngineError::Json { path: path.to_owned(), source })
     }
 }

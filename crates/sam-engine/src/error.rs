@@ -18,7 +18,7 @@ pub enum EngineError {
         source: std::io::Error,
     },
     /// A JSON file of the project is damaged.
-    #[error("{}: must be an annotation file of this project: {source}; restore it, or move it away", path.display())]
+    #[error("{}: must be a file of this project: {source}; restore it, or move it away", path.display())]
     Json {
         /// The file.
         path: PathBuf,
@@ -42,7 +42,7 @@ pub enum EngineError {
         problem: String,
     },
     /// Another process works in the folder.
-    #[error("{}: another annotator is open in this project ({holder}); close it first", folder.display())]
+    #[error("{}: another program works here ({holder}); close it first", folder.display())]
     InUse {
         /// The project.
         folder: PathBuf,
@@ -70,6 +70,12 @@ pub enum EngineError {
     /// A request that cannot be carried out as it is.
     #[error("{0}")]
     Invalid(String),
+    /// Too little is annotated to retrain a model.
+    #[error("{0}")]
+    TooFew(String),
+    /// Evaluations cannot be compared.
+    #[error(transparent)]
+    Eval(#[from] sam_eval::EvalError),
     /// An image cannot be read.
     #[error(transparent)]
     Data(#[from] DataError),

@@ -41,32 +41,37 @@ impl Journal {
         Ok(Self { path, file })
     }
 
-    /// Notes an operation that is on disk. In one piece, as a line of its own.
-    pub(crate) fn note(&mut self, operation: &Operation, name: &str, revision: u64) -> Result<(), EngineError> {
-        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
-        let mut line = json!({
-            "time": (seconds * 1e3).round() / 1e3,
-            "op": operation.op,
-            "image": name,
-            "kind": operation.change.kind(),
-            "uuid": operation.change.uuid(),
-            "revision": revision,
-        });
-        match &operation.change {
-            Change::Add { mask } | Change::Replace { mask } => {
-                let NewMask { source, class, seconds, prompts, .. } = mask;
-                let PromptRecord { points, box_xyxy_px, strokes } = prompts;
-                line["source"] = json!(source);
-                line["class"] = json!(class);
-                line["seconds"] = json!(seconds);
-                line["clicks"] = json!(points.len());
-                line["boxes"] = json!(u8::from(box_xyxy_px.is_some()));
-                line["strokes"] = json!(strokes);
-            }
-            Change::State { state } => line["state"] = json!(state),
-            Change::Delete { .. } => {}
-        }
-        let written = self.file.write_all(format!("{line}\n").as_bytes()).and_then(|()| self.file.sync_data());
+    /// Notes operations that are on disk, with the revisions that they have made. In one piece, a line each.
+    pub(crate) fn note(&mut self, operations: &[(&Operation, u64)], name: &str) -> Result<(), EngineError> {
+        let lines: String = operations.iter().map(|(operation, revision)| line(operation, name, *revision)).collect();
+        let written = self.file.write_all(lines.as_bytes()).and_then(|()| self.file.sync_data());
         written.map_err(EngineError::io(&self.path))
     }
+}
+
+fn line(operation: &Operation, name: &str, revision: u64) -> String {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
+    let mut line = json!({
+        "time": (seconds * 1e3).round() / 1e3,
+        "op": operation.op,
+        "image": name,
+        "kind": operation.change.kind(),
+        "uuid": operation.change.uuid(),
+        "revision": revision,
+    });
+    match &operation.change {
+        Change::Add { mask } | Change::Replace { mask } => {
+            let NewMask { source, class, seconds, prompts, .. } = mask;
+            let PromptRecord { points, box_xyxy_px, strokes } = prompts;
+            line["source"] = json!(source);
+            line["class"] = json!(class);
+            line["seconds"] = json!(seconds);
+            line["clicks"] = json!(points.len());
+            line["boxes"] = json!(u8::from(box_xyxy_px.is_some()));
+            line["strokes"] = json!(strokes);
+        }
+        Change::State { state } => line["state"] = json!(state),
+        Change::Delete { .. } | Change::Note { .. } | Change::Reject { .. } | Change::Unreject { .. } => {}
+    }
+    format!("{line}\n")
 }

@@ -4,7 +4,8 @@
 //! that can be deleted. It is a data set at any moment, and the folder of images that it was made from is only ever read.
 //! [`Inference`] encodes images ahead and answers clicks; [`Server`] shows both as a page on this machine's own address.
 //!
-//! The crate knows nothing of training: it hands out masks, and a program trains on the folder as on any other data set.
+//! A [`Round`] of the loop is a folder of its own: the masks as they were, and the decision whether a new model is better. The crate
+//! knows nothing of training: a program trains on the round's data as on any other data set, and evaluates.
 
 mod annotation;
 mod error;
@@ -13,14 +14,20 @@ mod inference;
 mod journal;
 mod operation;
 mod project;
+mod review;
+mod rounds;
 mod server;
 mod store;
 
 pub use annotation::{AnnotationFile, ImageRecord, ImageState, MaskRecord, MaskSource, PromptRecord, Segmentation};
 pub use error::EngineError;
 pub use images::{ImageId, ImageList};
-pub use inference::Inference;
+pub use inference::{Inference, Model};
 pub use operation::{Applied, Change, Identifier, NewMask, Operation, Outcome};
-pub use project::{Project, Settings};
+pub use project::{ModelInUse, Project, RoundSettings, Settings};
+pub use review::{LIMIT_IOU, Review, ReviewItem, ReviewVerdict, Share};
+pub use rounds::{
+    Collected, Decision, Gain, MaskCounts, Phase, Progress, Round, Rounds, Statistics, Verdict, collect, decide, mask_counts,
+};
 pub use server::{Server, ServerOptions};
 pub use store::{SeenImage, Store, Summary};

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::annotation::{ImageState, MaskRecord, MaskSource, PromptRecord, Segmentation};
+use crate::annotation::{ImageState, MaskRecord, MaskSource, PromptRecord, RejectedProposal, Segmentation};
 use crate::images::ImageId;
 
 /// An id that a client makes: 8 to 64 letters, digits and hyphens, such as a UUID.
@@ -75,6 +75,21 @@ pub enum Change {
         /// The new state.
         state: ImageState,
     },
+    /// Another note on the image.
+    Note {
+        /// Empty: none.
+        text: String,
+    },
+    /// A proposal must not come again.
+    Reject {
+        /// The proposal.
+        mask: RejectedProposal,
+    },
+    /// A rejected proposal may come again.
+    Unreject {
+        /// The proposal.
+        uuid: Identifier,
+    },
 }
 
 impl Change {
@@ -84,14 +99,18 @@ impl Change {
             Self::Replace { .. } => "replace",
             Self::Delete { .. } => "delete",
             Self::State { .. } => "state",
+            Self::Note { .. } => "note",
+            Self::Reject { .. } => "reject",
+            Self::Unreject { .. } => "unreject",
         }
     }
 
     pub(crate) fn uuid(&self) -> Option<&Identifier> {
         match self {
             Self::Add { mask } | Self::Replace { mask } => Some(&mask.uuid),
-            Self::Delete { uuid } => Some(uuid),
-            Self::State { .. } => None,
+            Self::Reject { mask } => Some(&mask.uuid),
+            Self::Delete { uuid } | Self::Unreject { uuid } => Some(uuid),
+            Self::State { .. } | Self::Note { .. } => None,
         }
     }
 }

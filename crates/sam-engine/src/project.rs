@@ -6,7 +6,10 @@
 //! images/           links to the annotated images
 //! annotations/      one JSON per annotated image: the truth
 //! journal.jsonl     what was done when
-//! embeddings/       a cache
+//! model.json        the model in use, once a round has made a better one
+//! rounds/           data, training, evaluation and decision of every round
+//! review.json       a sample of automatic masks, and what a person said of them
+//! embeddings/, proposals/   caches
 //! session.token     the secret of the page's address
 //! ```
 //!
@@ -17,15 +20,17 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use sam_data::random::RandomStream;
 use sam_files::{MAX_TEXT_BYTES, read_text, write_atomically};
 use serde::{Deserialize, Serialize};
 
 use crate::error::EngineError;
-use crate::images::ImageList;
+use crate::images::{ImageList, stem};
 
 /// Its file says that a folder is a project.
 const SETTINGS_FILE: &str = "engine.toml";
 const LOCK_FILE: &str = "lock";
+const MODEL_FILE: &str = "model.json";
 /// The only version so far.
 const FORMAT: u32 = 1;
 /// The most classes, and the longest name of one.
@@ -48,17 +53,56 @@ pub struct Settings {
     /// Embeddings beyond this size are removed, those used longest ago first.
     #[serde(default = "default_embeddings_gib")]
     pub embeddings_gib: f64,
+    /// The part of the images whose masks measure models and are never learned from. Which images they are follows from their
+    /// names, for ever: a larger part adds images, which earlier models may have learned from.
+    #[serde(default = "default_validation_share")]
+    pub validation_share: f64,
+    /// How models are retrained.
+    #[serde(default)]
+    pub round: RoundSettings,
+}
+
+/// `[round]` of `engine.toml`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RoundSettings {
+    /// Fewer masks in validation images say too little about a model.
+    pub min_validation_masks: usize,
+    /// Fewer images, likewise.
+    pub min_validation_images: usize,
+    /// The largest drop of a metric that a better mean of one click may cost, as a fraction.
+    pub max_drop: f64,
+    /// Keys of the training's configuration, each as `key=value`.
+    pub set: Vec<String>,
+}
+
+impl Default for RoundSettings {
+    fn default() -> Self {
+        Self { min_validation_masks: 20, min_validation_images: 3, max_drop: 0.02, set: Vec::new() }
+    }
 }
 
 fn default_embeddings_gib() -> f64 {
     20.0
 }
 
+fn default_validation_share() -> f64 {
+    0.2
+}
+
 impl Settings {
     /// Those of a new project.
     #[must_use]
     pub fn new(images: PathBuf, checkpoint: PathBuf, classes: Vec<String>) -> Self {
-        Self { format: FORMAT, images, checkpoint, classes, embeddings_gib: default_embeddings_gib() }
+        Self {
+            format: FORMAT,
+            images,
+            checkpoint,
+            classes,
+            embeddings_gib: default_embeddings_gib(),
+            validation_share: default_validation_share(),
+            round: RoundSettings::default(),
+        }
     }
 
     fn check(&self, path: &Path) -> Result<(), EngineError> {
@@ -68,6 +112,12 @@ impl Settings {
         }
         if !(self.embeddings_gib >= 0.0 && self.embeddings_gib <= 1e6) {
             return problem(format!("`embeddings_gib` must be 0 to 1000000, got {}", self.embeddings_gib));
+        }
+        if !(self.validation_share > 0.0 && self.validation_share < 1.0) {
+            return problem(format!("`validation_share` must be between 0 and 1, got {}", self.validation_share));
+        }
+        if !(self.round.max_drop >= 0.0 && self.round.max_drop <= 1.0) {
+            return problem(format!("`round.max_drop` must be 0 to 1, got {}", self.round.max_drop));
         }
         if self.classes.len() > MAX_CLASSES {
             return problem(format!("`classes` must be at most {MAX_CLASSES}, got {}", self.classes.len()));
@@ -87,13 +137,24 @@ impl Settings {
     }
 }
 
-/// An open project: this process holds its lock.
+/// The model in use once a round has made a better one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelInUse {
+    /// The round that made it.
+    pub round: u32,
+    /// Relative to the project.
+    pub checkpoint: PathBuf,
+}
+
+/// An open project.
 #[derive(Debug)]
 pub struct Project {
     folder: PathBuf,
     settings: Settings,
     images: ImageList,
-    _lock: File,
+    /// `None`: it is only read, and another process may work in it.
+    lock: Option<File>,
 }
 
 impl Project {
@@ -121,9 +182,7 @@ impl Project {
         for name in ["images", "annotations", "embeddings"] {
             std::fs::create_dir(folder.join(name)).map_err(EngineError::io(folder.join(name)))?;
         }
-        let text = toml::to_string(settings).map_err(|error| problem(&format!("a path is no text: {error}")))?;
-        let path = folder.join(SETTINGS_FILE);
-        write_atomically(&path, text).map_err(EngineError::io(&path))?;
+        write_settings(&folder.join(SETTINGS_FILE), settings)?;
         Self::open(folder)
     }
 
@@ -133,6 +192,22 @@ impl Project {
     ///
     /// When it is no project, another process works in it, or its images are gone.
     pub fn open(folder: &Path) -> Result<Self, EngineError> {
+        let settings = Self::read_settings(folder)?;
+        let lock = lock(&folder.join(LOCK_FILE))?;
+        Self::with(folder, settings, Some(lock))
+    }
+
+    /// Opens a project to read it, while another process may work in it.
+    ///
+    /// # Errors
+    ///
+    /// When it is no project, or its images are gone.
+    pub fn read(folder: &Path) -> Result<Self, EngineError> {
+        Self::with(folder, Self::read_settings(folder)?, None)
+    }
+
+    /// Reads `engine.toml`.
+    fn read_settings(folder: &Path) -> Result<Settings, EngineError> {
         let path = folder.join(SETTINGS_FILE);
         if !path.is_file() {
             let problem = format!("must be a project, got a folder without {SETTINGS_FILE}; make one first");
@@ -142,11 +217,66 @@ impl Project {
         let settings: Settings =
             toml::from_str(&text).map_err(|source| EngineError::Settings { path: path.clone(), source })?;
         settings.check(&path)?;
-        let lock = lock(folder)?;
+        Ok(settings)
+    }
+
+    fn with(folder: &Path, settings: Settings, lock: Option<File>) -> Result<Self, EngineError> {
         // Paths that somebody has made relative are seen from the project, which then can be moved together with them.
         let images = ImageList::open(&folder.join(&settings.images))?;
         let folder = folder.canonicalize().map_err(EngineError::io(folder))?;
-        Ok(Self { folder, settings, images, _lock: lock })
+        Ok(Self { folder, settings, images, lock })
+    }
+
+    /// Whether this process may change it.
+    pub(crate) fn is_locked(&self) -> bool {
+        self.lock.is_some()
+    }
+
+    /// Adds a class, which is there from now on.
+    ///
+    /// # Errors
+    ///
+    /// When its name is empty, too long or there already; or when `engine.toml` cannot be written.
+    pub fn add_class(&mut self, name: &str) -> Result<(), EngineError> {
+        let mut settings = self.settings.clone();
+        settings.classes.push(name.to_owned());
+        let path = self.folder.join(SETTINGS_FILE);
+        settings.check(&path).map_err(|error| EngineError::Invalid(error.to_string()))?;
+        write_settings(&path, &settings)?;
+        self.settings = settings;
+        Ok(())
+    }
+
+    /// Whether the masks of an image measure models: by the hash of its name, so for ever.
+    #[must_use]
+    pub fn is_validation(&self, index: usize) -> bool {
+        let place = RandomStream::named(0, &[b"validation", self.images.name(index).as_bytes()]).unit();
+        place < self.settings.validation_share
+    }
+
+    /// The model that a round has put in use; `None`: that of `engine.toml`.
+    ///
+    /// # Errors
+    ///
+    /// When its file is damaged.
+    pub fn model_in_use(&self) -> Result<Option<ModelInUse>, EngineError> {
+        let path = self.folder.join(MODEL_FILE);
+        match sam_files::read_regular(&path, MAX_TEXT_BYTES) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|source| EngineError::Json { path, source }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(EngineError::Io { path, source }),
+        }
+    }
+
+    /// Puts the model of a round in use.
+    ///
+    /// # Errors
+    ///
+    /// When its file cannot be written; the one in use then stays.
+    pub fn use_model(&self, model: &ModelInUse) -> Result<(), EngineError> {
+        let path = self.folder.join(MODEL_FILE);
+        let text = serde_json::to_vec(model).map_err(|source| EngineError::Json { path: path.clone(), source })?;
+        write_atomically(&path, text).map(drop).map_err(EngineError::io(&path))
     }
 
     /// The project's folder, without links.
@@ -161,10 +291,27 @@ impl Project {
         &self.settings
     }
 
-    /// The checkpoint, or the folder of a run.
+    /// The checkpoint that the project began with, or the folder of a run.
     #[must_use]
-    pub fn checkpoint(&self) -> PathBuf {
+    pub fn first_checkpoint(&self) -> PathBuf {
         self.folder.join(&self.settings.checkpoint)
+    }
+
+    /// The checkpoint in use, and what people call it.
+    ///
+    /// # Errors
+    ///
+    /// When the file that names it is damaged.
+    pub fn checkpoint(&self) -> Result<(PathBuf, String), EngineError> {
+        Ok(match self.model_in_use()? {
+            Some(model) => (self.folder.join(&model.checkpoint), format!("round {}", model.round)),
+            None => (self.first_checkpoint(), "the first model".to_owned()),
+        })
+    }
+
+    /// The annotation file of an image, which exists once somebody has worked on it.
+    pub(crate) fn annotation_path(&self, index: usize) -> PathBuf {
+        self.folder.join("annotations").join(format!("{}.json", stem(self.images.name(index))))
     }
 
     /// The images.
@@ -174,26 +321,34 @@ impl Project {
     }
 }
 
-/// The operating system's lock ends with its process, however that ends: there are no stale ones.
-fn lock(folder: &Path) -> Result<File, EngineError> {
-    let path = folder.join(LOCK_FILE);
-    let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-    let mut file = options.map_err(EngineError::io(&path))?;
+fn write_settings(path: &Path, settings: &Settings) -> Result<(), EngineError> {
+    let text = toml::to_string(settings).map_err(|error| EngineError::Project {
+        path: path.to_owned(),
+        problem: format!("a path is no text: {error}"),
+    })?;
+    write_atomically(path, text).map(drop).map_err(EngineError::io(path))
+}
+
+/// Takes a lock. The operating system's lock ends with its process, however that ends: there are no stale ones.
+pub(crate) fn lock(path: &Path) -> Result<File, EngineError> {
+    let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+    let mut file = options.map_err(EngineError::io(path))?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut holder = String::new();
             // Only part of the message.
             let _ = file.read_to_string(&mut holder);
-            return Err(EngineError::InUse { folder: folder.to_owned(), holder: holder.trim().to_owned() });
+            let folder = path.parent().unwrap_or(path).to_owned();
+            return Err(EngineError::InUse { folder, holder: holder.trim().to_owned() });
         }
-        Err(TryLockError::Error(source)) => return Err(EngineError::Io { path, source }),
+        Err(TryLockError::Error(source)) => return Err(EngineError::Io { path: path.to_owned(), source }),
     }
     let mut write = || -> std::io::Result<()> {
         file.set_len(0)?;
         file.seek(SeekFrom::Start(0))?;
         file.write_all(format!("process {}\n", std::process::id()).as_bytes())
     };
-    write().map_err(EngineError::io(&path))?;
+    write().map_err(EngineError::io(path))?;
     Ok(file)
 }

@@ -11,15 +11,19 @@ use sam_image::Rle;
 use serde::Serialize;
 use serde_json::Map;
 
-use crate::annotation::{AnnotationFile, ImageRecord, ImageState, MaskRecord};
+use crate::annotation::{AnnotationFile, ImageRecord, ImageState, MaskRecord, Segmentation};
 use crate::error::EngineError;
-use crate::images::{ImageId, stem};
+use crate::images::ImageId;
 use crate::journal::Journal;
 use crate::operation::{Applied, Change, NewMask, Operation, Outcome};
 use crate::project::Project;
+use crate::rounds::MaskCounts;
 
 /// Operations that an image remembers. A client sends one again within seconds or minutes.
 const REMEMBERED: usize = 200;
+
+/// The longest note.
+const MAX_NOTE_CHARS: usize = 2000;
 
 /// What the image of an operation is now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +43,8 @@ pub struct Summary {
     pub state: ImageState,
     /// Number of masks.
     pub n_masks: usize,
+    /// Of these, masks that a person has made or seen.
+    pub n_human: usize,
 }
 
 /// The annotations of an open project.
@@ -55,7 +61,12 @@ impl Store {
     /// # Errors
     ///
     /// When a file is damaged or cannot be read.
+    ///
+    /// # Panics
+    ///
+    /// When the project was opened only to be read.
     pub fn open(project: Project) -> Result<Self, EngineError> {
+        assert!(project.is_locked(), "a project that is changed is locked");
         let folder = project.folder();
         for below in ["annotations", "images"] {
             sweep_tree(&folder.join(below));
@@ -63,7 +74,7 @@ impl Store {
         let journal = Journal::open(folder)?;
         let mut store = Self { index: vec![Summary::default(); project.images().len()], project, journal };
         for index in 0..store.index.len() {
-            match AnnotationFile::read(&store.annotation_path(index))? {
+            match AnnotationFile::read(&store.project.annotation_path(index))? {
                 Some(file) => {
                     store.link(index)?;
                     store.index[index] = summary(&file);
@@ -92,7 +103,26 @@ impl Store {
     ///
     /// When its file is damaged.
     pub fn annotations(&self, index: usize) -> Result<Option<AnnotationFile>, EngineError> {
-        AnnotationFile::read(&self.annotation_path(index))
+        AnnotationFile::read(&self.project.annotation_path(index))
+    }
+
+    /// The human masks of all images by their use, from the index.
+    #[must_use]
+    pub fn mask_counts(&self) -> MaskCounts {
+        let mut counts = MaskCounts::default();
+        for (index, summary) in self.index.iter().enumerate() {
+            counts.add_masks(summary.n_human, self.project.is_validation(index));
+        }
+        counts
+    }
+
+    /// Adds a class to the project.
+    ///
+    /// # Errors
+    ///
+    /// As [`Project::add_class`].
+    pub fn add_class(&mut self, name: &str) -> Result<(), EngineError> {
+        self.project.add_class(name)
     }
 
     /// Carries out an operation. When this returns, it is on disk, or nothing has changed.
@@ -101,23 +131,48 @@ impl Store {
     ///
     /// When the operation is invalid, the image has changed since it was annotated, or the disk fails.
     pub fn apply(&mut self, operation: &Operation, seen: SeenImage) -> Result<Outcome, EngineError> {
-        let index = self.find(operation.image)?;
-        let path = self.annotation_path(index);
+        self.apply_all(std::slice::from_ref(operation), seen).map(|mut outcomes| outcomes.remove(0))
+    }
+
+    /// As [`Store::apply`] for operations on one image, which are written together.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::apply`]; nothing has changed when one of them is invalid.
+    ///
+    /// # Panics
+    ///
+    /// When they are of several images.
+    pub fn apply_all(&mut self, operations: &[Operation], seen: SeenImage) -> Result<Vec<Outcome>, EngineError> {
+        let Some(first) = operations.first() else { return Ok(Vec::new()) };
+        assert!(operations.iter().all(|operation| operation.image == first.image), "operations on one image");
+        let index = self.find(first.image)?;
+        let path = self.project.annotation_path(index);
         let mut file = match AnnotationFile::read(&path)? {
             Some(file) => file,
             None => self.new_file(index, seen),
         };
-        if let Some(before) = file.image.recent.iter().find(|applied| applied.op == operation.op) {
-            return Ok(Outcome::Applied(before.clone()));
+        let (mut outcomes, mut noted) = (Vec::new(), Vec::new());
+        for operation in operations {
+            if let Some(before) = file.image.recent.iter().find(|applied| applied.op == operation.op) {
+                outcomes.push(Outcome::Applied(before.clone()));
+                continue;
+            }
+            require_same_image(&file.image, seen)?;
+            let revision = file.image.revision + 1;
+            if let Some(conflict) = self.change(&mut file, operation, revision)? {
+                outcomes.push(conflict);
+                continue;
+            }
+            file.image.revision = revision;
+            let applied = Applied { op: operation.op.clone(), revision, state: file.image.state };
+            file.image.recent.push(applied.clone());
+            outcomes.push(Outcome::Applied(applied));
+            noted.push((operation, revision));
         }
-        require_same_image(&file.image, seen)?;
-        let revision = file.image.revision + 1;
-        if let Some(conflict) = self.change(&mut file, operation, revision)? {
-            return Ok(conflict);
+        if noted.is_empty() {
+            return Ok(outcomes);
         }
-        file.image.revision = revision;
-        let applied = Applied { op: operation.op.clone(), revision, state: file.image.state };
-        file.image.recent.push(applied.clone());
         let n_old = file.image.recent.len().saturating_sub(REMEMBERED);
         file.image.recent.drain(..n_old);
         self.link(index)?;
@@ -128,8 +183,8 @@ impl Store {
         }
         written?;
         self.index[index] = summary(&file);
-        self.journal.note(operation, self.project.images().name(index), revision)?;
-        Ok(Outcome::Applied(applied))
+        self.journal.note(&noted, self.project.images().name(index))?;
+        Ok(outcomes)
     }
 
     /// Changes the file in memory; returns the conflict that prevents it.
@@ -147,6 +202,20 @@ impl Store {
         };
         match (&operation.change, at) {
             (Change::State { state }, _) => file.image.state = *state,
+            (Change::Note { text }, _) => {
+                let length = text.chars().count();
+                if length > MAX_NOTE_CHARS {
+                    let problem = format!("a note must have at most {MAX_NOTE_CHARS} letters, got {length}");
+                    return Err(EngineError::Invalid(problem));
+                }
+                file.image.note.clone_from(text);
+            }
+            (Change::Reject { mask }, _) => {
+                mask_of(&mask.segmentation, &file.image)?;
+                file.image.rejected.retain(|other| other.uuid != mask.uuid);
+                file.image.rejected.push(mask.clone());
+            }
+            (Change::Unreject { uuid }, _) => file.image.rejected.retain(|other| other.uuid != *uuid),
             (Change::Add { mask }, None) => {
                 let id = file.annotations.iter().map(|mask| mask.id).max().unwrap_or(0) + 1;
                 let record = self.record(mask, &file.image, id, revision)?;
@@ -172,18 +241,7 @@ impl Store {
     /// Checks what a client sent, and measures the mask.
     fn record(&self, mask: &NewMask, image: &ImageRecord, id: u64, revision: u64) -> Result<MaskRecord, EngineError> {
         let invalid = |problem: String| EngineError::Invalid(problem);
-        let (width, height) = (image.width, image.height);
-        if mask.segmentation.size != [height, width] {
-            let got = mask.segmentation.size;
-            return Err(invalid(format!(
-                "a mask must have the size of its image, {:?} (height, width), got {got:?}",
-                [height, width]
-            )));
-        }
-        let rle = mask.segmentation.to_rle().map_err(|error| invalid(format!("`segmentation`: {error}")))?;
-        if rle.is_empty() {
-            return Err(invalid("a mask must have at least one pixel".to_owned()));
-        }
+        let rle = mask_of(&mask.segmentation, image)?;
         let classes = &self.project.settings().classes;
         if let Some(class) = mask.class.as_ref().filter(|class| !classes.contains(class)) {
             return Err(invalid(format!("`class` must be one of the project's {}, got {class:?}", classes.len())));
@@ -198,12 +256,12 @@ impl Store {
         let [x, y, box_width, box_height] = rle.bbox_xywh_px();
         Ok(MaskRecord {
             id,
-            segmentation: crate::annotation::Segmentation::of(&rle),
+            segmentation: Segmentation::of(&rle),
             bbox: [x, y, box_width.saturating_sub(1), box_height.saturating_sub(1)],
             area: rle.area_px(),
             predicted_iou: score,
             stability_score: 1.0,
-            crop_box: [0, 0, width, height],
+            crop_box: [0, 0, image.width, image.height],
             point_coords: vec![point_of(mask, &rle)],
             uuid: mask.uuid.clone(),
             revision,
@@ -226,6 +284,8 @@ impl Store {
             revision: 0,
             state: ImageState::Todo,
             fingerprint: format!("{:016x}", seen.fingerprint),
+            note: String::new(),
+            rejected: Vec::new(),
             recent: Vec::new(),
             rest: Map::new(),
         };
@@ -240,11 +300,6 @@ impl Store {
     pub fn find(&self, id: ImageId) -> Result<usize, EngineError> {
         let found = self.project.images().find(id);
         found.ok_or_else(|| EngineError::Invalid(format!("there is no image {id} in this project")))
-    }
-
-    fn annotation_path(&self, index: usize) -> PathBuf {
-        let name = self.project.images().name(index);
-        self.project.folder().join("annotations").join(format!("{}.json", stem(name)))
     }
 
     fn link_path(&self, index: usize) -> PathBuf {
@@ -273,17 +328,17 @@ impl Store {
 }
 
 #[cfg(unix)]
-fn make_link(target: &Path, link: &Path) -> std::io::Result<()> {
+pub(crate) fn make_link(target: &Path, link: &Path) -> std::io::Result<()> {
     std::os::unix::fs::symlink(target, link)
 }
 
 /// Symbolic links need a right there that people seldom have.
 #[cfg(not(unix))]
-fn make_link(target: &Path, link: &Path) -> std::io::Result<()> {
+pub(crate) fn make_link(target: &Path, link: &Path) -> std::io::Result<()> {
     std::fs::hard_link(target, link).or_else(|_| std::fs::copy(target, link).map(|_| ()))
 }
 
-fn make_folder_of(path: &Path) -> Result<(), EngineError> {
+pub(crate) fn make_folder_of(path: &Path) -> Result<(), EngineError> {
     let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).map_err(EngineError::io(folder))
 }
@@ -297,9 +352,26 @@ fn sweep_tree(folder: &Path) {
     }
 }
 
+/// A mask that a client sent, of the size of its image and with a pixel.
+fn mask_of(segmentation: &Segmentation, image: &ImageRecord) -> Result<Rle, EngineError> {
+    let (expected, got) = ([image.height, image.width], segmentation.size);
+    if got != expected {
+        return Err(EngineError::Invalid(format!(
+            "a mask must have the size of its image, {expected:?} (height, width), got {got:?}"
+        )));
+    }
+    let rle =
+        segmentation.to_rle().map_err(|error| EngineError::Invalid(format!("`segmentation`: {error}")))?;
+    if rle.is_empty() {
+        return Err(EngineError::Invalid("a mask must have at least one pixel".to_owned()));
+    }
+    Ok(rle)
+}
+
 fn summary(file: &AnnotationFile) -> Summary {
     let ImageRecord { revision, state, .. } = file.image;
-    Summary { revision, state, n_masks: file.annotations.len() }
+    let n_human = file.annotations.iter().filter(|mask| mask.source.is_human()).count();
+    Summary { revision, state, n_masks: file.annotations.len(), n_human }
 }
 
 fn require_same_image(image: &ImageRecord, seen: SeenImage) -> Result<(), EngineError> {

@@ -8,7 +8,9 @@ mod guard;
 mod page;
 mod request;
 mod response;
+mod round_process;
 
+use std::ffi::OsString;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,6 +21,7 @@ use self::api::Api;
 use self::guard::{Guard, write_private};
 use self::request::{Connection, Received};
 use self::response::Response;
+use self::round_process::RoundProcess;
 use crate::error::EngineError;
 use crate::inference::Inference;
 use crate::store::Store;
@@ -37,10 +40,12 @@ const SENDING: Duration = Duration::from_secs(30);
 const START_PAGE: &str = "start.html";
 
 /// How a project is served.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct ServerOptions {
     /// This port and no other; 0 is any.
     pub port: Option<u16>,
+    /// Program and arguments of a process that makes a round of this project.
+    pub round_command: Vec<OsString>,
 }
 
 /// A project that listens.
@@ -58,7 +63,7 @@ impl Server {
     /// # Errors
     ///
     /// When the port is taken, or the project's folder cannot be written.
-    pub fn bind(store: Store, inference: Inference, options: ServerOptions) -> Result<Self, EngineError> {
+    pub fn bind(store: Store, inference: Arc<Inference>, options: ServerOptions) -> Result<Self, EngineError> {
         let folder = store.project().folder().to_owned();
         let listener = listen(options.port).map_err(|source| EngineError::Project {
             path: folder.clone(),
@@ -69,7 +74,8 @@ impl Server {
         })?;
         let port = listener.local_addr().map_err(EngineError::io(&folder))?.port();
         let guard = Arc::new(Guard::open(&folder, port)?);
-        Ok(Self { listener, guard, api: Arc::new(Api::new(store, inference)), folder })
+        let rounds = RoundProcess::new(&folder, options.round_command);
+        Ok(Self { listener, guard, api: Arc::new(Api::new(store, inference, rounds)), folder })
     }
 
     /// The address to open in a browser, with its secret.

@@ -7,7 +7,6 @@ use sam_image::{Mask, RgbImage, save_rgb_png};
 use serde_json::json;
 
 use super::*;
-use crate::annotation::Segmentation;
 use crate::operation::Identifier;
 use crate::project::Settings;
 

@@ -14,6 +14,7 @@ use sam_model::MASK_THRESHOLD;
 use super::crops::{CropBoxes, grid_points};
 use super::error::AutomaticError;
 use super::options::Options;
+use crate::embedding::ImageEmbedding;
 use crate::predictor::{Prediction, Predictor};
 use crate::prompt::Prompt;
 
@@ -149,8 +150,48 @@ impl Candidates {
         options.check()?;
         let image_hw = [image.height() as usize, image.width() as usize];
         let crops = CropBoxes::new(image_hw, options);
+        let mut found = Self::none(image_hw, &crops, options);
+        let mut done = 0;
+        for (index, &(crop_xyxy_px, layer)) in crops.boxes.iter().enumerate() {
+            let crop = Crop { index, crop_xyxy_px, points_per_side: options.points_of_layer(layer) };
+            let [x0, y0, x1, y1] = crop_xyxy_px;
+            let is_image = [y1 - y0, x1 - x0] == image_hw;
+            let embedding =
+                if is_image { predictor.embed(image) } else { predictor.embed(&crop_rgb(image, crop_xyxy_px)) };
+            if found.add_crop(predictor, &embedding, &crop, &mut done, &mut watch)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(found))
+    }
+
+    /// As [`Candidates::find`] on an image that is encoded already. Layers of crops need the image: there are none.
+    ///
+    /// # Errors
+    ///
+    /// As [`Candidates::find`].
+    pub fn find_on(
+        predictor: &Predictor,
+        embedding: &ImageEmbedding,
+        options: &Options,
+        on_points: &mut dyn FnMut(PointsDone) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<(), Self>, AutomaticError> {
+        let options = Options { crop_layers: 0, ..options.clone() };
+        options.check()?;
+        let image_hw = embedding.frame.original_hw;
+        let crops = CropBoxes::new(image_hw, &options);
+        let mut found = Self::none(image_hw, &crops, &options);
+        let (crop_xyxy_px, layer) = crops.boxes[0];
+        let crop = Crop { index: 0, crop_xyxy_px, points_per_side: options.points_of_layer(layer) };
+        let mut watch = Watch { on_points, on_candidate: &mut |_| {} };
+        let flow = found.add_crop(predictor, embedding, &crop, &mut 0, &mut watch)?;
+        Ok(flow.map_continue(|()| found))
+    }
+
+    /// What there is before the first point.
+    fn none(image_hw: [usize; 2], crops: &CropBoxes, options: &Options) -> Self {
         let points_of = |layer| options.points_of_layer(layer).pow(2);
-        let mut found = Self {
+        Self {
             image_hw,
             candidates: Vec::new(),
             crops_xyxy_px: crops.boxes.iter().map(|crop| crop.0).collect(),
@@ -160,36 +201,25 @@ impl Candidates {
                 layers_left_out: options.crop_layers - crops.n_layers,
                 ..Seen::default()
             },
-        };
-        let mut done = 0;
-        for (index, &(crop_xyxy_px, layer)) in crops.boxes.iter().enumerate() {
-            let crop = Crop { index, crop_xyxy_px, points_per_side: options.points_of_layer(layer) };
-            if found.add_crop(predictor, image, &crop, &mut done, &mut watch)?.is_break() {
-                return Ok(ControlFlow::Break(()));
-            }
         }
-        Ok(ControlFlow::Continue(found))
     }
 
     fn add_crop(
         &mut self,
         predictor: &Predictor,
-        image: &RgbImage,
+        embedding: &ImageEmbedding,
         crop: &Crop,
         done: &mut usize,
         watch: &mut Watch<'_>,
     ) -> Result<ControlFlow<()>, AutomaticError> {
         let [x0, y0, x1, y1] = crop.crop_xyxy_px;
-        let is_image = [y1 - y0, x1 - x0] == self.image_hw;
-        let embedding =
-            if is_image { predictor.embed(image) } else { predictor.embed(&crop_rgb(image, crop.crop_xyxy_px)) };
         let side = predictor.config().low_res_side();
         let upscaler = MaskUpscaler::new(side, &embedding.frame, self.image_hw, [x0, y0])?;
         let points = grid_points([y1 - y0, x1 - x0], crop.points_per_side);
         for points in points.chunks(self.options.points_per_batch) {
             let prompts: Vec<Prompt> = points.iter().map(|&[x, y]| click([x as f32, y as f32])).collect();
             let asked: Vec<(usize, &Prompt)> = prompts.iter().map(|prompt| (0, prompt)).collect();
-            let predictions = predictor.predict_many(&[&embedding], &asked, self.options.masks_per_point.into())?;
+            let predictions = predictor.predict_many(&[embedding], &asked, self.options.masks_per_point.into())?;
             let placed = Placed { upscaler: &upscaler, crop: crop.index, points, offset_xy_px: [x0 as f64, y0 as f64] };
             self.add_batch(&predictions, &placed, watch)?;
             *done += points.len();
