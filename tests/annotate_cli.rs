@@ -23,7 +23,7 @@ pub(crate) fn project(classes: &str) -> Run {
         arguments.extend(["--classes", classes]);
     }
     let out = run.ok(&arguments);
-    assert!(out.contains("2 images; next: sam-train annotate project"), "{out}");
+    assert!(out.contains("2 images, 1 of them for validation; next: sam-train annotate project"), "{out}");
     run
 }
 
@@ -58,13 +58,26 @@ impl Served {
         self.child.wait().expect("ended");
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// As [`Served::post`]; `None` when the server has gone.
+    pub(crate) fn try_post(&self, path: &str, body: &Value) -> Option<(u16, Value)> {
+        let (status, answer) = self.post(path, body);
+        (status != 0).then_some((status, answer))
+    }
+
     pub(crate) fn address(&self) -> String {
         format!("http://127.0.0.1:{}/?token={}", self.port, self.token)
     }
 
-    /// Sends the bytes of a request; returns status, headers and body. Status 0: the connection ended without an answer.
+    /// Sends the bytes of a request; returns status, headers and body. Status 0: there was no connection, or it ended without an
+    /// answer.
     fn raw(&self, request: &[u8]) -> (u16, String, Vec<u8>) {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("it listens");
+        let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.port)) else {
+            return (0, String::new(), Vec::new());
+        };
         stream.set_read_timeout(Some(Duration::from_secs(60))).expect("set");
         // A server that has heard enough closes the connection while the rest is sent.
         let _ = stream.write_all(request);

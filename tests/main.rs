@@ -33,6 +33,7 @@ mod pretraining; // whole pre-trainings: reproduce, resume, accumulate, learn
 mod probe; // features are what they should be, and their classifiers those of scikit-learn
 mod probe_cli; // probe through the real program: classes, parts, baselines, bad input
 mod resume_cli; // what changed around a run before it is resumed; a run at a terminal
+mod rounds_cli; // the data engine: rounds, proposals, automatic masks, kills
 mod runs_cli; // lists and comparisons of runs
 mod sources_cli; // several data sets as training data
 mod train_cli; // --config and --resume through the real program

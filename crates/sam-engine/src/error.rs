@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use sam_data::DataError;
+use sam_eval::EvalError;
 use sam_infer::PromptError;
 use sam_infer::cache::CacheError;
 
@@ -75,7 +76,7 @@ pub enum EngineError {
     TooFew(String),
     /// Evaluations cannot be compared.
     #[error(transparent)]
-    Eval(#[from] sam_eval::EvalError),
+    Eval(Box<EvalError>),
     /// An image cannot be read.
     #[error(transparent)]
     Data(#[from] DataError),
@@ -85,6 +86,12 @@ pub enum EngineError {
     /// Clicks or a box that the model cannot take.
     #[error(transparent)]
     Prompt(#[from] PromptError),
+}
+
+impl From<EvalError> for EngineError {
+    fn from(error: EvalError) -> Self {
+        Self::Eval(Box::new(error))
+    }
 }
 
 impl EngineError {

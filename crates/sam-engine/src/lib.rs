@@ -8,6 +8,7 @@
 //! knows nothing of training: a program trains on the round's data as on any other data set, and evaluates.
 
 mod annotation;
+mod client;
 mod error;
 mod images;
 mod inference;
@@ -17,17 +18,21 @@ mod project;
 mod review;
 mod rounds;
 mod server;
+mod simulation;
 mod store;
 
 pub use annotation::{AnnotationFile, ImageRecord, ImageState, MaskRecord, MaskSource, PromptRecord, Segmentation};
+pub use client::{Answer, Client};
 pub use error::EngineError;
 pub use images::{ImageId, ImageList};
-pub use inference::{Inference, Model};
+pub use inference::{Inference, Model, file_fingerprint};
 pub use operation::{Applied, Change, Identifier, NewMask, Operation, Outcome};
-pub use project::{ModelInUse, Project, RoundSettings, Settings};
+pub use project::{Learns, ModelInUse, Project, RoundSettings, Settings};
 pub use review::{LIMIT_IOU, Review, ReviewItem, ReviewVerdict, Share};
 pub use rounds::{
-    Collected, Decision, Gain, MaskCounts, Phase, Progress, Round, Rounds, Statistics, Verdict, collect, decide, mask_counts,
+    Collected, Decision, Gain, MaskCounts, Phase, Progress, Round, Rounds, Statistics, Verdict, collect, decide,
+    mask_counts,
 };
 pub use server::{Server, ServerOptions};
+pub use simulation::{Annotator, Simulated, Truth};
 pub use store::{SeenImage, Store, Summary};

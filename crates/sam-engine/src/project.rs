@@ -24,8 +24,10 @@ use sam_data::random::RandomStream;
 use sam_files::{MAX_TEXT_BYTES, read_text, write_atomically};
 use serde::{Deserialize, Serialize};
 
+use crate::annotation::AnnotationFile;
 use crate::error::EngineError;
 use crate::images::{ImageList, stem};
+use crate::rounds::{read_json, write_json};
 
 /// Its file says that a folder is a project.
 const SETTINGS_FILE: &str = "engine.toml";
@@ -72,13 +74,32 @@ pub struct RoundSettings {
     pub min_validation_images: usize,
     /// The largest drop of a metric that a better mean of one click may cost, as a fraction.
     pub max_drop: f64,
+    /// What learns.
+    pub learns: Learns,
     /// Keys of the training's configuration, each as `key=value`.
     pub set: Vec<String>,
 }
 
+/// What learns in a round.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Learns {
+    /// The mask decoder, on the embeddings that are there: minutes on a laptop, and all embeddings stay.
+    #[default]
+    Decoder,
+    /// Every weight: for many masks, images unlike those of the checkpoint, and a GPU. Embeddings are computed anew.
+    Everything,
+}
+
 impl Default for RoundSettings {
     fn default() -> Self {
-        Self { min_validation_masks: 20, min_validation_images: 3, max_drop: 0.02, set: Vec::new() }
+        Self {
+            min_validation_masks: 20,
+            min_validation_images: 3,
+            max_drop: 0.02,
+            learns: Learns::Decoder,
+            set: Vec::new(),
+        }
     }
 }
 
@@ -145,6 +166,23 @@ pub struct ModelInUse {
     pub round: u32,
     /// Relative to the project.
     pub checkpoint: PathBuf,
+}
+
+impl ModelInUse {
+    /// That of the project in this folder; `None`: that of `engine.toml`.
+    ///
+    /// # Errors
+    ///
+    /// When its file is damaged.
+    pub fn read(project: &Path) -> Result<Option<Self>, EngineError> {
+        read_json(&project.join(MODEL_FILE))
+    }
+
+    /// What people call it.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("round {}", self.round)
+    }
 }
 
 /// An open project.
@@ -260,12 +298,16 @@ impl Project {
     ///
     /// When its file is damaged.
     pub fn model_in_use(&self) -> Result<Option<ModelInUse>, EngineError> {
-        let path = self.folder.join(MODEL_FILE);
-        match sam_files::read_regular(&path, MAX_TEXT_BYTES) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|source| EngineError::Json { path, source }),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(EngineError::Io { path, source }),
-        }
+        ModelInUse::read(&self.folder)
+    }
+
+    /// The annotations of an image; `None` when nobody has worked on it.
+    ///
+    /// # Errors
+    ///
+    /// When its file is damaged.
+    pub fn annotations(&self, index: usize) -> Result<Option<AnnotationFile>, EngineError> {
+        AnnotationFile::read(&self.annotation_path(index))
     }
 
     /// Puts the model of a round in use.
@@ -274,9 +316,7 @@ impl Project {
     ///
     /// When its file cannot be written; the one in use then stays.
     pub fn use_model(&self, model: &ModelInUse) -> Result<(), EngineError> {
-        let path = self.folder.join(MODEL_FILE);
-        let text = serde_json::to_vec(model).map_err(|source| EngineError::Json { path: path.clone(), source })?;
-        write_atomically(&path, text).map(drop).map_err(EngineError::io(&path))
+        write_json(&self.folder.join(MODEL_FILE), model)
     }
 
     /// The project's folder, without links.
@@ -304,7 +344,7 @@ impl Project {
     /// When the file that names it is damaged.
     pub fn checkpoint(&self) -> Result<(PathBuf, String), EngineError> {
         Ok(match self.model_in_use()? {
-            Some(model) => (self.folder.join(&model.checkpoint), format!("round {}", model.round)),
+            Some(model) => (self.folder.join(&model.checkpoint), model.name()),
             None => (self.first_checkpoint(), "the first model".to_owned()),
         })
     }

@@ -10,7 +10,7 @@ use sam_data::random::RandomStream;
 use sam_image::{Rle, rle_intersection_px};
 use serde::{Deserialize, Serialize};
 
-use crate::annotation::{AnnotationFile, MaskSource, Segmentation};
+use crate::annotation::{MaskSource, Segmentation};
 use crate::error::EngineError;
 use crate::images::ImageId;
 use crate::operation::Identifier;
@@ -95,9 +95,11 @@ impl Review {
     pub fn begin(project: &Project, n: usize) -> Result<Self, EngineError> {
         let mut all = Vec::new();
         for index in 0..project.images().len() {
-            let Some(file) = AnnotationFile::read(&project.annotation_path(index))? else { continue };
+            let Some(file) = project.annotations(index)? else { continue };
             let is_drawn = |mask: &&crate::MaskRecord| {
-                mask.source == MaskSource::Automatic && mask.bbox[2] + 1 >= MIN_SIDE_PX && mask.bbox[3] + 1 >= MIN_SIDE_PX
+                mask.source == MaskSource::Automatic
+                    && mask.bbox[2] + 1 >= MIN_SIDE_PX
+                    && mask.bbox[3] + 1 >= MIN_SIDE_PX
             };
             all.extend(file.annotations.iter().filter(is_drawn).map(|mask| ReviewItem {
                 image: project.images().name(index).to_owned(),
@@ -136,7 +138,7 @@ impl Review {
         let name = project.images().name(index);
         let item = self.items.iter_mut().find(|item| item.image == name && item.uuid == *uuid);
         let item = item.ok_or_else(|| EngineError::Invalid("this mask is not in the sample".to_owned()))?;
-        let file = AnnotationFile::read(&project.annotation_path(index))?;
+        let file = project.annotations(index)?;
         let now = file.and_then(|file| file.annotations.into_iter().find(|mask| mask.uuid == *uuid));
         let (iou, verdict) = match now {
             None => (0.0, ReviewVerdict::Deleted),

@@ -7,7 +7,8 @@
 use std::path::{Path, PathBuf};
 
 use sam_files::sweep_unfinished;
-use sam_image::Rle;
+use sam_image::{RgbImage, Rle};
+use sam_infer::image_fingerprint;
 use serde::Serialize;
 use serde_json::Map;
 
@@ -32,6 +33,15 @@ pub struct SeenImage {
     pub size_hw: [usize; 2],
     /// Of its pixels: `sam_infer::image_fingerprint`.
     pub fingerprint: u64,
+}
+
+impl SeenImage {
+    /// What an image is.
+    #[must_use]
+    pub fn of(image: &RgbImage) -> Self {
+        let size_hw = [image.height() as usize, image.width() as usize];
+        Self { size_hw, fingerprint: image_fingerprint(image) }
+    }
 }
 
 /// The index's entry of an image.
@@ -360,8 +370,7 @@ fn mask_of(segmentation: &Segmentation, image: &ImageRecord) -> Result<Rle, Engi
             "a mask must have the size of its image, {expected:?} (height, width), got {got:?}"
         )));
     }
-    let rle =
-        segmentation.to_rle().map_err(|error| EngineError::Invalid(format!("`segmentation`: {error}")))?;
+    let rle = segmentation.to_rle().map_err(|error| EngineError::Invalid(format!("`segmentation`: {error}")))?;
     if rle.is_empty() {
         return Err(EngineError::Invalid("a mask must have at least one pixel".to_owned()));
     }

@@ -17,12 +17,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rayon::ThreadPoolBuilder;
 use sam_image::RgbImage;
-use sam_infer::image_fingerprint;
 use serde::Serialize;
 
 use self::encoder::Encoder;
-pub use self::model::Model;
-pub(crate) use self::prompting::Wanted;
+pub use self::model::{Model, file_fingerprint};
+use self::prompting::Feedback;
+pub(crate) use self::prompting::{Asked, Wanted};
 use self::proposals::Proposals;
 use crate::error::EngineError;
 use crate::images::ImageList;
@@ -95,6 +95,7 @@ struct Shared {
     queue: Mutex<Queue>,
     changed: Condvar,
     model: RwLock<Arc<Model>>,
+    feedback: Mutex<Feedback>,
     images: Vec<PathBuf>,
     seen: Mutex<HashMap<usize, SeenImage>>,
     /// Where proposals are kept.
@@ -118,8 +119,7 @@ impl Shared {
     /// Reads an image, and notes what it is.
     fn read(&self, index: usize) -> Result<(RgbImage, SeenImage), EngineError> {
         let image = sam_data::read_image_file(&self.images[index], &sam_data::SourceOptions::default())?;
-        let size_hw = [image.height() as usize, image.width() as usize];
-        let is = SeenImage { size_hw, fingerprint: image_fingerprint(&image) };
+        let is = SeenImage::of(&image);
         self.seen().insert(index, is);
         Ok((image, is))
     }
@@ -155,6 +155,7 @@ impl Inference {
             queue: Mutex::default(),
             changed: Condvar::new(),
             model: RwLock::new(Arc::new(model)),
+            feedback: Mutex::default(),
             images: paths,
             seen: Mutex::default(),
             folder: folder.clone(),

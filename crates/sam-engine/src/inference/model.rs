@@ -26,7 +26,7 @@ impl Model {
     /// When the checkpoint is gone, or the folder of embeddings cannot be written.
     pub fn new(predictor: Predictor, checkpoint: &Path, embeddings: &Path, name: String) -> Result<Self, EngineError> {
         let cache = predictor.open_cache(embeddings, CacheDtype::F16)?;
-        let fingerprint = format!("{:016x}", file_fingerprint(checkpoint)?);
+        let fingerprint = file_fingerprint(checkpoint)?;
         Ok(Self { predictor, cache, fingerprint, name })
     }
 
@@ -54,8 +54,12 @@ impl Model {
     }
 }
 
-/// The hash of a whole file.
-fn file_fingerprint(path: &Path) -> Result<u64, EngineError> {
+/// The hash of a whole file, 16 hexadecimal digits: how masks name the checkpoint that predicted them.
+///
+/// # Errors
+///
+/// When it cannot be read.
+pub fn file_fingerprint(path: &Path) -> Result<String, EngineError> {
     let read = || -> std::io::Result<u64> {
         let mut file = open_regular(path)?;
         let (mut hash, mut bytes) = (Fingerprint::new(0), Vec::with_capacity(1 << 20));
@@ -68,5 +72,5 @@ fn file_fingerprint(path: &Path) -> Result<u64, EngineError> {
             hash.add_blocks(&bytes);
         }
     };
-    read().map_err(EngineError::io(path))
+    read().map(|hash| format!("{hash:016x}")).map_err(EngineError::io(path))
 }

@@ -314,8 +314,7 @@ mod tests {
 
     #[test]
     fn work_ends_when_another_image_is_asked_for() {
-        let mut proposals = Proposals::default();
-        proposals.wanted = Some(3);
+        let mut proposals = Proposals { wanted: Some(3), ..Proposals::default() };
         assert_eq!(proposals.next(), Some(3));
         proposals.begin(3);
         assert_eq!(proposals.next(), None);

@@ -5,7 +5,6 @@ use std::path::Path;
 use sam_files::write_folder_atomically;
 
 use super::{Collected, MaskCounts, Round, Statistics, now_unix_s, write_json};
-use crate::annotation::AnnotationFile;
 use crate::error::EngineError;
 use crate::images::stem;
 use crate::project::Project;
@@ -30,7 +29,11 @@ pub fn collect(project: &Project, round: &Round) -> Result<Collected, EngineErro
     let mut masks = MaskCounts::default();
     sam_files::sweep_unfinished(round.path());
     std::fs::create_dir_all(round.path()).map_err(EngineError::io(round.path()))?;
-    write_folder_atomically(&data, |source| EngineError::Io { path: data.clone(), source }, |folder| copy(project, folder, &mut masks))?;
+    write_folder_atomically(
+        &data,
+        |source| EngineError::Io { path: data.clone(), source },
+        |folder| copy(project, folder, &mut masks),
+    )?;
     if let Some(missing) = masks.missing(project) {
         std::fs::remove_dir_all(round.path()).map_err(EngineError::io(round.path()))?;
         return Err(EngineError::TooFew(missing));
@@ -44,7 +47,7 @@ pub fn collect(project: &Project, round: &Round) -> Result<Collected, EngineErro
 
 fn copy(project: &Project, to: &Path, masks: &mut MaskCounts) -> Result<(), EngineError> {
     for index in 0..project.images().len() {
-        let Some(mut file) = AnnotationFile::read(&project.annotation_path(index))? else { continue };
+        let Some(mut file) = project.annotations(index)? else { continue };
         let is_validation = project.is_validation(index);
         masks.add(&file, is_validation);
         file.annotations.retain(|mask| mask.source.is_human());

@@ -23,7 +23,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use sam_files::{MAX_TEXT_BYTES, read_regular, write_atomically};
+use sam_files::{MAX_TEXT_BYTES, open_regular, read_regular, write_atomically};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -111,7 +111,7 @@ impl Rounds {
     /// Whether a process works on a round.
     #[must_use]
     pub fn is_running(&self) -> bool {
-        let file = File::open(self.folder.join("lock"));
+        let file = open_regular(&self.folder.join("lock"));
         file.is_ok_and(|file| file.try_lock_shared().is_err())
     }
 
@@ -225,6 +225,7 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, E
 }
 
 pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), EngineError> {
-    let text = serde_json::to_vec_pretty(value).map_err(|source| EngineError::Json { path: path.to_owned(), source })?;
+    let text =
+        serde_json::to_vec_pretty(value).map_err(|source| EngineError::Json { path: path.to_owned(), source })?;
     write_atomically(path, text).map(drop).map_err(EngineError::io(path))
 }

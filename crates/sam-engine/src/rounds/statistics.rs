@@ -1,10 +1,10 @@
 //! How masks were made: from the journal, in which every operation has a line.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::path::Path;
 
+use sam_files::open_regular;
 use serde::{Deserialize, Serialize};
 
 use super::Rounds;
@@ -66,7 +66,7 @@ impl Statistics {
 
     /// Lines that cannot be read are the ends of killed processes: left out.
     fn since(journal: &Path, start: u64) -> Result<(Self, u64), EngineError> {
-        let mut reader = match File::open(journal) {
+        let mut reader = match open_regular(journal) {
             Ok(file) => BufReader::new(file),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok((Self::default(), 0)),
             Err(source) => return Err(EngineError::Io { path: journal.to_owned(), source }),
@@ -121,7 +121,7 @@ impl Statistics {
 pub fn mask_counts(project: &Project) -> Result<MaskCounts, EngineError> {
     let mut counts = MaskCounts::default();
     for index in 0..project.images().len() {
-        if let Some(file) = AnnotationFile::read(&project.annotation_path(index))? {
+        if let Some(file) = project.annotations(index)? {
             counts.add(&file, project.is_validation(index));
         }
     }

@@ -21,7 +21,7 @@ use super::round_process::RoundProcess;
 use crate::annotation::{ImageState, PromptRecord, Segmentation};
 use crate::error::EngineError;
 use crate::images::ImageId;
-use crate::inference::{Inference, Wanted};
+use crate::inference::{Asked, Inference, Wanted};
 use crate::operation::{Identifier, Operation, Outcome};
 use crate::review::{Review, ReviewItem};
 use crate::rounds::Statistics;
@@ -69,6 +69,9 @@ struct Ask {
     /// The mask that the clicks correct.
     #[serde(default)]
     mask: Option<Segmentation>,
+    /// Which of the three masks of the first click the others correct; the most confident one when it is missing.
+    #[serde(default)]
+    choice: Option<usize>,
     /// Only the most confident mask, and only of an image that is encoded.
     #[serde(default)]
     hover: bool,
@@ -119,10 +122,12 @@ impl Api {
             }
             ("POST", "/api/review") => self.begin_review(&request.body),
             ("POST", "/api/review/judge") => self.judge(&request.body),
-            ("POST", path) => match path.strip_prefix("/api/images/").and_then(|rest| rest.strip_suffix("/proposals")) {
-                Some(id) => self.want_proposals(id),
-                None => return Response::error(404, "there is nothing here"),
-            },
+            ("POST", path) => {
+                match path.strip_prefix("/api/images/").and_then(|rest| rest.strip_suffix("/proposals")) {
+                    Some(id) => self.want_proposals(id),
+                    None => return Response::error(404, "there is nothing here"),
+                }
+            }
             (_, "/api/project") => Ok(Response::json(&self.project())),
             (_, "/api/pulse") => self.pulse(&request.query),
             (_, "/api/rounds") => self.rounds(),
@@ -349,7 +354,7 @@ impl Api {
     }
 
     fn predict(&self, body: &[u8]) -> Result<Response, EngineError> {
-        let Ask { image, tab, number, prompt, mask, hover } = parse(body)?;
+        let Ask { image, tab, number, prompt, mask, choice, hover } = parse(body)?;
         if prompt.points.len() > MAX_POINTS {
             return Err(EngineError::Invalid(format!("a prompt must have at most {MAX_POINTS} points")));
         }
@@ -369,7 +374,8 @@ impl Api {
         let refined = mask.map(|mask| mask.to_rle()).transpose();
         let refined = refined.map_err(|error| EngineError::Invalid(format!("`mask`: {error}")))?;
         let wanted = if hover { Wanted::MostConfident } else { Wanted::AllMeanings };
-        let predicted = self.inference.predict(&encoded, &prompt, refined.as_ref(), wanted)?;
+        let asked = Asked { prompt: &prompt, refined: refined.as_ref(), choice, wanted };
+        let predicted = self.inference.predict(&encoded, &asked)?;
         let answer =
             json!({"image": image, "number": number, "model": predicted.model, "candidates": predicted.candidates});
         Ok(Response::json(&answer))

@@ -14,7 +14,7 @@ use super::response::Response;
 use crate::error::EngineError;
 
 /// Its file in the project: a page that is open goes on when the server starts again.
-const TOKEN_FILE: &str = "session.token";
+pub(crate) const TOKEN_FILE: &str = "session.token";
 
 /// Simple requests of other sites cannot have it.
 const OWN_HEADER: &str = "x-sam-train";

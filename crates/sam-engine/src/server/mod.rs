@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use self::api::Api;
+pub(crate) use self::guard::TOKEN_FILE;
 use self::guard::{Guard, write_private};
 use self::request::{Connection, Received};
 use self::response::Response;
@@ -38,6 +39,9 @@ const MAX_FAILED: usize = 100;
 const SENDING: Duration = Duration::from_secs(30);
 /// A page that opens the address: arguments of a program are seen by every user of a machine.
 const START_PAGE: &str = "start.html";
+
+/// Where a program finds the server of a project.
+pub(crate) const PORT_FILE: &str = "session.port";
 
 /// How a project is served.
 #[derive(Clone, Debug, Default)]
@@ -73,6 +77,8 @@ impl Server {
             ),
         })?;
         let port = listener.local_addr().map_err(EngineError::io(&folder))?.port();
+        let port_file = folder.join(PORT_FILE);
+        sam_files::write_atomically(&port_file, port.to_string()).map_err(EngineError::io(&port_file))?;
         let guard = Arc::new(Guard::open(&folder, port)?);
         let rounds = RoundProcess::new(&folder, options.round_command);
         Ok(Self { listener, guard, api: Arc::new(Api::new(store, inference, rounds)), folder })

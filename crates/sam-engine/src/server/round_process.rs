@@ -82,7 +82,8 @@ impl RoundProcess {
         }
         // As Ctrl-C; where there is no such signal, the last save is what is left.
         let pid = running.id().to_string();
-        let asked = cfg!(unix) && Command::new("kill").args(["-INT", &pid]).status().is_ok_and(|status| status.success());
+        let asked =
+            cfg!(unix) && Command::new("kill").args(["-INT", &pid]).status().is_ok_and(|status| status.success());
         if !asked {
             let _ = running.kill();
         }
@@ -101,7 +102,8 @@ impl RoundProcess {
         let seconds = progress.map_or(0.0, |progress| (now_unix_s() - progress.since_unix_s).max(0.0));
         let steps = if phase == Phase::Train { steps(&round) } else { None };
         let fraction = steps.map(|(done, all)| done / all.max(1.0));
-        let eta_seconds = fraction.filter(|fraction| *fraction > 0.02).map(|fraction| seconds * (1.0 - fraction) / fraction);
+        let eta_seconds =
+            fraction.filter(|fraction| *fraction > 0.02).map(|fraction| seconds * (1.0 - fraction) / fraction);
         let detail = match steps {
             Some((done, all)) => format!("step {done} of {all}"),
             None => String::new(),
@@ -127,7 +129,9 @@ impl RoundProcess {
         let gain = decision.and_then(|decision| decision.gain.as_ref());
         let reasons = match decision {
             Some(decision) => decision.reasons.clone(),
-            None => vec![last_line(&self.log).unwrap_or_else(|| "it was stopped and goes on with the next start".to_owned())],
+            None => vec![
+                last_line(&self.log).unwrap_or_else(|| "it was stopped and goes on with the next start".to_owned()),
+            ],
         };
         json!({
             "round": round.number,
@@ -164,7 +168,7 @@ fn steps(round: &Round) -> Option<(f64, f64)> {
 /// The last whole line of a file that grows.
 fn last_line(path: &Path) -> Option<String> {
     const TAIL: u64 = 16 << 10;
-    let mut file = File::open(path).ok()?;
+    let mut file = sam_files::open_regular(path).ok()?;
     let length = file.metadata().ok()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(TAIL))).ok()?;
     let mut tail = Vec::new();

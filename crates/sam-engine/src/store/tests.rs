@@ -85,7 +85,7 @@ fn adds_commute_and_stale_changes_are_conflicts() {
     assert_eq!(revision(&apply("o7", 4, Change::Add { mask: mask("m1", 4) })), 5);
     assert!(matches!(apply("o8", 5, Change::Add { mask: mask("m1", 4) }), Outcome::Conflict { current: Some(_), .. }));
     assert_eq!(revision(&apply("o9", 5, Change::State { state: ImageState::Done })), 6);
-    let expected = Summary { revision: 6, state: ImageState::Done, n_masks: 2 };
+    let expected = Summary { revision: 6, state: ImageState::Done, n_masks: 2, n_human: 2 };
     assert_eq!(store.summary(1), expected);
     drop(store);
     assert_eq!(fixture.open().summary(1), expected, "the index is made again of the files");
@@ -102,7 +102,11 @@ fn a_repeated_operation_is_answered_as_before_even_after_a_restart() {
     drop(store);
     let mut store = fixture.open();
     assert_eq!(store.apply(&add, SEEN).expect("valid"), first);
-    assert_eq!(store.summary(1), Summary { revision: 2, state: ImageState::Open, n_masks: 0 }, "it is not done twice");
+    assert_eq!(
+        store.summary(1),
+        Summary { revision: 2, state: ImageState::Open, n_masks: 0, n_human: 0 },
+        "it is not done twice"
+    );
 }
 
 /// A process that is killed at any of the moments of an operation.

@@ -45,7 +45,8 @@ fn find(image: &RgbImage, options: &Options) -> Candidates {
 #[test]
 fn an_encoded_image_has_the_candidates_of_the_image() {
     let (image, predictor) = (photo(90, 70), tiny());
-    let found = Candidates::find_on(&predictor, &predictor.embed(&image), &options(5, 1), &mut |_| ControlFlow::Continue(()));
+    let found =
+        Candidates::find_on(&predictor, &predictor.embed(&image), &options(5, 1), &mut |_| ControlFlow::Continue(()));
     assert_eq!(found.expect("valid"), ControlFlow::Continue(find(&image, &options(5, 0))));
 }
 

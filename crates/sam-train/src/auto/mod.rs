@@ -40,7 +40,7 @@ pub(crate) fn run(arguments: &AutoArguments) -> Result<(), Failure> {
     if arguments.verbosity.level() == Verbosity::Quiet {
         progress::silence();
     }
-    let (options, thresholds) = (arguments.automatic(), arguments.thresholds());
+    let (options, thresholds) = (arguments.automatic(), arguments.masks.thresholds());
     thresholds.check().bad_input()?;
     options.check().bad_input()?;
     let reading = arguments.image_options().bad_input()?;

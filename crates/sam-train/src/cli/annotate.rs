@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use sam_infer::DeviceName;
 
+use super::auto::AutomaticMaskArguments;
+use super::verbosity::VerbosityArguments;
+
 /// A project to make or to work in.
 #[derive(Debug, Args)]
 #[command(
@@ -24,6 +27,14 @@ pub(crate) struct AnnotateArguments {
 pub(crate) enum AnnotateCommand {
     /// Make a project of a folder of images, which is only read
     Init(NewProjectArguments),
+    /// Retrain the model on the masks so far, measure it, and take it if it is better
+    Round(RoundArguments),
+    /// Let the model label the images that nobody has worked on; validation images are left to people
+    Auto(AutomaticArguments),
+    /// Say how far a project is: images, masks, rounds, review
+    Status(StatusArguments),
+    /// Label as a person would, from the truth of a data set, through the server of an open project
+    Simulate(SimulateArguments),
 }
 
 #[derive(Debug, Args)]
@@ -40,6 +51,81 @@ pub(crate) struct NewProjectArguments {
     /// The folder of the project, which does not exist yet or is empty
     #[arg(long, value_name = "PROJECT")]
     pub(crate) out: PathBuf,
+    /// The part of the images whose masks measure models and are never learned from
+    #[arg(long, value_name = "SHARE", default_value_t = 0.2)]
+    pub(crate) validation: f64,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "A round that was stopped or killed goes on where it was with the same command. The server of the project \
+                        may be open meanwhile; it takes a better model by itself."
+)]
+pub(crate) struct RoundArguments {
+    /// The project
+    pub(crate) project: PathBuf,
+    /// Make a round whenever so many new masks are there, until Ctrl-C
+    #[arg(long, value_name = "N", value_parser = super::number(1..=1_000_000))]
+    pub(crate) auto: Option<usize>,
+    /// Override a key of the training's configuration, such as --set schedule.steps=100; repeatable
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Where to compute: cpu, cuda, cuda:N, vulkan or wgpu
+    #[arg(long, default_value = "cpu")]
+    pub(crate) device: DeviceName,
+    #[command(flatten)]
+    pub(crate) verbosity: VerbosityArguments,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Images that have automatic masks of the model in use are skipped: the same command resumes.")]
+pub(crate) struct AutomaticArguments {
+    /// The project, which no server may have open
+    pub(crate) project: PathBuf,
+    #[command(flatten)]
+    pub(crate) masks: AutomaticMaskArguments,
+    /// Where to compute: cpu, cuda, cuda:N, vulkan or wgpu
+    #[arg(long, default_value = "cpu")]
+    pub(crate) device: DeviceName,
+    #[command(flatten)]
+    pub(crate) verbosity: VerbosityArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArguments {
+    /// The project
+    pub(crate) project: PathBuf,
+    /// Print it as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Seconds are those of a model of a person: 2 s to look at an object and commit its mask, 1.5 s per click, \
+                        20 s with the brush where the clicks do not suffice, 1 s per proposal."
+)]
+pub(crate) struct SimulateArguments {
+    /// The project, open in a server of this machine
+    pub(crate) project: PathBuf,
+    /// A data set with the true masks of the project's images, of the same names
+    #[arg(long, value_name = "PATH")]
+    pub(crate) truth: PathBuf,
+    /// Commit a mask of this IoU with the truth
+    #[arg(long, value_name = "IOU", default_value_t = 0.9)]
+    pub(crate) iou: f64,
+    /// Take the brush after so many clicks
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = super::number(1..=100))]
+    pub(crate) clicks: usize,
+    /// Stop after so many masks [default: all]
+    #[arg(long, value_name = "N", value_parser = super::number(1..=1_000_000_000))]
+    pub(crate) masks: Option<usize>,
+    /// Look at proposals first, and accept the good ones
+    #[arg(long)]
+    pub(crate) proposals: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

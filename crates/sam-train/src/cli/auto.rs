@@ -37,9 +37,7 @@ pub(crate) struct AutoArguments {
     #[arg(long, default_value = "sa1b")]
     pub(crate) format: MaskFormat,
     #[command(flatten)]
-    points: PointArguments,
-    #[command(flatten)]
-    filters: FilterArguments,
+    pub(crate) masks: AutomaticMaskArguments,
     /// Keep the candidates (predicted IoU and stability above 0.5), so that thresholds can be moved without the network
     #[arg(long)]
     pub(crate) candidates: bool,
@@ -69,6 +67,15 @@ pub(crate) struct AutoArguments {
 }
 
 /// What the network is asked; another value needs it again.
+/// What the network is asked, and which of its masks are kept.
+#[derive(Debug, Args)]
+pub(crate) struct AutomaticMaskArguments {
+    #[command(flatten)]
+    points: PointArguments,
+    #[command(flatten)]
+    filters: FilterArguments,
+}
+
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Points and crops")]
 struct PointArguments {
@@ -160,6 +167,22 @@ impl AutoArguments {
         Ok(SourceOptions { max_pixels: self.max_pixels, ..options })
     }
 
+    /// What the network is asked.
+    pub(crate) fn automatic(&self) -> AutomaticOptions {
+        let options = self.masks.options();
+        let needed = options.floors;
+        let floors = match self.candidates {
+            true => Floors {
+                predicted_iou: needed.predicted_iou.min(OPEN_FLOORS.predicted_iou),
+                stability: needed.stability.min(OPEN_FLOORS.stability),
+            },
+            false => needed,
+        };
+        AutomaticOptions { floors, ..options }
+    }
+}
+
+impl AutomaticMaskArguments {
     /// Which masks are kept.
     pub(crate) fn thresholds(&self) -> Thresholds {
         let preset = AutomaticPreset::from(self.points.preset).thresholds();
@@ -175,18 +198,10 @@ impl AutoArguments {
         }
     }
 
-    /// What the network is asked.
-    pub(crate) fn automatic(&self) -> AutomaticOptions {
+    /// What the network is asked: masks below the thresholds are given up early.
+    pub(crate) fn options(&self) -> AutomaticOptions {
         let preset = AutomaticPreset::from(self.points.preset).options();
         let given = &self.points;
-        let needed = self.thresholds().floors();
-        let floors = match self.candidates {
-            true => Floors {
-                predicted_iou: needed.predicted_iou.min(OPEN_FLOORS.predicted_iou),
-                stability: needed.stability.min(OPEN_FLOORS.stability),
-            },
-            false => needed,
-        };
         AutomaticOptions {
             points_per_side: given.points_per_side.unwrap_or(preset.points_per_side),
             points_per_batch: given.points_per_batch.unwrap_or(preset.points_per_batch),
@@ -194,7 +209,7 @@ impl AutoArguments {
             crop_overlap: given.crop_overlap.unwrap_or(preset.crop_overlap),
             point_grid_downscale: given.point_downscale.unwrap_or(preset.point_grid_downscale),
             stability_offset: given.stability_offset.unwrap_or(preset.stability_offset),
-            floors,
+            floors: self.thresholds().floors(),
             ..preset
         }
     }

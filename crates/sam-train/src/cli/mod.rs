@@ -14,7 +14,10 @@ mod runs;
 mod source;
 mod verbosity;
 
-pub(crate) use annotate::{AnnotateArguments, AnnotateCommand, NewProjectArguments, ServeArguments};
+pub(crate) use annotate::{
+    AnnotateArguments, AnnotateCommand, AutomaticArguments, NewProjectArguments, RoundArguments, ServeArguments,
+    SimulateArguments, StatusArguments,
+};
 pub(crate) use auto::{AutoArguments, MaskFormat};
 pub(crate) use checkpoint::{ExportArguments, InspectArguments, PredictArguments, PredictFormat};
 pub(crate) use data::{

@@ -57,17 +57,7 @@ pub(crate) fn run(arguments: &InitArguments) -> Result<(), Failure> {
     if let Some(path) = &arguments.out {
         check_target(path, "--out", Target::File, arguments.force).bad_input()?;
     }
-    let options = arguments.source.options().bad_input()?;
-    let (data, intensity) = look_at(&arguments.data, &options).bad_input()?;
-    require_usable(arguments, &data, &options).bad_input()?;
-    let checkpoint = arguments.checkpoint.clone().unwrap_or_else(|| PathBuf::from(FIRST.name));
-    let model = match arguments.preset {
-        Preset::Scratch => None,
-        _ => open_model(&checkpoint, arguments.checkpoint.is_some()).bad_input()?,
-    };
-    let objective = model.and_then(|_| objective_of(&checkpoint));
-    let (held_out, n_train) = parts(&data, arguments.validation.is_some());
-    let text = Seen { arguments, data, intensity, checkpoint, model, objective, held_out, n_train }.text();
+    let text = configuration(arguments)?;
     match &arguments.out {
         None => {
             write!(output(), "{text}")?;
@@ -82,6 +72,21 @@ pub(crate) fn run(arguments: &InitArguments) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// The text of a configuration that fits the data and the checkpoint.
+pub(crate) fn configuration(arguments: &InitArguments) -> Result<String, Failure> {
+    let options = arguments.source.options().bad_input()?;
+    let (data, intensity) = look_at(&arguments.data, &options).bad_input()?;
+    require_usable(arguments, &data, &options).bad_input()?;
+    let checkpoint = arguments.checkpoint.clone().unwrap_or_else(|| PathBuf::from(FIRST.name));
+    let model = match arguments.preset {
+        Preset::Scratch => None,
+        _ => open_model(&checkpoint, arguments.checkpoint.is_some()).bad_input()?,
+    };
+    let objective = model.and_then(|_| objective_of(&checkpoint));
+    let (held_out, n_train) = parts(&data, arguments.validation.is_some());
+    Ok(Seen { arguments, data, intensity, checkpoint, model, objective, held_out, n_train }.text())
 }
 
 /// The contents of the data set; with the intensity that its images need.
