@@ -1,12 +1,15 @@
-// The object in the making: a list of actions (clicks, boxes, strokes), and the mask that follows from all of them.
-// Undo removes the last action and the mask is asked for again, so nothing has to be taken back. Strokes lie over the model's mask.
+// The object in the making: a list of actions (clicks, boxes, strokes, polygons), and the mask that follows from all of them.
+// Undo removes the last action and the mask is asked for again, so nothing has to be taken back. Strokes and polygons lie over
+// the model's mask. A draft may revise a mask: it then begins with it, and clicks refine it.
 
+import { painted } from "/page/brush.js";
+import { cropOf, segmentationOf, shapeOf } from "/page/runs.js";
 import { post } from "/page/server.js";
-import { areaOf, cropOf } from "/page/runs.js";
-import { painted } from "/page/masks.js";
 
 /** Pauses between actions count no longer than this. */
 const LONGEST_PAUSE_S = 30;
+
+const isPainting = ({ kind }) => kind === "stroke" || kind === "polygon";
 
 export class Draft {
   /** `onChange()` after every change; `onMessage(text, isBad)`. */
@@ -15,7 +18,7 @@ export class Draft {
     this.clear();
   }
 
-  /** Another image, or the same one afresh. */
+  /** Another image, or the same one afresh; `size` is [height, width]. */
   begin(image, size) {
     Object.assign(this, { image, size });
     this.clear();
@@ -23,7 +26,7 @@ export class Draft {
 
   clear() {
     this.request?.abort();
-    Object.assign(this, { actions: [], undone: [], candidates: [], choice: 0, crop: null, model: null });
+    Object.assign(this, { actions: [], undone: [], candidates: [], choice: 0, isPicked: false, mask: null, composed: null, model: null });
     Object.assign(this, { request: null, isAsking: false, seconds: 0, last: null, revises: null });
     this.onChange();
   }
@@ -40,18 +43,27 @@ export class Draft {
     return this.actions.findLast((action) => action.kind === "box")?.box ?? null;
   }
 
-  get strokes() {
-    return this.actions.filter((action) => action.kind === "stroke");
+  get paintings() {
+    return this.actions.filter(isPainting);
   }
 
-  /** Adds `{kind: "point", xy, positive}`, `{kind: "box", box}` or `{kind: "stroke", points, radius, erases}`. */
+  /**
+   * Adds {kind: "point", xy, positive}, {kind: "box", box}, {kind: "stroke", points, radii, erases} (a radius
+   * for every point) or {kind: "polygon", corners, erases}.
+   */
   add(action) {
     const now = performance.now() / 1000;
     if (this.last !== null) this.seconds += Math.min(LONGEST_PAUSE_S, now - this.last);
     this.last = now;
-    this.actions.push(action);
+    // Of three masks, the one that was picked is what the next clicks refine. Remembered with the click, so that undo asks the same.
+    const picked = this.isPicked && this.candidates.length > 1 ? this.choice : this.prompts().at(-1)?.picked;
+    this.actions.push(isPainting(action) ? action : { ...action, picked });
     this.undone = [];
     this.follow(action);
+  }
+
+  prompts() {
+    return this.actions.filter((action) => !isPainting(action));
   }
 
   /** Removes a click by pointing at it. */
@@ -72,44 +84,55 @@ export class Draft {
     this.follow(action);
   }
 
-  /** What an action changes: the model's mask, or the strokes over it. */
+  /** What an action changes: the model's mask, or what is painted over it. */
   follow(action) {
-    if (action.kind === "stroke") this.compose();
+    if (isPainting(action)) this.compose();
     else this.ask();
   }
 
+  /** Picks one of the masks. */
   choose(choice) {
     if (choice < 0 || choice >= this.candidates.length) return;
-    this.choice = choice;
+    Object.assign(this, { choice, isPicked: true });
     this.compose();
+  }
+
+  /** What a request says beside the prompt: the mask that is refined, unless a box says anew where it is, or which of three is. */
+  context() {
+    const picked = this.prompts().at(-1)?.picked;
+    if (this.revises && this.box === null) {
+      const { size, counts } = this.revises.segmentation;
+      return { mask: { size, counts } };
+    }
+    return picked === undefined ? {} : { choice: picked };
   }
 
   /** Asks for the masks of the prompt. The newest request wins: the one before is given up. */
   async ask() {
     this.request?.abort();
     this.number += 1;
-    const hasPrompt = this.points.length > 0 || this.box !== null;
-    if (!hasPrompt) {
-      Object.assign(this, { candidates: [], choice: 0, model: null, isAsking: false, request: null });
+    if (this.points.length === 0 && this.box === null) {
+      Object.assign(this, { candidates: [], choice: 0, isPicked: false, model: null, isAsking: false, request: null });
       this.compose();
       return;
     }
-    const { image, number } = this;
+    const { image, number, tab } = this;
     const request = new AbortController();
     Object.assign(this, { request, isAsking: true });
     this.onChange();
+    const body = { image, tab, number, prompt: this.prompt(), ...this.context() };
     try {
-      const answer = await post("/api/predict", { image, tab: this.tab, number, prompt: this.prompt() }, request.signal);
+      const answer = await post("/api/predict", body, request.signal);
       // An old answer, or one of another image, is never shown.
       if (answer.number !== this.number || answer.image !== this.image || request.signal.aborted) return;
       const choice = answer.candidates.reduce(
         (best, candidate, index, all) => (candidate.predicted_iou > all[best].predicted_iou ? index : best), 0);
-      Object.assign(this, { candidates: answer.candidates, choice, model: answer.model, isAsking: false });
+      Object.assign(this, { candidates: answer.candidates, choice, isPicked: false, model: answer.model, isAsking: false });
       this.compose();
     } catch (error) {
       if (request.signal.aborted || number !== this.number) return;
       this.isAsking = false;
-      this.onMessage(error.status ? error.message : "The server does not answer", true);
+      this.onMessage(error.status ? error.message : "The server does not answer; Enter or another click asks again", true);
       this.onChange();
     }
   }
@@ -117,16 +140,39 @@ export class Draft {
   /** The prompt as the server and the annotation file have it. */
   prompt() {
     const points = this.points.map(({ xy, positive }) => [...xy, positive ? 1 : 0]);
-    return { points, box: this.box, strokes: this.strokes.length };
+    return { points, box: this.box, strokes: this.paintings.length };
   }
 
-  /** The mask: that of the model, with the strokes over it. */
+  /** The mask: that of the model or the one that is revised, with the strokes over it. */
   compose() {
-    const chosen = this.candidates[this.choice];
     if (this.isEmpty) this.revises = null;
-    let crop = chosen ? cropOf(chosen.segmentation) : this.revises?.crop ?? null;
-    for (const stroke of this.strokes) crop = painted(crop, stroke, this.size);
-    this.crop = crop && areaOf(crop) > 0 ? crop : null;
+    const base = this.candidates[this.choice] ?? this.revises;
+    const { paintings } = this;
+    if (paintings.length === 0) {
+      this.composed = null;
+      this.mask = base ? this.maskOf(base.segmentation) : null;
+    } else {
+      const crop = this.paint(base?.segmentation ?? null, paintings);
+      this.mask = crop && crop.data.includes(1) ? this.maskOf(segmentationOf(crop, this.size)) : null;
+    }
     this.onChange();
+  }
+
+  /** {segmentation, shape, sprite}, or null when it has no pixel. */
+  maskOf(segmentation) {
+    if (this.mask?.segmentation === segmentation) return this.mask;
+    const shape = shapeOf(segmentation);
+    return shape && { segmentation, shape, sprite: null };
+  }
+
+  /** The bitmap with all strokes; only those are painted that came since the last time. */
+  paint(base, paintings) {
+    const before = this.composed;
+    const isLonger = before?.base === base && before.paintings.every((painting, index) => painting === paintings[index]);
+    const shape = !isLonger && base ? shapeOf(base) : null;
+    let crop = isLonger ? before.crop : shape && cropOf(shape);
+    for (const painting of paintings.slice(isLonger ? before.paintings.length : 0)) crop = painted(crop, painting, this.size);
+    this.composed = { base, paintings, crop };
+    return crop;
   }
 }

@@ -30,14 +30,15 @@ export class Outbox {
     Object.assign(this, { prefix: `sam-train/${project}/`, onChange, onApplied, onRefused, isBusy: false, state: "saved" });
     const keys = Object.keys(localStorage).filter((key) => key.startsWith(this.prefix)).sort();
     this.waiting = keys.map((key) => ({ key, operation: JSON.parse(localStorage.getItem(key)) }));
-    this.count = keys.length;
+    // Tabs share the storage, and must not write over each other's operations.
+    Object.assign(this, { count: keys.length, tab: crypto.randomUUID().slice(0, 8) });
     addEventListener("beforeunload", (event) => { if (this.waiting.length > 0) event.preventDefault(); });
     addEventListener("online", () => this.flush());
     this.flush();
   }
 
   push(operation) {
-    const key = `${this.prefix}${Date.now().toString(36).padStart(10, "0")}-${String(this.count++).padStart(6, "0")}`;
+    const key = `${this.prefix}${Date.now().toString(36).padStart(10, "0")}-${String(this.count++).padStart(6, "0")}-${this.tab}`;
     const entry = { key, operation };
     this.keep(entry);
     this.waiting.push(entry);
@@ -48,6 +49,17 @@ export class Outbox {
   keep({ key, operation }) {
     // A full or forbidden storage: the operation is still sent, and leaving the page asks.
     try { localStorage.setItem(key, JSON.stringify(operation)); } catch { /* see above */ }
+  }
+
+  /** Resolves when nothing waits any more. */
+  async settled() {
+    while (this.waiting.length > 0) await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+
+  /** Another request has found the server gone, or there again. */
+  notice(isThere) {
+    if (this.waiting.length > 0) return;
+    if (isThere === (this.state === "offline")) this.tell(isThere ? "saved" : "offline");
   }
 
   /** Whether there are operations of an image that the server has not confirmed. */

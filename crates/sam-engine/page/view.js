@@ -2,15 +2,23 @@
 
 /** Decoded pictures are kept no larger than this per side; masks and clicks are in the full size anyway. */
 const MAX_SIDE = 8192;
+/** The largest side of the picture that is shown first. */
+const FIRST_SIDE = 2048;
 const MAX_ZOOM = 40;
+/** Room around an object that is brought into sight, in pixels of the page. */
+const MARGIN = 60;
 
 export class View {
   /** `paint(context, pixel)` draws over the image; `pixel` is the size of a pixel of the page in pixels of the image. */
   constructor(canvas, paint) {
-    Object.assign(this, { canvas, paint, picture: null, size: [0, 0], scale: 1, x: 0, y: 0, isFitted: true, isAsked: false });
+    Object.assign(this, { canvas, paint, pictures: [], size: [0, 0], scale: 1, x: 0, y: 0, isFitted: true, isAsked: false });
     new ResizeObserver(() => this.resize()).observe(canvas);
     // Another screen or zoom of the page has other device pixels in the same place.
     addEventListener("resize", () => this.resize());
+  }
+
+  get picture() {
+    return this.pictures[0] ?? null;
   }
 
   /** Width and height of the canvas on the page. */
@@ -32,35 +40,44 @@ export class View {
     return ratio;
   }
 
-  /** Shows a picture, or none. */
-  async show(blob) {
-    if (!blob) {
-      this.picture?.close();
-      [this.picture, this.size] = [null, [0, 0]];
-      this.redraw();
-      return;
-    }
-    let picture = await createImageBitmap(blob);
-    const size = [picture.width, picture.height];
-    const shrink = MAX_SIDE / Math.max(...size);
-    if (shrink < 1) {
-      const [resizeWidth, resizeHeight] = size.map((side) => Math.max(1, Math.round(side * shrink)));
-      const small = await createImageBitmap(picture, { resizeWidth, resizeHeight, resizeQuality: "high" });
-      picture.close();
-      picture = small;
-    }
-    this.picture?.close();
-    [this.picture, this.size] = [picture, size];
+  /** Shows no picture. */
+  clear() {
+    for (const picture of this.pictures) picture.close();
+    Object.assign(this, { pictures: [], size: [0, 0] });
+    this.redraw();
+  }
+
+  /**
+   * Shows a picture, unless `isOld()` once it is decoded. Of a large one, a small picture comes first; then the large one, and
+   * halves of it, so that a frame reads no more than it shows.
+   */
+  async show(blob, isOld) {
+    const size = await sizeOf(blob), largest = Math.max(...size);
+    const first = await scaled(blob, size, Math.min(1, FIRST_SIDE / largest));
+    if (isOld()) return first.close();
+    this.clear();
+    Object.assign(this, { pictures: [first], size });
     this.fit();
+    // Without the memory for more, the small one stays.
+    if (largest > FIRST_SIDE) this.sharpen(blob, first).catch(() => {});
+  }
+
+  async sharpen(blob, first) {
+    const { size } = this, largest = Math.max(...size);
+    let side = Math.min(largest, MAX_SIDE);
+    const pictures = [await scaled(blob, size, side / largest)];
+    for (side /= 2; side > FIRST_SIDE; side /= 2) pictures.push(await scaled(pictures.at(-1), size, side / largest));
+    if (this.pictures[0] !== first) return pictures.forEach((picture) => picture.close());
+    this.pictures = [...pictures, first];
+    this.redraw();
   }
 
   /** The whole image. */
   fit() {
     const [width, height] = this.place;
     if (!this.picture || width === 0) return;
-    const free = height > 260 ? 84 : 0;
-    this.scale = Math.min((width - 24) / this.size[0], (height - 24 - free) / this.size[1]);
-    this.scale = Math.max(this.scale, 1e-3);
+    const free = height > 260 ? 76 : 0;
+    this.scale = Math.max(1e-3, Math.min((width - 24) / this.size[0], (height - 24 - free) / this.size[1]));
     this.x = (width - this.size[0] * this.scale) / 2;
     this.y = (height - free - this.size[1] * this.scale) / 2;
     this.isFitted = true;
@@ -84,6 +101,15 @@ export class View {
     this.redraw();
   }
 
+  /** Brings a box of the image into sight when its middle is not. */
+  reveal({ x, y, width, height }) {
+    const [right, bottom] = this.place;
+    const [px, py] = this.toCanvas([x + width / 2, y + height / 2]);
+    const shift = (at, side) => Math.max(MARGIN - at, Math.min(0, side - MARGIN - at));
+    const isSeen = px >= 0 && py >= 0 && px <= right && py <= bottom;
+    if (!isSeen) this.pan(shift(px, right), shift(py, bottom));
+  }
+
   /** A place on the canvas in pixels of the image. */
   toImage([x, y]) {
     return [(x - this.x) / this.scale, (y - this.y) / this.scale];
@@ -96,6 +122,12 @@ export class View {
 
   contains([x, y]) {
     return x >= 0 && y >= 0 && x < this.size[0] && y < this.size[1];
+  }
+
+  /** The box of the image that the canvas shows. */
+  sight() {
+    const [width, height] = this.place;
+    return { x: -this.x / this.scale, y: -this.y / this.scale, width: width / this.scale, height: height / this.scale };
   }
 
   /** Draws with the next frame. */
@@ -113,9 +145,46 @@ export class View {
     context.clearRect(0, 0, this.canvas.width, this.canvas.height);
     if (!this.picture) return;
     context.setTransform(ratio * this.scale, 0, 0, ratio * this.scale, ratio * this.x, ratio * this.y);
+    // The smallest picture with all that the screen can show.
+    const enough = this.size[0] * this.scale * ratio * 0.9;
+    const picture = this.pictures.findLast(({ width }) => width >= enough) ?? this.picture;
+    const shown = picture.width / this.size[0];
     context.imageSmoothingEnabled = this.scale * ratio < 3;
-    context.imageSmoothingQuality = "high";
-    context.drawImage(this.picture, 0, 0, ...this.size);
+    context.imageSmoothingQuality = "medium";
+    this.drawPicture(context, picture, shown);
     this.paint(context, 1 / this.scale);
   }
+
+  /** The part of a picture that is in sight; `shown`: its pixels per pixel of the image. */
+  drawPicture(context, picture, shown) {
+    const { x, y, width, height } = this.sight();
+    const [left, top] = [Math.max(0, Math.floor(x * shown) - 1), Math.max(0, Math.floor(y * shown) - 1)];
+    const right = Math.min(picture.width, Math.ceil((x + width) * shown) + 1), bottom = Math.min(picture.height, Math.ceil((y + height) * shown) + 1);
+    if (right <= left || bottom <= top) return;
+    const [fx, fy] = [this.size[0] / picture.width, this.size[1] / picture.height];
+    context.drawImage(picture, left, top, right - left, bottom - top, left * fx, top * fy, (right - left) * fx, (bottom - top) * fy);
+  }
+}
+
+/** Width and height of a picture, upright, before it is decoded. */
+async function sizeOf(blob) {
+  const address = URL.createObjectURL(blob);
+  try {
+    const image = new Image();
+    await new Promise((resolve, reject) => {
+      image.onload = resolve;
+      image.onerror = () => reject(new Error("the browser cannot read it"));
+      image.src = address;
+    });
+    return [image.naturalWidth, image.naturalHeight];
+  } finally {
+    URL.revokeObjectURL(address);
+  }
+}
+
+/** A picture at a part of its size. */
+function scaled(source, size, factor) {
+  if (factor === 1) return createImageBitmap(source);
+  const [resizeWidth, resizeHeight] = size.map((side) => Math.max(1, Math.round(side * factor)));
+  return createImageBitmap(source, { resizeWidth, resizeHeight, resizeQuality: "medium" });
 }
