@@ -145,7 +145,7 @@ impl Drop for Served {
 }
 
 /// Every file below a folder with its content.
-fn content(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+pub(crate) fn content(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
         if entry.path().is_dir() {

@@ -159,6 +159,12 @@ impl Source {
         self.len() == 0
     }
 
+    /// Returns whether the file of its first image is missing, as where annotations were exported without images.
+    #[must_use]
+    pub fn lacks_images(&self) -> bool {
+        !self.is_empty() && self.reader.image_place(0).is_err()
+    }
+
     /// Returns the name of image `index`: stable, unique, with `/` on every system.
     ///
     /// # Panics

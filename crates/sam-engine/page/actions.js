@@ -59,7 +59,7 @@ const currentClass = (revised) => page.masks.find(({ uuid }) => uuid === revised
 
 function sourceOf(revises, candidate) {
   if (!revises) return candidate ? "assisted" : "manual";
-  if (revises.isProposal || revises.source === "automatic" || revises.source === "accepted") return "corrected";
+  if (revises.isProposal || ["automatic", "accepted", "imported"].includes(revises.source)) return "corrected";
   return revises.source === "manual" && candidate ? "assisted" : revises.source;
 }
 

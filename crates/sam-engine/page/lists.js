@@ -124,7 +124,7 @@ function objectRow(mask, n, isSelected, isAway) {
     choice.onclick = (event) => event.stopPropagation();
     label = element("span", { className: "label" }, choice);
   }
-  const badge = ["automatic", "accepted"].includes(mask.source) ? [element("span", { className: "badge", textContent: mask.source === "automatic" ? "auto" : "accepted" })] : [];
+  const badge = ["automatic", "accepted", "imported"].includes(mask.source) ? [element("span", { className: "badge", textContent: mask.source === "automatic" ? "auto" : mask.source })] : [];
   const row = element("li", { id: `object-${mask.uuid}`, role: "option", className: isAway ? "away" : "", title: `${mask.area.toLocaleString()} pixels, ${mask.source}` }, swatch, label, ...badge,
     button(isAway ? "○" : "●", `${isAway ? "Show" : "Hide"} object ${n}`, () => hide(mask)),
     button("✕", `Delete object ${n}`, () => remove(mask)));

@@ -56,7 +56,7 @@ pub struct ImageRecord {
 }
 
 /// How far an image is. It is a decision of a person: an image without objects may be done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ImageState {
     /// Nobody has worked on it.
@@ -119,7 +119,7 @@ pub struct MaskRecord {
 }
 
 /// Who made a mask.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MaskSource {
     /// A person, with the brush alone.
@@ -128,8 +128,10 @@ pub enum MaskSource {
     Assisted,
     /// The model's proposal, accepted as it was.
     Accepted,
-    /// The model's proposal, changed by a person.
+    /// The model's proposal or an imported mask, changed by a person.
     Corrected,
+    /// Another data set's, and nobody has looked at it here.
+    Imported,
     /// The model's, and nobody has looked at it.
     Automatic,
 }
@@ -138,7 +140,7 @@ impl MaskSource {
     /// Whether a person has made or seen the mask: only such masks measure a model.
     #[must_use]
     pub fn is_human(self) -> bool {
-        self != Self::Automatic
+        !matches!(self, Self::Automatic | Self::Imported)
     }
 }
 

@@ -1,10 +1,12 @@
 //! The journal: a line per operation, for statistics. Masks are in the annotation files, never only here.
 
+use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use serde::Deserialize;
 use serde_json::json;
 
 use crate::annotation::PromptRecord;
@@ -74,4 +76,27 @@ fn line(operation: &Operation, name: &str, revision: u64) -> String {
         Change::Delete { .. } | Change::Note { .. } | Change::Reject { .. } | Change::Unreject { .. } => {}
     }
     format!("{line}\n")
+}
+
+/// The ids of all operations that begin so. Lines that cannot be read, such as a torn last one, are no operations.
+pub(crate) fn operations_of(folder: &Path, prefix: &str) -> Result<HashSet<String>, EngineError> {
+    #[derive(Deserialize)]
+    struct Line {
+        op: String,
+    }
+    let path = folder.join(JOURNAL_FILE);
+    let file = match sam_files::open_regular(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(HashSet::new()),
+        file => file.map_err(EngineError::io(&path))?,
+    };
+    let mut found = HashSet::new();
+    for line in BufReader::new(file).split(b'\n') {
+        let line = line.map_err(EngineError::io(&path))?;
+        if let Ok(Line { op }) = serde_json::from_slice(&line)
+            && op.starts_with(prefix)
+        {
+            found.insert(op);
+        }
+    }
+    Ok(found)
 }

@@ -1,6 +1,8 @@
 //! `sam-train annotate`: a project of images, masks and a model, in which a person labels and the model gets better.
 
 mod automatic;
+mod export;
+mod import;
 mod round;
 mod serve;
 mod simulate;
@@ -23,6 +25,8 @@ pub(crate) fn run(arguments: &AnnotateArguments) -> Result<(), Failure> {
         Some(AnnotateCommand::Init(arguments)) => init(arguments),
         Some(AnnotateCommand::Round(arguments)) => round::run(arguments),
         Some(AnnotateCommand::Auto(arguments)) => automatic::run(arguments),
+        Some(AnnotateCommand::Export(arguments)) => export::run(arguments),
+        Some(AnnotateCommand::Import(arguments)) => import::run(arguments),
         Some(AnnotateCommand::Status(arguments)) => status::run(arguments),
         Some(AnnotateCommand::Simulate(arguments)) => simulate::run(arguments),
         None => serve::run(&arguments.serve),

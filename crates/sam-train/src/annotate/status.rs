@@ -19,11 +19,12 @@ const STATES: [(ImageState, &str); 4] = [
     (ImageState::Todo, "to do"),
 ];
 
-const SOURCES: [(MaskSource, &str); 5] = [
+const SOURCES: [(MaskSource, &str); 6] = [
     (MaskSource::Manual, "manual"),
     (MaskSource::Assisted, "assisted"),
     (MaskSource::Accepted, "accepted"),
     (MaskSource::Corrected, "corrected"),
+    (MaskSource::Imported, "imported"),
     (MaskSource::Automatic, "automatic"),
 ];
 

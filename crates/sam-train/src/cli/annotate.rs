@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use sam_infer::DeviceName;
 
+use super::annotate_data::{ExportProjectArguments, ImportMasksArguments};
 use super::auto::AutomaticMaskArguments;
 use super::verbosity::VerbosityArguments;
 
@@ -31,6 +32,10 @@ pub(crate) enum AnnotateCommand {
     Round(RoundArguments),
     /// Let the model label the images that nobody has worked on; validation images are left to people
     Auto(AutomaticArguments),
+    /// Write the masks in the format of a trainer or a labelling program
+    Export(ExportProjectArguments),
+    /// Add the masks of a data set to the images of the same names, to be corrected
+    Import(ImportMasksArguments),
     /// Say how far a project is: images, masks, rounds, review
     Status(StatusArguments),
     /// Label as a person would, from the truth of a data set, through the server of an open project

@@ -1,6 +1,7 @@
 //! Command-line arguments. Only the gate file of `eval` is read here, as its values are options like the others.
 
 mod annotate;
+mod annotate_data;
 mod auto;
 mod checkpoint;
 mod data;
@@ -18,6 +19,7 @@ pub(crate) use annotate::{
     AnnotateArguments, AnnotateCommand, AutomaticArguments, NewProjectArguments, RoundArguments, ServeArguments,
     SimulateArguments, StatusArguments,
 };
+pub(crate) use annotate_data::{ExportProjectArguments, ImportMasksArguments, ImportedAs};
 pub(crate) use auto::{AutoArguments, MaskFormat};
 pub(crate) use checkpoint::{ExportArguments, InspectArguments, PredictArguments, PredictFormat};
 pub(crate) use data::{

@@ -7,6 +7,7 @@ mod split;
 mod synth;
 
 pub(crate) use check::checked;
+pub(crate) use convert::{converted, print_report};
 
 use crate::cli::DataCommand;
 use crate::failure::Failure;
