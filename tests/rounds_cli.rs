@@ -12,7 +12,7 @@ use crate::annotate_cli::Served;
 use crate::cli::{Run, fixture};
 
 /// Scenes with their truth, and a project of them with a small model that was trained on others.
-fn project(n_scenes: usize, round: &str) -> Run {
+pub(crate) fn project(n_scenes: usize, round: &str) -> Run {
     let run = Run::new();
     let n = n_scenes.to_string();
     run.ok(&["data", "synth", "--out", "scenes", "--train", &n, "--val", "1", "--seed", "5"]);
@@ -29,14 +29,14 @@ fn project(n_scenes: usize, round: &str) -> Run {
 /// Few masks and steps.
 const QUICK: &str = "min_validation_masks = 4\nmin_validation_images = 2\nmax_drop = 1.0\n";
 
-fn training(lr: f64, steps: u32) -> String {
+pub(crate) fn training(lr: f64, steps: u32) -> String {
     format!(
         "{QUICK}set = [\"schedule.steps={steps}\", \"schedule.warmup_steps=1\", \"validation.every_steps={steps}\", \
          \"optimiser.lr={lr}\", \"loss.focal_alpha=0.5\", \"loss.focal_weight=1.0\", \"prompts.correction_clicks=1\", \"prompts.mask_only_passes=0\", \"log.tensorboard=false\"]\n"
     )
 }
 
-fn simulate(run: &Run, more: &[&str]) -> Value {
+pub(crate) fn simulate(run: &Run, more: &[&str]) -> Value {
     let base = ["annotate", "simulate", "project", "--truth", "scenes/annotations", "--clicks", "2", "--json"];
     serde_json::from_str(&run.ok(&[&base[..], more].concat())).expect("JSON")
 }

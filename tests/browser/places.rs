@@ -5,6 +5,7 @@ use serde_json::json;
 use super::chromium::Profile;
 use super::{ANSWERED, Opened, SAVED};
 use crate::cli::{Run, fixture};
+use crate::rounds_cli;
 
 #[test]
 fn proposals_are_accepted_rejected_and_corrected() {
@@ -223,5 +224,32 @@ fn automatic_masks_are_reviewed() {
     assert!((share - 1.0 / 3.0).abs() < 1e-6, "{share}");
     tab.screenshot("17-reviewed");
     assert_eq!(opened.on_disk()["annotations"].as_array().map(Vec::len), Some(2));
+    opened.end();
+}
+
+/// From the button to the better model, in words and numbers.
+#[test]
+fn a_round_is_started_followed_and_its_model_is_used() {
+    let Some(profile) = Profile::start() else { return };
+    let run = rounds_cli::project(20, &rounds_cli::training(3e-3, 60));
+    let opened = Opened::of(run, profile);
+    rounds_cli::simulate(&opened.run, &["--masks", "60"]);
+    let tab = &opened.tab;
+    let first = tab.value("page.project.model");
+    tab.push("to-rounds");
+    tab.wait("page.rounds.answer !== null && !document.getElementById('start-round').disabled");
+    tab.push("start-round");
+    tab.wait("page.rounds.answer.running !== null && !document.getElementById('round-running').hidden");
+    tab.wait("document.getElementById('round-title').textContent.startsWith('Round 1')");
+    tab.push("to-image");
+    tab.wait("page.place === 'image' && page.news.startsWith('Round 1 is better: +')");
+    tab.screenshot("18-better");
+    assert_ne!(tab.value("page.project.model"), first);
+    tab.push("to-rounds");
+    tab.wait("document.querySelectorAll('#round-rows tr').length === 1");
+    tab.wait("document.querySelectorAll('#round-charts svg.chart').length === 3");
+    let row = tab.value("document.querySelector('#round-rows tr').textContent");
+    assert!(row.as_str().is_some_and(|row| row.contains("Promoted") && row.contains('%')), "{row}");
+    tab.screenshot("19-rounds");
     opened.end();
 }

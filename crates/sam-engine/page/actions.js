@@ -1,7 +1,7 @@
 // What a person does to the masks: prompts, commit, undo, choose, remove.
 
 import { change, sent, travel } from "/page/operations.js";
-import { $, chosen, image, page, show } from "/page/page.js";
+import { $, chosen, image, keepSetting, page, show } from "/page/page.js";
 import { undoCorner, dropPolygon } from "/page/polygon.js";
 import { covers } from "/page/runs.js";
 import { leave } from "/page/cursor.js";
@@ -142,6 +142,13 @@ export function hide(mask) {
 
 export function hideAll() {
   page.allHidden = !page.allHidden;
+  show();
+}
+
+/** Masks without their tint, so that what is under them is seen. */
+export function toggleOutlines() {
+  page.hasTint = !page.hasTint;
+  keepSetting("tint", page.hasTint);
   show();
 }
 

@@ -11,7 +11,7 @@ import { listenToKeys } from "/page/keys.js";
 import { Layer } from "/page/layer.js";
 import { listenToLists, showImages, showObjects } from "/page/lists.js";
 import { onApplied, onRefused } from "/page/operations.js";
-import { $, page, say, show, shows } from "/page/page.js";
+import { $, page, say, setting, show, shows } from "/page/page.js";
 import { paint } from "/page/paint.js";
 import { Pointer } from "/page/pointer.js";
 import { listenToProposals, Proposals, showProposals } from "/page/proposals.js";
@@ -29,6 +29,7 @@ const RETRY_MS = 1000;
 const PLACES = ["image", "rounds", "review"];
 
 page.place = "image";
+page.hasTint = setting("tint", true);
 page.sprites = new Sprites();
 page.layer = new Layer();
 page.proposals = new Proposals();

@@ -16,6 +16,14 @@ function backspace() {
   if (!undoCorner()) withChosen(actions.remove)();
 }
 
+/** Goes to the next image that somebody has to work on; after the last one, from the first. */
+function nextOpen() {
+  const { images } = page.project;
+  const isOpen = ({ state }) => state === "todo" || state === "open";
+  const after = images.findIndex((image, index) => index > page.index && isOpen(image));
+  open(after >= 0 ? after : images.findIndex(isOpen));
+}
+
 /**
  * What keys do: id, sentence, default key, action. `layer`: where it counts; an action of a layer that is shown goes before those
  * of "image".
@@ -33,9 +41,11 @@ export const ACTIONS = [
   ["delete", "Delete the chosen object", "Delete", withChosen(actions.remove)],
   ["hide", "Hide the chosen object", "Shift+H", withChosen(actions.hide)],
   ["hide-all", "Hide all objects", "h", actions.hideAll],
+  ["outlines", "Outlines only", "t", actions.toggleOutlines],
   ["undo", "Undo: clicks, then changes", "z", actions.undo],
   ["redo", "Redo", "Shift+Z", actions.redo],
   ["next", "Next image", "d", () => open(page.index + 1)],
+  ["next-open", "Next image that is not done", "Shift+D", nextOpen],
   ["previous", "Previous image", "a", () => open(page.index - 1)],
   ["done", "Done", "g", () => actions.toggleState("done")],
   ["skip", "Skip", "k", () => actions.toggleState("skipped")],

@@ -7,7 +7,7 @@ import { $, element, page, show, write } from "/page/page.js";
 import { colourOf, cssColour } from "/page/sprites.js";
 
 /** Rows that exist at once; of more, those around the current one. */
-const MAX_ROWS = 300;
+const MAX_ROWS = 120;
 const MAX_OBJECTS = 100;
 
 const STATES = { todo: "to do", open: "open", done: "done", skipped: "skipped" };

@@ -9,7 +9,7 @@ export const page = {
   masks: [], rejected: [], note: "", isValidation: false, revision: 0, readiness: { state: "waiting" },
   tool: "click", radius: 12, isSpaceDown: false, isOther: false,
   /** Id of the object that is chosen; ids of those that are not shown. */
-  selected: null, hidden: new Set(), allHidden: false,
+  selected: null, hidden: new Set(), allHidden: false, hasTint: true,
   /** What a drag would make: {box} or {stroke}. */
   shown: null,
   /** Where mouse or pen are, on the canvas; the cursor of the keyboard, in pixels of the image. */

@@ -51,11 +51,11 @@ function masks(context, sprites, pixel) {
 /** Proposals and masks as they are drawn, but for those that somebody works on. */
 function items() {
   const { draft, proposals } = page, focused = proposals.focused();
-  const alpha = page.selected === null ? 1 : 0.45;
+  const alpha = page.selected === null ? 1 : 0.45, style = page.hasTint ? "mask" : "outline";
   return [
     ...proposals.listed().filter((item) => item !== draft.revises && item !== focused).map((item) => ({ item, colour: PROPOSAL_COLOUR, style: "proposal", alpha: 1 })),
     ...page.masks.filter(({ uuid }) => !page.hidden.has(uuid) && uuid !== draft.revises?.uuid && uuid !== page.selected)
-      .map((item) => ({ item, colour: colourOf(item.colour), style: "mask", alpha })),
+      .map((item) => ({ item, colour: colourOf(item.colour), style, alpha })),
   ];
 }
 

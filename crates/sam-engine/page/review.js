@@ -141,7 +141,7 @@ export class Review {
     await page.outbox.settled();
     await this.attempt(() => this.judge(item));
     this.correcting = null;
-    this.seen = null;
+    this.see(null);
     await this.goTo("review");
   }
 

@@ -23,7 +23,7 @@ export function spoken(seconds) {
 
 export class Rounds {
   constructor() {
-    Object.assign(this, { answer: null, shown: "", problem: "", timer: null });
+    Object.assign(this, { answer: null, shown: "", problem: "", timer: null, turn: 0 });
     $("start-round").onclick = () => this.order("/api/rounds");
     $("stop-round").onclick = () => this.order("/api/rounds/stop");
   }
@@ -31,6 +31,7 @@ export class Rounds {
   /** The page is shown: asks until it is left. */
   async enter() {
     clearTimeout(this.timer);
+    const turn = ++this.turn;
     if (page.place !== "rounds") return;
     if (!document.hidden) {
       try {
@@ -41,7 +42,8 @@ export class Rounds {
       }
       this.show();
     }
-    if (page.place === "rounds") this.timer = setTimeout(() => this.enter(), POLL_MS);
+    // A later call has its own timer.
+    if (page.place === "rounds" && turn === this.turn) this.timer = setTimeout(() => this.enter(), POLL_MS);
   }
 
   async order(path) {
@@ -105,7 +107,7 @@ export class Rounds {
 function row(round) {
   const cell = (text, className = "number") => element("td", { className, textContent: text });
   const one = (value) => (value === null || value === undefined ? "–" : value.toFixed(1));
-  const date = new Date(round.finished);
+  const date = new Date(round.finished ?? NaN);
   const when = Number.isNaN(date.getTime()) ? round.finished ?? "" : date.toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
   const decision = element("span", { className: `decision ${round.decision}`, textContent: DECISIONS[round.decision] ?? round.decision });
   const reasons = element("div", { className: "soft", textContent: (round.reasons ?? []).join(" ") });

@@ -25,7 +25,7 @@ export const post = async (path, body, signal) =>
 
 /** Operations on their way to the disk. */
 export class Outbox {
-  /** `onChange(state, count)`: "saved", "saving" or "offline"; `onApplied(operation, applied)`; `onRefused(operation, error)`. */
+  /** `onChange(state, count, problem)`: "saved", "saving", "offline" or "failing"; `onApplied(operation, applied)`; `onRefused(operation, error)`. */
   constructor(project, { onChange, onApplied, onRefused }) {
     Object.assign(this, { prefix: `sam-train/${project}/`, onChange, onApplied, onRefused, isBusy: false, state: "saved" });
     const keys = Object.keys(localStorage).filter((key) => key.startsWith(this.prefix)).sort();
@@ -67,9 +67,13 @@ export class Outbox {
     return this.waiting.some(({ operation }) => operation.image === image);
   }
 
-  tell(state) {
+  get isStuck() {
+    return this.state === "offline" || this.state === "failing";
+  }
+
+  tell(state, problem = "") {
     this.state = state;
-    this.onChange(state, this.waiting.length);
+    this.onChange(state, this.waiting.length, problem);
   }
 
   /** Sends what waits, one after the other. */
@@ -77,7 +81,7 @@ export class Outbox {
     if (this.isBusy) return;
     this.isBusy = true;
     while (this.waiting.length > 0) {
-      this.tell(this.state === "offline" ? "offline" : "saving");
+      if (!this.isStuck) this.tell("saving");
       const [entry] = this.waiting;
       try {
         const applied = await post("/api/operations", entry.operation);
@@ -91,7 +95,8 @@ export class Outbox {
           this.settle(entry);
           this.onRefused(entry.operation, error);
         } else {
-          this.tell("offline");
+          // The server is away, or its disk is full.
+          this.tell(error instanceof Refused ? "failing" : "offline", error.message);
           await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
         }
       }

@@ -13,6 +13,7 @@ const BUDGET_MS = 7;
 /** Opacities of 255, and the width of the outline in device pixels; a shade around it has one. */
 const STYLES = {
   mask: { tint: 84, line: 255, shade: 215, width: 1.5 },
+  outline: { tint: 0, line: 255, shade: 215, width: 1.5 },
   draft: { tint: 104, line: 255, shade: 235, width: 1.6 },
   proposal: { tint: 30, line: 205, shade: 0, width: 1 },
   focus: { tint: 88, line: 255, shade: 235, width: 2.4 },

@@ -81,9 +81,10 @@ function messageOf(draft, readiness) {
 const nameOf = (mask) => mask.class ?? `Object ${page.masks.indexOf(mask) + 1}`;
 
 /** How far the saving is. */
-export function showSaved(state, count) {
-  const text = { saved: "All saved", saving: `Saving ${count}`, offline: count > 0 ? `${count} unsaved: no connection` : "No connection" };
+export function showSaved(state, count, problem) {
+  const text = { failing: `${count} unsaved: the server cannot save`, saved: "All saved", saving: `Saving ${count}`, offline: count > 0 ? `${count} unsaved: no connection` : "No connection" };
   $("saved").dataset.state = state;
+  $("saved").title = problem;
   write($("saved"), text[state]);
 }
 
