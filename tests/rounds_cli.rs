@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use sam_model::weights::StateDict;
 use serde_json::{Value, json};
 
 use crate::annotate_cli::Served;
@@ -102,6 +103,15 @@ fn a_better_model_is_taken_by_the_running_server() {
         (&status["model"], &status["rounds"][0]["decision"]["verdict"]),
         (&json!("round 1"), &json!("promoted"))
     );
+    // The project stands for its model.
+    run.ok(&["export", "--checkpoint", "project", "--format", "safetensors", "--out", "exported.safetensors"]);
+    let weights = |path: PathBuf| {
+        let file = StateDict::open(&path).expect("a checkpoint");
+        file.read_f32("mask_decoder.iou_prediction_head.layers.0.weight").expect("there")
+    };
+    let exported = weights(run.path("exported.safetensors"));
+    assert_eq!(exported, weights(run.path("project/rounds/0001/model.safetensors")));
+    assert_ne!(exported, weights(fixture("automatic/weights.safetensors").into()));
 }
 
 /// The kill comes in the middle of the training.
@@ -137,6 +147,27 @@ fn a_killed_round_goes_on_and_a_worse_model_is_refused() {
     assert_eq!(std::fs::read(round.join("collected.json")).expect("there"), data, "it goes on with what it began with");
     assert!(!run.path("project/model.json").exists() && !run.path("project/rounds/0002").exists());
     assert_eq!(server.get("/api/pulse").1["model_name"], "the first model");
+}
+
+#[test]
+fn rounds_follow_new_masks() {
+    let run = project(8, &training(1e-4, 2));
+    let _server = Served::start(&run.path("project"), 0);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_sam-train"))
+        .args(["annotate", "round", "--quiet", "--auto", "10"])
+        .arg(run.path("project"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program starts");
+    simulate(&run, &["--masks", "4"]);
+    assert!(!run.path("project/rounds/0001").exists(), "too few");
+    simulate(&run, &[]);
+    until("a round", || run.path("project/rounds/0001/decision.json").is_file().then_some(()));
+    assert!(child.try_wait().expect("asked").is_none(), "it waits for more");
+    child.kill().expect("killed");
+    child.wait().expect("ended");
+    assert!(!run.path("project/rounds/0002").exists());
 }
 
 #[test]
@@ -325,14 +356,10 @@ fn nothing_acknowledged_is_lost_over_kills() {
     let mut random = sam_data::random::RandomStream::named(7, &[b"kills"]);
     let mut number = 0;
     for _ in 0..n_kills {
-        // A process of its own kills the server after a while, at whatever it is then.
+        // Once the server has answered, a process of its own kills it after a while, at whatever it is then.
         let wait = Duration::from_micros(1000 + random.below(60_000));
-        let (pid, begun) = (server.pid(), Instant::now());
-        let killer = std::thread::spawn(move || {
-            std::thread::sleep(wait);
-            Command::new("kill").args(["-9", &pid.to_string()]).status().expect("killed")
-        });
-        while begun.elapsed() < Duration::from_secs(20) {
+        let (pid, begun, mut killer) = (server.pid(), Instant::now(), None);
+        while begun.elapsed() < Duration::from_secs(30) {
             number += 1;
             let (image, uuid) = (&images[number % 3], format!("mask-{number:06}"));
             let mask = json!({"uuid": uuid, "segmentation": wholes[number % 3], "source": "manual"});
@@ -344,7 +371,14 @@ fn nothing_acknowledged_is_lost_over_kills() {
                 Some((status, answer)) => panic!("{status}: {answer}"),
                 None => break,
             }
+            killer.get_or_insert_with(|| {
+                std::thread::spawn(move || {
+                    std::thread::sleep(wait);
+                    Command::new("kill").args(["-9", &pid.to_string()]).status().expect("killed")
+                })
+            });
         }
+        let killer = killer.expect("the server has answered");
         assert!(killer.join().expect("ended").success());
         server.kill();
         server = Served::start(&run.path("project"), 0);

@@ -31,7 +31,7 @@ pub use images::{ImageId, ImageList};
 pub use import::{Import, ImportReport};
 pub use inference::{Inference, Model, file_fingerprint};
 pub use operation::{Applied, Change, Identifier, NewMask, Operation, Outcome};
-pub use project::{Learns, ModelInUse, Project, RoundSettings, Settings};
+pub use project::{Learns, ModelInUse, Project, RoundSettings, Settings, SplitBy};
 pub use review::{LIMIT_IOU, Review, ReviewItem, ReviewVerdict, Share};
 pub use rounds::{
     Collected, Decision, Gain, MaskCounts, Phase, Progress, Round, Rounds, Statistics, Verdict, collect, decide,

@@ -59,9 +59,23 @@ pub struct Settings {
     /// names, for ever: a larger part adds images, which earlier models may have learned from.
     #[serde(default = "default_validation_share")]
     pub validation_share: f64,
+    /// What is kept together, so that no model is measured on what it has nearly seen.
+    #[serde(default)]
+    pub validation_by: SplitBy,
     /// How models are retrained.
     #[serde(default)]
     pub round: RoundSettings,
+}
+
+/// What is wholly for validation or wholly to learn from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SplitBy {
+    /// Every image for itself.
+    #[default]
+    Image,
+    /// The images of a folder: frames of a video, slices of a patient. Images without a folder are for themselves.
+    Folder,
 }
 
 /// `[round]` of `engine.toml`.
@@ -122,6 +136,7 @@ impl Settings {
             classes,
             embeddings_gib: default_embeddings_gib(),
             validation_share: default_validation_share(),
+            validation_by: SplitBy::Image,
             round: RoundSettings::default(),
         }
     }
@@ -244,6 +259,20 @@ impl Project {
         Self::with(folder, Self::read_settings(folder)?, None)
     }
 
+    /// The checkpoint in use of the project in this folder; `None` when it is no project.
+    ///
+    /// # Errors
+    ///
+    /// When a file of the project is damaged.
+    pub fn checkpoint_of(folder: &Path) -> Result<Option<PathBuf>, EngineError> {
+        if !folder.join(SETTINGS_FILE).is_file() {
+            return Ok(None);
+        }
+        let settings = Self::read_settings(folder)?;
+        let in_use = ModelInUse::read(folder)?.map_or(settings.checkpoint, |model| model.checkpoint);
+        Ok(Some(folder.join(in_use)))
+    }
+
     /// Reads `engine.toml`.
     fn read_settings(folder: &Path) -> Result<Settings, EngineError> {
         let path = folder.join(SETTINGS_FILE);
@@ -288,7 +317,12 @@ impl Project {
     /// Whether the masks of an image measure models: by the hash of its name, so for ever.
     #[must_use]
     pub fn is_validation(&self, index: usize) -> bool {
-        let place = RandomStream::named(0, &[b"validation", self.images.name(index).as_bytes()]).unit();
+        let name = self.images.name(index);
+        let together = match self.settings.validation_by {
+            SplitBy::Image => name,
+            SplitBy::Folder => name.rsplit_once('/').map_or(name, |(folder, _)| folder),
+        };
+        let place = RandomStream::named(0, &[b"validation", together.as_bytes()]).unit();
         place < self.settings.validation_share
     }
 

@@ -1,7 +1,8 @@
 //! The model of a project: images are encoded ahead on threads of their own, clicks are answered on that of the request.
 //!
 //! An encode cannot be interrupted, so there are two threads. One encodes the image that somebody looks at, with all threads;
-//! the other those that will probably follow, with one thread fewer, and finds proposals, so that a click meanwhile finds a core.
+//! the other those that will probably follow, and finds proposals, with one thread fewer and a low priority, so that a click meanwhile
+//! finds a core.
 //! Embeddings are kept on disk by the hashes of encoder and pixels, so none is ever used for another image, and the newest also in
 //! memory. A better model takes the place of the one in use between two requests; with the same encoder, embeddings stay.
 
@@ -163,7 +164,8 @@ impl Inference {
         });
         let n_threads = rayon::current_num_threads().saturating_sub(1).max(1);
         let wanted = Encoder::of_wanted(Arc::clone(&shared));
-        let ahead = Encoder::ahead(Arc::clone(&shared), ThreadPoolBuilder::new().num_threads(n_threads).build().ok());
+        let pool = ThreadPoolBuilder::new().num_threads(n_threads).start_handler(|_| encoder::yield_to_clicks());
+        let ahead = Encoder::ahead(Arc::clone(&shared), pool.build().ok());
         for (name, encoder) in [("encoder", wanted), ("encoder ahead", ahead)] {
             let thread = std::thread::Builder::new().name(name.to_owned());
             thread.spawn(move || encoder.run()).map_err(EngineError::io(&folder))?;

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::*;
 use crate::annotation::Segmentation;
 use crate::operation::{Change, Identifier, NewMask, Operation};
-use crate::project::{ModelInUse, Project, RoundSettings, Settings};
+use crate::project::{ModelInUse, Project, RoundSettings, Settings, SplitBy};
 use crate::store::{SeenImage, Store};
 use crate::{ImageId, MaskSource};
 
@@ -79,6 +79,22 @@ fn the_split_is_a_function_of_names() {
     let found = validation(&project);
     // Pinned: another version must not learn from what this one has measured with.
     assert_eq!(found, [1, 4, 5, 7, 9, 10, 13]);
+}
+
+#[test]
+fn the_images_of_a_folder_stay_together() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let photos = folder.path().join("photos");
+    for index in 0..40 {
+        let path = photos.join(format!("video {}/{index:02}.png", index / 4));
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        save_rgb_png(&RgbImage::new(6, 4), &path).expect("written");
+    }
+    let settings = Settings { validation_by: SplitBy::Folder, ..Settings::new(photos, "model.pth".into(), Vec::new()) };
+    let project = Project::create(&folder.path().join("project"), &settings).expect("made");
+    let of_images: Vec<bool> = (0..40).map(|index| project.is_validation(index)).collect();
+    assert!(of_images.chunks(4).all(|video| video.iter().all(|is| *is == video[0])));
+    assert!(of_images.contains(&true) && of_images.contains(&false));
 }
 
 #[test]

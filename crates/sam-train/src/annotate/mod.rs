@@ -43,6 +43,7 @@ fn init(arguments: &NewProjectArguments) -> Result<(), Failure> {
     let (images, checkpoint) = (absolute(&arguments.images)?, absolute(&arguments.checkpoint)?);
     let settings = Settings {
         validation_share: arguments.validation,
+        validation_by: arguments.validation_by.into(),
         ..Settings::new(images, checkpoint, arguments.classes.clone())
     };
     let project = Project::create(&arguments.out, &settings).bad_input()?;

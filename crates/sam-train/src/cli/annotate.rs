@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
+use sam_engine::SplitBy;
 use sam_infer::DeviceName;
 
 use super::annotate_data::{ExportProjectArguments, ImportMasksArguments};
@@ -59,6 +60,25 @@ pub(crate) struct NewProjectArguments {
     /// The part of the images whose masks measure models and are never learned from
     #[arg(long, value_name = "SHARE", default_value_t = 0.2)]
     pub(crate) validation: f64,
+    /// What is wholly for validation or wholly to learn from: the frames of a video or the slices of a patient in a folder
+    #[arg(long, value_name = "BY", value_enum, default_value_t = ValidationBy::Image)]
+    pub(crate) validation_by: ValidationBy,
+}
+
+/// What is kept together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ValidationBy {
+    Image,
+    Folder,
+}
+
+impl From<ValidationBy> for SplitBy {
+    fn from(by: ValidationBy) -> Self {
+        match by {
+            ValidationBy::Image => Self::Image,
+            ValidationBy::Folder => Self::Folder,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

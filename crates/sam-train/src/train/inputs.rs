@@ -145,10 +145,18 @@ pub(crate) fn adapter_folder(path: &Path) -> PathBuf {
     if AdapterFile::is_folder_of(&of_run) { of_run } else { path.to_owned() }
 }
 
-/// The best checkpoint of a run, for the path of its folder; any other path itself.
+/// The best checkpoint of a run or the one in use of an annotation project, for the path of its folder; any other path itself.
 pub(crate) fn checkpoint_file(path: &Path) -> PathBuf {
-    let of_run = path.join(sam_learn::record::BEST_FILE);
-    if of_run.is_file() { of_run } else { path.to_owned() }
+    let best = |path: &Path| {
+        let of_run = path.join(sam_learn::record::BEST_FILE);
+        of_run.is_file().then_some(of_run)
+    };
+    // A damaged project is named when the folder cannot be opened as a checkpoint.
+    let of_project = || {
+        let in_use = sam_engine::Project::checkpoint_of(path).ok()??;
+        Some(best(&in_use).unwrap_or(in_use))
+    };
+    best(path).or_else(of_project).unwrap_or_else(|| path.to_owned())
 }
 
 /// The plan of the run that a checkpoint is from: its folder, or a file in it.
