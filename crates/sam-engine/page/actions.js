@@ -123,6 +123,14 @@ export function remove(mask) {
   change({ kind: "delete", uuid: mask.uuid });
 }
 
+/** Whether a mask came from a model or another data set, and nobody has looked at it. */
+export const isUnseen = (mask) => ["automatic", "imported"].includes(mask.source);
+
+/** A person has looked at the mask: models may learn from it, and are measured by it. */
+export function approve(mask) {
+  if (isUnseen(mask)) change({ kind: "replace", mask: { ...sent(mask), source: "accepted" } });
+}
+
 export function classify(mask, name) {
   if ((mask.class ?? null) !== name) change({ kind: "replace", mask: { ...sent(mask), class: name } });
 }

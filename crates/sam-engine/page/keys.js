@@ -38,6 +38,7 @@ export const ACTIONS = [
   ["hover", "Preview under the pointer", "o", () => page.hover.toggle()],
   ["box", "Box from the keyboard's cursor", "q", beginBox],
   ["edit", "Choose the object under the pointer", "e", actions.pickHere],
+  ["approve", "Accept the chosen object as it is, when nobody has", "y", withChosen(actions.approve)],
   ["delete", "Delete the chosen object", "Delete", withChosen(actions.remove)],
   ["hide", "Hide the chosen object", "Shift+H", withChosen(actions.hide)],
   ["hide-all", "Hide all objects", "h", actions.hideAll],

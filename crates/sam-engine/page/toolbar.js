@@ -1,6 +1,6 @@
 // The buttons around the image, the masks to choose among, the message line and the note.
 
-import { toggleState, writeNote } from "/page/actions.js";
+import { isUnseen, toggleState, writeNote } from "/page/actions.js";
 import { $, chosen, element, image, page, sentence, write } from "/page/page.js";
 
 const TOOLS = ["click", "brush", "eraser", "polygon"];
@@ -72,7 +72,7 @@ function messageOf(draft, readiness) {
   if (draft.mask && !draft.isAsking) return draft.revises ? "Enter commits the change" : "Enter commits";
   if (candidate && !draft.isAsking) return "The model finds nothing here; try another click or a box";
   if (page.review.correcting) return "Correct this mask, then commit";
-  if (chosen()) return `${nameOf(chosen())} is chosen: clicks and strokes change it; Esc leaves it`;
+  if (chosen()) return `${nameOf(chosen())} is chosen: clicks and strokes change it;${isUnseen(chosen()) ? " Y accepts it;" : ""} Esc leaves it`;
   const focused = page.proposals.focused();
   if (focused) return "A accepts, R rejects, a click corrects";
   return "";
