@@ -1,9 +1,9 @@
 // The review: a random sample of automatic masks, each seen in the five views of the paper (image, overlay, mask alone, zoom
 // without and with the mask), and judged: good, corrected or deleted. The share of those that were right is the quality of the rest.
 
-import { open } from "/page/images.js";
+import { load, open } from "/page/images.js";
 import { select } from "/page/actions.js";
-import { $, page, sentence, write } from "/page/page.js";
+import { $, image, page, sentence, write } from "/page/page.js";
 import { shapeOf } from "/page/runs.js";
 import { Sprites } from "/page/sprites.js";
 import { get, post } from "/page/server.js";
@@ -113,6 +113,8 @@ export class Review {
     return this.attempt(async () => {
       page.outbox.push({ op: crypto.randomUUID(), image: item.image, base: seen.revision, change: { kind: "delete", uuid: item.uuid } });
       await page.outbox.settled();
+      // The annotator shows the same image: not with a mask that is gone.
+      if (item.image === image()?.id) await load();
       await this.judge(item);
     });
   }

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use sam_data::{ImageTree, SourceOptions};
+use sam_data::{ImageTree, NamedFile, SourceOptions};
 use sam_files::Fingerprint;
 use serde::{Deserialize, Serialize};
 
@@ -122,6 +122,17 @@ impl ImageList {
     #[must_use]
     pub fn left_out(&self) -> &[String] {
         &self.left_out
+    }
+
+    /// All files with their names, for the counterparts in a data set.
+    ///
+    /// # Errors
+    ///
+    /// As [`ImageList::path`].
+    pub fn named_files(&self) -> Result<Vec<NamedFile>, EngineError> {
+        (0..self.len())
+            .map(|index| Ok(NamedFile { name: self.name(index).to_owned(), path: self.path(index)? }))
+            .collect()
     }
 
     /// The file of an image, without links.

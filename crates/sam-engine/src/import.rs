@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::ControlFlow;
 
-use sam_data::{Counterpart, ImageObjects, NamedFile, ObjectMask, Source, SourceOptions, read_image_file};
+use sam_data::{Counterpart, ImageObjects, ObjectMask, Source, SourceOptions, read_image_file};
 use sam_files::Fingerprint;
 use sam_infer::image_fingerprint;
 
@@ -55,11 +55,7 @@ impl Import {
     ///
     /// When the project's journal cannot be read, or no image of the data set is in the project.
     pub fn prepare(store: &Store, source: &Source) -> Result<Self, EngineError> {
-        let images = store.project().images();
-        let mut files = Vec::with_capacity(images.len());
-        for index in 0..images.len() {
-            files.push(NamedFile { name: images.name(index).to_owned(), path: images.path(index)? });
-        }
+        let files = store.project().images().named_files()?;
         let (mut pairs, mut left_out) = (Vec::new(), Vec::new());
         for (at, counterpart) in source.counterparts(&files).into_iter().enumerate() {
             let why = match counterpart {
@@ -78,7 +74,7 @@ impl Import {
                 source.root().display(),
                 source.len(),
                 source.name(0),
-                images.name(0)
+                files[0].name
             )));
         }
         let earlier = journal::operations_of(store.project().folder(), OPERATION)?;

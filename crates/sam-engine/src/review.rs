@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use sam_data::random::RandomStream;
-use sam_image::{Rle, rle_intersection_px};
+use sam_image::{Rle, rle_iou};
 use serde::{Deserialize, Serialize};
 
 use crate::annotation::{MaskSource, Segmentation};
@@ -172,9 +172,7 @@ fn iou(a: &Segmentation, b: &Segmentation) -> Result<f64, EngineError> {
     let mask = |segmentation: &Segmentation| -> Result<Rle, EngineError> {
         segmentation.to_rle().map_err(|error| EngineError::Invalid(error.to_string()))
     };
-    let (a, b) = (mask(a)?, mask(b)?);
-    let shared = rle_intersection_px(&a, &b).map_err(|error| EngineError::Invalid(error.to_string()))?;
-    Ok(shared as f64 / (a.area_px() + b.area_px() - shared).max(1) as f64)
+    rle_iou(&mask(a)?, &mask(b)?).map_err(|error| EngineError::Invalid(error.to_string()))
 }
 
 /// Wilson's score interval of a share (Wilson 1927), which holds for few masks and for shares near 1.

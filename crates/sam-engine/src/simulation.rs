@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use sam_eval::Clicker;
-use sam_image::{Mask, Rle, rle_intersection_px};
+use sam_image::{Mask, Rle, rle_iou};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -25,6 +25,9 @@ const CLICK_S: f64 = 1.5;
 const BRUSH_S: f64 = 20.0;
 /// Accepting or rejecting a proposal.
 const PROPOSAL_S: f64 = 1.0;
+
+/// An object with a mask of this IoU needs none.
+const HAS_MASK: f64 = 0.5;
 
 /// How it works.
 #[derive(Clone, Copy, Debug)]
@@ -148,8 +151,10 @@ impl Annotator {
             let there: ImageAnswer = client.get(&format!("/api/images/{}", entry.id))?;
             let taken: Vec<Rle> =
                 there.masks.iter().map(|mask| mask.segmentation.to_rle().map_err(invalid)).collect::<Result<_, _>>()?;
-            let missing: Vec<&(Rle, Option<String>)> =
-                objects.iter().filter(|(object, _)| !taken.iter().any(|mask| iou(mask, object) > 0.5)).collect();
+            let missing: Vec<&(Rle, Option<String>)> = objects
+                .iter()
+                .filter(|(object, _)| !taken.iter().any(|mask| is_at_least(mask, object, HAS_MASK)))
+                .collect();
             let mut work = Work {
                 client,
                 image: &entry.id,
@@ -177,7 +182,7 @@ impl Annotator {
             let (model, proposals) = work.proposals()?;
             for proposal in proposals {
                 let mask = proposal.segmentation.to_rle().map_err(invalid)?;
-                let found = missing.iter().position(|(object, _)| iou(&mask, object) >= self.wanted_iou);
+                let found = missing.iter().position(|(object, _)| is_at_least(&mask, object, self.wanted_iou));
                 let Some(at) = found else { continue };
                 let (_, class) = missing.remove(at);
                 all.seconds += PROPOSAL_S;
@@ -220,7 +225,7 @@ impl Annotator {
             all.waited_s += asked.elapsed().as_secs_f64();
             for (index, candidate) in answer.candidates.into_iter().enumerate() {
                 let mask = candidate.segmentation.to_rle().map_err(invalid)?;
-                let iou = iou(&mask, object);
+                let iou = rle_iou(&mask, object).map_err(invalid)?;
                 // The mask after the newest click; of three, the best.
                 let is_better = points.len() > 1 || best.as_ref().is_none_or(|(before, ..)| iou > *before);
                 if is_better {
@@ -303,7 +308,7 @@ fn invalid(error: sam_image::ImageError) -> EngineError {
     EngineError::Invalid(error.to_string())
 }
 
-fn iou(a: &Rle, b: &Rle) -> f64 {
-    let shared = rle_intersection_px(a, b).unwrap_or(0);
-    shared as f64 / (a.area_px() + b.area_px() - shared).max(1) as f64
+/// Masks of another size are of another image.
+fn is_at_least(a: &Rle, b: &Rle, wanted: f64) -> bool {
+    rle_iou(a, b).is_ok_and(|iou| iou >= wanted)
 }

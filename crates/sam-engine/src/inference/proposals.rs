@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use sam_files::{MAX_TEXT_BYTES, read_regular, write_atomically};
-use sam_image::{Rle, rle_intersection_px};
+use sam_image::{Rle, rle_intersection_px, rle_iou};
 use sam_infer::automatic::{Candidates, Floors, MasksPerPoint, Options, Thresholds};
 use serde::{Deserialize, Serialize};
 
@@ -121,13 +121,12 @@ impl Found {
         let all = if taken.is_empty() { None } else { Rle::union(taken).ok() };
         let is_new = |proposal: &&Proposal| {
             let Ok(mask) = proposal.segmentation.to_rle() else { return false };
-            let shared = |other: &Rle| rle_intersection_px(&mask, other).unwrap_or(0) as f64;
-            let area = mask.area_px() as f64;
-            let is_same = |other: &Rle| {
-                let shared = shared(other);
-                shared / (area + other.area_px() as f64 - shared).max(1.0) > SAME
+            let is_same = |other: &Rle| rle_iou(&mask, other).is_ok_and(|iou| iou > SAME);
+            let is_inside = |all: &Rle| {
+                let shared = rle_intersection_px(&mask, all).unwrap_or(0);
+                shared as f64 > INSIDE * mask.area_px() as f64
             };
-            !taken.iter().any(is_same) && !all.as_ref().is_some_and(|all| shared(all) / area.max(1.0) > INSIDE)
+            !taken.iter().any(is_same) && !all.as_ref().is_some_and(is_inside)
         };
         self.masks.iter().filter(is_new).cloned().collect()
     }

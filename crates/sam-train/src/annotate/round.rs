@@ -1,8 +1,8 @@
 //! `sam-train annotate round`: collect, train, evaluate, decide. Each phase ends with a file, so a round that was stopped or killed
 //! goes on where it was.
 //!
-//! Every round starts from the project's first checkpoint and learns from all masks so far, so that rounds do not drift and the
-//! learning rate stays what it was; it is measured against the model in use.
+//! Every round goes on from the model in use and learns from all masks so far, with the loss and the learning rate that fit the
+//! project's first checkpoint.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -98,10 +98,11 @@ fn one(arguments: &RoundArguments) -> Result<(), Failure> {
         round.number, masks.train, masks.train_images, masks.validation, masks.validation_images
     ))?;
     round.begin(Phase::Train)?;
-    let decision = match work.train() {
+    let in_use = checkpoint_file(&project.folder().join(&collected.checkpoint));
+    let decision = match work.train(&in_use) {
         Ok(()) => {
             round.begin(Phase::Evaluate)?;
-            let before = work.evaluate("before", &checkpoint_file(&project.folder().join(&collected.checkpoint)))?;
+            let before = work.evaluate("before", &in_use)?;
             let after = work.evaluate("after", &work.trained())?;
             round.begin(Phase::Decide)?;
             let decision = decide(&before, &after, project.settings().round.max_drop, unix_s())?;
@@ -144,7 +145,7 @@ impl Work<'_> {
     }
 
     /// Trains, or goes on with a training that was stopped.
-    fn train(&self) -> Result<(), Failure> {
+    fn train(&self, in_use: &Path) -> Result<(), Failure> {
         let (run_folder, config) = (self.run_folder(), self.round.path().join("config.toml"));
         let verbosity = self.arguments.verbosity;
         if has_ended(&run_folder) && self.trained().is_file() {
@@ -169,7 +170,10 @@ impl Work<'_> {
         })?;
         write_atomically(&config, text).with_context(|| config.display().to_string())?;
         let settings = self.project.settings();
-        let mut set = vec![format!("run.device={}", quoted(&self.arguments.device.to_string()))];
+        let mut set = vec![
+            format!("model.checkpoint={}", quoted(&in_use.display().to_string())),
+            format!("run.device={}", quoted(&self.arguments.device.to_string())),
+        ];
         if settings.round.learns == Learns::Decoder {
             set.push(format!("cache.dir={}", quoted(&embeddings(self.project.folder()).display().to_string())));
             set.push(format!("cache.max_gib={}", settings.embeddings_gib.max(0.001)));

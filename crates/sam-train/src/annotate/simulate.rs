@@ -4,7 +4,7 @@ use std::io::Write;
 use std::ops::ControlFlow;
 
 use anyhow::anyhow;
-use sam_data::{Source, SourceOptions};
+use sam_data::{Counterpart, Source, SourceOptions};
 use sam_engine::{Annotator, Client, Project, Simulated, Truth};
 use serde_json::json;
 
@@ -39,25 +39,19 @@ pub(super) fn run(arguments: &SimulateArguments) -> Result<(), Failure> {
 fn truth(project: &Project, arguments: &SimulateArguments) -> anyhow::Result<Truth> {
     let source = Source::open(&arguments.truth, &SourceOptions::default())?;
     let mut truth = Truth::new();
-    let names: std::collections::HashMap<&str, &str> =
-        (0..project.images().len()).map(|index| project.images().name(index)).map(|name| (stem(name), name)).collect();
-    for index in 0..source.len() {
-        let sample = source.undecoded(index)?;
-        let Some(name) = names.get(stem(&sample.name)) else { continue };
+    let counterparts = source.counterparts(&project.images().named_files()?);
+    for (index, counterpart) in counterparts.into_iter().enumerate() {
+        let Counterpart::At(image) = counterpart else { continue };
         let class = |class: usize| source.classes().get(class).cloned();
-        let objects = sample.objects.into_iter().map(|object| (object.mask, object.class.and_then(class)));
-        truth.insert((*name).to_owned(), objects.collect());
+        let objects = source.undecoded(index)?.objects.into_iter();
+        let objects = objects.map(|object| (object.mask, object.class.and_then(class))).collect();
+        truth.insert(project.images().name(image).to_owned(), objects);
     }
     if truth.is_empty() {
         let (truth, project) = (arguments.truth.display(), arguments.project.display());
         return Err(anyhow!("{truth}: must have masks of images of the same names as in {project}, got none"));
     }
     Ok(truth)
-}
-
-fn stem(name: &str) -> &str {
-    let file = name.rsplit('/').next().unwrap_or(name);
-    file.rsplit_once('.').map_or(file, |(stem, _)| stem)
 }
 
 fn print(arguments: &SimulateArguments, done: &Simulated) -> Result<(), Failure> {
