@@ -116,7 +116,7 @@ fn a_better_model_is_taken_by_the_running_server() {
 
 /// The kill comes in the middle of the training.
 #[test]
-fn a_killed_round_goes_on_and_a_worse_model_is_refused() {
+fn a_killed_round_is_resumed_and_a_worse_model_is_refused() {
     let run = project(12, &training(0.3, 400));
     let server = Served::start(&run.path("project"), 0);
     simulate(&run, &[]);
@@ -144,7 +144,7 @@ fn a_killed_round_goes_on_and_a_worse_model_is_refused() {
     let data = std::fs::read(round.join("collected.json")).expect("there");
     let out = run.ok(&["annotate", "round", "project", "--quiet"]);
     assert!(out.contains("round 1: the model before stays in use"), "{out}");
-    assert_eq!(std::fs::read(round.join("collected.json")).expect("there"), data, "it goes on with what it began with");
+    assert_eq!(std::fs::read(round.join("collected.json")).expect("there"), data, "it resumes with what it began with");
     assert!(!run.path("project/model.json").exists() && !run.path("project/rounds/0002").exists());
     assert_eq!(server.get("/api/pulse").1["model_name"], "the first model");
 }

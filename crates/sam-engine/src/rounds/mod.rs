@@ -10,7 +10,7 @@
 //!             decision.json                 the end of the round
 //! ```
 //!
-//! Every phase ends with a file that is replaced atomically, so a round whose process was killed goes on where it was. Which masks
+//! Every phase ends with a file that is replaced atomically, so a round whose process was killed can be resumed. Which masks
 //! belong to which round follows from the journal.
 
 mod collect;

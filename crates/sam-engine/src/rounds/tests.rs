@@ -123,7 +123,7 @@ fn a_round_has_the_masks_of_people_as_they_were() {
     assert_eq!(collected.statistics, expected);
     assert_eq!((objects(&round.train_data()), objects(&round.validation_data())), (2, 2));
 
-    // What is made later is of the next round, and a round that goes on has what it began with.
+    // What is made later is of the next round, and a resumed round has what it began with.
     add(&mut store, of_training[3], "g", MaskSource::Assisted, 1.0);
     assert_eq!(collect(store.project(), &rounds.current()).expect("there"), collected);
     assert_eq!(objects(&round.train_data()), 2);

@@ -50,7 +50,7 @@ impl RoundProcess {
         self.child.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins a round, or goes on with one that was stopped. `Err`: why it cannot.
+    /// Begins a round, or resumes one that was stopped. `Err`: why it cannot.
     pub(super) fn start(&self) -> Result<(), String> {
         let mut child = self.child();
         if self.rounds.is_running() || child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None))) {
@@ -129,9 +129,9 @@ impl RoundProcess {
         let gain = decision.and_then(|decision| decision.gain.as_ref());
         let reasons = match decision {
             Some(decision) => decision.reasons.clone(),
-            None => vec![
-                last_line(&self.log).unwrap_or_else(|| "it was stopped and goes on with the next start".to_owned()),
-            ],
+            None => {
+                vec![last_line(&self.log).unwrap_or_else(|| "it was stopped; the next start resumes it".to_owned())]
+            }
         };
         json!({
             "round": round.number,

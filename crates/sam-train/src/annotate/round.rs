@@ -1,7 +1,7 @@
 //! `sam-train annotate round`: collect, train, evaluate, decide. Each phase ends with a file, so a round that was stopped or killed
-//! goes on where it was.
+//! is resumed.
 //!
-//! Every round goes on from the model in use and learns from all masks so far, with the loss and the learning rate that fit the
+//! Every round starts from the model in use and learns from all masks so far, with the loss and the learning rate that fit the
 //! project's first checkpoint.
 
 use std::ffi::OsString;
@@ -67,7 +67,7 @@ fn forever(arguments: &RoundArguments, n: usize) -> Result<(), Failure> {
         match status.code() {
             Some(0) => {}
             Some(code) if code == i32::from(INTERRUPTED) => {
-                return Err(Failure::Stopped("stopped; the same command goes on with the round".to_owned()));
+                return Err(Failure::Stopped("stopped; the same command resumes the round".to_owned()));
             }
             _ => {
                 return Err(anyhow!(
@@ -144,7 +144,7 @@ impl Work<'_> {
         self.run_folder().join(BEST_FILE)
     }
 
-    /// Trains, or goes on with a training that was stopped.
+    /// Trains, or resumes a training that was stopped.
     fn train(&self, in_use: &Path) -> Result<(), Failure> {
         let (run_folder, config) = (self.run_folder(), self.round.path().join("config.toml"));
         let verbosity = self.arguments.verbosity;

@@ -101,7 +101,7 @@ pub(super) fn run(arguments: &StatusArguments) -> Result<(), Failure> {
                     writeln!(out, "{line}")?;
                 }
             }
-            _ => writeln!(out, "round {}: not at its end; `sam-train annotate round` goes on with it", round.number)?,
+            _ => writeln!(out, "round {}: unfinished; `sam-train annotate round` resumes it", round.number)?,
         }
     }
     Ok(())

@@ -82,10 +82,8 @@ impl From<ValidationBy> for SplitBy {
 }
 
 #[derive(Debug, Args)]
-#[command(
-    after_help = "A round that was stopped or killed goes on where it was with the same command. The server of the project \
-                        may be open meanwhile; it takes a better model by itself."
-)]
+#[command(after_help = "The same command resumes a round that was stopped or killed. The server of the project \
+                        may be open meanwhile; it takes a better model by itself.")]
 pub(crate) struct RoundArguments {
     /// The project
     pub(crate) project: PathBuf,
