@@ -42,7 +42,7 @@ const PROGRESS: &str = "progress.json";
 pub struct Collected {
     /// Seconds since 1970.
     pub started_unix_s: u64,
-    /// The checkpoint in use, relative to the project.
+    /// The checkpoint in use when the round began.
     pub checkpoint: PathBuf,
     /// What people call it.
     pub model_name: String,
