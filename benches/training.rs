@@ -59,6 +59,7 @@ pub(crate) fn small_step(runs: usize) -> Vec<f64> {
             iou_head_hidden_dim: 256,
             dropout: 0.0,
         },
+        text: None,
     };
     let device = Device::flex().autodiff();
     let sam = initialise(config.init(&device).expect("sizes fit"), 0);
@@ -152,6 +153,7 @@ fn simulator(objects: usize, passes: &[PassKind], target: &Target, side: usize) 
 fn draws(objects: usize, passes: &[PassKind], side: usize) -> PromptDraws {
     let (near, far) = (side as f32 * 0.2, side as f32 * 0.6);
     let objects = (0..objects).map(|object| DrawnObject {
+        text: None,
         box_xyxy_px: (object % 2 == 0).then_some([near, near, far, far]),
         places: (0..passes.len()).map(|pass| [(pass * 3 + object) as f32 * 0.31 % 1.0, 0.5, 0.5]).collect(),
         from_object: vec![false; passes.len()],

@@ -11,7 +11,7 @@ use sam_image::RgbImage;
 use sam_infer::{Predictor, Prompt};
 use sam_model::init::initialise;
 use sam_model::weights::{
-    Dtype, ExportFormat, ExportOptions, ImageSizePolicy, export, fill_parameters, parameter_shapes,
+    Dtype, ExportFormat, ExportOptions, ImageSizePolicy, TextExport, export, fill_parameters, parameter_shapes,
 };
 use sam_model::{ImageEncoderConfig, MaskOutput, Sam, SamConfig, Variant};
 
@@ -53,8 +53,12 @@ fn candle_loads_our_file_and_agrees() {
     let sam = with_relative_positions(initialise(config.init(&cpu()).expect("sizes fit"), 3));
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("small.safetensors");
-    let options =
-        ExportOptions { format: ExportFormat::Safetensors, dtype: Dtype::F32, image_size: ImageSizePolicy::Published };
+    let options = ExportOptions {
+        format: ExportFormat::Safetensors,
+        dtype: Dtype::F32,
+        image_size: ImageSizePolicy::Published,
+        text: TextExport::Beside,
+    };
     export(&sam, options, &file).expect("written");
 
     let image = RgbImage::from_fn(1024, 768, |x, y| {
@@ -130,7 +134,7 @@ fn several_images_in_one_call_equal_one_at_a_time() {
         .map(|object| Prompt {
             points_xy_px: vec![([object as f32 * 3.0, 9.0], true); 1 + object % 3],
             box_xyxy_px: (object % 2 == 0).then_some([2.0, 3.0, 20.0, 25.0]),
-            mask_logits: None,
+            ..Prompt::default()
         })
         .collect();
     let asked: Vec<(usize, &Prompt)> = prompts.iter().enumerate().map(|(at, prompt)| (at % 3, prompt)).collect();

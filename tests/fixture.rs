@@ -90,7 +90,7 @@ impl Golden {
             labels: Tensor::cat(labels, 1).int(),
             absent: None,
         });
-        Prompts { sparse, masks, objects }
+        Prompts { sparse, masks, text: None, objects }
     }
 }
 

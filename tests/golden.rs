@@ -163,6 +163,7 @@ fn host_prompts(golden: &Golden, case: &str) -> Vec<ObjectPrompt> {
                 let length = all.len() / objects;
                 all[object * length..][..length].to_vec()
             }),
+            text: None,
         })
         .collect()
 }
@@ -194,7 +195,7 @@ fn the_predictor_agrees_from_pixels_to_full_size() {
                 .map(|&(xy, positive)| (frame.point_to_original(xy), positive))
                 .collect(),
             box_xyxy_px: object.box_xyxy_px.map(|corners| frame.box_to_original(corners)),
-            mask_logits: None,
+            ..Prompt::default()
         };
         let prediction = predictor.predict(&embedding, &prompt, MaskOutput::Multi).expect("a good prompt");
         let expected = golden.values(&format!("case/{case}/full_size_multi"));

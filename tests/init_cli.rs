@@ -5,7 +5,7 @@ use std::path::Path;
 use image::{GrayImage, Luma, Rgb, RgbImage};
 use sam_model::SamConfig;
 use sam_model::init::initialise;
-use sam_model::weights::{Dtype, ExportFormat, ExportOptions, ImageSizePolicy, export};
+use sam_model::weights::{Dtype, ExportFormat, ExportOptions, ImageSizePolicy, TextExport, export};
 
 use crate::cli::{Run, fixture};
 use crate::data_cli::datasets;
@@ -50,8 +50,12 @@ fn checkpoint(run: &Run) -> String {
     (decoder.transformer_dim, decoder.num_heads, decoder.mlp_dim, decoder.cross_dim) = (32, 4, 64, 16);
     decoder.iou_head_hidden_dim = 32;
     let sam = initialise(config.init(&cpu()).expect("sizes that fit"), 3);
-    let options =
-        ExportOptions { format: ExportFormat::Safetensors, dtype: Dtype::F32, image_size: ImageSizePolicy::Keep };
+    let options = ExportOptions {
+        format: ExportFormat::Safetensors,
+        dtype: Dtype::F32,
+        image_size: ImageSizePolicy::Keep,
+        text: TextExport::Beside,
+    };
     let path = run.path("small.safetensors");
     export(&sam, options, &path).expect("written");
     path.display().to_string()

@@ -53,6 +53,7 @@ pub(crate) fn small_sam(side: usize, dim: usize, width: usize) -> Sam {
             iou_head_hidden_dim: width,
             dropout: 0.1,
         },
+        text: None,
     };
     sam_model::init::initialise(config.init(&cpu().autodiff()).expect("sizes fit"), 3)
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use sam_model::init::initialise;
 use sam_model::weights::{
-    Checkpoint, Dtype, ExportFormat, ExportOptions, Hints, ImageSizePolicy, Layout, LoadOptions, StateDict,
+    Checkpoint, Dtype, ExportFormat, ExportOptions, Hints, ImageSizePolicy, Layout, LoadOptions, StateDict, TextExport,
     WeightsError, export, recognise_sam, resize_absolute, resize_relative,
 };
 use sam_model::{SamConfig, Variant};
@@ -23,7 +23,7 @@ fn weights_of(sam: &sam_model::Sam) -> BTreeMap<String, Vec<f32>> {
 }
 
 fn f32_of(format: ExportFormat, image_size: ImageSizePolicy) -> ExportOptions {
-    ExportOptions { format, dtype: Dtype::F32, image_size }
+    ExportOptions { format, dtype: Dtype::F32, image_size, text: TextExport::Beside }
 }
 
 fn tiny_config() -> SamConfig {

@@ -87,6 +87,18 @@ pub fn write_folder_atomically<E>(
     Ok(())
 }
 
+/// Removes a file; none there is no error.
+///
+/// # Errors
+///
+/// When it is there and cannot be removed.
+pub fn remove_if_there(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Removes unfinished content of ended processes from `folder`; returns the number of removed entries. Errors are ignored,
 /// because leftovers only take space.
 pub fn sweep_unfinished(folder: &Path) -> usize {

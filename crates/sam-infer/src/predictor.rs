@@ -173,10 +173,9 @@ impl Predictor {
         for embedding in embeddings {
             assert!(self.is_own_embedding(embedding), "an embedding must come from the encoder of this predictor");
         }
-        let side = self.config().low_res_side();
         let objects: Vec<(usize, ObjectPrompt)> = prompts
             .iter()
-            .map(|&(image, prompt)| Ok((image, prompt.to_model(&embeddings[image].frame, side)?)))
+            .map(|&(image, prompt)| Ok((image, prompt.to_model(&embeddings[image].frame, self.config())?)))
             .collect::<Result<_, PromptError>>()?;
         if objects.is_empty() {
             return Ok(Vec::new());

@@ -1,7 +1,7 @@
 //! Prompts in pixels of the original image, validated before they reach the model.
 
 use sam_image::{Mask, ModelFrame};
-use sam_model::ObjectPrompt;
+use sam_model::{ObjectPrompt, SamConfig, TextVector};
 
 /// The prompt of one object.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -12,13 +12,15 @@ pub struct Prompt {
     pub box_xyxy_px: Option<[f32; 4]>,
     /// Logits of an earlier mask at the decoder's resolution ([`crate::Prediction::mask_logits`]), row-major.
     pub mask_logits: Option<Vec<f32>>,
+    /// What a text or an image crop says: a vector of the CLIP that the model was trained with.
+    pub text: Option<TextVector>,
 }
 
 /// An invalid prompt.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum PromptError {
-    /// No point, box or mask.
-    #[error("no prompt: give at least a point, a box or a mask")]
+    /// No point, box, mask or text.
+    #[error("no prompt: give at least a point, a box, a mask or a text")]
     Empty,
     /// A point outside the image.
     #[error("point {point:?} must lie in the image, which is {width} px wide and {height} px high", point = [.x, .y])]
@@ -59,13 +61,29 @@ pub enum PromptError {
     /// A mask prompt with NaN or infinite logits.
     #[error("a mask prompt must hold finite logits, got {0}")]
     MaskNotFinite(f32),
+    /// A text for a model that takes none.
+    #[error("this model takes no texts: its checkpoint has no text prompt")]
+    TakesNoText,
+    /// A vector of another CLIP.
+    #[error("a text must be a vector of {expected} values for this model, got {got}: is it of another CLIP?")]
+    TextWidth {
+        /// The model's width.
+        expected: usize,
+        /// That of the vector.
+        got: usize,
+    },
+    /// A text vector with NaN or infinite values.
+    #[error("a text's vector must hold finite values, got {0}")]
+    TextNotFinite(f32),
 }
 
 impl Prompt {
     /// Validates the prompt against its image and maps it to the model's frame.
-    pub fn to_model(&self, frame: &ModelFrame, low_res_side: usize) -> Result<ObjectPrompt, PromptError> {
+    pub fn to_model(&self, frame: &ModelFrame, config: &SamConfig) -> Result<ObjectPrompt, PromptError> {
         let [height, width] = frame.original_hw;
-        if self.points_xy_px.is_empty() && self.box_xyxy_px.is_none() && self.mask_logits.is_none() {
+        let low_res_side = config.low_res_side();
+        let has_geometry = !self.points_xy_px.is_empty() || self.box_xyxy_px.is_some() || self.mask_logits.is_some();
+        if !has_geometry && self.text.is_none() {
             return Err(PromptError::Empty);
         }
         for &([x, y], _) in &self.points_xy_px {
@@ -93,11 +111,24 @@ impl Prompt {
                 return Err(PromptError::MaskNotFinite(value));
             }
         }
+        if let Some(text) = &self.text {
+            check_text(text, config)?;
+        }
         Ok(ObjectPrompt {
             points_xy_px: self.points_xy_px.iter().map(|&(xy, on)| (frame.point_to_model(xy), on)).collect(),
             box_xyxy_px: self.box_xyxy_px.map(|corners| frame.box_to_model(corners)),
             mask_logits: self.mask_logits.clone(),
+            text: self.text.clone(),
         })
+    }
+}
+
+fn check_text(text: &TextVector, config: &SamConfig) -> Result<(), PromptError> {
+    let expected = config.text.as_ref().ok_or(PromptError::TakesNoText)?.width;
+    match (text.values.len(), text.values.iter().find(|value| !value.is_finite())) {
+        (got, _) if got != expected => Err(PromptError::TextWidth { expected, got }),
+        (_, Some(&value)) => Err(PromptError::TextNotFinite(value)),
+        _ => Ok(()),
     }
 }
 
@@ -153,11 +184,20 @@ fn cells(frame: &ModelFrame, axis: usize, low_res_side: usize) -> Vec<Vec<(usize
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sam_model::{Modality, TextPromptConfig, Variant};
+
+    /// Of a model whose masks have 4 x 4 logits.
+    fn config() -> SamConfig {
+        let mut config = SamConfig::published(Variant::VitB);
+        config.image_encoder.image_size = 16;
+        config
+    }
 
     #[test]
     fn invalid_prompts_are_rejected() {
         let frame = ModelFrame::new([50, 100], 64);
-        let check = |prompt: Prompt| prompt.to_model(&frame, 4).expect_err("invalid").to_string();
+        let mut config = config();
+        let check = |prompt: Prompt| prompt.to_model(&frame, &config).expect_err("invalid").to_string();
         let point = |x, y| Prompt { points_xy_px: vec![([x, y], true)], ..Prompt::default() };
         let boxed = |corners| Prompt { box_xyxy_px: Some(corners), ..Prompt::default() };
         assert!(check(Prompt::default()).contains("no prompt"));
@@ -173,6 +213,16 @@ mod tests {
         let masked = |logits| Prompt { mask_logits: Some(logits), ..Prompt::default() };
         assert!(check(masked(vec![0.0; 15])).contains("4 x 4"));
         assert!(check(masked([vec![0.0; 15], vec![f32::NAN]].concat())).contains("NaN"));
+        let text = |values: &[f32]| Prompt {
+            text: Some(TextVector { values: values.into(), modality: Modality::Text }),
+            ..Prompt::default()
+        };
+        assert!(check(text(&[1.0, 0.0])).contains("takes no texts"));
+        config.text = Some(TextPromptConfig { width: 2, clip: String::new() });
+        let check = |prompt: Prompt| prompt.to_model(&frame, &config).expect_err("invalid").to_string();
+        assert!(check(text(&[1.0])).contains("2 values for this model, got 1"));
+        assert!(check(text(&[1.0, f32::NAN])).contains("NaN"));
+        assert!(text(&[1.0, 0.0]).to_model(&frame, &config).is_ok());
     }
 
     #[test]
@@ -181,9 +231,9 @@ mod tests {
         let prompt = Prompt {
             points_xy_px: vec![([50.0, 25.0], false)],
             box_xyxy_px: Some([0.0, 0.0, 100.0, 50.0]),
-            mask_logits: None,
+            ..Prompt::default()
         };
-        let object = prompt.to_model(&frame, 4).expect("fine");
+        let object = prompt.to_model(&frame, &config()).expect("fine");
         assert_eq!(object.points_xy_px, [([32.0, 16.0], false)]);
         assert_eq!(object.box_xyxy_px, Some([0.0, 0.0, 64.0, 32.0]));
     }

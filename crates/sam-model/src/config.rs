@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::decoder::MaskDecoderConfig;
 use crate::encoder::ImageEncoderConfig;
-use crate::prompt::{MASK_PROMPT_PER_GRID, PromptEncoderConfig};
+use crate::prompt::{MASK_PROMPT_PER_GRID, PromptEncoderConfig, TextPromptConfig};
 use crate::sam::Sam;
 
 /// The published model sizes.
@@ -44,6 +44,9 @@ pub struct SamConfig {
     pub prompt_encoder: PromptEncoderConfig,
     /// Embeddings to masks.
     pub mask_decoder: MaskDecoderConfig,
+    /// Text prompts; `None`: the model takes none, as the published ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<TextPromptConfig>,
 }
 
 impl SamConfig {
@@ -79,16 +82,18 @@ impl SamConfig {
                 iou_head_hidden_dim: 256,
                 dropout: 0.0,
             },
+            text: None,
         }
     }
 
-    /// The published size this is, whatever its image size and its dropout rates.
+    /// The published size this is, whatever its image size, its dropout rates and its text prompts.
     pub fn variant(&self) -> Option<Variant> {
         Variant::ALL.into_iter().find(|&variant| {
             let mut published = Self::published(variant);
             published.image_encoder.image_size = self.image_encoder.image_size;
             published.image_encoder.drop_path_rate = self.image_encoder.drop_path_rate;
             published.mask_decoder.dropout = self.mask_decoder.dropout;
+            published.text.clone_from(&self.text);
             published == *self
         })
     }
@@ -117,9 +122,12 @@ impl SamConfig {
             ("the decoder's depth", decoder.depth, MAX_DEPTH),
             ("num_multimask_outputs", decoder.num_multimask_outputs, MAX_DEPTH),
             ("iou_head_depth", decoder.iou_head_depth, MAX_DEPTH),
+            ("the width of text vectors", self.text.as_ref().map_or(1, |text| text.width), MAX_WIDTH),
         ] {
             checks.require(size <= limit, || format!("{name} must be at most {limit}, got {size}"));
         }
+        let has_width = self.text.as_ref().is_none_or(|text| text.width > 0);
+        checks.require(has_width, || "text vectors must have at least one value".to_owned());
         check_encoder(encoder, &mut checks);
         checks.require(prompts.embed_dim == encoder.out_chans && decoder.transformer_dim == encoder.out_chans, || {
             format!(
@@ -142,7 +150,12 @@ impl SamConfig {
         let encoder = &self.image_encoder;
         Ok(Sam {
             image_encoder: encoder.init(device),
-            prompt_encoder: self.prompt_encoder.init(encoder.image_size, encoder.grid_size(), device),
+            prompt_encoder: self.prompt_encoder.init(
+                self.text.as_ref(),
+                encoder.image_size,
+                encoder.grid_size(),
+                device,
+            ),
             mask_decoder: self.mask_decoder.init(device),
             config: self.clone(),
         })

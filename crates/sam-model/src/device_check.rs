@@ -10,7 +10,7 @@ use crate::config::SamConfig;
 use crate::decoder::{MaskDecoderConfig, MaskOutput};
 use crate::encoder::ImageEncoderConfig;
 use crate::init::initialise;
-use crate::prompt::{ObjectPrompt, PromptEncoderConfig, Prompts};
+use crate::prompt::{Modality, ObjectPrompt, PromptEncoderConfig, Prompts, TextPromptConfig, TextVector};
 use crate::sam::Sam;
 
 /// Largest difference of outputs, relative to the largest value. TF32 matrix products of a GPU stay below a tenth of it.
@@ -138,6 +138,7 @@ fn config() -> SamConfig {
             iou_head_hidden_dim: 32,
             dropout: 0.0,
         },
+        text: Some(TextPromptConfig { width: 16, clip: String::new() }),
     }
 }
 
@@ -169,12 +170,16 @@ fn patterned<const D: usize>(dims: [usize; D], size: f32, device: &Device) -> Te
     Tensor::from_data(TensorData::new(pattern(dims.iter().product(), size), dims), device)
 }
 
-/// Two images; the first object has clicks, the second a box and a mask.
+/// Two images; the first object has clicks and a text, the second a box and a mask.
 fn run(sam: &Sam, device: &Device) -> [(&'static str, Tensor<4>); 3] {
     let side = sam.image_size();
     let mask_side = sam.config().low_res_side();
     let prompts = [
-        ObjectPrompt { points_xy_px: vec![([20.0, 30.0], true), ([50.0, 12.0], false)], ..ObjectPrompt::default() },
+        ObjectPrompt {
+            points_xy_px: vec![([20.0, 30.0], true), ([50.0, 12.0], false)],
+            text: Some(TextVector { values: pattern(16, 0.3).into(), modality: Modality::Text }),
+            ..ObjectPrompt::default()
+        },
         ObjectPrompt {
             box_xyxy_px: Some([8.0, 16.0, 40.0, 60.0]),
             mask_logits: Some(pattern(mask_side * mask_side, 8.0)),

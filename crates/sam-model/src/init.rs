@@ -6,6 +6,7 @@
 //!   embedding, taken as one, Xavier uniform, absolute positions fixed sines and cosines, biases and relative position tables
 //!   zero. (ViTDet's normal of 0.02 suits a dimension of 768 and is too small for small ones.) The neck's convolutions
 //!   Kaiming normal over the fan-in, as a norm and no activation follows them;
+//! - text prompts: standard normal, as they take vectors of unit length, bias and means zero;
 //! - prompt encoder and mask decoder: linear layers and convolutions uniform with the variance that preserves the signal's
 //!   variance (1/fan-in, twice that before a ReLU or GELU), embeddings and the position frequencies standard normal, biases
 //!   zero. With PyTorch's defaults, a third of that variance, a mask's logits start at a few hundredths. The last layers of
@@ -130,8 +131,12 @@ fn draw_for(key: &str, official_shape: &[usize]) -> Draw {
     if last == "pos_embed" {
         return Draw::SinesAndCosines;
     }
-    if last == "bias" {
+    if last == "bias" || last == "image_mean" || last == "text_mean" {
         return Draw::Constant(0.0);
+    }
+    // A vector of unit length becomes a token of unit variance, as all others.
+    if key == "prompt_encoder.text_prompt.projection.weight" {
+        return Draw::Normal { std: 1.0 };
     }
     let is_of_decoding_parts = key.starts_with("prompt_encoder") || key.starts_with("mask_decoder");
     if !is_of_decoding_parts {
@@ -243,7 +248,9 @@ mod tests {
 
     #[test]
     fn every_part_has_its_rule() {
-        let cases: [(&str, &[usize], Draw); 16] = [
+        let cases: [(&str, &[usize], Draw); 18] = [
+            ("prompt_encoder.text_prompt.projection.weight", &[256, 768], Draw::Normal { std: 1.0 }),
+            ("prompt_encoder.text_prompt.image_mean", &[768], Draw::Constant(0.0)),
             ("cls_token", &[1, 1, 8], Draw::Normal { std: 0.02 }),
             ("decoder_pred.weight", &[48, 48], Draw::Uniform { bound: 0.25 }),
             ("decoder_blocks.0.norm1.weight", &[8], Draw::Constant(1.0)),

@@ -51,7 +51,10 @@ pub use decoder::{DecodedMasks, MaskDecoder, MaskDecoderConfig, MaskOutput};
 pub use encoder::{Block, BlockConfig, DropPath, ImageEncoder, ImageEncoderConfig};
 pub use mae::{MaeConfig, MaeTarget, MaskedAutoencoder, RandomMasking, Reconstruction, masking_noise};
 pub use preprocess::{PIXEL_MEAN, PIXEL_STD, normalise_pixels};
-pub use prompt::{MaskPrompts, ObjectPrompt, PromptEncoder, PromptEncoderConfig, Prompts, SparsePrompts, TokenKind};
+pub use prompt::{
+    MaskPrompts, Modality, ObjectPrompt, PromptEncoder, PromptEncoderConfig, Prompts, SparsePrompts, TextPrompt,
+    TextPromptConfig, TextPrompts, TextVector, TokenKind,
+};
 pub use sam::{EncodedImages, MASK_THRESHOLD, Sam};
 pub use sam_kernel::instruction_set;
 pub use stage::Stage;

@@ -4,7 +4,9 @@ use std::io::Write;
 
 use sam_infer::DeviceName;
 use sam_model::lora::AdapterFile;
-use sam_model::weights::{Checkpoint, ExportOptions, ImageSizePolicy, LoadOptions, LoadReport, WeightsError, export};
+use sam_model::weights::{
+    Checkpoint, ExportOptions, ImageSizePolicy, LoadOptions, LoadReport, TextExport, WeightsError, export,
+};
 
 use crate::cli::{ExportArguments, FormatArgument};
 use crate::failure::{BadInput, Failure};
@@ -36,6 +38,15 @@ pub(crate) fn run(arguments: &ExportArguments) -> Result<(), Failure> {
     let (sam, report) = loaded.map_err(|error| anyhow::anyhow!("{error}{hint}")).bad_input()?;
     let mut out = output();
     writeln!(out, "read    {} ({})", checkpoint.dict.path.display(), checkpoint.description())?;
+    if let Some(text) = &checkpoint.text {
+        writeln!(
+            out,
+            "read    {} (text prompt of CLIP {}, {} values)",
+            text.path.display(),
+            text.config.clip,
+            text.config.width
+        )?;
+    }
     print_load_report(&mut out, &report, LABEL_WIDTH)?;
     let sam = match &arguments.adapter {
         Some(path) => {
@@ -54,7 +65,8 @@ pub(crate) fn run(arguments: &ExportArguments) -> Result<(), Failure> {
     };
 
     let image_size = if arguments.keep_image_size { ImageSizePolicy::Keep } else { ImageSizePolicy::Published };
-    let options = ExportOptions { format: arguments.format.into(), dtype: arguments.dtype.into(), image_size };
+    let text = if arguments.merge_text { TextExport::Merged } else { TextExport::Beside };
+    let options = ExportOptions { format: arguments.format.into(), dtype: arguments.dtype.into(), image_size, text };
     let written = match export(&sam, options, &arguments.out) {
         // The format or number type cannot represent the weights; another choice can.
         Err(error @ (WeightsError::Unsupported(_) | WeightsError::NotFinite { .. })) => Err(error).bad_input()?,
@@ -80,6 +92,9 @@ pub(crate) fn run(arguments: &ExportArguments) -> Result<(), Failure> {
         written.bytes as f64 / 1e6,
         written.image_size
     )?;
+    if let Some(path) = &written.text {
+        writeln!(out, "wrote   {} (the text prompt, which belongs to it)", path.display())?;
+    }
     Ok(())
 }
 

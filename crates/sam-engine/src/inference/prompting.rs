@@ -138,7 +138,7 @@ impl<'a> Chain<'a> {
         let prompt = Prompt {
             points_xy_px: points.iter().map(|&[x, y, label]| ([x as f32, y as f32], label == 1.0)).collect(),
             box_xyxy_px: box_xyxy_px.map(|corners| corners.map(|corner| corner as f32)),
-            mask_logits: None,
+            ..Prompt::default()
         };
         Ok(Self { encoded, predictor, prompt, refined, hash })
     }
@@ -160,6 +160,7 @@ impl<'a> Chain<'a> {
             points_xy_px: self.prompt.points_xy_px[..n].to_vec(),
             box_xyxy_px: self.prompt.box_xyxy_px,
             mask_logits: before.map(Arc::unwrap_or_clone),
+            text: None,
         };
         let is_ambiguous = n == 1 && prompt.box_xyxy_px.is_none() && prompt.mask_logits.is_none();
         let output = if is_ambiguous { MaskOutput::Multi } else { MaskOutput::Single };

@@ -6,13 +6,14 @@
 use sam_data::random::{Purpose, RandomStream};
 use sam_data::transforms::View;
 use sam_data::{BatchImage, BatchObject};
+use sam_model::TextVector;
 
 use crate::options::{BoxNoise, NoiseDistribution, PromptOptions};
 
 /// The prompts of a pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PassKind {
-    /// A point or a box, no mask.
+    /// A text, a point or a box, no mask.
     First,
     /// One more click, and the mask of the pass before.
     Click,
@@ -23,7 +24,9 @@ pub enum PassKind {
 /// The random decisions about one object.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DrawnObject {
-    /// The noisy box of the first prompt, in the model's frame; `None`: the first prompt is a point.
+    /// The vector of CLIP that is the first prompt; `None`: it is a point or a box.
+    pub text: Option<TextVector>,
+    /// The noisy box of the first prompt, in the model's frame; `None`: the first prompt is a text or a point.
     pub box_xyxy_px: Option<[f32; 4]>,
     /// For the first point and then for every click, uniform in 0..1: which pixel of the region, and where in the cell
     /// of the mask's grid along x and y.
@@ -92,7 +95,7 @@ fn draw_object(options: &PromptOptions, box_xyxy_px: [f32; 4], view: &View, stre
         places.push(std::array::from_fn(|_| stream.unit() as f32));
         from_object.push(stream.chance(options.click_from_object_chance));
     }
-    DrawnObject { box_xyxy_px, places, from_object }
+    DrawnObject { text: None, box_xyxy_px, places, from_object }
 }
 
 /// Moves each coordinate by a fraction of the box's side length, at most by the cap, and clamps the box to the model's

@@ -9,7 +9,7 @@
 //! Shapes: `O` objects, `M` side of the target masks, `L` side of mask prompts, `N` tokens so far.
 
 use burn::tensor::{Int, Tensor, TensorData};
-use sam_model::{MaskPrompts, Prompts, SparsePrompts, TokenKind};
+use sam_model::{MaskPrompts, Prompts, SparsePrompts, TextPrompts, TokenKind};
 
 use crate::prompts::draws::{DrawnObject, PassKind, PromptDraws};
 use crate::target::Target;
@@ -23,6 +23,9 @@ pub struct ClickSimulator {
     places: Tensor<3>,
     from_object: Option<Tensor<2>>,
     next_click: usize,
+    /// After the first prompt.
+    has_clicks: bool,
+    text: Option<TextPrompts>,
     coords_xy_px: Vec<Tensor<3>>,
     labels: Vec<Tensor<2, Int>>,
     mask_logits: Option<Tensor<4>>,
@@ -50,6 +53,7 @@ impl ClickSimulator {
             draws.objects.iter().flat_map(|o| o.from_object.iter().map(|&yes| f32::from(u8::from(yes)))).collect();
         let any_from_object = from_object.iter().any(|&yes| yes > 0.0);
         let masks = target.masks.clone().reshape(shape);
+        let texts: Vec<_> = draws.objects.iter().map(|object| object.text.clone()).collect();
         Self {
             side_px,
             region: masks.clone(),
@@ -59,6 +63,8 @@ impl ClickSimulator {
             from_object: any_from_object
                 .then(|| Tensor::from_data(TensorData::new(from_object, [objects, n_places]), &device)),
             next_click: 0,
+            has_clicks: false,
+            text: TextPrompts::from_vectors(&texts, &device),
             coords_xy_px: Vec::new(),
             labels: Vec::new(),
             mask_logits: None,
@@ -71,7 +77,7 @@ impl ClickSimulator {
     #[must_use]
     pub fn scripted(passes: Vec<(PassKind, SparsePrompts)>, target: &Target, side_px: usize) -> Self {
         let [objects, ..] = target.masks.dims();
-        let nothing = DrawnObject { box_xyxy_px: None, places: Vec::new(), from_object: Vec::new() };
+        let nothing = DrawnObject { text: None, box_xyxy_px: None, places: Vec::new(), from_object: Vec::new() };
         let (kinds, mut script): (Vec<_>, Vec<_>) = passes.into_iter().unzip();
         script.reverse();
         let draws = PromptDraws { passes: kinds, objects: vec![nothing; objects] };
@@ -88,8 +94,8 @@ impl ClickSimulator {
         self.draws.objects.iter().map(|object| object.box_xyxy_px.is_some())
     }
 
-    /// The prompts of a pass, in order; each after [`ClickSimulator::observe`] of the pass before. All have the same number
-    /// of tokens for every object: coordinates `[O, N, 2]` and labels `[O, N]`.
+    /// The prompts of a pass, in order; each after [`ClickSimulator::observe`] of the pass before. There are as many tokens
+    /// for every object, coordinates `[O, N, 2]` and labels `[O, N]`; those that an object does not have are absent.
     ///
     /// # Panics
     ///
@@ -99,7 +105,7 @@ impl ClickSimulator {
         let objects = self.draws.objects.len();
         if let Some(script) = &mut self.script {
             let sparse = script.pop().expect("a script has a line for every pass");
-            return Prompts { sparse: Some(sparse), masks, objects };
+            return Prompts { sparse: Some(sparse), masks, text: None, objects };
         }
         match pass {
             PassKind::First => self.add_first(),
@@ -107,18 +113,13 @@ impl ClickSimulator {
                 let (coords, labels) = self.click();
                 self.coords_xy_px.push(coords);
                 self.labels.push(labels);
+                if !std::mem::replace(&mut self.has_clicks, true) {
+                    self.pad_texts();
+                }
             }
             PassKind::MaskOnly => {}
         }
-        Prompts {
-            sparse: Some(SparsePrompts {
-                coords_xy_px: Tensor::cat(self.coords_xy_px.clone(), 1),
-                labels: Tensor::cat(self.labels.clone(), 1),
-                absent: None,
-            }),
-            masks,
-            objects,
-        }
+        Prompts { sparse: self.sparse(), masks, text: self.text.clone(), objects }
     }
 
     /// Takes the selected mask of the last prompts.
@@ -144,31 +145,69 @@ impl ClickSimulator {
         self.mask_logits = Some(low_res_logits);
     }
 
-    /// Two tokens for every object: a point and the padding token, or the corners of a box.
+    /// The points and boxes so far; `None` when no object has any.
+    fn sparse(&self) -> Option<SparsePrompts> {
+        let n_tokens = self.labels.len();
+        let absent: Vec<bool> = self
+            .draws
+            .objects
+            .iter()
+            .flat_map(|object| {
+                let is_text = object.text.is_some();
+                let absent_first = [is_text, is_text && !self.has_clicks];
+                absent_first.into_iter().chain(std::iter::repeat_n(false, n_tokens - absent_first.len()))
+            })
+            .collect();
+        (!absent.iter().all(|&absent| absent)).then(|| SparsePrompts {
+            coords_xy_px: Tensor::cat(self.coords_xy_px.clone(), 1),
+            labels: Tensor::cat(self.labels.clone(), 1),
+            absent: absent.contains(&true).then_some(absent),
+        })
+    }
+
+    /// With its first click, an object with a text has points and no box, and so the padding token.
+    fn pad_texts(&mut self) {
+        let difference = TokenKind::NotAPoint as i64 - TokenKind::Absent as i64;
+        let added: Vec<i64> =
+            self.draws.objects.iter().map(|object| if object.text.is_some() { difference } else { 0 }).collect();
+        if added.iter().any(|&added| added != 0) {
+            let added = TensorData::new(added, [self.draws.objects.len(), 1]);
+            let added = Tensor::<2, Int>::from_data(added, &self.target.device());
+            self.labels[1] = self.labels[1].clone() + added;
+        }
+    }
+
+    /// Two tokens for every object: a point and the padding token, the corners of a box, or with a text none.
     fn add_first(&mut self) {
         let (point, point_labels) = self.click(); // [O, 1, 2], [O, 1]
         let device = point.device();
         let objects = self.draws.objects.len();
         let boxes: Vec<f32> =
             self.draws.objects.iter().flat_map(|object| object.box_xyxy_px.unwrap_or_default()).collect();
-        let corner = |kind: TokenKind, other: TokenKind| -> Vec<i64> {
-            self.is_box().map(|is_box| if is_box { kind as i64 } else { other as i64 }).collect()
+        // Where the label does not come from the device.
+        let label = |boxed: TokenKind, point: i64| -> Vec<i64> {
+            let of_object = |object: &DrawnObject| match (&object.text, object.box_xyxy_px) {
+                (Some(_), _) => TokenKind::Absent as i64,
+                (None, Some(_)) => boxed as i64,
+                (None, None) => point,
+            };
+            self.draws.objects.iter().map(of_object).collect()
         };
         // The point takes the place of the box's first corner.
         let boxes = Tensor::<3>::from_data(TensorData::new(boxes, [objects, 2, 2]), &device);
-        let is_point: Vec<f32> = self.is_box().map(|is_box| f32::from(u8::from(!is_box))).collect();
+        let is_point = |object: &DrawnObject| object.text.is_none() && object.box_xyxy_px.is_none();
+        let is_point: Vec<f32> =
+            self.draws.objects.iter().map(|object| f32::from(u8::from(is_point(object)))).collect();
         let is_point = Tensor::<3>::from_data(TensorData::new(is_point, [objects, 1, 1]), &device);
         let first = boxes.clone().slice([0..objects, 0..1]) + point * is_point.clone();
         let second = boxes.slice([0..objects, 1..2]);
         let ints = |codes: Vec<i64>| Tensor::<2, Int>::from_data(TensorData::new(codes, [objects, 1]), &device);
         let is_point = is_point.reshape([objects, 1]).int();
-        // Labels of points come from the device; they are 0 for boxes, whose code is added.
-        let point_part = point_labels * is_point;
-        let box_part =
-            ints(self.is_box().map(|is_box| if is_box { TokenKind::BoxTopLeft as i64 } else { 0 }).collect());
-        let second_labels = ints(corner(TokenKind::BoxBottomRight, TokenKind::NotAPoint));
+        // Labels of points come from the device; they are 0 for the others, whose code is added.
+        let first_labels = point_labels * is_point + ints(label(TokenKind::BoxTopLeft, 0));
+        let second_labels = ints(label(TokenKind::BoxBottomRight, TokenKind::NotAPoint as i64));
         self.coords_xy_px = vec![first, second];
-        self.labels = vec![point_part + box_part, second_labels];
+        self.labels = vec![first_labels, second_labels];
     }
 
     /// One click per object in the present region: coordinates `[O, 1, 2]` and labels `[O, 1]`.
@@ -222,11 +261,12 @@ fn value_at(values: &Tensor<3>, row: &Tensor<2, Int>, column: &Tensor<2, Int>) -
 mod tests {
     use super::*;
     use burn::tensor::Device;
+    use sam_model::{Modality, TextVector};
 
     const SIDE: usize = 8;
 
     fn drawn(share: f32) -> DrawnObject {
-        DrawnObject { box_xyxy_px: None, places: vec![[share, 0.5, 0.5]; 4], from_object: vec![false; 4] }
+        DrawnObject { text: None, box_xyxy_px: None, places: vec![[share, 0.5, 0.5]; 4], from_object: vec![false; 4] }
     }
 
     fn plane(bytes: &[u8], objects: usize) -> Tensor<4> {
@@ -330,6 +370,35 @@ mod tests {
         let coords = floats(sparse.coords_xy_px);
         assert!(coords[5] >= 4.0 * 4.0 - 0.5 && coords[11] >= 4.0 * 4.0 - 0.5, "{coords:?}");
         assert_eq!(ints(sparse.labels), [1, -1, 0, 1, -1, 0]);
+    }
+
+    /// A text has no point beside it until its first click, and then the padding token that points have.
+    #[test]
+    fn a_text_is_alone_until_the_first_click() {
+        let text = Some(TextVector { values: [0.6, 0.8].into(), modality: Modality::Image });
+        let with_text = DrawnObject { text, ..drawn(0.0) };
+        let boxed = DrawnObject { box_xyxy_px: Some([1.0, 2.0, 3.0, 4.0]), ..drawn(0.0) };
+        let mut simulator = simulator(vec![with_text.clone(), boxed, drawn(0.0)], &shape().repeat(3), None);
+        let prompts = simulator.prompts(PassKind::First);
+        let sparse = prompts.sparse.expect("a box and a point");
+        assert_eq!(ints(sparse.labels), [-2, -2, 2, 3, 1, -1]);
+        assert_eq!(sparse.absent, Some(vec![true, true, false, false, false, false]));
+        assert_eq!(prompts.text.expect("one text").modalities, [Some(Modality::Image), None, None]);
+        let logits = Tensor::<4>::ones([3, 1, SIDE, SIDE], &Device::flex());
+        for n_clicks in 1..3 {
+            simulator.observe(logits.clone(), logits.clone());
+            let prompts = simulator.prompts(PassKind::Click);
+            let sparse = prompts.sparse.expect("clicks");
+            let labels = ints(sparse.labels);
+            assert_eq!(labels[..2], [-2, -1]);
+            assert!(labels[2..2 + n_clicks].iter().all(|label| [0, 1].contains(label)), "{labels:?}");
+            let absent = sparse.absent.expect("of the first object");
+            assert_eq!(absent.iter().filter(|&&absent| absent).count(), 1);
+            assert!(absent[0] && prompts.text.is_some());
+        }
+
+        let mut alone = super::tests::simulator(vec![with_text], &shape(), None);
+        assert!(alone.prompts(PassKind::First).sparse.is_none(), "nothing but the text");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use sam_eval::{EvalProgress, EvalProtocol, EvalSet, PredictorSegmenter, evaluate
 use sam_infer::Predictor;
 use sam_model::Sam;
 use sam_model::lora::{PeftFolder, write_peft};
-use sam_model::weights::{Dtype, ExportFormat, ExportOptions, ImageSizePolicy, export};
+use sam_model::weights::{Dtype, ExportFormat, ExportOptions, ImageSizePolicy, TextExport, export};
 
 use super::batch::{EncoderInput, TrainingBatch, normalised_images};
 use super::shards::ShardPools;
@@ -207,8 +207,12 @@ impl Task for SegmentationTask {
     }
 
     fn write(sam: &Sam, path: &Path) -> Result<(), LearnError> {
-        let options =
-            ExportOptions { format: ExportFormat::Safetensors, dtype: Dtype::F32, image_size: ImageSizePolicy::Keep };
+        let options = ExportOptions {
+            format: ExportFormat::Safetensors,
+            dtype: Dtype::F32,
+            image_size: ImageSizePolicy::Keep,
+            text: TextExport::Beside,
+        };
         export(sam, options, path)?;
         Ok(())
     }

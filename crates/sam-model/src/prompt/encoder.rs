@@ -13,6 +13,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use super::prompts::{Prompts, SparsePrompts};
+use super::text::{TextPrompt, TextPromptConfig};
 use crate::ops::layer_norm::LayerNorm2d;
 use crate::ops::patch_conv::PatchConv;
 
@@ -31,7 +32,13 @@ pub struct PromptEncoderConfig {
 
 impl PromptEncoderConfig {
     /// Parameters at zero, to be filled by a checkpoint or by [`crate::init`].
-    pub fn init(&self, image_size: usize, grid_size: usize, device: &Device) -> PromptEncoder {
+    pub fn init(
+        &self,
+        text: Option<&TextPromptConfig>,
+        image_size: usize,
+        grid_size: usize,
+        device: &Device,
+    ) -> PromptEncoder {
         let Self { embed_dim, mask_in_chans } = *self;
         let token = || EmbeddingConfig::new(1, embed_dim).with_initializer(Initializer::Zeros).init(device);
         let gaussian = Initializer::Zeros.init([2, embed_dim / 2], device).set_require_grad(false);
@@ -47,6 +54,7 @@ impl PromptEncoderConfig {
                 conv3: PatchConv::new(mask_in_chans, embed_dim, 1, true, device),
             },
             no_mask_embed: token(),
+            text_prompt: text.map(|text| text.init(embed_dim, device)),
             image_size,
             grid_size,
         }
@@ -66,6 +74,8 @@ pub struct PromptEncoder {
     pub mask_downscaling: MaskDownscaling,
     /// For objects without a mask prompt.
     pub no_mask_embed: Embedding,
+    /// Vectors of CLIP to tokens; not in the official package.
+    pub text_prompt: Option<TextPrompt>,
     image_size: usize,
     grid_size: usize,
 }
@@ -73,7 +83,7 @@ pub struct PromptEncoder {
 /// The prompts as the mask decoder takes them.
 #[derive(Clone, Debug)]
 pub struct PromptEmbeddings {
-    /// `[O, N, C]`; `None` when there are no points and boxes at all.
+    /// `[O, N, C]`, a text first; `None` when there are no texts, points and boxes at all.
     pub sparse: Option<Tensor<3>>,
     /// `[O, N]`, row-major, `true` where an object has no such token; `None` when all have.
     pub absent: Option<Vec<bool>>,
@@ -127,12 +137,33 @@ impl PromptEncoder {
     ///
     /// # Shapes
     /// - returns `sparse`: `[O, N, C]`, `absent`: `[O, N]`, `dense`: see `DenseEmbeddings`
+    ///
+    /// # Panics
+    /// When an object has a text and the model takes none, or vectors of another width.
     pub fn forward(&self, prompts: &Prompts) -> PromptEmbeddings {
-        PromptEmbeddings {
-            sparse: prompts.sparse.as_ref().map(|sparse| self.embed_sparse(sparse)),
-            absent: prompts.sparse.as_ref().and_then(|sparse| sparse.absent.clone()),
-            dense: self.embed_masks(prompts),
-        }
+        let dense = self.embed_masks(prompts);
+        let points = prompts.sparse.as_ref().map(|sparse| self.embed_sparse(sparse));
+        let points_absent = prompts.sparse.as_ref().and_then(|sparse| sparse.absent.clone());
+        let Some(text) = &prompts.text else {
+            return PromptEmbeddings { sparse: points, absent: points_absent, dense };
+        };
+        let layer = self.text_prompt.as_ref().expect("a text prompts a model that takes texts");
+        let token = layer.forward(text); // [O, 1, C]
+        let n_points = points.as_ref().map_or(0, |points| points.dims()[1]);
+        let some_absent = points_absent.is_some() || text.absent().any(|absent| absent);
+        let absent = some_absent.then(|| {
+            let of_points = points_absent.unwrap_or_else(|| vec![false; prompts.objects * n_points]);
+            let rows = text.absent().enumerate();
+            rows.flat_map(|(object, absent)| {
+                std::iter::once(absent).chain(of_points[object * n_points..][..n_points].iter().copied())
+            })
+            .collect()
+        });
+        let sparse = match points {
+            Some(points) => Tensor::cat(vec![token, points], 1),
+            None => token,
+        };
+        PromptEmbeddings { sparse: Some(sparse), absent, dense }
     }
 
     /// Positions of the embedding grid's cell centres.

@@ -6,6 +6,8 @@ use std::ops::Range;
 
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
+use super::text::{TextPrompts, TextVector};
+
 /// The kind of a sparse token, with the codes of the reference and of its ONNX export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenKind {
@@ -32,6 +34,8 @@ pub struct ObjectPrompt {
     pub box_xyxy_px: Option<[f32; 4]>,
     /// Logits of a previous mask, row-major, `4G x 4G`.
     pub mask_logits: Option<Vec<f32>>,
+    /// What a text or an image crop says, as a vector of CLIP.
+    pub text: Option<TextVector>,
 }
 
 /// The prompts of all objects of a call.
@@ -41,6 +45,8 @@ pub struct Prompts {
     pub sparse: Option<SparsePrompts>,
     /// Mask prompts; `None` when no object has one.
     pub masks: Option<MaskPrompts>,
+    /// Vectors of CLIP; `None` when no object has one.
+    pub text: Option<TextPrompts>,
     /// `O`.
     pub objects: usize,
 }
@@ -82,6 +88,7 @@ impl Prompts {
                 logits: rows(&masks.logits),
                 present: masks.present.as_ref().map(|present| present.clone().slice_dim(0, objects.clone())),
             }),
+            text: self.text.as_ref().and_then(|text| text.part(objects.clone())),
             objects: objects.len(),
         }
     }
@@ -93,7 +100,8 @@ impl Prompts {
     /// - returns `sparse`: `[O, N, 2]` and `[O, N]`, `masks`: `[O, 1, mask_size, mask_size]`
     ///
     /// # Panics
-    /// When `objects` is empty or a mask does not have `mask_size * mask_size` logits.
+    /// When `objects` is empty, a mask does not have `mask_size * mask_size` logits, or texts have vectors of different
+    /// widths.
     pub fn from_objects(objects: &[ObjectPrompt], mask_size: usize, device: &Device) -> Self {
         assert!(!objects.is_empty(), "at least one object must be prompted");
         let tokens: Vec<Vec<([f32; 2], TokenKind)>> = objects.iter().map(sparse_tokens).collect();
@@ -114,7 +122,9 @@ impl Prompts {
                 absent: absent.contains(&true).then_some(absent),
             }
         });
-        Self { sparse, masks: mask_prompts(objects, mask_size, device), objects: objects.len() }
+        let vectors: Vec<Option<TextVector>> = objects.iter().map(|object| object.text.clone()).collect();
+        let text = TextPrompts::from_vectors(&vectors, device);
+        Self { sparse, masks: mask_prompts(objects, mask_size, device), text, objects: objects.len() }
     }
 }
 

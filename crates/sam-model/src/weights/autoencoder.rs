@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::checkpoint::{CONFIG_METADATA, LoadReport, explain, finite, pair_nearest, surroundings};
 use super::error::{Mismatch, WeightsError};
-use super::export::{ExportFormat, ExportReport, Written, write_pth, write_safetensors, write_weights};
+use super::export::{ExportFormat, ExportReport, Written, file_metadata, write_pth, write_safetensors, write_weights};
 use super::layout::{Layout, drop_reason};
 use super::parameters::{fill_parameters, named_tensors, parameter_shapes};
 use super::recognise::recognise_autoencoder;
@@ -148,7 +148,7 @@ pub fn export_mae(
     let config = serde_json::json!({ METADATA_KEY: mae.config() });
     let bytes = match format {
         ExportFormat::Safetensors => {
-            write_weights(&tensors, path, |temporary| write_safetensors(&tensors, &config, temporary))?
+            write_weights(&tensors, path, |temporary| write_safetensors(&tensors, &file_metadata(&config), temporary))?
         }
         ExportFormat::Pth => {
             write_weights(&tensors, path, |temporary| write_pth(&tensors, Some(PTH_WRAPPER), temporary))?
@@ -164,6 +164,7 @@ pub fn export_mae(
         bytes,
         resized: Vec::new(),
         image_size: mae.config().image_size_hw[0],
+        text: None,
     })
 }
 

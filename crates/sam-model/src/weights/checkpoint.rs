@@ -16,8 +16,10 @@ use super::parameters::{fill_parameters, parameter_shapes};
 use super::position_tables::{ResizedTable, resize_absolute, resize_relative};
 use super::recognise::{Hints, Unrecognised, known_heads, recognise_mae, recognise_sam};
 use super::state_dict::{Dtype, StateDict, TensorInfo};
+use super::text::{Binding, TEXT_KEYS, TextPromptFile};
 use crate::config::SamConfig;
 use crate::init::initialise_where;
+use crate::prompt::TextPromptConfig;
 use crate::sam::Sam;
 
 /// Key of our own metadata: the sizes as JSON. Only those that tensors do not determine are read back.
@@ -35,6 +37,8 @@ pub struct Checkpoint {
     pub layout: Layout,
     /// The sizes of its model; for a masked autoencoder, those of the segmenter that it can initialise.
     pub config: SamConfig,
+    /// Its text prompt, from the file itself or from the one beside it.
+    pub text: Option<TextPromptFile>,
     /// A masked autoencoder's heads and the grid of its positions, where they are known.
     encoder: EncoderHints,
 }
@@ -97,7 +101,8 @@ impl Checkpoint {
     /// Recognises an opened file.
     pub fn recognise(mut dict: StateDict) -> Result<Self, WeightsError> {
         let layout = dict.recognise_layout();
-        let unknown = |what| WeightsError::UnknownLayout { path: dict.path.clone(), what };
+        let path = dict.path.clone();
+        let unknown = |what| WeightsError::UnknownLayout { path: path.clone(), what };
         let layout = layout.map_err(unknown)?;
         let official: BTreeMap<String, TensorInfo> =
             dict.tensors.iter().filter_map(|(key, info)| Some((layout.key_to_official(key)?, info.clone()))).collect();
@@ -105,14 +110,20 @@ impl Checkpoint {
             Layout::HuggingFace => hints_beside(&dict.path)?,
             Layout::Official | Layout::Mae => own_hints(&dict)?,
         };
+        let text = match TextPromptFile::take(&mut dict)? {
+            Some(merged) => Some(merged),
+            None if layout == Layout::Mae => None,
+            None => TextPromptFile::beside(&dict.path)?,
+        };
         let config = match layout {
             Layout::Mae => recognise_mae(&official, &hints, START_IMAGE_SIZE),
             Layout::Official | Layout::HuggingFace => recognise_sam(&official, &hints),
         };
-        let config = config.map_err(|problem| unknown(explain(&dict, layout, problem)))?;
+        let mut config = config.map_err(|problem| unknown(explain(&dict, layout, problem)))?;
+        config.text = text.as_ref().map(|text| text.config.clone());
         config.check().map_err(|source| WeightsError::Config { path: dict.path.clone(), source })?;
         let encoder = EncoderHints { heads: known_heads(&config, &hints), grid_hw: hints.grid_hw };
-        Ok(Self { dict, layout, config, encoder })
+        Ok(Self { dict, layout, config, text, encoder })
     }
 
     /// Whether the file holds a whole segmenter, not only an encoder.
@@ -151,10 +162,21 @@ impl Checkpoint {
         let (plan, report) = self.compare(&options.config, &parameter_shapes(&sam))?;
         let fresh: BTreeSet<&str> = report.fresh.iter().map(String::as_str).collect();
         let sam = initialise_where(sam, options.seed, |key| fresh.contains(key));
+        let text = self.text_for(&options.config)?;
+        let mut binding = Binding::default();
         let sam = fill_parameters(sam, options.dtype, |official| match plan.get(official) {
-            Some(filling) => finite(filling.read(&self.dict)?, &self.dict.path, filling.key()).map(Some),
-            None => Ok(None),
+            Some(filling) => {
+                let values = finite(filling.read(&self.dict)?, &self.dict.path, filling.key())?;
+                if text.is_some() {
+                    binding.add(official, &values);
+                }
+                Ok(Some(values))
+            }
+            None => Ok(text.and_then(|text| text.values(official))),
         })?;
+        if let Some(text) = text {
+            text.check_checkpoint(&binding, &self.dict.path)?;
+        }
         Ok((sam, report))
     }
 
@@ -185,6 +207,28 @@ impl Checkpoint {
         }
     }
 
+    /// The text prompt that fills a model of these sizes; `None` where that takes no texts, or this file has none.
+    fn text_for(&self, config: &SamConfig) -> Result<Option<&TextPromptFile>, WeightsError> {
+        let (Some(expected), Some(text)) = (&config.text, &self.text) else { return Ok(None) };
+        let problem = |what| Err(WeightsError::TextPrompt { path: text.path.clone(), what });
+        let channels = config.prompt_encoder.embed_dim;
+        if text.config.width != expected.width || text.config.clip != expected.clip {
+            let describe = |config: &TextPromptConfig| format!("{} values of CLIP {}", config.width, config.clip);
+            return problem(format!(
+                "its text prompt takes vectors of {}, expected {}; use the CLIP that it was trained with",
+                describe(&text.config),
+                describe(expected)
+            ));
+        }
+        if text.channels != channels {
+            return problem(format!(
+                "its text prompt has tokens of {} channels, the model has {channels}",
+                text.channels
+            ));
+        }
+        Ok(Some(text))
+    }
+
     fn compare(
         &self,
         config: &SamConfig,
@@ -197,7 +241,15 @@ impl Checkpoint {
             ..LoadReport::default()
         };
         let mut unused: BTreeSet<&str> = self.dict.tensors.keys().map(String::as_str).collect();
+        let text = self.text_for(config)?;
+        report.used = text.map_or(0, TextPromptFile::n_tensors);
         for (official, shape) in expected {
+            if official.starts_with(TEXT_KEYS) {
+                if text.is_none() {
+                    report.fresh.push(official.clone());
+                }
+                continue;
+            }
             let Some(key) = self.layout.key_from_official(official) else {
                 report.fresh.push(official.clone());
                 continue;
@@ -221,7 +273,7 @@ impl Checkpoint {
                 None => mismatch.wrong_shape.push((key, shape.clone(), info.shape.clone())),
             }
         }
-        report.used = plan.len();
+        report.used += plan.len();
         for key in unused {
             match drop_reason(self.layout, key) {
                 Some(reason) => report.dropped.push((key.to_owned(), reason.to_owned())),

@@ -109,6 +109,14 @@ pub enum WeightsError {
         /// What was found and what was expected.
         what: String,
     },
+    /// A text prompt cannot be read, or belongs to another checkpoint.
+    #[error("{}: {what}", path.display())]
+    TextPrompt {
+        /// The file.
+        path: PathBuf,
+        /// What was found and what was expected.
+        what: String,
+    },
     /// The format does not support the request.
     #[error("{0}")]
     Unsupported(String),

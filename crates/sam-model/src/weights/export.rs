@@ -21,6 +21,7 @@ use super::pth::writer::{PthEntry, write_pth as write_pth_file};
 use super::recognise::PUBLISHED_DECODER_HEADS;
 use super::safetensors_writer::{TensorHeader, write_tensors};
 use super::state_dict::{Dtype, StateDict, bytes_from_floats, floats_from_bytes};
+use super::text::{Binding, TEXT_KEYS, text_metadata, text_prompt_beside, text_prompt_in, write_text_prompt};
 use crate::config::SamConfig;
 use crate::sam::Sam;
 
@@ -47,6 +48,15 @@ pub enum ImageSizePolicy {
     Keep,
 }
 
+/// Where the text prompt of a model is written, if it has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TextExport {
+    /// To a file beside the checkpoint, which keeps the official keys: see [`text_prompt_beside`].
+    Beside,
+    /// Into the same file, which only this program reads; [`ExportFormat::Safetensors`] only.
+    Merged,
+}
+
 /// Summary of an export.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExportReport {
@@ -60,6 +70,8 @@ pub struct ExportReport {
     pub resized: Vec<ResizedTable>,
     /// Image size of the written model.
     pub image_size: usize,
+    /// The file with the text prompt, where it is one of its own.
+    pub text: Option<PathBuf>,
 }
 
 /// Options of an export.
@@ -71,6 +83,8 @@ pub struct ExportOptions {
     pub dtype: Dtype,
     /// How to export a model whose image size is not 1024 px.
     pub image_size: ImageSizePolicy,
+    /// Where the text prompt goes.
+    pub text: TextExport,
 }
 
 /// Checks that [`export`] can write a model of these sizes, so that a long training does not end with this error.
@@ -79,7 +93,11 @@ pub struct ExportOptions {
 ///
 /// When the format or the data type cannot represent the model, or its position tables cannot be resized.
 pub fn check_export(config: &SamConfig, options: ExportOptions) -> Result<(), WeightsError> {
-    let ExportOptions { format, dtype, image_size } = options;
+    let ExportOptions { format, dtype, image_size, text } = options;
+    if text == TextExport::Merged && format != ExportFormat::Safetensors {
+        let what = "only a .safetensors of this program can hold the text prompt, too; write it beside the checkpoint";
+        return Err(WeightsError::Unsupported(what.to_owned()));
+    }
     if !matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
         return Err(WeightsError::Unsupported(format!("weights are written as F32, F16 or BF16, not as {dtype:?}")));
     }
@@ -95,12 +113,20 @@ pub fn check_export(config: &SamConfig, options: ExportOptions) -> Result<(), We
 /// are merged into the weights.
 pub fn export(sam: &Sam, options: ExportOptions, path: &Path) -> Result<ExportReport, WeightsError> {
     check_export(sam.config(), options)?;
-    let ExportOptions { format, dtype, image_size } = options;
+    let ExportOptions { format, dtype, image_size, text } = options;
     let mut config = sam.config().clone();
-    let mut tensors = named_tensors(&sam.clone().materialize());
+    let text_config = config.text.take();
+    let (mut texts, mut tensors): (Vec<_>, Vec<_>) =
+        named_tensors(&sam.clone().materialize()).into_iter().partition(|tensor| tensor.key.starts_with(TEXT_KEYS));
     let mut resized = Vec::new();
     if is_resized(&config, image_size) {
         resized = resize_tables(&mut tensors, &mut config);
+    }
+    let mut metadata = file_metadata(&serde_json::json!(config));
+    let mut text_metadata = text_config.map(|config| text_metadata(&config, &Binding::of_written(&tensors, dtype)));
+    if text == TextExport::Merged {
+        metadata.extend(text_metadata.take());
+        tensors.append(&mut texts);
     }
     let layout = match format {
         ExportFormat::HuggingFace => Layout::HuggingFace,
@@ -108,32 +134,40 @@ pub fn export(sam: &Sam, options: ExportOptions, path: &Path) -> Result<ExportRe
     };
     let tensors: Vec<Written> =
         tensors.into_iter().map(|tensor| Written::new(tensor, layout, dtype, path)).collect::<Result<_, _>>()?;
-    let bytes = match format {
-        ExportFormat::Safetensors => write_weights(&tensors, path, |temporary| {
-            write_safetensors(&tensors, &serde_json::json!(config), temporary)
-        })?,
-        ExportFormat::Pth => write_weights(&tensors, path, |temporary| write_pth(&tensors, None, temporary))?,
-        ExportFormat::HuggingFace if path.exists() => write_hugging_face(&tensors, &config, dtype, path)?,
+    let beside = |path: &Path| match &text_metadata {
+        Some(metadata) => write_text_prompt(&texts, metadata.clone(), path).map(|()| Some(path.to_owned())),
+        // That of the model which is replaced.
+        None => sam_files::remove_if_there(path).map(|()| None).map_err(|source| io(path, source)),
+    };
+    let hugging_face = |folder: &Path| -> Result<(u64, Option<PathBuf>), WeightsError> {
+        let file = beside(&text_prompt_in(folder))?;
+        let bytes = write_hugging_face(&tensors, &config, (dtype, &metadata), folder)?;
+        Ok((bytes, file))
+    };
+    // The weights last: without them nothing loads.
+    let (bytes, text) = match format {
+        ExportFormat::Safetensors | ExportFormat::Pth => {
+            let file = beside(&text_prompt_beside(path))?;
+            let bytes = write_weights(&tensors, path, |temporary| match format {
+                ExportFormat::Pth => write_pth(&tensors, None, temporary),
+                _ => write_safetensors(&tensors, &metadata, temporary),
+            })?;
+            (bytes, file)
+        }
+        ExportFormat::HuggingFace if path.exists() => hugging_face(path)?,
         ExportFormat::HuggingFace => {
-            let mut bytes = 0;
-            write_folder_atomically(
-                path,
-                |source| io(path, source),
-                |temporary| {
-                    bytes = write_hugging_face(&tensors, &config, dtype, temporary)?;
-                    Ok(())
-                },
-            )?;
-            bytes
+            let mut written = (0, None);
+            let io = |source| io(path, source);
+            write_folder_atomically(path, io, |temporary| {
+                written = hugging_face(temporary)?;
+                Ok::<_, WeightsError>(())
+            })?;
+            (written.0, written.1.map(|_| text_prompt_in(path)))
         }
     };
-    Ok(ExportReport {
-        path: path.to_owned(),
-        tensors: tensors.len(),
-        bytes,
-        resized,
-        image_size: config.image_encoder.image_size,
-    })
+    let tensors = tensors.len();
+    let image_size = config.image_encoder.image_size;
+    Ok(ExportReport { path: path.to_owned(), tensors, bytes, resized, image_size, text })
 }
 
 /// Rejects models that a format cannot represent: the file would load as another model.
@@ -170,7 +204,7 @@ pub(super) fn write_weights(
 fn write_hugging_face(
     tensors: &[Written],
     config: &SamConfig,
-    dtype: Dtype,
+    (dtype, metadata): (Dtype, &HashMap<String, String>),
     folder: &Path,
 ) -> Result<u64, WeightsError> {
     let name = match dtype {
@@ -181,7 +215,7 @@ fn write_hugging_face(
     write_json(&folder.join("config.json"), &huggingface::config_json(config, name))?;
     write_json(&folder.join("preprocessor_config.json"), &huggingface::preprocessor_json(config))?;
     let path = folder.join("model.safetensors");
-    write_weights(tensors, &path, |temporary| write_safetensors(tensors, &serde_json::json!(config), temporary))
+    write_weights(tensors, &path, |temporary| write_safetensors(tensors, metadata, temporary))
 }
 
 fn io(path: &Path, source: std::io::Error) -> WeightsError {
@@ -266,19 +300,23 @@ impl Written {
     }
 }
 
-pub(super) fn write_safetensors(
-    tensors: &[Written],
-    config: &serde_json::Value,
-    path: &Path,
-) -> Result<(), WeightsError> {
+/// The metadata of a file of ours.
+pub(super) fn file_metadata(config: &serde_json::Value) -> HashMap<String, String> {
     // transformers requires the entry "format".
-    let metadata = HashMap::from([
+    HashMap::from([
         ("format".to_owned(), "pt".to_owned()),
         ("producer".to_owned(), format!("sam-train {}", env!("CARGO_PKG_VERSION"))),
         (CONFIG_METADATA.to_owned(), config.to_string()),
-    ]);
+    ])
+}
+
+pub(super) fn write_safetensors(
+    tensors: &[Written],
+    metadata: &HashMap<String, String>,
+    path: &Path,
+) -> Result<(), WeightsError> {
     let headers: Vec<TensorHeader> = tensors.iter().map(|tensor| tensor.header.clone()).collect();
-    write_tensors(path, &headers, metadata, |at| tensors[at].bytes()).map_err(|source| io(path, source))
+    write_tensors(path, &headers, metadata.clone(), |at| tensors[at].bytes()).map_err(|source| io(path, source))
 }
 
 pub(super) fn write_pth(tensors: &[Written], wrapper: Option<&str>, path: &Path) -> Result<(), WeightsError> {

@@ -9,6 +9,7 @@
 //!   filled or named as fresh; anything else is an error.
 //! - `export.rs`, `safetensors_writer.rs`, `pth/writer.rs`: model to file, atomically, read back and compared.
 //! - `autoencoder.rs`: files of a masked autoencoder, both ways.
+//! - `text.rs`: the text prompt beside a checkpoint, or merged into it.
 //! - `position_tables.rs`: resizing position embeddings to another image size.
 
 mod autoencoder;
@@ -25,6 +26,7 @@ mod recognise;
 mod safetensors_writer;
 mod shards;
 mod state_dict;
+mod text;
 
 pub(crate) use checkpoint::{describe, finite, pair_nearest};
 pub(crate) use error::nearest_key;
@@ -34,7 +36,7 @@ pub use autoencoder::{MaeCheckpoint, MaeExportOptions, MaeParts, describe_autoen
 pub use checkpoint::{CONFIG_METADATA, Checkpoint, LoadOptions, LoadReport};
 pub use error::{Mismatch, WeightsError};
 pub use export::{
-    ExportFormat, ExportOptions, ExportReport, ImageSizePolicy, PUBLISHED_IMAGE_SIZE, check_export, export,
+    ExportFormat, ExportOptions, ExportReport, ImageSizePolicy, PUBLISHED_IMAGE_SIZE, TextExport, check_export, export,
 };
 pub use layout::Layout;
 pub use parameters::{NamedTensor, ParameterPath, fill_parameters, host_values, named_tensors, parameter_shapes};
@@ -43,3 +45,4 @@ pub use pth::PthError;
 pub use recognise::{Hints, Unrecognised, recognise_sam};
 pub use safetensors_writer::write_f32_tensors;
 pub use state_dict::{Container, Dtype, StateDict, TensorInfo};
+pub use text::{TextPromptFile, text_prompt_beside};

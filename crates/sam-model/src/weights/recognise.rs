@@ -80,6 +80,7 @@ pub fn recognise_sam(tensors: &BTreeMap<String, TensorInfo>, hints: &Hints) -> R
             mask_in_chans: tensors.axis("prompt_encoder.mask_downscaling.3.weight", 0)?,
         },
         mask_decoder: recognise_decoder(&tensors, hints.decoder_heads.unwrap_or(PUBLISHED_DECODER_HEADS))?,
+        text: None,
     })
 }
 

@@ -44,6 +44,10 @@ pub(crate) struct ExportArguments {
     /// Do not resize the position tables of a model below 1024 px (most other programs cannot load these)
     #[arg(long)]
     pub(crate) keep_image_size: bool,
+    /// Write the text prompt of a model that has one into OUT, too, instead of into a file beside it (safetensors only; other
+    /// programs refuse such a file)
+    #[arg(long)]
+    pub(crate) merge_text: bool,
     /// For an MAE checkpoint, which has only an encoder: random seed of all other weights
     #[arg(long, value_name = "SEED")]
     pub(crate) fresh_seed: Option<u64>,

@@ -168,6 +168,7 @@ impl Sizes {
                 iou_head_hidden_dim: out_chans,
                 dropout: self.decoder_dropout,
             },
+            text: None,
         }
     }
 }

@@ -73,7 +73,7 @@ fn images(arguments: &PredictArguments) -> anyhow::Result<Vec<ImagePrompts>> {
         return prompts::read(path);
     }
     let prompt =
-        Prompt { points_xy_px: arguments.points.clone(), box_xyxy_px: arguments.box_xyxy_px, mask_logits: None };
+        Prompt { points_xy_px: arguments.points.clone(), box_xyxy_px: arguments.box_xyxy_px, ..Prompt::default() };
     if prompt == Prompt::default() {
         bail!("no prompt: give --point or --box for all images, or --prompts with those of each");
     }
@@ -152,7 +152,7 @@ impl Work<'_> {
         let side = predictor.config().low_res_side();
         let mut valid = Vec::new();
         for (index, object) in prompted.objects.iter().enumerate() {
-            match object.prompt.to_model(&embedding.frame, side) {
+            match object.prompt.to_model(&embedding.frame, predictor.config()) {
                 Ok(_) => valid.push((index, object)),
                 Err(error) => report(format!("{}, object {index}: {error}", prompted.image))?,
             }

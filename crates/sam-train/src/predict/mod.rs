@@ -54,7 +54,7 @@ pub(crate) fn run(arguments: &PredictArguments) -> Result<(), Failure> {
     let size_hw = [image.height() as usize, image.width() as usize];
     let frame = ModelFrame::new(size_hw, predictor.config().image_encoder.image_size);
     let prompt = read_prompt(arguments, &frame, side).bad_input()?;
-    prompt.to_model(&frame, side).bad_input()?;
+    prompt.to_model(&frame, predictor.config()).bad_input()?;
 
     let embedding = match &arguments.embedding {
         Some(path) => {
@@ -131,7 +131,7 @@ fn read_prompt(arguments: &PredictArguments, frame: &ModelFrame, low_res_side: u
         }),
         None => None,
     };
-    Ok(Prompt { points_xy_px: arguments.points.clone(), box_xyxy_px: arguments.box_xyxy_px, mask_logits })
+    Ok(Prompt { points_xy_px: arguments.points.clone(), box_xyxy_px: arguments.box_xyxy_px, mask_logits, text: None })
 }
 
 /// A mask image as a prompt; it must have the size of the image.

@@ -84,7 +84,7 @@ fn of_json(text: &str) -> anyhow::Result<Vec<ImagePrompts>> {
             _ => Err(anyhow!("object {index}: a point must be [x, y], [x, y, 1] or [x, y, 0], got {values:?}")),
         };
         let points_xy_px = object.points.iter().map(point).collect::<anyhow::Result<_>>()?;
-        let prompt = Prompt { points_xy_px, box_xyxy_px: object.box_xyxy_px, mask_logits: None };
+        let prompt = Prompt { points_xy_px, box_xyxy_px: object.box_xyxy_px, ..Prompt::default() };
         if prompt == Prompt::default() {
             bail!("object {index}: there must be points or a box");
         }
@@ -259,7 +259,7 @@ mod tests {
     }
 
     fn object(points: &[([f32; 2], bool)], box_xyxy_px: Option<[f32; 4]>, label: &str) -> PromptedObject {
-        let prompt = Prompt { points_xy_px: points.to_vec(), box_xyxy_px, mask_logits: None };
+        let prompt = Prompt { points_xy_px: points.to_vec(), box_xyxy_px, ..Prompt::default() };
         PromptedObject { label: (!label.is_empty()).then(|| label.to_owned()), prompt }
     }
 

@@ -34,7 +34,7 @@ use sam_learn::options::{LoraOptions, TrainOptions};
 use sam_learn::record::{ADAPTER_FOLDER, SavedState};
 use sam_learn::task::Validation;
 use sam_learn::{Outcome, RunInputs, Training, measure_training, train};
-use sam_model::weights::{Dtype, ExportFormat, ExportOptions, ImageSizePolicy, check_export, export};
+use sam_model::weights::{Dtype, ExportFormat, ExportOptions, ImageSizePolicy, TextExport, check_export, export};
 
 use crate::cli::{FormatArgument, RunArguments};
 use crate::config::model::ModelPlan;
@@ -210,5 +210,7 @@ fn exports(plan: &TrainPlan, own_size: usize) -> Vec<ExportOptions> {
     let image_size = if size == own_size { ImageSizePolicy::Keep } else { ImageSizePolicy::Published };
     let is_best = |kind: &FormatArgument| *kind == FormatArgument::Safetensors && image_size == ImageSizePolicy::Keep;
     let kinds = plan.result.export.iter().filter(|kind| !is_best(kind));
-    kinds.map(|&kind| ExportOptions { format: kind.into(), dtype: Dtype::F32, image_size }).collect()
+    kinds
+        .map(|&kind| ExportOptions { format: kind.into(), dtype: Dtype::F32, image_size, text: TextExport::Beside })
+        .collect()
 }
