@@ -62,7 +62,7 @@ fn gradient_image(width: usize, height: usize) -> RgbImage {
 }
 
 fn object(size_hw: [usize; 2], id: u64, class: Option<usize>, covers: impl Fn(usize, usize) -> bool) -> ObjectMask {
-    ObjectMask { mask: Rle::from_mask(&Mask::from_fn(size_hw, covers)), class, id }
+    ObjectMask { mask: Rle::from_mask(&Mask::from_fn(size_hw, covers)), class, id, captions: Vec::new() }
 }
 
 impl Samples for Images {

@@ -88,6 +88,7 @@ mod tests {
             mask: Rle::new([10, 20], &[0, n_set, 200 - n_set]).expect("valid"),
             class: None,
             id: u64::from(n_set),
+            captions: Vec::new(),
         }
     }
 

@@ -112,6 +112,8 @@ pub enum ProblemKind {
     NoObjects,
     /// Run lengths inside other text, such as Python's `b'...'`.
     RleWrapped,
+    /// A caption that is no text.
+    CaptionInvalid,
     /// All masks are marked as crowd.
     AllCrowd,
     /// A crowd region dropped on request.
@@ -172,6 +174,7 @@ impl ProblemKind {
             | Self::PolygonOutside
             | Self::PolygonIsBox
             | Self::RleWrapped
+            | Self::CaptionInvalid
             | Self::AllCrowd
             | Self::CrowdLeftOut
             | Self::InstanceScattered
@@ -239,6 +242,7 @@ impl ProblemKind {
             Self::RleInvalid => "check height and width (RLE is column-major) and export again",
             Self::NoObjects => "nothing can be learned from it; look for labels elsewhere, and at the other problems",
             Self::RleWrapped => "decode counts before writing JSON: counts.decode(\"ascii\") in Python",
+            Self::CaptionInvalid => "write captions as text or lists of texts; other values are left out",
             Self::AllCrowd => "export masks with iscrowd = 0, or set crowd = \"instances\" or \"ignore\"",
             Self::CrowdLeftOut => "none needed with crowd = \"drop\"; its pixels are background",
             Self::InstanceScattered => "if ids are classes, set labels = \"semantic\"",

@@ -27,6 +27,8 @@ pub struct ObjectMask {
     pub class: Option<usize>,
     /// The data set's id of the object, for messages and predictions.
     pub id: u64,
+    /// What people said about the object, such as "a man in a red coat"; empty if nothing.
+    pub captions: Vec<String>,
 }
 
 /// An image that is not decoded, with the masks of its objects.

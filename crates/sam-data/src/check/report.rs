@@ -22,6 +22,12 @@ pub struct CheckReport {
     pub images_without_objects: u64,
     /// Objects in all images.
     pub objects: u64,
+    /// Objects that have at least one caption.
+    #[serde(default)]
+    pub objects_with_captions: u64,
+    /// Captions of all objects.
+    #[serde(default)]
+    pub captions: u64,
     /// Images with ignore regions.
     pub images_with_ignore: u64,
     /// Images in each part of the data set's own split.

@@ -39,6 +39,8 @@ pub(super) struct Rule {
 pub(super) struct Totals {
     problems: BTreeMap<ProblemKind, (u64, Vec<String>)>,
     n_objects: u64,
+    n_captioned: u64,
+    n_captions: u64,
     n_rectangles: u64,
     n_without_objects: u64,
     n_with_ignore: u64,
@@ -100,6 +102,8 @@ impl Totals {
             mine.1.truncate(MAX_EXAMPLES);
         }
         self.n_objects += other.n_objects;
+        self.n_captioned += other.n_captioned;
+        self.n_captions += other.n_captions;
         self.n_rectangles += other.n_rectangles;
         self.n_without_objects += other.n_without_objects;
         self.n_with_ignore += other.n_with_ignore;
@@ -237,6 +241,8 @@ impl Totals {
             let [_, _, width, height] = object.mask.bbox_xywh_px();
             // A mask of a few pixels is always a rectangle.
             self.n_rectangles += u64::from(area_px == width * height && width.min(height) > 2);
+            self.n_captioned += u64::from(!object.captions.is_empty());
+            self.n_captions += object.captions.len() as u64;
             if let Some(class) = object.class {
                 *self.classes.entry((class, part.to_owned())).or_default() += 1;
             }
@@ -366,6 +372,8 @@ impl Totals {
             images: n_images,
             images_without_objects: self.n_without_objects,
             objects: self.n_objects,
+            objects_with_captions: self.n_captioned,
+            captions: self.n_captions,
             images_with_ignore: self.n_with_ignore,
             parts: self.parts,
             classes: classes.collect(),

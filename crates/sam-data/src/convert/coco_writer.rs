@@ -32,7 +32,7 @@ struct ImageJson<'a> {
 }
 
 #[derive(Serialize)]
-struct AnnotationJson {
+struct AnnotationJson<'a> {
     id: u64,
     image_id: u64,
     category_id: usize,
@@ -40,6 +40,12 @@ struct AnnotationJson {
     area: usize,
     bbox: [usize; 4],
     segmentation: RleJson,
+    /// The only caption, as the official files of captions have it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    caption: Option<&'a str>,
+    /// Several captions.
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    captions: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -153,6 +159,8 @@ impl CocoWriter {
                     area: mask.area_px(),
                     bbox: mask.bbox_xywh_px(),
                     segmentation: RleJson::of(&mask),
+                    caption: None,
+                    captions: &[],
                 })?;
             }
             let categories = file.json(&categories)?;
@@ -174,7 +182,7 @@ impl PartFile {
         Ok(Self { path, file, images: String::new(), n_annotations: 0, ignores: Vec::new() })
     }
 
-    fn write(&mut self, annotation: &AnnotationJson) -> Result<(), DataError> {
+    fn write(&mut self, annotation: &AnnotationJson<'_>) -> Result<(), DataError> {
         let line = self.json(annotation)?;
         let comma = if self.n_annotations > 0 { ",\n" } else { "" };
         self.n_annotations += 1;
@@ -186,7 +194,11 @@ impl PartFile {
     }
 }
 
-fn annotation(object: &ObjectMask, id: u64, image_id: u64, no_class: usize) -> AnnotationJson {
+fn annotation(object: &ObjectMask, id: u64, image_id: u64, no_class: usize) -> AnnotationJson<'_> {
+    let (caption, captions) = match object.captions.as_slice() {
+        [caption] => (Some(caption.as_str()), &[][..]),
+        captions => (None, captions),
+    };
     AnnotationJson {
         id,
         image_id,
@@ -195,5 +207,7 @@ fn annotation(object: &ObjectMask, id: u64, image_id: u64, no_class: usize) -> A
         area: object.mask.area_px(),
         bbox: object.mask.bbox_xywh_px(),
         segmentation: RleJson::of(&object.mask),
+        caption,
+        captions,
     }
 }

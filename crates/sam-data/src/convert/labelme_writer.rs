@@ -2,7 +2,7 @@
 //!
 //! Source: `_label_file.py` of labelme 6. A mask is a PNG of 0 and 1 in base64, of the pixels between two corners, both
 //! inclusive, so holes and parts survive. An ignore region is a shape with the label `__ignore__`, as labelme's converters have
-//! it.
+//! it. Captions are the lines of a shape's description.
 
 use std::path::Path;
 
@@ -37,7 +37,7 @@ struct ShapeJson<'a> {
     label: &'a str,
     points: [[usize; 2]; 2],
     group_id: Option<u64>,
-    description: &'static str,
+    description: String,
     shape_type: &'static str,
     flags: Empty,
     mask: String,
@@ -84,11 +84,14 @@ pub(super) fn write_json(image_path: &Path, annotations: &ImageObjects, classes:
     let [image_height, image_width] = annotations.size_hw;
     let objects = annotations.objects.iter().map(|object| {
         let label = object.class.map_or(NO_CLASS, |class| &classes[class]);
-        (label, &object.mask)
+        // A line break within a caption would make two of it.
+        let lines: Vec<String> = object.captions.iter().map(|caption| caption.replace(['\n', '\r'], " ")).collect();
+        (label, &object.mask, lines.join("\n"))
     });
     let mut shapes = Vec::with_capacity(annotations.objects.len());
-    for (label, mask) in objects.chain(annotations.ignore.iter().map(|mask| (IGNORE, mask))) {
-        shapes.extend(shape(&path, label, mask)?);
+    let ignored = annotations.ignore.iter().map(|mask| (IGNORE, mask, String::new()));
+    for (label, mask, description) in objects.chain(ignored) {
+        shapes.extend(shape(&path, label, mask)?.map(|shape| ShapeJson { description, ..shape }));
     }
     let file = FileJson {
         version: VERSION,
@@ -116,7 +119,7 @@ fn shape<'a>(path: &Path, label: &'a str, mask: &Rle) -> Result<Option<ShapeJson
         label,
         points: [[x0, y0], [x1 - 1, y1 - 1]],
         group_id: None,
-        description: "",
+        description: String::new(),
         shape_type: "mask",
         flags: Empty {},
         mask: base64::engine::general_purpose::STANDARD.encode(png),

@@ -60,6 +60,13 @@ pub enum ConvertTo {
     Labelme,
 }
 
+impl ConvertTo {
+    /// Whether objects keep their captions.
+    fn holds_captions(self) -> bool {
+        matches!(self, Self::Coco | Self::Labelme)
+    }
+}
+
 /// Handling of images outside the folder of the data set, which annotations or links can name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -214,7 +221,7 @@ impl Work<'_> {
         let files = ImageFiles { source, to, keeps: selection.keeps, out: folder };
         let mut writer = Writer::new(source, to, folder)?;
         let n_read = selection.images.len();
-        let mut n_upright = 0;
+        let (mut n_upright, mut n_captioned) = (0, 0);
         let all: Vec<(usize, &String)> = readable.iter().copied().zip(&names).collect();
         for batch in all.chunks(BATCH) {
             let n_done = n_read + report.images as usize;
@@ -232,11 +239,17 @@ impl Work<'_> {
                 report.images += 1;
                 report.objects += written.annotations.objects.len() as u64;
                 n_upright += usize::from(written.is_upright_copy);
+                n_captioned += written.annotations.objects.iter().filter(|object| !object.captions.is_empty()).count();
                 writer.add(source, &written)?;
             }
             let _ = progress(n_read + report.images as usize, 2 * n_read);
         }
         report.notes = writer.finish(source, folder)?;
+        if n_captioned > 0 && !to.holds_captions() {
+            report
+                .notes
+                .push(format!("the captions of {n_captioned} objects were left out: only COCO and Labelme hold them"));
+        }
         report.hints = Writer::hint(to).into_iter().collect();
         if n_upright > 0 {
             report.notes.push(format!("{n_upright} images with EXIF rotation were written upright, as PNG"));

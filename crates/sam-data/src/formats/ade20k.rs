@@ -160,7 +160,7 @@ impl FormatReader for Ade20k {
                     }
                     for mask in masks {
                         let id = annotated.objects.len() as u64 + 1;
-                        annotated.objects.push(ObjectMask { mask, class: None, id });
+                        annotated.objects.push(ObjectMask { mask, class: None, id, captions: Vec::new() });
                     }
                 }
                 Err(error @ DataError::Io { .. }) => return Err(error),

@@ -183,7 +183,12 @@ impl FormatReader for Cityscapes {
             let class_id = if id < PER_CLASS { id } else { id / PER_CLASS };
             match CLASSES.iter().position(|(known, ..)| *known == class_id) {
                 Some(class) if id >= PER_CLASS || !CLASSES[class].2 => {
-                    annotated.objects.push(ObjectMask { mask, class: Some(class), id: u64::from(id) });
+                    annotated.objects.push(ObjectMask {
+                        mask,
+                        class: Some(class),
+                        id: u64::from(id),
+                        captions: Vec::new(),
+                    });
                 }
                 _ => annotated.ignore.push(mask),
             }

@@ -7,6 +7,8 @@
 //! Differences from pycocotools: run lengths must fill the image; a missing class, image or file is reported, not
 //! skipped; the file's `area` and `bbox` are not read, as many tools write other values there.
 //!
+//! Captions are read from the keys `caption`, `captions` and those of RefCOCO (see `captions.rs`).
+//!
 //! **Crowd.** Officially, `iscrowd = 1` marks a region of many objects. CVAT and others set it on every mask stored as
 //! run lengths. In the official files, too, exactly the run lengths are crowd, so that alone does not decide. `auto`
 //! treats crowd as instances if all run lengths are crowd and either every annotation is, or more than a tenth are
@@ -186,7 +188,7 @@ impl FormatReader for Coco {
         let frame_hw = if declared_hw == [0, 0] { header.upright_hw() } else { declared_hw };
         let mut annotated = Annotated::new(frame_hw);
         let rows = file.index.annotations_of(image);
-        let mut segmentations = file.index.open()?;
+        let mut texts = file.index.open()?;
         for row in rows {
             let place = file.index.place_of(row);
             if row.kind == SegmentationKind::None {
@@ -197,7 +199,7 @@ impl FormatReader for Coco {
                 annotated.findings.push(Finding::new(ProblemKind::CrowdLeftOut, place, "it is marked iscrowd = 1"));
                 continue;
             }
-            let text = segmentations.get(row)?;
+            let text = texts.segmentation(row)?;
             let Some(mask) = segmentation_mask(frame_hw, row.kind, &text, &place, &mut annotated.findings) else {
                 continue;
             };
@@ -206,6 +208,7 @@ impl FormatReader for Coco {
             } else {
                 annotated.objects.push(ObjectMask {
                     mask,
+                    captions: file.index.captions_of(row, &mut texts, &mut annotated.findings)?,
                     class: (row.category != NO_CATEGORY).then(|| file.class_of[row.category as usize]),
                     id: row.id,
                 });

@@ -1,7 +1,7 @@
 //! Index of a COCO file: images, classes, and the byte range of every annotation's `segmentation`.
 //!
-//! One pass with one window of the file in memory. An annotation costs 32 bytes; its polygons stay in the file and are
-//! parsed when a sample needs them, so a million annotations open in seconds and tens of megabytes.
+//! One pass with one window of the file in memory. An annotation costs 32 bytes; its polygons and captions stay in the file
+//! and are parsed when a sample needs them, so a million annotations open in seconds and tens of megabytes.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::DataError;
 use crate::finding::{Finding, ProblemKind};
+use crate::formats::captions::{CAPTION_KEYS, add_captions};
 use crate::formats::ids::{CocoId, IdTypes};
 use crate::formats::json_cursor::{JsonCursor, Span};
 use crate::formats::names::Names;
@@ -35,6 +36,8 @@ pub(crate) struct CocoIndex {
     pub(crate) first: Vec<u32>,
     /// Names of classes in the order of the file.
     pub(crate) categories: Vec<String>,
+    /// Of annotations with a segmentation, in the order of the file.
+    captions: Vec<CaptionRow>,
     /// The text of a file in UTF-16, which byte ranges refer to.
     decoded: Option<String>,
 }
@@ -57,6 +60,20 @@ pub(crate) struct AnnotationRow {
     pub(crate) kind: SegmentationKind,
     pub(crate) is_crowd: bool,
 }
+
+/// Where a caption of an annotation is. Those of one annotation are in the order of [`CAPTION_KEYS`].
+#[derive(Clone, Copy, Debug)]
+struct CaptionRow {
+    /// Start of the annotation's segmentation, which no other one has.
+    segmentation_at: u64,
+    at: u64,
+    len: u32,
+    /// Index into [`CAPTION_KEYS`].
+    key: u8,
+}
+
+/// Largest text of one annotation's captions that is read.
+const MAX_CAPTION_BYTES: u32 = 1 << 20;
 
 /// Marks an annotation without a listed class.
 pub(crate) const NO_CATEGORY: u32 = u32::MAX;
@@ -127,11 +144,11 @@ impl CocoIndex {
         scan.finish(decoded, listing)
     }
 
-    /// Opens the file, to read the segmentations of annotations.
-    pub(crate) fn open(&self) -> Result<Segmentations<'_>, DataError> {
+    /// Opens the file, to read the segmentations and captions of annotations.
+    pub(crate) fn open(&self) -> Result<Texts<'_>, DataError> {
         Ok(match &self.decoded {
-            Some(text) => Segmentations::Decoded(text.as_bytes()),
-            None => Segmentations::File(
+            Some(text) => Texts::Decoded(text.as_bytes()),
+            None => Texts::File(
                 sam_files::open_regular(&self.path).map_err(|error| DataError::io(&self.path, error))?,
                 &self.path,
             ),
@@ -142,23 +159,58 @@ impl CocoIndex {
         &self.annotations[self.first[image] as usize..self.first[image + 1] as usize]
     }
 
+    /// The captions of an annotation, in the order of [`CAPTION_KEYS`].
+    pub(crate) fn captions_of(
+        &self,
+        row: &AnnotationRow,
+        texts: &mut Texts<'_>,
+        findings: &mut Vec<Finding>,
+    ) -> Result<Vec<String>, DataError> {
+        let first = self.captions.partition_point(|caption| caption.segmentation_at < row.at);
+        let of_row = self.captions[first..].iter().take_while(|caption| caption.segmentation_at == row.at);
+        let mut captions = Vec::new();
+        for caption in of_row {
+            let key = CAPTION_KEYS[usize::from(caption.key)];
+            if key == "raw" && !captions.is_empty() {
+                // What was typed for the sentence that has been read.
+                continue;
+            }
+            let added = if caption.len > MAX_CAPTION_BYTES {
+                Err(format!("{key} must be at most {MAX_CAPTION_BYTES} bytes long, got {}", caption.len))
+            } else {
+                let text = texts.get(caption.at, caption.len)?;
+                serde_json::from_slice(&text)
+                    .map_err(|error| format!("{key} must be JSON: {error}"))
+                    .and_then(|value| add_captions(key, &value, &mut captions))
+            };
+            if let Err(detail) = added {
+                findings.push(Finding::new(ProblemKind::CaptionInvalid, self.place_of(row), detail));
+            }
+        }
+        Ok(captions)
+    }
+
     /// For messages: `instances.json, annotation 17`.
     pub(crate) fn place_of(&self, annotation: &AnnotationRow) -> String {
         format!("{}, annotation {}", self.path.display(), annotation.id)
     }
 }
 
-/// Where the text of segmentations is read from.
-pub(crate) enum Segmentations<'a> {
+/// Where the text of segmentations and captions is read from.
+pub(crate) enum Texts<'a> {
     File(File, &'a Path),
     Decoded(&'a [u8]),
 }
 
-impl Segmentations<'_> {
-    pub(crate) fn get(&mut self, row: &AnnotationRow) -> Result<Cow<'_, [u8]>, DataError> {
+impl Texts<'_> {
+    pub(crate) fn segmentation(&mut self, row: &AnnotationRow) -> Result<Cow<'_, [u8]>, DataError> {
+        self.get(row.at, row.len)
+    }
+
+    fn get(&mut self, at: u64, len: u32) -> Result<Cow<'_, [u8]>, DataError> {
         match self {
-            Self::File(file, path) => read_open_range(file, path, row.at, u64::from(row.len)).map(Cow::Owned),
-            Self::Decoded(text) => Ok(Cow::Borrowed(&text[row.at as usize..][..row.len as usize])),
+            Self::File(file, path) => read_open_range(file, path, at, u64::from(len)).map(Cow::Owned),
+            Self::Decoded(text) => Ok(Cow::Borrowed(&text[at as usize..][..len as usize])),
         }
     }
 }
@@ -168,6 +220,7 @@ struct Scan {
     names: Names,
     images: Vec<ImageRow>,
     pending: Vec<Pending>,
+    captions: Vec<CaptionRow>,
     categories: Vec<String>,
     has_categories: bool,
     image_keys: Keys,
@@ -187,6 +240,7 @@ impl Scan {
             names: Names::default(),
             images: Vec::new(),
             pending: Vec::new(),
+            captions: Vec::new(),
             categories: Vec::new(),
             has_categories: false,
             image_keys: Keys::default(),
@@ -259,8 +313,10 @@ impl Scan {
 
     fn annotations(&mut self, cursor: &mut Cursor<'_>, findings: &mut Vec<Finding>) -> Result<(), DataError> {
         let (mut key, mut raw) = (Vec::new(), Vec::new());
+        let mut captions: Vec<(usize, Span)> = Vec::new();
         cursor.enter(b'[')?;
         while cursor.next_item()? {
+            captions.clear();
             let mut id = None;
             let mut image = None;
             let mut category = None;
@@ -293,8 +349,10 @@ impl Scan {
                         };
                         segmentation = (kind, cursor.skip()?);
                     }
-                    _ => {
-                        cursor.skip()?;
+                    key => {
+                        let span = cursor.skip()?;
+                        let of_caption = CAPTION_KEYS.iter().position(|known| known.as_bytes() == key);
+                        captions.extend(of_caption.map(|key| (key, span)));
                     }
                 }
             }
@@ -313,6 +371,16 @@ impl Scan {
             let (kind, span) = segmentation;
             // Box-only tools write "[]".
             let kind = if span.len <= 2 { SegmentationKind::None } else { kind };
+            if kind != SegmentationKind::None {
+                // Without a mask there is no object to describe: the official files of captions have a million of these.
+                captions.sort_unstable_by_key(|(key, _)| *key);
+                self.captions.extend(captions.iter().map(|&(key, caption)| CaptionRow {
+                    segmentation_at: span.at,
+                    at: caption.at,
+                    len: u32::try_from(caption.len).unwrap_or(u32::MAX),
+                    key: key as u8,
+                }));
+            }
             self.pending.push(Pending {
                 row: AnnotationRow {
                     id,
@@ -380,6 +448,7 @@ impl Scan {
             annotations: rows,
             first,
             categories: self.categories,
+            captions: self.captions,
             decoded,
         })
     }

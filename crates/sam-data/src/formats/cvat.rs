@@ -291,7 +291,7 @@ fn read_shapes(text: &str, name: &str, classes: &[String], annotated: &mut Annot
             annotated.findings.push(Finding::new(ProblemKind::CategoryUnknown, name, detail));
             continue;
         }
-        annotated.objects.push(ObjectMask { mask, class, id: ordinal as u64 });
+        annotated.objects.push(ObjectMask { mask, class, id: ordinal as u64, captions: Vec::new() });
     }
     Ok(())
 }

@@ -244,7 +244,7 @@ impl LabelImages {
                     (class.and_then(|class| self.class_of(class)), u64::from(id))
                 }
             };
-            annotated.objects.push(ObjectMask { mask, class, id: number });
+            annotated.objects.push(ObjectMask { mask, class, id: number, captions: Vec::new() });
         }
         if self.kind == LabelKind::Instance {
             note_scattered(&annotated.objects, &place, &mut annotated.findings);
@@ -286,7 +286,12 @@ impl LabelImages {
                 _ => masks,
             };
             for mask in masks {
-                all.objects.push(ObjectMask { mask, class: None, id: all.objects.len() as u64 + 1 });
+                all.objects.push(ObjectMask {
+                    mask,
+                    class: None,
+                    id: all.objects.len() as u64 + 1,
+                    captions: Vec::new(),
+                });
             }
         }
         Ok(all)

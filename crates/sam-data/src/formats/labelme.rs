@@ -5,6 +5,8 @@
 //! (two corners and a PNG) have an area; points and lines have none and are dropped and counted. As in labelme's
 //! converters, `__ignore__` is an ignore region and `_background_` is not an object.
 //!
+//! A `description` that is not empty holds captions of the object, one a line.
+//!
 //! Differences from labelme2coco: circles and polygons are rasterised by COCO's rule, not PIL's. If the image file is
 //! missing, the copy inside the JSON is used. Labelme shows images upright, so sizes refer to the upright image.
 
@@ -18,6 +20,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::error::DataError;
 use crate::finding::{Finding, ProblemKind};
+use crate::formats::captions::add_caption;
 use crate::formats::ellipse::Ellipse;
 use crate::formats::files;
 use crate::formats::names::Names;
@@ -85,6 +88,8 @@ struct ShapeJson {
     shape_type: Option<String>,
     #[serde(default)]
     mask: Option<String>,
+    #[serde(default)]
+    description: serde_json::Value,
 }
 
 impl Labelme {
@@ -270,7 +275,7 @@ fn annotated(file: FileJson, name: &str, image_hw: [usize; 2], classes: &[String
         return annotated;
     }
     // Keyed by the first shape of the group, which keeps the order of the file.
-    let mut objects: BTreeMap<usize, (Vec<Rle>, String)> = BTreeMap::new();
+    let mut objects: BTreeMap<usize, Parts> = BTreeMap::new();
     let mut group_at: BTreeMap<(String, String), usize> = BTreeMap::new();
     for (ordinal, shape) in file.shapes.into_iter().enumerate() {
         let place = format!("{name}, shape {} ({})", ordinal + 1, shape.label);
@@ -284,17 +289,22 @@ fn annotated(file: FileJson, name: &str, image_hw: [usize; 2], classes: &[String
                     Some(group) => *group_at.entry((shape.label.clone(), group.to_string())).or_insert(ordinal),
                     None => ordinal,
                 };
-                objects.entry(at).or_insert_with(|| (Vec::new(), shape.label)).0.push(mask);
+                let parts = objects.entry(at).or_insert_with(|| Parts { label: shape.label, ..Parts::default() });
+                parts.masks.push(mask);
+                if let Err(detail) = add_description(&shape.description, &mut parts.captions) {
+                    annotated.findings.push(Finding::new(ProblemKind::CaptionInvalid, place, detail));
+                }
             }
             Err((kind, detail)) => annotated.findings.push(Finding::new(kind, place, detail)),
         }
     }
-    for (ordinal, (parts, label)) in objects {
-        match Rle::union(&parts) {
+    for (ordinal, Parts { masks, label, captions }) in objects {
+        match Rle::union(&masks) {
             Ok(mask) => annotated.objects.push(ObjectMask {
                 mask,
                 class: classes.iter().position(|class| *class == label),
                 id: ordinal as u64 + 1,
+                captions,
             }),
             Err(error) => {
                 annotated.findings.push(Finding::new(ProblemKind::AnnotationUnreadable, name, error.to_string()))
@@ -302,6 +312,26 @@ fn annotated(file: FileJson, name: &str, image_hw: [usize; 2], classes: &[String
         }
     }
     annotated
+}
+
+/// The shapes of one object.
+#[derive(Default)]
+struct Parts {
+    masks: Vec<Rle>,
+    label: String,
+    captions: Vec<String>,
+}
+
+/// Adds the lines of a shape's description.
+fn add_description(description: &serde_json::Value, captions: &mut Vec<String>) -> Result<(), String> {
+    match description {
+        serde_json::Value::Null => Ok(()),
+        serde_json::Value::String(lines) => {
+            lines.lines().for_each(|line| add_caption(line, captions));
+            Ok(())
+        }
+        other => Err(format!("description must be a text, got {other}")),
+    }
 }
 
 fn shape_mask(

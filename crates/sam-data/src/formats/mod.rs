@@ -1,6 +1,7 @@
 //! The supported formats, one reader per file, and their common parts.
 
 pub(crate) mod ade20k;
+pub(crate) mod captions;
 pub(crate) mod cityscapes;
 pub(crate) mod class_folders;
 pub(crate) mod coco;

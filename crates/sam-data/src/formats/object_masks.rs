@@ -222,7 +222,7 @@ impl FormatReader for ObjectMasks {
                 annotated.findings.push(Finding::new(ProblemKind::SizeMismatch, path.display().to_string(), detail));
                 continue;
             }
-            annotated.objects.push(ObjectMask { mask, class: None, id: at as u64 + 1 });
+            annotated.objects.push(ObjectMask { mask, class: None, id: at as u64 + 1, captions: Vec::new() });
         }
         Ok(annotated)
     }

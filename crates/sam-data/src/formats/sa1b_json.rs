@@ -119,7 +119,7 @@ pub(crate) fn read_json(bytes: &[u8], name: &str, image_hw: [usize; 2], classes:
             let detail = format!("its class {class:?} is in none of the files that were looked at for classes");
             annotated.findings.push(Finding::new(ProblemKind::CategoryUnknown, place, detail));
         } else if let Some(mask) = segmentation_mask(annotated.frame_hw, kind, text, &place, &mut annotated.findings) {
-            annotated.objects.push(ObjectMask { mask, class: index, id });
+            annotated.objects.push(ObjectMask { mask, class: index, id, captions: Vec::new() });
         }
     }
     annotated

@@ -250,7 +250,7 @@ impl FormatReader for Via {
                 Ok(mask) => {
                     let class = self.attribute.as_ref().and_then(|name| region.attribute(name));
                     let class = class.and_then(|class| self.classes.iter().position(|known| known == class));
-                    annotated.objects.push(ObjectMask { mask, class, id: at as u64 + 1 });
+                    annotated.objects.push(ObjectMask { mask, class, id: at as u64 + 1, captions: Vec::new() });
                 }
                 Err((kind, detail)) => annotated.findings.push(Finding::new(kind, place, detail)),
             }

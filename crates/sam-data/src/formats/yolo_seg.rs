@@ -342,7 +342,9 @@ fn read_lines(text: &str, name: &str, size_hw: [usize; 2], n_classes: usize) -> 
         }
         let place = format!("{name}, line {}", at + 1);
         match read_line(line, size_hw, n_classes, &place, &mut annotated.findings) {
-            Ok((mask, class)) => annotated.objects.push(ObjectMask { mask, class: Some(class), id: at as u64 + 1 }),
+            Ok((mask, class)) => {
+                annotated.objects.push(ObjectMask { mask, class: Some(class), id: at as u64 + 1, captions: Vec::new() })
+            }
             Err((kind, detail)) => annotated.findings.push(Finding::new(kind, place, detail)),
         }
     }

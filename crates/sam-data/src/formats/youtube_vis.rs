@@ -283,7 +283,9 @@ impl FormatReader for YoutubeVis {
                     annotated.findings.push(Finding::new(ProblemKind::CrowdLeftOut, place, detail));
                 }
                 (true, Crowd::Auto | Crowd::Ignore) => annotated.ignore.push(mask),
-                _ => annotated.objects.push(ObjectMask { mask, class: track.class, id: track.id }),
+                _ => {
+                    annotated.objects.push(ObjectMask { mask, class: track.class, id: track.id, captions: Vec::new() })
+                }
             }
         }
         Ok(annotated)

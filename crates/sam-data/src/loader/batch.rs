@@ -61,6 +61,8 @@ pub struct BatchObject {
     pub id: u64,
     /// Class, if the data set has classes.
     pub class: Option<usize>,
+    /// As [`crate::ObjectMask::captions`].
+    pub captions: Vec<String>,
     /// The mask in original pixels.
     pub mask: Rle,
     /// Tight box of the visible part of the mask, in original pixels with exclusive ends; the whole window if nothing
@@ -144,6 +146,7 @@ impl Batch {
                     image_index,
                     id: candidate.object.id,
                     class: candidate.object.class,
+                    captions: candidate.object.captions,
                     visible_box_xyxy_px: image.view.visible_box_xyxy_px(&candidate.object.mask),
                     mask: candidate.object.mask,
                 });

@@ -203,7 +203,8 @@ impl Samples for Corners {
 
     fn sample(&self, index: usize) -> Result<Sample, SampleError> {
         let size_hw = [100, 100];
-        let object = |id: u64, mask: Mask| ObjectMask { mask: Rle::from_mask(&mask), class: None, id };
+        let object =
+            |id: u64, mask: Mask| ObjectMask { mask: Rle::from_mask(&mask), class: None, id, captions: Vec::new() };
         Ok(Sample {
             name: format!("corners_{index}"),
             image: RgbImage::new(100, 100),

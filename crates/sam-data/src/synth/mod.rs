@@ -8,11 +8,13 @@
 //! Masks: an object covers its shape, clipped to the shape it is a part of, minus all later shapes that are not its own
 //! parts. Colours are blurred by a pixel in half of the scenes, masks never.
 
+mod caption;
 mod output;
 mod scene;
 mod shape;
 mod texture;
 
+pub use caption::{COLOUR_NAMES, PATTERN_NAMES};
 pub use output::{write_coco, write_sa1b};
 pub use scene::{Scene, SceneObject};
 pub use shape::ShapeKind;

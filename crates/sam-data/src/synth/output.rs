@@ -117,10 +117,10 @@ mod tests {
         (0..scenes.n_scenes).map(move |index| Ok(scenes.scene(index)?.sample))
     }
 
-    /// Masks with their classes, in the source's order.
-    fn masks(sample: &Sample) -> Vec<(Rle, Option<usize>)> {
+    /// Masks with their classes and captions, in the source's order.
+    fn masks(sample: &Sample) -> Vec<(Rle, Option<usize>, Vec<String>)> {
         let objects = sample.objects.iter();
-        objects.map(|o| (o.mask.clone(), o.class)).collect()
+        objects.map(|o| (o.mask.clone(), o.class, o.captions.clone())).collect()
     }
 
     fn open(folder: &Path) -> Source {

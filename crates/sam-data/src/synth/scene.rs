@@ -7,6 +7,7 @@ use crate::error::DataError;
 use crate::random::{Purpose, RandomStream};
 use crate::sample::{ObjectMask, Sample};
 use crate::synth::SynthOptions;
+use crate::synth::caption::{Seen, captions};
 use crate::synth::shape::{Outline, ShapeKind, around};
 use crate::synth::texture::Texture;
 
@@ -99,14 +100,17 @@ impl Scene {
         options: &SynthOptions,
         stream: &mut RandomStream,
     ) -> Self {
-        let image = paint(size_hw, background, &layers, options, stream);
-        let objects = (0..layers.len())
-            .map(|at| ObjectMask {
-                mask: Rle::from_mask(&visible(&layers, at)),
-                class: Some(layers[at].kind.class()),
-                id: at as u64 + 1,
-            })
-            .collect();
+        let tops = tops(size_hw, &layers);
+        let colours = shaded(size_hw, background, &layers, &tops, stream);
+        let seen = seen(size_hw, &layers, &tops, &colours);
+        let image = photographed(size_hw, &colours, options.noise_levels, stream);
+        let objects = layers.iter().zip(&seen).enumerate().map(|(at, (layer, seen))| ObjectMask {
+            mask: Rle::from_mask(&visible(&layers, at)),
+            class: Some(layer.kind.class()),
+            id: at as u64 + 1,
+            captions: captions(layer.kind, &layer.texture, seen),
+        });
+        let objects = objects.collect();
         Self {
             sample: Sample { name, image, objects, ignore: None },
             objects: layers
@@ -244,41 +248,68 @@ fn without_hidden(mut layers: Vec<Layer>, options: &SynthOptions) -> Vec<Layer> 
     layers
 }
 
-fn paint(
-    size_hw: [usize; 2],
-    background: &Texture,
-    layers: &[Layer],
-    options: &SynthOptions,
-    stream: &mut RandomStream,
-) -> RgbImage {
-    let [height, width] = size_hw;
-    let mut top = vec![background; height * width];
-    for layer in layers {
-        for (surface, &covered) in top.iter_mut().zip(layer.cover.pixels()) {
+/// The layer on top of each pixel; `None` for the background.
+fn tops([height, width]: [usize; 2], layers: &[Layer]) -> Vec<Option<usize>> {
+    let mut tops = vec![None; height * width];
+    for (at, layer) in layers.iter().enumerate() {
+        for (top, &covered) in tops.iter_mut().zip(layer.cover.pixels()) {
             if covered {
-                *surface = &layer.texture;
+                *top = Some(at);
             }
         }
     }
+    tops
+}
+
+/// The colours of all pixels under a light from one side.
+fn shaded(
+    size_hw: [usize; 2],
+    background: &Texture,
+    layers: &[Layer],
+    tops: &[Option<usize>],
+    stream: &mut RandomStream,
+) -> Vec<[f64; 3]> {
+    let width = size_hw[1];
     let shorter = shorter_px(size_hw);
     let light = around([0.0; 2], stream.unit(), 1.0);
-    let colours: Vec<[f64; 3]> = top
-        .iter()
-        .enumerate()
-        .map(|(at, surface)| {
-            let xy = [(at % width) as f64 + 0.5, (at / width) as f64 + 0.5];
-            let across = (xy[0] * light[0] + xy[1] * light[1]) / shorter;
-            let brightness = 1.0 + 0.12 * across.clamp(-1.0, 1.0);
-            surface.colour_at(xy, shorter).map(|value| value * brightness)
-        })
-        .collect();
-    let colours = if stream.chance(0.5) { softened(&colours, size_hw) } else { colours };
-    let mut image = RgbImage::new(width as u32, height as u32);
-    for (pixel, colour) in image.pixels_mut().zip(&colours) {
+    let shade = |(at, top): (usize, &Option<usize>)| {
+        let surface = top.map_or(background, |layer| &layers[layer].texture);
+        let xy = [(at % width) as f64 + 0.5, (at / width) as f64 + 0.5];
+        let across = (xy[0] * light[0] + xy[1] * light[1]) / shorter;
+        let brightness = 1.0 + 0.12 * across.clamp(-1.0, 1.0);
+        surface.colour_at(xy, shorter).map(|value| value * brightness)
+    };
+    tops.iter().enumerate().map(shade).collect()
+}
+
+/// What is seen of the own surface of each layer.
+fn seen([height, width]: [usize; 2], layers: &[Layer], tops: &[Option<usize>], colours: &[[f64; 3]]) -> Vec<Seen> {
+    // Of a cross: three quarters of a period to each side.
+    let reach: Vec<usize> = layers.iter().map(|layer| (0.75 * layer.texture.period_px()).ceil() as usize).collect();
+    let mut all = vec![Seen::default(); layers.len()];
+    for (at, top) in tops.iter().enumerate() {
+        let Some(layer) = *top else { continue };
+        let (seen, reach) = (&mut all[layer], reach[layer]);
+        seen.n_px += 1;
+        seen.colour_sum.iter_mut().zip(colours[at]).for_each(|(sum, value)| *sum += value.min(255.0));
+        let (row, column) = (at / width, at % width);
+        if !seen.shows_period && row.min(column) >= reach && row + reach < height && column + reach < width {
+            let ends = [at - reach, at + reach, at - reach * width, at + reach * width];
+            seen.shows_period = ends.iter().all(|&end| tops[end] == *top);
+        }
+    }
+    all
+}
+
+/// The image, with the noise of a camera; half of all scenes are blurred.
+fn photographed(size_hw: [usize; 2], colours: &[[f64; 3]], noise_levels: f64, stream: &mut RandomStream) -> RgbImage {
+    let blurred = stream.chance(0.5).then(|| softened(colours, size_hw));
+    let mut image = RgbImage::new(size_hw[1] as u32, size_hw[0] as u32);
+    for (pixel, colour) in image.pixels_mut().zip(blurred.as_deref().unwrap_or(colours)) {
         for (value, colour) in pixel.0.iter_mut().zip(colour) {
             // Three uniforms have variance 1/4 in sum, so twice the sum has deviation one.
             let noise = (stream.unit() + stream.unit() + stream.unit() - 1.5) * 2.0;
-            *value = (colour + noise * options.noise_levels + 0.5).clamp(0.0, 255.0) as u8;
+            *value = (colour + noise * noise_levels + 0.5).clamp(0.0, 255.0) as u8;
         }
     }
     image
@@ -304,8 +335,11 @@ fn softened(colours: &[[f64; 3]], size_hw: [usize; 2]) -> Vec<[f64; 3]> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
     use super::*;
     use crate::random::fnv1a;
+    use crate::synth::caption::{COLOUR_NAMES, PATTERN_NAMES, colour_name};
     use sam_image::rle_intersection_px;
 
     fn scenes(n: u64) -> impl Iterator<Item = Scene> {
@@ -386,6 +420,63 @@ mod tests {
         assert!(n_by_class.iter().all(|&n| n > 30), "{n_by_class:?}");
         assert!((600..1400).contains(&n_objects), "{n_objects}");
         assert!(n_small > 60, "{n_small}");
+    }
+
+    #[test]
+    fn captions_say_what_is_seen() {
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for scene in scenes(120) {
+            for (object, known) in scene.sample.objects.iter().zip(&scene.objects) {
+                let kind = known.kind.name();
+                let words: Vec<Vec<&str>> =
+                    object.captions.iter().map(|caption| caption.split(' ').collect()).collect();
+                let colour = words[words.len().min(3) - 2][1];
+                assert!(COLOUR_NAMES.contains(&colour), "{:?}", object.captions);
+                match words.as_slice() {
+                    [full, plain, pattern, short] => {
+                        assert!(PATTERN_NAMES.contains(&full[1]), "{:?}", object.captions);
+                        assert_eq!([&full[1..], &plain[1..]], [&[full[1], colour, kind][..], &[colour, kind]]);
+                        assert_eq!([&pattern[1..], &short[1..]], [&[full[1], kind][..], &[kind]]);
+                        assert_ne!(known.kind, ShapeKind::Stroke, "a thin line shows no pattern");
+                    }
+                    [plain, short] => assert_eq!([&plain[1..], &short[1..]], [&[colour, kind][..], &[kind]]),
+                    _ => panic!("{:?}", object.captions),
+                }
+                let all: BTreeSet<&str> = words.concat().into_iter().collect();
+                all.into_iter().for_each(|word| *counts.entry(word.to_owned()).or_default() += 1);
+                // The colour of the own pixels, measured on the image, is near to the named one.
+                let own = own_pixels(&scene, object);
+                let mean = mean_colour(&scene.sample.image, &own);
+                let distance = |name: &str| nearest_of(name, mean);
+                assert!(distance(colour) < 40.0, "{colour} {mean:?}");
+            }
+        }
+        let n = |word: &str| counts.get(word).copied().unwrap_or(0);
+        assert!(COLOUR_NAMES[..9].iter().chain(&PATTERN_NAMES).all(|word| n(word) > 20), "{counts:?}");
+    }
+
+    /// The pixels of an object that belong to none of its parts.
+    fn own_pixels(scene: &Scene, object: &ObjectMask) -> Mask {
+        let mut own = object.mask.to_mask();
+        for part in scene.sample.objects.iter().filter(|part| part.id > object.id) {
+            own.pixels_mut().iter_mut().zip(part.mask.to_mask().pixels()).for_each(|(own, part)| *own &= !part);
+        }
+        own
+    }
+
+    fn mean_colour(image: &RgbImage, mask: &Mask) -> [f64; 3] {
+        let pixels: Vec<_> =
+            image.pixels().zip(mask.pixels()).filter(|(_, set)| **set).map(|(pixel, _)| pixel.0).collect();
+        [0, 1, 2].map(|c| pixels.iter().map(|pixel| f64::from(pixel[c])).sum::<f64>() / pixels.len() as f64)
+    }
+
+    /// Distance of a colour from the nearest one of a name, on a grid of colours.
+    fn nearest_of(name: &str, colour: [f64; 3]) -> f64 {
+        let levels = || (0..=255).step_by(15).map(f64::from);
+        let grid = levels().flat_map(|r| levels().flat_map(move |g| levels().map(move |b| [r, g, b])));
+        let of_name = grid.filter(|colour| colour_name(*colour) == name);
+        let distance = |other: [f64; 3]| (0..3).map(|c| (other[c] - colour[c]).powi(2)).sum::<f64>().sqrt();
+        of_name.map(distance).fold(f64::INFINITY, f64::min)
     }
 
     #[test]

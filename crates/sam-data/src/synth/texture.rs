@@ -5,6 +5,11 @@ use crate::synth::shape::around;
 
 /// Minimum distance of base colours in RGB, so that they differ under texture and noise.
 const COLOUR_DISTANCE_MIN: f64 = 70.0;
+/// Minimum distance in RGB of the two colours of a pattern that a caption names; clouds mix them, so theirs is larger.
+const PATTERN_DISTANCE_MIN: f64 = 35.0;
+const CLOUDS_DISTANCE_MIN: f64 = 55.0;
+/// Shorter periods are blurred where a scene is.
+const PATTERN_PERIOD_MIN_PX: f64 = 5.0;
 
 /// A texture.
 #[derive(Debug, Clone, Copy)]
@@ -58,6 +63,26 @@ impl Texture {
     /// The base colour.
     pub(crate) fn base(&self) -> [f64; 3] {
         self.base
+    }
+
+    /// Length of one repetition.
+    pub(crate) fn period_px(&self) -> f64 {
+        self.period_px
+    }
+
+    /// The word for the pattern, if it can be seen on a surface that is wide enough. A gradient has none: it runs over the
+    /// whole image, and an object shows a part of it.
+    pub(crate) fn pattern_name(&self) -> Option<&'static str> {
+        let (name, distance_min) = match self.pattern {
+            Pattern::Flat | Pattern::Gradient => return None,
+            Pattern::Stripes => ("striped", PATTERN_DISTANCE_MIN),
+            Pattern::Checks => ("checked", PATTERN_DISTANCE_MIN),
+            Pattern::Dots => ("dotted", PATTERN_DISTANCE_MIN),
+            Pattern::Clouds => ("cloudy", CLOUDS_DISTANCE_MIN),
+        };
+        let squares = (0..3).map(|c| (self.base[c] - self.second[c]) * (self.base[c] - self.second[c]));
+        let is_visible = squares.sum::<f64>() >= distance_min * distance_min && self.period_px >= PATTERN_PERIOD_MIN_PX;
+        is_visible.then_some(name)
     }
 
     /// The colour at a pixel, 0 to 255. `across_px` is the length of a gradient from one colour to the other.

@@ -122,6 +122,35 @@ fn overlaps_lost_in_label_images_are_counted() {
     assert_eq!(union(&source), union(&back));
 }
 
+/// The captions of all objects, in the order of the images' names.
+fn captions(source: &Source) -> BTreeMap<String, Vec<Vec<String>>> {
+    let of_image = |index: usize| {
+        let objects = source.objects(index).expect("objects").objects;
+        objects.into_iter().map(|object| object.captions).collect()
+    };
+    let name = |index: usize| source.name(index).rsplit(['/', '.']).nth(1).unwrap_or_default().to_owned();
+    (0..source.len()).map(|index| (name(index), of_image(index))).collect()
+}
+
+#[test]
+fn captions_are_kept_where_the_format_has_them_and_counted_elsewhere() {
+    let source = open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../datasets/synth"));
+    let before = captions(&source);
+    assert!(before["scene_000000"].iter().all(|captions| captions.len() >= 2), "{before:?}");
+    let n_objects: usize = before.values().map(Vec::len).sum();
+    for to in [ConvertTo::Coco, ConvertTo::Labelme] {
+        let (_folder, back, notes) = converted(&source, to, &SourceOptions::default());
+        assert_eq!(before, captions(&back), "{to:?}");
+        assert!(!notes.iter().any(|note| note.contains("captions")), "{notes:?}");
+    }
+    for to in [ConvertTo::Sa1b, ConvertTo::Labels, ConvertTo::Yolo, ConvertTo::Cvat, ConvertTo::LabelStudio] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let report = convert(&source, &folder.path().join("out"), conversion(to), &go_on).expect("converted");
+        let note = format!("the captions of {n_objects} objects were left out");
+        assert!(report.notes.iter().any(|text| text.starts_with(&note)), "{to:?}: {:?}", report.notes);
+    }
+}
+
 #[test]
 fn nothing_is_overwritten_and_failures_leave_no_files() {
     let folder = tempfile::tempdir().expect("a folder");

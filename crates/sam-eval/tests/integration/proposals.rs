@@ -63,7 +63,7 @@ fn recalls_equal_pycocotools_and_lvis() {
 #[test]
 fn objects_of_any_data_set_are_targets_and_ignored_pixels_a_crowd() {
     let block = |left: usize| Rle::from_mask(&Mask::from_fn([40, 90], |_, column| (left..left + 30).contains(&column)));
-    let object = sam_data::ObjectMask { mask: block(0), class: None, id: 1 };
+    let object = sam_data::ObjectMask { mask: block(0), class: None, id: 1, captions: Vec::new() };
     let sample = Sample {
         name: "a".to_owned(),
         image: RgbImage::new(90, 40),

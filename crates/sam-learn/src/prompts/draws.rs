@@ -127,7 +127,14 @@ mod tests {
     fn object(id: u64, [x0, y0, x1, y1]: [usize; 4]) -> BatchObject {
         let mask = Mask::from_fn([SIDE, SIDE], |row, column| (y0..y1).contains(&row) && (x0..x1).contains(&column));
         let visible_box_xyxy_px = [x0, y0, x1, y1].map(|edge| edge as f32);
-        BatchObject { image_index: 0, id, class: None, mask: Rle::from_mask(&mask), visible_box_xyxy_px }
+        BatchObject {
+            image_index: 0,
+            id,
+            class: None,
+            captions: Vec::new(),
+            mask: Rle::from_mask(&mask),
+            visible_box_xyxy_px,
+        }
     }
 
     fn draws(options: &PromptOptions, draw: u64, n: u64) -> Vec<DrawnObject> {

@@ -142,6 +142,7 @@ mod tests {
             image_index,
             id: 0,
             class: None,
+            captions: Vec::new(),
             mask: Rle::from_mask(&Mask::from_fn([4, 4], |_, _| true)),
             visible_box_xyxy_px: [0.0, 0.0, 4.0, 4.0],
         };

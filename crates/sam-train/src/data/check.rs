@@ -73,6 +73,9 @@ fn print(report: &CheckReport) -> Result<(), Failure> {
         writeln!(out, "part     {part}: {count} images")?;
     }
     writeln!(out, "objects  {}", report.objects)?;
+    if report.captions > 0 {
+        writeln!(out, "captions {}, of {} objects", report.captions, report.objects_with_captions)?;
+    }
     for class in report.classes.iter().take(CLASSES_SHOWN) {
         writeln!(out, "class    {}: {}", class.name, class.objects)?;
     }

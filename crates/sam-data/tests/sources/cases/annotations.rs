@@ -64,6 +64,74 @@ fn run_lengths_inside_other_text_are_read() {
     }
 }
 
+#[test]
+fn captions_are_read_under_every_name_and_other_values_are_findings() {
+    let with = |key: &str, value: serde_json::Value| {
+        let mut annotation = annotation(1, 1, outline());
+        // Before the segmentation in the file, and after it.
+        annotation.as_object_mut().expect("an object").insert(key.to_owned(), value);
+        annotation
+    };
+    let check = |annotation: serde_json::Value, captions: &[&str], finding: Option<&str>| {
+        let folder = folder();
+        save(folder.path().join("a.png"), 1);
+        write(folder.path().join("a.json"), coco(vec![image(1, "a.png")], vec![annotation]));
+        let objects = open(folder.path()).objects(0).expect("objects");
+        assert_eq!(objects.objects[0].captions, captions, "the object is kept");
+        match finding {
+            None => assert!(objects.findings.is_empty(), "{:?}", objects.findings),
+            Some(detail) => {
+                let (count, text) = problem(folder.path(), ProblemKind::CaptionInvalid);
+                assert_eq!(count, 1);
+                contains_all(&text, &["annotation 1", detail]);
+            }
+        }
+    };
+    check(with("caption", json!("a red ring")), &["a red ring"], None);
+    check(with("zz", json!("a red ring")), &[], None);
+    check(with("captions", json!(["a red ring", "a ring"])), &["a red ring", "a ring"], None);
+    let sentences =
+        json!([{"raw": "Left Man!", "sent": "left man", "sent_id": 4}, {"sent": "the man", "tokens": ["the"]}]);
+    check(with("sentences", sentences), &["left man", "the man"], None);
+    let mut both = with("sent", json!("left man"));
+    both.as_object_mut().expect("an object").insert("raw".to_owned(), json!("Left Man!"));
+    check(both, &["left man"], None);
+    check(
+        with("caption", json!(17)),
+        &[],
+        Some("caption must be a text, a list of texts or RefCOCO's sentences, got 17"),
+    );
+    check(with("captions", json!(["a ring", {"en": "ring"}])), &["a ring"], Some("got an object"));
+    check(with("sentences", json!([[["deep"]]])), &[], Some("got a list in it"));
+    let long = json!("x".repeat(1 << 20));
+    check(with("caption", long), &[], Some("caption must be at most 1048576 bytes long, got 1048578"));
+}
+
+#[test]
+fn lines_of_a_description_are_captions_of_the_whole_group() {
+    let shape = |description: serde_json::Value, group: serde_json::Value| {
+        json!({"label": "cat", "points": [[10.0, 10.0], [30.0, 10.0], [30.0, 30.0]], "group_id": group,
+            "description": description, "shape_type": "polygon"})
+    };
+    let folder = folder();
+    save(folder.path().join("a.png"), 1);
+    let shapes = vec![
+        shape(json!("a cat\nThe left cat"), json!(1)),
+        shape(json!("A cat\nits tail"), json!(1)),
+        shape(json!(""), json!(null)),
+        shape(json!(3), json!(null)),
+    ];
+    let file = json!({"imagePath": "a.png", "imageData": null, "imageHeight": SIZE_HW[0], "imageWidth": SIZE_HW[1],
+        "shapes": shapes});
+    write(folder.path().join("a.json"), file.to_string());
+    let objects = open(folder.path()).objects(0).expect("objects");
+    let captions: Vec<&[String]> = objects.objects.iter().map(|object| object.captions.as_slice()).collect();
+    assert_eq!(captions, [&["a cat", "The left cat", "its tail"][..], &[], &[]]);
+    let (count, text) = problem(folder.path(), ProblemKind::CaptionInvalid);
+    assert_eq!(count, 1);
+    contains_all(&text, &["shape 4", "description must be a text, got 3"]);
+}
+
 /// A text as UTF-16 with a byte order mark.
 fn utf16(text: &str) -> Vec<u8> {
     [0xFEFF].into_iter().chain(text.encode_utf16()).flat_map(u16::to_le_bytes).collect()
