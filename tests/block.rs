@@ -96,8 +96,7 @@ fn a_block_of_vit_b_equals_the_official_one() {
     let device = cpu().autodiff();
     for (variant, window) in [("global", 0), ("window", 14)] {
         let side = if window == 0 { GRID } else { window };
-        let config =
-            BlockConfig { dim: DIM, num_heads: 12, mlp_dim: 4 * DIM, window, rel_pos: Some(side), drop_path: 0.0 };
+        let config = BlockConfig { window, rel_pos: Some(side), ..BlockConfig::new(DIM, 12, 4 * DIM) };
         let block: Block = config.init(&device).map(&mut Fill::default());
         let shape = [1, GRID, GRID, DIM];
         let n = GRID * GRID * DIM;

@@ -9,6 +9,7 @@ mod block; // a block of vit_b's size equals the official one
 mod browser; // the annotator's page in a real browser
 mod cache_cli; // embeddings of a frozen encoder on disk: cached = uncached, interrupted, stale, damaged, full disk
 mod cli; // the real binary in a fresh folder, bad input included
+mod clip; // CLIP's vectors equal those of transformers and open_clip
 mod config_cli; // one configuration for every task: --check, --force, errors
 mod console_cli; // what a run prints, and its log.txt
 mod consumers; // other people's programs read what we write

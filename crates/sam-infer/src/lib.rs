@@ -27,6 +27,7 @@
 
 pub mod automatic;
 pub mod cache;
+pub mod clip;
 mod device;
 mod embedding;
 mod predictor;

@@ -9,7 +9,9 @@ use rayon::prelude::*;
 
 use crate::linear::{Linear, ROWS_PER_CHUNK, add_bias_and_map, column_sums};
 use crate::matmul::{Matrix, Product, Threads, Write, matmul, matmul_into};
-use crate::vector::{gelu, gelu_slope, vectorised};
+use crate::vector::{gelu, gelu_slope, quick_gelu, quick_gelu_slope, vectorised};
+
+pub use crate::vector::QUICK_GELU_STEEPNESS;
 
 /// Rows whose hidden values exist at once.
 const ROWS_PER_TILE: usize = 1024;
@@ -19,6 +21,8 @@ const ROWS_PER_TILE: usize = 1024;
 pub enum Activation {
     /// Exact GELU.
     Gelu,
+    /// `x sigma(1.702 x)`, an approximation of GELU: that of OpenAI's CLIP.
+    QuickGelu,
     /// Rectified linear.
     Relu,
 }
@@ -72,6 +76,7 @@ impl Mlp<'_> {
             let mut values = matmul(Matrix::new(x, rows, inputs), self.first.matrix(), Threads::All);
             match self.activation {
                 Activation::Gelu => add_bias_and_map(&mut values, self.first.bias, gelu),
+                Activation::QuickGelu => add_bias_and_map(&mut values, self.first.bias, quick_gelu),
                 Activation::Relu => add_bias_and_map(&mut values, self.first.bias, relu),
             }
             let values = Matrix::new(&values, rows, hidden);
@@ -102,9 +107,13 @@ impl Mlp<'_> {
             let (x, d_y) = (Matrix::new(x, rows, inputs), Matrix::new(d_y, rows, outputs));
             let mut values = matmul(x, self.first.matrix(), Threads::All);
             let mut d_values = matmul(d_y, self.second.matrix().transposed(), Threads::All);
+            let bias = self.first.bias;
             match self.activation {
-                Activation::Gelu => backward_of_map(&mut values, &mut d_values, self.first.bias, (gelu, gelu_slope)),
-                Activation::Relu => backward_of_map(&mut values, &mut d_values, self.first.bias, (relu, relu_slope)),
+                Activation::Gelu => backward_of_map(&mut values, &mut d_values, bias, (gelu, gelu_slope)),
+                Activation::QuickGelu => {
+                    backward_of_map(&mut values, &mut d_values, bias, (quick_gelu, quick_gelu_slope));
+                }
+                Activation::Relu => backward_of_map(&mut values, &mut d_values, bias, (relu, relu_slope)),
             }
             for (sum, value) in grads.first_bias.iter_mut().zip(column_sums(&d_values, hidden)) {
                 *sum += value;
@@ -181,9 +190,12 @@ mod tests {
     #[test]
     fn mlps_and_their_gradients_match_the_definition() {
         let relu_slope = |x: f64| f64::from(u8::from(x > 0.0));
-        for (rows, inputs, hidden, outputs, activation) in
-            [(1, 1, 1, 1, Activation::Relu), (5, 3, 8, 4, Activation::Gelu), (1100, 6, 20, 5, Activation::Gelu)]
-        {
+        for (rows, inputs, hidden, outputs, activation) in [
+            (1, 1, 1, 1, Activation::Relu),
+            (5, 3, 8, 4, Activation::Gelu),
+            (1100, 6, 20, 5, Activation::Gelu),
+            (1100, 6, 20, 5, Activation::QuickGelu),
+        ] {
             let (x, d_y) = (values(rows * inputs, 1), values(rows * outputs, 2));
             let (w1, b1, w2, b2) =
                 (values(inputs * hidden, 3), values(hidden, 4), values(hidden * outputs, 5), values(outputs, 6));
@@ -194,6 +206,7 @@ mod tests {
             let before = x_64.times(&w1_64).plus(&b1);
             let (after, slope) = match activation {
                 Activation::Gelu => (before.map(testing::gelu), before.map(testing::gelu_slope)),
+                Activation::QuickGelu => (before.map(testing::quick_gelu), before.map(testing::quick_gelu_slope)),
                 Activation::Relu => (before.map(|x| x.max(0.0)), before.map(relu_slope)),
             };
             check("y", &layers.forward(&x), &after.times(&w2_64).plus(&b2).values, 2e-6);

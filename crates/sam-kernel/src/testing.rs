@@ -48,6 +48,15 @@ pub(crate) fn gelu_slope(x: f64) -> f64 {
     normal(x) + x * (-x * x / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt()
 }
 
+pub(crate) fn quick_gelu(x: f64) -> f64 {
+    x / (1.0 + (-1.702 * x).exp())
+}
+
+pub(crate) fn quick_gelu_slope(x: f64) -> f64 {
+    let above = 1.0 / (1.0 + (-1.702 * x).exp());
+    above + 1.702 * x * above * (1.0 - above)
+}
+
 /// A matrix of f64 with the operations that definitions are written in.
 pub(crate) struct Wide {
     pub(crate) values: Vec<f64>,

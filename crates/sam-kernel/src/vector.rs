@@ -85,6 +85,9 @@ pub(crate) fn logistic(x: f32) -> (f32, f32, f32) {
     if x < 0.0 { (smaller, larger, log) } else { (larger, smaller, log) }
 }
 
+/// Steepness of the logistic function that stands for the normal distribution in [`quick_gelu`].
+pub const QUICK_GELU_STEEPNESS: f32 = 1.702;
+
 /// The standard normal distribution function and its density, within 2e-7.
 #[inline(always)]
 fn normal(x: f32) -> (f32, f32) {
@@ -118,6 +121,19 @@ pub(crate) fn gelu(x: f32) -> f32 {
 pub(crate) fn gelu_slope(x: f32) -> f32 {
     let (below, density) = normal(x);
     x.mul_add(density, below)
+}
+
+/// QuickGELU, `x sigma(1.702 x)` (`openai/CLIP`, `clip/model.py`).
+#[inline(always)]
+pub(crate) fn quick_gelu(x: f32) -> f32 {
+    x * logistic(QUICK_GELU_STEEPNESS * x).0
+}
+
+/// Derivative of [`quick_gelu`].
+#[inline(always)]
+pub(crate) fn quick_gelu_slope(x: f32) -> f32 {
+    let (above, below, _) = logistic(QUICK_GELU_STEEPNESS * x);
+    above * (QUICK_GELU_STEEPNESS * x).mul_add(below, 1.0)
 }
 
 /// The sum of all values, in lanes that are added in a fixed order, so that it is the same on every CPU.
@@ -209,6 +225,19 @@ mod tests {
             assert!((f64::from(gelu_slope(x)) - testing::gelu_slope(exact)).abs() < 4e-7, "slope at {x}");
         }
         assert!(gelu(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn quick_gelu_and_its_derivative_are_exact_to_rounding() {
+        for x in grid(-30.0, 30.0, 100_000) {
+            let exact = f64::from(x);
+            let error = (f64::from(quick_gelu(x)) - testing::quick_gelu(exact)).abs();
+            // The argument of the exponential, up to 51, is rounded.
+            assert!(error < 6e-6 * testing::quick_gelu(exact).abs().max(1e-30), "quick GELU of {x}: {error}");
+            let error = (f64::from(quick_gelu_slope(x)) - testing::quick_gelu_slope(exact)).abs();
+            assert!(error < 1e-6, "slope at {x}: {error}");
+        }
+        assert!(quick_gelu(f32::NAN).is_nan());
     }
 
     #[test]

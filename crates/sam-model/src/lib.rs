@@ -1,7 +1,7 @@
 //! The networks of Segment Anything on burn, and their weights in every published layout.
 //!
-//! [`SamConfig`] holds the sizes, [`Sam`] computes, [`weights`] reads and writes checkpoints. Knows burn; knows no data
-//! set, no loss and no configuration file. The device is always the caller's choice.
+//! [`SamConfig`] holds the sizes, [`Sam`] computes, [`weights`] reads and writes checkpoints, [`clip`] turns texts into
+//! prompts. Knows burn; knows no data set, no loss and no configuration file. The device is always the caller's choice.
 //!
 //! ```
 //! use burn::tensor::Device;
@@ -32,6 +32,7 @@
 //! # Ok::<(), sam_model::SamConfigError>(())
 //! ```
 
+pub mod clip;
 mod config;
 mod decoder;
 pub mod device_check;
@@ -50,6 +51,7 @@ pub use config::{SamConfig, SamConfigError, Variant};
 pub use decoder::{DecodedMasks, MaskDecoder, MaskDecoderConfig, MaskOutput};
 pub use encoder::{Block, BlockConfig, DropPath, ImageEncoder, ImageEncoderConfig};
 pub use mae::{MaeConfig, MaeTarget, MaskedAutoencoder, RandomMasking, Reconstruction, masking_noise};
+pub use ops::mlp::Activation;
 pub use preprocess::{PIXEL_MEAN, PIXEL_STD, normalise_pixels};
 pub use prompt::{
     MaskPrompts, Modality, ObjectPrompt, PromptEncoder, PromptEncoderConfig, Prompts, SparsePrompts, TextPrompt,

@@ -1,22 +1,26 @@
-//! The pre-norm transformer block of SAM's image encoder, with windows and relative positions or without; the masked
-//! autoencoder's blocks are the same without either.
+//! The pre-norm transformer block of SAM's image encoder, with windows and relative positions or without; the blocks of the
+//! masked autoencoder and of both towers of CLIP are the same without either.
 //!
-//! Shapes: `B` images, `H W` grid, `C` embedding dimension.
+//! Shapes: `B` images, `H W` grid, `N` tokens of a sequence, `C` embedding dimension.
 
 use burn::module::{Initializer, Module, Param};
 use burn::nn::{LayerNorm, LayerNormConfig, Linear};
 use burn::tensor::{Device, Tensor};
 
 use super::drop_path::DropPath;
-use crate::ops::attention::{GridAttentionInputs, PositionTables, grid_attention};
+use crate::ops::attention::{
+    AbsentKeys, CrossAttentionInputs, GridAttentionInputs, PositionTables, causal_attention, cross_attention,
+    grid_attention,
+};
 use crate::ops::layer_norm::normalise;
 use crate::ops::linear::{linear, linear_layer};
 use crate::ops::mlp::{Activation, MlpBlock};
+use crate::ops::shared_rows::Rows;
 
 /// Epsilon of the encoder's layer normalisations (`build_sam.py`).
 pub(crate) const ENCODER_LAYER_NORM_EPS: f64 = 1e-6;
 
-/// Sizes of one transformer block; MAE's blocks are the same with neither window nor relative positions.
+/// Sizes of one transformer block.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BlockConfig {
     /// Embedding dimension of the tokens.
@@ -31,12 +35,30 @@ pub struct BlockConfig {
     pub rel_pos: Option<usize>,
     /// Probability of dropping either branch in training.
     pub drop_path: f64,
+    /// Between the layers of the MLP.
+    pub activation: Activation,
+    /// Epsilon of the norms.
+    pub norm_eps: f64,
 }
 
 impl BlockConfig {
+    /// A block with SAM's GELU and epsilon, without windows, relative positions and drop path.
+    pub fn new(dim: usize, num_heads: usize, mlp_dim: usize) -> Self {
+        Self {
+            dim,
+            num_heads,
+            mlp_dim,
+            window: 0,
+            rel_pos: None,
+            drop_path: 0.0,
+            activation: Activation::Gelu,
+            norm_eps: ENCODER_LAYER_NORM_EPS,
+        }
+    }
+
     /// Parameters at zero, to be filled by a checkpoint or by [`crate::init`].
     pub fn init(&self, device: &Device) -> Block {
-        let norm = || LayerNormConfig::new(self.dim).with_epsilon(ENCODER_LAYER_NORM_EPS).init(device);
+        let norm = || LayerNormConfig::new(self.dim).with_epsilon(self.norm_eps).init(device);
         let table = |size: usize| Initializer::Zeros.init([2 * size - 1, self.dim / self.num_heads], device);
         Block {
             norm1: norm(),
@@ -48,9 +70,10 @@ impl BlockConfig {
                 num_heads: self.num_heads,
             },
             norm2: norm(),
-            mlp: MlpBlock::new(self.dim, self.mlp_dim, Activation::Gelu, device),
+            mlp: MlpBlock::new(self.dim, self.mlp_dim, self.activation, device),
             drop_path: DropPath::new(self.drop_path),
             window: self.window,
+            norm_eps: self.norm_eps,
         }
     }
 }
@@ -64,11 +87,12 @@ pub struct Block {
     pub attn: Attention,
     /// Before the MLP.
     pub norm2: LayerNorm,
-    /// Two layers with GELU.
+    /// Two layers.
     pub mlp: MlpBlock,
     /// On both branches.
     pub drop_path: DropPath,
     window: usize,
+    norm_eps: f64,
 }
 
 impl Block {
@@ -76,10 +100,36 @@ impl Block {
     /// - `x`: `[B, H, W, C]`; a token sequence is a grid with `H = 1`
     /// - returns the same shape
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let attended = self.attn.forward(normalise(x.clone(), &self.norm1, ENCODER_LAYER_NORM_EPS), self.window);
+        let attended = self.attn.forward(normalise(x.clone(), &self.norm1, self.norm_eps), self.window);
         let x = x + self.drop_path.forward(attended);
-        let expanded = self.mlp.forward(normalise(x.clone(), &self.norm2, ENCODER_LAYER_NORM_EPS));
+        let expanded = self.mlp.forward(normalise(x.clone(), &self.norm2, self.norm_eps));
         x + self.drop_path.forward(expanded)
+    }
+
+    /// Token sequences whose tokens attend to themselves and those before them; without drop path, for inference.
+    ///
+    /// # Shapes
+    /// - `x`: `[B, N, C]`
+    /// - returns the same shape
+    pub(crate) fn forward_causal(&self, x: Tensor<3>) -> Tensor<3> {
+        let attended = self.attn.forward_causal(normalise(x.clone(), &self.norm1, self.norm_eps));
+        self.add_mlp(x + attended)
+    }
+
+    /// The first token's row of a whole block, all that its readers need of CLIP's last one; without drop path, for
+    /// inference.
+    ///
+    /// # Shapes
+    /// - `x`: `[B, N, C]`; `absent`: `[B, N]`, the tokens that the first does not attend to, if any
+    /// - returns `[B, 1, C]`
+    pub(crate) fn forward_first(&self, x: Tensor<3>, absent: Option<AbsentKeys>) -> Tensor<3> {
+        let attended = self.attn.forward_first(normalise(x.clone(), &self.norm1, self.norm_eps), absent);
+        self.add_mlp(x.narrow(1, 0, 1) + attended)
+    }
+
+    fn add_mlp(&self, x: Tensor<3>) -> Tensor<3> {
+        let expanded = self.mlp.forward(normalise(x.clone(), &self.norm2, self.norm_eps));
+        x + expanded
     }
 }
 
@@ -107,5 +157,24 @@ impl Attention {
         let tables = self.rel_pos_h.as_ref().zip(self.rel_pos_w.as_ref());
         let tables = tables.map(|(rows, columns)| PositionTables { rows: rows.val(), columns: columns.val() });
         linear(&self.proj, grid_attention(GridAttentionInputs { qkv, bias, tables, heads: self.num_heads, window }))
+    }
+
+    /// # Shapes
+    /// - `x`: `[B, N, C]`
+    /// - returns the same shape
+    fn forward_causal(&self, x: Tensor<3>) -> Tensor<3> {
+        linear(&self.proj, causal_attention(linear(&self.qkv, x), self.num_heads))
+    }
+
+    /// # Shapes
+    /// - `x`: `[B, N, C]`; `absent`: `[B, N]`
+    /// - returns `[B, 1, C]`
+    fn forward_first(&self, x: Tensor<3>, absent: Option<AbsentKeys>) -> Tensor<3> {
+        let [_, _, channels] = x.dims();
+        let qkv = linear(&self.qkv, x);
+        let q = Rows::own(qkv.clone().narrow(1, 0, 1).narrow(2, 0, channels));
+        let [k, v] = [channels, 2 * channels].map(|start| Rows::own(qkv.clone().narrow(2, start, channels)));
+        let heads = self.num_heads;
+        linear(&self.proj, cross_attention(CrossAttentionInputs { q, k, v, absent_keys: absent, heads }))
     }
 }

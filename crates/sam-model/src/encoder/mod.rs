@@ -72,7 +72,8 @@ impl ImageEncoderConfig {
             .map(|(index, drop_path)| {
                 let window = if self.global_attn_indexes.contains(&index) { 0 } else { self.window_size };
                 let attended = if window == 0 { grid } else { window };
-                BlockConfig { dim: embed_dim, num_heads, mlp_dim, window, rel_pos: Some(attended), drop_path }
+                let rel_pos = Some(attended);
+                BlockConfig { window, rel_pos, drop_path, ..BlockConfig::new(embed_dim, num_heads, mlp_dim) }
                     .init(device)
             })
             .collect();

@@ -121,7 +121,7 @@ impl MaeConfig {
         self.check()?;
         let norm = |width: usize| LayerNormConfig::new(width).with_epsilon(ENCODER_LAYER_NORM_EPS).init(device);
         let blocks = |depth: usize, dim: usize, num_heads: usize, mlp_dim: usize| {
-            let config = BlockConfig { dim, num_heads, mlp_dim, window: 0, rel_pos: None, drop_path: 0.0 };
+            let config = BlockConfig::new(dim, num_heads, mlp_dim);
             (0..depth).map(|_| config.init(device)).collect()
         };
         let positions = |width: usize| {

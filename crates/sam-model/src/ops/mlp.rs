@@ -1,12 +1,12 @@
-//! The two kinds of MLP in SAM.
+//! The two kinds of MLP.
 //!
-//! [`MlpBlock`] is the transformer's (`common.py::MLPBlock`): two layers with GELU in the image encoder and with ReLU in
-//! the mask decoder's two-way blocks. [`Mlp`] is the decoder's head (`mask_decoder.py::MLP`): any number of layers with
+//! [`MlpBlock`] is the transformer's (`common.py::MLPBlock`): two layers with GELU in the image encoder, with ReLU in the
+//! mask decoder's two-way blocks and with either GELU in CLIP. [`Mlp`] is the decoder's head (`mask_decoder.py::MLP`): any number of layers with
 //! ReLU between them, used by the hypernetworks and by the IoU prediction.
 
 use burn::module::Module;
 use burn::nn::Linear;
-use burn::tensor::activation::{gelu, relu};
+use burn::tensor::activation::{gelu, relu, sigmoid};
 use burn::tensor::{Device, Tensor};
 use sam_kernel::linear as kernel;
 use sam_kernel::mlp::{self, MlpGrads, MlpNeeds};
@@ -15,7 +15,7 @@ use super::fused::{BackwardInputs, SliceOperation, SliceOutput, fused, is_fusibl
 use super::linear::{is_adapted, linear, linear_layer};
 
 /// The activation function between the two layers of an [`MlpBlock`].
-pub(crate) use sam_kernel::mlp::Activation;
+pub use sam_kernel::mlp::Activation;
 
 /// Two linear layers with an activation between them.
 #[derive(Module, Debug)]
@@ -55,6 +55,7 @@ impl MlpBlock {
         let hidden = linear(&self.lin1, x);
         let hidden = match self.activation {
             Activation::Gelu => gelu(hidden),
+            Activation::QuickGelu => hidden.clone() * sigmoid(hidden * mlp::QUICK_GELU_STEEPNESS),
             Activation::Relu => relu(hidden),
         };
         linear(&self.lin2, hidden)
@@ -122,5 +123,32 @@ impl Mlp {
             let x = linear(layer, x);
             if index < last { relu(x) } else { x }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{DType, Distribution, Tolerance};
+
+    use super::*;
+
+    /// f64 takes the plain form.
+    #[test]
+    fn the_kernel_equals_the_plain_form_of_every_activation() {
+        let device = Device::flex();
+        let random = |shape: [usize; 2]| Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), &device);
+        for activation in [Activation::Gelu, Activation::QuickGelu, Activation::Relu] {
+            let mut block = MlpBlock::new(6, 20, activation, &device);
+            block.lin1.weight = burn::module::Param::from_tensor(random([6, 20]));
+            block.lin2.weight = burn::module::Param::from_tensor(random([20, 6]));
+            let x = random([40, 6]);
+            let wide = |layer: &Linear| Linear {
+                weight: burn::module::Param::from_tensor(layer.weight.val().cast(DType::F64)),
+                bias: layer.bias.as_ref().map(|bias| burn::module::Param::from_tensor(bias.val().cast(DType::F64))),
+            };
+            let plain = MlpBlock { lin1: wide(&block.lin1), lin2: wide(&block.lin2), activation };
+            let expected = plain.forward(x.clone().cast(DType::F64)).cast(DType::F32);
+            block.forward(x).into_data().assert_approx_eq::<f32>(&expected.into_data(), Tolerance::absolute(2e-5));
+        }
     }
 }

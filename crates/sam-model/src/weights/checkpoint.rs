@@ -81,7 +81,7 @@ pub struct LoadReport {
 const SURROUNDINGS_LISTED: usize = 12;
 
 /// Notes about a file beside its weights: a prefix of all names, and contents that are not weights.
-pub(super) fn surroundings(dict: &StateDict) -> Vec<String> {
+pub(crate) fn surroundings(dict: &StateDict) -> Vec<String> {
     let removed = dict.removed.as_ref().map(|removed| format!("the names of the tensors are read without {removed}"));
     let listed = dict.skipped.iter().take(SURROUNDINGS_LISTED).cloned().collect::<Vec<_>>().join(", ");
     let more = match dict.skipped.len().saturating_sub(SURROUNDINGS_LISTED) {
@@ -427,6 +427,16 @@ fn own_hints(dict: &StateDict) -> Result<Hints, WeightsError> {
 /// Explains why a file of a known layout holds no segmenter, in the file's own keys.
 pub(super) fn explain(dict: &StateDict, layout: Layout, problem: Unrecognised) -> String {
     let in_file = |official: String| layout.key_from_official(&official).unwrap_or(official);
+    explain_in(dict, layout.name(), in_file, problem)
+}
+
+/// As [`explain`], for a layout of this name whose keys `in_file` gives.
+pub(crate) fn explain_in(
+    dict: &StateDict,
+    layout: &str,
+    in_file: impl Fn(String) -> String,
+    problem: Unrecognised,
+) -> String {
     let what = match problem {
         Unrecognised::Missing(official) => {
             let key = in_file(official);
@@ -437,7 +447,7 @@ pub(super) fn explain(dict: &StateDict, layout: Layout, problem: Unrecognised) -
         Unrecognised::Odd(official, problem) => format!("`{}` {problem}", in_file(official)),
         Unrecognised::Other(problem) => problem,
     };
-    format!("has keys of the {} layout, but {what}", layout.name())
+    format!("has keys of the {layout} layout, but {what}")
 }
 
 /// The published name and image size, or the sizes that make it a custom one.

@@ -18,17 +18,22 @@ use crate::preprocess::{PIXEL_MEAN, PIXEL_STD};
 
 /// Reads the hints in the `config.json` beside a weights file; no hints when there is none.
 pub(super) fn hints_beside(weights: &Path) -> Result<Hints, WeightsError> {
-    let path = weights.with_file_name("config.json");
+    let config = json_beside(weights, "config.json")?;
+    let parts = ["mask_decoder_config", "num_attention_heads"];
+    Ok(config.map(|config| Hints::from_json(&config, "vision_config", parts)).unwrap_or_default())
+}
+
+/// A JSON file beside a weights file, if there is one.
+pub(crate) fn json_beside(weights: &Path, name: &str) -> Result<Option<Value>, WeightsError> {
+    let path = weights.with_file_name(name);
     let text = match sam_files::read_text(&path, sam_files::MAX_TEXT_BYTES) {
         Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Hints::default()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(WeightsError::Io { path, source }),
     };
     match serde_json::from_str::<Value>(&text) {
-        Ok(config) => Ok(Hints::from_json(&config, "vision_config", ["mask_decoder_config", "num_attention_heads"])),
-        Err(error) => {
-            Err(WeightsError::NotACheckpoint { path, reason: format!("its config.json is damaged: {error}") })
-        }
+        Ok(config) => Ok(Some(config)),
+        Err(error) => Err(WeightsError::NotACheckpoint { path, reason: format!("its {name} is damaged: {error}") }),
     }
 }
 

@@ -18,7 +18,7 @@ pub enum Layout {
     Mae,
 }
 
-type Row = (&'static str, &'static str);
+pub(crate) type Row = (&'static str, &'static str);
 
 /// Module path to official key, where the reference has indices instead of names.
 pub(crate) const MODULE_TO_OFFICIAL: &[Row] = &[
@@ -39,6 +39,23 @@ pub(crate) const MODULE_TO_OFFICIAL: &[Row] = &[
     ("blocks.*.mlp.lin2.**", "blocks.*.mlp.fc2.**"),
     ("decoder_blocks.*.mlp.lin1.**", "decoder_blocks.*.mlp.fc1.**"),
     ("decoder_blocks.*.mlp.lin2.**", "decoder_blocks.*.mlp.fc2.**"),
+    // Both towers of CLIP, in OpenAI's names.
+    ("text.transformer.resblocks.*.norm1.**", "transformer.resblocks.*.ln_1.**"),
+    ("text.transformer.resblocks.*.attn.qkv.weight", "transformer.resblocks.*.attn.in_proj_weight"),
+    ("text.transformer.resblocks.*.attn.qkv.bias", "transformer.resblocks.*.attn.in_proj_bias"),
+    ("text.transformer.resblocks.*.attn.proj.**", "transformer.resblocks.*.attn.out_proj.**"),
+    ("text.transformer.resblocks.*.norm2.**", "transformer.resblocks.*.ln_2.**"),
+    ("text.transformer.resblocks.*.mlp.lin1.**", "transformer.resblocks.*.mlp.c_fc.**"),
+    ("text.transformer.resblocks.*.mlp.lin2.**", "transformer.resblocks.*.mlp.c_proj.**"),
+    ("text.token_embedding", "token_embedding.weight"),
+    ("text.**", "**"),
+    ("visual.transformer.resblocks.*.norm1.**", "visual.transformer.resblocks.*.ln_1.**"),
+    ("visual.transformer.resblocks.*.attn.qkv.weight", "visual.transformer.resblocks.*.attn.in_proj_weight"),
+    ("visual.transformer.resblocks.*.attn.qkv.bias", "visual.transformer.resblocks.*.attn.in_proj_bias"),
+    ("visual.transformer.resblocks.*.attn.proj.**", "visual.transformer.resblocks.*.attn.out_proj.**"),
+    ("visual.transformer.resblocks.*.norm2.**", "visual.transformer.resblocks.*.ln_2.**"),
+    ("visual.transformer.resblocks.*.mlp.lin1.**", "visual.transformer.resblocks.*.mlp.c_fc.**"),
+    ("visual.transformer.resblocks.*.mlp.lin2.**", "visual.transformer.resblocks.*.mlp.c_proj.**"),
     ("**", "**"),
 ];
 
@@ -103,13 +120,17 @@ const DROPPED: &[(&str, &str)] = &[
     ("prompt_encoder.shared_embedding.positional_embedding", "a second copy of the position frequencies"),
 ];
 
+const CLIP: &str = "a CLIP, which embeds texts and images and makes no masks; it is named beside a segmenter";
+
 /// Keys that only files of other models have, with descriptions of these.
 const FOREIGN: &[(&str, &str)] = &[
-    ("image_encoder.trunk.**", "a SAM 2 checkpoint"),
-    ("detector.**", "a SAM 3 checkpoint"),
-    ("mask_decoder.hf_token.**", "an HQ-SAM checkpoint"),
-    ("image_encoder.layers.**", "a MobileSAM checkpoint (TinyViT encoder)"),
-    ("visual.**", "a CLIP checkpoint"),
+    ("image_encoder.trunk.**", "a SAM 2 checkpoint, which is not supported"),
+    ("detector.**", "a SAM 3 checkpoint, which is not supported"),
+    ("mask_decoder.hf_token.**", "an HQ-SAM checkpoint, which is not supported"),
+    ("image_encoder.layers.**", "a MobileSAM checkpoint (TinyViT encoder), which is not supported"),
+    ("visual.**", CLIP),
+    ("text_model.**", CLIP),
+    ("vision_model.**", CLIP),
 ];
 
 impl Layout {
@@ -140,14 +161,11 @@ impl Layout {
         self.table().iter().find_map(|(official, theirs)| rewrite(theirs, official, key))
     }
 
-    /// A description of another model that these are the keys of.
-    pub(super) fn foreign(tensors: &BTreeMap<String, TensorInfo>) -> Option<&'static str> {
-        let is_of = |pattern: &str| tensors.keys().any(|key| rewrite(pattern, "**", key).is_some());
-        FOREIGN.iter().find(|(pattern, _)| is_of(pattern)).map(|(_, what)| *what)
-    }
-
-    /// The layout of a file's keys; otherwise a description of what the file appears to be.
-    pub(super) fn recognise(tensors: &BTreeMap<String, TensorInfo>) -> Result<Layout, String> {
+    /// The layout of a file's keys.
+    pub(crate) fn recognise(tensors: &BTreeMap<String, TensorInfo>) -> Result<Layout, UnknownKeys> {
+        if let Some(what) = of_another(FOREIGN, tensors) {
+            return Err(UnknownKeys::OfAnother(what.into()));
+        }
         let has = |key: &str| tensors.contains_key(key);
         let starts = |prefix: &str| tensors.keys().any(|key| key.starts_with(prefix));
         if starts("image_encoder.") || (starts("mask_decoder.") && starts("prompt_encoder.point_embeddings.")) {
@@ -157,16 +175,38 @@ impl Layout {
         } else if has("pos_embed") && has("patch_embed.proj.weight") && starts("blocks.") {
             Ok(Layout::Mae)
         } else {
-            let some: Vec<_> = tensors.keys().take(4).map(|key| format!("`{key}`")).collect();
-            Err(format!(
-                "holds {} tensors ({}{}) of no known layout; expected the keys of segment_anything, of \
-                 transformers.SamModel or of a masked autoencoder",
-                tensors.len(),
-                some.join(", "),
-                if tensors.len() > some.len() { ", .." } else { "" }
-            ))
+            let expected = "the keys of segment_anything, of transformers.SamModel or of a masked autoencoder";
+            Err(UnknownKeys::unknown(tensors, expected))
         }
     }
+}
+
+/// Why names of tensors are of no layout.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum UnknownKeys {
+    /// They are those of another model: what it is.
+    OfAnother(String),
+    /// Nobody's that is known: a description of the file.
+    Unknown(String),
+}
+
+impl UnknownKeys {
+    /// Describes a file by its first tensors.
+    pub(crate) fn unknown(tensors: &BTreeMap<String, TensorInfo>, expected: &str) -> Self {
+        let some: Vec<_> = tensors.keys().take(4).map(|key| format!("`{key}`")).collect();
+        let more = if tensors.len() > some.len() { ", .." } else { "" };
+        let n = tensors.len();
+        Self::Unknown(format!("holds {n} tensors ({}{more}) of no known layout; expected {expected}", some.join(", ")))
+    }
+}
+
+/// The model of a table of key patterns that these tensors are of.
+pub(crate) fn of_another(
+    table: &[(&str, &'static str)],
+    tensors: &BTreeMap<String, TensorInfo>,
+) -> Option<&'static str> {
+    let has = |pattern: &str| tensors.keys().any(|key| rewrite(pattern, "**", key).is_some());
+    table.iter().find(|(pattern, _)| has(pattern)).map(|(_, what)| *what)
 }
 
 /// Why a tensor that the model does not have may be ignored; `None` when it may not.
@@ -188,7 +228,7 @@ pub(crate) fn translate(table: &[Row], key: &str) -> Option<String> {
     table.iter().find_map(|(from, to)| rewrite(from, to, key))
 }
 
-fn rewrite(from: &str, to: &str, key: &str) -> Option<String> {
+pub(crate) fn rewrite(from: &str, to: &str, key: &str) -> Option<String> {
     let mut captured = Vec::new();
     let mut rest = key;
     let mut pattern = from.split('.').peekable();

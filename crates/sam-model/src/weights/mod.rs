@@ -28,9 +28,12 @@ mod shards;
 mod state_dict;
 mod text;
 
-pub(crate) use checkpoint::{describe, finite, pair_nearest};
+pub(crate) use checkpoint::{describe, explain_in, finite, pair_nearest, surroundings};
 pub(crate) use error::nearest_key;
+pub(crate) use huggingface::json_beside;
+pub(crate) use layout::{Row, UnknownKeys, of_another, rewrite};
 pub(crate) use parameters::{official_key, transpose};
+pub(crate) use recognise::Shapes;
 
 pub use autoencoder::{MaeCheckpoint, MaeExportOptions, MaeParts, describe_autoencoder, export_mae};
 pub use checkpoint::{CONFIG_METADATA, Checkpoint, LoadOptions, LoadReport};

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::layout::Layout;
+use super::layout::{Layout, UnknownKeys};
 use super::state_dict::{StateDict, TensorInfo};
 
 /// Parts that PyTorch's wrappers add, at any depth: `image_encoder._orig_mod.blocks.0`. No layout has them.
@@ -16,23 +16,31 @@ const WRAPPERS: [&str; 4] = ["module", "_orig_mod", "_fsdp_wrapped_module", "_ch
 const MAX_DEPTH: usize = 6;
 
 impl StateDict {
-    /// The layout of the tensors' names; names under a common prefix lose it.
+    /// The layout of a segmenter's names; names under a common prefix lose it.
     ///
     /// # Errors
     ///
     /// What the file appears to be instead.
     pub fn recognise_layout(&mut self) -> Result<Layout, String> {
+        self.recognise_keys(Layout::recognise)
+    }
+
+    /// The layout of the tensors' names, as `recognise` finds it with and without the prefixes that all names share.
+    ///
+    /// # Errors
+    ///
+    /// What the file appears to be instead.
+    pub(crate) fn recognise_keys<L>(
+        &mut self,
+        recognise: impl Fn(&BTreeMap<String, TensorInfo>) -> Result<L, UnknownKeys>,
+    ) -> Result<L, String> {
         let unwrapped = without_wrappers(&self.tensors)?;
         let mut names =
             unwrapped.clone().unwrap_or_else(|| self.tensors.keys().map(|key| (key.clone(), key.clone())).collect());
         let mut prefix = String::new();
         let mut first_problem = None;
         for _ in 0..MAX_DEPTH {
-            let tensors = renamed(&self.tensors, &names);
-            if let Some(what) = Layout::foreign(&tensors) {
-                return Err(format!("{what}, which is not supported"));
-            }
-            match Layout::recognise(&tensors) {
+            match recognise(&renamed(&self.tensors, &names)) {
                 Ok(layout) => {
                     if unwrapped.is_some() || !prefix.is_empty() {
                         self.removed = Some(removed(&prefix, unwrapped.as_ref()));
@@ -40,7 +48,8 @@ impl StateDict {
                     }
                     return Ok(layout);
                 }
-                Err(problem) => first_problem = first_problem.or(Some(problem)),
+                Err(UnknownKeys::OfAnother(what)) => return Err(what),
+                Err(UnknownKeys::Unknown(problem)) => first_problem = first_problem.or(Some(problem)),
             }
             let Some(part) = common_part(&names) else { break };
             prefix.push_str(&part);
@@ -49,7 +58,7 @@ impl StateDict {
             }
         }
         let problem = first_problem.unwrap_or_default();
-        Err(match layout_of_a_part(&names, &self.tensors) {
+        Err(match layout_of_a_part(&names, &self.tensors, &recognise) {
             Some(part) => format!(
                 "{problem}; those under `{part}` are known, but the others are not: save the state dict of that module alone"
             ),
@@ -88,14 +97,18 @@ fn common_part(names: &BTreeMap<String, String>) -> Option<String> {
 }
 
 /// The first part of those names that are, by themselves, of a known layout.
-fn layout_of_a_part(names: &BTreeMap<String, String>, tensors: &BTreeMap<String, TensorInfo>) -> Option<String> {
+fn layout_of_a_part<L>(
+    names: &BTreeMap<String, String>,
+    tensors: &BTreeMap<String, TensorInfo>,
+    recognise: impl Fn(&BTreeMap<String, TensorInfo>) -> Result<L, UnknownKeys>,
+) -> Option<String> {
     let parts: BTreeSet<&str> = names.values().filter_map(|name| Some(name.split_once('.')?.0)).collect();
     let is_known = |part: &&&str| {
         let under = names.iter().filter_map(|(key, name)| {
             let rest = name.strip_prefix(**part)?.strip_prefix('.')?;
             Some((key.clone(), rest.to_owned()))
         });
-        Layout::recognise(&renamed(tensors, &under.collect())).is_ok()
+        recognise(&renamed(tensors, &under.collect())).is_ok()
     };
     parts.iter().find(is_known).map(|part| format!("{part}."))
 }

@@ -279,8 +279,9 @@ fn default_heads(embed_dim: usize) -> usize {
     embed_dim / head_dim.unwrap_or(embed_dim).max(1)
 }
 
-struct Shapes<'a> {
-    tensors: &'a BTreeMap<String, TensorInfo>,
+/// The shapes of tensors by key.
+pub(crate) struct Shapes<'a> {
+    pub(crate) tensors: &'a BTreeMap<String, TensorInfo>,
 }
 
 impl Shapes<'_> {
@@ -289,20 +290,20 @@ impl Shapes<'_> {
         Ok(&info.shape)
     }
 
-    fn shape<const D: usize>(&self, key: &str) -> Result<[usize; D], Unrecognised> {
+    pub(crate) fn shape<const D: usize>(&self, key: &str) -> Result<[usize; D], Unrecognised> {
         let shape = self.get(key)?;
         let odd = |_| Unrecognised::Odd(key.into(), format!("must have {D} axes, got {shape:?}"));
         shape.try_into().map_err(odd)
     }
 
-    fn axis(&self, key: &str, axis: usize) -> Result<usize, Unrecognised> {
+    pub(crate) fn axis(&self, key: &str, axis: usize) -> Result<usize, Unrecognised> {
         let shape = self.get(key)?;
         let odd = || Unrecognised::Odd(key.into(), format!("has too few axes: {shape:?}"));
         shape.get(axis).copied().ok_or_else(odd)
     }
 
     /// One more than the highest index after `prefix`.
-    fn count(&self, prefix: &str) -> Result<usize, Unrecognised> {
+    pub(crate) fn count(&self, prefix: &str) -> Result<usize, Unrecognised> {
         let index = |key: &String| key.strip_prefix(prefix)?.split('.').next()?.parse::<usize>().ok();
         match self.tensors.keys().filter_map(index).max() {
             Some(highest) if highest >= MAX_COUNT => Err(Unrecognised::Other(format!(

@@ -119,7 +119,7 @@ impl Source<'_> {
             ))),
         };
         if find("constants.pkl")?.is_some() {
-            return Err(self.not_a_checkpoint("a TorchScript program; save its `state_dict()`"));
+            return Err(PthError::TorchScript { path: self.path.into() });
         }
         if let Some(Member { span, .. }) = find("byteorder")?
             && self.read(Span::new(span.start, span.bytes.min(6)))? != b"little"

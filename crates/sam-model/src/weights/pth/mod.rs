@@ -76,6 +76,8 @@ pub enum PthError {
     Io { path: PathBuf, action: &'static str, source: io::Error },
     #[error("{path}: must be a checkpoint written by `torch.save`, got {got}")]
     NotACheckpoint { path: PathBuf, got: String },
+    #[error("{path}: must be a checkpoint written by `torch.save`, got a TorchScript program; save its `state_dict()`")]
+    TorchScript { path: PathBuf },
     #[error("{path}: must have at least {expected} bytes, got {got}: truncated or still downloading")]
     Truncated { path: PathBuf, expected: u64, got: u64 },
     #[error("{path}: not a whole zip ({got} bytes): truncated, still downloading or damaged: {source}")]
@@ -98,6 +100,13 @@ pub enum PthError {
     Tensor { path: PathBuf, tensor: String, problem: String },
     #[error("{path}: cannot write: {source}")]
     Write { path: PathBuf, source: ZipError },
+}
+
+impl PthError {
+    /// Whether the file is a program instead of weights.
+    pub(crate) fn is_torchscript(&self) -> bool {
+        matches!(self, PthError::TorchScript { .. })
+    }
 }
 
 impl PthIndex {
