@@ -38,7 +38,7 @@ fn play(sets: &[EvalSet], n_threads: usize, objects_per_call: usize) -> Evaluati
     let images = read_images(sets, n_threads);
     let n_images = images.n_images();
     let proceed = &mut |_| ControlFlow::Continue(());
-    evaluate(&segmenter, images, n_images, &protocols(objects_per_call), proceed).expect("a valid data set")
+    evaluate(&segmenter, images, n_images, protocols(objects_per_call)[..].into(), proceed).expect("a valid data set")
 }
 
 /// The protocol written out: one object, one prompt and one call of `predict` at a time.
@@ -125,7 +125,7 @@ fn an_autodiff_model_gives_the_same_results() {
     for device in [cpu(), cpu().autodiff()] {
         let segmenter = PredictorSegmenter::new(Predictor::new(&tiny(&device)));
         let images = read_images(std::slice::from_ref(&set), 0);
-        results.push(evaluate(&segmenter, images, 1, &protocols(16), proceed).expect("valid").results);
+        results.push(evaluate(&segmenter, images, 1, protocols(16)[..].into(), proceed).expect("valid").results);
     }
     assert_eq!(results[0], results[1]);
 }
@@ -136,7 +136,7 @@ fn progress_is_reported_and_can_interrupt() {
     let segmenter = PredictorSegmenter::new(Predictor::new(&tiny(&cpu())));
     let run = |mut progress: Box<dyn FnMut(sam_eval::EvalProgress) -> ControlFlow<()> + '_>| {
         let images = read_images(std::slice::from_ref(&set), 2);
-        evaluate(&segmenter, images, 6, &protocols(3), &mut *progress)
+        evaluate(&segmenter, images, 6, protocols(3)[..].into(), &mut *progress)
     };
     let mut reported = Vec::new();
     let evaluation = run(Box::new(|at| {
@@ -163,12 +163,12 @@ fn unreadable_or_empty_input_is_reported() {
     let mut beyond = eval_set("photos", "val");
     beyond.indices = Vec::new();
     let images = read_images(&[beyond], 2);
-    let error = evaluate(&segmenter, images, 0, &protocols(4), proceed).expect_err("no object").to_string();
+    let error = evaluate(&segmenter, images, 0, protocols(4)[..].into(), proceed).expect_err("no object").to_string();
     assert!(error.contains("at least one object, got none"), "{error}");
 
     let twice = [protocols(4)[0].clone(), protocols(4)[0].clone()];
     let none: Vec<Result<EvalImage, EvalError>> = Vec::new();
-    let error = evaluate(&segmenter, none, 0, &twice, proceed).expect_err("twice").to_string();
+    let error = evaluate(&segmenter, none, 0, twice[..].into(), proceed).expect_err("twice").to_string();
     assert!(error.contains("metric miou_1 must occur once"), "{error}");
 
     let folder = tempfile::tempdir().expect("a folder");
@@ -186,7 +186,7 @@ fn unreadable_or_empty_input_is_reported() {
     let set = EvalSet::new("photos", Arc::new(source), &[]);
     for n_threads in [0, 2] {
         let images = read_images(std::slice::from_ref(&set), n_threads);
-        let error = evaluate(&segmenter, images, 2, &protocols(4), proceed).expect_err("unreadable");
+        let error = evaluate(&segmenter, images, 2, protocols(4)[..].into(), proceed).expect_err("unreadable");
         let text = error.to_string();
         assert!(error.is_bad_input() && text.contains("data set photos, sample 1"), "{text}");
         assert!(text.contains("camera.jpg"), "{text}");

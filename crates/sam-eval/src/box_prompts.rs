@@ -149,7 +149,7 @@ fn segment_call<S: Segmenter>(
             .enumerate()
             .map(|(at, &corners)| {
                 let logits = answers.get(at).map(|answer| &answer.logits);
-                (0, Prompt { clicks: &[], box_xyxy_px: Some(corners), logits })
+                (0, Prompt { clicks: &[], box_xyxy_px: Some(corners), logits, text: None })
             })
             .collect();
         let answered = segmenter.segment(&[embedding], &prompts, selection)?;

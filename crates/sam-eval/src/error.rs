@@ -158,6 +158,17 @@ pub enum EvalError {
         got: String,
     },
 
+    /// A data set without texts, where texts are the prompts.
+    #[error(
+        "data set {data_set}: must have {expected}, got none for any of its objects; `data check` shows what it has"
+    )]
+    NoTexts {
+        /// The data set's name.
+        data_set: String,
+        /// "captions", "class names" or either.
+        expected: &'static str,
+    },
+
     /// A sample that cannot be read.
     #[error("data set {data_set}, sample {index} (from 0): {source}")]
     Sample {

@@ -12,11 +12,14 @@ use crate::error::EvalError;
 use crate::eval_set::EvalImage;
 use crate::metrics::click_metrics::{ClickMetrics, ClickMetricsConfig};
 use crate::metrics::results::{Results, Run};
+use crate::metrics::text_metrics::TEXT_MEASURES;
 use crate::protocol::interactive::{embed, run_embedded};
 use crate::protocol::object_record::ObjectRecord;
 use crate::protocol::segmenter::Segmenter;
 use crate::protocol::settings::Protocol;
 use crate::protocol::task::{ImageTask, Outcome, Target};
+use crate::protocol::text::{TextOutcome, TextProtocol, run_texts};
+use crate::protocol::text_record::{TextCounts, TextRecord, TextRun};
 
 /// Maximum number of embeddings in memory: 4 MiB each at the published sizes.
 const IMAGES_AT_ONCE: usize = 16;
@@ -38,6 +41,22 @@ impl From<Protocol> for EvalProtocol {
     }
 }
 
+/// How objects are prompted.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EvalProtocols<'a> {
+    /// Clicks and boxes, of every object.
+    pub objects: &'a [EvalProtocol],
+    /// Texts, of every image.
+    pub text: Option<&'a TextProtocol>,
+}
+
+impl<'a> From<&'a [EvalProtocol]> for EvalProtocols<'a> {
+    /// Without texts.
+    fn from(objects: &'a [EvalProtocol]) -> Self {
+        Self { objects, text: None }
+    }
+}
+
 /// Progress of an evaluation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EvalProgress {
@@ -45,7 +64,7 @@ pub struct EvalProgress {
     pub n_images: usize,
     /// All images.
     pub of_images: usize,
-    /// Completed objects; each counts once per protocol.
+    /// Completed objects, each counted once per protocol, and texts of images.
     pub n_objects: usize,
 }
 
@@ -73,8 +92,16 @@ pub struct Evaluation {
     pub results: Results,
     /// The masks after the last round, for each run of the results, in the order of its records.
     pub final_masks: Vec<Vec<Rle>>,
+    /// The most confident mask of each text alone, in the order of the records.
+    pub text_masks: Vec<Rle>,
     /// Indices of the samples, by the names of data set and image.
     pub places: BTreeMap<(String, String), usize>,
+}
+
+/// The names of the metrics of texts.
+#[must_use]
+pub fn text_metric_names() -> Vec<String> {
+    TEXT_MEASURES.iter().map(|(name, _)| (*name).to_owned()).collect()
 }
 
 /// The names of all metrics of these protocols over all objects. Validates the protocols.
@@ -106,15 +133,18 @@ pub fn evaluate<S: Segmenter>(
     segmenter: &S,
     images: impl IntoIterator<Item = Result<EvalImage, EvalError>>,
     n_images: usize,
-    protocols: &[EvalProtocol],
+    protocols: EvalProtocols<'_>,
     progress: &mut dyn FnMut(EvalProgress) -> ControlFlow<()>,
 ) -> Result<Evaluation, EvalError> {
-    metric_names(protocols)?;
-    let objects_per_call = protocols.iter().map(|protocol| protocol.protocol.objects_per_call).max().unwrap_or(1);
+    metric_names(protocols.objects)?;
+    let objects_per_call =
+        protocols.objects.iter().map(|protocol| protocol.protocol.objects_per_call).max().unwrap_or(1);
     let mut evaluator = Evaluator {
         segmenter,
         protocols,
-        outcomes: vec![Vec::new(); protocols.len()],
+        outcomes: vec![Vec::new(); protocols.objects.len()],
+        texts: Vec::new(),
+        left_out: BTreeMap::new(),
         places: BTreeMap::new(),
         at: EvalProgress { of_images: n_images, ..EvalProgress::default() },
         progress,
@@ -139,9 +169,12 @@ pub fn evaluate<S: Segmenter>(
 
 struct Evaluator<'a, S> {
     segmenter: &'a S,
-    protocols: &'a [EvalProtocol],
-    /// By protocol.
+    protocols: EvalProtocols<'a>,
+    /// By protocol of objects.
     outcomes: Vec<Vec<Outcome>>,
+    texts: Vec<TextOutcome>,
+    /// By data set.
+    left_out: BTreeMap<String, TextCounts>,
     places: BTreeMap<(String, String), usize>,
     at: EvalProgress,
     progress: &'a mut dyn FnMut(EvalProgress) -> ControlFlow<()>,
@@ -161,9 +194,19 @@ impl<S: Segmenter> Evaluator<'_, S> {
             self.at.report(0, self.progress)?;
         }
         let embeddings: Vec<&S::Embedding> = embeddings.iter().collect();
-        for (EvalProtocol { protocol, .. }, outcomes) in self.protocols.iter().zip(&mut self.outcomes) {
+        for (EvalProtocol { protocol, .. }, outcomes) in self.protocols.objects.iter().zip(&mut self.outcomes) {
             let mut after = |n_objects| self.at.report(n_objects, self.progress);
             outcomes.extend(run_embedded(self.segmenter, protocol, &tasks, &embeddings, &mut after)?);
+        }
+        if let Some(protocol) = self.protocols.text {
+            for ((image, task), embedding) in images.iter().zip(&tasks).zip(&embeddings) {
+                let mut after = |n_texts| self.at.report(n_texts, self.progress);
+                let found = run_texts(self.segmenter, protocol, (image, task), embedding, &mut after)?;
+                self.texts.extend(found.outcomes);
+                let left_out = self.left_out.entry(image.data_set.to_string()).or_default();
+                left_out.objects_without_text += found.left_out.objects_without_text;
+                left_out.texts_without_vector += found.left_out.texts_without_vector;
+            }
         }
         self.at.n_images += images.len();
         self.at.report(0, self.progress)
@@ -171,7 +214,8 @@ impl<S: Segmenter> Evaluator<'_, S> {
 
     fn finish(self) -> Result<Evaluation, EvalError> {
         let (mut runs, mut final_masks) = (Vec::new(), Vec::new());
-        for (EvalProtocol { protocol, click_metrics }, mut outcomes) in self.protocols.iter().zip(self.outcomes) {
+        for (EvalProtocol { protocol, click_metrics }, mut outcomes) in self.protocols.objects.iter().zip(self.outcomes)
+        {
             if outcomes.is_empty() {
                 return Err(EvalError::Nothing { metric: "an evaluation".to_owned() });
             }
@@ -181,6 +225,14 @@ impl<S: Segmenter> Evaluator<'_, S> {
             runs.push(Run::new(protocol.clone(), click_metrics.clone(), records)?);
             final_masks.push(masks);
         }
-        Ok(Evaluation { results: Results::new(BTreeMap::new(), runs, &[])?, final_masks, places: self.places })
+        let mut texts = self.texts;
+        texts.sort_by(|a, b| TextRecord::by_name(&a.record, &b.record));
+        let (records, text_masks) = texts.into_iter().map(|outcome| (outcome.record, outcome.mask)).unzip();
+        let texts = match self.protocols.text {
+            Some(protocol) => Some(TextRun::new(protocol.settings.clone(), self.left_out, records)?),
+            None => None,
+        };
+        let results = Results::with_texts(BTreeMap::new(), runs, texts, &[])?;
+        Ok(Evaluation { results, final_masks, text_masks, places: self.places })
     }
 }

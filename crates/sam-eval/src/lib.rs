@@ -6,6 +6,8 @@
 //! - **Clicks.** [`run_interactive`] simulates the annotator on the objects of some images and returns one
 //!   [`ObjectRecord`] each: the IoU after every prompt. [`ClickMetrics`] (mIoU@k, oracle, NoC, failures) of any group, and
 //!   the [`Calibration`] of the predicted IoU, are computed from the records alone.
+//! - **Texts.** With a [`TextProtocol`], every text of an image is a prompt, alone and with one click; [`TextRecord`]s hold
+//!   what it found. The vectors come from whoever knows a CLIP.
 //! - **AP and AR.** [`evaluate_coco`] and [`evaluate_lvis`] equal `pycocotools` and `lvis` to the last bit, on the same JSON
 //!   files.
 //! - **Proposals and edges.** [`ProposalRecall`] measures masks without prompts, [`MaskEdges`] turns them into edge maps, and
@@ -62,6 +64,7 @@
 //! ```
 
 mod box_prompts;
+mod data_texts;
 mod edges;
 mod error;
 mod eval_set;
@@ -72,13 +75,14 @@ mod protocol;
 mod report;
 
 pub use box_prompts::{BoxPrompts, mask_metrics, segment_boxes};
+pub use data_texts::{DataTexts, PromptVectors, TextKind, TextSource, mean_direction};
 pub use edges::{
     EdgeCounts, EdgeMap, EdgeOptions, EdgeScores, EdgeSuppression, EdgeTolerance, MaskEdge, MaskEdges, N_THRESHOLDS,
     ThresholdCounts, count_edges, edge_map, edge_metrics, thin,
 };
 pub use error::{EvalError, SegmenterError};
 pub use eval_set::{EvalImage, EvalImages, EvalSet, read_images};
-pub use evaluate::{EvalProgress, EvalProtocol, Evaluation, evaluate, metric_names};
+pub use evaluate::{EvalProgress, EvalProtocol, EvalProtocols, Evaluation, evaluate, metric_names, text_metric_names};
 pub use metrics::average_precision::{AreaRange, IouKind, N_IOU, N_RECALL, PrecisionRecall, Select};
 pub use metrics::bootstrap::{Bootstrap, FEWEST_IMAGES, Interval};
 pub use metrics::calibration::{Calibration, CalibrationBin};
@@ -101,6 +105,8 @@ pub use protocol::predictor::PredictorSegmenter;
 pub use protocol::segmenter::{Candidate, MaskSelection, Prompt, Segmenter};
 pub use protocol::settings::{Boundary, FirstClick, FirstMasks, MaskFeedback, Protocol, Start};
 pub use protocol::task::{ImageTask, Outcome, Target};
+pub use protocol::text::TextProtocol;
+pub use protocol::text_record::{TextCounts, TextRecord, TextRun, TextSettings};
 pub use report::chart;
 pub use report::content::{Model, Report};
 pub use report::gallery::{Extremes, galleries, gallery_item, jpeg_data_uri};

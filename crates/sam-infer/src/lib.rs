@@ -37,4 +37,4 @@ pub use device::{DeviceError, DeviceName};
 pub use embedding::{EmbeddingError, ImageEmbedding, image_fingerprint};
 pub use predictor::{Prediction, Predictor, most_confident};
 pub use prompt::{Prompt, PromptError, mask_as_logits};
-pub use sam_model::{MASK_THRESHOLD, MaskOutput};
+pub use sam_model::{MASK_THRESHOLD, MaskOutput, Modality, TextVector};

@@ -6,8 +6,10 @@ use crate::error::EvalError;
 use crate::metrics::bootstrap::{Bootstrap, ImageSum, Interval, mean_interval};
 use crate::metrics::click_metrics::{ClickMetrics, Measure};
 use crate::metrics::results::{Results, Run};
+use crate::metrics::text_metrics::TEXT_MEASURES;
 use crate::protocol::object_record::ObjectRecord;
 use crate::protocol::settings::Protocol;
+use crate::protocol::text_record::{TextRecord, TextRun};
 
 /// One metric of all models.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,8 +22,8 @@ pub struct ComparisonRow {
     pub differences: Vec<Interval>,
 }
 
-/// Compares the click metrics of models against those of the first. A single model has intervals only. The values are those of
-/// [`Results::metrics`].
+/// Compares the metrics of clicks, boxes and texts of models against those of the first. A single model has intervals only.
+/// The values are those of [`Results::metrics`].
 ///
 /// # Errors
 ///
@@ -44,15 +46,27 @@ pub fn compare(models: &[&Results], config: &Bootstrap) -> Result<Vec<Comparison
             if of_models[0].is_empty() {
                 continue;
             }
-            let difference = |later: &Vec<Vec<ImageSum>>| mean_interval(&differences(later, &of_models[0]), config);
-            rows.push(ComparisonRow {
-                metric: name.clone(),
-                intervals: of_models.iter().map(|sums| mean_interval(sums, config)).collect::<Result<_, _>>()?,
-                differences: of_models[1..].iter().map(difference).collect::<Result<_, _>>()?,
-            });
+            rows.push(row(name, &of_models, config)?);
+        }
+    }
+    let texts: Vec<&TextRun> = models.iter().filter_map(|model| model.texts.as_ref()).collect();
+    for (name, measure) in TEXT_MEASURES.iter().filter(|_| !texts.is_empty()) {
+        let sums = |run: &&TextRun| image_sums(&run.records, |record| Ok(measure.value(record)));
+        let of_models: Vec<Vec<Vec<ImageSum>>> = texts.iter().map(sums).collect::<Result<_, _>>()?;
+        if !of_models[0].is_empty() {
+            rows.push(row(name, &of_models, config)?);
         }
     }
     Ok(rows)
+}
+
+fn row(name: &str, of_models: &[Vec<Vec<ImageSum>>], config: &Bootstrap) -> Result<ComparisonRow, EvalError> {
+    let difference = |later: &Vec<Vec<ImageSum>>| mean_interval(&differences(later, &of_models[0]), config);
+    Ok(ComparisonRow {
+        metric: name.to_owned(),
+        intervals: of_models.iter().map(|sums| mean_interval(sums, config)).collect::<Result<_, _>>()?,
+        differences: of_models[1..].iter().map(difference).collect::<Result<_, _>>()?,
+    })
 }
 
 /// A metric of one data set.
@@ -92,6 +106,17 @@ pub fn data_set_intervals(
             }
         }
     }
+    if let Some(run) = &results.texts {
+        for (name, measure) in TEXT_MEASURES.iter().filter(|(name, _)| metrics.contains(name)) {
+            for records in run.records.chunk_by(|a, b| a.data_set == b.data_set) {
+                let sums = image_sums(records, |record| Ok(measure.value(record)))?;
+                if !sums.is_empty() {
+                    let (data_set, metric) = (records[0].data_set.clone(), (*name).to_owned());
+                    found.push(DataSetInterval { data_set, metric, interval: mean_interval(&sums, config)? });
+                }
+            }
+        }
+    }
     Ok(found)
 }
 
@@ -114,16 +139,61 @@ fn check_paired(first: &Results, other: &Results, number: usize) -> Result<(), E
             return Err(EvalError::Unpaired { difference });
         }
     }
-    Ok(())
+    check_paired_texts(first.texts.as_ref(), other.texts.as_ref(), number)
 }
 
-/// Sums over the objects of each image that have a value, by data set, without images and data sets that have none: which
+/// The masks of wrong texts must be of the same texts, too.
+fn check_paired_texts(first: Option<&TextRun>, other: Option<&TextRun>, number: usize) -> Result<(), EvalError> {
+    let difference = match (first, other) {
+        (None, None) => return Ok(()),
+        (Some(a), Some(b)) if a.settings == b.settings => {
+            if a.records.len() == b.records.len() {
+                match a.records.iter().zip(&b.records).find(|(a, b)| TextRecord::by_name(a, b).is_ne()) {
+                    None => return Ok(()),
+                    Some((a, b)) => format!("{} on one side and {} on the other", a.place(), b.place()),
+                }
+            } else {
+                format!("{} and {} texts", a.records.len(), b.records.len())
+            }
+        }
+        _ => format!("other texts in evaluation {number} than in evaluation 1"),
+    };
+    Err(EvalError::Unpaired { difference })
+}
+
+/// What is sampled with its image.
+trait OfImage {
+    fn data_set(&self) -> &str;
+    fn image(&self) -> &str;
+}
+
+impl OfImage for ObjectRecord {
+    fn data_set(&self) -> &str {
+        &self.data_set
+    }
+
+    fn image(&self) -> &str {
+        &self.image
+    }
+}
+
+impl OfImage for TextRecord {
+    fn data_set(&self) -> &str {
+        &self.data_set
+    }
+
+    fn image(&self) -> &str {
+        &self.image
+    }
+}
+
+/// Sums over the objects or texts of each image that have a value, by data set, without images and data sets that have none: which
 /// objects have one does not depend on the model. The records are sorted by name.
-fn image_sums(
-    records: &[ObjectRecord],
-    value: impl Fn(&ObjectRecord) -> Result<Option<f64>, EvalError>,
+fn image_sums<R: OfImage>(
+    records: &[R],
+    value: impl Fn(&R) -> Result<Option<f64>, EvalError>,
 ) -> Result<Vec<Vec<ImageSum>>, EvalError> {
-    let image = |records: &[ObjectRecord]| {
+    let image = |records: &[R]| {
         let mut image = ImageSum { sum: 0.0, n_objects: 0.0 };
         for record in records {
             if let Some(value) = value(record)? {
@@ -132,11 +202,11 @@ fn image_sums(
         }
         Ok(Some(image).filter(|image| image.n_objects > 0.0))
     };
-    let data_set = |records: &[ObjectRecord]| -> Result<Vec<ImageSum>, EvalError> {
-        records.chunk_by(|a, b| a.image == b.image).filter_map(|records| image(records).transpose()).collect()
+    let data_set = |records: &[R]| -> Result<Vec<ImageSum>, EvalError> {
+        records.chunk_by(|a, b| a.image() == b.image()).filter_map(|records| image(records).transpose()).collect()
     };
     let data_sets: Result<Vec<Vec<ImageSum>>, EvalError> =
-        records.chunk_by(|a, b| a.data_set == b.data_set).map(data_set).collect();
+        records.chunk_by(|a, b| a.data_set() == b.data_set()).map(data_set).collect();
     Ok(data_sets?.into_iter().filter(|images| !images.is_empty()).collect())
 }
 

@@ -13,3 +13,4 @@ pub(crate) mod metric;
 mod numpy_mean;
 pub(crate) mod proposal_recall;
 pub(crate) mod results;
+pub(crate) mod text_metrics;

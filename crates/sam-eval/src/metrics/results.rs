@@ -11,12 +11,15 @@ use std::fmt::Write;
 use sam_files::printable;
 use serde::{Deserialize, Serialize};
 
+use crate::data_texts::TextKind;
 use crate::error::EvalError;
 use crate::metrics::calibration::Calibration;
 use crate::metrics::click_metrics::{ClickMetrics, ClickMetricsConfig, grouped};
 use crate::metrics::metric::{Metric, Metrics, nearest};
+use crate::metrics::text_metrics::{grouped_texts, text_metrics};
 use crate::protocol::object_record::{ObjectRecord, RoundPrompt, sort_records};
 use crate::protocol::settings::Protocol;
+use crate::protocol::text_record::{TextRecord, TextRun};
 
 /// Version of the file format; incremented when its meaning changes.
 pub(crate) const FORMAT: u32 = 1;
@@ -36,6 +39,9 @@ pub struct Results {
     pub data_sets: Vec<DataSetResults>,
     /// Each protocol with its records, from which all click metrics derive.
     pub runs: Vec<Run>,
+    /// Texts as prompts, with their records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub texts: Option<TextRun>,
 }
 
 /// The results of one data set.
@@ -45,7 +51,7 @@ pub struct DataSetResults {
     pub name: String,
     /// Number of images with at least one record.
     pub n_images: usize,
-    /// Number of objects, of the protocol with the most.
+    /// Number of objects, of the protocol with the most; with texts alone, the number of texts of images.
     pub n_objects: usize,
     /// Metrics over all objects.
     pub metrics: Metrics,
@@ -97,6 +103,20 @@ impl Results {
         runs: Vec<Run>,
         average_precisions: &[(String, Metrics)],
     ) -> Result<Self, EvalError> {
+        Self::with_texts(about, runs, None, average_precisions)
+    }
+
+    /// As [`Results::new`], with the texts of an evaluation.
+    ///
+    /// # Errors
+    ///
+    /// As [`Results::new`].
+    pub fn with_texts(
+        about: BTreeMap<String, String>,
+        runs: Vec<Run>,
+        texts: Option<TextRun>,
+        average_precisions: &[(String, Metrics)],
+    ) -> Result<Self, EvalError> {
         let mut data_sets: BTreeMap<&str, DataSetResults> = BTreeMap::new();
         for run in &runs {
             let metrics = ClickMetrics::new(&run.protocol, &run.click_metrics)?;
@@ -104,6 +124,12 @@ impl Results {
             for (name, records) in grouped(&all, |record| Some(&record.data_set)) {
                 let data_set = data_sets.entry(name).or_default();
                 data_set.add(&metrics, &records)?;
+            }
+        }
+        if let Some(run) = &texts {
+            let all: Vec<&TextRecord> = run.records.iter().collect();
+            for (name, records) in grouped_texts(&all, |record| Some(&record.data_set)) {
+                data_sets.entry(name).or_default().add_texts(&records)?;
             }
         }
         for (name, metrics) in average_precisions {
@@ -120,7 +146,7 @@ impl Results {
         for (size, metrics) in sizes {
             by_size.insert(size, mean_over(metrics.into_iter())?);
         }
-        Ok(Self { format: FORMAT, about, metrics, by_size, data_sets, runs })
+        Ok(Self { format: FORMAT, about, metrics, by_size, data_sets, runs, texts })
     }
 
     /// All metrics by full name.
@@ -242,6 +268,47 @@ impl Results {
     }
 }
 
+impl TextRun {
+    /// All texts of all images as CSV, one row per text.
+    #[must_use]
+    pub fn csv(&self) -> String {
+        let mut csv = "data_set,image,kind,text,class,n_targets,object_id,size,area_px,iou,predicted_iou,oracle_iou,\
+                       wrong_iou,found_id,found_class,click_x,click_y,click_positive,click_iou\n"
+            .to_owned();
+        for record in &self.records {
+            let kind = match record.kind {
+                TextKind::Caption => "caption",
+                TextKind::Class => "class",
+            };
+            push_row(
+                &mut csv,
+                [
+                    record.data_set.as_str(),
+                    &record.image,
+                    kind,
+                    &record.text,
+                    record.class.as_deref().unwrap_or_default(),
+                    &record.n_targets.to_string(),
+                    &record.object_id.to_string(),
+                    record.size.name(),
+                    &record.area_px.to_string(),
+                    &record.iou.to_string(),
+                    &record.predicted_iou.to_string(),
+                    &record.oracle_iou.to_string(),
+                    &record.wrong_iou.map_or_else(String::new, |iou| iou.to_string()),
+                    &record.found_id.map_or_else(String::new, |id| id.to_string()),
+                    record.found_class.as_deref().unwrap_or_default(),
+                    &record.click.column.to_string(),
+                    &record.click.row.to_string(),
+                    &record.click.is_positive.to_string(),
+                    &record.click_iou.to_string(),
+                ],
+            );
+        }
+        csv
+    }
+}
+
 impl DataSetResults {
     fn add(&mut self, metrics: &ClickMetrics, records: &[&ObjectRecord]) -> Result<(), EvalError> {
         let n_images = grouped(records, |record| Some(&record.image)).len();
@@ -253,6 +320,21 @@ impl DataSetResults {
         }
         for (class, records) in grouped(records, |record| record.class.as_deref()) {
             self.by_class.entry(class.to_owned()).or_default().extend(&metrics.of(&records)?)?;
+        }
+        Ok(())
+    }
+
+    fn add_texts(&mut self, records: &[&TextRecord]) -> Result<(), EvalError> {
+        self.n_images = self.n_images.max(grouped_texts(records, |record| Some(&record.image)).len());
+        if self.n_objects == 0 {
+            self.n_objects = records.len();
+        }
+        self.metrics.extend(&text_metrics(records)?)?;
+        for (size, records) in grouped_texts(records, |record| Some(record.size.name())) {
+            self.by_size.entry(size.to_owned()).or_default().extend(&text_metrics(&records)?)?;
+        }
+        for (class, records) in grouped_texts(records, |record| record.class.as_deref()) {
+            self.by_class.entry(class.to_owned()).or_default().extend(&text_metrics(&records)?)?;
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use sam_image::Rle;
 
 use crate::error::EvalError;
-use crate::protocol::segmenter::{Candidate, MaskSelection, Segmenter};
+use crate::protocol::segmenter::{Candidate, MaskSelection, Prompt, Segmenter};
 use crate::protocol::settings::{Protocol, Step};
 use crate::protocol::task::{ImageTask, Outcome};
 use crate::protocol::trial::Trial;
@@ -81,30 +81,43 @@ fn run_round<S: Segmenter>(
 
     let selection = protocol.selection(round);
     let prompts: Vec<_> = active.iter().map(|trial| (trial.task_index, trial.prompt())).collect();
-    let answers = segmenter.segment(embeddings, &prompts, selection).map_err(|source| {
-        let image = active.first().map_or("", |trial| trial.task.name).to_owned();
-        EvalError::Segmenter { image, source }
-    })?;
-    if answers.len() != active.len() {
-        let image = active.first().map_or("", |trial| trial.task.name).to_owned();
-        let (expected, got) = (format!("one answer for each of {} objects", active.len()), answers.len().to_string());
-        return Err(EvalError::Answer { image, expected, got });
-    }
-    for (trial, candidates) in active.iter().zip(&answers) {
-        check_answer(candidates, selection, trial)?;
-    }
+    let answers = ask(segmenter, embeddings, &prompts, selection, &|at| active[at].task)?;
+    drop(prompts);
 
     active.into_par_iter().zip(answers).for_each(|(trial, answer)| trial.score(answer, selection, protocol));
     Ok(())
 }
 
+/// Decodes prompts and checks the answers: one for each, with as many masks as were selected, of the image's size.
+/// `task` gives the image of a prompt, for messages.
+pub(crate) fn ask<'a, S: Segmenter>(
+    segmenter: &S,
+    embeddings: &[&S::Embedding],
+    prompts: &[(usize, Prompt<'_, S::Logits>)],
+    selection: MaskSelection,
+    task: &dyn Fn(usize) -> &'a ImageTask<'a>,
+) -> Result<Vec<Vec<Candidate<S::Logits>>>, EvalError> {
+    let first_image = || prompts.first().map_or("", |_| task(0).name).to_owned();
+    let answers = segmenter
+        .segment(embeddings, prompts, selection)
+        .map_err(|source| EvalError::Segmenter { image: first_image(), source })?;
+    if answers.len() != prompts.len() {
+        let (expected, got) = (format!("one answer for each of {} objects", prompts.len()), answers.len().to_string());
+        return Err(EvalError::Answer { image: first_image(), expected, got });
+    }
+    for (at, candidates) in answers.iter().enumerate() {
+        check_answer(candidates, selection, task(at))?;
+    }
+    Ok(answers)
+}
+
 fn check_answer<L>(
     candidates: &[Candidate<L>],
     selection: MaskSelection,
-    trial: &Trial<'_, L>,
+    task: &ImageTask<'_>,
 ) -> Result<(), EvalError> {
     let reject = |expected: &str, got: String| {
-        Err(EvalError::Answer { image: trial.task.name.to_owned(), expected: expected.to_owned(), got })
+        Err(EvalError::Answer { image: task.name.to_owned(), expected: expected.to_owned(), got })
     };
     match (selection, candidates.len()) {
         (_, 0) => return reject("at least one mask for each object", "none".to_owned()),
@@ -112,7 +125,7 @@ fn check_answer<L>(
         (_, n) => return reject("one mask for each object in this round", n.to_string()),
     }
     for candidate in candidates {
-        let ([height, width], got_hw) = (trial.task.size_hw(), candidate.mask.size_hw());
+        let ([height, width], got_hw) = (task.size_hw(), candidate.mask.size_hw());
         if got_hw != [height, width] {
             let got = format!("{} x {}", got_hw[0], got_hw[1]);
             return reject(&format!("masks of the image's size, {height} x {width} (height x width)"), got);

@@ -1,4 +1,4 @@
-//! Interactive protocols: a simulated annotator prompts a segmenter round by round.
+//! Interactive protocols, in which a simulated annotator prompts a segmenter round by round, and texts as prompts.
 
 pub(crate) mod clicks;
 pub(crate) mod interactive;
@@ -7,4 +7,6 @@ pub(crate) mod predictor;
 pub(crate) mod segmenter;
 pub(crate) mod settings;
 pub(crate) mod task;
+pub(crate) mod text;
+pub(crate) mod text_record;
 mod trial;

@@ -101,6 +101,6 @@ fn to_prompt(prompt: &Prompt<'_, Vec<f32>>) -> sam_infer::Prompt {
         points_xy_px: prompt.clicks.iter().map(|click| (click.xy_px(), click.is_positive)).collect(),
         box_xyxy_px: prompt.box_xyxy_px,
         mask_logits: prompt.logits.cloned(),
-        text: None,
+        text: prompt.text.cloned(),
     }
 }

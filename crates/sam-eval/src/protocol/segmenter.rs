@@ -5,6 +5,7 @@
 //! the original size is the expensive part of an answer, so a call names the masks that it needs: [`MaskSelection`].
 
 use sam_image::{Mask, RgbImage};
+use sam_infer::TextVector;
 
 use crate::error::SegmenterError;
 use crate::protocol::clicks::Click;
@@ -46,6 +47,8 @@ pub struct Prompt<'a, L> {
     pub box_xyxy_px: Option<[f32; 4]>,
     /// The previous mask of the same object.
     pub logits: Option<&'a L>,
+    /// What it is called: a vector of the model's CLIP.
+    pub text: Option<&'a TextVector>,
 }
 
 /// The masks requested from a model.

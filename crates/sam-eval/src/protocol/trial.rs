@@ -100,7 +100,7 @@ impl<'a, L> Trial<'a, L> {
     }
 
     pub(crate) fn prompt(&self) -> Prompt<'_, L> {
-        Prompt { clicks: &self.clicks, box_xyxy_px: self.box_xyxy_px, logits: self.feedback.as_ref() }
+        Prompt { clicks: &self.clicks, box_xyxy_px: self.box_xyxy_px, logits: self.feedback.as_ref(), text: None }
     }
 
     /// Scores an answer, whose candidates have been validated.

@@ -5,15 +5,17 @@ use base64::engine::general_purpose::STANDARD;
 use image::codecs::jpeg::JpegEncoder;
 use image::imageops::crop_imm;
 use image::{ExtendedColorType, ImageEncoder};
+use sam_data::Sample;
 use sam_image::{Mask, ModelFrame, Overlay, PointLabel, RgbImage, Rle, overlay, paste, resize_rgb};
 
 use crate::error::EvalError;
 use crate::eval_set::EvalSet;
 use crate::evaluate::Evaluation;
 use crate::metrics::results::Run;
-use crate::protocol::clicks::tight_box_xyxy_px;
+use crate::protocol::clicks::{Click, tight_box_xyxy_px};
 use crate::protocol::object_record::{ObjectRecord, RoundPrompt};
 use crate::protocol::settings::Start;
+use crate::protocol::text_record::TextRecord;
 use crate::report::page::{Gallery, GalleryItem};
 
 /// Longer side of each view.
@@ -41,19 +43,24 @@ impl Extremes {
     /// At most `count` records of each kind; no record is both.
     #[must_use]
     pub fn of(run: &Run, count: usize) -> Self {
-        let iou = |&at: &usize| run.records[at].rounds.last().map_or(0.0, |round| round.iou);
-        let mut places: Vec<usize> = (0..run.records.len()).collect();
+        let ious: Vec<f64> =
+            run.records.iter().map(|record| record.rounds.last().map_or(0.0, |round| round.iou)).collect();
+        Self::of_ious(&ious, count)
+    }
+
+    fn of_ious(ious: &[f64], count: usize) -> Self {
+        let mut places: Vec<usize> = (0..ious.len()).collect();
         // The sort is stable, so ties are in the order of names.
-        places.sort_by(|a, b| iou(a).total_cmp(&iou(b)));
+        places.sort_by(|&a, &b| ious[a].total_cmp(&ious[b]));
         let n_worst = count.min(places.len().div_ceil(2));
         let worst = places.drain(..n_worst).collect();
-        places.sort_by(|a, b| iou(b).total_cmp(&iou(a)));
+        places.sort_by(|&a, &b| ious[b].total_cmp(&ious[a]));
         places.truncate(count);
         Self { worst, best: places }
     }
 }
 
-/// The worst and the best objects of each protocol, at most `count` of each, with their prompts.
+/// The worst and the best objects of each protocol and the worst and the best texts, at most `count` of each.
 ///
 /// # Errors
 ///
@@ -78,6 +85,25 @@ pub fn galleries(evaluation: &Evaluation, sets: &[EvalSet], count: usize) -> Res
             }
         }
     }
+    if let Some(run) = &evaluation.results.texts {
+        let ious: Vec<f64> = run.records.iter().map(|record| record.iou).collect();
+        let extremes = Extremes::of_ious(&ious, count);
+        for (which, chosen) in [("Worst", &extremes.worst), ("Best", &extremes.best)] {
+            let mut items = Vec::new();
+            for &at in chosen {
+                let record = &run.records[at];
+                let place = evaluation.places.get(&(record.data_set.clone(), record.image.clone()));
+                let set = sets.iter().find(|set| *set.name == record.data_set);
+                if let (Some(set), Some(&index)) = (set, place) {
+                    items.push(item_of_text((set, index), record, &evaluation.text_masks[at])?);
+                }
+            }
+            if !items.is_empty() {
+                let title = format!("{which} with a text alone: prediction (left), ground truth (right)");
+                galleries.push(Gallery { title, items });
+            }
+        }
+    }
     Ok(galleries)
 }
 
@@ -91,11 +117,28 @@ fn moment(run: &Run) -> String {
 }
 
 fn item_of(set: &EvalSet, index: usize, record: &ObjectRecord, found: &Rle) -> Result<GalleryItem, EvalError> {
+    let (sample, target) = read_object(set, index, record.object_id)?;
+    gallery_item(&sample.image, &target, found, record)
+}
+
+fn item_of_text((set, index): (&EvalSet, usize), record: &TextRecord, found: &Rle) -> Result<GalleryItem, EvalError> {
+    let (sample, target) = read_object(set, index, record.object_id)?;
+    let TextRecord { image, text, object_id, iou, predicted_iou, .. } = record;
+    let several = if record.n_targets > 1 { format!(" (of {} that it says)", record.n_targets) } else { String::new() };
+    let caption =
+        format!("\"{text}\" in {image}: IoU {iou:.3} with object {object_id}{several}, predicted {predicted_iou:.3}");
+    let pair = Pair { image: &sample.image, target: &target, predicted: found };
+    Ok(GalleryItem { caption, data_uri: pair.render(&[], false, image)? })
+}
+
+/// A sample, and the mask of one of its objects.
+fn read_object(set: &EvalSet, index: usize, object_id: u64) -> Result<(Sample, Rle), EvalError> {
     let failed = |source| EvalError::Sample { data_set: set.name.to_string(), index, source };
     let sample = set.samples.sample(index).map_err(failed)?;
-    let object = sample.objects.iter().find(|object| object.id == record.object_id);
-    let object = object.ok_or_else(|| failed(format!("object {} no longer exists", record.object_id).into()))?;
-    gallery_item(&sample.image, &object.mask, found, record)
+    let object = sample.objects.iter().find(|object| object.id == object_id);
+    let object = object.ok_or_else(|| failed(format!("object {object_id} no longer exists").into()))?;
+    let target = object.mask.clone();
+    Ok((sample, target))
 }
 
 /// Renders one object: the prediction with its prompts on the left, the ground truth on the right.
@@ -113,34 +156,51 @@ pub fn gallery_item(
     predicted: &Rle,
     record: &ObjectRecord,
 ) -> Result<GalleryItem, EvalError> {
-    let size_hw = [image.height() as usize, image.width() as usize];
-    assert!(target.size_hw() == size_hw && predicted.size_hw() == size_hw, "masks must have the image's size");
-    let window = Window::around(size_hw, target, predicted, record);
-    let small = window.view(image);
-    let points: Vec<([f32; 2], PointLabel)> = record
-        .clicks()
-        .filter_map(|round| match round.prompt {
-            RoundPrompt::Click(click) => Some(click),
-            RoundPrompt::Box | RoundPrompt::Refinement => None,
-        })
-        .map(|click| {
+    let clicks = record.clicks().filter_map(|round| match round.prompt {
+        RoundPrompt::Click(click) => Some(click),
+        RoundPrompt::Box | RoundPrompt::Refinement => None,
+    });
+    let clicks: Vec<Click> = clicks.collect();
+    let pair = Pair { image, target, predicted };
+    let data_uri = pair.render(&clicks, record.box_round().is_some(), &record.image)?;
+    Ok(GalleryItem { caption: caption(record), data_uri })
+}
+
+/// A prediction and its ground truth.
+struct Pair<'a> {
+    image: &'a RgbImage,
+    target: &'a Rle,
+    predicted: &'a Rle,
+}
+
+impl Pair<'_> {
+    /// The prediction with its prompts on the left, the ground truth on the right, as a data URI.
+    fn render(&self, clicks: &[Click], has_box: bool, name: &str) -> Result<String, EvalError> {
+        let &Self { image, target, predicted } = self;
+        let size_hw = [image.height() as usize, image.width() as usize];
+        assert!(target.size_hw() == size_hw && predicted.size_hw() == size_hw, "masks must have the image's size");
+        let window = Window::around(size_hw, target, predicted, clicks);
+        let small = window.view(image);
+        let point = |click: &Click| {
             let label = if click.is_positive { PointLabel::Positive } else { PointLabel::Negative };
             // The centre of the pixel.
             (window.place(click.xy_px().map(|edge| edge + 0.5)), label)
-        })
-        .collect();
-    let boxes: Vec<[f32; 4]> = match (record.box_round(), tight_box_xyxy_px(target)) {
-        (Some(_), Some([x0, y0, x1, y1])) => {
-            let ([x0, y0], [x1, y1]) = (window.place([x0, y0]), window.place([x1, y1]));
-            vec![[x0, y0, x1, y1]]
-        }
-        _ => Vec::new(),
-    };
-    let views = [(predicted, boxes.as_slice(), points.as_slice()), (target, &[], &[])].map(|(mask, boxes, points)| {
-        let masks = [window.mask(&mask.to_mask())];
-        overlay(&small, &Overlay { masks: &masks, boxes_xyxy_px: boxes, points_xy_px: points })
-    });
-    Ok(GalleryItem { caption: caption(record), data_uri: jpeg_data_uri(&side_by_side(&views), &record.image)? })
+        };
+        let points: Vec<([f32; 2], PointLabel)> = clicks.iter().map(point).collect();
+        let boxes: Vec<[f32; 4]> = match tight_box_xyxy_px(target).filter(|_| has_box) {
+            Some([x0, y0, x1, y1]) => {
+                let ([x0, y0], [x1, y1]) = (window.place([x0, y0]), window.place([x1, y1]));
+                vec![[x0, y0, x1, y1]]
+            }
+            None => Vec::new(),
+        };
+        let views =
+            [(predicted, boxes.as_slice(), points.as_slice()), (target, &[], &[])].map(|(mask, boxes, points)| {
+                let masks = [window.mask(&mask.to_mask())];
+                overlay(&small, &Overlay { masks: &masks, boxes_xyxy_px: boxes, points_xy_px: points })
+            });
+        jpeg_data_uri(&side_by_side(&views), name)
+    }
 }
 
 fn caption(record: &ObjectRecord) -> String {
@@ -166,15 +226,12 @@ struct Window {
 
 impl Window {
     /// The region that contains both masks and all clicks.
-    fn around(size_hw: [usize; 2], target: &Rle, predicted: &Rle, record: &ObjectRecord) -> Self {
+    fn around(size_hw: [usize; 2], target: &Rle, predicted: &Rle, clicks: &[Click]) -> Self {
         let [height, width] = size_hw;
         let mut bounds = [width, height, 0, 0];
-        let clicks = record.clicks().filter_map(|round| match round.prompt {
-            RoundPrompt::Click(click) => {
-                let [x, y] = [click.column as usize, click.row as usize];
-                Some([x, y, x + 1, y + 1])
-            }
-            RoundPrompt::Box | RoundPrompt::Refinement => None,
+        let clicks = clicks.iter().map(|click| {
+            let [x, y] = [click.column as usize, click.row as usize];
+            [x, y, x + 1, y + 1]
         });
         for part in target.bounds_xyxy_px().into_iter().chain(predicted.bounds_xyxy_px()).chain(clicks) {
             let [x0, y0, x1, y1] = bounds;

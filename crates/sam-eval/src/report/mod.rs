@@ -11,6 +11,7 @@ pub(crate) mod gate;
 pub(crate) mod junit;
 pub(crate) mod page;
 mod tables;
+mod text_tables;
 
 use crate::error::EvalError;
 use crate::report::charts::charts;

@@ -7,10 +7,13 @@ use crate::metrics::metric::{Better, Metric, Metrics, Unit, natural_order};
 use crate::metrics::results::{DataSetResults, Results};
 use crate::report::content::Report;
 use crate::report::page::Table;
+use crate::report::text_tables::text_tables;
 
 /// All tables, in reading order.
 pub(crate) fn tables(report: &Report<'_>) -> Vec<Table> {
-    let mut tables = vec![gate(report), overall(report), comparison(report), by_size(report)];
+    let mut tables = vec![gate(report), overall(report), comparison(report)];
+    tables.extend(text_tables(report));
+    tables.push(by_size(report));
     tables.extend(data_sets(report));
     tables.extend([calibration(report), about(report)]);
     tables.retain(|table| !table.rows.is_empty());
@@ -19,7 +22,9 @@ pub(crate) fn tables(report: &Report<'_>) -> Vec<Table> {
 
 /// Those that say where models fail.
 pub(crate) fn findings(report: &Report<'_>) -> Vec<Table> {
-    let mut tables = vec![comparison(report), by_size(report)];
+    let mut tables = vec![comparison(report)];
+    tables.extend(text_tables(report));
+    tables.push(by_size(report));
     tables.extend(data_sets(report));
     tables.push(calibration(report));
     tables.retain(|table| !table.rows.is_empty());
@@ -229,8 +234,9 @@ fn about(report: &Report<'_>) -> Table {
     };
     let mut rows: Vec<Vec<String>> = keys.into_iter().map(cell).collect();
     let protocols = report.models.iter().map(|model| {
-        let texts = model.results.runs.iter().map(|run| serde_json::to_string(&run.protocol).unwrap_or_default());
-        texts.collect::<Vec<_>>().join(" ")
+        let runs = model.results.runs.iter().map(|run| serde_json::to_string(&run.protocol).unwrap_or_default());
+        let texts = model.results.texts.iter().map(|run| serde_json::to_string(&run.settings).unwrap_or_default());
+        runs.chain(texts).collect::<Vec<_>>().join(" ")
     });
     rows.push(std::iter::once("protocol".to_owned()).chain(protocols).collect());
     Table { title: "Evaluation settings".to_owned(), note: String::new(), header: header("", report, &[]), rows }

@@ -8,6 +8,7 @@ mod proposals;
 mod protocols;
 mod reports;
 mod scripted;
+mod texts;
 
 use std::path::PathBuf;
 

@@ -12,6 +12,8 @@ pub(crate) struct Seen {
     pub(crate) box_xyxy_px: Option<[f32; 4]>,
     /// Index of the candidate that was passed back, if any.
     pub(crate) logits: Option<usize>,
+    /// The first value of the text's vector.
+    pub(crate) text: Option<f32>,
     pub(crate) selection: MaskSelection,
     pub(crate) size_hw: [usize; 2],
 }
@@ -50,6 +52,7 @@ impl<F: Fn(&Seen) -> Vec<(Mask, f32)>> Segmenter for Scripted<F> {
                 clicks: prompt.clicks.to_vec(),
                 box_xyxy_px: prompt.box_xyxy_px,
                 logits: prompt.logits.copied(),
+                text: prompt.text.map(|text| text.values[0]),
                 selection,
                 size_hw: *embeddings[*image],
             };

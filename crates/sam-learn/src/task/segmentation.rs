@@ -169,7 +169,7 @@ impl Task for SegmentationTask {
             let images = read_images(sets, input.n_threads);
             let n_images = images.n_images();
             let mut progress = |at: EvalProgress| -> ControlFlow<()> { on_progress(n_before + at.n_images, of_images) };
-            let evaluation = evaluate(&segmenter, images, n_images, &input.protocols, &mut progress);
+            let evaluation = evaluate(&segmenter, images, n_images, input.protocols[..].into(), &mut progress);
             n_before += n_images;
             evaluation.map_err(|error| LearnError::Validation { step, source: error.to_string().into() })
         };

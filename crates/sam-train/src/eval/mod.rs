@@ -200,7 +200,7 @@ fn evaluate_model(
         let n_images = images.n_images();
         let n_objects = sets.iter().map(|set| set.n_objects).sum::<usize>() * protocols.len();
         let mut progress = Progress::new("evaluating objects", n_objects as u64);
-        let evaluation = evaluate(&segmenter, images, n_images, &protocols, &mut |at| {
+        let evaluation = evaluate(&segmenter, images, n_images, protocols[..].into(), &mut |at| {
             progress.set(at.n_objects as u64);
             ControlFlow::Continue(())
         });
