@@ -2,15 +2,16 @@
 
 use std::path::Path;
 
-use burn::tensor::Tensor;
+use burn::optim::GradientsParams;
+use burn::tensor::{FloatDType, Tensor, TensorData};
 use sam_model::init::initialise;
 use sam_model::weights::{
-    Checkpoint, Dtype, ExportFormat, ExportOptions, ImageSizePolicy, LoadOptions, TextExport, export, named_tensors,
-    text_prompt_beside,
+    Checkpoint, Dtype, ExportFormat, ExportOptions, ImageSizePolicy, LoadOptions, TextExport, export, fill_parameters,
+    named_tensors, text_prompt_beside,
 };
 use sam_model::{MaskOutput, Modality, ObjectPrompt, Prompts, Sam, TextPromptConfig, TextVector};
 
-use crate::fixture::{check, cpu, path, values};
+use crate::fixture::{Golden, check, cpu, norm, official_gradients, path, values};
 
 const WIDTH: usize = 6;
 
@@ -139,4 +140,59 @@ fn the_text_prompt_of_another_checkpoint_is_refused() {
     assert!(error.contains("00c0ffee") && error.contains("0badcafe"), "{error}");
     options.config.text = None;
     assert!(checkpoint.load_with(&options, &cpu()).is_ok(), "without texts");
+}
+
+/// One more token of the official decoder, in f64: masks, and the gradients of the projection and of the image embedding
+/// (`fixtures/generate_text.py`).
+#[test]
+fn texts_and_their_gradients_equal_pytorch() {
+    let device = cpu().autodiff();
+    let golden = Golden::open("tiny_text.safetensors");
+    let checkpoint = Checkpoint::open(&path("tiny_sam.safetensors")).expect("a committed fixture");
+    let mut options = checkpoint.default_options();
+    let width = golden.shape("weight")[1];
+    options.config.text = Some(TextPromptConfig { width, clip: String::new() });
+    let (sam, _) = checkpoint.load_with(&options, &device).expect("it fits");
+    let names = ["projection.weight", "projection.bias", "image_mean", "text_mean"];
+    let keys = names.map(|name| format!("prompt_encoder.text_prompt.{name}"));
+    let of_file = ["weight", "bias", "image_mean", "text_mean"];
+    let sam = fill_parameters(sam, FloatDType::F32, |key| {
+        Ok(keys.iter().position(|known| known == key).map(|at| golden.values(of_file[at])))
+    })
+    .expect("nothing is read");
+
+    let cases = [
+        ("alone", Modality::Image),
+        ("point", Modality::Text),
+        ("box_mask", Modality::Image),
+        ("words", Modality::Text),
+    ];
+    let objects = cases.map(|(name, modality)| ObjectPrompt {
+        points_xy_px: if name == "point" { vec![([20.25, 13.5], true)] } else { Vec::new() },
+        box_xyxy_px: (name == "box_mask").then_some([8.5, 6.0, 50.25, 40.75]),
+        mask_logits: (name == "box_mask").then(|| golden.values("box_mask/mask")),
+        text: Some(TextVector { values: golden.values(&format!("{name}/vector")).into(), modality }),
+    });
+    let image = Golden::open("tiny_golden.safetensors").tensor::<4>("image_embedding", &device).require_grad();
+    let prompts = Prompts::from_objects(&objects, 32, &device);
+    let decoded = sam.decode(image.clone(), &[0; 4], &prompts, MaskOutput::Multi);
+    let parts = |part: &str| {
+        let tensors = cases.map(|(name, _)| golden.values(&format!("{name}/{part}")));
+        tensors.concat()
+    };
+    check("masks", &values(decoded.low_res_logits.clone()), &parts("low_res"), 2e-3);
+    check("IoUs", &values(decoded.iou_predictions.clone()), &parts("iou"), 1e-4);
+
+    let weights = Tensor::from_data(TensorData::new(parts("loss_weight"), decoded.low_res_logits.dims()), &device);
+    let loss = (decoded.low_res_logits * weights).sum() + decoded.iou_predictions.sum();
+    let gradients = loss.backward();
+    let expected = golden.values("grad/embedding");
+    check("embedding", &values(image.grad(&gradients).expect("tracked")), &expected, 1e-3 * norm(&expected));
+    let (found, missing) = official_gradients(&sam, &GradientsParams::from_grads(gradients, &sam));
+    for (key, part) in [(&keys[0], "grad/weight"), (&keys[1], "grad/bias")] {
+        let (_, got) = found.iter().find(|(found, _)| found == key).expect("it learns");
+        let expected = golden.values(part);
+        check(part, got, &expected, 1e-3 * norm(&expected));
+    }
+    assert!(keys[2..].iter().all(|key| missing.contains(key)), "means never learn: {missing:?}");
 }

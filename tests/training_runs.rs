@@ -161,6 +161,7 @@ impl Setting {
             inputs: RunInputs { interrupter, observers: vec![stop], ..inputs(self.loader) },
             validation: Some(Validation { sets, also: Vec::new(), protocols, n_threads: 1 }),
             embeddings: None,
+            texts: None,
         };
         train(small_sam(SIDE, 16, 16), training, resume.as_ref())
     }
@@ -267,8 +268,13 @@ fn two_batches_of_one_image_are_one_of_two() {
         sam.image_encoder.drop_path_rate = 0.0;
         sam.mask_decoder.dropout = 0.0;
         let sam = sam_model::init::initialise(sam.init(&cpu().autodiff()).expect("sizes fit"), 3);
-        let training =
-            Training { options: setting.options, inputs: inputs(setting.loader), validation: None, embeddings: None };
+        let training = Training {
+            options: setting.options,
+            inputs: inputs(setting.loader),
+            validation: None,
+            embeddings: None,
+            texts: None,
+        };
         train(sam, training, None).expect("it runs");
         let losses: Vec<f64> = lines(run.path()).iter().filter_map(|line| line["loss"].as_f64()).collect();
         let dict = StateDict::open(&run.path().join("last.safetensors")).expect("written");
@@ -292,7 +298,7 @@ pub(crate) fn run_in_shards(run: &Path, n_shards: usize, lora: Option<LoraOption
     let sam = sam_model::init::initialise(config.init(&cpu().autodiff()).expect("sizes fit"), 3);
     let mut options = TrainOptions { lora, ..options(3) };
     (options.run.dir, options.run.parallel) = (run.to_owned(), n_shards);
-    train(sam, Training { options, inputs: inputs(loader(4)), validation: None, embeddings: None }, None)
+    train(sam, Training { options, inputs: inputs(loader(4)), validation: None, embeddings: None, texts: None }, None)
 }
 
 /// Shards change the rounding and nothing else, and repeat to the bit.
@@ -450,6 +456,7 @@ fn a_model_overfits_four_images() {
             n_threads: 1,
         }),
         embeddings: None,
+        texts: None,
     };
     let outcome = train(sam, training, None).expect("it runs");
     assert_eq!(last_step.load(Ordering::Relaxed), OVERFIT_STEPS);

@@ -60,6 +60,11 @@ impl Samples for Joined {
         let (set, index) = self.find(index);
         set.undecoded(index)
     }
+
+    fn class_names(&self, index: usize) -> &[String] {
+        let (set, index) = self.find(index);
+        set.class_names(index)
+    }
 }
 
 /// The set of a draw.

@@ -41,6 +41,10 @@ pub enum Purpose {
     HeldOutMasking,
     /// The order of the sets in a block of a mixture (key 0), and of the samples of a set (1 and its place).
     Mixture,
+    /// The text of an object; keys: draw of its image, id of the object.
+    Text,
+    /// A crop of a mask for CLIP; keys: hash of the mask, number of the crop.
+    Crop,
 }
 
 impl Purpose {
@@ -64,6 +68,8 @@ impl Purpose {
             Self::Masking => &[9, u64::MAX - 2],
             Self::HeldOutMasking => &[9, u64::MAX - 3],
             Self::Mixture => &[10],
+            Self::Text => &[11],
+            Self::Crop => &[12],
         }
     }
 }

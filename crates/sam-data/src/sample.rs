@@ -82,6 +82,11 @@ pub trait Samples: Send + Sync {
     fn undecoded(&self, index: usize) -> Result<Undecoded, SampleError> {
         self.sample(index).map(Undecoded::of_sample)
     }
+
+    /// Names of the classes that the objects of a sample refer to; empty without classes.
+    fn class_names(&self, _index: usize) -> &[String] {
+        &[]
+    }
 }
 
 /// A subset of another set of samples, such as one split. Batches refer to samples by their position in `indices`.
@@ -106,5 +111,9 @@ impl Samples for Subset {
 
     fn undecoded(&self, index: usize) -> Result<Undecoded, SampleError> {
         self.samples.undecoded(self.indices[index] as usize)
+    }
+
+    fn class_names(&self, index: usize) -> &[String] {
+        self.samples.class_names(self.indices[index] as usize)
     }
 }

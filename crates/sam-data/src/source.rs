@@ -366,4 +366,8 @@ impl Samples for Source {
     fn undecoded(&self, index: usize) -> Result<Undecoded, SampleError> {
         Ok(Source::undecoded(self, index)?)
     }
+
+    fn class_names(&self, _index: usize) -> &[String] {
+        self.classes()
+    }
 }

@@ -19,6 +19,7 @@ use sam_model::weights::{Checkpoint, LoadReport, WeightsError, host_values, name
 use sam_model::{EncodedImages, MASK_THRESHOLD, MaskOutput, ObjectPrompt, Prompts, Sam, SamConfig};
 
 use crate::cache::{CacheDtype, CacheError, EmbeddingCache, EntryKey};
+use crate::clip::Clip;
 use crate::embedding::{EncoderIdentity, ImageEmbedding, image_fingerprint};
 use crate::prompt::{Prompt, PromptError};
 
@@ -67,6 +68,20 @@ impl Predictor {
     /// The model's sizes.
     pub fn config(&self) -> &SamConfig {
         self.sam.config()
+    }
+
+    /// Checks that a CLIP is the one whose vectors the model takes as texts.
+    ///
+    /// # Errors
+    ///
+    /// When the model takes no texts, or those of another CLIP.
+    pub fn check_clip(&self, clip: &Clip) -> Result<(), PromptError> {
+        let text = self.config().text.as_ref().ok_or(PromptError::TakesNoText)?;
+        let (got, got_width) = (format!("{:016x}", clip.fingerprint()), clip.width());
+        if text.clip == got && text.width == got_width {
+            return Ok(());
+        }
+        Err(PromptError::OtherClip { expected: text.clip.clone(), expected_width: text.width, got, got_width })
     }
 
     /// A hash of every weight: equal for the same weights in any layout of a file. Reads all of them on the host.
@@ -253,6 +268,14 @@ impl Prediction {
                 Mask::from_logits([height, width], mask, MASK_THRESHOLD).expect("a chunk has height x width logits")
             })
             .collect()
+    }
+
+    /// The mask with the highest predicted IoU alone.
+    #[must_use]
+    pub fn most_confident(self) -> Self {
+        let best = self.best();
+        let low_res_logits = self.low_res_logits.narrow(0, best, 1);
+        Self { low_res_logits, iou_predictions: vec![self.iou_predictions[best]], frame: self.frame }
     }
 
     /// Index of the mask with the highest predicted IoU.

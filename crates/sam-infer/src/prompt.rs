@@ -72,12 +72,33 @@ pub enum PromptError {
         /// That of the vector.
         got: usize,
     },
+    /// Another CLIP than that of the training.
+    #[error(
+        "this checkpoint's texts are those of CLIP {expected}, with vectors of {expected_width}; this is CLIP {got}, with vectors \
+         of {got_width}"
+    )]
+    OtherClip {
+        /// Fingerprint of the CLIP of the training.
+        expected: String,
+        /// Width of its vectors.
+        expected_width: usize,
+        /// Fingerprint of the other.
+        got: String,
+        /// Width of its vectors.
+        got_width: usize,
+    },
     /// A text vector with NaN or infinite values.
     #[error("a text's vector must hold finite values, got {0}")]
     TextNotFinite(f32),
 }
 
 impl Prompt {
+    /// Whether a text is all there is, which is as ambiguous as a single click.
+    #[must_use]
+    pub fn is_text_alone(&self) -> bool {
+        self.text.is_some() && self.points_xy_px.is_empty() && self.box_xyxy_px.is_none() && self.mask_logits.is_none()
+    }
+
     /// Validates the prompt against its image and maps it to the model's frame.
     pub fn to_model(&self, frame: &ModelFrame, config: &SamConfig) -> Result<ObjectPrompt, PromptError> {
         let [height, width] = frame.original_hw;

@@ -81,19 +81,18 @@ impl EmbeddingNeeds<'_> {
         let chances = [augmentation.horizontal_flip_chance, augmentation.vertical_flip_chance];
         1 << chances.iter().filter(|chance| **chance > 0.0 && **chance < 1.0).count()
     }
+}
 
-    /// The samples that the draws take at first.
-    fn first_samples(&self) -> Vec<usize> {
-        let n_samples = self.samples.n_samples();
-        let mut firsts = BTreeSet::new();
-        for draw in self.draws.clone() {
-            firsts.extend(self.loader.samples_of(draw, n_samples).next());
-            if firsts.len() == n_samples {
-                break;
-            }
+/// The samples that draws take at first.
+pub(crate) fn first_samples(loader: &LoaderOptions, draws: Range<u64>, n_samples: usize) -> Vec<usize> {
+    let mut firsts = BTreeSet::new();
+    for draw in draws {
+        firsts.extend(loader.samples_of(draw, n_samples).next());
+        if firsts.len() == n_samples {
+            break;
         }
-        firsts.into_iter().collect()
     }
+    firsts.into_iter().collect()
 }
 
 /// The embeddings of a run, in a cache of its encoder.
@@ -156,7 +155,7 @@ impl FrozenEmbeddings {
         progress: OnProgress<'_>,
     ) -> Result<ControlFlow<(), EmbeddingSurvey>, LearnError> {
         let mut found = EmbeddingSurvey { n_present: 0, n_missing: 0, present: Protected::new(), missing: Vec::new() };
-        let firsts = needs.first_samples();
+        let firsts = first_samples(needs.loader, needs.draws.clone(), needs.samples.n_samples());
         let total = firsts.len() + needs.held_out.iter().map(|set| set.indices.len()).sum::<usize>();
         let mut done = 0;
         let mut read = |samples: &Arc<dyn Samples>, indices: &[usize]| {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use sam_infer::cache::CacheError;
+use sam_infer::clip::ClipError;
 use sam_model::weights::WeightsError;
 
 /// An error that prevents a run from starting or continuing.
@@ -161,6 +162,21 @@ pub enum LearnError {
         /// The source's error, which names the file.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// An image of which masks prompt as texts cannot be read.
+    #[error("the texts of an image cannot be made: {source}")]
+    PromptedImage {
+        /// The source's error, which names the file.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A text has no vector.
+    #[error("\"{text}\" has no vector: it is empty, or longer than CLIP reads")]
+    NoTextVector {
+        /// The text.
+        text: String,
+    },
+    /// CLIP fails.
+    #[error(transparent)]
+    Clip(#[from] ClipError),
     /// Embeddings cannot be kept on disk.
     #[error(transparent)]
     Cache(#[from] CacheError),

@@ -17,6 +17,7 @@ pub mod prompts;
 pub mod record;
 mod target;
 pub mod task;
+pub mod texts;
 mod training;
 mod training_loop;
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use burn::module::Module;
 use burn::tensor::Tensor;
 use sam_data::loader::{Content, LoaderOptions};
-use sam_model::Sam;
 use sam_model::lora::has_adapters;
+use sam_model::{Modality, Sam, TextVector};
 
 use crate::embeddings::{FingerprintedSamples, FrozenEmbeddings};
 use crate::error::LearnError;
@@ -14,8 +14,9 @@ use crate::optim::{adapt, choose_learning, is_encoder_frozen, learned_keys};
 use crate::options::TrainOptions;
 use crate::record::SavedState;
 use crate::task::{
-    AdapterRecord, Embeddings, SegmentationRecipe, SegmentationTask, ShardPools, StepOptions, Validation,
+    AdapterRecord, Embeddings, SegmentationRecipe, SegmentationTask, ShardPools, StepOptions, Texts, Validation,
 };
+use crate::texts::TextVectors;
 use crate::training_loop::{LoopOptions, Measured, Outcome, RunInputs, Setup, measure, run};
 
 /// The inputs of a training run, beside the model.
@@ -29,6 +30,8 @@ pub struct Training {
     /// The embeddings of an encoder of which nothing learns, in a cache of its own; `None`: the encoder runs in each step.
     /// The augmentation must then only mirror.
     pub embeddings: Option<Arc<FrozenEmbeddings>>,
+    /// The texts of the objects, for a segmenter that takes texts; `None`: no prompt is a text.
+    pub texts: Option<Arc<TextVectors>>,
 }
 
 /// Whether nothing of the encoder learns in a run with these options.
@@ -68,7 +71,8 @@ fn prepare(sam: Sam, options: &TrainOptions) -> Result<Sam, LearnError> {
 /// When the options do not fit the model, data or disk fail, or a loss is not finite. Earlier saves stay.
 pub fn train(sam: Sam, training: Training, resume: Option<&SavedState>) -> Result<Outcome, LearnError> {
     let embeddings = training.embeddings.clone().map_or(Embeddings::EachStep, Embeddings::Kept);
-    run(setup(sam, training, embeddings)?, resume)
+    let texts = training.texts.clone().map_or(Texts::Nowhere, Texts::Kept);
+    run(setup(sam, training, (embeddings, texts))?, resume)
 }
 
 /// Measures what a run will take by some steps and validations, after which nothing remains. `None` when not even one step
@@ -89,10 +93,22 @@ pub fn measure_training(sam: Sam, training: Training, keeps_embeddings: bool) ->
         }
         false => Embeddings::EachStep,
     };
-    measure(setup(sam, training, embeddings)?)
+    // Vectors need not be there yet.
+    let texts = match (&training.options.prompts.text, &sam.config().text) {
+        (Some(_), Some(text)) => Texts::StandIn(TextVector {
+            values: std::iter::once(1.0).chain(std::iter::repeat_n(0.0, text.width - 1)).collect(),
+            modality: Modality::Image,
+        }),
+        _ => Texts::Nowhere,
+    };
+    measure(setup(sam, training, (embeddings, texts))?)
 }
 
-fn setup(sam: Sam, training: Training, embeddings: Embeddings) -> Result<Setup<SegmentationTask>, LearnError> {
+fn setup(
+    sam: Sam,
+    training: Training,
+    (embeddings, texts): (Embeddings, Texts),
+) -> Result<Setup<SegmentationTask>, LearnError> {
     let Training { options, inputs, validation, .. } = training;
     let sam = prepare(sam, &options)?;
     let TrainOptions { run: run_options, prompts, loss, lora, optimiser, schedule, validation: intervals, log } =
@@ -117,6 +133,7 @@ fn setup(sam: Sam, training: Training, embeddings: Embeddings) -> Result<Setup<S
         pools: ShardPools::new(run_options.parallel)?,
         adapters: lora.map(|lora| AdapterRecord { base: lora.base, dropout: lora.dropout, whole: learned_keys(&sam) }),
         embeddings: embeddings.clone(),
+        texts,
     };
     let mut inputs = RunInputs { loader: LoaderOptions { seed: run_options.seed, ..inputs.loader }, ..inputs };
     if !matches!(embeddings, Embeddings::EachStep) {

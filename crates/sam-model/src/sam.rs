@@ -5,8 +5,8 @@
 //!
 //! Shapes: `B` images, `O` objects, `S` image size, `G` grid size, `C` embedding dimension, `M` masks.
 
-use burn::module::Module;
-use burn::tensor::{Device, Tensor};
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::config::SamConfig;
 use crate::decoder::{DecodedMasks, MaskDecoder, MaskDecoderInputs, MaskOutput};
@@ -29,6 +29,12 @@ pub struct EncodedImages {
     pub embeddings: Tensor<4>,
     /// `[1, G, G, C]` from [`Sam::image_positions`].
     pub positions: Tensor<4>,
+}
+
+/// The parameter with other values.
+fn filled(param: Param<Tensor<1>>, values: Vec<f32>) -> Param<Tensor<1>> {
+    let (id, device, shape) = (param.id, param.lazy_device(), param.lazy_shape());
+    param.transform_for_load(Tensor::from_data(TensorData::new(values, shape), &device), id)
 }
 
 /// The segmenter.
@@ -83,6 +89,18 @@ impl Sam {
             self.image_size()
         );
         self.image_encoder.forward(images)
+    }
+
+    /// The means of CLIP's image and text vectors, from which text prompts are taken.
+    ///
+    /// # Panics
+    /// When the model takes no texts, or they have another width.
+    #[must_use]
+    pub fn with_text_means(mut self, [image, text]: [Vec<f32>; 2]) -> Self {
+        let prompt = self.prompt_encoder.text_prompt.as_mut().expect("a model that takes texts");
+        prompt.image_mean = filled(prompt.image_mean.clone(), image);
+        prompt.text_mean = filled(prompt.text_mean.clone(), text);
+        self
     }
 
     /// Objects to decode together in training: on the CPU so many that the allocator can reuse the memory of their maps,

@@ -32,6 +32,10 @@ pub(crate) fn run(arguments: &InspectArguments) -> Result<(), Failure> {
     writeln!(out, "layout      {}", checkpoint.layout.name())?;
     let of = if checkpoint.is_segmenter() { "" } else { "encoder only: " };
     writeln!(out, "model       {of}{}", checkpoint.description())?;
+    if let Some(text) = &checkpoint.text {
+        let (clip, width) = (&text.config.clip, text.config.width);
+        writeln!(out, "texts       {} (vectors of {width} of CLIP {clip})", text.path.display())?;
+    }
     let report = checkpoint.report().bad_input()?;
     // Reading verifies the checksums of a `.pth`.
     for key in checkpoint.dict.tensors.keys() {

@@ -31,6 +31,7 @@ mod runs;
 mod schema;
 mod survey;
 mod target;
+mod texts;
 mod timing;
 mod train;
 

@@ -19,6 +19,8 @@ pub use output::{write_coco, write_sa1b};
 pub use scene::{Scene, SceneObject};
 pub use shape::ShapeKind;
 
+use std::sync::LazyLock;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
@@ -105,5 +107,10 @@ impl Samples for SynthScenes {
 
     fn sample(&self, index: usize) -> Result<Sample, SampleError> {
         Ok(self.scene(index)?.sample)
+    }
+
+    fn class_names(&self, _index: usize) -> &[String] {
+        static NAMES: LazyLock<Vec<String>> = LazyLock::new(class_names);
+        &NAMES
     }
 }

@@ -6,6 +6,7 @@
 
 mod lora;
 mod sections;
+mod text;
 
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +15,7 @@ pub use sections::{
     LogOptions, MaeObjective, PretrainOptions, RECONSTRUCTION_LOSS, RunOptions, TrainOptions, ValidationOptions,
     mae_learning_rate,
 };
+pub use text::{CropOptions, TextOptions, Words};
 
 /// The decoder passes of one step and the prompts of each.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,6 +33,9 @@ pub struct PromptOptions {
     pub mask_only_passes: usize,
     /// Masks that the decoder predicts for a box alone.
     pub box_output: BoxOutput,
+    /// Texts among the first prompts; `None`: there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<TextOptions>,
 }
 
 /// Random shifts of the coordinates of a box.
@@ -89,6 +94,7 @@ impl PromptOptions {
             click_from_object_chance: 0.0,
             mask_only_passes: 2,
             box_output: BoxOutput::Three,
+            text: None,
         };
         match preset {
             PromptPreset::Sam => sam,

@@ -67,6 +67,18 @@ impl PromptDraws {
     }
 }
 
+impl PromptDraws {
+    /// Gives objects a text as their first prompt, instead of the point or box that was drawn; `[O]`.
+    pub(crate) fn set_texts(&mut self, texts: impl IntoIterator<Item = Option<TextVector>>) {
+        for (object, text) in self.objects.iter_mut().zip(texts) {
+            if text.is_some() {
+                object.box_xyxy_px = None;
+                object.text = text;
+            }
+        }
+    }
+}
+
 /// The first prompt, the clicks, and the passes without click: the last pass of the step, the others at random places after
 /// the first.
 fn draw_passes(options: &PromptOptions, stream: &mut RandomStream) -> Vec<PassKind> {

@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use sam_files::{write_atomically, write_atomically_with};
+use sam_files::{remove_if_there, write_atomically, write_atomically_with};
+use sam_model::weights::text_prompt_beside;
 
 use super::checksum::Checksum;
 use crate::error::LearnError;
@@ -60,7 +61,7 @@ impl CheckpointFiles {
         Some(CheckpointProblem::Lost(lost))
     }
 
-    /// Replaces a checkpoint by what `write` puts into a temporary file.
+    /// Replaces a checkpoint by what `write` puts into a temporary file, and its text prompt by the one beside that.
     pub(crate) fn write(
         &mut self,
         name: &str,
@@ -70,7 +71,10 @@ impl CheckpointFiles {
         let io = |source| LearnError::Write { path: path.clone(), source };
         write_atomically_with(&path, io, |temporary| {
             write(temporary)?;
-            self.remember(name, Checksum::of(temporary).map_err(io)?)
+            self.remember(name, Checksum::of(temporary).map_err(io)?)?;
+            let [new, old] = [text_prompt_beside(temporary), text_prompt_beside(&path)];
+            let moved = if new.is_file() { std::fs::rename(&new, &old) } else { remove_if_there(&old) };
+            moved.map_err(|source| LearnError::Write { path: old.clone(), source })
         })?;
         Ok(path)
     }
@@ -109,6 +113,23 @@ mod tests {
         assert!(matches!(CheckpointFiles::open(folder.path()).problem("best"), Some(CheckpointProblem::Lost(_))));
         std::fs::remove_file(folder.path().join(CHECKSUMS_FILE)).expect("removed");
         assert!(matches!(CheckpointFiles::open(folder.path()).problem("best"), Some(CheckpointProblem::Unchecked(_))));
+    }
+
+    #[test]
+    fn a_text_prompt_moves_with_its_checkpoint() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut files = CheckpointFiles::open(folder.path());
+        let mut write = |text: Option<&'static str>| {
+            let written = files.write("best.safetensors", |path| {
+                std::fs::write(path, "weights").expect("written");
+                text.into_iter().for_each(|text| std::fs::write(text_prompt_beside(path), text).expect("written"));
+                Ok(())
+            });
+            std::fs::read_to_string(text_prompt_beside(&written.expect("written"))).ok()
+        };
+        assert_eq!(write(Some("first")).as_deref(), Some("first"));
+        assert_eq!(write(Some("second")).as_deref(), Some("second"));
+        assert_eq!(write(None), None, "that of the model before is gone");
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub use step::{DecoderGradients, LossTerms, SegmentationStep, StepLosses, StepOp
 pub(crate) use batch::normalised_images;
 pub(crate) use held_out::HeldOutInput;
 pub(crate) use mae::{MaeRecipe, MaeTask};
-pub(crate) use segmentation::{AdapterRecord, Embeddings, SegmentationRecipe, SegmentationTask};
+pub(crate) use segmentation::{AdapterRecord, Embeddings, SegmentationRecipe, SegmentationTask, Texts};
 
 /// A network with its objective. The optimiser steps it and saves hold it, so it is a module; the name of its network's
 /// field is part of the keys in these saves.

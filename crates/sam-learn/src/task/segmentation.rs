@@ -12,9 +12,9 @@ use sam_data::DeviceBatch;
 use sam_data::random::{Purpose, RandomStream};
 use sam_eval::{EvalProgress, EvalProtocol, EvalSet, PredictorSegmenter, evaluate, read_images};
 use sam_infer::Predictor;
-use sam_model::Sam;
 use sam_model::lora::{PeftFolder, write_peft};
 use sam_model::weights::{Dtype, ExportFormat, ExportOptions, ImageSizePolicy, TextExport, export};
+use sam_model::{Sam, TextVector};
 
 use super::batch::{EncoderInput, TrainingBatch, normalised_images};
 use super::shards::ShardPools;
@@ -25,6 +25,7 @@ use crate::error::LearnError;
 use crate::options::PromptOptions;
 use crate::prompts::PromptDraws;
 use crate::record::{Details, SegmentationTerms, also_name, draw_preview};
+use crate::texts::TextVectors;
 
 /// Everything that a step needs beside the weights.
 #[derive(Clone, Debug)]
@@ -43,6 +44,19 @@ pub(crate) struct SegmentationRecipe {
     pub(crate) adapters: Option<AdapterRecord>,
     /// Of the images.
     pub(crate) embeddings: Embeddings,
+    /// Of the objects.
+    pub(crate) texts: Texts,
+}
+
+/// The texts that objects have as their first prompts.
+#[derive(Clone, Debug)]
+pub(crate) enum Texts {
+    /// None.
+    Nowhere,
+    /// Those of the objects.
+    Kept(Arc<TextVectors>),
+    /// The same for every object: what a step takes does not depend on the values.
+    StandIn(TextVector),
 }
 
 /// What the decoder learns on.
@@ -126,14 +140,19 @@ impl Task for SegmentationTask {
     }
 
     fn gradients(&self, batch: DeviceBatch) -> Result<(GradientsParams, BatchReport), LearnError> {
-        let SegmentationRecipe { seed, prompts, step, accumulation, pools, embeddings, .. } = &self.recipe;
+        let SegmentationRecipe { seed, prompts, step, accumulation, pools, embeddings, texts, .. } = &self.recipe;
         let input = match embeddings {
             Embeddings::Kept(kept) => EncoderInput::Embeddings(kept.of_batch(&self.sam, &batch.images)?),
             Embeddings::StandIn(one) => EncoderInput::Embeddings(Tensor::clone(one).repeat_dim(0, batch.images.len())),
             Embeddings::EachStep => EncoderInput::Images(normalised_images(&batch)),
         };
         let training_batch = TrainingBatch::new(&batch, input);
-        let draws = PromptDraws::new(prompts, *seed, batch.step / accumulation, &batch.images, &batch.objects);
+        let mut draws = PromptDraws::new(prompts, *seed, batch.step / accumulation, &batch.images, &batch.objects);
+        match texts {
+            Texts::Nowhere => {}
+            Texts::Kept(texts) => draws.set_texts(texts.draw(*seed, &batch.images, &batch.objects)?),
+            Texts::StandIn(text) => draws.set_texts(std::iter::repeat(Some(text.clone()))),
+        }
         let dropout_seed = RandomStream::new(*seed, Purpose::Dropout, &[batch.step]).next_u64();
         training_batch.target.masks.device().seed(dropout_seed);
         let step = SegmentationStep { sam: &self.sam, batch: &training_batch, options: step, dropout_seed };

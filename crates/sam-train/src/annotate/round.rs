@@ -19,6 +19,7 @@ use sam_eval::Results;
 use sam_files::{MAX_TEXT_BYTES, read_text, write_atomically, write_atomically_with};
 use sam_infer::Predictor;
 use sam_learn::record::BEST_FILE;
+use sam_model::weights::text_prompt_beside;
 
 use super::serve::embeddings;
 use super::status::decision_lines;
@@ -216,6 +217,10 @@ impl Work<'_> {
         let (from, to) = (self.trained(), self.round.path().join("model.safetensors"));
         let copied = write_atomically_with(&to, |error| error, |inside| std::fs::copy(&from, inside).map(drop));
         copied.with_context(|| format!("copying {} to {}", from.display(), to.display()))?;
+        let [text, text_to] = [text_prompt_beside(&from), text_prompt_beside(&to)];
+        if text.is_file() {
+            std::fs::copy(&text, &text_to).with_context(|| format!("copying {}", text.display()))?;
+        }
         let device = self.arguments.device.open().bad_input()?;
         let weights = |path: &Path| -> Result<u64, Failure> {
             Ok(Predictor::from_checkpoint(path, &device)?.0.weights_fingerprint())

@@ -67,8 +67,8 @@ pub(crate) struct PredictArguments {
     /// Image to segment: JPEG, PNG, TIFF, BMP, WebP or GIF; several get the same points or box
     #[arg(long, value_name = "PHOTO", num_args = 1.., required_unless_present = "prompts", conflicts_with = "prompts")]
     pub(crate) image: Vec<PathBuf>,
-    /// Prompts of many images: JSON (a list of {"image", "points", "box", "label"}), CSV (columns image, x, y, positive, x0, y0,
-    /// x1, y1, object, label), or a COCO file, of which the boxes are taken
+    /// Prompts of many images: JSON (a list of {"image", "points", "box", "text", "label"}), CSV (columns image, x, y, positive,
+    /// x0, y0, x1, y1, text, object, label), or a COCO file, of which the boxes are taken
     #[arg(long, value_name = "FILE", conflicts_with_all = ["points", "box_xyxy_px", "mask_input", "logits", "embedding", "save_embedding"])]
     pub(crate) prompts: Option<PathBuf>,
     /// Folder of the images that --prompts names [default: that of FILE]
@@ -84,6 +84,13 @@ pub(crate) struct PredictArguments {
     /// A box in pixels of the image
     #[arg(long = "box", value_name = "X0,Y0,X1,Y1", value_parser = parse_box, allow_hyphen_values = true)]
     pub(crate) box_xyxy_px: Option<[f32; 4]>,
+    /// What to segment, in words, alone or with points and a box; several are several objects. For a checkpoint that was trained
+    /// with texts
+    #[arg(long = "text", value_name = "TEXT", conflicts_with = "prompts")]
+    pub(crate) texts: Vec<String>,
+    /// The CLIP that the checkpoint was trained with: a Hugging Face folder, or a file with the keys of OpenAI and open_clip
+    #[arg(long, value_name = "DIR")]
+    pub(crate) clip: Option<PathBuf>,
     /// Refine an earlier mask: a file that `--logits` wrote (of several masks, the one with the best score), or a mask image
     /// (PNG, TIFF or GIF of the image's size: 0 and one other value), reduced to the decoder's resolution as logits of -10 to 10
     #[arg(long, value_name = "F")]

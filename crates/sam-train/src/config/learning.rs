@@ -9,6 +9,7 @@ use sam_learn::options::{
 use super::ranges::{BETWEEN_0_AND_1, POSITIVE, SHARE_ABOVE_0};
 use super::reader::{Reader, Section};
 use super::suggestion::{nearest, one_of};
+use super::text::read_text;
 
 /// Larger numbers of passes are typing errors.
 const PASSES: std::ops::RangeInclusive<usize> = 0..=100;
@@ -45,6 +46,7 @@ pub(super) fn read_prompts(reader: &Reader<'_>) -> PromptOptions {
         click_from_object_chance: prompts.float("click_from_object_chance", preset.click_from_object_chance, 0.0..=1.0),
         mask_only_passes: prompts.integer("mask_only_passes", preset.mask_only_passes, PASSES),
         box_output: prompts.choice("box_output", preset.box_output, &outputs),
+        text: read_text(reader, &prompts),
     }
 }
 

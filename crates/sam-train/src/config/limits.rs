@@ -9,7 +9,7 @@ use super::reader::Reader;
 
 /// Numbers of a key that are sensible, in a configuration or in the plan of a run, in alphabetical order. Numbers of other
 /// keys are steps, or counts of what exists, and end at [`LARGEST`].
-const LIMITS: [(&str, i64, i64); 62] = [
+const LIMITS: [(&str, i64, i64); 63] = [
     ("accumulation", 1, 1 << 16),
     ("at_clicks", 1, 1000),
     ("batch_images", 1, 1 << 16),
@@ -19,6 +19,7 @@ const LIMITS: [(&str, i64, i64); 62] = [
     ("clicks", 1, 1000),
     ("correction_clicks", 0, 100),
     ("cross_dim", 1, 1 << 14),
+    ("crops_per_object", 1, 1000),
     ("decoder_depth", 1, 1 << 10),
     ("decoder_embed_dim", 1, 1 << 14),
     ("decoder_heads", 1, 1 << 10),

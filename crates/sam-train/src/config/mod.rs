@@ -40,6 +40,7 @@ mod shape;
 mod suggestion;
 #[cfg(test)]
 mod tests;
+mod text;
 pub(crate) mod train;
 pub(crate) mod zero_shot;
 

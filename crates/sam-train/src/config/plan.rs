@@ -20,6 +20,8 @@ use super::train::TrainPlan;
 pub(crate) const TRAIN: &str = "data.train";
 /// Key of data to validate on.
 pub(crate) const VALIDATION: &str = "data.validation";
+/// Key of the CLIP of text prompts.
+const CLIP: &str = "prompts.text.clip";
 /// Key of a split's file.
 const SPLIT_FILE: &str = "data.split.file";
 
@@ -183,6 +185,9 @@ impl Plan {
                 }
                 for (at, also) in plan.also.iter_mut().enumerate() {
                     paths.push((format!("{ALSO}[{at}].path"), &mut also.files.path));
+                }
+                if let Some(text) = &mut plan.prompts.text {
+                    paths.push((CLIP.to_owned(), &mut text.clip));
                 }
                 &mut plan.data.train
             }

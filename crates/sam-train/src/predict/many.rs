@@ -1,23 +1,25 @@
 //! `sam-train predict` on several images: prompts from a file, or the same for every image; one encoding per image, whatever the
 //! number of its objects.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
+use burn::tensor::Device;
 use sam_data::{SourceOptions, read_image_file};
 use sam_image::{MaskUpscaler, RgbImage, Rle, StabilityLevels};
 use sam_infer::{MASK_THRESHOLD, MaskOutput, Predictor, Prompt};
 
-use super::open_predictor;
 use super::prompts::{self, ImagePrompts, PromptedObject};
 use super::results::{self, Results};
+use super::{open_predictor, output_of};
 use crate::cli::PredictArguments;
 use crate::failure::{BadInput, Failure};
 use crate::interruption::Interruption;
 use crate::output::{errors, output};
 use crate::progress::Progress;
+use crate::texts::{open_clip, prompts_of};
 use crate::timing::timed;
 
 /// Objects that are decoded and held as logits at once.
@@ -36,12 +38,13 @@ pub(super) struct Predicted<'a> {
 }
 
 pub(super) fn run(arguments: &PredictArguments) -> Result<(), Failure> {
-    let images = images(arguments).bad_input()?;
+    let mut images = images(arguments).bad_input()?;
     results::check_out(&arguments.out, arguments.force).bad_input()?;
     let options = arguments.image_options().bad_input()?;
     let device = arguments.device.open().bad_input()?;
     let predictor = timed("loaded", || open_predictor(&arguments.checkpoint, arguments.adapter.as_deref(), &device))?;
 
+    embed_texts(&mut images, arguments, &predictor, &device).bad_input()?;
     let folder = match (&arguments.images, &arguments.prompts) {
         (Some(folder), _) => folder.clone(),
         (None, Some(file)) => file.parent().unwrap_or(Path::new("")).to_owned(),
@@ -74,12 +77,42 @@ fn images(arguments: &PredictArguments) -> anyhow::Result<Vec<ImagePrompts>> {
     }
     let prompt =
         Prompt { points_xy_px: arguments.points.clone(), box_xyxy_px: arguments.box_xyxy_px, ..Prompt::default() };
-    if prompt == Prompt::default() {
-        bail!("no prompt: give --point or --box for all images, or --prompts with those of each");
+    let texts = &arguments.texts;
+    if prompt == Prompt::default() && texts.is_empty() {
+        bail!("no prompt: give --point, --box or --text for all images, or --prompts with those of each");
     }
-    let object = PromptedObject { label: None, prompt };
-    let image = |path: &PathBuf| ImagePrompts { image: path.display().to_string(), objects: vec![object.clone()] };
+    if prompt != Prompt::default() && texts.len() > 1 {
+        bail!("several texts are several objects, and a point or box is of one; give one --text with it, or --prompts");
+    }
+    let with =
+        |text: &String| PromptedObject { label: Some(text.clone()), text: Some(text.clone()), prompt: prompt.clone() };
+    let objects: Vec<PromptedObject> = match texts.as_slice() {
+        [] => vec![PromptedObject { label: None, text: None, prompt }],
+        texts => texts.iter().map(with).collect(),
+    };
+    let image = |path: &PathBuf| ImagePrompts { image: path.display().to_string(), objects: objects.clone() };
     Ok(arguments.image.iter().map(image).collect())
+}
+
+/// Puts the vectors of all texts into the prompts.
+fn embed_texts(
+    images: &mut [ImagePrompts],
+    arguments: &PredictArguments,
+    predictor: &Predictor,
+    device: &Device,
+) -> anyhow::Result<()> {
+    let objects = || images.iter().flat_map(|image| &image.objects);
+    let texts: BTreeSet<String> = objects().filter_map(|object| object.text.clone()).collect();
+    if texts.is_empty() {
+        return Ok(());
+    }
+    let clip = open_clip(arguments.clip.as_deref(), "--clip", predictor, device)?;
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let vectors: BTreeMap<&str, _> = texts.iter().copied().zip(prompts_of(&clip, &texts)?).collect();
+    for object in images.iter_mut().flat_map(|image| &mut image.objects) {
+        object.prompt.text = object.text.as_deref().and_then(|text| vectors.get(text).cloned());
+    }
+    Ok(())
 }
 
 /// All labels, sorted, so that a class has the same number whatever comes first.
@@ -159,9 +192,13 @@ impl Work<'_> {
         }
         let upscaler = MaskUpscaler::new(side, &embedding.frame, embedding.frame.original_hw, [0, 0])?;
         let levels = StabilityLevels { threshold: MASK_THRESHOLD, offset: 0.0 };
-        let output = if self.arguments.multimask { MaskOutput::Multi } else { MaskOutput::Single };
         let mut predicted = Vec::with_capacity(valid.len());
-        for objects in valid.chunks(OBJECTS_AT_ONCE) {
+        let output = |&(_, object): &(usize, &PromptedObject)| output_of(&object.prompt, self.arguments.multimask);
+        // Those that are decoded alike together; the order of the file comes back at the end.
+        valid.sort_by_key(|object| output(object) == MaskOutput::Multi);
+        let alike = valid.chunk_by(|a, b| output(a) == output(b)).flat_map(|alike| alike.chunks(OBJECTS_AT_ONCE));
+        for objects in alike {
+            let output = output(&objects[0]);
             let asked: Vec<(usize, &Prompt)> = objects.iter().map(|(_, object)| (0, &object.prompt)).collect();
             for (prediction, &(index, object)) in
                 predictor.predict_many(&[&embedding], &asked, output)?.iter().zip(objects)
@@ -175,6 +212,7 @@ impl Work<'_> {
                 predicted.push(Predicted { index, object, predicted_iou, rle });
             }
         }
+        predicted.sort_by_key(|object| object.index);
         Ok(predicted)
     }
 }

@@ -23,6 +23,7 @@ use crate::export::{LABEL_WIDTH, print_load_report};
 use crate::failure::{BadInput, Failure};
 use crate::output::{errors, output};
 use crate::target::{Target, check_target};
+use crate::texts::{open_clip, prompts_of};
 use crate::timing::timed;
 use crate::train::{adapter_folder, checkpoint_file};
 
@@ -40,7 +41,7 @@ pub(crate) fn run(arguments: &PredictArguments) -> Result<(), Failure> {
         refuse_single_options(arguments).bad_input()?;
         return many::run(arguments);
     };
-    if arguments.format != PredictFormat::Png {
+    if arguments.format != PredictFormat::Png || arguments.texts.len() > 1 {
         refuse_single_options(arguments).bad_input()?;
         return many::run(arguments);
     }
@@ -54,6 +55,7 @@ pub(crate) fn run(arguments: &PredictArguments) -> Result<(), Failure> {
     let size_hw = [image.height() as usize, image.width() as usize];
     let frame = ModelFrame::new(size_hw, predictor.config().image_encoder.image_size);
     let prompt = read_prompt(arguments, &frame, side).bad_input()?;
+    let prompt = with_text(prompt, arguments, &predictor, &device).bad_input()?;
     prompt.to_model(&frame, predictor.config()).bad_input()?;
 
     let embedding = match &arguments.embedding {
@@ -72,9 +74,10 @@ pub(crate) fn run(arguments: &PredictArguments) -> Result<(), Failure> {
     if let Some(path) = &arguments.save_embedding {
         embedding.save(path)?;
     }
-    let output = if arguments.multimask { MaskOutput::Multi } else { MaskOutput::Single };
+    let output = output_of(&prompt, arguments.multimask);
     let (prediction, masks) = timed("decoded", || {
         let prediction = predictor.predict(&embedding, &prompt, output)?;
+        let prediction = if arguments.multimask { prediction } else { prediction.most_confident() };
         let masks = prediction.masks();
         Ok::<_, sam_infer::PromptError>((prediction, masks))
     })
@@ -87,6 +90,23 @@ pub(crate) fn run(arguments: &PredictArguments) -> Result<(), Failure> {
         write_logits(&prediction, path)?;
     }
     print_scores(&arguments.out, &prediction, &masks)
+}
+
+/// The masks to decode: a text alone is ambiguous, so the best of three is taken.
+fn output_of(prompt: &Prompt, wants_three: bool) -> MaskOutput {
+    if wants_three || prompt.is_text_alone() { MaskOutput::Multi } else { MaskOutput::Single }
+}
+
+/// The prompt with the text of the command line, if there is one.
+fn with_text(
+    prompt: Prompt,
+    arguments: &PredictArguments,
+    predictor: &Predictor,
+    device: &Device,
+) -> anyhow::Result<Prompt> {
+    let [text] = arguments.texts.as_slice() else { return Ok(prompt) };
+    let clip = open_clip(arguments.clip.as_deref(), "--clip", predictor, device)?;
+    Ok(Prompt { text: prompts_of(&clip, &[text])?.pop(), ..prompt })
 }
 
 /// Options that are about one object of one image.

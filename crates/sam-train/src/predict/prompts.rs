@@ -1,10 +1,10 @@
-//! Prompts of many images from one file: JSON or CSV with points and boxes, or the boxes of a COCO file.
+//! Prompts of many images from one file: JSON or CSV with points, boxes and texts, or the boxes of a COCO file.
 //!
-//! - JSON: a list of objects, each `{"image": "a.jpg", "points": [[x, y], [x, y, 0]], "box": [x0, y0, x1, y1], "label": "cat"}`
-//!   with points, a box or both; a third number of 0 makes a point negative.
+//! - JSON: a list of objects, each `{"image": "a.jpg", "points": [[x, y], [x, y, 0]], "box": [x0, y0, x1, y1], "text": "a cat",
+//!   "label": "cat"}` with any of points, a box and a text; a third number of 0 makes a point negative.
 //! - COCO: a dict with `images` and `annotations`, whose boxes are prompts and whose categories are labels.
-//! - CSV: a header with `image` and any of `object`, `label`, `x`, `y`, `positive`, `x0`, `y0`, `x1`, `y1`; each row is a point,
-//!   a box or both. Rows of an image with the same `object` are one object; without it each row is one.
+//! - CSV: a header with `image` and any of `object`, `label`, `x`, `y`, `positive`, `x0`, `y0`, `x1`, `y1`, `text`; each row
+//!   has any of a point, a box and a text. Rows of an image with the same `object` are one object; without it each row is one.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -26,6 +26,8 @@ pub(crate) struct ImagePrompts {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct PromptedObject {
     pub(crate) label: Option<String>,
+    /// In words; its vector is in the prompt once CLIP is open.
+    pub(crate) text: Option<String>,
     pub(crate) prompt: Prompt,
 }
 
@@ -67,6 +69,7 @@ struct ObjectJson {
     points: Vec<Vec<f32>>,
     #[serde(rename = "box")]
     box_xyxy_px: Option<[f32; 4]>,
+    text: Option<String>,
     label: Option<String>,
 }
 
@@ -74,8 +77,9 @@ fn of_json(text: &str) -> anyhow::Result<Vec<ImagePrompts>> {
     if text.trim_start().starts_with('{') {
         return of_coco(text);
     }
-    let objects: Vec<ObjectJson> = serde_json::from_str(text)
-        .context("prompts must be a list of {\"image\", \"points\", \"box\", \"label\"}, a COCO file or CSV")?;
+    let objects: Vec<ObjectJson> = serde_json::from_str(text).context(
+        "prompts must be a list of {\"image\", \"points\", \"box\", \"text\", \"label\"}, a COCO file or CSV",
+    )?;
     let mut collected = Collected::default();
     for (index, object) in objects.into_iter().enumerate() {
         let point = |values: &Vec<f32>| match values[..] {
@@ -85,10 +89,11 @@ fn of_json(text: &str) -> anyhow::Result<Vec<ImagePrompts>> {
         };
         let points_xy_px = object.points.iter().map(point).collect::<anyhow::Result<_>>()?;
         let prompt = Prompt { points_xy_px, box_xyxy_px: object.box_xyxy_px, ..Prompt::default() };
-        if prompt == Prompt::default() {
-            bail!("object {index}: there must be points or a box");
+        if prompt == Prompt::default() && object.text.is_none() {
+            bail!("object {index}: there must be points, a box or a text");
         }
-        collected.image(&object.image).objects.push(PromptedObject { label: object.label, prompt });
+        let ObjectJson { image, text, label, .. } = object;
+        collected.image(&image).objects.push(PromptedObject { label, text, prompt });
     }
     Ok(collected.images)
 }
@@ -142,13 +147,13 @@ fn of_coco(text: &str) -> anyhow::Result<Vec<ImagePrompts>> {
         let [x, y, width, height] = annotation.bbox;
         let prompt = Prompt { box_xyxy_px: Some([x, y, x + width, y + height]), ..Prompt::default() };
         let label = labels.get(&annotation.category_id.to_string()).map(|&label| label.to_owned());
-        collected.image(image).objects.push(PromptedObject { label, prompt });
+        collected.image(image).objects.push(PromptedObject { label, text: None, prompt });
     }
     Ok(collected.images)
 }
 
 fn of_csv(text: &str) -> anyhow::Result<Vec<ImagePrompts>> {
-    const COLUMNS: [&str; 10] = ["image", "object", "label", "x", "y", "positive", "x0", "y0", "x1", "y1"];
+    const COLUMNS: [&str; 11] = ["image", "object", "label", "x", "y", "positive", "x0", "y0", "x1", "y1", "text"];
     let mut lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let header = lines.next().map(|(_, line)| fields(line)).unwrap_or_default();
     if let Some(unknown) = header.iter().find(|name| !COLUMNS.contains(&name.as_str())) {
@@ -205,9 +210,14 @@ impl CsvRow<'_> {
 
     fn add_to(&self, object: &mut PromptedObject) -> anyhow::Result<()> {
         let (point, corners) = (self.numbers(["x", "y"])?, self.numbers(["x0", "y0", "x1", "y1"])?);
-        if point.is_none() && corners.is_none() {
-            bail!("there must be a point (x, y) or a box (x0, y0, x1, y1)");
+        let text = self.text("text");
+        if point.is_none() && corners.is_none() && text.is_none() {
+            bail!("there must be a point (x, y), a box (x0, y0, x1, y1) or a text");
         }
+        if text.is_some() && object.text.is_some() && object.text.as_deref() != text {
+            bail!("an object has one text");
+        }
+        object.text = text.map(str::to_owned).or_else(|| object.text.take());
         if let Some(point) = point {
             let positive = match self.text("positive") {
                 None | Some("1" | "true") => true,
@@ -260,7 +270,7 @@ mod tests {
 
     fn object(points: &[([f32; 2], bool)], box_xyxy_px: Option<[f32; 4]>, label: &str) -> PromptedObject {
         let prompt = Prompt { points_xy_px: points.to_vec(), box_xyxy_px, ..Prompt::default() };
-        PromptedObject { label: (!label.is_empty()).then(|| label.to_owned()), prompt }
+        PromptedObject { label: (!label.is_empty()).then(|| label.to_owned()), text: None, prompt }
     }
 
     #[test]

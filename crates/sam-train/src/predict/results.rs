@@ -67,6 +67,8 @@ struct ObjectJson<'a> {
     points: Vec<[f32; 3]>,
     #[serde(rename = "box")]
     box_xyxy_px: Option<[f32; 4]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<&'a str>,
     predicted_iou: f32,
     area: usize,
     /// COCO's box of the mask.
@@ -194,6 +196,7 @@ impl<'a> Results<'a> {
                     label: object.object.label.as_deref(),
                     points: prompt.points_xy_px.iter().map(point).collect(),
                     box_xyxy_px: prompt.box_xyxy_px,
+                    text: object.object.text.as_deref(),
                     predicted_iou: object.predicted_iou,
                     area,
                     bbox,

@@ -9,14 +9,16 @@ use burn::tensor::Device;
 use sam_data::loader::{ErrorPolicy, LoaderOptions, Samples, Subset};
 use sam_data::{DataError, Joined, OnBad, Share, Source, Split, SplitOrigin, SplitRule};
 use sam_eval::EvalSet;
+use sam_infer::clip::Clip;
 use sam_infer::{DeviceError, DeviceName};
 use sam_learn::optim::adapt;
 use sam_learn::options::LossResolution;
 use sam_learn::task::Validation as Validated;
-use sam_model::Sam;
+use sam_learn::texts::config_of;
 use sam_model::device_check::check_backward;
 use sam_model::lora::AdapterFile;
 use sam_model::weights::{Checkpoint, LoadOptions, LoadReport};
+use sam_model::{Sam, SamConfig, TextPromptConfig};
 
 use crate::config::also::{ALSO, AlsoPlan};
 use crate::config::data_source::{DataSource, Validation, WeightedSource};
@@ -29,6 +31,7 @@ use crate::survey::{DataLosses, Purpose, SurveyedSource, lines};
 use crate::train::run_data::RunData;
 use crate::train::run_folder::PLAN;
 use crate::train::session::advised;
+use crate::train::texts::open_clip;
 
 /// Key of the validation images that are part of the training data.
 const SPLIT: &str = "data.split";
@@ -36,6 +39,8 @@ const SPLIT: &str = "data.split";
 /// The opened inputs of a plan.
 pub(crate) struct OpenedInputs {
     pub(crate) sam: Sam,
+    /// Of text prompts.
+    pub(crate) clip: Option<Clip>,
     pub(crate) samples: Arc<dyn Samples>,
     pub(crate) loader: LoaderOptions,
     pub(crate) validation: Option<Validated>,
@@ -54,14 +59,16 @@ impl OpenedInputs {
         let device = open_device(&plan.run.device)?;
         let OpenedData { train: samples, shares, validation, record } = OpenedData::open(plan, &mut notes)?;
         let DataRecord { losses, data } = record;
-        let sam = open_model(plan, &device, &mut notes)?;
+        let clip = plan.prompts.text.as_ref();
+        let clip = clip.map(|text| open_clip(text, &device, &mut notes)).transpose()?;
+        let sam = open_model(plan, &device, clip.as_ref().map(config_of), &mut notes)?;
         let mask_side_px = match plan.loss.resolution {
             LossResolution::Low => sam.config().low_res_side(),
             LossResolution::Full => sam.image_size(),
         };
         let loader = plan.data.loader_options(plan.run.seed, sam.image_size(), mask_side_px);
         let loader = LoaderOptions { shares, ..loader };
-        Ok(Self { sam, samples, loader, validation, data, notes, losses })
+        Ok(Self { sam, clip, samples, loader, validation, data, notes, losses })
     }
 }
 
@@ -75,9 +82,16 @@ pub(crate) fn open_device(name: &str) -> Result<Device> {
     Ok(device)
 }
 
-fn open_model(plan: &TrainPlan, device: &Device, notes: &mut Vec<String>) -> Result<Sam> {
+/// The network with its first weights; `text` is the text prompt that it learns, if any.
+fn open_model(
+    plan: &TrainPlan,
+    device: &Device,
+    text: Option<TextPromptConfig>,
+    notes: &mut Vec<String>,
+) -> Result<Sam> {
     match &plan.model {
         ModelPlan::Scratch(config) => {
+            let config = SamConfig { text, ..config.clone() };
             let sam = sam_model::init::initialise(config.init(device)?, plan.run.seed);
             notes.push(format!("model: from scratch, {}", describe(&sam)));
             Ok(sam)
@@ -90,8 +104,8 @@ fn open_model(plan: &TrainPlan, device: &Device, notes: &mut Vec<String>) -> Res
                     "{file}: must be a masked autoencoder for model.init = \"mae\", got a segmenter; give it as model.checkpoint"
                 );
             }
-            let options =
-                LoadOptions { config: from.config.clone(), seed: plan.run.seed, ..checkpoint.default_options() };
+            let config = SamConfig { text, ..from.config.clone() };
+            let options = LoadOptions { config, seed: plan.run.seed, ..checkpoint.default_options() };
             let (sam, report) = checkpoint.load_with(&options, device).context("model.mae")?;
             notes.push(format!("model: {file}, {}", describe(&sam)));
             notes.extend(load_report_lines(&report));
@@ -112,6 +126,10 @@ fn open_model(plan: &TrainPlan, device: &Device, notes: &mut Vec<String>) -> Res
             options.seed = plan.run.seed;
             options.config.image_encoder.drop_path_rate = from.drop_path;
             options.config.mask_decoder.dropout = from.decoder_dropout;
+            // A text prompt that does not learn any more stays what it is.
+            if text.is_some() {
+                options.config.text = text;
+            }
             if let Some(image_size) = from.image_size {
                 options.config.image_encoder.image_size = image_size;
             }

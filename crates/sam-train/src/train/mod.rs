@@ -16,6 +16,7 @@ mod run_folder;
 mod session;
 mod stop;
 mod summary;
+mod texts;
 
 pub(crate) use inputs::{adapter_folder, checkpoint_file, load_report_lines, open_device, plan_of_run};
 pub(crate) use report::date_and_time;
@@ -70,11 +71,16 @@ pub(crate) fn run_plan(plan: &TrainPlan, folder: RunFolder, arguments: &RunArgum
             ControlFlow::Break(()) => return Ok(()),
         },
     };
+    let texts = match session.fill_texts(plan, &mut inputs)? {
+        ControlFlow::Continue(texts) => texts,
+        ControlFlow::Break(()) => return Ok(()),
+    };
     let training = Training {
         options: options(plan),
         inputs: session.inputs(inputs.samples, inputs.loader),
         validation: inputs.validation,
         embeddings,
+        texts,
     };
     session.run(|resume| train(inputs.sam, training, resume), |outcome| finish(plan, &session, outcome))
 }
@@ -89,16 +95,18 @@ pub(crate) fn check(plan: &TrainPlan, resolved: &str) -> Result<(), Failure> {
 /// `--dry-run`: the estimate, and a run of two steps that leaves nothing.
 pub(crate) fn dry_run(plan: &TrainPlan) -> Result<(), Failure> {
     use_threads(plan.run.threads)?;
-    let (inputs, decision) = open(plan)?;
+    let (mut inputs, decision) = open(plan)?;
     print_lines(&inputs.notes)?;
     print_lines(&estimate(plan, &inputs, &decision)?)?;
+    let vectors = tempfile::tempdir()?;
+    let texts = texts::on_demand(plan.prompts.text.as_ref(), inputs.clip.take(), &inputs.samples, vectors.path())?;
     let learn = |shortened: &check::Shortened, resume: Option<&SavedState>| {
         let mut options = options(plan);
         shortened.apply(&mut options.run, &mut options.schedule, &mut options.validation);
         let validation = inputs.validation.clone().map(Validation::shortened);
         // Two steps are not worth an embedding cache.
         let inputs_of_run = shortened.inputs(&inputs.samples, &inputs.loader);
-        let training = Training { options, inputs: inputs_of_run, validation, embeddings: None };
+        let training = Training { options, inputs: inputs_of_run, validation, embeddings: None, texts: texts.clone() };
         train(inputs.sam.clone(), training, resume)
     };
     let finish = |folder: &Path, outcome: &Outcome| {
@@ -129,7 +137,8 @@ fn estimate(plan: &TrainPlan, inputs: &OpenedInputs, decision: &Decision) -> Res
     let (measured, embeddings) = measured(|| {
         let unobserved = RunInputs::unobserved(Arc::clone(&inputs.samples), inputs.loader.clone(), Interrupter::new());
         let validation = inputs.validation.clone();
-        let training = Training { options: options(plan), inputs: unobserved, validation, embeddings: None };
+        let training =
+            Training { options: options(plan), inputs: unobserved, validation, embeddings: None, texts: None };
         Ok(match decision {
             Decision::EachStep { .. } => (measure_training(inputs.sam.clone(), training, false)?, None),
             Decision::Kept => {

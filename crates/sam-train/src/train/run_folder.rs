@@ -34,7 +34,7 @@ const ENDING: &str = "ending.json";
 const RESUMED: &str = "resumed";
 
 /// Files that a run writes, beside those of [`FOLDERS`].
-const FILES: [&str; 16] = [
+const FILES: [&str; 20] = [
     LOSSES,
     LOG,
     ENDING,
@@ -45,6 +45,10 @@ const FILES: [&str; 16] = [
     "metrics.jsonl",
     "best.safetensors",
     "last.safetensors",
+    "best.text.safetensors",
+    "last.text.safetensors",
+    "export.text.safetensors",
+    "export-1024.text.safetensors",
     "checksums.json",
     "report.html",
     "report.md",
@@ -64,7 +68,10 @@ const FOLDERS: [(&str, &[&str]); 7] = [
     (ADAPTER_FOLDER, &ADAPTER_FILES),
     (LAST_ADAPTER_FOLDER, &ADAPTER_FILES),
     ("tensorboard", &["events.out.tfevents."]),
-    ("export-huggingface", &["config.json", "model.safetensors", "preprocessor_config.json"]),
+    (
+        "export-huggingface",
+        &["config.json", "model.safetensors", "preprocessor_config.json", "text-prompt.safetensors"],
+    ),
 ];
 
 /// What a session of a run begins with.

@@ -11,6 +11,7 @@ use sam_data::loader::{LoaderOptions, Samples};
 use sam_learn::embeddings::FrozenEmbeddings;
 use sam_learn::options::{LogOptions, RunOptions, ValidationOptions};
 use sam_learn::record::{CHECKPOINTS_FOLDER, Observer, RunEvent, SavedState, Saves};
+use sam_learn::texts::TextVectors;
 use sam_learn::{Ending, LearnError, Outcome, RunInputs};
 
 use crate::build;
@@ -30,6 +31,7 @@ use crate::train::run_data::RunData;
 use crate::train::run_folder::{EndingRecord, RunFolder, SessionStart, unix_time_s};
 use crate::train::stop::StopSwitch;
 use crate::train::summary::{self, Measure};
+use crate::train::texts;
 
 /// One run.
 pub(super) struct RunSession<'a> {
@@ -189,6 +191,37 @@ impl<'a> RunSession<'a> {
                 let shown = self.folder().display();
                 let kept = if of > 0 { format!(": {n} of {of} are kept") } else { String::new() };
                 let text = format!("stopped while embedding images{kept}; resume with: sam-train --resume {shown}");
+                self.console.print(Kind::Result, &text);
+                ControlFlow::Break(())
+            }
+        })
+    }
+
+    /// Computes the vectors of texts that the run lacks; `Break` when it is asked to stop meanwhile.
+    pub(super) fn fill_texts(
+        &self,
+        plan: &TrainPlan,
+        inputs: &mut OpenedInputs,
+    ) -> Result<ControlFlow<(), Option<Arc<TextVectors>>>, Failure> {
+        let is_stopped = || self.interrupter.should_stop();
+        let say = |text: &str| self.console.print(Kind::Progress, text);
+        let surroundings = Surroundings { say: &say, is_stopped: &is_stopped };
+        let first_step = self.resume.as_ref().map(|_| self.first_step());
+        let filled = texts::fill(plan, inputs, first_step, &surroundings).map_err(|error| {
+            let text = match error.downcast_ref::<LearnError>() {
+                Some(error) => advised(error),
+                None => format!("{error:#}"),
+            };
+            self.record_state("failed", Some(text.clone()));
+            Failure::Run(anyhow!("{text}"))
+        })?;
+        Ok(match filled {
+            ControlFlow::Continue(texts) => ControlFlow::Continue(texts),
+            ControlFlow::Break(kept) => {
+                self.record_state("interrupted", None);
+                let shown = self.folder().display();
+                let text =
+                    format!("stopped while computing vectors of texts{kept}; resume with: sam-train --resume {shown}");
                 self.console.print(Kind::Result, &text);
                 ControlFlow::Break(())
             }
@@ -356,7 +389,7 @@ fn advice(error: &LearnError) -> Option<&'static str> {
         LearnError::Cache(_) => {
             Some("The keys are cache.dir and cache.dtype; cache.embeddings = \"off\" needs no disk")
         }
-        LearnError::Samples(_) | LearnError::EmbeddedImage { .. } => {
+        LearnError::Samples(_) | LearnError::EmbeddedImage { .. } | LearnError::PromptedImage { .. } => {
             Some("data.bad = \"drop\" drops and counts what cannot be read")
         }
         LearnError::NoThreads { .. } => Some("Lower run.parallel"),

@@ -1,0 +1,152 @@
+//! The text prompts of a training: its CLIP, and the vectors of its objects, which are computed before the first step.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use burn::tensor::Device;
+use sam_data::loader::{LoaderOptions, Samples};
+use sam_infer::clip::Clip;
+use sam_learn::options::TextOptions;
+use sam_learn::texts::{Computed, TextNeeds, TextSurvey, TextVectors};
+use sam_model::Sam;
+
+use crate::config::TrainPlan;
+use crate::embeddings::Surroundings;
+use crate::progress::Progress;
+use crate::train::inputs::OpenedInputs;
+
+/// Of images and objects that are looked at or computed.
+type Watch<'a> = &'a dyn Fn() -> ControlFlow<()>;
+
+/// Opens the CLIP of a configuration, with a line about it.
+pub(super) fn open_clip(options: &TextOptions, device: &Device, notes: &mut Vec<String>) -> Result<Clip> {
+    let clip = Clip::open(&options.clip, &device.clone().inner()).context("prompts.text.clip")?;
+    notes.push(format!("texts: {}, {}", options.clip.display(), clip.config().description()));
+    notes.extend(clip.report().assumed.iter().map(|assumed| format!("texts: assumed: {assumed}")));
+    Ok(clip)
+}
+
+/// Computes the vectors that a run lacks; `Break` when it is asked to stop meanwhile. A new run also learns the means of the
+/// modalities, if it is to take vectors relative to them.
+pub(super) fn fill(
+    plan: &TrainPlan,
+    inputs: &mut OpenedInputs,
+    first_step: Option<u64>,
+    surroundings: &Surroundings<'_>,
+) -> Result<ControlFlow<String, Option<Arc<TextVectors>>>> {
+    let (Some(options), Some(clip)) = (&plan.prompts.text, inputs.clip.take()) else {
+        return Ok(ControlFlow::Continue(None));
+    };
+    let vectors = TextVectors::open(clip, options.clone(), Arc::clone(&inputs.samples), &plan.cache.dir)?;
+    let watch: Watch<'_> = &|| match (surroundings.is_stopped)() {
+        true => ControlFlow::Break(()),
+        false => ControlFlow::Continue(()),
+    };
+    let needs = needs(plan, &inputs.loader, first_step.unwrap_or(0));
+    let mut looking = None;
+    let survey = vectors.survey(&needs, &mut |done, total| {
+        looking.get_or_insert_with(|| Progress::new("looking for vectors of texts", total as u64)).set(done as u64);
+        watch()
+    })?;
+    drop(looking);
+    let ControlFlow::Continue(survey) = survey else { return Ok(ControlFlow::Break(String::new())) };
+    let folder = vectors.folder().display().to_string();
+    describe(options, &survey, &folder, surroundings)?;
+    let ControlFlow::Continue(computed) = compute(&vectors, &survey, &needs, watch)? else {
+        return Ok(ControlFlow::Break(format!(": what is computed is kept in {folder}")));
+    };
+    if computed.n_unusable_words > 0 {
+        (surroundings.say)(&format!(
+            "warning: {} captions are empty or longer than CLIP reads, and are no prompts",
+            computed.n_unusable_words
+        ));
+    }
+    if options.centre && first_step.is_none() {
+        let sam = centred(inputs.sam.clone(), options, &vectors, &survey)?;
+        inputs.sam = sam;
+    }
+    Ok(ControlFlow::Continue(Some(Arc::new(vectors))))
+}
+
+/// Vectors in a folder that is soon removed, computed when a step asks for them.
+pub(super) fn on_demand(
+    options: Option<&TextOptions>,
+    clip: Option<Clip>,
+    samples: &Arc<dyn Samples>,
+    folder: &Path,
+) -> Result<Option<Arc<TextVectors>>> {
+    let (Some(options), Some(clip)) = (options, clip) else { return Ok(None) };
+    Ok(Some(Arc::new(TextVectors::open(clip, options.clone(), Arc::clone(samples), folder)?)))
+}
+
+fn needs<'a>(plan: &TrainPlan, loader: &'a LoaderOptions, first_step: u64) -> TextNeeds<'a> {
+    let per_step = (plan.data.images_per_batch.get() * plan.optimiser.accumulation.max(1)) as u64;
+    TextNeeds { loader, draws: first_step.saturating_mul(per_step)..plan.schedule.steps.saturating_mul(per_step) }
+}
+
+fn describe(options: &TextOptions, survey: &TextSurvey, folder: &str, surroundings: &Surroundings<'_>) -> Result<()> {
+    let TextSurvey { n_objects, n_small, n_missing, n_words, .. } = *survey;
+    let smallest = options.min_object_px;
+    if n_objects == 0 && n_small > 0 {
+        bail!(
+            "prompts.text.min_object_px is {smallest}, and none of the {n_small} objects of the training data has as many pixels; \
+             lower it"
+        );
+    }
+    if options.words_chance > 0.0 && n_words == 0 && n_objects > 0 {
+        bail!(
+            "prompts.text.words_chance is {}, but the objects of the training data have neither captions nor classes; set it to 0, \
+             or give data that has them",
+            options.words_chance
+        );
+    }
+    let say = |text: String| (surroundings.say)(&text);
+    if n_small > 0 {
+        say(format!(
+            "texts: {n_small} objects below {smallest} px (prompts.text.min_object_px) get points and boxes only"
+        ));
+    }
+    let words = if n_words > 0 { format!(" and {n_words} different words about them") } else { String::new() };
+    let per_object = options.crops.per_object;
+    match n_missing {
+        0 => say(format!("texts: {per_object} vectors of each of {n_objects} objects{words} are in {folder}")),
+        n => say(format!(
+            "texts: {per_object} vectors of each of {n} of {n_objects} objects{words} to compute, to {folder}"
+        )),
+    }
+    Ok(())
+}
+
+fn compute(
+    vectors: &TextVectors,
+    survey: &TextSurvey,
+    needs: &TextNeeds<'_>,
+    watch: Watch<'_>,
+) -> Result<ControlFlow<Computed, Computed>> {
+    let mut computing = None;
+    Ok(vectors.compute(survey, needs.loader.on_error, &mut |done, total| {
+        computing.get_or_insert_with(|| Progress::new("computing vectors of texts", total as u64)).set(done as u64);
+        watch()
+    })?)
+}
+
+/// The segmenter with the means of both modalities.
+fn centred(sam: Sam, options: &TextOptions, vectors: &TextVectors, survey: &TextSurvey) -> Result<Sam> {
+    let texts = match &options.centre_texts {
+        Some(path) => {
+            let read = sam_files::read_text(path, sam_files::MAX_TEXT_BYTES);
+            let text = read.with_context(|| format!("prompts.text.centre_texts: {}", path.display()))?;
+            text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect()
+        }
+        None => vectors.class_texts(survey),
+    };
+    if texts.is_empty() {
+        bail!(
+            "prompts.text.centre needs texts for their mean, and the training data has no class names; give a file with a text on \
+             each line as prompts.text.centre_texts"
+        );
+    }
+    Ok(sam.with_text_means(vectors.means(survey, &texts)?))
+}
