@@ -84,6 +84,28 @@ fn inspect_describes_a_checkpoint() {
 }
 
 #[test]
+fn inspect_describes_a_clip() {
+    let run = Run::new();
+    let mut fingerprints = Vec::new();
+    for (name, layout) in [("clip/hf", "Hugging Face"), ("clip/open_clip", "OpenAI")] {
+        let text = run.ok(&["inspect", &fixture(name)]);
+        let parts =
+            ["CLIP with vectors of 24", "image: 32 px, patch 8", "16 of 614 tokens", "QuickGELU", "logit_scale:"];
+        for part in parts.into_iter().chain([layout, "complete"]) {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        fingerprints.extend(text.lines().find(|line| line.starts_with("fingerprint")).map(str::to_owned));
+    }
+    assert!(fingerprints.len() == 2 && fingerprints[0] == fingerprints[1], "{fingerprints:?}");
+    // Where a segmenter is asked for, it is named.
+    let (clip, photo) = (fixture("clip/hf"), fixture(PHOTO));
+    run.refused(
+        &["predict", "--checkpoint", &clip, "--image", &photo, "--point", "1,1", "--out", "out"],
+        &["a CLIP, which"],
+    );
+}
+
+#[test]
 fn predict_writes_masks_an_overlay_and_logits() {
     let run = Run::new();
     let (checkpoint, photo) = (fixture("tiny_sam.safetensors"), fixture(PHOTO));

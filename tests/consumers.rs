@@ -5,17 +5,21 @@ use std::process::Command;
 use burn::tensor::FloatDType;
 use candle_core::{DType, Device as CandleDevice};
 use candle_nn::VarBuilder;
+use candle_transformers::models::clip::text_model::{Activation, ClipTextConfig};
+use candle_transformers::models::clip::vision_model::ClipVisionConfig;
+use candle_transformers::models::clip::{ClipConfig as CandleClipConfig, ClipModel as CandleClip};
 use candle_transformers::models::segment_anything::sam::Sam as CandleSam;
 use image::Rgb;
 use sam_image::RgbImage;
 use sam_infer::{Predictor, Prompt};
+use sam_model::clip::ClipCheckpoint;
 use sam_model::init::initialise;
 use sam_model::weights::{
     Dtype, ExportFormat, ExportOptions, ImageSizePolicy, TextExport, export, fill_parameters, parameter_shapes,
 };
 use sam_model::{ImageEncoderConfig, MaskOutput, Sam, SamConfig, Variant};
 
-use crate::fixture::{check, cpu, max_abs_diff, values};
+use crate::fixture::{Golden, check, cpu, max_abs_diff, path, values};
 
 /// Candle computes tanh-GELU where the reference has erf, in the two upscaling steps: about 1e-3 of the logits' range.
 const CANDLE_TANH_GELU: f32 = 1e-2;
@@ -92,6 +96,59 @@ fn candle_loads_our_file_and_agrees() {
     let range = ours.iter().fold(0f32, |max, value| max.max(value.abs()));
     let diff = max_abs_diff(&ours, &theirs[..ours.len()]);
     assert!(diff <= CANDLE_TANH_GELU * range.max(1.0), "masks: off by {diff}, range {range}");
+}
+
+#[test]
+fn candles_clip_reads_what_ours_reads_and_agrees() {
+    let golden = Golden::open("clip/golden.safetensors");
+    let checkpoint = ClipCheckpoint::open(&path("clip/hf")).expect("a committed fixture");
+    let (model, ..) = checkpoint.load(&cpu()).expect("it fits");
+    let config = CandleClipConfig {
+        text_config: ClipTextConfig {
+            vocab_size: checkpoint.config.text.vocabulary,
+            embed_dim: 32,
+            activation: Activation::QuickGelu,
+            intermediate_size: 64,
+            max_position_embeddings: 16,
+            pad_with: None,
+            num_hidden_layers: 2,
+            num_attention_heads: 4,
+            projection_dim: 24,
+        },
+        vision_config: ClipVisionConfig {
+            embed_dim: 32,
+            activation: Activation::QuickGelu,
+            intermediate_size: 64,
+            num_hidden_layers: 2,
+            num_attention_heads: 4,
+            projection_dim: 24,
+            num_channels: 3,
+            image_size: 32,
+            patch_size: 8,
+        },
+        logit_scale_init_value: 2.6592,
+        image_size: 32,
+    };
+    let bytes = std::fs::read(path("clip/hf/model.safetensors")).expect("readable");
+    let weights = VarBuilder::from_buffered_safetensors(bytes, DType::F32, &CandleDevice::Cpu).expect("its weights");
+    let candle = CandleClip::new(weights, &config).expect("candle takes every tensor");
+
+    let flat = |tensor: candle_core::Tensor| -> Vec<f32> {
+        tensor.flatten_all().and_then(|flat| flat.to_vec1()).expect("f32")
+    };
+    for text in ["a wheel", "a photo of a cat"] {
+        let tokens = checkpoint.tokenizer.encode(text).expect("short");
+        let ours = values(model.text.forward(&[&tokens]));
+        let tokens = candle_core::Tensor::from_vec(tokens.clone(), (1, tokens.len()), &CandleDevice::Cpu);
+        check(text, &ours, &flat(candle.get_text_features(&tokens.expect("tokens")).expect("a vector")), 2e-5);
+    }
+    let pixels = golden.tensor::<4>("pixels", &cpu());
+    let [images, height, width, _] = pixels.dims();
+    let theirs = candle_core::Tensor::from_vec(golden.values("pixels"), (images, height, width, 3), &CandleDevice::Cpu)
+        .and_then(|pixels| pixels.permute((0, 3, 1, 2))?.contiguous())
+        .expect("pixels");
+    let ours = values(model.visual.forward(pixels, None));
+    check("images", &ours, &flat(candle.get_image_features(&theirs).expect("vectors")), 2e-5);
 }
 
 fn image_pixel(x: u32, y: u32, disc: bool) -> Rgb<u8> {

@@ -1,9 +1,11 @@
-//! `sam-train inspect`: layout, model and tensors of a checkpoint.
+//! `sam-train inspect`: layout, model and tensors of a checkpoint, of adapters or of a CLIP.
 
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
+use burn::tensor::Device;
+use sam_model::clip::ClipCheckpoint;
 use sam_model::lora::{AdapterFile, LayerFactors};
 use sam_model::weights::{CONFIG_METADATA, Checkpoint, Container, StateDict, TensorInfo};
 
@@ -19,7 +21,8 @@ pub(crate) fn run(arguments: &InspectArguments) -> Result<(), Failure> {
     if AdapterFile::is_folder_of(&arguments.checkpoint) {
         return print_adapters(&mut out, &AdapterFile::open(&arguments.checkpoint).bad_input()?, arguments.tensors);
     }
-    let dict = StateDict::open(&checkpoint_file(&arguments.checkpoint)).bad_input()?;
+    let file = ClipCheckpoint::file_in(&checkpoint_file(&arguments.checkpoint));
+    let dict = StateDict::open(&file).bad_input()?;
     if AdapterFile::is_file_of(&dict) {
         return print_adapters(&mut out, &AdapterFile::open(&arguments.checkpoint).bad_input()?, arguments.tensors);
     }
@@ -27,6 +30,9 @@ pub(crate) fn run(arguments: &InspectArguments) -> Result<(), Failure> {
     print_hash(&mut out, &dict.path)?;
     if arguments.tensors {
         print_tensors(&mut out, &dict.tensors)?;
+    }
+    if ClipCheckpoint::is_file_of(&dict) {
+        return print_clip(&mut out, &ClipCheckpoint::recognise(dict).bad_input()?);
     }
     let checkpoint = Checkpoint::recognise(dict).bad_input()?;
     writeln!(out, "layout      {}", checkpoint.layout.name())?;
@@ -50,6 +56,22 @@ pub(crate) fn run(arguments: &InspectArguments) -> Result<(), Failure> {
         }
         (fresh, _) => writeln!(out, "incomplete: {fresh} tensors of the model are not in the file")?,
     }
+    Ok(())
+}
+
+/// A CLIP, which is loaded: its fingerprint is that of all its weights.
+fn print_clip(out: &mut impl Write, checkpoint: &ClipCheckpoint) -> Result<(), Failure> {
+    writeln!(out, "layout      {}", checkpoint.layout.name())?;
+    writeln!(out, "model       {}", checkpoint.config.description())?;
+    let (_, fingerprint, report) = checkpoint.load(&Device::flex()).bad_input()?;
+    writeln!(out, "fingerprint {fingerprint:016x}")?;
+    writeln!(out, "used        {} tensors", report.used)?;
+    print_load_report(out, &report, 12)?;
+    writeln!(
+        out,
+        "complete: every tensor of both towers is in the file; {} others are not needed",
+        report.dropped.len()
+    )?;
     Ok(())
 }
 

@@ -42,11 +42,22 @@ impl ClipCheckpoint {
     /// # Errors
     /// When the file is no CLIP of a known layout, or its vocabulary does not fit.
     pub fn open(path: &Path) -> Result<Self, WeightsError> {
-        let dict = StateDict::open(&weights_in(path)).map_err(name_other_file)?;
+        let dict = StateDict::open(&Self::file_in(path)).map_err(name_other_file)?;
         Self::recognise(dict)
     }
 
-    /// Whether the tensors have the names of a CLIP, of whatever kind.
+    /// The weights of a folder that open_clip wrote, which [`StateDict`] does not know; any other path as it is. Of a folder
+    /// with both, those of Hugging Face.
+    pub fn file_in(path: &Path) -> PathBuf {
+        let is_hugging_face = path.join("model.safetensors").is_file() || path.join("pytorch_model.bin").is_file();
+        if is_hugging_face && path.join("config.json").is_file() {
+            return path.to_owned();
+        }
+        let in_folder = OPEN_CLIP_WEIGHTS.map(|name| path.join(name));
+        in_folder.into_iter().find(|file| file.is_file()).unwrap_or_else(|| path.to_owned())
+    }
+
+    /// Whether the tensors have the names of a whole CLIP.
     pub fn is_file_of(dict: &StateDict) -> bool {
         ClipLayout::recognise(&dict.tensors).is_ok()
     }
@@ -171,17 +182,6 @@ impl ClipCheckpoint {
             mismatch: Box::new(mismatch),
         })
     }
-}
-
-/// The weights of a folder that open_clip wrote, which [`StateDict`] does not know; any other path as it is. A folder of both
-/// has a Hugging Face `config.json` of a CLIP, whose weights then count.
-fn weights_in(path: &Path) -> PathBuf {
-    let is_hugging_face = path.join("model.safetensors").is_file() || path.join("pytorch_model.bin").is_file();
-    if is_hugging_face && path.join("config.json").is_file() {
-        return path.to_owned();
-    }
-    let in_folder = OPEN_CLIP_WEIGHTS.map(|name| path.join(name));
-    in_folder.into_iter().find(|file| file.is_file()).unwrap_or_else(|| path.to_owned())
 }
 
 /// OpenAI's own `.pt` files are programs, whose weights others publish as files.

@@ -15,8 +15,8 @@ use crate::config::{ConfigError, Options, files};
 
 #[derive(Debug, Args)]
 pub(crate) struct InspectArguments {
-    /// Checkpoint (.safetensors or .pth), Hugging Face folder, folder of a run (its best checkpoint), or adapters (PEFT
-    /// folder, .pth of SAMed)
+    /// Checkpoint (.safetensors or .pth), Hugging Face folder, folder of a run (its best checkpoint), adapters (PEFT
+    /// folder, .pth of SAMed), or a CLIP (Hugging Face or open_clip)
     #[arg(value_name = "FILE")]
     pub(crate) checkpoint: PathBuf,
     /// List every tensor with its type and shape
