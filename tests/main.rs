@@ -40,6 +40,7 @@ mod runs_cli; // lists and comparisons of runs
 mod sources_cli; // several data sets as training data
 mod text; // a vector of CLIP as a prompt equals PyTorch; the file beside a checkpoint
 mod text_cli; // trainings with texts and predict --text through the real program, bad input
+mod text_eval_cli; // eval --text through the real program: texts of data as prompts, gate, comparison, bad input
 mod train_cli; // --config and --resume through the real program
 mod training_behaviour; // drop path and dropout act while training only
 mod training_runs; // whole runs: reproduce, resume, accumulate, overfit

@@ -9,6 +9,7 @@ mod cli;
 mod config;
 mod dashboard;
 mod data;
+mod data_texts;
 mod disk;
 mod doctor;
 mod embeddings;

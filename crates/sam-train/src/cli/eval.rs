@@ -59,7 +59,7 @@ pub(crate) struct EvalArguments {
     /// Edge maps in a folder (PNG, named as the images), scored as they are, without a checkpoint
     #[arg(long, value_name = "DIR")]
     edge_maps: Option<PathBuf>,
-    /// How objects are prompted [default: both, none with detections]
+    /// How objects are prompted [default: both, none with detections or texts]
     #[arg(long, value_enum, conflicts_with_all = ["task", "edge_maps"])]
     protocol: Option<ProtocolKind>,
     /// Clicks on each object [default: 5, 20 with --noc]
@@ -89,6 +89,18 @@ pub(crate) struct EvalArguments {
     /// Masks in a file (COCO results), scored as they are, without a checkpoint
     #[arg(long, value_name = "FILE")]
     segmentations: Option<PathBuf>,
+    /// Texts of the data as prompts, alone and with a click: captions, and class names. Needs --clip; other prompts only with --protocol
+    #[arg(long, requires = "clip", conflicts_with_all = ["task", "edge_maps", "segmentations"])]
+    text: bool,
+    /// The CLIP of the checkpoint: its Hugging Face folder or its file
+    #[arg(long, value_name = "DIR", requires = "text")]
+    clip: Option<PathBuf>,
+    /// Which texts are prompts [default: both]
+    #[arg(long, value_name = "WHICH", requires = "text", value_parser = ["captions", "classes", "both"])]
+    texts: Option<String>,
+    /// Sentences around the name of a class, which stands for {}; several are averaged [default: "a photo of a {}"]
+    #[arg(long, value_name = "SENTENCE", num_args = 1.., requires = "text")]
+    templates: Vec<String>,
     /// Detections are proposals: classes are ignored, and 1000 per image count
     #[arg(long)]
     proposals: bool,
@@ -157,7 +169,10 @@ impl EvalArguments {
         let are_proposals = self.proposals || (has_detections && self.task == Some(EvalTask::Proposals));
         options.flag("--proposals", "detections.categories", are_proposals, "agnostic");
         options.flag("--proposals", "detections.max_dets", are_proposals, "[10, 100, 1000]");
-        let kind = self.protocol.or(has_detections.then_some(ProtocolKind::None));
+        options.text("--clip", "text.clip", path(&self.clip));
+        options.text("--texts", "text.texts", self.texts.as_ref());
+        options.texts("--templates", "text.templates", &self.templates);
+        let kind = self.protocol.or((has_detections || self.text).then_some(ProtocolKind::None));
         options.text("--protocol", "protocol.kind", kind.map(name));
         options.flag("--edge-maps", "protocol.kind", self.edge_maps.is_some(), "edges");
         match self.task {

@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 
 use sam_eval::{
     Bootstrap, Boundary, BoxPrompts, Categories, ClickMetricsConfig, EdgeScores, EvalError, EvalProtocol, FirstClick,
-    FirstMasks, GateConfig, MaskFeedback, NOC_CAP, Protocol, Start, metric_names,
+    FirstMasks, GateConfig, MaskFeedback, NOC_CAP, Protocol, Start, metric_names, text_metric_names,
 };
 use serde::{Serialize, Serializer};
 
 use super::cache::EvaluateCachePlan;
 use super::document::Node;
+use super::evaluate_text::EvaluateTextPlan;
 use super::files::{FilesPlan, SelectionPlan, read_selection};
 use super::gate::read_gate;
 use super::measure::{CheckpointsPlan, MeasureRunPlan};
@@ -31,6 +32,9 @@ pub(crate) struct EvaluatePlan {
     /// Instance segmentation of detections.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) detections: Option<DetectionsPlan>,
+    /// Texts of the data as prompts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) text: Option<EvaluateTextPlan>,
     /// Object proposals.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) proposals: Option<ProposalsPlan>,
@@ -195,6 +199,7 @@ impl EvaluatePlan {
             data: top.sections("data").iter().map(EvaluateDataPlan::read).collect(),
             protocol,
             detections,
+            text: EvaluateTextPlan::read(&top),
             proposals,
             edges,
             gate: read_gate(reader),
@@ -216,6 +221,8 @@ impl EvaluatePlan {
         let got = serde_json::json!(kind);
         let alone = "click, box, both or none with detections, which are prompts or are scored alone";
         reader.check(self.detections.is_none(), &["protocol.kind", "detections.file"], alone, &got);
+        let with_texts = "click, box, both or none with texts, which are prompts";
+        reader.check(self.text.is_none(), &["protocol.kind", "text"], with_texts, &got);
         top.only_if(false, "protocol", &["cache"], "prompts (protocol.kind = \"click\", \"box\" or \"both\")");
         let protocol = top.section("protocol");
         protocol.only_if(false, "kind", &PROMPT_KEYS, "prompts (kind = \"click\", \"box\" or \"both\")");
@@ -229,9 +236,14 @@ impl EvaluatePlan {
     }
 
     fn check(&self, reader: &Reader<'_>) {
-        let has_nothing = self.detections.is_none() && self.protocol.kind == ProtocolKind::None;
+        let has_nothing = self.detections.is_none() && self.text.is_none() && self.protocol.kind == ProtocolKind::None;
         let kind = ["protocol.kind", "detections.use_as"];
-        reader.check(!has_nothing, &kind[..1], "click, box or both without detections: nothing to do", "\"none\"");
+        reader.check(
+            !has_nothing,
+            &kind[..1],
+            "click, box or both without detections or texts: nothing to do",
+            "\"none\"",
+        );
         match self.metric_names() {
             Err(error) => {
                 let keys = ["protocol.clicks", "protocol.noc_percent", "protocol.at_clicks", "protocol.stop_at_iou"];
@@ -269,6 +281,8 @@ impl EvaluatePlan {
             let is_none = self.protocol.kind == ProtocolKind::None;
             let got = serde_json::json!(self.protocol.kind);
             reader.check(is_none, &kind, "\"none\", because segmentations are scored as they are", got);
+            let has_no_text = self.text.is_none();
+            reader.check(has_no_text, &["text"], "absent, because segmentations are scored as they are", "given");
         }
     }
 
@@ -301,6 +315,7 @@ impl EvaluatePlan {
     pub(crate) fn metric_names(&self) -> Result<Vec<String>, EvalError> {
         let mut names = metric_names(&self.protocols())?;
         names.extend(self.zero_shot_names());
+        names.extend(self.text.iter().flat_map(|_| text_metric_names()));
         Ok(names)
     }
 

@@ -4,7 +4,7 @@
 //!   option.
 //! - [`reader`]: typed values from it, with all errors reported together; [`suggestion`] finds the nearest key.
 //! - [`plan`]: the plan of any task: [`train`], [`pretrain`], [`evaluate`] (with [`zero_shot`]) or [`probe`].
-//! - Their sections: [`model`], [`data`] and [`files`], [`cache`], [`learning`], [`run`], [`also`], [`measure`].
+//! - Their sections: [`evaluate_text`], [`model`], [`data`] and [`files`], [`cache`], [`learning`], [`run`], [`also`], [`measure`].
 //! - [`resume`]: the plan of a run that is resumed.
 //! - `schema.rs`: the JSON Schema of all configurations, from the [`shape`]s that reading records and the [`sentences`] on the keys.
 //!
@@ -17,6 +17,7 @@ pub(crate) mod data;
 pub(crate) mod data_source;
 mod document;
 pub(crate) mod evaluate;
+pub(crate) mod evaluate_text;
 pub(crate) mod files;
 pub(crate) mod gate;
 mod learning;

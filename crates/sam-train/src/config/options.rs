@@ -60,6 +60,16 @@ impl Options {
         }
     }
 
+    /// An option with several texts.
+    pub(crate) fn texts(&mut self, option: &str, key: &str, texts: &[String]) {
+        let mut node =
+            |text: &String| Node::new(self.place(format!("{option} \"{text}\""), key), Content::Text(text.clone()));
+        let nodes: Vec<Node> = texts.iter().map(&mut node).collect();
+        if let Some(first) = nodes.first() {
+            self.insert(key, Node { content: Content::List(nodes.clone()), ..first.clone() });
+        }
+    }
+
     /// An option that makes one more of the section, which then is a list, for each time that it is given.
     pub(crate) fn sections(&mut self, option: &str, section: &str, key: &str, paths: &[PathBuf]) {
         let common = self.document.table(section).cloned().unwrap_or_default();

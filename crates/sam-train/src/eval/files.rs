@@ -1,6 +1,6 @@
 //! The output folder of an evaluation.
 //!
-//! For one checkpoint: `results.json` (which a later gate can read), `metrics.csv`, `rounds.csv`, `report.md`, `report.html`,
+//! For one checkpoint: `results.json` (which a later gate can read), `metrics.csv`, `rounds.csv`, `texts.csv`, `report.md`, `report.html`,
 //! `junit.xml` with a gate, `segmentations.json` with detections, `edge_maps` with edges, `evaluate.toml` to run it again. With several checkpoints,
 //! the results are in folders by their names.
 
@@ -47,6 +47,9 @@ pub(crate) fn write_results(out: &Path, plan: &EvaluatePlan, outcomes: &[ModelOu
         write(&folder.join("metrics.csv"), outcome.results.metrics_csv())?;
         if !outcome.results.runs.is_empty() {
             write(&folder.join("rounds.csv"), outcome.results.rounds_csv())?;
+        }
+        if let Some(texts) = &outcome.results.texts {
+            write(&folder.join("texts.csv"), texts.csv())?;
         }
         if let Some(segmentations) = &outcome.segmentations {
             write(&folder.join("segmentations.json"), segmentations.clone())?;

@@ -11,6 +11,7 @@ mod files;
 mod proposals;
 mod sets;
 mod table;
+mod texts;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -21,7 +22,8 @@ use std::time::Instant;
 use anyhow::{Context, anyhow};
 use burn::tensor::Device;
 use sam_eval::{
-    ComparisonRow, EvalSet, Gate, Metrics, PredictorSegmenter, Results, Table, Verdict, compare, evaluate, read_images,
+    ComparisonRow, EvalProtocols, EvalSet, Gate, Metrics, PredictorSegmenter, Results, Table, Verdict, compare,
+    evaluate, read_images,
 };
 use sam_infer::{DeviceName, Predictor};
 use sam_model::Sam;
@@ -40,6 +42,7 @@ use boxes::BoxTask;
 use data::OpenSet;
 use files::{ModelOutcome, Shown};
 use proposals::ProposalTask;
+use texts::TextTask;
 
 /// Runs an evaluation.
 pub(crate) fn run_plan(plan: &EvaluatePlan, arguments: &RunArguments) -> Result<(), Failure> {
@@ -74,6 +77,10 @@ pub(crate) fn run_plan(plan: &EvaluatePlan, arguments: &RunArguments) -> Result<
     // An unreadable checkpoint must be found before the first one has been evaluated for an hour.
     let checkpoints: Vec<Checkpoint> = open_checkpoints(plan).bad_input()?;
 
+    let texts = match &plan.text {
+        Some(text) => Some(TextTask::open(plan, text, &sets, &checkpoints, &device)?),
+        None => None,
+    };
     let is_quiet = arguments.verbosity.level() == Verbosity::Quiet;
     if arguments.verbosity.level() == Verbosity::Verbose {
         print_surroundings(plan)?;
@@ -88,7 +95,8 @@ pub(crate) fn run_plan(plan: &EvaluatePlan, arguments: &RunArguments) -> Result<
             writeln!(crate::output::errors(), "evaluating {}", path.display())?;
         }
         let model = ModelToEvaluate { name, path, checkpoint, is_quiet };
-        let tasks = Tasks { sets: &sets, boxes: boxes.as_ref(), proposals: proposals.as_ref() };
+        let (boxes, proposals, texts) = (boxes.as_ref(), proposals.as_ref(), texts.as_ref());
+        let tasks = Tasks { sets: &sets, boxes, proposals, texts };
         outcomes.push(evaluate_model(plan, model, &tasks, &device)?);
     }
     let tables: Vec<Table> = sets.iter().filter_map(|set| set.losses.as_ref()?.table()).collect();
@@ -141,6 +149,7 @@ struct Tasks<'a> {
     sets: &'a [OpenSet],
     boxes: Option<&'a BoxTask>,
     proposals: Option<&'a ProposalTask>,
+    texts: Option<&'a TextTask>,
 }
 
 /// A checkpoint on the device.
@@ -174,7 +183,7 @@ fn evaluate_model(
     device: &Device,
 ) -> Result<ModelOutcome, Failure> {
     let started = Instant::now();
-    let &Tasks { sets, boxes, proposals } = tasks;
+    let &Tasks { sets, boxes, proposals, texts } = tasks;
     let LoadedModel { sam, adapters } = load_model(plan, model.checkpoint, device, model.is_quiet)?;
     let of_sets: Vec<EvalSet> = sets.iter().map(|set| set.set.clone()).collect();
     let predictor = Predictor::new(&sam);
@@ -194,13 +203,16 @@ fn evaluate_model(
     drop(sam);
 
     let protocols = plan.protocols();
-    let (mut runs, mut galleries) = (Vec::new(), Vec::new());
-    if !protocols.is_empty() {
+    let (mut runs, mut text_run, mut galleries) = (Vec::new(), None, Vec::new());
+    if !protocols.is_empty() || texts.is_some() {
         let images = read_images(&of_sets, plan.run.measure.workers);
         let n_images = images.n_images();
-        let n_objects = sets.iter().map(|set| set.n_objects).sum::<usize>() * protocols.len();
-        let mut progress = Progress::new("evaluating objects", n_objects as u64);
-        let evaluation = evaluate(&segmenter, images, n_images, protocols[..].into(), &mut |at| {
+        let n_queries = texts.map_or(0, |texts| texts.n_queries);
+        let n_objects = sets.iter().map(|set| set.n_objects).sum::<usize>() * protocols.len() + n_queries;
+        let what = if protocols.is_empty() { "evaluating texts" } else { "evaluating objects" };
+        let mut progress = Progress::new(what, n_objects as u64);
+        let prompts = EvalProtocols { objects: &protocols, text: texts.map(|texts| &texts.protocol) };
+        let evaluation = evaluate(&segmenter, images, n_images, prompts, &mut |at| {
             progress.set(at.n_objects as u64);
             ControlFlow::Continue(())
         });
@@ -209,7 +221,7 @@ fn evaluate_model(
         if plan.run.measure.out.is_some() {
             galleries = sam_eval::galleries(&evaluation, &of_sets, plan.run.gallery).map_err(Failure::of_evaluation)?;
         }
-        runs = evaluation.results.runs;
+        (runs, text_run) = (evaluation.results.runs, evaluation.results.texts);
     }
     let mut segmentations = None;
     if let Some(boxes) = boxes {
@@ -223,9 +235,10 @@ fn evaluate_model(
         &[("checkpoint", model.path.display().to_string()), ("model", model.checkpoint.description())]
             .into_iter()
             .chain(adapters)
+            .chain(texts.map(|texts| ("clip", texts.clip.clone())))
             .collect::<Vec<_>>(),
     );
-    let results = Results::new(about, runs, &average_precisions).map_err(Failure::of_evaluation)?;
+    let results = Results::with_texts(about, runs, text_run, &average_precisions).map_err(Failure::of_evaluation)?;
     let seconds = started.elapsed().as_secs_f64();
     Ok(ModelOutcome { name: model.name, results, galleries, segmentations, seconds })
 }

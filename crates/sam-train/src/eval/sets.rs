@@ -9,7 +9,7 @@ use super::files::ModelOutcome;
 use crate::output::{aligned, output};
 
 /// The metrics that papers print for a data set, in this order; of those that were computed, the first few are shown.
-const SHOWN: [&str; 13] = [
+const SHOWN: [&str; 16] = [
     "miou_1",
     "miou_1_oracle",
     "miou_1_random",
@@ -17,6 +17,9 @@ const SHOWN: [&str; 13] = [
     "miou_5",
     "miou_9",
     "miou_box",
+    "miou_text",
+    "miou_text_click",
+    "miou_wrong_text",
     "mask_ap",
     "mask_ar_1000",
     "edge_ods",
