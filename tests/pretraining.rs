@@ -83,6 +83,7 @@ impl Setting {
                 metric: RECONSTRUCTION_LOSS.into(),
                 clicks: Vec::new(),
                 boxes: false,
+                texts: None,
                 max_images: 0,
                 patience: 0,
                 baseline: true,

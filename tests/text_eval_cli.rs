@@ -9,9 +9,10 @@ use sam_model::weights::{
     Checkpoint, Dtype, ExportFormat, ExportOptions, ImageSizePolicy, LoadOptions, TextExport, export,
 };
 
-use crate::cli::{Run, fixture};
+use crate::cli::{Run, fixture, texts};
 use crate::data_cli::datasets;
 use crate::fixture::{cpu, path};
+use crate::train_cli::{SMALL, read};
 
 /// The tiny model of the fixtures with a random text prompt for a CLIP.
 fn write_checkpoint(out: &Path, config: TextPromptConfig) {
@@ -102,7 +103,7 @@ fn what_texts_lack_is_said_before_anything_is_computed() {
     run.refused(&["eval", "--checkpoint", "a.safetensors", "--text", "--data", &synth], &["--clip"]);
     run.refused(
         &[&["eval", "--checkpoint", &tiny, "--text", "--clip", &clip][..], &["--data", &synth]].concat(),
-        &["tiny_sam.safetensors: takes no texts", "prompts.text"],
+        &["tiny_sam.safetensors: train one with [prompts.text]", "takes no texts"],
     );
     run.refused(&[&with("other.safetensors")[..], &["--data", &synth]].concat(), &["00000000deadbeef", "--clip"]);
     run.refused(
@@ -121,4 +122,33 @@ fn what_texts_lack_is_said_before_anything_is_computed() {
     run.refused(&[&base[..], &["--data", &synth, "--gate", "gate.toml"]].concat(), &["miou_txt", "miou_text"]);
     let absent = ["eval", "--checkpoint", "a.safetensors", "--text", "--clip", "nowhere", "--data", &synth];
     run.refused(&absent, &["nowhere"]);
+}
+
+#[test]
+fn a_training_validates_texts_and_may_choose_by_them() {
+    let run = Run::new();
+    let clip = fixture("clip/hf");
+    let prompts = format!("[prompts.text]\nclip = \"{clip}\"\nmin_object_px = 20\n[optimiser]");
+    let config = SMALL
+        .replace("preset = \"box\"", "preset = \"sam\"\ncorrection_clicks = 1\nmask_only_passes = 0")
+        .replace("[optimiser]", &prompts)
+        .replace("metric = \"miou_box\"", "metric = \"miou_text\"\ntext = true\ntexts = \"classes\"");
+    std::fs::write(run.path("train.toml"), &config).expect("written");
+    let output = run.sam_train(&["--config", "train.toml", "--plain", "--set", "run.dir=\"run\""]);
+    let (out, err) = texts(&output);
+    assert_eq!(output.status.code(), Some(0), "{out}\n{err}");
+    let both = out + &err;
+    assert!(both.contains("different texts, too") && both.contains("prompts of images"), "{both}");
+    let log = read(&run, "run/metrics.jsonl");
+    for metric in ["miou_text", "miou_text_click", "miou_wrong_text", "recall_50_text"] {
+        assert!(log.contains(&format!("\"{metric}\":")), "{metric}: {log}");
+    }
+    assert!(read(&run, "run/report.html").contains("Texts by class"));
+    run.refused(
+        &["--config", "train.toml", "--check", "--set", "validation.text=false"],
+        &["validation.metric", "one of the metrics of this validation"],
+    );
+    let without = config.replace(&prompts, "[optimiser]");
+    std::fs::write(run.path("without.toml"), without).expect("written");
+    run.refused(&["--config", "without.toml", "--check"], &["validation.text", "[prompts.text]"]);
 }

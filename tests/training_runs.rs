@@ -92,6 +92,7 @@ fn options(steps: u64) -> TrainOptions {
             metric: "miou_1_oracle".into(),
             clicks: vec![1],
             boxes: true,
+            texts: None,
             max_images: 0,
             patience: 0,
             baseline: true,
@@ -159,7 +160,7 @@ impl Setting {
         let training = Training {
             options: self.options,
             inputs: RunInputs { interrupter, observers: vec![stop], ..inputs(self.loader) },
-            validation: Some(Validation { sets, also: Vec::new(), protocols, n_threads: 1 }),
+            validation: Some(Validation { sets, also: Vec::new(), protocols, text: None, n_threads: 1 }),
             embeddings: None,
             texts: None,
         };
@@ -453,6 +454,7 @@ fn a_model_overfits_four_images() {
             sets: vec![EvalSet::new("the same", samples, &[])],
             also: Vec::new(),
             protocols,
+            text: None,
             n_threads: 1,
         }),
         embeddings: None,

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use sam_eval::TextSource;
 use sam_model::MaeTarget;
 use serde::{Deserialize, Serialize};
 
@@ -95,6 +96,9 @@ pub struct ValidationOptions {
     /// Evaluate box prompts, too.
     #[serde(rename = "box", default)]
     pub boxes: bool,
+    /// Texts of the validation data that are prompts, too; `None`: there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub texts: Option<TextSource>,
     /// Largest number of validation images; 0: all.
     pub max_images: usize,
     /// Validations without improvement after which the run stops; 0: never.

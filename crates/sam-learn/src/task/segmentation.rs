@@ -10,7 +10,10 @@ use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use sam_data::DeviceBatch;
 use sam_data::random::{Purpose, RandomStream};
-use sam_eval::{EvalProgress, EvalProtocol, EvalSet, PredictorSegmenter, evaluate, read_images};
+use sam_eval::{
+    DataTexts, EvalProgress, EvalProtocol, EvalProtocols, EvalSet, PredictorSegmenter, TextProtocol, evaluate,
+    read_images,
+};
 use sam_infer::Predictor;
 use sam_model::lora::{PeftFolder, write_peft};
 use sam_model::weights::{Dtype, ExportFormat, ExportOptions, ImageSizePolicy, TextExport, export};
@@ -105,6 +108,8 @@ pub struct Validation {
     pub also: Vec<EvalSet>,
     /// Prompts and metrics.
     pub protocols: Vec<EvalProtocol>,
+    /// Texts of the run's own sets as prompts, too.
+    pub text: Option<TextProtocol>,
     /// Threads that read images ahead.
     pub n_threads: usize,
 }
@@ -118,13 +123,28 @@ impl Validation {
 
     fn at_most(self, n: usize) -> Self {
         let few = |sets: Vec<EvalSet>| sets.into_iter().map(|set| set.at_most(n)).collect();
-        Self { sets: few(self.sets), also: few(self.also), ..self }
+        let sets = match &self.text {
+            Some(text) => self.sets.into_iter().map(|set| few_with_texts(set, n, text)).collect(),
+            None => few(self.sets),
+        };
+        Self { sets, also: few(self.also), ..self }
     }
 
     /// The number of images.
     fn n_images(&self) -> usize {
         self.sets.iter().chain(&self.also).map(|set| set.indices.len()).sum()
     }
+}
+
+/// A part of a set; where texts are prompts, one that has any.
+fn few_with_texts(set: EvalSet, n: usize, text: &TextProtocol) -> EvalSet {
+    let has_texts = |set: &EvalSet| DataTexts::of(std::slice::from_ref(set), text.settings.texts, &mut |_| ()).is_ok();
+    let few = set.clone().at_most(n);
+    if has_texts(&few) {
+        return few;
+    }
+    let one = |&index: &usize| EvalSet { indices: vec![index], ..set.clone() };
+    set.indices.iter().map(one).find(has_texts).unwrap_or(few)
 }
 
 impl Task for SegmentationTask {
@@ -184,15 +204,16 @@ impl Task for SegmentationTask {
         }
         let of_images = input.n_images();
         let mut n_before = 0;
-        let mut evaluated = |sets: &[EvalSet]| {
+        let mut evaluated = |sets: &[EvalSet], text: Option<&TextProtocol>| {
             let images = read_images(sets, input.n_threads);
             let n_images = images.n_images();
             let mut progress = |at: EvalProgress| -> ControlFlow<()> { on_progress(n_before + at.n_images, of_images) };
-            let evaluation = evaluate(&segmenter, images, n_images, input.protocols[..].into(), &mut progress);
+            let protocols = EvalProtocols { objects: &input.protocols, text };
+            let evaluation = evaluate(&segmenter, images, n_images, protocols, &mut progress);
             n_before += n_images;
             evaluation.map_err(|error| LearnError::Validation { step, source: error.to_string().into() })
         };
-        let evaluation = evaluated(&input.sets)?;
+        let evaluation = evaluated(&input.sets, input.text.as_ref())?;
         let mut metrics: BTreeMap<String, f64> =
             evaluation.results.flat().into_iter().map(|(name, metric)| (name, metric.value)).collect();
         let better = match evaluation.results.metric(metric) {
@@ -203,7 +224,7 @@ impl Task for SegmentationTask {
             }
         };
         for set in &input.also {
-            let results = evaluated(std::slice::from_ref(set))?.results;
+            let results = evaluated(std::slice::from_ref(set), None)?.results;
             metrics.extend(results.metrics.iter().map(|(name, metric)| (also_name(&set.name, name), metric.value)));
         }
         let preview = input.sets.first().and_then(|set| draw_preview(set, &evaluation, n_previews));

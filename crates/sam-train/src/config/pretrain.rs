@@ -306,6 +306,7 @@ fn read_validation(reader: &Reader<'_>, steps: u64) -> ValidationOptions {
         metric: RECONSTRUCTION_LOSS.to_owned(),
         clicks: Vec::new(),
         boxes: false,
+        texts: None,
         max_images: validation.integer("max_images", 256, 1..),
         patience: 0,
         baseline: true,

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use sam_eval::{ClickMetricsConfig, EvalProtocol, Protocol, Start, metric_names};
+use sam_eval::{ClickMetricsConfig, EvalProtocol, Protocol, Start, TextSource, metric_names, text_metric_names};
 use sam_infer::DeviceName;
 use sam_learn::options::{Activations, LogOptions, RunOptions, ValidationOptions};
 
@@ -60,6 +60,7 @@ pub(super) fn read_validation(reader: &Reader<'_>, steps: u64) -> ValidationOpti
         metric: String::new(),
         clicks,
         boxes: validation.flag("box", true),
+        texts: read_texts(reader, &validation),
         max_images: validation.integer("max_images", 0, 0..),
         patience: 0,
         baseline: true,
@@ -67,7 +68,8 @@ pub(super) fn read_validation(reader: &Reader<'_>, steps: u64) -> ValidationOpti
     change_validation(&mut options, &validation);
     let names = metric_names(&protocols(&options));
     let problem = names.as_ref().err().map(ToString::to_string);
-    let names = names.unwrap_or_default();
+    let texts = options.texts.iter().flat_map(|_| text_metric_names());
+    let names: Vec<String> = names.unwrap_or_default().into_iter().chain(texts).collect();
     let metric = validation.text_if_given("metric");
     // The metric that SAM reports first: the best of three masks for a single click.
     let default = names.iter().find(|name| *name == "miou_1_oracle").or(names.first()).cloned();
@@ -76,7 +78,7 @@ pub(super) fn read_validation(reader: &Reader<'_>, steps: u64) -> ValidationOpti
     validation.defaults_to("clicks", &format!("{:?}", options.clicks));
     let keys = ["validation.clicks", "validation.box"];
     reader.check(problem.is_none(), &keys, "clicks that can be given", problem.unwrap_or_default());
-    let prompts = options.boxes || !options.clicks.is_empty();
+    let prompts = options.boxes || options.texts.is_some() || !options.clicks.is_empty();
     reader.check(prompts, &keys, "a list of at least one click when validation.box is false", "none");
     let meant = nearest(&options.metric, names.iter().map(String::as_str));
     let meant = meant.map_or(String::new(), |name| format!("; did you mean \"{name}\"?"));
@@ -85,6 +87,18 @@ pub(super) fn read_validation(reader: &Reader<'_>, steps: u64) -> ValidationOpti
     reader.check(is_computed, &["validation.metric"], &expected, format!("\"{}\"{meant}", options.metric));
     check_validation(&options, reader, steps);
     options
+}
+
+/// The texts that are prompts of a validation, whose CLIP is that of the training.
+fn read_texts(reader: &Reader<'_>, validation: &Section<'_>) -> Option<TextSource> {
+    let is_asked = validation.flag("text", false);
+    let sources = [("captions", TextSource::Captions), ("classes", TextSource::Classes), ("both", TextSource::Both)];
+    let texts = validation.choice("texts", TextSource::Both, &sources);
+    validation.only_if(is_asked, "text", &["texts"], "text = true");
+    let has_clip = reader.top().section("prompts").is_given("text");
+    let expected = "false without [prompts.text], which names the CLIP";
+    reader.check(!is_asked || has_clip, &["validation.text", "prompts.text"], expected, is_asked);
+    is_asked.then_some(texts)
 }
 
 /// Steps between validations, unless the configuration gives them.

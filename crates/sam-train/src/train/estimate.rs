@@ -242,6 +242,7 @@ mod tests {
             metric: "miou_1".to_owned(),
             clicks: vec![1],
             boxes: true,
+            texts: None,
             max_images: 0,
             patience,
             baseline: true,

@@ -31,7 +31,7 @@ use crate::survey::{DataLosses, Purpose, SurveyedSource, lines};
 use crate::train::run_data::RunData;
 use crate::train::run_folder::PLAN;
 use crate::train::session::advised;
-use crate::train::texts::open_clip;
+use crate::train::texts::{open_clip, validation_texts};
 
 /// Key of the validation images that are part of the training data.
 const SPLIT: &str = "data.split";
@@ -57,10 +57,13 @@ impl OpenedInputs {
     pub(crate) fn open(plan: &TrainPlan) -> Result<Self> {
         let mut notes = Vec::new();
         let device = open_device(&plan.run.device)?;
-        let OpenedData { train: samples, shares, validation, record } = OpenedData::open(plan, &mut notes)?;
+        let OpenedData { train: samples, shares, mut validation, record } = OpenedData::open(plan, &mut notes)?;
         let DataRecord { losses, data } = record;
         let clip = plan.prompts.text.as_ref();
         let clip = clip.map(|text| open_clip(text, &device, &mut notes)).transpose()?;
+        if let (Some(clip), Some(validation)) = (&clip, &mut validation) {
+            validation.text = validation_texts(plan, clip, &validation.sets, &mut notes)?;
+        }
         let sam = open_model(plan, &device, clip.as_ref().map(config_of), &mut notes)?;
         let mask_side_px = match plan.loss.resolution {
             LossResolution::Low => sam.config().low_res_side(),
@@ -300,7 +303,7 @@ impl OpenedData {
         let also = plan.also.iter().enumerate();
         let also = also.map(|(at, set)| open_also(plan, at, set, notes, &mut record)).collect::<Result<_>>()?;
         let (protocols, n_threads) = (protocols(&plan.validation), plan.data.workers);
-        Ok(Self { train, shares, validation: Some(Validated { sets, also, protocols, n_threads }), record })
+        Ok(Self { train, shares, validation: Some(Validated { sets, also, protocols, text: None, n_threads }), record })
     }
 }
 

@@ -7,12 +7,14 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use sam_data::loader::{LoaderOptions, Samples};
+use sam_eval::{EvalSet, MaskFeedback, Protocol, TextProtocol, TextSettings};
 use sam_infer::clip::Clip;
 use sam_learn::options::TextOptions;
 use sam_learn::texts::{Computed, TextNeeds, TextSurvey, TextVectors};
 use sam_model::Sam;
 
 use crate::config::TrainPlan;
+use crate::data_texts::{Encoded, encode, gather};
 use crate::embeddings::Surroundings;
 use crate::progress::Progress;
 use crate::train::inputs::OpenedInputs;
@@ -26,6 +28,35 @@ pub(super) fn open_clip(options: &TextOptions, device: &Device, notes: &mut Vec<
     notes.push(format!("texts: {}, {}", options.clip.display(), clip.config().description()));
     notes.extend(clip.report().assumed.iter().map(|assumed| format!("texts: assumed: {assumed}")));
     Ok(clip)
+}
+
+/// The texts of the validation data as prompts, if the plan asks for them.
+pub(super) fn validation_texts(
+    plan: &TrainPlan,
+    clip: &Clip,
+    sets: &[EvalSet],
+    notes: &mut Vec<String>,
+) -> Result<Option<TextProtocol>> {
+    let (Some(source), Some(options)) = (plan.validation.texts, &plan.prompts.text) else { return Ok(None) };
+    let texts = gather(sets, source).context("validation.text")?;
+    let Encoded { vectors, n_unusable } = encode(clip, &texts, &options.templates)?;
+    let n_texts = texts.captions.len() + texts.classes.len();
+    if n_unusable == n_texts {
+        bail!("validation.text: all {n_texts} texts of the validation data are longer than this CLIP reads");
+    }
+    let left_out = match (n_unusable, texts.n_objects_without) {
+        (0, 0) => String::new(),
+        (n, without) => format!("; {n} texts are too long for this CLIP, and {without} objects have none"),
+    };
+    notes.push(format!("validates on {n_texts} different texts, too: {} prompts of images{left_out}", texts.n_queries));
+    let settings = TextSettings {
+        texts: source,
+        templates: options.templates.clone(),
+        clip: format!("{:016x}", clip.fingerprint()),
+        mask_feedback: MaskFeedback::Logits,
+    };
+    let texts_per_call = Protocol::default().objects_per_call;
+    Ok(Some(TextProtocol { settings, vectors: Arc::new(vectors), texts_per_call }))
 }
 
 /// Computes the vectors that a run lacks; `Break` when it is asked to stop meanwhile. A new run also learns the means of the
