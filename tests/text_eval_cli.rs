@@ -152,3 +152,32 @@ fn a_training_validates_texts_and_may_choose_by_them() {
     std::fs::write(run.path("without.toml"), without).expect("written");
     run.refused(&["--config", "without.toml", "--check"], &["validation.text", "[prompts.text]"]);
 }
+
+#[test]
+fn neighbours_of_masks_are_shown_and_scored() {
+    let run = Run::new();
+    let (checkpoint, clip, synth) = (fixture("tiny_sam.safetensors"), fixture("clip/hf"), datasets("synth"));
+    let base = ["neighbours", "--checkpoint", &checkpoint, "--data", &synth, "--part", "val", "--max-objects", "12"];
+    let few = ["--queries", "3", "--neighbours", "2"];
+    let text = run.ok(&[&base[..], &few, &["--clip", &clip, "--out", "out"]].concat());
+    for part in ["12 objects", "nearest of the same class", "segmenter", "CLIP", "chance", "neighbours.html"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let html = read(&run, "out/neighbours.html");
+    assert_eq!(html.matches("<img ").count(), 3 * 2 * 3, "a query and two neighbours, in both spaces");
+    let json: serde_json::Value = serde_json::from_str(&read(&run, "out/neighbours.json")).expect("JSON");
+    let objects = json["objects"].as_array().expect("objects");
+    assert_eq!(objects.len(), 12);
+    let nearest = objects[0]["neighbours"][0]["nearest"].as_array().expect("neighbours");
+    let cosines: Vec<f64> = nearest.iter().filter_map(|one| one["cosine"].as_f64()).collect();
+    assert!(cosines.len() == 2 && cosines[0] >= cosines[1] && cosines[0] <= 1.0 + 1e-6, "{cosines:?}");
+    run.refused(&[&base[..], &few, &["--out", "out"]].concat(), &["out/neighbours.html", "--force"]);
+    run.ok(&[&base[..], &few, &["--within", "image", "--out", "out", "--force"]].concat());
+    let json: serde_json::Value = serde_json::from_str(&read(&run, "out/neighbours.json")).expect("JSON");
+    for object in json["objects"].as_array().expect("objects") {
+        let nearest = object["neighbours"][0]["nearest"].as_array().expect("neighbours");
+        assert!(nearest.iter().all(|one| one["image"] == object["image"]), "{object}");
+    }
+    let lone = [&base[..6], &["--part", "val", "--max-objects", "1", "--out", "x"]].concat();
+    run.refused(&lone, &["--max-objects"]);
+}

@@ -30,6 +30,7 @@ pub mod cache;
 pub mod clip;
 mod device;
 mod embedding;
+mod latent;
 mod predictor;
 mod prompt;
 

@@ -22,6 +22,7 @@ mod interruption;
 mod machine;
 mod mask_files;
 mod names;
+mod neighbours;
 mod output;
 mod predict;
 mod probe;
@@ -115,6 +116,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             &arguments.document(),
             &RunArguments::of_command(arguments.measure.force, arguments.measure.verbosity),
         ),
+        Some(Command::Neighbours(arguments)) => neighbours::run(&arguments),
         Some(Command::Runs(arguments)) => runs::run(&arguments),
         Some(Command::Annotate(arguments)) => annotate::run(&arguments),
         Some(Command::Data(command)) => data::run(&command),

@@ -10,6 +10,7 @@ mod eval;
 mod format;
 mod init;
 mod measure;
+mod neighbours;
 mod probe;
 mod runs;
 mod source;
@@ -29,6 +30,7 @@ pub(crate) use doctor::DoctorArguments;
 pub(crate) use eval::EvalArguments;
 pub(crate) use format::FormatArgument;
 pub(crate) use init::{InitArguments, Preset};
+pub(crate) use neighbours::{NeighboursArguments, Within};
 pub(crate) use probe::ProbeArguments;
 pub(crate) use runs::RunsArguments;
 pub(crate) use source::SourceArguments;
@@ -103,6 +105,8 @@ pub(crate) enum Command {
     Eval(Box<EvalArguments>),
     /// Classify labelled images or objects by an encoder's frozen features: nearest neighbours and a linear layer
     Probe(Box<ProbeArguments>),
+    /// Show which masks are close to one another in a segmenter's latent space, and in CLIP's
+    Neighbours(Box<NeighboursArguments>),
     /// List the runs below a folder with their state and scores, or compare some: configuration, data, scores
     Runs(RunsArguments),
     /// Label images in a browser together with a model: click, look, commit

@@ -301,7 +301,7 @@ mod tests {
     fn wrong_files_are_refused_with_their_place() {
         for (text, words) in [
             ("[]", "there is no prompt"),
-            ("[{\"image\": \"a\"}]", "object 0: there must be points or a box"),
+            ("[{\"image\": \"a\"}]", "object 0: there must be points, a box or a text"),
             ("[{\"image\": \"a\", \"points\": [[1]]}]", "a point must be"),
             ("[{\"image\": \"a\", \"boxes\": []}]", "unknown field `boxes`"),
             ("{\"images\": []}", "a COCO file must have"),
