@@ -178,6 +178,6 @@ fn neighbours_of_masks_are_shown_and_scored() {
         let nearest = object["neighbours"][0]["nearest"].as_array().expect("neighbours");
         assert!(nearest.iter().all(|one| one["image"] == object["image"]), "{object}");
     }
-    let lone = [&base[..6], &["--part", "val", "--max-objects", "1", "--out", "x"]].concat();
+    let lone = [&base[..5], &["--part", "val", "--max-objects", "1", "--out", "x"]].concat();
     run.refused(&lone, &["--max-objects"]);
 }
