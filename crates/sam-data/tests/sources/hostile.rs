@@ -93,10 +93,11 @@ proptest! {
     }
 
     #[test]
-    fn any_json_of_the_right_words_never_panics(words in prop::collection::vec(0usize..28, 1..60)) {
-        const WORDS: [&str; 28] = [
+    fn any_json_of_the_right_words_never_panics(words in prop::collection::vec(0usize..34, 1..60)) {
+        const WORDS: [&str; 34] = [
             "{", "}", "[", "]", ",", ":", "\"images\"", "\"annotations\"", "\"segmentation\"", "\"counts\"", "\"size\"", "\"id\"", "\"image_id\"",
             "\"image\"", "\"shapes\"", "\"points\"", "\"height\"", "\"width\"", "\"file_name\"", "1", "-1", "1e99", "4294967296", "null", "\"\\", "\"x\"", "NaN", "40",
+            "\"caption\"", "\"captions\"", "\"sentences\"", "\"sent\"", "\"raw\"", "\"description\"",
         ];
         let text: String = words.iter().map(|&word| WORDS[word]).collect();
         for (name, file, format) in [TARGETS[0], TARGETS[2], TARGETS[5]] {

@@ -162,7 +162,7 @@ fn check_paired_texts(first: Option<&TextRun>, other: Option<&TextRun>, number: 
 }
 
 /// What is sampled with its image.
-trait OfImage {
+pub(crate) trait OfImage {
     fn data_set(&self) -> &str;
     fn image(&self) -> &str;
 }
@@ -187,9 +187,19 @@ impl OfImage for TextRecord {
     }
 }
 
+impl<R: OfImage> OfImage for &R {
+    fn data_set(&self) -> &str {
+        (*self).data_set()
+    }
+
+    fn image(&self) -> &str {
+        (*self).image()
+    }
+}
+
 /// Sums over the objects or texts of each image that have a value, by data set, without images and data sets that have none: which
 /// objects have one does not depend on the model. The records are sorted by name.
-fn image_sums<R: OfImage>(
+pub(crate) fn image_sums<R: OfImage>(
     records: &[R],
     value: impl Fn(&R) -> Result<Option<f64>, EvalError>,
 ) -> Result<Vec<Vec<ImageSum>>, EvalError> {

@@ -1,5 +1,7 @@
 //! Images for a report: prediction and ground truth side by side, with all prompts, cropped to the object.
 
+use std::collections::BTreeSet;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use image::codecs::jpeg::JpegEncoder;
@@ -15,7 +17,7 @@ use crate::metrics::results::Run;
 use crate::protocol::clicks::{Click, tight_box_xyxy_px};
 use crate::protocol::object_record::{ObjectRecord, RoundPrompt};
 use crate::protocol::settings::Start;
-use crate::protocol::text_record::TextRecord;
+use crate::protocol::text_record::{TextRecord, TextRun};
 use crate::report::page::{Gallery, GalleryItem};
 
 /// Longer side of each view.
@@ -46,6 +48,21 @@ impl Extremes {
         let ious: Vec<f64> =
             run.records.iter().map(|record| record.rounds.last().map_or(0.0, |round| round.iou)).collect();
         Self::of_ious(&ious, count)
+    }
+
+    /// An object that has several texts is shown with one of them.
+    fn of_texts(run: &TextRun, count: usize) -> Self {
+        let ious: Vec<f64> = run.records.iter().map(|record| record.iou).collect();
+        let mut extremes = Self::of_ious(&ious, run.records.len());
+        for places in [&mut extremes.worst, &mut extremes.best] {
+            let mut seen = BTreeSet::new();
+            places.retain(|&at| {
+                let record = &run.records[at];
+                seen.insert((&record.data_set, &record.image, record.object_id))
+            });
+            places.truncate(count);
+        }
+        extremes
     }
 
     fn of_ious(ious: &[f64], count: usize) -> Self {
@@ -86,8 +103,7 @@ pub fn galleries(evaluation: &Evaluation, sets: &[EvalSet], count: usize) -> Res
         }
     }
     if let Some(run) = &evaluation.results.texts {
-        let ious: Vec<f64> = run.records.iter().map(|record| record.iou).collect();
-        let extremes = Extremes::of_ious(&ious, count);
+        let extremes = Extremes::of_texts(run, count);
         for (which, chosen) in [("Worst", &extremes.worst), ("Best", &extremes.best)] {
             let mut items = Vec::new();
             for &at in chosen {

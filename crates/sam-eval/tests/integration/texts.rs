@@ -275,9 +275,13 @@ fn results_are_written_compared_and_shown() {
         focus: None,
     };
     let text = report.markdown().expect("fine");
-    assert!(text.contains("| Ring | 4 |"), "texts by class: {text}");
+    assert!(text.contains("| Ring | 4 | 0.475 (0.475 to 0.475) |"), "texts by class: {text}");
     assert!(text.contains("Which object the masks fit best") && text.contains("| Ring | 4 | 75 % | 25 % |"), "{text}");
     let html = report.html().expect("fine");
-    assert!(html.contains("&quot;a red ring&quot;") || html.contains("a red ring"), "{html}");
-    assert!(html.contains("data:image/jpeg"), "worst and best texts are shown");
+    assert_eq!(html.matches("<img ").count(), shown.iter().map(|gallery| gallery.items.len()).sum::<usize>());
+    let captions: Vec<&str> =
+        shown.iter().flat_map(|gallery| &gallery.items).map(|item| item.caption.as_str()).collect();
+    // Worst first, each object once; then the best.
+    assert!(captions[0].starts_with("\"ring\" in a.png: IoU 0.000 with object 1 (of 2"), "{captions:?}");
+    assert!(captions[1].starts_with("\"a blue ring\" in a.png: IoU 0.400 with object 2"), "{captions:?}");
 }
