@@ -15,7 +15,7 @@ use crate::fixture::path;
 const SMALL: [&str; 6] = ["--points-per-side", "5", "--pred-iou", "0.4", "--stability", "0.6"];
 
 /// A folder `in` with pictures in two folders.
-fn with_pictures() -> Run {
+pub(crate) fn with_pictures() -> Run {
     let run = Run::new();
     std::fs::create_dir_all(run.path("in/more")).expect("made");
     for (name, picture) in [("in/a.png", "wide"), ("in/b.png", "middle"), ("in/more/a.png", "tall")] {
@@ -24,27 +24,27 @@ fn with_pictures() -> Run {
     run
 }
 
-fn arguments<'a>(checkpoint: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+pub(crate) fn arguments<'a>(checkpoint: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     let base = ["auto", "--checkpoint", checkpoint, "--out", "out", "--stability-offset", "0.5"];
     let defaults = SMALL.chunks(2).filter(|pair| !more.contains(&pair[0])).flatten().copied();
     base.into_iter().chain(defaults).chain(more.iter().copied()).collect()
 }
 
-fn weights() -> String {
+pub(crate) fn weights() -> String {
     fixture("automatic/weights.safetensors")
 }
 
-fn summary(run: &Run, more: &[&str]) -> Value {
+pub(crate) fn summary(run: &Run, more: &[&str]) -> Value {
     let weights = weights();
     let text = run.ok(&[arguments(&weights, more), vec!["--json"]].concat());
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
-fn number(value: &Value, key: &str) -> u64 {
+pub(crate) fn number(value: &Value, key: &str) -> u64 {
     value[key].as_u64().unwrap_or_else(|| panic!("{key} in {value}"))
 }
 
-fn json(path: &Path) -> Value {
+pub(crate) fn json(path: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())))
         .expect("JSON")
 }

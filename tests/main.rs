@@ -39,6 +39,7 @@ mod rounds_cli; // the data engine: rounds, proposals, automatic masks, kills
 mod runs_cli; // lists and comparisons of runs
 mod sources_cli; // several data sets as training data
 mod text; // a vector of CLIP as a prompt equals PyTorch; the file beside a checkpoint
+mod text_auto_cli; // texts that choose among the masks of `auto`
 mod text_cli; // trainings with texts and predict --text through the real program, bad input
 mod text_eval_cli; // eval --text through the real program: texts of data as prompts, gate, comparison, bad input
 mod train_cli; // --config and --resume through the real program

@@ -16,6 +16,7 @@ impl Removed {
             (self.crop_duplicates, "duplicates between crops"),
             (self.small, "too small"),
             (self.cleaned_duplicates, "duplicates once cleaned"),
+            (self.texts, "that no text describes"),
             (self.covered, "covered by smaller ones"),
         ];
         let parts = counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}"));
@@ -34,6 +35,7 @@ impl Removed {
             small,
             cleaned_duplicates,
             covered,
+            texts,
         } = other;
         self.predicted_iou += predicted_iou;
         self.stability += stability;
@@ -44,6 +46,7 @@ impl Removed {
         self.small += small;
         self.cleaned_duplicates += cleaned_duplicates;
         self.covered += covered;
+        self.texts += texts;
     }
 }
 

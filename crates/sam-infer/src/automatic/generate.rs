@@ -69,10 +69,13 @@ pub struct Removed {
     pub cleaned_duplicates: usize,
     /// Without a pixel of their own ([`Generated::without_overlap`]).
     pub covered: usize,
+    /// Described by no text ([`Generated::described_by`]).
+    #[serde(default)]
+    pub texts: usize,
 }
 
 /// The masks of an image.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Generated {
     /// In the order of the reference.
     pub masks: Vec<AutomaticMask>,

@@ -45,8 +45,10 @@ mod stored;
 mod suppression;
 #[cfg(test)]
 mod tests;
+mod texts;
 
 pub use candidates::{Candidate, CandidateLogits, Candidates, PointsDone, Seen, Watch};
 pub use error::AutomaticError;
 pub use generate::{AutomaticMask, Generated, Removed};
 pub use options::{Floors, MasksPerPoint, Options, Preset, SmallMasks, Thresholds};
+pub use texts::{Described, TextMatch};

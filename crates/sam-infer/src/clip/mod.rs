@@ -26,6 +26,7 @@
 //! ```
 
 mod crop;
+mod masks;
 mod preprocess;
 
 use std::collections::BTreeMap;

@@ -14,6 +14,7 @@ use sam_files::{Fingerprint, sweep_unfinished, write_atomically};
 use sam_infer::automatic::{Floors, Options, Removed, Seen, Thresholds};
 use serde::{Deserialize, Serialize};
 
+use super::texts::TextDescription;
 use crate::build;
 
 pub(crate) const ANNOTATIONS: &str = "annotations";
@@ -21,6 +22,8 @@ pub(crate) const OVERLAYS: &str = "overlays";
 pub(crate) const CANDIDATES: &str = "candidates";
 pub(crate) const LABELS: &str = "labels";
 pub(crate) const MASKS: &str = "masks";
+/// All masks with their vectors, where texts choose among them.
+pub(crate) const SCORED: &str = "scored";
 pub(crate) const COCO_FILE: &str = "instances.json";
 const DESCRIPTION: &str = "auto.json";
 const FINISHED: &str = "finished.jsonl";
@@ -38,6 +41,9 @@ pub(crate) struct Description {
     pub(crate) options: Options,
     pub(crate) thresholds: Thresholds,
     pub(crate) no_overlap: bool,
+    /// Texts that choose among the masks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) texts: Option<TextDescription>,
 }
 
 impl Description {
@@ -52,9 +58,18 @@ impl Description {
         signature(&serde_json::json!([self.weights, self.intensity, options]))
     }
 
-    /// Of everything that changes a mask.
+    /// Of everything that changes which masks are found, before texts choose among them and overlaps are removed.
+    pub(crate) fn found_signature(&self) -> String {
+        signature(&serde_json::json!([self.network_signature(), self.thresholds]))
+    }
+
+    /// Of everything that changes a mask, or what is said of it.
     pub(crate) fn mask_signature(&self) -> String {
-        signature(&serde_json::json!([self.network_signature(), self.thresholds, self.no_overlap]))
+        let network = self.network_signature();
+        signature(&match &self.texts {
+            None => serde_json::json!([network, self.thresholds, self.no_overlap]),
+            Some(texts) => serde_json::json!([network, self.thresholds, self.no_overlap, texts]),
+        })
     }
 }
 
@@ -74,6 +89,12 @@ pub(crate) struct Finished {
     pub(crate) masks: usize,
     pub(crate) removed: Removed,
     pub(crate) seen: Seen,
+    /// The best score of all masks with the texts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) best_text_score: Option<f32>,
+    /// Masks by the text that describes them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) of_texts: Vec<usize>,
 }
 
 /// The folder, locked.
@@ -181,16 +202,24 @@ fn replace_earlier(root: &Path, earlier: &Description, now: &Description, force:
             };
             bail!("{} {what}; choose another --out, or use --force to replace its masks", root.display());
         }
-        for name in [ANNOTATIONS, OVERLAYS, CANDIDATES, LABELS, MASKS] {
+        for name in [ANNOTATIONS, OVERLAYS, CANDIDATES, SCORED, LABELS, MASKS] {
             remove(&root.join(name), |path| std::fs::remove_dir_all(path))?;
         }
         for name in [COCO_FILE, FINISHED] {
             remove(&root.join(name), |path| std::fs::remove_file(path))?;
         }
-    } else if earlier.mask_signature() != now.mask_signature() && !force && !root.join(CANDIDATES).is_dir() {
+    } else if earlier.mask_signature() != now.mask_signature() && !force {
+        let has_found = root.join(SCORED).is_dir() && earlier.found_signature() == now.found_signature();
+        if has_found || root.join(CANDIDATES).is_dir() {
+            return Ok(());
+        }
+        let what = match earlier.found_signature() == now.found_signature() && earlier.no_overlap == now.no_overlap {
+            true => "without texts",
+            false => "with other thresholds",
+        };
         bail!(
-            "{} was made with other thresholds, and without --candidates, which keep the network's part; choose another \
-             --out, or use --force to make all masks again",
+            "{} was made {what}, and without --candidates, which keep the network's part; choose another --out, or use --force to \
+             make all masks again",
             root.display()
         );
     }
@@ -238,6 +267,7 @@ mod tests {
             options: Options { points_per_side, floors: thresholds.floors(), ..Options::default() },
             thresholds,
             no_overlap: false,
+            texts: None,
         }
     }
 
@@ -249,6 +279,8 @@ mod tests {
             masks: 2,
             removed: Removed::default(),
             seen: Seen::default(),
+            best_text_score: None,
+            of_texts: Vec::new(),
         }
     }
 
@@ -278,10 +310,26 @@ mod tests {
         let refused =
             |now: &Description| OutFolder::open(&root, now.clone(), false).err().expect("refused").to_string();
         assert!(refused(&description(9, 0.9)).contains("other options"));
-        assert!(refused(&description(8, 0.8)).contains("without --candidates"));
+        assert!(refused(&description(8, 0.8)).contains("with other thresholds, and without --candidates"));
+        let of_texts = |clip: &str, texts: &[&str], min_score: f64| Description {
+            texts: Some(TextDescription {
+                clip: clip.to_owned(),
+                texts: texts.iter().map(|&text| text.to_owned()).collect(),
+                min_score,
+            }),
+            ..now.clone()
+        };
+        assert!(refused(&of_texts("c", &["a"], 0.2)).contains("without texts, and without --candidates"));
         let other = Description { weights: "2".to_owned(), ..now.clone() };
         assert!(refused(&other).contains("another checkpoint (a.safetensors)"));
+        // Masks with vectors can take any text, threshold and CLIP, but not other masks.
+        std::fs::create_dir_all(root.join(SCORED)).expect("made");
+        for other in [of_texts("c", &["a"], 0.2), of_texts("c", &["b"], 0.3), of_texts("d", &["b"], 0.3), now.clone()] {
+            OutFolder::open(&root, other, false).expect("the masks are there");
+        }
+        assert!(refused(&description(8, 0.8)).contains("other thresholds"));
         drop(OutFolder::open(&root, other, true).expect("forced"));
+        assert!(!root.join(SCORED).exists());
         assert!(!root.join("annotations").exists());
 
         std::fs::create_dir_all(root.join(CANDIDATES)).expect("made");

@@ -5,10 +5,13 @@
 
 mod folder;
 mod inputs;
+mod kept;
 mod products;
 mod record;
 mod summary;
+mod texts;
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -17,24 +20,25 @@ use std::time::Instant;
 
 use anyhow::{Context, anyhow};
 use sam_data::SourceOptions;
-use sam_files::write_atomically;
 use sam_image::RgbImage;
 use sam_infer::Predictor;
-use sam_infer::automatic::{AutomaticError, Candidates, Generated, PointsDone, Seen};
-use serde::{Deserialize, Serialize};
+use sam_infer::automatic::{
+    AutomaticError, AutomaticMask, Candidates, Described, Generated, PointsDone, Seen, TextMatch,
+};
 
 use crate::cli::{AutoArguments, MaskFormat, Verbosity};
 use crate::failure::{BadInput, Failure};
 use crate::interruption::Interruption;
-use crate::mask_files::with_folder;
 use crate::output::errors;
 use crate::predict::open_predictor;
 use crate::progress::{self, Progress};
 use crate::train::checkpoint_file;
-use folder::{ANNOTATIONS, CANDIDATES, Description, Finished, OutFolder};
+use folder::{ANNOTATIONS, Description, Finished, OutFolder};
 use inputs::Input;
+use kept::{KeptMasks, Known, Vectors, write_candidates};
 use record::Record;
 use summary::{Note, Summary};
+use texts::{MaskVectors, TextDescription, Texts};
 
 pub(crate) fn run(arguments: &AutoArguments) -> Result<(), Failure> {
     if arguments.verbosity.level() == Verbosity::Quiet {
@@ -46,6 +50,8 @@ pub(crate) fn run(arguments: &AutoArguments) -> Result<(), Failure> {
     let reading = arguments.image_options().bad_input()?;
     let inputs = inputs::list(&arguments.images, &arguments.out, &reading).bad_input()?;
     let device = arguments.device.open().bad_input()?;
+    // Before the checkpoint, as texts are what is typed.
+    let texts = Texts::open(&arguments.texts, &device).bad_input()?;
     let predictor = open_predictor(&arguments.checkpoint, arguments.adapter.as_deref(), &device)?;
     let description = Description {
         program: Description::version(),
@@ -55,6 +61,7 @@ pub(crate) fn run(arguments: &AutoArguments) -> Result<(), Failure> {
         options,
         thresholds,
         no_overlap: arguments.no_overlap,
+        texts: texts.as_ref().map(|texts| texts.description().clone()),
     };
     let folder = OutFolder::open(&arguments.out, description, arguments.force).bad_input()?;
     let work = Work {
@@ -62,6 +69,7 @@ pub(crate) fn run(arguments: &AutoArguments) -> Result<(), Failure> {
         inputs: &inputs,
         reading,
         description: folder.description().clone(),
+        texts,
         interruption: Interruption::watch()?,
     };
     let (folder, summary) = work.run(&predictor, folder)?;
@@ -74,7 +82,7 @@ pub(crate) fn run(arguments: &AutoArguments) -> Result<(), Failure> {
     if arguments.format == MaskFormat::Coco {
         let is_finished = |input: &&Input| folder.finished(&input.name, &input.stem, input.n_bytes()).is_some();
         let finished: Vec<&Input> = inputs.iter().filter(is_finished).collect();
-        products::write_coco(&folder, &finished)?;
+        products::write_coco(&folder, &finished, work.texts.as_ref().map(Texts::description))?;
     }
     summary.print(arguments.json)?;
     match summary.unreadable.as_slice() {
@@ -88,16 +96,6 @@ pub(crate) fn run(arguments: &AutoArguments) -> Result<(), Failure> {
     }
 }
 
-/// Candidates on disk.
-#[derive(Serialize, Deserialize)]
-struct StoredCandidates {
-    /// Of what changes a candidate.
-    signature: String,
-    /// Size of the image's file.
-    bytes: Option<u64>,
-    candidates: Candidates,
-}
-
 /// An image that lacks something.
 struct Todo {
     index: usize,
@@ -108,30 +106,42 @@ struct Todo {
 /// An image on its way to its masks.
 struct Decoded {
     index: usize,
-    image: anyhow::Result<(RgbImage, Known)>,
-}
-
-/// What is on disk of an image.
-enum Known {
-    Nothing,
-    /// From an earlier run, good for these thresholds.
-    Candidates(Candidates),
-    /// Masks, of which only pictures are missing.
-    Record(Record),
+    image: anyhow::Result<(RgbImage, Known, Vectors)>,
 }
 
 /// An image with masks, to be written.
 struct Computed {
     index: usize,
     image: RgbImage,
-    /// To be kept.
-    candidates: Option<Candidates>,
     masks: Masks,
 }
 
 enum Masks {
-    Made { generated: Generated, seen: Seen, is_from_storage: bool },
+    Made(Box<Made>),
     Before(Record),
+}
+
+/// Masks that were just made.
+#[derive(Default)]
+struct Made {
+    generated: Generated,
+    seen: Seen,
+    origin: Origin,
+    /// What texts are of them, where there are texts.
+    matches: BTreeMap<usize, TextMatch>,
+    best_text_score: Option<f32>,
+    /// To be kept.
+    candidates: Option<Candidates>,
+    all: Option<KeptMasks>,
+}
+
+/// What masks were made from.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Origin {
+    #[default]
+    Network,
+    Candidates,
+    Masks,
 }
 
 /// What is done, shared by the threads.
@@ -140,6 +150,7 @@ struct Work<'a> {
     inputs: &'a [Input],
     reading: SourceOptions,
     description: Description,
+    texts: Option<Texts>,
     interruption: Interruption,
 }
 
@@ -147,16 +158,18 @@ impl Work<'_> {
     /// Segments every image that is not finished.
     fn run(&self, predictor: &Predictor, mut folder: OutFolder) -> anyhow::Result<(OutFolder, Summary)> {
         let started = Instant::now();
-        let mut summary = Summary { out: self.arguments.out.clone(), images: self.inputs.len(), ..Summary::default() };
+        let texts = self.description.texts.as_ref().map(TextDescription::counts).unwrap_or_default();
+        let (out, images) = (self.arguments.out.clone(), self.inputs.len());
+        let mut summary = Summary { out, images, texts, ..Summary::default() };
         let todo = self.unfinished(&folder, &mut summary)?;
         let mut unreadable = Vec::new();
         let result = std::thread::scope(|scope| {
             let (to_compute, decoded) = sync_channel::<Decoded>(0);
             let (to_write, computed) = sync_channel::<Computed>(0);
-            let (candidates, todo) = (folder.file(CANDIDATES), &todo);
+            let (root, todo) = (folder.file(""), &todo);
             scope.spawn(move || {
                 for todo in todo {
-                    if to_compute.send(self.decode(todo, &candidates)).is_err() {
+                    if to_compute.send(self.decode(todo, &root)).is_err() {
                         break;
                     }
                 }
@@ -201,8 +214,14 @@ impl Work<'_> {
         summary.finished += 1;
         summary.masks += finished.masks;
         summary.removed.add(&finished.removed);
+        for (text, masks) in summary.texts.iter_mut().zip(&finished.of_texts) {
+            text.masks += masks;
+        }
         if finished.masks == 0 {
-            let reason = finished.seen.explain_none(&finished.removed, &self.description.thresholds);
+            let mut reason = finished.seen.explain_none(&finished.removed, &self.description.thresholds);
+            if let Some(best) = finished.best_text_score {
+                reason.push_str(&format!("; the best score of a text is {best:.3}: lower --text-min-score"));
+            }
             summary.without_masks.push(Note::new(&finished.name, reason));
         }
         if finished.seen.layers_left_out > 0 {
@@ -212,33 +231,15 @@ impl Work<'_> {
         }
     }
 
-    fn decode(&self, todo: &Todo, candidates: &Path) -> Decoded {
+    fn decode(&self, todo: &Todo, folder: &Path) -> Decoded {
         let input = &self.inputs[todo.index];
         let image = input.read(&self.reading);
         let known = match &todo.record {
-            Some(path) => Record::read(path).map(Known::Record),
-            None => Ok(self
-                .stored(input, &candidates.join(format!("{}.json", input.stem)))
-                .map_or(Known::Nothing, Known::Candidates)),
+            Some(path) => Record::read(path).map(|record| (Known::Record(record), Vectors::default())),
+            None => Ok(Known::of(folder, input, &self.description)),
         };
-        Decoded { index: todo.index, image: image.and_then(|image| Ok((image, known?))) }
-    }
-
-    /// Candidates of an earlier run, where they are of this image and suffice for these thresholds.
-    fn stored(&self, input: &Input, path: &Path) -> Option<Candidates> {
-        if !path.exists() {
-            return None;
-        }
-        let text = sam_data::read_text(path, sam_files::MAX_FILE_BYTES).map_err(anyhow::Error::from);
-        let stored: StoredCandidates = match text.and_then(|text| Ok(serde_json::from_str(&text)?)) {
-            Ok(stored) => stored,
-            Err(error) => {
-                let _ = writeln!(errors(), "{}: {error:#}; the network runs again", path.display());
-                return None;
-            }
-        };
-        let is_own = stored.signature == self.description.network_signature() && stored.bytes == input.n_bytes();
-        (is_own && stored.candidates.suffice_for(&self.description.thresholds)).then_some(stored.candidates)
+        let image = image.and_then(|image| known.map(|(known, vectors)| (image, known, vectors)));
+        Decoded { index: todo.index, image }
     }
 
     /// Computes images as they come, until there are no more, nobody writes them, or the user stops it.
@@ -260,9 +261,11 @@ impl Work<'_> {
             }
             n_done += 1;
             match image {
-                Ok((image, known)) => {
-                    let ControlFlow::Continue(computed) = self.compute(predictor, index, image, known)? else { break };
-                    if !send(computed) {
+                Ok((image, known, vectors)) => {
+                    let masks = self.make(predictor, &image, known, &vectors);
+                    let masks = masks.with_context(|| self.inputs[index].name.clone())?;
+                    let ControlFlow::Continue(masks) = masks else { break };
+                    if !send(Computed { index, image, masks }) {
                         break;
                     }
                 }
@@ -279,33 +282,62 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn compute(
+    /// Makes the masks of an image from what is there; `Break` when the user stops it.
+    fn make(
         &self,
         predictor: &Predictor,
-        index: usize,
-        image: RgbImage,
+        image: &RgbImage,
         known: Known,
-    ) -> anyhow::Result<ControlFlow<(), Computed>> {
-        let name = || self.inputs[index].name.clone();
-        let (candidates, is_from_storage) = match known {
-            Known::Record(record) => {
-                let masks = Masks::Before(record);
-                return Ok(ControlFlow::Continue(Computed { index, image, candidates: None, masks }));
+        vectors: &Vectors,
+    ) -> anyhow::Result<ControlFlow<(), Masks>> {
+        let mut candidates = None;
+        let (generated, seen, origin) = match known {
+            Known::Record(record) => return Ok(ControlFlow::Continue(Masks::Before(record))),
+            Known::Masks(found, seen) => (found, seen, Origin::Masks),
+            Known::Candidates(kept) => (kept.generate(&self.description.thresholds)?, kept.seen, Origin::Candidates),
+            Known::Nothing => {
+                let ControlFlow::Continue(new) = self.ask_network(predictor, image)? else {
+                    return Ok(ControlFlow::Break(()));
+                };
+                let found = (new.generate(&self.description.thresholds)?, new.seen, Origin::Network);
+                candidates = self.arguments.candidates.then_some(new);
+                found
             }
-            Known::Candidates(candidates) => (candidates, true),
-            Known::Nothing => match self.ask_network(predictor, &image).with_context(name)? {
-                ControlFlow::Continue(candidates) => (candidates, false),
-                ControlFlow::Break(()) => return Ok(ControlFlow::Break(())),
-            },
         };
-        let mut generated = candidates.generate(&self.description.thresholds).with_context(name)?;
-        if self.description.no_overlap {
-            generated = generated.without_overlap().with_context(name)?;
+        let mut made = Made { generated, seen, origin, candidates, ..Made::default() };
+        if let Some(texts) = &self.texts {
+            let masks = &made.generated.masks;
+            let ControlFlow::Continue(vectors) = self.vectors(texts, image, masks, vectors) else {
+                return Ok(ControlFlow::Break(()));
+            };
+            if origin != Origin::Masks || vectors.n_new > 0 {
+                made.all = KeptMasks::new(&self.description, &made.generated, seen, &vectors.all);
+            }
+            let Described { generated, matches, best_score } = texts.choose(made.generated, &vectors);
+            made = Made { generated, matches, best_text_score: best_score, ..made };
         }
-        let seen = candidates.seen;
-        let candidates = (self.arguments.candidates && !is_from_storage).then_some(candidates);
-        let masks = Masks::Made { generated, seen, is_from_storage };
-        Ok(ControlFlow::Continue(Computed { index, image, candidates, masks }))
+        // Last, as a mask that no text describes must not cut a hole into one that is kept.
+        if self.description.no_overlap {
+            made.generated = made.generated.without_overlap()?;
+        }
+        Ok(ControlFlow::Continue(Masks::Made(Box::new(made))))
+    }
+
+    fn vectors(
+        &self,
+        texts: &Texts,
+        image: &RgbImage,
+        masks: &[AutomaticMask],
+        known: &Vectors,
+    ) -> ControlFlow<(), MaskVectors> {
+        let mut progress: Option<Progress> = None;
+        texts.vectors(image, masks, known, &mut |done, total| {
+            if self.inputs.len() == 1 && total > 0 {
+                let progress = progress.get_or_insert_with(|| Progress::new("comparing masks", total as u64));
+                progress.set(done as u64);
+            }
+            if self.interruption.is_requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })
     }
 
     fn ask_network(
@@ -329,28 +361,16 @@ impl Work<'_> {
         folder: &mut OutFolder,
         summary: &mut Summary,
     ) -> anyhow::Result<()> {
-        for Computed { index, image, candidates, masks } in computed {
+        for Computed { index, image, masks } in computed {
             let input = &self.inputs[index];
             let AutoArguments { format, no_overlay, .. } = self.arguments;
             let size_hw = [image.height() as usize, image.width() as usize];
             let (record, finished) = match masks {
                 Masks::Before(record) => (record, None),
-                Masks::Made { generated, seen, is_from_storage } => {
-                    if let Some(candidates) = candidates {
-                        self.store(folder, input, candidates)?;
-                    }
-                    summary.from_candidates += usize::from(is_from_storage);
-                    let record = Record::new(&input.name, size_hw, &generated.masks);
-                    products::remove_outdated(folder, &input.stem)?;
-                    products::write_record(folder, &input.stem, &record)?;
-                    let finished = Finished {
-                        name: input.name.clone(),
-                        bytes: input.n_bytes(),
-                        signature: self.description.mask_signature(),
-                        masks: generated.masks.len(),
-                        removed: generated.removed,
-                        seen,
-                    };
+                Masks::Made(made) => {
+                    summary.from_candidates += usize::from(made.origin == Origin::Candidates);
+                    summary.from_masks += usize::from(made.origin == Origin::Masks);
+                    let (record, finished) = self.write_made(folder, input, size_hw, *made)?;
                     (record, Some(finished))
                 }
             };
@@ -366,11 +386,39 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn store(&self, folder: &OutFolder, input: &Input, candidates: Candidates) -> anyhow::Result<()> {
-        let path = with_folder(folder.path(CANDIDATES, &input.stem, "json"))?;
-        let signature = self.description.network_signature();
-        let stored = StoredCandidates { signature, bytes: input.n_bytes(), candidates };
-        let text = serde_json::to_vec(&stored)?;
-        write_atomically(&path, text).map(drop).with_context(|| format!("writing {}", path.display()))
+    /// Writes the record of an image, and what is kept of it.
+    fn write_made(
+        &self,
+        folder: &OutFolder,
+        input: &Input,
+        size_hw: [usize; 2],
+        made: Made,
+    ) -> anyhow::Result<(Record, Finished)> {
+        let Made { generated, seen, matches, best_text_score, candidates, all, .. } = made;
+        if let Some(candidates) = candidates {
+            write_candidates(folder, input, candidates)?;
+        }
+        if let Some(all) = all {
+            all.write(folder, input)?;
+        }
+        let texts = self.description.texts.as_ref();
+        let label = |mask: &AutomaticMask| Some(texts?.label(matches.get(&mask.candidate)?));
+        let record = Record::new(&input.name, size_hw, &generated.masks, &label);
+        products::remove_outdated(folder, &input.stem)?;
+        products::write_record(folder, &input.stem, &record)?;
+        let mut of_texts = vec![0; texts.map_or(0, |texts| texts.texts.len())];
+        let found = generated.masks.iter().filter_map(|mask| matches.get(&mask.candidate));
+        found.for_each(|found| of_texts[found.text] += 1);
+        let finished = Finished {
+            name: input.name.clone(),
+            bytes: input.n_bytes(),
+            signature: self.description.mask_signature(),
+            masks: generated.masks.len(),
+            removed: generated.removed,
+            seen,
+            best_text_score,
+            of_texts,
+        };
+        Ok((record, finished))
     }
 }

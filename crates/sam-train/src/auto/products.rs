@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::folder::{ANNOTATIONS, COCO_FILE, LABELS, MASKS, OVERLAYS, OutFolder};
 use super::inputs::Input;
 use super::record::Record;
+use super::texts::TextDescription;
 use crate::cli::MaskFormat;
 use crate::mask_files::{OVERLAY_LONGEST_PX, Segmentation, with_folder, write_image};
 
@@ -85,20 +86,26 @@ fn label_image(record: &Record, masks: &[Rle]) -> anyhow::Result<LabelImage> {
 
 const METADATA: &str = "metadata.csv";
 
-/// A PNG per mask with the file that `scripts/amg.py` writes beside them.
+/// A PNG per mask with the file that `scripts/amg.py` writes beside them; with texts, it has two columns more.
 fn write_pngs(folder: &Path, record: &Record) -> anyhow::Result<()> {
+    let has_texts = record.annotations.iter().any(|mask| mask.text.is_some());
     let mut table = "id,area,bbox_x0,bbox_y0,bbox_w,bbox_h,point_input_x,point_input_y,predicted_iou,stability_score,\
-                     crop_box_x0,crop_box_y0,crop_box_w,crop_box_h\n"
+                     crop_box_x0,crop_box_y0,crop_box_w,crop_box_h"
         .to_owned();
+    table.push_str(if has_texts { ",text,text_score\n" } else { "\n" });
     for (id, (mask, rle)) in record.annotations.iter().zip(record.masks()?).enumerate() {
         save_mask_png(&rle.to_mask(), &folder.join(format!("{id}.png")))?;
         let ([x, y, width, height], [crop_x, crop_y, crop_width, crop_height]) = (mask.bbox, mask.crop_box);
         let [[point_x, point_y]] = mask.point_coords;
-        writeln!(
+        write!(
             table,
             "{id},{},{x},{y},{width},{height},{point_x},{point_y},{},{},{crop_x},{crop_y},{crop_width},{crop_height}",
             mask.area, mask.predicted_iou, mask.stability_score
         )?;
+        if let (Some(text), Some(score)) = (&mask.text, mask.text_score) {
+            write!(table, ",\"{}\",{score}", text.replace('"', "\"\""))?;
+        }
+        table.push('\n');
     }
     let path = folder.join(METADATA);
     std::fs::write(&path, table).with_context(|| format!("writing {}", path.display()))
@@ -116,7 +123,7 @@ struct CocoImage<'a> {
 struct CocoAnnotation<'a> {
     id: u64,
     image_id: usize,
-    category_id: u8,
+    category_id: usize,
     iscrowd: u8,
     area: usize,
     /// COCO's own box.
@@ -126,15 +133,30 @@ struct CocoAnnotation<'a> {
     score: f64,
     predicted_iou: f64,
     stability_score: f64,
+    /// The cosine of its category, which is a text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text_score: Option<f64>,
 }
 
-/// Writes one COCO file for all images with masks; records are read one by one.
-pub(crate) fn write_coco(folder: &OutFolder, inputs: &[&Input]) -> anyhow::Result<()> {
+#[derive(Serialize)]
+struct CocoCategory<'a> {
+    id: usize,
+    name: &'a str,
+}
+
+/// Writes one COCO file for all images with masks, with a category for each text; records are read one by one.
+pub(crate) fn write_coco(folder: &OutFolder, inputs: &[&Input], texts: Option<&TextDescription>) -> anyhow::Result<()> {
+    let names: Vec<&str> = texts.map_or(vec!["object"], |texts| texts.texts.iter().map(String::as_str).collect());
+    let category =
+        |text: Option<&String>| 1 + names.iter().position(|name| Some(*name) == text.map(String::as_str)).unwrap_or(0);
+    let categories: Vec<CocoCategory<'_>> =
+        names.iter().enumerate().map(|(at, name)| CocoCategory { id: at + 1, name }).collect();
+    let head = format!("{{\"categories\":{},\"annotations\":[", serde_json::to_string(&categories)?);
     let path = folder.file(COCO_FILE);
     let io = |error: std::io::Error| anyhow!(error).context(format!("writing {}", path.display()));
     let write = |temporary: &Path| -> anyhow::Result<()> {
         let mut file = BufWriter::new(File::create(temporary).map_err(io)?);
-        file.write_all(b"{\"categories\":[{\"id\":1,\"name\":\"object\"}],\"annotations\":[").map_err(io)?;
+        file.write_all(head.as_bytes()).map_err(io)?;
         let mut images = String::new();
         let mut id = 0;
         for (image, input) in inputs.iter().enumerate() {
@@ -148,7 +170,7 @@ pub(crate) fn write_coco(folder: &OutFolder, inputs: &[&Input]) -> anyhow::Resul
                 let annotation = CocoAnnotation {
                     id,
                     image_id: image + 1,
-                    category_id: 1,
+                    category_id: category(mask.text.as_ref()),
                     iscrowd: 0,
                     area: mask.area,
                     bbox: rle.bbox_xywh_px(),
@@ -156,6 +178,7 @@ pub(crate) fn write_coco(folder: &OutFolder, inputs: &[&Input]) -> anyhow::Resul
                     score: (mask.predicted_iou + mask.stability_score) / 2.0,
                     predicted_iou: mask.predicted_iou,
                     stability_score: mask.stability_score,
+                    text_score: mask.text_score,
                 };
                 file.write_all(if id == 1 { b"" } else { b"," }).map_err(io)?;
                 serde_json::to_writer(&mut file, &annotation).map_err(|error| io(error.into()))?;

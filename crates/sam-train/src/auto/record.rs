@@ -10,6 +10,7 @@ use sam_image::Rle;
 use sam_infer::automatic::AutomaticMask;
 use serde::{Deserialize, Serialize};
 
+use super::texts::TextLabel;
 use crate::mask_files::Segmentation;
 
 /// The JSON of an image.
@@ -39,6 +40,15 @@ pub(crate) struct RecordMask {
     pub(crate) crop_box: [usize; 4],
     pub(crate) id: u64,
     pub(crate) stability_score: f64,
+    /// The text that describes it best, under the key that this program's data sets have for classes.
+    #[serde(default, rename = "class", skip_serializing_if = "Option::is_none")]
+    pub(crate) text: Option<String>,
+    /// Its cosine with the mask in CLIP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) text_score: Option<f64>,
+    /// Of all texts, in the order in which they were given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) text_scores: Option<Vec<f64>>,
 }
 
 /// Masks of an image have ids in a range of their own.
@@ -46,11 +56,17 @@ const IDS_PER_IMAGE: u64 = 100_000;
 
 impl Record {
     /// The id of an image comes from its name, so that it is the same in every run.
-    pub(crate) fn new(name: &str, [height, width]: [usize; 2], masks: &[AutomaticMask]) -> Self {
+    /// `labels` says what texts are of a mask.
+    pub(crate) fn new(
+        name: &str,
+        [height, width]: [usize; 2],
+        masks: &[AutomaticMask],
+        labels: &dyn Fn(&AutomaticMask) -> Option<TextLabel>,
+    ) -> Self {
         let mut hash = sam_files::Fingerprint::new(0);
         hash.add_bytes(name.as_bytes());
         let image_id = hash.value() >> 32;
-        let mask = |(index, mask): (usize, &AutomaticMask)| RecordMask {
+        let record = |index: usize, mask: &AutomaticMask| RecordMask {
             bbox: mask.box_xywh_px(),
             area: mask.rle.area_px(),
             segmentation: Segmentation::of(&mask.rle),
@@ -60,9 +76,21 @@ impl Record {
             id: image_id * IDS_PER_IMAGE + index as u64,
             // JSON has no NaN, the score of masks that are empty even at the lower level.
             stability_score: if mask.stability.is_nan() { 0.0 } else { f64::from(mask.stability) },
+            text: None,
+            text_score: None,
+            text_scores: None,
+        };
+        let labelled = |(index, mask): (usize, &AutomaticMask)| match labels(mask) {
+            None => record(index, mask),
+            Some(TextLabel { text, score, scores }) => RecordMask {
+                text: Some(text),
+                text_score: Some(score),
+                text_scores: Some(scores),
+                ..record(index, mask)
+            },
         };
         let image = RecordImage { image_id, width, height, file_name: name.to_owned() };
-        Self { image, annotations: masks.iter().enumerate().map(mask).collect() }
+        Self { image, annotations: masks.iter().enumerate().map(labelled).collect() }
     }
 
     pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {

@@ -23,9 +23,14 @@ pub(crate) struct Summary {
     pub(crate) finished_before: usize,
     /// Of these, made from stored candidates without the network.
     pub(crate) from_candidates: usize,
+    /// Of these, made from stored masks without the network.
+    pub(crate) from_masks: usize,
     pub(crate) masks: usize,
     /// Masks that the filters removed.
     pub(crate) removed: Removed,
+    /// Masks by the text that describes them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) texts: Vec<TextCount>,
     /// Images without any mask, with the reason.
     pub(crate) without_masks: Vec<Note>,
     /// Images that could not be read.
@@ -33,6 +38,13 @@ pub(crate) struct Summary {
     /// Images that are too small for all layers of crops.
     pub(crate) fewer_crops: Vec<Note>,
     pub(crate) seconds: f64,
+}
+
+/// The masks that a text describes.
+#[derive(Debug, Serialize)]
+pub(crate) struct TextCount {
+    pub(crate) text: String,
+    pub(crate) masks: usize,
 }
 
 /// Something about an image.
@@ -65,7 +77,7 @@ impl Summary {
             writeln!(out, "{}", serde_json::to_string_pretty(self)?)?;
             return Ok(());
         }
-        let Self { images, finished, finished_before, from_candidates, masks, seconds, .. } = self;
+        let Self { images, finished, finished_before, from_candidates, from_masks, masks, texts, seconds, .. } = self;
         let mut parts = Vec::new();
         if *finished_before > 0 {
             parts.push(format!("{finished_before} of them before"));
@@ -73,8 +85,14 @@ impl Summary {
         if *from_candidates > 0 {
             parts.push(format!("{from_candidates} from stored candidates"));
         }
+        if *from_masks > 0 {
+            parts.push(format!("{from_masks} from stored masks"));
+        }
         let parts = if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) };
         writeln!(out, "{finished} of {images} images{parts}, {masks} masks, in {seconds:.0} s")?;
+        for TextCount { text, masks } in texts {
+            writeln!(out, "{masks:>7} of {text:?}")?;
+        }
         let removed = self.removed.describe();
         if !removed.is_empty() {
             writeln!(out, "removed: {removed}")?;

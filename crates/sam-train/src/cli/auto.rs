@@ -17,7 +17,8 @@ const OPEN_FLOORS: Floors = Floors { predicted_iou: 0.5, stability: 0.5 };
 
 #[derive(Debug, Args)]
 #[command(after_help = "The same command resumes where an earlier one stopped: finished images are skipped. With \
-                        --candidates, it may be given again with other thresholds, and then needs no network.\n\
+                        --candidates, it may be given again with other thresholds, and then needs no network; with --text, with other texts, \
+                        too.\n\
                         In DIR: annotations/ (a JSON per image as in SA-1B, whatever --format), overlays/ to look at, and \
                         what --format asks for: instances.json, labels/ or masks/.")]
 pub(crate) struct AutoArguments {
@@ -38,6 +39,8 @@ pub(crate) struct AutoArguments {
     pub(crate) format: MaskFormat,
     #[command(flatten)]
     pub(crate) masks: AutomaticMaskArguments,
+    #[command(flatten)]
+    pub(crate) texts: AutoTextArguments,
     /// Keep the candidates (predicted IoU and stability above 0.5), so that thresholds can be moved without the network
     #[arg(long)]
     pub(crate) candidates: bool,
@@ -125,6 +128,37 @@ struct FilterArguments {
     /// Remove masks that cover this part of the image or more [default: none; sa1b: 0.95]
     #[arg(long, value_name = "SHARE")]
     max_share: Option<f64>,
+}
+
+/// Texts that choose among the masks.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Texts")]
+pub(crate) struct AutoTextArguments {
+    /// Keep the masks that this text describes, as CLIP sees it; repeatable: a mask has the text that describes it best. Takes any
+    /// checkpoint
+    #[arg(long = "text", value_name = "TEXT", requires = "clip")]
+    texts: Vec<String>,
+    /// The CLIP that compares them: a Hugging Face folder, or a file with the keys of OpenAI and open_clip
+    #[arg(long, value_name = "DIR", requires = "texts")]
+    pub(crate) clip: Option<PathBuf>,
+    /// Masks whose best text has a lower cosine are left out. What is described has 0.2 to 0.3 in ViT-L/14; another value, or other
+    /// texts, take neither network again [default: 0.2]
+    #[arg(long, value_name = "COSINE", requires = "texts", allow_negative_numbers = true)]
+    text_min_score: Option<f64>,
+}
+
+/// Below what ViT-L/14 gives to a text that describes an image, and above most that do not.
+const TEXT_MIN_SCORE: f64 = 0.2;
+
+impl AutoTextArguments {
+    /// Without the space around them.
+    pub(crate) fn texts(&self) -> Vec<String> {
+        self.texts.iter().map(|text| text.trim().to_owned()).collect()
+    }
+
+    pub(crate) fn min_score(&self) -> f64 {
+        self.text_min_score.unwrap_or(TEXT_MIN_SCORE)
+    }
 }
 
 /// The form of masks on disk.

@@ -21,7 +21,7 @@ pub(crate) use annotate::{
     SimulateArguments, StatusArguments,
 };
 pub(crate) use annotate_data::{ExportProjectArguments, ImportMasksArguments, ImportedAs};
-pub(crate) use auto::{AutoArguments, MaskFormat};
+pub(crate) use auto::{AutoArguments, AutoTextArguments, MaskFormat};
 pub(crate) use checkpoint::{ExportArguments, InspectArguments, PredictArguments, PredictFormat};
 pub(crate) use data::{
     CheckArguments, ConvertArguments, DataCommand, PreviewArguments, SplitArguments, SynthArguments, SynthFormat,
