@@ -37,11 +37,17 @@ pub(crate) struct Served {
 impl Served {
     /// Starts the program; port 0 is any.
     pub(crate) fn start(project: &Path, port: u16) -> Self {
+        Self::start_with(project, port, &[], Stdio::null())
+    }
+
+    /// As [`Served::start`], with more arguments, and what it says on standard error kept somewhere.
+    pub(crate) fn start_with(project: &Path, port: u16, more: &[&str], errors: Stdio) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_sam-train"))
             .args(["annotate", "--no-browser", "--port", &port.to_string()])
             .arg(project)
+            .args(more)
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(errors)
             .spawn()
             .expect("the program starts");
         let mut line = String::new();

@@ -7,6 +7,7 @@ mod chromium;
 mod lasting; // what survives: kills, reloads, other tabs, a server that is away, late answers
 mod looks; // sizes, contrast, names, 1,000 masks
 mod places; // proposals, rounds, review, keys, classes
+mod texts; // the text prompt
 mod tools; // box, brush, pen, polygon, refinement, keys only
 
 use std::path::{Path, PathBuf};

@@ -3,6 +3,7 @@
 
 mod annotate_cli; // annotate through the real program: a project, clicks, kills, and who is turned away
 mod annotate_data_cli; // annotate export and import: what leaves a project, what comes in, and never twice
+mod annotate_text_cli; // texts in the annotator: prompts, refinement by clicks, models with and without texts
 mod auto_cli; // auto through the real program: formats, resume, thresholds moved, bad input
 mod automatic; // automatic masks equal those of the official generator
 mod block; // a block of vit_b's size equals the official one

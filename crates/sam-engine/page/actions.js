@@ -12,14 +12,17 @@ export function objectAt(x, y, among = page.masks) {
   return there.reduce((best, mask) => (best && best.shape.area <= mask.shape.area ? best : mask), null);
 }
 
-/** Adds a click, box, stroke or polygon to the draft. It revises the object or the proposal that is chosen. */
+/**
+ * Adds a text, click, box, stroke or polygon to the draft. It revises the object or the proposal that is chosen; a text looks for an
+ * object of its own rather than for a proposal.
+ */
 export function act(action) {
   const { draft, proposals } = page;
   if (!draft.size) return;
   Object.assign(page, { problem: "", news: "" });
   if (draft.isEmpty) {
     if (chosen() === null && action.kind === "point" && proposals.meets(action)) return;
-    const revised = chosen() ?? proposals.focused();
+    const revised = chosen() ?? (action.kind === "text" ? null : proposals.focused());
     if (revised) draft.revises = revised;
   }
   draft.add(action);
@@ -66,7 +69,8 @@ function sourceOf(revises, candidate) {
 /** The prompts of a mask that was revised: what it was made with stays recorded. */
 function joined(before, now) {
   if (!before) return now;
-  return { points: [...before.points, ...now.points], box: now.box ?? before.box ?? null, strokes: before.strokes + now.strokes };
+  const [box, text] = [now.box ?? before.box ?? null, now.text ?? before.text ?? null];
+  return { points: [...before.points, ...now.points], box, strokes: before.strokes + now.strokes, text };
 }
 
 export function undo() {

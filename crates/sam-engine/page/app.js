@@ -20,6 +20,7 @@ import { Review } from "/page/review.js";
 import { Rounds } from "/page/rounds.js";
 import { get, Outbox, Refused } from "/page/server.js";
 import { Sprites } from "/page/sprites.js";
+import { listenToText, showText } from "/page/text.js";
 import { listenToTools, showMessage, showSaved, showTools } from "/page/toolbar.js";
 import { View } from "/page/view.js";
 
@@ -35,11 +36,11 @@ page.layer = new Layer();
 page.proposals = new Proposals();
 page.hover = new Hover();
 page.view = new View($("canvas"), paint);
-page.draft = new Draft({ onChange: drafted, onMessage: say });
+page.draft = new Draft({ onChange: drafted, onMessage: failed });
 page.rounds = new Rounds();
 page.review = new Review(goTo);
 new Pointer($("canvas"));
-for (const part of [showTools, showImages, showObjects, showProposals, showMessage]) shows(part);
+for (const part of [showTools, showText, showImages, showObjects, showProposals, showMessage]) shows(part);
 
 /** The draft has changed. A commit that came before its answer follows it. */
 function drafted() {
@@ -51,6 +52,12 @@ function drafted() {
   }
   page.hover.follow();
   show();
+}
+
+/** A prompt had no answer: the masks that are shown are not its own, so a commit that waits for it is off. */
+function failed(message, isBad) {
+  page.wantsCommit = false;
+  say(message, isBad);
 }
 
 /** Goes to one of the three places. */
@@ -98,6 +105,7 @@ async function start() {
   listenToKeys();
   listenToLists();
   listenToProposals();
+  listenToText();
   listenToTools();
   for (const place of PLACES) $(`to-${place}`).onclick = (event) => { event.preventDefault(); goTo(place); };
   const kept = decodeURIComponent(location.hash.slice(1));

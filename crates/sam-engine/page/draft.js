@@ -1,4 +1,4 @@
-// The object in the making: a list of actions (clicks, boxes, strokes, polygons), and the mask that follows from all of them.
+// The object in the making: a list of actions (texts, clicks, boxes, strokes, polygons), and the mask that follows from all of them.
 // Undo removes the last action and the mask is asked for again, so nothing has to be taken back. Strokes and polygons lie over
 // the model's mask. A draft may revise a mask: it then begins with it, and clicks refine it.
 
@@ -43,12 +43,16 @@ export class Draft {
     return this.actions.findLast((action) => action.kind === "box")?.box ?? null;
   }
 
+  get text() {
+    return this.actions.findLast((action) => action.kind === "text")?.text ?? null;
+  }
+
   get paintings() {
     return this.actions.filter(isPainting);
   }
 
   /**
-   * Adds {kind: "point", xy, positive}, {kind: "box", box}, {kind: "stroke", points, radii, erases} (a radius
+   * Adds {kind: "text", text}, {kind: "point", xy, positive}, {kind: "box", box}, {kind: "stroke", points, radii, erases} (a radius
    * for every point) or {kind: "polygon", corners, erases}.
    */
   add(action) {
@@ -97,10 +101,10 @@ export class Draft {
     this.compose();
   }
 
-  /** What a request says beside the prompt: the mask that is refined, unless a box says anew where it is, or which of three is. */
+  /** What a request says beside the prompt: the mask that is refined, unless a box or a text says anew what it is, or which of three is. */
   context() {
     const picked = this.prompts().at(-1)?.picked;
-    if (this.revises && this.box === null) {
+    if (this.revises && this.box === null && this.text === null) {
       const { size, counts } = this.revises.segmentation;
       return { mask: { size, counts } };
     }
@@ -111,7 +115,7 @@ export class Draft {
   async ask() {
     this.request?.abort();
     this.number += 1;
-    if (this.points.length === 0 && this.box === null) {
+    if (this.points.length === 0 && this.box === null && this.text === null) {
       Object.assign(this, { candidates: [], choice: 0, isPicked: false, model: null, isAsking: false, request: null });
       this.compose();
       return;
@@ -133,14 +137,17 @@ export class Draft {
       if (request.signal.aborted || number !== this.number) return;
       this.isAsking = false;
       this.onMessage(error.status ? error.message : "The server does not answer; Enter or another click asks again", true);
-      this.onChange();
+      // A text that CLIP cannot take is no part of the prompt: the masks that are shown are those of the others.
+      if (error.status === 400 && this.actions.at(-1)?.kind === "text") this.actions.pop();
+      if (this.isEmpty) this.compose();
+      else this.onChange();
     }
   }
 
   /** The prompt as the server and the annotation file have it. */
   prompt() {
     const points = this.points.map(({ xy, positive }) => [...xy, positive ? 1 : 0]);
-    return { points, box: this.box, strokes: this.paintings.length };
+    return { points, box: this.box, strokes: this.paintings.length, text: this.text };
   }
 
   /** The mask: that of the model or the one that is revised, with the strokes over it. */

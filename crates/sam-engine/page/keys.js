@@ -7,6 +7,7 @@ import { beginBox, enter, moveCursor } from "/page/cursor.js";
 import { open } from "/page/images.js";
 import { $, chosen, keepSetting, page, setting } from "/page/page.js";
 import { undoCorner } from "/page/polygon.js";
+import { focusText } from "/page/text.js";
 
 const middle = () => page.view.place.map((side) => side / 2);
 const withChosen = (action) => () => { const mask = chosen(); if (mask) action(mask); };
@@ -30,6 +31,7 @@ function nextOpen() {
  */
 export const ACTIONS = [
   ["click", "Clicks and boxes", "c", () => actions.setTool("click")],
+  ["text", "Text, where the model takes texts", "w", focusText],
   ["brush", "Brush (right button or ⇧: erases)", "b", () => actions.setTool("brush")],
   ["eraser", "Eraser", "x", () => actions.setTool("eraser")],
   ["polygon", "Polygon (right button or ⇧: cuts)", "p", () => actions.setTool("polygon")],

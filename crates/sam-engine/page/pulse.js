@@ -24,6 +24,10 @@ export async function pulse() {
   }
   page.outbox.notice(true);
   showRound(answer);
+  if (answer.takes_texts !== page.project.takes_texts) {
+    page.project.takes_texts = answer.takes_texts;
+    show();
+  }
   if (answer.model !== page.project.model) changeModel(answer);
   if (image().id !== id || page.outbox.hasOf(id)) return;
   if (answer.revision > page.revision) load().catch(() => {});

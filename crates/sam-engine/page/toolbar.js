@@ -2,6 +2,7 @@
 
 import { isUnseen, toggleState, writeNote } from "/page/actions.js";
 import { $, chosen, element, image, page, sentence, write } from "/page/page.js";
+import { quoted } from "/page/text.js";
 
 const TOOLS = ["click", "brush", "eraser", "polygon"];
 
@@ -68,9 +69,10 @@ function messageOf(draft, readiness) {
   if (readiness.state === "waiting" && draft.isAsking) return "Waiting for the encoder";
   if (page.wantsCommit) return "Commits with the answer";
   if (page.polygon) return page.polygon.corners.length < 3 ? "Polygon: click the corners" : "Enter or a click on the first corner closes the polygon";
-  if (draft.mask && candidate) return `Predicted IoU ${candidate.predicted_iou.toFixed(2)}; Enter commits`;
+  const said = draft.text === null ? "" : `${quoted(draft.text)}: `;
+  if (draft.mask && candidate) return `${said}${said ? "p" : "P"}redicted IoU ${candidate.predicted_iou.toFixed(2)}; Enter commits`;
   if (draft.mask && !draft.isAsking) return draft.revises ? "Enter commits the change" : "Enter commits";
-  if (candidate && !draft.isAsking) return "The model finds nothing here; try another click or a box";
+  if (candidate && !draft.isAsking) return `${said}${said ? "t" : "T"}he model finds nothing${said ? "" : " here"}; try another click or a box`;
   if (page.review.correcting) return "Correct this mask, then commit";
   if (chosen()) return `${nameOf(chosen())} is chosen: clicks and strokes change it;${isUnseen(chosen()) ? " Y accepts it;" : ""} Esc leaves it`;
   const focused = page.proposals.focused();

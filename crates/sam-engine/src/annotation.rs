@@ -144,7 +144,7 @@ impl MaskSource {
     }
 }
 
-/// Clicks and a box in pixels of the image.
+/// Clicks and a box in pixels of the image, and a text.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PromptRecord {
@@ -157,6 +157,25 @@ pub struct PromptRecord {
     /// Strokes of brush and eraser.
     #[serde(default)]
     pub strokes: u32,
+    /// What the object is called, as it was typed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+}
+
+/// The longest text of a prompt: CLIP takes 77 tokens, which are words or parts of them.
+const MAX_TEXT_CHARS: usize = 1000;
+
+impl PromptRecord {
+    /// Checks the text.
+    pub(crate) fn check(&self) -> Result<(), EngineError> {
+        let Some(text) = &self.text else { return Ok(()) };
+        match text.chars().count() {
+            1..=MAX_TEXT_CHARS if !text.trim().is_empty() => Ok(()),
+            length => Err(EngineError::Invalid(format!(
+                "a text must have 1 to {MAX_TEXT_CHARS} letters and say what to look for, got {length}"
+            ))),
+        }
+    }
 }
 
 /// COCO's run lengths: column-major, compressed.

@@ -64,13 +64,14 @@ fn line(operation: &Operation, name: &str, revision: u64) -> String {
     match &operation.change {
         Change::Add { mask } | Change::Replace { mask } => {
             let NewMask { source, class, seconds, prompts, .. } = mask;
-            let PromptRecord { points, box_xyxy_px, strokes } = prompts;
+            let PromptRecord { points, box_xyxy_px, strokes, text } = prompts;
             line["source"] = json!(source);
             line["class"] = json!(class);
             line["seconds"] = json!(seconds);
             line["clicks"] = json!(points.len());
             line["boxes"] = json!(u8::from(box_xyxy_px.is_some()));
             line["strokes"] = json!(strokes);
+            line["texts"] = json!(u8::from(text.is_some()));
         }
         Change::State { state } => line["state"] = json!(state),
         Change::Delete { .. } | Change::Note { .. } | Change::Reject { .. } | Change::Unreject { .. } => {}

@@ -29,7 +29,7 @@ pub use error::EngineError;
 pub use export::{Chosen, ExportFilter, LeftOut};
 pub use images::{ImageId, ImageList};
 pub use import::{Import, ImportReport};
-pub use inference::{Inference, Model, file_fingerprint};
+pub use inference::{Inference, Model, Texts, file_fingerprint};
 pub use operation::{Applied, Change, Identifier, NewMask, Operation, Outcome};
 pub use project::{Learns, ModelInUse, Project, RoundSettings, Settings, SplitBy};
 pub use review::{LIMIT_IOU, Review, ReviewItem, ReviewVerdict, Share};

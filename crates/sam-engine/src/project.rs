@@ -49,6 +49,9 @@ pub struct Settings {
     pub images: PathBuf,
     /// The model that answers clicks.
     pub checkpoint: PathBuf,
+    /// The CLIP of the model's texts: objects can be found by what they are called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip: Option<PathBuf>,
     /// Names of classes; none: masks have no class.
     #[serde(default)]
     pub classes: Vec<String>,
@@ -133,6 +136,7 @@ impl Settings {
             format: FORMAT,
             images,
             checkpoint,
+            clip: None,
             classes,
             embeddings_gib: default_embeddings_gib(),
             validation_share: default_validation_share(),
@@ -369,6 +373,12 @@ impl Project {
     #[must_use]
     pub fn first_checkpoint(&self) -> PathBuf {
         self.folder.join(&self.settings.checkpoint)
+    }
+
+    /// The CLIP of the model's texts.
+    #[must_use]
+    pub fn clip(&self) -> Option<PathBuf> {
+        self.settings.clip.as_ref().map(|clip| self.folder.join(clip))
     }
 
     /// The checkpoint in use, and what people call it.

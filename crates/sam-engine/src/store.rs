@@ -252,6 +252,7 @@ impl Store {
     fn record(&self, mask: &NewMask, image: &ImageRecord, id: u64, revision: u64) -> Result<MaskRecord, EngineError> {
         let invalid = |problem: String| EngineError::Invalid(problem);
         let rle = mask_of(&mask.segmentation, image)?;
+        mask.prompts.check()?;
         let classes = &self.project.settings().classes;
         if let Some(class) = mask.class.as_ref().filter(|class| !classes.contains(class)) {
             return Err(invalid(format!("`class` must be one of the project's {}, got {class:?}", classes.len())));

@@ -10,6 +10,7 @@ mod encoder;
 mod model;
 mod prompting;
 mod proposals;
+mod texts;
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rayon::ThreadPoolBuilder;
 use sam_image::RgbImage;
+use sam_infer::TextVector;
 use serde::Serialize;
 
 use self::encoder::Encoder;
@@ -25,12 +27,16 @@ pub use self::model::{Model, file_fingerprint};
 use self::prompting::Feedback;
 pub(crate) use self::prompting::{Asked, Wanted};
 use self::proposals::Proposals;
+pub use self::texts::Texts;
 use crate::error::EngineError;
 use crate::images::ImageList;
 use crate::store::SeenImage;
 
 /// Embeddings in memory, 4 MiB each for the published models.
 const IN_MEMORY: usize = 8;
+
+/// A server of a model that takes texts was not told their CLIP.
+const NEEDS_CLIP: &str = "texts need the CLIP that the model was trained with";
 
 /// The longest that a click waits for the encoder.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -129,6 +135,7 @@ impl Shared {
 /// The model of an open project.
 pub struct Inference {
     shared: Arc<Shared>,
+    texts: Option<Texts>,
 }
 
 impl std::fmt::Debug for Inference {
@@ -170,7 +177,36 @@ impl Inference {
             let thread = std::thread::Builder::new().name(name.to_owned());
             thread.spawn(move || encoder.run()).map_err(EngineError::io(&folder))?;
         }
-        Ok(Self { shared })
+        Ok(Self { shared, texts: None })
+    }
+
+    /// Takes texts as prompts, as long as the model in use takes those of this CLIP.
+    #[must_use]
+    pub fn with_texts(mut self, texts: Option<Texts>) -> Self {
+        self.texts = texts;
+        self
+    }
+
+    /// Whether there is a CLIP, of whatever model.
+    #[must_use]
+    pub fn has_clip(&self) -> bool {
+        self.texts.is_some()
+    }
+
+    /// Why a text is no prompt now; `None` when it is one.
+    #[must_use]
+    pub fn why_no_texts(&self) -> Option<String> {
+        let check = |texts: &Texts| texts.check(self.model().predictor()).err().map(|error| error.to_string());
+        self.texts.as_ref().map_or(Some(NEEDS_CLIP.to_owned()), check)
+    }
+
+    /// The vector of a text that somebody has typed.
+    pub(crate) fn text(&self, text: &str) -> Result<TextVector, EngineError> {
+        let invalid = |why: String| EngineError::Invalid(why);
+        match (&self.texts, self.why_no_texts()) {
+            (Some(texts), None) => texts.vector(text).map_err(|error| invalid(error.to_string())),
+            (_, why) => Err(invalid(why.unwrap_or_default())),
+        }
     }
 
     /// The model in use.

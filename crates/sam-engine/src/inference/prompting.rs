@@ -10,10 +10,10 @@ use std::sync::{Arc, PoisonError};
 use rayon::prelude::*;
 use sam_files::Fingerprint;
 use sam_image::{MaskUpscaler, Rle, StabilityLevels};
-use sam_infer::{MASK_THRESHOLD, MaskOutput, Prediction, Predictor, Prompt, mask_as_logits};
+use sam_infer::{MASK_THRESHOLD, MaskOutput, Prediction, Predictor, Prompt, TextVector, mask_as_logits};
 use serde::Serialize;
 
-use super::{Encoded, Inference};
+use super::{Encoded, Inference, Model};
 use crate::annotation::{PromptRecord, Segmentation};
 use crate::error::EngineError;
 
@@ -32,7 +32,7 @@ pub(crate) struct Candidate {
 /// How many masks a prompt is answered with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wanted {
-    /// Three for a single click, which is ambiguous, otherwise one.
+    /// Three for a single click or a text alone, which are ambiguous, otherwise one.
     AllMeanings,
     /// The one that the model is most confident of.
     MostConfident,
@@ -42,9 +42,11 @@ pub(crate) enum Wanted {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asked<'a> {
     pub(crate) prompt: &'a PromptRecord,
+    /// The vector of the prompt's text.
+    pub(crate) text: Option<&'a TextVector>,
     /// The mask that the clicks correct.
     pub(crate) refined: Option<&'a Rle>,
-    /// Which of the three masks of the first click the others correct; `None`: the most confident one.
+    /// Which of the three masks of the text or the first click the others correct; `None`: the most confident one.
     pub(crate) choice: Option<usize>,
     pub(crate) wanted: Wanted,
 }
@@ -77,10 +79,11 @@ impl Inference {
     /// Decodes a prompt.
     pub(crate) fn predict(&self, encoded: &Encoded, asked: &Asked<'_>) -> Result<Predicted, EngineError> {
         let model = self.model();
-        let chain = Chain::new(encoded, asked, model.predictor(), model.fingerprint())?;
+        let chain = Chain::new(encoded, asked, &model)?;
         let n_points = asked.prompt.points.len();
         let mut before = chain.refined.clone();
-        for n in 1..n_points {
+        // A text alone is the first prompt, and clicks correct its mask.
+        for n in usize::from(asked.text.is_none())..n_points {
             let key = chain.key(n);
             let known = self.shared.feedback.lock().unwrap_or_else(PoisonError::into_inner).find(key);
             before = Some(match known {
@@ -111,13 +114,9 @@ struct Chain<'a> {
 }
 
 impl<'a> Chain<'a> {
-    fn new(
-        encoded: &'a Encoded,
-        asked: &Asked<'_>,
-        predictor: &'a Predictor,
-        model: &str,
-    ) -> Result<Self, EngineError> {
-        let PromptRecord { points, box_xyxy_px, strokes: _ } = asked.prompt;
+    fn new(encoded: &'a Encoded, asked: &Asked<'_>, model: &'a Model) -> Result<Self, EngineError> {
+        let PromptRecord { points, box_xyxy_px, strokes: _, text } = asked.prompt;
+        let predictor = model.predictor();
         let frame = &encoded.embedding.frame;
         if let Some(mask) = asked.refined.filter(|mask| mask.size_hw() != frame.original_hw) {
             let (expected, got) = (frame.original_hw, mask.size_hw());
@@ -126,7 +125,8 @@ impl<'a> Chain<'a> {
             )));
         }
         let mut hash = Fingerprint::new(0);
-        hash.add_bytes(model.as_bytes());
+        hash.add_bytes(model.fingerprint().as_bytes());
+        text.iter().for_each(|text| hash.add_bytes(text.as_bytes()));
         hash.add_word(encoded.embedding.image);
         hash.add_word(asked.choice.map_or(u64::MAX, |choice| choice as u64));
         box_xyxy_px.iter().flatten().for_each(|corner| hash.add_word(corner.to_bits()));
@@ -138,7 +138,8 @@ impl<'a> Chain<'a> {
         let prompt = Prompt {
             points_xy_px: points.iter().map(|&[x, y, label]| ([x as f32, y as f32], label == 1.0)).collect(),
             box_xyxy_px: box_xyxy_px.map(|corners| corners.map(|corner| corner as f32)),
-            ..Prompt::default()
+            mask_logits: None,
+            text: asked.text.cloned(),
         };
         Ok(Self { encoded, predictor, prompt, refined, hash })
     }
@@ -160,9 +161,10 @@ impl<'a> Chain<'a> {
             points_xy_px: self.prompt.points_xy_px[..n].to_vec(),
             box_xyxy_px: self.prompt.box_xyxy_px,
             mask_logits: before.map(Arc::unwrap_or_clone),
-            text: None,
+            text: self.prompt.text.clone(),
         };
-        let is_ambiguous = n == 1 && prompt.box_xyxy_px.is_none() && prompt.mask_logits.is_none();
+        let has_more = prompt.box_xyxy_px.is_some() || prompt.mask_logits.is_some() || prompt.text.is_some();
+        let is_ambiguous = n == 1 && !has_more || prompt.is_text_alone();
         let output = if is_ambiguous { MaskOutput::Multi } else { MaskOutput::Single };
         Ok(self.predictor.predict(&self.encoded.embedding, &prompt, output)?)
     }

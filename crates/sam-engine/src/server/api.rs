@@ -69,7 +69,7 @@ struct Ask {
     /// The mask that the clicks correct.
     #[serde(default)]
     mask: Option<Segmentation>,
-    /// Which of the three masks of the first click the others correct; the most confident one when it is missing.
+    /// Which of the three masks of the text or the first click the others correct; the most confident one when it is missing.
     #[serde(default)]
     choice: Option<usize>,
     /// Only the most confident mask, and only of an image that is encoded.
@@ -157,6 +157,7 @@ impl Api {
             "classes": project.settings().classes,
             "model": model.fingerprint(),
             "model_name": model.name(),
+            "takes_texts": self.inference.why_no_texts().is_none(),
             "left_out": project.images().left_out(),
             "images": (0..project.images().len()).map(entry).collect::<Vec<_>>(),
         })
@@ -173,7 +174,7 @@ impl Api {
         let summary = summary.unwrap_or_default();
         Ok(Response::json(&json!({
             "model": model.fingerprint(), "model_name": model.name(), "revision": summary.revision,
-            "state": summary.state, "new_masks": self.new_masks()?, "round": self.rounds.running(),
+            "takes_texts": self.inference.why_no_texts().is_none(), "state": summary.state, "new_masks": self.new_masks()?, "round": self.rounds.running(),
         })))
     }
 
@@ -358,8 +359,11 @@ impl Api {
         if prompt.points.len() > MAX_POINTS {
             return Err(EngineError::Invalid(format!("a prompt must have at most {MAX_POINTS} points")));
         }
+        prompt.check()?;
         let index = self.store().find(image)?;
         self.note_newest(&tab, number);
+        // Before the encoder is waited for, as a text may be one that is no prompt.
+        let text = prompt.text.as_deref().map(|text| self.inference.text(text)).transpose()?;
         let is_obsolete = || self.newest().get(&tab).is_some_and(|newest| *newest > number);
         let encoded = match hover {
             true => self.inference.encoded_now(index),
@@ -374,7 +378,7 @@ impl Api {
         let refined = mask.map(|mask| mask.to_rle()).transpose();
         let refined = refined.map_err(|error| EngineError::Invalid(format!("`mask`: {error}")))?;
         let wanted = if hover { Wanted::MostConfident } else { Wanted::AllMeanings };
-        let asked = Asked { prompt: &prompt, refined: refined.as_ref(), choice, wanted };
+        let asked = Asked { prompt: &prompt, text: text.as_ref(), refined: refined.as_ref(), choice, wanted };
         let predicted = self.inference.predict(&encoded, &asked)?;
         let answer =
             json!({"image": image, "number": number, "model": predicted.model, "candidates": predicted.candidates});

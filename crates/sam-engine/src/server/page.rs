@@ -36,6 +36,7 @@ const FILES: &[(&str, &str)] = &[
     ("server.js", include_str!("../../page/server.js")),
     ("sprites.js", include_str!("../../page/sprites.js")),
     ("style.css", include_str!("../../page/style.css")),
+    ("text.js", include_str!("../../page/text.js")),
     ("toolbar.js", include_str!("../../page/toolbar.js")),
     ("view.js", include_str!("../../page/view.js")),
 ];

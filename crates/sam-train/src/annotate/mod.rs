@@ -13,6 +13,7 @@ use std::path::Path;
 
 use anyhow::{Context, anyhow};
 use sam_engine::{Project, Settings};
+use sam_model::clip::ClipCheckpoint;
 use sam_model::weights::Checkpoint;
 
 use crate::cli::{AnnotateArguments, AnnotateCommand, NewProjectArguments};
@@ -41,7 +42,11 @@ fn init(arguments: &NewProjectArguments) -> Result<(), Failure> {
     // The project is opened from anywhere later.
     let absolute = |path: &Path| std::path::absolute(path).with_context(|| path.display().to_string());
     let (images, checkpoint) = (absolute(&arguments.images)?, absolute(&arguments.checkpoint)?);
+    if let Some(path) = &arguments.clip {
+        ClipCheckpoint::open(path).with_context(|| format!("--clip {}", path.display())).bad_input()?;
+    }
     let settings = Settings {
+        clip: arguments.clip.as_deref().map(absolute).transpose()?,
         validation_share: arguments.validation,
         validation_by: arguments.validation_by.into(),
         ..Settings::new(images, checkpoint, arguments.classes.clone())

@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use burn::tensor::Device;
-use sam_engine::{Inference, Model, ModelInUse, Project, Server, ServerOptions, Store};
+use sam_engine::{Inference, Model, ModelInUse, Project, Server, ServerOptions, Store, Texts};
 use sam_infer::Predictor;
+use sam_infer::clip::Clip;
 
 use super::print_left_out;
 use crate::cli::ServeArguments;
@@ -38,8 +39,10 @@ pub(super) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     print_load_report(&mut errors(), &report, LABEL_WIDTH)?;
     let (folder, embeddings_gib) = (project.folder().to_owned(), project.settings().embeddings_gib);
     let model = Model::new(predictor, &checkpoint, &embeddings(&folder), name).bad_input()?;
+    let texts = open_texts(&project, arguments, &device)?;
     let inference = Inference::start(model, project.images(), folder.clone(), embeddings_gib).bad_input()?;
-    let inference = Arc::new(inference);
+    let inference = Arc::new(inference.with_texts(texts));
+    say_whether_texts(&inference)?;
     let store = Store::open(project).bad_input()?;
     let options = ServerOptions { port: arguments.port, round_command: round_command(&folder, arguments)? };
     let server = Server::bind(store, Arc::clone(&inference), options).bad_input()?;
@@ -55,6 +58,29 @@ pub(super) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     }
     server.run()?;
     Ok(())
+}
+
+/// The CLIP of the command line, otherwise that of the project.
+fn open_texts(project: &Project, arguments: &ServeArguments, device: &Device) -> Result<Option<Texts>, Failure> {
+    let (path, option) = match (&arguments.clip, project.clip()) {
+        (Some(path), _) => (path.clone(), "--clip"),
+        (None, Some(path)) => (path, "clip in engine.toml:"),
+        (None, None) => return Ok(None),
+    };
+    let clip = timed("loaded CLIP", || Clip::open(&path, device));
+    let clip = clip.with_context(|| format!("{option} {}", path.display())).bad_input()?;
+    print_load_report(&mut errors(), clip.report(), LABEL_WIDTH)?;
+    Ok(Some(Texts::new(clip)))
+}
+
+/// Says why the page has no field for texts, where somebody may expect one: with a CLIP, or a model that takes texts.
+fn say_whether_texts(inference: &Inference) -> std::io::Result<()> {
+    let takes_texts = inference.model().predictor().config().text.is_some();
+    match inference.why_no_texts() {
+        None => writeln!(errors(), "texts: the page has a field for them"),
+        Some(why) if takes_texts || inference.has_clip() => writeln!(errors(), "no field for texts: {why}"),
+        Some(_) => Ok(()),
+    }
 }
 
 /// The folder of embeddings of a project.
@@ -96,7 +122,11 @@ impl Watch {
             match self.load(in_use.as_ref()) {
                 Ok(model) => {
                     let _ = writeln!(errors(), "the model of {} is in use", model.name());
+                    let before = self.inference.why_no_texts();
                     self.inference.swap(model);
+                    if self.inference.why_no_texts() != before {
+                        let _ = say_whether_texts(&self.inference);
+                    }
                     self.in_use = in_use;
                 }
                 Err(error) => {

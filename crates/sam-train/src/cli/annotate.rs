@@ -51,6 +51,9 @@ pub(crate) struct NewProjectArguments {
     /// The model that answers clicks: a checkpoint of any layout, or the folder of a run
     #[arg(long, value_name = "PATH")]
     pub(crate) checkpoint: PathBuf,
+    /// The CLIP that the checkpoint's texts are of: objects are then found by what they are called, too
+    #[arg(long, value_name = "DIR")]
+    pub(crate) clip: Option<PathBuf>,
     /// Names of classes, such as cat,dog
     #[arg(long, value_name = "A,B,..", value_delimiter = ',')]
     pub(crate) classes: Vec<String>,
@@ -159,6 +162,9 @@ pub(crate) struct ServeArguments {
     /// Listen on this port of 127.0.0.1; 0: on any [default: 8716 or one of the next]
     #[arg(long, value_name = "N")]
     pub(crate) port: Option<u16>,
+    /// The CLIP that the model's texts are of: the page gets a field for texts [default: that of the project]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) clip: Option<PathBuf>,
     /// Print the address and open no browser
     #[arg(long)]
     pub(crate) no_browser: bool,
