@@ -37,10 +37,6 @@ pub(crate) struct AutoArguments {
     /// What is written beside annotations/ and overlays/
     #[arg(long, default_value = "sa1b")]
     pub(crate) format: MaskFormat,
-    #[command(flatten)]
-    pub(crate) masks: AutomaticMaskArguments,
-    #[command(flatten)]
-    pub(crate) texts: AutoTextArguments,
     /// Keep the candidates (predicted IoU and stability above 0.5), so that thresholds can be moved without the network
     #[arg(long)]
     pub(crate) candidates: bool,
@@ -67,9 +63,13 @@ pub(crate) struct AutoArguments {
     pub(crate) force: bool,
     #[command(flatten)]
     pub(crate) verbosity: VerbosityArguments,
+    // Last, as what follows stands under their headings.
+    #[command(flatten)]
+    pub(crate) masks: AutomaticMaskArguments,
+    #[command(flatten)]
+    pub(crate) texts: AutoTextArguments,
 }
 
-/// What the network is asked; another value needs it again.
 /// What the network is asked, and which of its masks are kept.
 #[derive(Debug, Args)]
 pub(crate) struct AutomaticMaskArguments {
