@@ -38,7 +38,7 @@ fn prepared(cache: &str) -> Run {
 }
 
 /// The numbers of a run.
-fn losses(run: &Run, name: &str) -> Vec<f64> {
+pub(crate) fn losses(run: &Run, name: &str) -> Vec<f64> {
     let log = read(run, &format!("{name}/metrics.jsonl"));
     let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
     lines.filter(|line| line["event"] == "step").filter_map(|line| line["loss"].as_f64()).collect()
@@ -60,7 +60,7 @@ fn entries(root: &Path) -> Vec<PathBuf> {
 }
 
 /// Runs the configuration in a folder of its own with more overrides; returns what was printed, standard error last.
-fn train(run: &Run, name: &str, sets: &[&str]) -> String {
+pub(crate) fn train(run: &Run, name: &str, sets: &[&str]) -> String {
     let dir = format!("run.dir=\"{name}\"");
     let mut arguments = vec!["--config", "train.toml", "--plain", "--set", &dir];
     sets.iter().for_each(|set| arguments.extend(["--set", *set]));

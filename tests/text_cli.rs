@@ -6,8 +6,9 @@ use std::time::SystemTime;
 
 use serde_json::Value;
 
+use crate::cache_cli::{losses, train};
 use crate::cli::{Run, fixture, texts};
-use crate::train_cli::{SMALL, read};
+use crate::train_cli::SMALL;
 
 /// A small training in which the first prompts are texts.
 fn config(text: &str) -> String {
@@ -23,22 +24,6 @@ fn prepared(text: &str) -> Run {
     let run = Run::new();
     std::fs::write(run.path("train.toml"), config(text)).expect("written");
     run
-}
-
-fn losses(run: &Run, name: &str) -> Vec<f64> {
-    let log = read(run, &format!("{name}/metrics.jsonl"));
-    let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
-    lines.filter(|line| line["event"] == "step").filter_map(|line| line["loss"].as_f64()).collect()
-}
-
-fn train(run: &Run, name: &str, sets: &[&str]) -> String {
-    let dir = format!("run.dir=\"{name}\"");
-    let mut arguments = vec!["--config", "train.toml", "--plain", "--set", &dir];
-    sets.iter().for_each(|set| arguments.extend(["--set", *set]));
-    let output = run.sam_train(&arguments);
-    let (out, err) = texts(&output);
-    assert_eq!(output.status.code(), Some(0), "{out}\n{err}");
-    out + &err
 }
 
 /// The files of vectors with the times at which they were written.

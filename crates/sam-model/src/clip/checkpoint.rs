@@ -14,7 +14,7 @@ use super::tokenizer::Tokenizer;
 use super::tower::ClipModel;
 use crate::weights::{
     Dtype, LoadReport, Mismatch, StateDict, TensorInfo, WeightsError, explain_in, fill_parameters, finite,
-    pair_nearest, parameter_shapes, surroundings,
+    parameter_shapes, require_fit, surroundings,
 };
 
 /// Files of open_clip, which may lie beside those of Hugging Face, in order of preference.
@@ -172,15 +172,8 @@ impl ClipCheckpoint {
                 None => mismatch.extra.push((key.to_owned(), self.dict.tensors[key].shape.clone(), None)),
             }
         }
-        if mismatch.is_empty() {
-            return Ok((plan, report));
-        }
-        pair_nearest(&mut mismatch);
-        Err(WeightsError::Mismatch {
-            path: self.dict.path.clone(),
-            model: self.config.description(),
-            mismatch: Box::new(mismatch),
-        })
+        require_fit(mismatch, &self.dict.path, || self.config.description())?;
+        Ok((plan, report))
     }
 }
 

@@ -10,8 +10,8 @@ use super::adapter::{AdaptedColumns, AdapterShape, attach, linear_layers};
 use super::{peft, samed};
 use crate::sam::Sam;
 use crate::weights::{
-    Mismatch, StateDict, TensorInfo, WeightsError, describe, fill_parameters, finite, nearest_key, pair_nearest,
-    parameter_shapes,
+    Mismatch, StateDict, TensorInfo, WeightsError, describe, fill_parameters, finite, nearest_key, parameter_shapes,
+    require_fit,
 };
 
 /// The program whose layout a file has.
@@ -177,12 +177,7 @@ impl AdapterFile {
                 Some(expected) => mismatch.wrong_shape.push((key.clone(), expected.clone(), shape.clone())),
             }
         }
-        if mismatch.is_empty() {
-            return Ok(());
-        }
-        pair_nearest(&mut mismatch);
-        let model = format!("the base model, {}", describe(sam.config()));
-        Err(WeightsError::Mismatch { path: self.path.clone(), model, mismatch: Box::new(mismatch) })
+        require_fit(mismatch, &self.path, || format!("the base model, {}", describe(sam.config())))
     }
 }
 

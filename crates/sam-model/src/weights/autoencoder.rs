@@ -10,7 +10,7 @@ use std::path::Path;
 use burn::tensor::{Device, FloatDType};
 use serde_json::Value;
 
-use super::checkpoint::{CONFIG_METADATA, LoadReport, explain, finite, pair_nearest, surroundings};
+use super::checkpoint::{CONFIG_METADATA, LoadReport, explain, finite, require_fit, surroundings};
 use super::error::{Mismatch, WeightsError};
 use super::export::{ExportFormat, ExportReport, Written, file_metadata, write_pth, write_safetensors, write_weights};
 use super::layout::{Layout, drop_reason};
@@ -118,11 +118,7 @@ impl MaeCheckpoint {
                 _ => mismatch.extra.push((key.to_owned(), self.dict.tensors[key].shape.clone(), None)),
             }
         }
-        if !mismatch.is_empty() {
-            pair_nearest(&mut mismatch);
-            let model = describe_autoencoder(config);
-            return Err(WeightsError::Mismatch { path: path.clone(), model, mismatch: Box::new(mismatch) });
-        }
+        require_fit(mismatch, path, || describe_autoencoder(config))?;
         let fresh: BTreeSet<&str> = report.fresh.iter().map(String::as_str).collect();
         let mae = initialise_where(mae, seed, |key| fresh.contains(key) && !key.ends_with("pos_embed"));
         let mae = fill_parameters(mae, FloatDType::F32, |key| match fresh.contains(key) {

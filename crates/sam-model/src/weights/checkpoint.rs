@@ -280,15 +280,8 @@ impl Checkpoint {
                 None => mismatch.extra.push((key.to_owned(), self.dict.tensors[key].shape.clone(), None)),
             }
         }
-        if mismatch.is_empty() {
-            return Ok((plan, report));
-        }
-        pair_nearest(&mut mismatch);
-        Err(WeightsError::Mismatch {
-            path: self.dict.path.clone(),
-            model: describe(config),
-            mismatch: Box::new(mismatch),
-        })
+        require_fit(mismatch, &self.dict.path, || describe(config))?;
+        Ok((plan, report))
     }
 }
 
@@ -305,8 +298,21 @@ pub(crate) fn finite(values: Vec<f32>, path: &Path, key: &str) -> Result<Vec<f32
     }
 }
 
+/// Fails with all mismatches of a file with a model, if there are any.
+pub(crate) fn require_fit(
+    mut mismatch: Mismatch,
+    path: &Path,
+    model: impl FnOnce() -> String,
+) -> Result<(), WeightsError> {
+    if mismatch.is_empty() {
+        return Ok(());
+    }
+    pair_nearest(&mut mismatch);
+    Err(WeightsError::Mismatch { path: path.to_owned(), model: model(), mismatch: Box::new(mismatch) })
+}
+
 /// For each missing and each extra key, finds the most similar key of the other list.
-pub(crate) fn pair_nearest(mismatch: &mut Mismatch) {
+fn pair_nearest(mismatch: &mut Mismatch) {
     let missing: Vec<String> = mismatch.missing.iter().map(|(key, ..)| key.clone()).collect();
     let extra: Vec<String> = mismatch.extra.iter().map(|(key, ..)| key.clone()).collect();
     for (key, _, nearest) in &mut mismatch.missing {

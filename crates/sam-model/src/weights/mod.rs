@@ -28,7 +28,7 @@ mod shards;
 mod state_dict;
 mod text;
 
-pub(crate) use checkpoint::{describe, explain_in, finite, pair_nearest, surroundings};
+pub(crate) use checkpoint::{describe, explain_in, finite, require_fit, surroundings};
 pub(crate) use error::nearest_key;
 pub(crate) use huggingface::json_beside;
 pub(crate) use layout::{Row, UnknownKeys, of_another, rewrite};
