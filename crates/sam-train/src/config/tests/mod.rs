@@ -408,6 +408,7 @@ fn a_resolved_configuration_has_the_same_plan_and_every_default() {
         include_str!("../../../../../configs/paper-vit-b.toml"),
         include_str!("../../../../../configs/paper-vit-h.toml"),
         include_str!("../../../../../configs/paper-text.toml"),
+        include_str!("../../../../../configs/text-quick.toml"),
         include_str!("../../../../../configs/pretrain-quick.toml"),
         include_str!("../../../../../configs/paper-mae-l.toml"),
         include_str!("../../../../../configs/evaluate.toml"),
@@ -585,6 +586,7 @@ fn the_configurations_of_this_repository_are_valid() {
         ("paper-vit-l", include_str!("../../../../../configs/paper-vit-l.toml")),
         ("paper-vit-h", include_str!("../../../../../configs/paper-vit-h.toml")),
         ("paper-text", include_str!("../../../../../configs/paper-text.toml")),
+        ("text-quick", include_str!("../../../../../configs/text-quick.toml")),
     ] {
         let plan = read(text).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert!(Task::Train.to_toml(&plan).is_ok(), "{name}");
