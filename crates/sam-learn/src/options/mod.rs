@@ -15,7 +15,7 @@ pub use sections::{
     LogOptions, MaeObjective, PretrainOptions, RECONSTRUCTION_LOSS, RunOptions, TrainOptions, ValidationOptions,
     mae_learning_rate,
 };
-pub use text::{CropOptions, TextOptions, Words};
+pub use text::{CropOptions, TextOptions};
 
 /// The decoder passes of one step and the prompts of each.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use sam_eval::TextSource;
 use serde::{Deserialize, Serialize};
 
 /// Text prompts: CLIP's vectors of the masks' crops stand in for texts, so that no caption is needed.
@@ -19,7 +20,7 @@ pub struct TextOptions {
     /// Probability that the text of an object that has captions or a class is one of these, instead of a crop.
     pub words_chance: f64,
     /// What is said of an object with [`TextOptions::words_chance`].
-    pub words: Words,
+    pub words: TextSource,
     /// Sentences around a class name, which stands for `{}`.
     pub templates: Vec<String>,
     /// Closes the gap between CLIP's images and texts: each vector is taken relative to the mean of its modality.
@@ -41,18 +42,6 @@ pub struct CropOptions {
     pub zeroed_chance: f64,
 }
 
-/// What is said of an object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Words {
-    /// Its captions.
-    Captions,
-    /// Its class, in a template.
-    Classes,
-    /// Its captions and its class.
-    Both,
-}
-
 impl TextOptions {
     /// The paper's crops and smallest objects, with a text for half of the objects.
     #[must_use]
@@ -63,7 +52,7 @@ impl TextOptions {
             min_object_px: 100 * 100,
             crops: CropOptions { per_object: 4, scale: [1.0, 2.0], zeroed_chance: 0.5 },
             words_chance: 0.0,
-            words: Words::Both,
+            words: TextSource::Both,
             templates: vec!["a photo of a {}".to_owned()],
             centre: false,
             centre_texts: None,
@@ -73,8 +62,8 @@ impl TextOptions {
     /// Everything that is said of an object with these captions and this class.
     #[must_use]
     pub fn words_of(&self, captions: &[String], class: Option<&str>) -> Vec<String> {
-        let captions = captions.iter().filter(|_| self.words != Words::Classes).cloned();
-        let classes = class.filter(|_| self.words != Words::Captions);
+        let captions = captions.iter().filter(|_| self.words != TextSource::Classes).cloned();
+        let classes = class.filter(|_| self.words != TextSource::Captions);
         captions.chain(classes.into_iter().flat_map(|class| self.in_templates(class))).collect()
     }
 
@@ -97,9 +86,9 @@ mod tests {
         let words = |options: &TextOptions, class| options.words_of(&captions, class);
         assert_eq!(words(&options, Some("disc")), ["my ring", "a disc", "disc here"]);
         assert_eq!(words(&options, None), ["my ring"]);
-        options.words = Words::Captions;
+        options.words = TextSource::Captions;
         assert_eq!(words(&options, Some("disc")), ["my ring"]);
-        options.words = Words::Classes;
+        options.words = TextSource::Classes;
         assert_eq!(words(&options, Some("disc")), ["a disc", "disc here"]);
         assert!(words(&options, None).is_empty());
     }

@@ -6,7 +6,7 @@ use sam_eval::TextSource;
 use serde::Serialize;
 
 use super::reader::Section;
-use super::text::cannot_frame;
+use super::text::{WORDS, cannot_frame};
 
 /// The first of CLIP's own templates for ImageNet (arXiv 2103.00020 §3.1.4).
 const TEMPLATE: &str = "a photo of a {}";
@@ -31,13 +31,11 @@ impl EvaluateTextPlan {
         let text = top.section("text");
         let clip = text.local_path_if_given("clip");
         let what = "the CLIP of the checkpoint, a Hugging Face folder or a file (--clip DIR)";
-        let sources =
-            [("captions", TextSource::Captions), ("classes", TextSource::Classes), ("both", TextSource::Both)];
         let templates = text.texts_if_given("templates", cannot_frame);
         text.defaults_to("templates", &format!("[\"{TEMPLATE}\"]"));
         let plan = Self {
             clip: if is_given { text.required("clip", what, clip, PathBuf::new()) } else { PathBuf::new() },
-            texts: text.choice("texts", TextSource::Both, &sources),
+            texts: text.choice("texts", TextSource::Both, &WORDS),
             templates: templates.filter(|given| !given.is_empty()).unwrap_or_else(|| vec![TEMPLATE.to_owned()]),
         };
         let has_classes = plan.texts != TextSource::Captions;

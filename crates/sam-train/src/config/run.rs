@@ -9,6 +9,7 @@ use sam_learn::options::{Activations, LogOptions, RunOptions, ValidationOptions}
 
 use super::reader::{Reader, Section};
 use super::suggestion::nearest;
+use super::text::WORDS;
 
 /// No machine has more cores.
 const THREADS: std::ops::RangeInclusive<usize> = 0..=4096;
@@ -92,8 +93,7 @@ pub(super) fn read_validation(reader: &Reader<'_>, steps: u64) -> ValidationOpti
 /// The texts that are prompts of a validation, whose CLIP is that of the training.
 fn read_texts(reader: &Reader<'_>, validation: &Section<'_>) -> Option<TextSource> {
     let is_asked = validation.flag("text", false);
-    let sources = [("captions", TextSource::Captions), ("classes", TextSource::Classes), ("both", TextSource::Both)];
-    let texts = validation.choice("texts", TextSource::Both, &sources);
+    let texts = validation.choice("texts", TextSource::Both, &WORDS);
     validation.only_if(is_asked, "text", &["texts"], "text = true");
     let has_clip = reader.top().section("prompts").is_given("text");
     let expected = "false without [prompts.text], which names the CLIP";

@@ -3,7 +3,8 @@
 
 use std::path::PathBuf;
 
-use sam_learn::options::{CropOptions, TextOptions, Words};
+use sam_eval::TextSource;
+use sam_learn::options::{CropOptions, TextOptions};
 
 use super::reader::{Reader, Section};
 
@@ -11,8 +12,8 @@ use super::reader::{Reader, Section};
 const PLACE: &str = "{}";
 
 /// What can be said of an object.
-pub(super) const WORDS: [(&str, Words); 3] =
-    [("captions", Words::Captions), ("classes", Words::Classes), ("both", Words::Both)];
+pub(super) const WORDS: [(&str, TextSource); 3] =
+    [("captions", TextSource::Captions), ("classes", TextSource::Classes), ("both", TextSource::Both)];
 
 /// `None` without the section.
 pub(super) fn read_text(reader: &Reader<'_>, prompts: &Section<'_>) -> Option<TextOptions> {
