@@ -85,7 +85,7 @@ pub(crate) fn logistic(x: f32) -> (f32, f32, f32) {
     if x < 0.0 { (smaller, larger, log) } else { (larger, smaller, log) }
 }
 
-/// Steepness of the logistic function that stands for the normal distribution in [`quick_gelu`].
+/// Steepness of the logistic function that stands for the normal distribution in QuickGELU.
 pub const QUICK_GELU_STEEPNESS: f32 = 1.702;
 
 /// The standard normal distribution function and its density, within 2e-7.

@@ -14,7 +14,7 @@ use sam_kernel::mlp::{self, MlpGrads, MlpNeeds};
 use super::fused::{BackwardInputs, SliceOperation, SliceOutput, fused, is_fusible};
 use super::linear::{is_adapted, linear, linear_layer};
 
-/// The activation function between the two layers of an [`MlpBlock`].
+/// The activation function between the two layers of an MLP.
 pub use sam_kernel::mlp::Activation;
 
 /// Two linear layers with an activation between them.
