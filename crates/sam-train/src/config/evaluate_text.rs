@@ -31,8 +31,9 @@ impl EvaluateTextPlan {
         let text = top.section("text");
         let clip = text.local_path_if_given("clip");
         let what = "the CLIP of the checkpoint, a Hugging Face folder or a file (--clip DIR)";
-        let templates = text.texts_if_given("templates", cannot_frame);
+        // First: whatever asks for the key later finds its default.
         text.defaults_to("templates", &format!("[\"{TEMPLATE}\"]"));
+        let templates = text.texts_if_given("templates", cannot_frame);
         let plan = Self {
             clip: if is_given { text.required("clip", what, clip, PathBuf::new()) } else { PathBuf::new() },
             texts: text.choice("texts", TextSource::Both, &WORDS),

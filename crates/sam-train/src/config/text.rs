@@ -25,10 +25,11 @@ pub(super) fn read_text(reader: &Reader<'_>, prompts: &Section<'_>) -> Option<Te
         true => text.required("clip", "a CLIP: its Hugging Face folder, or its file", clip, PathBuf::new()),
         false => PathBuf::new(),
     };
-    let scale = text.float_range_if_given("crop_scale", 1.0..=10.0);
+    // First: whatever asks for a key later finds its default.
     text.defaults_to("crop_scale", &format!("{:?}", default.crops.scale));
-    let templates = text.texts_if_given("templates", cannot_frame);
     text.defaults_to("templates", &format!("{:?}", default.templates));
+    let scale = text.float_range_if_given("crop_scale", 1.0..=10.0);
+    let templates = text.texts_if_given("templates", cannot_frame);
     let options = TextOptions {
         clip,
         chance: text.float("chance", default.chance, 0.0..=1.0),
