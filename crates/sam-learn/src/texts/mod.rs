@@ -36,7 +36,7 @@ const READ_AT_ONCE: usize = 64;
 /// Crops that are computed together; at 336 px each takes a third of a MB.
 const CROPS_AT_ONCE: usize = 64;
 
-/// Texts that are computed together.
+/// Texts that are computed between two reports of the progress.
 const TEXTS_AT_ONCE: usize = 64;
 
 /// Images whose vectors make the mean of all: it does not depend on the length of a run.
