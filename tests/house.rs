@@ -9,11 +9,12 @@ use serde_json::Value;
 
 /// Packages that a crate must not depend on, directly or indirectly: the column "must not know" of the map. Configuration files
 /// are not in it, as burn itself depends on `toml`.
-const FORBIDDEN: [(&str, &[&str]); 8] = [
+const FORBIDDEN: [(&str, &[&str]); 9] = [
     ("sam-image", &["burn", "serde_json", "toml"]),
     ("sam-kernel", &["burn", "image", "safetensors", "serde_json", "toml"]),
     ("sam-data", &["sam-model", "sam-infer", "burn-autodiff", "burn-train", "clap"]),
     ("sam-model", &["sam-data", "sam-eval", "image", "clap", "burn-train"]),
+    ("sam-onnx", &["sam-data", "sam-eval", "sam-infer", "image", "clap", "burn-autodiff", "burn-train", "burn-optim"]),
     ("sam-infer", &["sam-data", "sam-eval", "clap", "burn-autodiff", "burn-train", "burn-optim", "burn-dataset"]),
     ("sam-eval", &["sam-learn", "clap", "burn-autodiff", "burn-train", "burn-optim"]),
     ("sam-learn", &["sam-train", "clap"]),

@@ -30,6 +30,8 @@ mod losses_cli; // what the data loses, in every command; sets without objects
 mod mae; // the masked autoencoder equals PyTorch, and initialises a segmenter
 #[cfg(unix)]
 mod objects_cli; // objects_per_step = "auto": the process that trains is watched by another
+mod onnx; // ONNX graphs, run by another program, give the official numbers and ours
+mod onnx_cli; // export --format onnx through the real program: files, options, annotators, bad input
 mod predict_cli; // predict on several images: prompts from files, formats
 mod pretrain_cli; // pre-training through the real program
 mod pretraining; // whole pre-trainings: reproduce, resume, accumulate, learn

@@ -87,6 +87,50 @@ pub fn write_folder_atomically<E>(
     Ok(())
 }
 
+/// As [`write_folder_atomically`]; where the folder exists, the files that `write` makes replace those of the same name, one by
+/// one and durably, and files in `ours` that it does not make are removed. Others stay.
+///
+/// # Errors
+///
+/// When `write` fails, nothing is replaced; when a file cannot be moved, those before it are.
+pub fn write_into_folder<E>(
+    path: &Path,
+    ours: &[String],
+    io: impl Fn(io::Error) -> E,
+    write: impl FnOnce(&Path) -> Result<(), E>,
+) -> Result<(), E> {
+    let sync_all = |folder: &Path| {
+        let files = sorted_files(folder)?;
+        files.iter().try_for_each(|file| File::open(file)?.sync_all()).map(|()| files)
+    };
+    if !path.exists() {
+        return write_folder_atomically(path, &io, |temporary| {
+            write(temporary)?;
+            sync_all(temporary).map(|_| ()).map_err(&io)
+        });
+    }
+    let path = std::fs::canonicalize(path).map_err(&io)?;
+    let temporary = temporary_beside(&path.join("file")).map_err(&io)?;
+    write(temporary.path())?;
+    let replace = || -> io::Result<()> {
+        let files = sync_all(temporary.path())?;
+        for stale in ours.iter().filter(|name| !temporary.path().join(name).exists()) {
+            remove_if_there(&path.join(stale))?;
+        }
+        files.iter().try_for_each(|file| std::fs::rename(file, path.join(file.file_name().unwrap_or_default())))
+    };
+    replace().map_err(&io)?;
+    sync_folder(&path);
+    Ok(())
+}
+
+fn sorted_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
+    files.sort();
+    Ok(files)
+}
+
 /// Removes a file; none there is no error.
 ///
 /// # Errors
@@ -166,6 +210,47 @@ mod tests {
         write_unsynced(&path, "newest").expect("written");
         assert_eq!(std::fs::read_to_string(&path).expect("there"), "newest");
         assert_eq!(std::fs::read_dir(folder.path()).expect("listed").count(), 1);
+    }
+
+    #[test]
+    fn an_existing_folder_keeps_what_is_not_ours() {
+        let parent = tempfile::tempdir().expect("a folder");
+        let folder = parent.path().join("graphs");
+        let ours = ["a", "b"].map(str::to_owned);
+        let write = |names: &'static [&'static str]| {
+            write_into_folder(
+                &folder,
+                &ours,
+                |error| error,
+                |temporary| {
+                    names
+                        .iter()
+                        .try_for_each(|name| std::fs::write(temporary.join(name), format!("{name} of {}", names.len())))
+                },
+            )
+        };
+        let read = |name: &str| std::fs::read_to_string(folder.join(name)).ok();
+        write(&["a", "b"]).expect("created");
+        std::fs::write(folder.join("mine"), "mine").expect("written");
+        write(&["b"]).expect("replaced");
+        assert_eq!([read("a"), read("b"), read("mine")], [None, Some("b of 1".into()), Some("mine".into())]);
+        let failed = write_into_folder(
+            &folder,
+            &ours,
+            |error| error,
+            |temporary| {
+                std::fs::write(temporary.join("b"), "half")?;
+                Err(io::Error::other("the disk is full"))
+            },
+        );
+        assert!(failed.is_err());
+        assert_eq!(read("b").as_deref(), Some("b of 1"));
+        let names = std::fs::read_dir(&folder).expect("listed").count();
+        assert_eq!(
+            (names, std::fs::read_dir(parent.path()).expect("listed").count()),
+            (2, 1),
+            "nothing is left behind"
+        );
     }
 
     #[cfg(target_os = "linux")]

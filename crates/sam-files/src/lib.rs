@@ -12,7 +12,7 @@ mod regular;
 
 pub use atomic::{
     UNFINISHED_PREFIX, remove_if_there, sweep_unfinished, write_atomically, write_atomically_with,
-    write_folder_atomically, write_unsynced,
+    write_folder_atomically, write_into_folder, write_unsynced,
 };
 pub use fingerprint::Fingerprint;
 pub use foreign::{FOREIGN_HEAD_BYTES, ForeignFile, foreign_file};

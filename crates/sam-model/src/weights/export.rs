@@ -9,13 +9,14 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
+use burn::tensor::FloatDType;
 use sam_files::{write_atomically, write_atomically_with, write_folder_atomically};
 
 use super::checkpoint::CONFIG_METADATA;
 use super::error::WeightsError;
 use super::huggingface;
 use super::layout::Layout;
-use super::parameters::{NamedTensor, named_tensors};
+use super::parameters::{NamedTensor, fill_parameters, named_tensors};
 use super::position_tables::{ResizedTable, resize_absolute, resize_relative};
 use super::pth::writer::{PthEntry, write_pth as write_pth_file};
 use super::recognise::PUBLISHED_DECODER_HEADS;
@@ -168,6 +169,28 @@ pub fn export(sam: &Sam, options: ExportOptions, path: &Path) -> Result<ExportRe
     let tensors = tensors.len();
     let image_size = config.image_encoder.image_size;
     Ok(ExportReport { path: path.to_owned(), tensors, bytes, resized, image_size, text })
+}
+
+/// The model that other programs get: without low-rank adapters, which are merged, without a text prompt, and at the image size
+/// of the policy, with the tables that were resized for it.
+///
+/// # Errors
+///
+/// When position tables cannot be resized.
+pub fn published_form(sam: &Sam, image_size: ImageSizePolicy) -> Result<(Sam, Vec<ResizedTable>), WeightsError> {
+    let mut config = sam.config().clone();
+    config.text = None;
+    let mut tensors = named_tensors(&sam.clone().materialize());
+    tensors.retain(|tensor| !tensor.key.starts_with(TEXT_KEYS));
+    let mut resized = Vec::new();
+    if is_resized(&config, image_size) {
+        check_resizable(&config)?;
+        resized = resize_tables(&mut tensors, &mut config);
+    }
+    let empty = config.init(&sam.device()).map_err(|source| WeightsError::Unsupported(source.to_string()))?;
+    let tensors: BTreeMap<&str, &NamedTensor> = tensors.iter().map(|tensor| (tensor.key.as_str(), tensor)).collect();
+    let filled = fill_parameters(empty, FloatDType::F32, |key| Ok(tensors.get(key).map(|tensor| tensor.values())))?;
+    Ok((filled, resized))
 }
 
 /// Rejects models that a format cannot represent: the file would load as another model.

@@ -40,6 +40,7 @@ pub use checkpoint::{CONFIG_METADATA, Checkpoint, LoadOptions, LoadReport};
 pub use error::{Mismatch, WeightsError};
 pub use export::{
     ExportFormat, ExportOptions, ExportReport, ImageSizePolicy, PUBLISHED_IMAGE_SIZE, TextExport, check_export, export,
+    published_form,
 };
 pub use layout::Layout;
 pub use parameters::{NamedTensor, ParameterPath, fill_parameters, host_values, named_tensors, parameter_shapes};

@@ -1,4 +1,4 @@
-//! The arguments of `sam-train inspect`, `export` and `predict`.
+//! The arguments of `sam-train inspect` and `predict`.
 
 use std::path::PathBuf;
 
@@ -6,9 +6,6 @@ use clap::{Args, ValueEnum, value_parser};
 use sam_data::SourceOptions;
 use sam_image::{DEFAULT_MAX_PIXELS, MAX_PIXELS};
 use sam_infer::DeviceName;
-use sam_model::weights::Dtype;
-
-use super::format::FormatArgument;
 
 use super::source::add_intensity;
 use crate::config::{ConfigError, Options, files};
@@ -22,38 +19,6 @@ pub(crate) struct InspectArguments {
     /// List every tensor with its type and shape
     #[arg(long)]
     pub(crate) tensors: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ExportArguments {
-    /// Checkpoint (.safetensors or .pth), Hugging Face folder, or folder of a run (its best checkpoint)
-    #[arg(long, value_name = "IN")]
-    pub(crate) checkpoint: PathBuf,
-    /// Adapters to merge into it: a PEFT folder, the folder of a run with `lora`, or a .pth of SAMed
-    #[arg(long, value_name = "FOLDER")]
-    pub(crate) adapter: Option<PathBuf>,
-    /// Format to write
-    #[arg(long)]
-    pub(crate) format: FormatArgument,
-    /// File to write; a folder for `huggingface`
-    #[arg(long, value_name = "OUT")]
-    pub(crate) out: PathBuf,
-    /// Data type of the written weights
-    #[arg(long, default_value = "f32")]
-    pub(crate) dtype: DtypeArgument,
-    /// Do not resize the position tables of a model below 1024 px (most other programs cannot load these)
-    #[arg(long)]
-    pub(crate) keep_image_size: bool,
-    /// Write the text prompt of a model that has one into OUT, too, instead of into a file beside it (safetensors only; other
-    /// programs refuse such a file)
-    #[arg(long)]
-    pub(crate) merge_text: bool,
-    /// For an MAE checkpoint, which has only an encoder: random seed of all other weights
-    #[arg(long, value_name = "SEED")]
-    pub(crate) fresh_seed: Option<u64>,
-    /// Replace OUT if it exists
-    #[arg(long)]
-    pub(crate) force: bool,
 }
 
 #[derive(Debug, Args)]
@@ -142,23 +107,6 @@ pub(crate) enum PredictFormat {
     Coco,
     /// predictions.json: every object with its prompt, score and run lengths
     Json,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum DtypeArgument {
-    F32,
-    F16,
-    Bf16,
-}
-
-impl From<DtypeArgument> for Dtype {
-    fn from(dtype: DtypeArgument) -> Self {
-        match dtype {
-            DtypeArgument::F32 => Dtype::F32,
-            DtypeArgument::F16 => Dtype::F16,
-            DtypeArgument::Bf16 => Dtype::BF16,
-        }
-    }
 }
 
 fn parse_point(text: &str) -> Result<([f32; 2], bool), String> {

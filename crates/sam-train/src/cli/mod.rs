@@ -7,6 +7,7 @@ mod checkpoint;
 mod data;
 mod doctor;
 mod eval;
+mod export;
 mod format;
 mod init;
 mod measure;
@@ -22,12 +23,13 @@ pub(crate) use annotate::{
 };
 pub(crate) use annotate_data::{ExportProjectArguments, ImportMasksArguments, ImportedAs};
 pub(crate) use auto::{AutoArguments, AutoTextArguments, MaskFormat};
-pub(crate) use checkpoint::{ExportArguments, InspectArguments, PredictArguments, PredictFormat};
+pub(crate) use checkpoint::{InspectArguments, PredictArguments, PredictFormat};
 pub(crate) use data::{
     CheckArguments, ConvertArguments, DataCommand, PreviewArguments, SplitArguments, SynthArguments, SynthFormat,
 };
 pub(crate) use doctor::DoctorArguments;
 pub(crate) use eval::EvalArguments;
+pub(crate) use export::{AnnotatorArgument, ExportArguments, OnnxArguments, WrittenFormat};
 pub(crate) use format::FormatArgument;
 pub(crate) use init::{InitArguments, Preset};
 pub(crate) use neighbours::{NeighboursArguments, Within};
@@ -96,7 +98,7 @@ pub(crate) enum Command {
     /// Describe a checkpoint: variant, image size, types, tensors, and missing or unexpected ones
     Inspect(InspectArguments),
     /// Convert a checkpoint for other programs
-    Export(ExportArguments),
+    Export(Box<ExportArguments>),
     /// Segment images from points, boxes or an earlier mask
     Predict(PredictArguments),
     /// Segment everything in images, without prompts

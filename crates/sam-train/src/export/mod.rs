@@ -1,14 +1,18 @@
 //! `sam-train export`: converts a checkpoint to another format.
 
+mod onnx;
+
 use std::io::Write;
 
 use sam_infer::DeviceName;
+use sam_model::Sam;
 use sam_model::lora::AdapterFile;
 use sam_model::weights::{
-    Checkpoint, ExportOptions, ImageSizePolicy, LoadOptions, LoadReport, TextExport, WeightsError, export,
+    Checkpoint, Dtype, ExportFormat, ExportOptions, ImageSizePolicy, LoadOptions, LoadReport, ResizedTable, TextExport,
+    WeightsError, export,
 };
 
-use crate::cli::{ExportArguments, FormatArgument};
+use crate::cli::{ExportArguments, WrittenFormat};
 use crate::failure::{BadInput, Failure};
 use crate::output::{errors, output};
 use crate::target::{Target, check_target};
@@ -18,11 +22,35 @@ use crate::train::{adapter_folder, checkpoint_file};
 pub(crate) const LABEL_WIDTH: usize = 8;
 
 pub(crate) fn run(arguments: &ExportArguments) -> Result<(), Failure> {
+    check_options(arguments).bad_input()?;
     let target = match arguments.format {
-        FormatArgument::Huggingface => Target::Folder,
-        FormatArgument::Safetensors | FormatArgument::Pth => Target::File,
+        WrittenFormat::Huggingface | WrittenFormat::Onnx => Target::Folder,
+        WrittenFormat::Safetensors | WrittenFormat::Pth => Target::File,
     };
     check_target(&arguments.out, "--out", target, arguments.force).bad_input()?;
+    let mut out = output();
+    let sam = load(arguments, &mut out)?;
+    match arguments.format.of_checkpoint() {
+        Some(format) => write_checkpoint(&sam, format, arguments, &mut out),
+        None => onnx::write(&sam, arguments, &mut out),
+    }
+}
+
+/// Rejects options of another format.
+fn check_options(arguments: &ExportArguments) -> anyhow::Result<()> {
+    let format = arguments.format.name();
+    if arguments.format == WrittenFormat::Onnx {
+        anyhow::ensure!(arguments.dtype.is_none(), "--dtype is for checkpoints; --weights is the type of ONNX weights");
+        let what = "ONNX's contract has no input for texts: the graphs have none";
+        anyhow::ensure!(!arguments.merge_text, "--merge-text is for safetensors only; {what}");
+    } else if let Some(option) = arguments.onnx.given() {
+        anyhow::bail!("{option} is for --format onnx; the format is {format}");
+    }
+    Ok(())
+}
+
+/// The model with its adapters merged.
+fn load(arguments: &ExportArguments, out: &mut impl Write) -> Result<Sam, Failure> {
     let checkpoint = Checkpoint::open(&checkpoint_file(&arguments.checkpoint)).bad_input()?;
     let device = DeviceName::Cpu.open().bad_input()?;
     let loaded = match arguments.fresh_seed {
@@ -36,7 +64,6 @@ pub(crate) fn run(arguments: &ExportArguments) -> Result<(), Failure> {
     // An MAE checkpoint needs a seed for its decoder.
     let hint = if checkpoint.is_segmenter() { "" } else { " (--fresh-seed N)" };
     let (sam, report) = loaded.map_err(|error| anyhow::anyhow!("{error}{hint}")).bad_input()?;
-    let mut out = output();
     writeln!(out, "read    {} ({})", checkpoint.dict.path.display(), checkpoint.description())?;
     if let Some(text) = &checkpoint.text {
         writeln!(
@@ -47,43 +74,35 @@ pub(crate) fn run(arguments: &ExportArguments) -> Result<(), Failure> {
             text.config.width
         )?;
     }
-    print_load_report(&mut out, &report, LABEL_WIDTH)?;
-    let sam = match &arguments.adapter {
-        Some(path) => {
-            let file = AdapterFile::open(&adapter_folder(path)).bad_input()?;
-            let n_whole = file.whole.len();
-            let sam = file.merge_into(sam).bad_input()?;
-            writeln!(
-                out,
-                "merged  {}: adapters of {} layers, {n_whole} whole tensors",
-                file.path.display(),
-                file.layers.len()
-            )?;
-            sam
-        }
-        None => sam,
-    };
+    print_load_report(out, &report, LABEL_WIDTH)?;
+    let Some(path) = &arguments.adapter else { return Ok(sam) };
+    let file = AdapterFile::open(&adapter_folder(path)).bad_input()?;
+    let n_whole = file.whole.len();
+    let sam = file.merge_into(sam).bad_input()?;
+    let (path, n_layers) = (file.path.display(), file.layers.len());
+    writeln!(out, "merged  {path}: adapters of {n_layers} layers, {n_whole} whole tensors")?;
+    Ok(sam)
+}
 
-    let image_size = if arguments.keep_image_size { ImageSizePolicy::Keep } else { ImageSizePolicy::Published };
+fn image_size_policy(arguments: &ExportArguments) -> ImageSizePolicy {
+    if arguments.keep_image_size { ImageSizePolicy::Keep } else { ImageSizePolicy::Published }
+}
+
+fn write_checkpoint(
+    sam: &Sam,
+    format: ExportFormat,
+    arguments: &ExportArguments,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
+    let dtype = arguments.dtype.map_or(Dtype::F32, Dtype::from);
     let text = if arguments.merge_text { TextExport::Merged } else { TextExport::Beside };
-    let options = ExportOptions { format: arguments.format.into(), dtype: arguments.dtype.into(), image_size, text };
-    let written = match export(&sam, options, &arguments.out) {
+    let options = ExportOptions { format, dtype, image_size: image_size_policy(arguments), text };
+    let written = match export(sam, options, &arguments.out) {
         // The format or number type cannot represent the weights; another choice can.
         Err(error @ (WeightsError::Unsupported(_) | WeightsError::NotFinite { .. })) => Err(error).bad_input()?,
         written => written?,
     };
-    for table in &written.resized {
-        writeln!(out, "resized {}: {:?} to {:?}", table.key, table.from, table.to)?;
-    }
-    let trained_size = sam.image_size();
-    if written.image_size != trained_size {
-        writeln!(
-            errors(),
-            "note: a model that learned at {trained_size} px now works at {} px, which other programs need; its masks and its speed \
-             change, so evaluate it, or keep the size with --keep-image-size",
-            written.image_size
-        )?;
-    }
+    print_resized(out, &written.resized, sam.image_size(), written.image_size)?;
     writeln!(
         out,
         "wrote   {} ({} tensors, {:.1} MB, {} px), read back and equal",
@@ -94,6 +113,26 @@ pub(crate) fn run(arguments: &ExportArguments) -> Result<(), Failure> {
     )?;
     if let Some(path) = &written.text {
         writeln!(out, "wrote   {} (the text prompt, which belongs to it)", path.display())?;
+    }
+    Ok(())
+}
+
+/// Says which tables were resized, and what follows from another image size.
+fn print_resized(
+    out: &mut impl Write,
+    resized: &[ResizedTable],
+    trained_size: usize,
+    image_size: usize,
+) -> Result<(), Failure> {
+    for table in resized {
+        writeln!(out, "resized {}: {:?} to {:?}", table.key, table.from, table.to)?;
+    }
+    if image_size != trained_size {
+        writeln!(
+            errors(),
+            "note: a model that learned at {trained_size} px now works at {image_size} px, which other programs need; its masks \
+             and its speed change, so evaluate it, or keep the size with --keep-image-size"
+        )?;
     }
     Ok(())
 }

@@ -1,0 +1,65 @@
+//! Image to embedding: one file per kind of encoder, and the pixels in front of it.
+
+mod vit;
+
+use sam_model::{PIXEL_MEAN, PIXEL_STD, SamConfig};
+
+use crate::graph::{DataType, Dimension, Finished, Graph, Value, Weights};
+use crate::{ExportOptions, ImageInput, OnnxError};
+
+/// Name of the embedding, an output of the encoder and an input of the decoder.
+pub(crate) const EMBEDDING: &str = "image_embeddings";
+
+/// Epsilon of the encoder's norms and of every norm of a map (`build_sam.py`, `common.py`).
+pub(crate) const EPS: f32 = 1e-6;
+
+/// The graph of the image encoder.
+///
+/// # Errors
+///
+/// When a weight is not finite in the type in which it is stored.
+pub(crate) fn encoder_graph(
+    config: &SamConfig,
+    weights: &Weights,
+    options: &ExportOptions,
+) -> Result<Finished, OnnxError> {
+    let mut graph = Graph::new(weights, options.opset);
+    let side = config.image_encoder.image_size;
+    let image = match options.input {
+        ImageInput::Normalised => {
+            let shape = [1, 3, side, side].map(Dimension::Fixed);
+            graph.input(options.input.name(), &shape)
+        }
+        ImageInput::Pixels => {
+            let shape = [Dimension::Dynamic("image_height"), Dimension::Dynamic("image_width"), Dimension::Fixed(3)];
+            let pixels = graph.input(options.input.name(), &shape);
+            graph.within("preprocess", |graph| preprocess(graph, &pixels, side))
+        }
+    };
+    // The kind of encoder is decided here and nowhere else.
+    let embedding = graph.within("image_encoder", |graph| vit::vit(graph, &config.image_encoder, &image));
+    let grid = config.image_encoder.grid_size();
+    let shape = [1, config.image_encoder.out_chans, grid, grid].map(Dimension::Fixed);
+    graph.output(&embedding, EMBEDDING, DataType::F32, &shape);
+    graph.finish("image_encoder")
+}
+
+/// Normalises an image and pads it at the right and bottom; the padding is zero after normalisation.
+///
+/// # Shapes
+/// - `pixels`: `[H, W, 3]`, 0 to 255, neither above `side`
+/// - returns `[1, 3, side, side]`
+fn preprocess(graph: &mut Graph<'_>, pixels: &Value, side: usize) -> Value {
+    let mean = graph.floats("mean", vec![3], &PIXEL_MEAN);
+    let std = graph.floats("std", vec![3], &PIXEL_STD);
+    let centred = graph.sub(pixels, &mean);
+    let normal = graph.div(&centred, &std);
+    let size = graph.node("Shape", &[pixels], &[]);
+    let padded = graph.ints(&[side as i64, side as i64, 3]);
+    let missing = graph.sub(&padded, &size);
+    let before = graph.ints(&[0, 0, 0]);
+    let pads = graph.concat(&[&before, &missing], 0);
+    let padded = graph.node("Pad", &[&normal, &pads], &[]);
+    let channels_first = graph.transpose(&padded, &[2, 0, 1]);
+    graph.reshape(&channels_first, &[1, 3, side, side])
+}
