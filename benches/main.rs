@@ -31,7 +31,7 @@ struct Bench {
     run: fn(usize) -> Vec<f64>,
 }
 
-const BENCHES: [Bench; 21] = [
+const BENCHES: [Bench; 23] = [
     Bench { name: "loader", runs: 5, run: loader::loader },
     Bench { name: "loader_full_masks", runs: 5, run: loader::loader_full_masks },
     Bench { name: "vit_b/initialise", runs: 1, run: initialised },
@@ -40,6 +40,8 @@ const BENCHES: [Bench; 21] = [
     Bench { name: "vit_b/block_global_back", runs: 3, run: |runs| block(0, true, runs) },
     Bench { name: "vit_b/block_window", runs: 5, run: |runs| block(14, false, runs) },
     Bench { name: "vit_b/block_window_back", runs: 3, run: |runs| block(14, true, runs) },
+    Bench { name: "mobile/encoder", runs: 7, run: |runs| mobile_encoder(false, runs) },
+    Bench { name: "mobile/encoder_back", runs: 3, run: |runs| mobile_encoder(true, runs) },
     Bench { name: "mae_vit_b/encoder_whole", runs: 3, run: |runs| mae_encoder(Seen::Whole, runs) },
     Bench { name: "mae_vit_b/encoder_visible", runs: 5, run: |runs| mae_encoder(Seen::Quarter, runs) },
     Bench { name: "mae_vit_b/train_step", runs: 3, run: mae_step },
@@ -116,12 +118,28 @@ fn encoder(runs: usize) -> Vec<f64> {
     time(runs, || drop(sam.encode(image.clone()).into_data()))
 }
 
+/// TinyViT-5M over an image of 1024 px; optionally with gradients of all parameters.
+fn mobile_encoder(with_gradients: bool, runs: usize) -> Vec<f64> {
+    let device = if with_gradients { Device::flex().autodiff() } else { Device::flex() };
+    let sam = initialise(SamConfig::published(Variant::Mobile).init(&device).expect("published sizes fit"), 0);
+    let image = Tensor::<4>::random([1, 3, 1024, 1024], Distribution::Normal(0.0, 1.0), &device);
+    time(runs, || {
+        let embedding = sam.encode(image.clone());
+        if with_gradients {
+            let grads = embedding.sum().backward();
+            drop(burn::optim::GradientsParams::from_grads(grads, &sam));
+        } else {
+            drop(embedding.into_data());
+        }
+    })
+}
+
 /// One block of the encoder over 64 x 64 tokens, whole or in windows; optionally with gradients of all parameters.
 fn block(window: usize, with_gradients: bool, runs: usize) -> Vec<f64> {
     let device = if with_gradients { Device::flex().autodiff() } else { Device::flex() };
     let sam = initialise(SamConfig::published(Variant::VitB).init(&device).expect("published sizes fit"), 0);
     let index = if window == 0 { 2 } else { 0 };
-    let block = &sam.image_encoder.blocks[index];
+    let block = &sam.image_encoder.vit().expect("a plain ViT").blocks[index];
     let x = Tensor::<4>::random([1, 64, 64, 768], Distribution::Normal(0.0, 1.0), &device);
     let x = if with_gradients { x.require_grad() } else { x };
     time(runs, || {

@@ -3,14 +3,14 @@
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use sam_learn::Target;
-use sam_learn::optim::{choose_learning, clip_by_global_norm, optimiser_and_rates};
+use sam_learn::optim::{EncoderLayers, choose_learning, clip_by_global_norm, optimiser_and_rates};
 use sam_learn::options::{Activations, BoxOutput, LossOptions, LrDecay, OptimiserOptions, ScheduleOptions};
 use sam_learn::prompts::{ClickSimulator, DrawnObject, PassKind, PromptDraws};
 use sam_learn::task::{
     DecoderGradients, EncoderInput, SegmentationStep, ShardPools, StepLosses, StepOptions, TrainingBatch,
 };
 use sam_model::init::initialise;
-use sam_model::{ImageEncoderConfig, MaskDecoderConfig, PromptEncoderConfig, Sam, SamConfig, Variant};
+use sam_model::{ImageEncoderConfig, MaskDecoderConfig, PromptEncoderConfig, Sam, SamConfig, Variant, VitConfig};
 
 use crate::time;
 
@@ -35,7 +35,7 @@ pub(crate) fn decoder_step(runs: usize) -> Vec<f64> {
 pub(crate) fn small_step(runs: usize) -> Vec<f64> {
     let (side, dim, width) = (64, 96, 64);
     let config = SamConfig {
-        image_encoder: ImageEncoderConfig {
+        image_encoder: ImageEncoderConfig::Vit(VitConfig {
             image_size: side,
             patch_size: 8,
             embed_dim: dim,
@@ -46,7 +46,7 @@ pub(crate) fn small_step(runs: usize) -> Vec<f64> {
             window_size: 0,
             global_attn_indexes: (0..4).collect(),
             drop_path_rate: 0.0,
-        },
+        }),
         prompt_encoder: PromptEncoderConfig { embed_dim: width, mask_in_chans: 16 },
         mask_decoder: MaskDecoderConfig {
             transformer_dim: width,
@@ -98,7 +98,7 @@ fn steps(runs: usize, sam: Sam, gradients: impl Fn(&Sam) -> (GradientsParams, St
     let schedule = ScheduleOptions { steps: 1000, warmup_steps: 0, decay: LrDecay::Constant };
     let (mut optimiser, mut rates) = optimiser_and_rates(
         &sam,
-        sam.config().image_encoder.depth,
+        EncoderLayers::of(&sam.config().image_encoder),
         &OptimiserOptions { lr: 1e-4, ..Default::default() },
         &schedule,
         0,

@@ -17,27 +17,19 @@ use sam_model::init::initialise;
 use sam_model::weights::{
     Dtype, ExportFormat, ExportOptions, ImageSizePolicy, TextExport, export, fill_parameters, parameter_shapes,
 };
-use sam_model::{ImageEncoderConfig, MaskOutput, Sam, SamConfig, Variant};
+use sam_model::{MaskOutput, Sam, SamConfig, Variant};
 
-use crate::fixture::{Golden, check, cpu, max_abs_diff, path, values};
+use crate::fixture::{Golden, check, cpu, max_abs_diff, path, values, vit_config};
 
 /// Candle computes tanh-GELU where the reference has erf, in the two upscaling steps: about 1e-3 of the logits' range.
 const CANDLE_TANH_GELU: f32 = 1e-2;
 
 /// The smallest model that candle can hold: it fixes image, patch, window and everything after the encoder.
 fn small_config() -> SamConfig {
-    let published = SamConfig::published(Variant::VitB);
-    SamConfig {
-        image_encoder: ImageEncoderConfig {
-            embed_dim: 32,
-            depth: 2,
-            num_heads: 2,
-            mlp_dim: 128,
-            global_attn_indexes: vec![1],
-            ..published.image_encoder.clone()
-        },
-        ..published
-    }
+    let mut config = SamConfig::published(Variant::VitB);
+    let vit = vit_config(&mut config);
+    (vit.embed_dim, vit.depth, vit.num_heads, vit.mlp_dim, vit.global_attn_indexes) = (32, 2, 2, 128, vec![1]);
+    config
 }
 
 fn with_relative_positions(sam: Sam) -> Sam {
@@ -96,6 +88,34 @@ fn candle_loads_our_file_and_agrees() {
     let range = ours.iter().fold(0f32, |max, value| max.max(value.abs()));
     let diff = max_abs_diff(&ours, &theirs[..ours.len()]);
     assert!(diff <= CANDLE_TANH_GELU * range.max(1.0), "masks: off by {diff}, range {range}");
+}
+
+/// TinyViT-5M as candle has it, whose sizes are fixed. It computes tanh-GELU everywhere in it, where the reference has erf.
+#[test]
+fn candle_loads_our_tiny_vit_and_agrees() {
+    let config = SamConfig::published(Variant::Mobile);
+    let sam = initialise(config.init(&cpu()).expect("it fits"), 3);
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("mobile.safetensors");
+    let options = ExportOptions {
+        format: ExportFormat::Safetensors,
+        dtype: Dtype::F32,
+        image_size: ImageSizePolicy::Published,
+        text: TextExport::Beside,
+    };
+    export(&sam, options, &file).expect("written");
+    let bytes = std::fs::read(&file).expect("readable");
+    let weights = VarBuilder::from_buffered_safetensors(bytes, DType::F32, &CandleDevice::Cpu).expect("its weights");
+    let candle = CandleSam::new_tiny(weights).expect("candle takes every tensor");
+
+    let image = RgbImage::from_fn(1024, 768, |x, y| image_pixel(x, y, (x / 100 + y / 80) % 3 == 0));
+    let embedding = Predictor::new(&sam).embed(&image);
+    let pixels = candle_core::Tensor::from_vec(image.into_raw(), (768, 1024, 3), &CandleDevice::Cpu)
+        .and_then(|pixels| pixels.permute((2, 0, 1)))
+        .expect("pixels");
+    let theirs =
+        candle.embeddings(&pixels).and_then(|theirs| theirs.flatten_all()?.to_vec1::<f32>()).expect("embedded");
+    check("embedding", &values(embedding.tensor), &theirs, CANDLE_TANH_GELU);
 }
 
 #[test]
@@ -173,10 +193,8 @@ fn the_inference_crate_has_no_training_in_its_tree() {
 
 #[test]
 fn several_images_in_one_call_equal_one_at_a_time() {
-    let config = SamConfig {
-        image_encoder: ImageEncoderConfig { image_size: 64, patch_size: 16, ..small_config().image_encoder },
-        ..small_config()
-    };
+    let mut config = small_config();
+    config.image_encoder.set_image_size(64);
     let sam = initialise(config.init(&cpu()).expect("sizes fit"), 4);
     let predictor = Predictor::new(&sam);
     let images: Vec<RgbImage> = [(64, 48), (40, 90), (33, 33)]

@@ -6,7 +6,7 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 use sam_model::weights::{Checkpoint, ParameterPath, StateDict};
-use sam_model::{MaskPrompts, Prompts, Sam, SparsePrompts};
+use sam_model::{MaskPrompts, Prompts, Sam, SamConfig, SparsePrompts, Vit, VitConfig};
 
 /// Decoder masks and full-size logits. The official package itself, run in f32, is within 6e-5 of these f64 results; sums
 /// in another order cost about as much again.
@@ -98,6 +98,16 @@ impl Golden {
 pub(crate) fn tiny(device: &Device) -> Sam {
     let checkpoint = Checkpoint::open(&path("tiny_sam.safetensors")).expect("a committed fixture");
     checkpoint.load(device).expect("it fits").0
+}
+
+/// The sizes of a plain ViT, to change them.
+pub(crate) fn vit_config(config: &mut SamConfig) -> &mut VitConfig {
+    config.image_encoder.vit_mut().expect("a plain ViT")
+}
+
+/// The plain ViT of a model.
+pub(crate) fn vit(sam: &Sam) -> &Vit {
+    sam.image_encoder.vit().expect("a plain ViT")
 }
 
 pub(crate) fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {

@@ -8,7 +8,7 @@ use sam_model::ops::relative_position;
 use sam_model::weights::Checkpoint;
 use sam_model::{MaskOutput, ObjectPrompt, Prompts, Sam};
 
-use crate::fixture::{Golden, LOGITS, MODULE, check, cpu, path, tiny, values};
+use crate::fixture::{Golden, LOGITS, MODULE, check, cpu, path, tiny, values, vit};
 
 const CASES: [(&str, &str); 11] = [
     ("point", ""),
@@ -32,11 +32,11 @@ fn golden() -> Golden {
 fn the_encoder_agrees_block_by_block() {
     let (golden, sam) = (golden(), tiny(&cpu()));
     let images = golden.tensor::<4>("input_image", &cpu());
-    let mut x = sam.image_encoder.embed_patches(images);
+    let mut x = vit(&sam).embed_patches(images);
     check("patch embedding and positions", &values(x.clone()), &golden.values("patch_embed_pos"), MODULE);
-    x = sam.image_encoder.blocks[0].forward(x);
+    x = vit(&sam).blocks[0].forward(x);
     check("a windowed block", &values(x.clone()), &golden.values("block0_out"), MODULE);
-    x = sam.image_encoder.blocks[1].forward(x);
+    x = vit(&sam).blocks[1].forward(x);
     check("a global block", &values(x), &golden.values("block1_out"), MODULE);
 }
 
@@ -55,7 +55,7 @@ fn attention_resizes_its_tables_like_the_reference() {
     let (golden, sam) = (golden(), tiny(&cpu()));
     for (name, block) in [("equal", 0), ("tables_longer", 1), ("tables_shorter", 0)] {
         let x = golden.tensor::<4>(&format!("attention/{name}/in"), &cpu());
-        let got = sam.image_encoder.blocks[block].attn.forward(x, 0);
+        let got = vit(&sam).blocks[block].attn.forward(x, 0);
         check(name, &values(got), &golden.values(&format!("attention/{name}/out")), MODULE);
     }
     for name in ["equal", "longer", "shorter"] {

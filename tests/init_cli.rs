@@ -41,7 +41,7 @@ fn discs(folder: &Path, n_images: usize, mask_extension: &str) {
 /// A small network with random weights, as a stand-in for a published checkpoint.
 fn checkpoint(run: &Run) -> String {
     let mut config = SamConfig::published(sam_model::Variant::VitB);
-    let encoder = &mut config.image_encoder;
+    let encoder = crate::fixture::vit_config(&mut config);
     (encoder.image_size, encoder.patch_size, encoder.embed_dim, encoder.depth) = (64, 8, 32, 2);
     (encoder.num_heads, encoder.mlp_dim, encoder.out_chans, encoder.window_size) = (2, 64, 32, 0);
     encoder.global_attn_indexes = vec![0, 1];

@@ -10,7 +10,7 @@ use sam_learn::prompts::{ClickSimulator, PassKind};
 use sam_learn::task::{EncoderInput, LossTerms, SegmentationStep, StepLosses, StepOptions, TrainingBatch};
 use sam_model::{PIXEL_MEAN, PIXEL_STD, Sam, SparsePrompts};
 
-use crate::fixture::{Golden, check, cpu, generator, norm, official_gradients, tiny, values};
+use crate::fixture::{Golden, check, cpu, generator, norm, official_gradients, tiny, values, vit};
 
 const PASSES: usize = 11;
 const MASK_ONLY: [usize; 2] = [4, 10];
@@ -210,6 +210,6 @@ fn a_frozen_encoder_changes_no_gradient_of_the_rest() {
     let mut equal = Equal { expected: &frozen, got: &whole, compared: 0 };
     sam.visit(&mut equal);
     assert_eq!(equal.compared, frozen.len(), "every parameter outside the encoder has a gradient");
-    let encoder = sam.image_encoder.pos_embed.id;
+    let encoder = vit(&sam).pos_embed.id;
     assert!(frozen.get::<4>(encoder).is_none() && whole.get::<4>(encoder).is_some());
 }

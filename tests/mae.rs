@@ -14,7 +14,7 @@ use sam_model::weights::{
 };
 use sam_model::{MaeConfig, MaeTarget, MaskedAutoencoder, RandomMasking, SamConfig, Variant};
 
-use crate::fixture::{Golden, MODULE, check, cpu, official_gradients, path, values};
+use crate::fixture::{Golden, MODULE, check, cpu, official_gradients, path, values, vit, vit_config};
 
 /// Relative to the largest gradient of a tensor: f32 sums against f64 ones.
 const GRADIENT: f32 = 1e-5;
@@ -212,10 +212,10 @@ fn a_segmenter_is_initialised_from_our_own_file() {
         ["cls_token", "norm.bias", "norm.weight"]
     );
     let table = &weights_of(&mae)["pos_embed"][16..];
-    let positions = values(sam.image_encoder.pos_embed.val());
+    let positions = values(vit(&sam).pos_embed.val());
     check("positions", &positions, &resize_absolute(table, [3, 4], [8, 8], 16), MODULE);
     let fresh = initialise(config.init(&cpu()).expect("fits"), 2);
-    assert_eq!(values(sam.image_encoder.neck.conv1.weight.val()), values(fresh.image_encoder.neck.conv1.weight.val()));
+    assert_eq!(values(vit(&sam).neck.conv1.weight.val()), values(vit(&fresh).neck.conv1.weight.val()));
     assert!(report.fresh.iter().any(|key| key == "image_encoder.blocks.1.attn.rel_pos_w"));
 
     // Errors name other heads, another patch size, another depth.
@@ -224,22 +224,23 @@ fn a_segmenter_is_initialised_from_our_own_file() {
         let error = checkpoint.load_with(&options, &cpu()).expect_err("does not fit").to_string();
         assert!(parts.iter().all(|part| error.contains(part)), "{error}");
     };
-    config.image_encoder.num_heads = 4;
+    vit_config(&mut config).num_heads = 4;
     refusal(&config, &["2 attention heads", "has 4"]);
     config = sam_of(&checkpoint);
-    (config.image_encoder.patch_size, config.image_encoder.image_size) = (16, 128);
+    vit_config(&mut config).patch_size = 16;
+    config.image_encoder.set_image_size(128);
     refusal(&config, &["patch_embed.proj.weight", "[16, 3, 16, 16]", "[16, 3, 8, 8]"]);
     config = sam_of(&checkpoint);
-    config.image_encoder.depth = 1;
-    config.image_encoder.global_attn_indexes = vec![0];
+    let vit = vit_config(&mut config);
+    (vit.depth, vit.global_attn_indexes) = (1, vec![0]);
     refusal(&config, &["blocks.1.attn.qkv.weight"]);
 }
 
 /// A small segmenter of 64 px for a file's encoder.
 fn sam_of(checkpoint: &Checkpoint) -> SamConfig {
     let mut config = checkpoint.config.clone();
-    (config.image_encoder.image_size, config.image_encoder.out_chans) = (64, 32);
-    config.image_encoder.global_attn_indexes = vec![1];
+    let vit = vit_config(&mut config);
+    (vit.image_size, vit.out_chans, vit.global_attn_indexes) = (64, 32, vec![1]);
     config.prompt_encoder.embed_dim = 32;
     let decoder = &mut config.mask_decoder;
     (decoder.transformer_dim, decoder.mlp_dim, decoder.cross_dim, decoder.iou_head_hidden_dim) = (32, 64, 16, 32);

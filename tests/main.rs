@@ -45,6 +45,8 @@ mod text; // a vector of CLIP as a prompt equals PyTorch; the file beside a chec
 mod text_auto_cli; // texts that choose among the masks of `auto`
 mod text_cli; // trainings with texts and predict --text through the real program, bad input
 mod text_eval_cli; // eval --text through the real program: texts of data as prompts, gate, comparison, bad input
+mod tiny_vit; // TinyViT equals MobileSAM's own package; its files and those of timm
+mod tiny_vit_cli; // MobileSAM's encoder through the real program: every command, batch norms, bad input
 mod train_cli; // --config and --resume through the real program
 mod training_behaviour; // drop path and dropout act while training only
 mod training_runs; // whole runs: reproduce, resume, accumulate, overfit

@@ -9,7 +9,7 @@ use sam_image::{ModelFrame, RgbImage, resize_longest_side};
 use sam_infer::{Predictor, Prompt};
 use sam_model::init::initialise;
 use sam_model::weights::{fill_parameters, parameter_shapes, published_form};
-use sam_model::{ImageEncoderConfig, MaskDecoderConfig, MaskOutput, MaskPrompts, Prompts, Sam, SparsePrompts};
+use sam_model::{MaskDecoderConfig, MaskOutput, MaskPrompts, Prompts, Sam, SparsePrompts, VitConfig};
 use sam_onnx::{DECODER, ENCODER, ExportOptions, ImageInput, Masks, OnnxError, Opset, WeightType, export};
 
 use crate::fixture::{Golden, LOGITS, check, cpu, max_abs_diff, tiny, values};
@@ -303,9 +303,10 @@ fn expected_crop(logits: &[f32], [height, width]: [usize; 2]) -> (Vec<u8>, [usiz
 }
 
 /// A model of other sizes, with weights that are zero in a fresh one filled.
-fn model(change: impl FnOnce(&mut ImageEncoderConfig, &mut MaskDecoderConfig)) -> Sam {
+fn model(change: impl FnOnce(&mut VitConfig, &mut MaskDecoderConfig)) -> Sam {
     let mut config = tiny(&cpu()).config().clone();
-    change(&mut config.image_encoder, &mut config.mask_decoder);
+    let encoder = config.image_encoder.vit_mut().expect("a plain ViT");
+    change(encoder, &mut config.mask_decoder);
     let sam = initialise(config.init(&cpu()).expect("sizes fit"), 5);
     let shapes: std::collections::BTreeMap<_, _> = parameter_shapes(&sam).into_iter().collect();
     let filled = fill_parameters(sam, FloatDType::F32, |key| {

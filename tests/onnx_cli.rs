@@ -3,7 +3,7 @@
 use rten::Model;
 use sam_model::init::initialise;
 use sam_model::weights::{Dtype, ExportFormat, ExportOptions, ImageSizePolicy, TextExport, export};
-use sam_model::{ImageEncoderConfig, SamConfig, TextPromptConfig, Variant};
+use sam_model::{SamConfig, TextPromptConfig, Variant};
 
 use crate::cli::{Run, fixture, texts};
 use crate::fixture::{cpu, tiny};
@@ -92,18 +92,9 @@ fn a_text_prompt_is_left_out_and_said() {
 
 /// The smallest model with which the annotators work: they fix the image, the grid and the embedding.
 fn for_annotators(run: &Run) {
-    let published = SamConfig::published(Variant::VitB);
-    let config = SamConfig {
-        image_encoder: ImageEncoderConfig {
-            embed_dim: 8,
-            depth: 1,
-            num_heads: 1,
-            mlp_dim: 8,
-            global_attn_indexes: vec![],
-            ..published.image_encoder.clone()
-        },
-        ..published
-    };
+    let mut config = SamConfig::published(Variant::VitB);
+    let vit = crate::fixture::vit_config(&mut config);
+    (vit.embed_dim, vit.depth, vit.num_heads, vit.mlp_dim, vit.global_attn_indexes) = (8, 1, 1, 8, vec![]);
     let sam = initialise(config.init(&cpu()).expect("sizes fit"), 1);
     let options = ExportOptions {
         format: ExportFormat::Safetensors,

@@ -175,7 +175,7 @@ fn pretraining_learns_and_a_segmenter_starts_from_it() {
     let written = MaeCheckpoint::open(&outcome.best).expect("recognised");
     assert_eq!(written.config, config());
     let mut checkpoint = Checkpoint::open(&outcome.best).expect("recognised");
-    checkpoint.config.image_encoder.image_size = 64;
+    checkpoint.config.image_encoder.set_image_size(64);
     let (sam, report) = checkpoint.load_with(&checkpoint.default_options(), &cpu()).expect("it fits");
     assert_eq!((report.used, report.resized.len(), sam.image_size()), (2 * 12 + 3, 1, 64));
 }

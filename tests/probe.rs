@@ -209,7 +209,7 @@ fn features_of_an_image_are_the_mean_of_its_centre_crop_or_the_class_token() {
 fn features_of_a_segmenter_are_the_tokens_before_its_neck() {
     let sam = tiny(&cpu());
     let side = sam.image_size();
-    let width = sam.config().image_encoder.embed_dim;
+    let width = sam.config().image_encoder.embed_dim();
     let encoder = FrozenEncoder::Segmenter(Box::new(sam.clone()));
     /// An image of the segmenter's size in which each patch is an object.
     struct Patches(usize);
@@ -235,7 +235,7 @@ fn features_of_a_segmenter_are_the_tokens_before_its_neck() {
     let found = extract(&[encoder], &set, &options(Pooling::Mean, 1), &mut |_| {}).expect("extracted");
     assert_eq!((found.features[0].n_rows(), found.features[0].width), (64, width));
     let tokens = Tensor::<1>::from_floats(found.features[0].values.as_slice(), &cpu()).reshape([1, 8, 8, width]);
-    let embedding = host_values(&sam.image_encoder.neck.forward(tokens));
+    let embedding = host_values(&sam.image_encoder.neck().forward(tokens));
     let input = Sam::preprocess(gradient_image(side, side).as_raw(), [side; 2], side, &cpu());
     check("embedding", &embedding, &host_values(&sam.encode(input)), MODULE);
 }

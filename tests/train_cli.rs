@@ -10,7 +10,7 @@ use sam_model::weights::{Checkpoint, Dtype, ExportFormat, MaeExportOptions, MaeP
 use serde_json::Value;
 
 use crate::cli::{Run, texts};
-use crate::fixture::path;
+use crate::fixture::{path, vit};
 
 /// A run of seconds on synthetic scenes.
 pub(crate) const SMALL: &str = r#"
@@ -203,7 +203,7 @@ fn a_run_starts_from_a_masked_autoencoder() {
         .and_then(|checkpoint| checkpoint.load(&crate::fixture::cpu()))
         .expect("a segmenter");
     let weights = |linear: &burn::nn::Linear| linear.weight.val().into_data();
-    assert_eq!(weights(&sam.image_encoder.blocks[0].attn.qkv), weights(&mae.blocks[0].attn.qkv));
+    assert_eq!(weights(&vit(&sam).blocks[0].attn.qkv), weights(&mae.blocks[0].attn.qkv));
 
     // The folder of a pre-training run works, too.
     std::fs::create_dir(run.path("pretrained")).expect("made");

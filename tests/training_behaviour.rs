@@ -33,7 +33,7 @@ fn rates_act_in_training_only() {
     let golden = Golden::open("tiny_golden.safetensors");
     let checkpoint = Checkpoint::open(&path("tiny_sam.safetensors")).expect("a committed fixture");
     let mut options = checkpoint.default_options();
-    options.config.image_encoder.drop_path_rate = 0.5;
+    options.config.image_encoder.set_drop_path_rate(0.5);
     options.config.mask_decoder.dropout = 0.3;
     let device = cpu().autodiff();
     device.seed(5);

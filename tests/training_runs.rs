@@ -19,16 +19,16 @@ use sam_learn::record::{Observer, RunEvent, SavedState};
 use sam_learn::task::Validation;
 use sam_learn::{Ending, LearnError, Outcome, RunInputs, Training, train};
 use sam_model::weights::StateDict;
-use sam_model::{ImageEncoderConfig, MaskDecoderConfig, PromptEncoderConfig, Sam, SamConfig};
+use sam_model::{ImageEncoderConfig, MaskDecoderConfig, PromptEncoderConfig, Sam, SamConfig, VitConfig};
 use serde_json::Value;
 
-use crate::fixture::{cpu, generator, path};
+use crate::fixture::{cpu, generator, path, vit_config};
 
 const SIDE: usize = 32;
 
 pub(crate) fn small_sam(side: usize, dim: usize, width: usize) -> Sam {
     let config = SamConfig {
-        image_encoder: ImageEncoderConfig {
+        image_encoder: ImageEncoderConfig::Vit(VitConfig {
             image_size: side,
             patch_size: 8,
             embed_dim: dim,
@@ -40,7 +40,7 @@ pub(crate) fn small_sam(side: usize, dim: usize, width: usize) -> Sam {
             global_attn_indexes: vec![1],
             // Not zero on purpose: a run must repeat these draws, too.
             drop_path_rate: 0.1,
-        },
+        }),
         prompt_encoder: PromptEncoderConfig { embed_dim: width, mask_in_chans: 4 },
         mask_decoder: MaskDecoderConfig {
             transformer_dim: width,
@@ -266,7 +266,7 @@ fn two_batches_of_one_image_are_one_of_two() {
         setting.options.loss.iou_weight = 1.0;
         setting.options.run.dir = run.path().to_owned();
         let mut sam = small_sam(SIDE, 16, 16).config().clone();
-        sam.image_encoder.drop_path_rate = 0.0;
+        sam.image_encoder.set_drop_path_rate(0.0);
         sam.mask_decoder.dropout = 0.0;
         let sam = sam_model::init::initialise(sam.init(&cpu().autodiff()).expect("sizes fit"), 3);
         let training = Training {
@@ -294,7 +294,7 @@ fn two_batches_of_one_image_are_one_of_two() {
 /// A run without dropout and drop path, each batch in shards.
 pub(crate) fn run_in_shards(run: &Path, n_shards: usize, lora: Option<LoraOptions>) -> Result<Outcome, LearnError> {
     let mut config = small_sam(SIDE, 16, 16).config().clone();
-    config.image_encoder.drop_path_rate = 0.0;
+    config.image_encoder.set_drop_path_rate(0.0);
     config.mask_decoder.dropout = 0.0;
     let sam = sam_model::init::initialise(config.init(&cpu().autodiff()).expect("sizes fit"), 3);
     let mut options = TrainOptions { lora, ..options(3) };
@@ -420,14 +420,13 @@ fn a_model_overfits_four_images() {
     options.validation.metric = "miou_box".into();
     options.validation.baseline = false;
     let mut config = small_sam(SIDE, 64, 32).config().clone();
-    config.image_encoder.drop_path_rate = 0.0;
+    config.image_encoder.set_drop_path_rate(0.0);
     config.mask_decoder.dropout = 0.0;
     config.mask_decoder.depth = 2;
     config.mask_decoder.num_heads = 4;
     // Masks at the resolution of the images.
-    config.image_encoder.patch_size = 4;
-    config.image_encoder.window_size = 0;
-    config.image_encoder.global_attn_indexes = vec![0, 1];
+    let vit = vit_config(&mut config);
+    (vit.patch_size, vit.window_size, vit.global_attn_indexes) = (4, 0, vec![0, 1]);
     let sam = sam_model::init::initialise(config.init(&cpu().autodiff()).expect("sizes fit"), 3);
     let samples = Arc::new(scenes(21, 4, SIDE));
     let last_step = Arc::new(AtomicU64::new(0));

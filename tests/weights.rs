@@ -10,7 +10,7 @@ use sam_model::weights::{
 };
 use sam_model::{SamConfig, Variant};
 
-use crate::fixture::{Golden, check, cpu, path, tiny};
+use crate::fixture::{Golden, check, cpu, path, tiny, vit_config};
 
 /// All weights of a checkpoint under official keys.
 fn official_weights(path: &Path) -> BTreeMap<String, Vec<f32>> {
@@ -33,7 +33,7 @@ fn tiny_config() -> SamConfig {
 #[test]
 fn sizes_are_recognised_from_the_tensors() {
     let config = tiny_config();
-    let encoder = &config.image_encoder;
+    let encoder = config.image_encoder.vit().expect("a plain ViT");
     assert_eq!((encoder.image_size, encoder.patch_size, encoder.window_size), (64, 8, 3));
     assert_eq!((encoder.embed_dim, encoder.depth, encoder.num_heads, encoder.mlp_dim), (24, 4, 2, 96));
     assert_eq!((encoder.out_chans, encoder.global_attn_indexes.as_slice()), (32, &[1usize, 3][..]));
@@ -162,8 +162,8 @@ fn position_tables_are_resized_back_to_1024() {
     let report = export(&sam, options, &out).expect("written");
     assert_eq!((report.image_size, report.resized.len()), (1024, 5), "positions and two global blocks");
     let written = Checkpoint::open(&out).expect("ours");
-    assert_eq!(written.config.image_encoder.image_size, 1024);
-    assert_eq!(written.config.image_encoder.window_size, 3, "a window does not grow");
+    assert_eq!(written.config.image_encoder.image_size(), 1024);
+    assert_eq!(written.config.image_encoder.vit().expect("a plain ViT").window_size, 3, "a window does not grow");
     // And back, into a model of the old size: resized tables are close to the originals, the rest is equal.
     let options = LoadOptions { config, ..written.default_options() };
     let (back, report) = written.load_with(&options, &cpu()).expect("resized");
@@ -260,8 +260,8 @@ fn extra_missing_and_misshapen_tensors_are_all_listed() {
 fn a_model_of_another_size_is_rejected() {
     let checkpoint = Checkpoint::open(&path("tiny_sam.safetensors")).expect("a committed fixture");
     let mut options = checkpoint.default_options();
-    options.config.image_encoder.depth = 5;
-    options.config.image_encoder.mlp_dim = 48;
+    let vit = vit_config(&mut options.config);
+    (vit.depth, vit.mlp_dim) = (5, 48);
     let error = checkpoint.load_with(&options, &cpu()).expect_err("another size");
     let WeightsError::Mismatch { mismatch, .. } = &error else { panic!("{error}") };
     assert_eq!(mismatch.missing.len(), 14, "a whole block is missing");
@@ -272,7 +272,7 @@ fn a_model_of_another_size_is_rejected() {
 #[test]
 fn windows_as_large_as_the_grid_survive() {
     let mut config = tiny_config();
-    config.image_encoder.window_size = 8;
+    vit_config(&mut config).window_size = 8;
     config.mask_decoder.num_heads = 4;
     let sam = initialise(config.init(&cpu()).expect("sizes fit"), 2);
     let folder = tempfile::tempdir().expect("a folder");
@@ -284,6 +284,7 @@ fn windows_as_large_as_the_grid_survive() {
         let report = export(&sam, f32_of(format, ImageSizePolicy::Published), &big).expect("written");
         assert_eq!(report.resized.len(), 5, "windowed tables stay as long as their window");
         let written = Checkpoint::open(&big).expect("ours").config.image_encoder;
+        let written = written.vit().expect("a plain ViT");
         assert_eq!((written.image_size, written.window_size), (1024, 8));
         assert_eq!(written.global_attn_indexes, [1, 3]);
     }

@@ -23,7 +23,7 @@ impl Predictor {
     /// When the mask is empty or has another size than the image.
     pub fn mask_latent(&self, image: &RgbImage, mask: &Rle) -> Vec<f32> {
         let encoder = &self.config().image_encoder;
-        let (side_px, patch_px) = (encoder.image_size, encoder.patch_size);
+        let (side_px, patch_px) = (encoder.image_size(), encoder.patch_size());
         let crop = MaskCrop::new(image, mask, CROP_SCALE, Background::Kept, side_px, patch_px);
         let grid = side_px / patch_px;
         let (plain, mirrored) = (crop.image(), mirrored(crop.image()));

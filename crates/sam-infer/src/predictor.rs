@@ -160,8 +160,8 @@ impl Predictor {
     pub fn is_own_embedding(&self, embedding: &ImageEmbedding) -> bool {
         let (config, grid) = (self.config(), self.config().image_encoder.grid_size());
         embedding.encoder.matches(&self.encoder)
-            && embedding.frame.side_px == config.image_encoder.image_size
-            && embedding.tensor.dims() == [1, config.image_encoder.out_chans, grid, grid]
+            && embedding.frame.side_px == config.image_encoder.image_size()
+            && embedding.tensor.dims() == [1, config.image_encoder.out_chans(), grid, grid]
     }
 
     /// Decodes one prompt.

@@ -210,7 +210,7 @@ mod tests {
     /// Of a model whose masks have 4 x 4 logits.
     fn config() -> SamConfig {
         let mut config = SamConfig::published(Variant::VitB);
-        config.image_encoder.image_size = 16;
+        config.image_encoder.set_image_size(16);
         config
     }
 

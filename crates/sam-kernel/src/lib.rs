@@ -1,4 +1,4 @@
-//! CPU kernels over slices of f32: attention, normalisation, linear layers with and without a low-rank adapter, the mask head, mask losses and AdamW, with
+//! CPU kernels over slices of f32: attention, normalisation, convolutions, linear layers with and without a low-rank adapter, the mask head, mask losses and AdamW, with
 //! their backward passes.
 //!
 //! Knows slices and threads; knows no tensor, no network and no file. `sam-model` turns these functions into burn operations
@@ -7,6 +7,9 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod bottleneck;
+pub mod convolution;
+pub mod depthwise;
 pub mod layer_norm;
 pub mod linear;
 pub mod low_rank;

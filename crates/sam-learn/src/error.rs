@@ -39,8 +39,8 @@ pub enum LearnError {
     NothingLearns,
     /// A target of adapters names no linear layer.
     #[error(
-        "the target \"{target}\" of adapters names no linear layer; expected \"q\", \"k\", \"v\", \"proj\" or \"mlp\" of the \
-         encoder's blocks, or official keys with * such as \"mask_decoder.transformer.*.q_proj\"; the nearest layer is {example}"
+        "the target \"{target}\" of adapters names no linear layer; expected \"q\", \"k\", \"v\" (of a plain ViT), \
+         \"proj\" or \"mlp\" of the encoder's blocks, or official keys with * such as \"mask_decoder.transformer.*.q_proj\"; the nearest layer is {example}"
     )]
     AdaptsNothing {
         /// The target.
@@ -101,6 +101,18 @@ pub enum LearnError {
         /// The requested number of shards.
         n_shards: usize,
     },
+    /// Shards would have statistics of their own.
+    #[error(
+        "a batch cannot be computed in {n_shards} shards side by side with running statistics of batch norms: each shard would be \
+         normalised by its own images"
+    )]
+    ShardsWithRunningStatistics {
+        /// The requested number of shards.
+        n_shards: usize,
+    },
+    /// Running statistics that nothing would move.
+    #[error("running statistics of batch norms need batch norms that learn, and here none does")]
+    NoRunningStatistics,
     /// The threads of the shards of a batch cannot be started.
     #[error("cannot start threads for {n_shards} shards: {reason}")]
     NoThreads {

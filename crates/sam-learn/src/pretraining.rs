@@ -6,6 +6,7 @@ use sam_data::transforms::{Augmentation, ResizedCrop};
 use sam_model::MaskedAutoencoder;
 
 use crate::error::LearnError;
+use crate::optim::EncoderLayers;
 use crate::options::PretrainOptions;
 use crate::record::SavedState;
 use crate::task::{HeldOut, HeldOutInput, MaeRecipe, MaeTask, ShardPools};
@@ -74,7 +75,7 @@ fn setup(mae: MaskedAutoencoder, pretraining: Pretraining) -> Result<Setup<MaeTa
         activations: run_options.activations,
     };
     Ok(Setup {
-        encoder_depth: mae.config().depth,
+        layers: EncoderLayers::Vit { depth: mae.config().depth },
         device: mae.device(),
         task: MaeTask::new(mae, recipe),
         options: LoopOptions { folder: run_options.dir, optimiser, schedule, validation: intervals, log },

@@ -6,11 +6,11 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use sam_data::loader::{Content, LoaderOptions};
 use sam_model::lora::has_adapters;
-use sam_model::{Modality, Sam, TextVector};
+use sam_model::{BatchNormStatistics, Modality, Sam, TextVector};
 
 use crate::embeddings::{FingerprintedSamples, FrozenEmbeddings};
 use crate::error::LearnError;
-use crate::optim::{adapt, choose_learning, is_encoder_frozen, learned_keys};
+use crate::optim::{EncoderLayers, adapt, choose_learning, is_encoder_frozen, learned_keys};
 use crate::options::TrainOptions;
 use crate::record::SavedState;
 use crate::task::{
@@ -110,16 +110,24 @@ fn setup(
     (embeddings, texts): (Embeddings, Texts),
 ) -> Result<Setup<SegmentationTask>, LearnError> {
     let Training { options, inputs, validation, .. } = training;
-    let sam = prepare(sam, &options)?;
+    let (sam, n_running) = prepare(sam, &options)?.with_settled_batch_norms();
+    let takes_batches = sam.config().image_encoder.tiny_vit().map(|tiny| tiny.batch_norm);
+    if takes_batches == Some(BatchNormStatistics::Running) && n_running == 0 {
+        return Err(LearnError::NoRunningStatistics);
+    }
     let TrainOptions { run: run_options, prompts, loss, lora, optimiser, schedule, validation: intervals, log } =
         options;
-    let has_dropout = sam.config().image_encoder.drop_path_rate > 0.0
+    let has_dropout = sam.config().image_encoder.drop_path_rate() > 0.0
         || sam.config().mask_decoder.dropout > 0.0
         || lora.as_ref().is_some_and(|lora| lora.dropout > 0.0);
     if run_options.parallel > 1 && has_dropout {
         return Err(LearnError::ShardsWithDropout { n_shards: run_options.parallel });
     }
+    if run_options.parallel > 1 && n_running > 0 {
+        return Err(LearnError::ShardsWithRunningStatistics { n_shards: run_options.parallel });
+    }
     let recipe = SegmentationRecipe {
+        has_running_statistics: n_running > 0,
         seed: run_options.seed,
         step: StepOptions {
             box_output: prompts.box_output,
@@ -145,7 +153,7 @@ fn setup(
         inputs.samples = Arc::new(FingerprintedSamples(kept));
     }
     Ok(Setup {
-        encoder_depth: sam.config().image_encoder.depth,
+        layers: EncoderLayers::of(&sam.config().image_encoder),
         device: sam.device(),
         task: SegmentationTask::new(sam, recipe),
         options: LoopOptions { folder: run_options.dir, optimiser, schedule, validation: intervals, log },

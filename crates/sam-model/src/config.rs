@@ -4,7 +4,7 @@ use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
 use crate::decoder::MaskDecoderConfig;
-use crate::encoder::ImageEncoderConfig;
+use crate::encoder::{ImageEncoderConfig, TinyVitConfig, VitConfig};
 use crate::prompt::{MASK_PROMPT_PER_GRID, PromptEncoderConfig, TextPromptConfig};
 use crate::sam::Sam;
 
@@ -18,18 +18,24 @@ pub enum Variant {
     VitL,
     /// 636 M parameters.
     VitH,
+    /// MobileSAM: 10 M parameters, 6 M of them in its encoder, TinyViT-5M.
+    Mobile,
 }
 
 impl Variant {
-    /// All variants, smallest first.
-    pub const ALL: [Variant; 3] = [Variant::VitB, Variant::VitL, Variant::VitH];
+    /// All variants.
+    pub const ALL: [Variant; 4] = [Variant::VitB, Variant::VitL, Variant::VitH, Variant::Mobile];
 
-    /// The name in the reference's `sam_model_registry`.
+    /// Those with a plain ViT, which a masked autoencoder pre-trains, smallest first.
+    pub const VITS: [Variant; 3] = [Variant::VitB, Variant::VitL, Variant::VitH];
+
+    /// The name in the reference's `sam_model_registry`; MobileSAM's is `vit_t` there.
     pub fn name(self) -> &'static str {
         match self {
             Variant::VitB => "vit_b",
             Variant::VitL => "vit_l",
             Variant::VitH => "vit_h",
+            Variant::Mobile => "mobile",
         }
     }
 }
@@ -52,13 +58,8 @@ pub struct SamConfig {
 impl SamConfig {
     /// One of the published sizes, at 1024 px (`build_sam.py`).
     pub fn published(variant: Variant) -> Self {
-        let (embed_dim, depth, num_heads, global_attn_indexes) = match variant {
-            Variant::VitB => (768, 12, 12, vec![2, 5, 8, 11]),
-            Variant::VitL => (1024, 24, 16, vec![5, 11, 17, 23]),
-            Variant::VitH => (1280, 32, 16, vec![7, 15, 23, 31]),
-        };
-        Self {
-            image_encoder: ImageEncoderConfig {
+        let vit = |embed_dim: usize, depth: usize, num_heads: usize, global_attn_indexes: [usize; 4]| {
+            ImageEncoderConfig::Vit(VitConfig {
                 image_size: 1024,
                 patch_size: 16,
                 embed_dim,
@@ -67,8 +68,16 @@ impl SamConfig {
                 mlp_dim: 4 * embed_dim,
                 out_chans: 256,
                 window_size: 14,
-                global_attn_indexes,
+                global_attn_indexes: global_attn_indexes.to_vec(),
                 drop_path_rate: 0.0,
+            })
+        };
+        Self {
+            image_encoder: match variant {
+                Variant::VitB => vit(768, 12, 12, [2, 5, 8, 11]),
+                Variant::VitL => vit(1024, 24, 16, [5, 11, 17, 23]),
+                Variant::VitH => vit(1280, 32, 16, [7, 15, 23, 31]),
+                Variant::Mobile => ImageEncoderConfig::TinyVit(TinyVitConfig::published()),
             },
             prompt_encoder: PromptEncoderConfig { embed_dim: 256, mask_in_chans: 16 },
             mask_decoder: MaskDecoderConfig {
@@ -86,12 +95,16 @@ impl SamConfig {
         }
     }
 
-    /// The published size this is, whatever its image size, its dropout rates and its text prompts.
+    /// The published size this is, whatever its image size, its text prompts and how it learns (dropout, batch norm).
     pub fn variant(&self) -> Option<Variant> {
         Variant::ALL.into_iter().find(|&variant| {
             let mut published = Self::published(variant);
-            published.image_encoder.image_size = self.image_encoder.image_size;
-            published.image_encoder.drop_path_rate = self.image_encoder.drop_path_rate;
+            published.image_encoder.set_image_size(self.image_encoder.image_size());
+            published.image_encoder.set_drop_path_rate(self.image_encoder.drop_path_rate());
+            let of_both = published.image_encoder.tiny_vit_mut().zip(self.image_encoder.tiny_vit());
+            if let Some((published, tiny)) = of_both {
+                published.batch_norm = tiny.batch_norm;
+            }
             published.mask_decoder.dropout = self.mask_decoder.dropout;
             published.text.clone_from(&self.text);
             published == *self
@@ -108,17 +121,10 @@ impl SamConfig {
         let (encoder, prompts, decoder) = (&self.image_encoder, &self.prompt_encoder, &self.mask_decoder);
         let mut checks = SizeChecks::default();
         for (name, size, limit) in [
-            ("image_size", encoder.image_size, MAX_IMAGE_SIZE),
-            ("patch_size", encoder.patch_size, MAX_IMAGE_SIZE),
-            ("window_size", encoder.window_size, MAX_IMAGE_SIZE),
-            ("embed_dim", encoder.embed_dim, MAX_WIDTH),
-            ("the encoder's mlp_dim", encoder.mlp_dim, MAX_WIDTH),
-            ("out_chans", encoder.out_chans, MAX_WIDTH),
             ("mask_in_chans", prompts.mask_in_chans, MAX_WIDTH),
             ("the decoder's mlp_dim", decoder.mlp_dim, MAX_WIDTH),
             ("cross_dim", decoder.cross_dim, MAX_WIDTH),
             ("iou_head_hidden_dim", decoder.iou_head_hidden_dim, MAX_WIDTH),
-            ("the encoder's depth", encoder.depth, MAX_DEPTH),
             ("the decoder's depth", decoder.depth, MAX_DEPTH),
             ("num_multimask_outputs", decoder.num_multimask_outputs, MAX_DEPTH),
             ("iou_head_depth", decoder.iou_head_depth, MAX_DEPTH),
@@ -128,12 +134,13 @@ impl SamConfig {
         }
         let has_width = self.text.as_ref().is_none_or(|text| text.width > 0);
         checks.require(has_width, || "text vectors must have at least one value".to_owned());
-        check_encoder(encoder, &mut checks);
-        checks.require(prompts.embed_dim == encoder.out_chans && decoder.transformer_dim == encoder.out_chans, || {
+        encoder.check(&mut checks);
+        let channels = encoder.out_chans();
+        checks.require(prompts.embed_dim == channels && decoder.transformer_dim == channels, || {
             format!(
                 "the encoder's out_chans {}, the prompt encoder's embed_dim {} and the decoder's transformer_dim {} \
                      must be equal",
-                encoder.out_chans, prompts.embed_dim, decoder.transformer_dim
+                channels, prompts.embed_dim, decoder.transformer_dim
             )
         });
         checks.require(divides(4, prompts.mask_in_chans), || {
@@ -152,7 +159,7 @@ impl SamConfig {
             image_encoder: encoder.init(device),
             prompt_encoder: self.prompt_encoder.init(
                 self.text.as_ref(),
-                encoder.image_size,
+                encoder.image_size(),
                 encoder.grid_size(),
                 device,
             ),
@@ -160,28 +167,6 @@ impl SamConfig {
             config: self.clone(),
         })
     }
-}
-
-fn check_encoder(encoder: &ImageEncoderConfig, checks: &mut SizeChecks) {
-    checks.require(divides(encoder.patch_size, encoder.image_size), || {
-        format!("image_size {} must be a multiple of patch_size {}", encoder.image_size, encoder.patch_size)
-    });
-    checks.require(divides(encoder.num_heads, encoder.embed_dim), || {
-        format!("num_heads {} must divide embed_dim {}", encoder.num_heads, encoder.embed_dim)
-    });
-    checks.require(encoder.depth > 0, || "depth must be at least 1".into());
-    checks.require(encoder.mlp_dim > 0 && encoder.out_chans > 0, || "mlp_dim and out_chans must be at least 1".into());
-    for &block in &encoder.global_attn_indexes {
-        checks.require(block < encoder.depth, || {
-            format!("global_attn_indexes names block {block}, but there are only {} blocks", encoder.depth)
-        });
-    }
-    checks.require(encoder.window_size > 0 || encoder.global_attn_indexes.len() == encoder.depth, || {
-        "window_size must be at least 1 unless every block is global".into()
-    });
-    checks.require((0.0..1.0).contains(&encoder.drop_path_rate), || {
-        format!("drop_path_rate must be in [0, 1), got {}", encoder.drop_path_rate)
-    });
 }
 
 fn check_decoder(decoder: &MaskDecoderConfig, checks: &mut SizeChecks) {
@@ -250,7 +235,8 @@ mod tests {
     #[test]
     fn published_sizes_have_the_published_number_of_elements() {
         // Totals of the official state dicts, from the shapes in `build_sam.py`.
-        let totals = [93_735_728, 312_343_088, 641_090_864];
+        // MobileSAM's without its classifier and its counters of batches, which are no parameters here.
+        let totals = [93_735_728, 312_343_088, 641_090_864, 10_140_231 - 321_640 - 27];
         for (variant, total) in Variant::ALL.into_iter().zip(totals) {
             let config = SamConfig::published(variant);
             let sam = config.init(&Device::flex()).expect("published sizes fit");
@@ -262,9 +248,10 @@ mod tests {
     #[test]
     fn all_problems_are_reported_together() {
         let mut config = SamConfig::published(Variant::VitB);
-        config.image_encoder.image_size = 1000;
-        config.image_encoder.num_heads = 7;
-        config.image_encoder.global_attn_indexes.push(99);
+        let vit = config.image_encoder.vit_mut().expect("a plain ViT");
+        vit.image_size = 1000;
+        vit.num_heads = 7;
+        vit.global_attn_indexes.push(99);
         config.mask_decoder.transformer_dim = 250;
         let error = config.check().expect_err("sizes do not fit");
         let text = error.to_string();

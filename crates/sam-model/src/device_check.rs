@@ -8,7 +8,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::config::SamConfig;
 use crate::decoder::{MaskDecoderConfig, MaskOutput};
-use crate::encoder::ImageEncoderConfig;
+use crate::encoder::{ImageEncoderConfig, VitConfig};
 use crate::init::initialise;
 use crate::prompt::{Modality, ObjectPrompt, PromptEncoderConfig, Prompts, TextPromptConfig, TextVector};
 use crate::sam::Sam;
@@ -114,7 +114,7 @@ fn largest(values: &[f32]) -> f32 {
 /// All parts of a segmenter in small: windows with padding, global attention, relative positions, all heads.
 fn config() -> SamConfig {
     SamConfig {
-        image_encoder: ImageEncoderConfig {
+        image_encoder: ImageEncoderConfig::Vit(VitConfig {
             image_size: 64,
             patch_size: 8,
             embed_dim: 32,
@@ -125,7 +125,7 @@ fn config() -> SamConfig {
             window_size: 3,
             global_attn_indexes: vec![1],
             drop_path_rate: 0.0,
-        },
+        }),
         prompt_encoder: PromptEncoderConfig { embed_dim: 32, mask_in_chans: 8 },
         mask_decoder: MaskDecoderConfig {
             transformer_dim: 32,

@@ -6,6 +6,9 @@
 //!   embedding, taken as one, Xavier uniform, absolute positions fixed sines and cosines, biases and relative position tables
 //!   zero. (ViTDet's normal of 0.02 suits a dimension of 768 and is too small for small ones.) The neck's convolutions
 //!   Kaiming normal over the fan-in, as a norm and no activation follows them;
+//! - TinyViT as image encoder: its convolutions normal with the variance that preserves the signal's (twice 1/fan-in before a
+//!   GELU), so that batch norms may keep their first statistics, mean zero and variance one; bottlenecks start as identities,
+//!   biases of attention at zero;
 //! - text prompts: standard normal, as they take vectors of unit length, bias and means zero;
 //! - prompt encoder and mask decoder: linear layers and convolutions uniform with the variance that preserves the signal's
 //!   variance (1/fan-in, twice that before a ReLU or GELU), embeddings and the position frequencies standard normal, biases
@@ -109,14 +112,17 @@ fn source_key(key: &str) -> String {
 
 fn draw_for(key: &str, official_shape: &[usize]) -> Draw {
     let last = key.rsplit('.').next().unwrap_or(key);
-    let is_norm = key.contains("norm") || is_sequential_norm(key);
+    let is_norm = key.contains("norm") || key.contains(".bn.") || is_sequential_norm(key);
     let is_position_table = last.starts_with("rel_pos");
     let tokens = ["_embed.weight", "iou_token.weight", "mask_tokens.weight"];
     let is_token = tokens.iter().any(|token| key.ends_with(token)) || key.contains("point_embeddings");
     if is_norm {
-        return Draw::Constant(if last == "weight" { 1.0 } else { 0.0 });
+        // Bottlenecks of a TinyViT start as identities, as the reference has them.
+        let is_last_of_branch = key.contains(".blocks.") && key.ends_with(".conv3.bn.weight");
+        let is_one = (last == "weight" && !is_last_of_branch) || last == "running_var";
+        return Draw::Constant(if is_one { 1.0 } else { 0.0 });
     }
-    if is_position_table {
+    if is_position_table || last == "attention_biases" {
         return Draw::Constant(0.0);
     }
     if is_token || last == "positional_encoding_gaussian_matrix" {
@@ -127,6 +133,10 @@ fn draw_for(key: &str, official_shape: &[usize]) -> Draw {
     }
     if key.starts_with("image_encoder.neck") {
         return Draw::Normal { std: (2.0 / fan_in(key, official_shape) as f32).sqrt() };
+    }
+    if key.starts_with("image_encoder.") && key.ends_with(".c.weight") {
+        let gain = if is_before_gelu_of_tiny_vit(key) { 2.0 } else { 1.0 };
+        return Draw::Normal { std: (gain / fan_in(key, official_shape) as f32).sqrt() };
     }
     if last == "pos_embed" {
         return Draw::SinesAndCosines;
@@ -157,6 +167,11 @@ fn draw_for(key: &str, official_shape: &[usize]) -> Draw {
 fn is_before_activation(key: &str) -> bool {
     let is_hidden = key.ends_with("layers.0.weight") || key.ends_with("layers.1.weight");
     key.ends_with("mlp.lin1.weight") || key.contains("output_upscaling") || (is_head(key) && is_hidden)
+}
+
+/// Whether a GELU follows a convolution of a TinyViT.
+fn is_before_gelu_of_tiny_vit(key: &str) -> bool {
+    key.contains(".conv1.") || key.contains(".conv2.") || key.contains("patch_embed.seq.0.")
 }
 
 /// Whether a parameter is of a head, which maps tokens to masks or scores.
@@ -302,17 +317,9 @@ mod tests {
     #[test]
     fn values_depend_on_the_seed_only() {
         let mut config = SamConfig::published(Variant::VitB);
-        config.image_encoder = crate::ImageEncoderConfig {
-            image_size: 32,
-            patch_size: 8,
-            embed_dim: 16,
-            depth: 2,
-            num_heads: 2,
-            mlp_dim: 32,
-            window_size: 2,
-            global_attn_indexes: vec![1],
-            ..config.image_encoder
-        };
+        let vit = config.image_encoder.vit_mut().expect("a plain ViT");
+        (vit.image_size, vit.patch_size, vit.embed_dim, vit.depth) = (32, 8, 16, 2);
+        (vit.num_heads, vit.mlp_dim, vit.window_size, vit.global_attn_indexes) = (2, 32, 2, vec![1]);
         let weights = |seed| {
             let sam = initialise(config.init(&Device::flex()).expect("sizes fit"), seed);
             sam.mask_decoder.iou_token.weight.val().into_data()

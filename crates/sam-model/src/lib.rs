@@ -6,19 +6,12 @@
 //! ```
 //! use burn::tensor::Device;
 //! use sam_model::init::initialise;
-//! use sam_model::{ImageEncoderConfig, MaskOutput, ObjectPrompt, Prompts, Sam, SamConfig, Variant};
+//! use sam_model::{MaskOutput, ObjectPrompt, Prompts, Sam, SamConfig, Variant};
 //!
 //! let mut config = SamConfig::published(Variant::VitB);
-//! config.image_encoder = ImageEncoderConfig {
-//!     image_size: 64,
-//!     embed_dim: 32,
-//!     depth: 2,
-//!     num_heads: 2,
-//!     mlp_dim: 64,
-//!     window_size: 2,
-//!     global_attn_indexes: vec![1],
-//!     ..config.image_encoder
-//! };
+//! let vit = config.image_encoder.vit_mut().expect("vit_b has a plain ViT");
+//! (vit.image_size, vit.embed_dim, vit.depth, vit.num_heads, vit.mlp_dim) = (64, 32, 2, 2, 64);
+//! (vit.window_size, vit.global_attn_indexes) = (2, vec![1]);
 //! let device = Device::flex();
 //! let sam = initialise(config.init(&device)?, 0);
 //!
@@ -49,7 +42,11 @@ pub mod weights;
 
 pub use config::{SamConfig, SamConfigError, Variant};
 pub use decoder::{DecodedMasks, MaskDecoder, MaskDecoderConfig, MaskOutput};
-pub use encoder::{Block, BlockConfig, DropPath, ImageEncoder, ImageEncoderConfig};
+pub use encoder::tiny_vit;
+pub use encoder::{
+    BatchNormStatistics, Block, BlockConfig, DropPath, ImageEncoder, ImageEncoderConfig, Neck, TinyVit, TinyVitConfig,
+    Vit, VitConfig,
+};
 pub use mae::{MaeConfig, MaeTarget, MaskedAutoencoder, RandomMasking, Reconstruction, masking_noise};
 pub use ops::mlp::Activation;
 pub use preprocess::{PIXEL_MEAN, PIXEL_STD, normalise_pixels};

@@ -10,7 +10,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::config::SamConfig;
 use crate::decoder::{DecodedMasks, MaskDecoder, MaskDecoderInputs, MaskOutput};
-use crate::encoder::ImageEncoder;
+use crate::encoder::{ImageEncoder, TinyVit};
 use crate::ops::objects_at_once;
 use crate::preprocess::preprocess;
 use crate::prompt::{PromptEncoder, Prompts};
@@ -58,7 +58,7 @@ impl Sam {
 
     /// Size of the square input in pixels.
     pub fn image_size(&self) -> usize {
-        self.config.image_encoder.image_size
+        self.config.image_encoder.image_size()
     }
 
     /// The device of the parameters.
@@ -101,6 +101,23 @@ impl Sam {
         prompt.image_mean = filled(prompt.image_mean.clone(), image);
         prompt.text_mean = filled(prompt.text_mean.clone(), text);
         self
+    }
+
+    /// Takes over the statistics of the batches that were encoded since the last call, where batch norms have running ones.
+    #[must_use]
+    pub fn following_batches(mut self) -> Self {
+        if let Some(tiny) = self.image_encoder.tiny_vit_mut() {
+            tiny.follow_batches();
+        }
+        self
+    }
+
+    /// The model whose batch norms keep their statistics where they do not learn, and the number of those whose statistics
+    /// follow the batches of a training.
+    #[must_use]
+    pub fn with_settled_batch_norms(mut self) -> (Self, usize) {
+        let n_running = self.image_encoder.tiny_vit_mut().map_or(0, TinyVit::settle_batch_norms);
+        (self, n_running)
     }
 
     /// Objects to decode together in training: on the CPU so many that the allocator can reuse the memory of their maps,

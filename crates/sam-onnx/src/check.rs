@@ -342,24 +342,16 @@ fn floats(value: Value) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use sam_model::init::initialise;
-    use sam_model::{ImageEncoderConfig, SamConfig, Variant};
+    use sam_model::{SamConfig, Variant};
 
     use super::*;
     use crate::export;
 
     fn small(seed: u64) -> Sam {
-        let published = SamConfig::published(Variant::VitB);
-        let image_encoder = ImageEncoderConfig {
-            image_size: 64,
-            embed_dim: 32,
-            depth: 2,
-            num_heads: 2,
-            mlp_dim: 64,
-            window_size: 3,
-            global_attn_indexes: vec![1],
-            ..published.image_encoder.clone()
-        };
-        let config = SamConfig { image_encoder, ..published };
+        let mut config = SamConfig::published(Variant::VitB);
+        let vit = config.image_encoder.vit_mut().expect("a plain ViT");
+        (vit.image_size, vit.embed_dim, vit.depth, vit.num_heads) = (64, 32, 2, 2);
+        (vit.mlp_dim, vit.window_size, vit.global_attn_indexes) = (64, 3, vec![1]);
         initialise(config.init(&Device::flex()).expect("sizes fit"), seed)
     }
 

@@ -46,14 +46,14 @@ impl Companion {
         if self == Self::XAnyLabeling && options.input != ImageInput::Pixels {
             return refuse(format!("{program} gives the encoder pixels, and it takes a normalised image"));
         }
-        let (side, mask_side) = (config.image_encoder.image_size, config.low_res_side());
+        let (side, mask_side) = (config.image_encoder.image_size(), config.low_res_side());
         if [side, mask_side] != [PUBLISHED_IMAGE_SIZE, ANNOTATORS_MASK_SIDE] {
             return refuse(format!(
                 "{program} works with models of {PUBLISHED_IMAGE_SIZE} px with mask prompts of {ANNOTATORS_MASK_SIDE} px \
                  only; this one has {side} px and {mask_side} px"
             ));
         }
-        let embedding = [config.image_encoder.out_chans, config.image_encoder.grid_size()];
+        let embedding = [config.image_encoder.out_chans(), config.image_encoder.grid_size()];
         if self == Self::Cvat && embedding != CVAT_EMBEDDING {
             return refuse(format!(
                 "{program} expects embeddings of {} channels and {} cells a side; this model has {} and {}",

@@ -158,6 +158,9 @@ pub fn check_export(config: &SamConfig, options: &ExportOptions) -> Result<(), O
         let what = format!("a file of more than {PROTOBUF_LIMIT} bytes is none that readers of ONNX can read");
         return Err(OnnxError::Unsupported(what));
     }
+    if config.image_encoder.vit().is_none() {
+        return Err(encoder::unsupported_encoder());
+    }
     options.companions.iter().try_for_each(|companion| companion.check(config, options))
 }
 
@@ -223,7 +226,7 @@ fn metadata(sam: &Sam, options: &ExportOptions) -> Vec<(String, String)> {
     [
         ("fingerprint", format!("{:016x}", fingerprint(sam))),
         ("variant", variant.to_owned()),
-        ("image_size", config.image_encoder.image_size.to_string()),
+        ("image_size", config.image_encoder.image_size().to_string()),
         ("mask_input_size", config.low_res_side().to_string()),
         ("mean", numbers(PIXEL_MEAN)),
         ("std", numbers(PIXEL_STD)),

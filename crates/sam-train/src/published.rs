@@ -36,10 +36,11 @@ pub(crate) enum Origin {
 }
 
 const SAM: Origin = Origin::Url("https://dl.fbaipublicfiles.com/segment_anything/");
+const MOBILE: Origin = Origin::Url("https://github.com/ChaoningZhang/MobileSAM/raw/master/weights/");
 const MAE: Origin = Origin::Url("https://dl.fbaipublicfiles.com/mae/pretrain/");
 
 /// In the order of the README.
-pub(crate) const PUBLISHED: [Published; 10] = [
+pub(crate) const PUBLISHED: [Published; 11] = [
     Published {
         name: "sam_vit_b_01ec64.pth",
         about: "SAM vit_b",
@@ -65,6 +66,13 @@ pub(crate) const PUBLISHED: [Published; 10] = [
     of_hugging_face("facebook/sam-vit-large", "SAM vit_l", "1.2 GB"),
     of_hugging_face("facebook/sam-vit-huge", "SAM vit_h", "2.6 GB"),
     of_hugging_face("wanglab/medsam-vit-base", "MedSAM: vit_b, trained on medical images with boxes", "375 MB"),
+    Published {
+        name: "mobile_sam.pth",
+        about: "MobileSAM: TinyViT as the encoder",
+        from: MOBILE,
+        size: "41 MB",
+        exact: None,
+    },
     Published { name: "mae_pretrain_vit_base.pth", about: "MAE encoder vit_b", from: MAE, size: "343 MB", exact: None },
     Published {
         name: "mae_pretrain_vit_large.pth",

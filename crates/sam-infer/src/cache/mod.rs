@@ -23,7 +23,7 @@ use std::time::{Duration, SystemTime};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use sam_files::{Fingerprint, sweep_unfinished, write_atomically, write_unsynced};
-use sam_model::{ImageEncoder, ImageEncoderConfig};
+use sam_model::{ImageEncoder, ImageEncoderConfig, TinyVitConfig, VitConfig};
 
 use crate::device::is_cpu;
 use crate::embedding::EncoderIdentity;
@@ -140,7 +140,7 @@ impl EmbeddingCache {
         dtype: CacheDtype,
     ) -> Result<Self, CacheError> {
         let identity = Arc::new(EncoderIdentity::new(encoder));
-        let device = encoder.pos_embed.lazy_device();
+        let device = encoder.device();
         let signature = signature(identity.fingerprint(), config, dtype, &device);
         let folder = root.join(format!("{signature:016x}"));
         let write = |path: PathBuf| move |source| CacheError::Write { path, source };
@@ -159,7 +159,7 @@ impl EmbeddingCache {
         let cache = Self {
             root: root.to_owned(),
             signature,
-            shape: [config.out_chans, grid, grid],
+            shape: [config.out_chans(), grid, grid],
             dtype,
             encoder: identity,
             _in_use: in_use,
@@ -180,7 +180,7 @@ impl EmbeddingCache {
              {channels} x {grid} x {grid}, {}\nformat       {FORMAT}\n",
             self.entry_bytes().div_ceil(1 << 20),
             self.encoder.fingerprint(),
-            config.image_size,
+            config.image_size(),
             self.dtype,
         );
         write_unsynced(&path, text).map_err(|source| CacheError::Write { path, source })
@@ -279,13 +279,28 @@ impl EmbeddingCache {
 /// Size of an entry's file, for an encoder of these sizes.
 #[must_use]
 pub fn entry_bytes(config: &ImageEncoderConfig, dtype: CacheDtype) -> u64 {
-    entry::n_bytes([config.out_chans, config.grid_size(), config.grid_size()], dtype)
+    entry::n_bytes([config.out_chans(), config.grid_size(), config.grid_size()], dtype)
 }
 
 /// The hash of everything but the image that decides an embedding and its bytes.
 fn signature(encoder: u64, config: &ImageEncoderConfig, dtype: CacheDtype, device: &Device) -> u64 {
-    // Drop path acts in training only, and a frozen encoder never trains.
-    let ImageEncoderConfig {
+    let mut hash = Fingerprint::new(FORMAT);
+    hash.add_word(encoder);
+    let sizes = match config {
+        ImageEncoderConfig::Vit(vit) => sizes_of_vit(vit),
+        ImageEncoderConfig::TinyVit(tiny) => sizes_of_tiny_vit(tiny),
+    };
+    sizes.into_iter().for_each(|size| hash.add_word(size as u64));
+    // A GPU rounds otherwise, and a run on the CPU is reproducible bit for bit.
+    hash.add_word(u64::from(is_cpu(device)));
+    hash.add_word(dtype.n_bytes() as u64);
+    hash.value()
+}
+
+// Drop path and the batch norms of a training act in training only, and a frozen encoder never trains.
+
+fn sizes_of_vit(config: &VitConfig) -> Vec<usize> {
+    let VitConfig {
         image_size,
         patch_size,
         embed_dim,
@@ -297,16 +312,25 @@ fn signature(encoder: u64, config: &ImageEncoderConfig, dtype: CacheDtype, devic
         global_attn_indexes,
         drop_path_rate: _,
     } = config;
-    let mut hash = Fingerprint::new(FORMAT);
-    hash.add_word(encoder);
-    for size in [image_size, patch_size, embed_dim, depth, num_heads, mlp_dim, out_chans, window_size] {
-        hash.add_word(*size as u64);
-    }
-    global_attn_indexes.iter().for_each(|&index| hash.add_word(index as u64));
-    // A GPU rounds otherwise, and a run on the CPU is reproducible bit for bit.
-    hash.add_word(u64::from(is_cpu(device)));
-    hash.add_word(dtype.n_bytes() as u64);
-    hash.value()
+    let sizes = [image_size, patch_size, embed_dim, depth, num_heads, mlp_dim, out_chans, window_size];
+    sizes.into_iter().chain(global_attn_indexes).copied().collect()
+}
+
+fn sizes_of_tiny_vit(config: &TinyVitConfig) -> Vec<usize> {
+    let TinyVitConfig {
+        image_size,
+        embed_dims,
+        depths,
+        num_heads,
+        window_sizes,
+        mbconv_ratio,
+        mlp_ratio,
+        out_chans,
+        drop_path_rate: _,
+        batch_norm: _,
+    } = config;
+    let layers = embed_dims.iter().chain(depths).chain(num_heads).chain(window_sizes);
+    [image_size, mbconv_ratio, mlp_ratio, out_chans].into_iter().chain(layers).copied().collect()
 }
 
 /// Appends to a file that others append to as well.

@@ -38,6 +38,17 @@ pub(super) enum Terms<'a> {
     Keys(&'a [f32]),
     /// Decomposed relative positions.
     Relative(Relative<'a>),
+    /// A value per query and key.
+    Pairs(Pairs<'a>),
+}
+
+/// Terms of all pairs of cells of a window, for the queries that there are.
+#[derive(Clone, Copy)]
+pub(super) struct Pairs<'a> {
+    /// `[cells, M]`; minus infinity for padding of the keys.
+    pub(super) terms: &'a [f32],
+    /// The cell of each query.
+    pub(super) cells: &'a [usize],
 }
 
 /// A term per query and row of keys, and one per query and column of keys (MViTv2, arXiv 2112.01526, eq. 4).
@@ -60,6 +71,8 @@ pub(super) struct HeadGrads {
     pub(super) v: Vec<f32>,
     /// Gradients of the reversed tables.
     pub(super) tables: Option<[Vec<f32>; 2]>,
+    /// `[N, M]`, those of [`Pairs`]; else empty.
+    pub(super) pairs: Vec<f32>,
 }
 
 /// The terms of a tile of queries, in the order in which a row of scores needs them.
@@ -82,14 +95,14 @@ impl Head<'_> {
     /// Length of a row of keys, padding included.
     fn row_length(&self) -> usize {
         match self.terms {
-            Terms::Keys(terms) => terms.len(),
+            Terms::Keys(_) | Terms::Pairs(_) => self.n_keys(),
             Terms::Relative(relative) => relative.grid[1].next_multiple_of(LANES),
         }
     }
 
     fn key_tiles(&self) -> impl Iterator<Item = Range<usize>> + use<> {
         let tile = match self.terms {
-            Terms::Keys(_) => KEYS_PER_TILE,
+            Terms::Keys(_) | Terms::Pairs(_) => KEYS_PER_TILE,
             Terms::Relative(_) => (KEYS_PER_TILE / self.row_length()).max(1) * self.row_length(),
         };
         let n = self.n_keys();
@@ -141,6 +154,9 @@ impl Head<'_> {
                 }
             }
             (Terms::Keys(terms), _) => see(0, 0.0, &terms[keys.clone()]),
+            (Terms::Pairs(Pairs { terms, cells }), _) => {
+                see(0, 0.0, &terms[cells[query] * self.n_keys()..][keys.clone()]);
+            }
             (Terms::Relative(_), None) => unreachable!("relative terms are made for every tile"),
         }
     }
@@ -270,8 +286,13 @@ pub(super) fn backward(head: &Head<'_>, OutputGrad { out, log_sums, d_out }: Out
         .zip(d_out.chunks_exact(channels))
         .map(|(out, d_out)| out.iter().zip(d_out).map(|(a, b)| a * b).sum())
         .collect();
-    let mut grads =
-        HeadGrads { q: vec![0.0; head.q.len()], k: vec![0.0; head.k.len()], v: vec![0.0; head.v.len()], tables: None };
+    let mut grads = HeadGrads {
+        q: vec![0.0; head.q.len()],
+        k: vec![0.0; head.k.len()],
+        v: vec![0.0; head.v.len()],
+        tables: None,
+        pairs: if matches!(head.terms, Terms::Pairs(_)) { vec![0.0; n * head.n_keys()] } else { Vec::new() },
+    };
     let (mut scores, mut d_scores) = (Vec::new(), Vec::new());
     for keys in head.key_tiles() {
         let of_keys = keys.start * channels..keys.end * channels;
@@ -308,6 +329,11 @@ pub(super) fn backward(head: &Head<'_>, OutputGrad { out, log_sums, d_out }: Out
                     }
                 },
             );
+            if let Terms::Pairs(_) = head.terms {
+                for (d_scores, query) in d_scores.chunks_exact(keys.len()).zip(queries.clone()) {
+                    grads.pairs[query * head.n_keys()..][keys.clone()].copy_from_slice(d_scores);
+                }
+            }
             let (p, d_s) =
                 (Matrix::new(&scores, queries.len(), keys.len()), Matrix::new(&d_scores, queries.len(), keys.len()));
             let (d_q, d_kv) = (queries.start * channels..queries.end * channels, of_keys.clone());

@@ -3,15 +3,17 @@
 //!
 //! Only the output and one value per query are saved for the backward pass, which recomputes the scores.
 //!
-//! [`GridAttention`] is the encoder's, over a grid or its windows; [`CrossAttention`] is everything else. Both gather the
-//! rows of one head at a time for `head`, which does the work.
+//! [`GridAttention`] is the encoder's, over a grid or its windows; [`WindowAttention`] that of a TinyViT; [`CrossAttention`] is
+//! everything else. All gather the rows of one head at a time for `head`, which does the work.
 
 mod cross;
 mod grid;
 mod head;
+mod window;
 
 pub use cross::{CrossAttention, CrossGrads, CrossInputs};
 pub use grid::{GridAttention, GridGrads, GridInputs, TableGrads, Tables};
+pub use window::{WindowAttention, WindowGrads, WindowInputs};
 
 /// Result of an attention.
 #[derive(Clone, Debug)]

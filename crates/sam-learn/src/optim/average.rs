@@ -10,10 +10,21 @@ use super::parameters::learned_values;
 ///
 /// The decay rises with the steps as in TensorFlow's `ExponentialMovingAverage`, `min(decay, (1 + n) / (10 + n))`, so a
 /// short run is not stuck at its initial weights. What is frozen is left as it is: an average of equal values would be rounded.
-pub(crate) fn averaged<M: Module>(average: M, weights: &M, decay: f64, step: u64) -> M {
+pub(crate) fn averaged<M: Module>(average: M, weights: &M, Decay { decay, step, statistics }: Decay) -> M {
     let step = step as f64;
     let decay = decay.min((1.0 + step) / (10.0 + step));
-    average.map(&mut Averager { values: learned_values(weights), decay })
+    average.map(&mut Averager { values: learned_values(weights, statistics), decay })
+}
+
+/// How far an average follows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Decay {
+    /// Of long runs.
+    pub(crate) decay: f64,
+    /// Steps done.
+    pub(crate) step: u64,
+    /// Whether the statistics of batch norms change and are averaged, too.
+    pub(crate) statistics: bool,
 }
 
 struct Averager {

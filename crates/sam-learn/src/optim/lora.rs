@@ -78,8 +78,13 @@ fn shapes(layers: &[LinearLayer], options: &LoraOptions) -> Result<BTreeMap<Stri
 
 /// What a target adapts of a layer.
 fn columns_of(layer: &str, target: &str) -> Option<AdaptedColumns> {
-    let in_block = layer.strip_prefix("image_encoder.blocks.").and_then(|rest| Some(rest.split_once('.')?.1));
-    let of_attention = |thirds: [bool; 3]| (in_block == Some("attn.qkv")).then_some(AdaptedColumns::Thirds(thirds));
+    let of_vit = layer.strip_prefix("image_encoder.blocks.").and_then(|rest| Some(rest.split_once('.')?.1));
+    // A TinyViT has queries, keys and values head by head, so they are no thirds of a layer.
+    let in_block = of_vit.or_else(|| {
+        let rest = layer.strip_prefix("image_encoder.layers.")?.split_once(".blocks.")?.1;
+        Some(rest.split_once('.')?.1)
+    });
+    let of_attention = |thirds: [bool; 3]| (of_vit == Some("attn.qkv")).then_some(AdaptedColumns::Thirds(thirds));
     let whole = |is_target: bool| is_target.then_some(AdaptedColumns::All);
     match target {
         QUERIES => of_attention([true, false, false]),

@@ -11,12 +11,12 @@ mod patterns;
 mod schedule;
 
 pub use gradients::clip_by_global_norm;
-pub use groups::optimiser_and_rates;
+pub use groups::{EncoderLayers, optimiser_and_rates};
 pub use learning::choose_learning;
 pub use lora::adapt;
 pub use parameters::PartSize;
 
-pub(crate) use average::averaged;
+pub(crate) use average::{Decay, averaged};
 pub(crate) use gradients::scaled;
 pub(crate) use learning::{is_encoder_frozen, learned_keys};
 pub(crate) use parameters::part_sizes;

@@ -37,8 +37,8 @@ const ADAPTERS: &str = "adapters";
 pub(crate) fn part_sizes<M: Module>(model: &M) -> Vec<PartSize> {
     let mut parts: Vec<PartSize> = Vec::new();
     for NamedParameter { key, shape, learns, .. } in parameters(model) {
-        // A constant of the network, which the official package does not count either.
-        if key.ends_with(POSITION_FREQUENCIES) {
+        // Constants and statistics of the network, which the official package does not count either.
+        if key.ends_with(POSITION_FREQUENCIES) || is_statistic(&key) {
             continue;
         }
         let name = if is_factor(&key) { ADAPTERS } else { key.split('.').next().unwrap_or_default() };
@@ -60,9 +60,17 @@ pub(super) fn parameters<M: Module>(model: &M) -> Vec<NamedParameter> {
     lister.parameters
 }
 
-/// The values of the parameters that learn, without autodiff, by id.
-pub(super) fn learned_values<M: Module>(model: &M) -> GradientsParams {
-    let mut copier = Copier { values: GradientsParams::new() };
+/// The ends of the keys of batch norms' statistics, which follow the data and have no gradient.
+const STATISTICS: [&str; 2] = [".running_mean", ".running_var"];
+
+/// Whether a key is that of a batch norm's statistics.
+fn is_statistic(key: &str) -> bool {
+    STATISTICS.iter().any(|end| key.ends_with(end))
+}
+
+/// The values of the parameters that learn, without autodiff, by id; with the `statistics` of batch norms or without.
+pub(super) fn learned_values<M: Module>(model: &M, statistics: bool) -> GradientsParams {
+    let mut copier = Copier { path: ParameterPath::default(), values: GradientsParams::new(), statistics };
     model.visit(&mut copier);
     copier.values
 }
@@ -97,12 +105,22 @@ impl ModuleVisitor for Lister {
 }
 
 struct Copier {
+    path: ParameterPath,
     values: GradientsParams,
+    statistics: bool,
 }
 
 impl ModuleVisitor for Copier {
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.path.enter(name, container_type);
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.exit();
+    }
+
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if param.is_require_grad() {
+        if param.is_require_grad() || (self.statistics && is_statistic(&self.path.official_key())) {
             self.values.register(param.id, param.val().inner());
         }
     }

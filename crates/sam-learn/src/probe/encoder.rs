@@ -64,7 +64,7 @@ impl FrozenEncoder {
     pub fn patch_size(&self) -> usize {
         match self {
             Self::Autoencoder(mae) => mae.config().patch_size,
-            Self::Segmenter(sam) => sam.config().image_encoder.patch_size,
+            Self::Segmenter(sam) => sam.config().image_encoder.patch_size(),
         }
     }
 
@@ -88,8 +88,7 @@ impl FrozenEncoder {
                 Tokens { patches: tokens.narrow(1, 1, n_tokens - 1), class: Some(class) }
             }
             Self::Segmenter(sam) => {
-                let encoder = &sam.image_encoder;
-                let tokens = encoder.blocks.iter().fold(encoder.embed_patches(images), |x, block| block.forward(x));
+                let tokens = sam.image_encoder.features(images);
                 let [batch, rows, columns, dim] = tokens.dims();
                 Tokens { patches: tokens.reshape([batch, rows * columns, dim]), class: None }
             }

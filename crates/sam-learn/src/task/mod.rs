@@ -50,6 +50,16 @@ pub(crate) trait Task: Module {
     /// Gradients of the mean loss over a batch.
     fn gradients(&self, batch: DeviceBatch) -> Result<(GradientsParams, BatchReport), LearnError>;
 
+    /// The task whose statistics follow the batches since the last call, where the network has some that do.
+    fn following_batches(self) -> Self {
+        self
+    }
+
+    /// Whether it has.
+    fn has_running_statistics(&self) -> bool {
+        false
+    }
+
     /// Validation scores of the network, which has no autodiff graph.
     fn validate(
         &self,

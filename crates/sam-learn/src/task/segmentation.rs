@@ -33,6 +33,8 @@ use crate::texts::TextVectors;
 /// Everything that a step needs beside the weights.
 #[derive(Clone, Debug)]
 pub(crate) struct SegmentationRecipe {
+    /// Whether statistics of batch norms follow the batches.
+    pub(crate) has_running_statistics: bool,
     /// Random seed of prompts and dropout.
     pub(crate) seed: u64,
     /// The simulated annotator.
@@ -194,6 +196,14 @@ impl Task for SegmentationTask {
             }),
         };
         Ok((grads, report))
+    }
+
+    fn following_batches(self) -> Self {
+        Self { sam: self.sam.following_batches(), ..self }
+    }
+
+    fn has_running_statistics(&self) -> bool {
+        self.recipe.has_running_statistics
     }
 
     fn validate(&self, input: &Validation, request: ValidationRequest<'_>) -> Result<ValidationOutput, LearnError> {

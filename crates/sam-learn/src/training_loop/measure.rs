@@ -82,10 +82,9 @@ pub(crate) fn measure<T: Task>(setup: Setup<T>) -> Result<Option<Measured>, Lear
 
 /// A run that nobody watches and that writes nothing.
 fn unobserved<T: Task>(setup: Setup<T>) -> (T, Run<T>) {
-    let Setup { task, options, device, inputs, validation, encoder_depth } = setup;
+    let Setup { task, options, device, inputs, validation, layers } = setup;
     let average = options.optimiser.ema_decay.map(|_| task.valid().network().clone());
-    let (optimiser, rates) =
-        optimiser_and_rates(task.network(), encoder_depth, &options.optimiser, &options.schedule, 0);
+    let (optimiser, rates) = optimiser_and_rates(task.network(), layers, &options.optimiser, &options.schedule, 0);
     let run = Run {
         checkpoints: CheckpointFiles::open(&options.folder),
         device,

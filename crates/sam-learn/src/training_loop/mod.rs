@@ -24,7 +24,7 @@ use sam_files::sweep_unfinished;
 
 use crate::device_memory::catch_out_of_memory;
 use crate::error::LearnError;
-use crate::optim::{averaged, clip_by_global_norm, optimiser_and_rates, scaled};
+use crate::optim::{Decay, EncoderLayers, averaged, clip_by_global_norm, optimiser_and_rates, scaled};
 use crate::options::{LogOptions, OptimiserOptions, ScheduleOptions, ValidationOptions};
 use crate::record::{
     ADAPTER_FOLDER, BEST_FILE, CHECKPOINTS_FOLDER, CheckpointFiles, CheckpointProblem, LAST_ADAPTER_FOLDER, LAST_FILE,
@@ -96,7 +96,7 @@ pub(crate) struct Setup<T: Task> {
     /// With the weights that the run begins with; those of a save replace them on resume.
     pub(crate) task: T,
     /// Blocks of the encoder, for learning rates by layer.
-    pub(crate) encoder_depth: usize,
+    pub(crate) layers: EncoderLayers,
     pub(crate) device: Device,
     pub(crate) options: LoopOptions,
     pub(crate) inputs: RunInputs,
@@ -130,7 +130,7 @@ struct Run<T: Task> {
 impl<T: Task> Run<T> {
     /// The run as it begins, or as it was saved.
     fn new(setup: Setup<T>, resume: Option<&SavedState>) -> Result<(Self, T), LearnError> {
-        let Setup { mut task, options, device, inputs, validation, encoder_depth } = setup;
+        let Setup { mut task, options, device, inputs, validation, layers } = setup;
         let RunInputs { samples, loader, interrupter, observers: others } = inputs;
         let folders = [CHECKPOINTS_FOLDER, PREVIEWS_FOLDER, VALIDATION_FOLDER, ADAPTER_FOLDER, LAST_ADAPTER_FOLDER];
         for folder in std::iter::once("").chain(folders) {
@@ -147,7 +147,7 @@ impl<T: Task> Run<T> {
         };
         // The parameters' ids count, so the weights are loaded before.
         let (mut optimiser, rates) =
-            optimiser_and_rates(task.network(), encoder_depth, &options.optimiser, &options.schedule, progress.step);
+            optimiser_and_rates(task.network(), layers, &options.optimiser, &options.schedule, progress.step);
         if let Some(state) = resume {
             optimiser = optimiser.load_record(state.load_optimiser()?);
         }
@@ -223,6 +223,7 @@ impl<T: Task> Run<T> {
             // With several devices or processes each has the mean gradient of its own batches here. Their mean, weighted
             // by the number of objects of each, belongs on this line: all then clip and step alike.
             let (grads, grad_norm) = self.clip(&task, grads, &reports)?;
+            task = task.following_batches();
             let rates = self.rates.step();
             task = self.optimiser.step(rates.clone(), task, grads);
             self.update_average(&task);
@@ -306,7 +307,11 @@ impl<T: Task> Run<T> {
     fn update_average(&mut self, task: &T) {
         if let Some(average) = self.average.take() {
             let decay = self.options.optimiser.ema_decay.unwrap_or_default();
-            self.average = Some(averaged(average, task.network(), decay, self.progress.step));
+            self.average = Some(averaged(
+                average,
+                task.network(),
+                Decay { decay, step: self.progress.step, statistics: task.has_running_statistics() },
+            ));
         }
     }
 

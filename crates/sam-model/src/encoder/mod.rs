@@ -1,107 +1,169 @@
-//! SAM's image encoder: a plain ViT with windowed attention and a few global blocks, then a neck (arXiv 2304.02643 §A,
-//! arXiv 2203.16527; `segment_anything/modeling/image_encoder.py`).
+//! The image encoder: SAM's plain ViT or MobileSAM's TinyViT, in the same slot of a segmenter. Both end in the same neck and
+//! give the same kind of embedding, so nothing after them knows which one it was.
 //!
-//! Maps stay channels-last (`[B, H, W, C]`) from the patch embedding to the neck; the embedding is channels-first, as
-//! every consumer expects. The blocks have drop path, which the published code omits.
-//!
-//! Shapes: `B` images, `S` image size in pixels, `G` grid size (`S / patch`), `C` embedding dimension.
+//! Shapes: `B` images, `S` image size in pixels, `G` grid size of the embedding, `C` channels of the last map before the neck.
 
 mod block;
 mod drop_path;
+mod neck;
+pub mod tiny_vit;
+mod vit;
 
-use burn::module::{Initializer, Module, Param};
-use burn::tensor::module::conv2d;
-use burn::tensor::ops::ConvOptions;
+use burn::module::{Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor};
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use block::ENCODER_LAYER_NORM_EPS;
 pub use block::{Block, BlockConfig};
 pub use drop_path::DropPath;
+pub use neck::Neck;
+pub use tiny_vit::{BatchNormStatistics, TinyVit, TinyVitConfig};
+pub use vit::{Vit, VitConfig};
 
-use crate::ops::layer_norm::LayerNorm2d;
-use crate::ops::patch_conv::PatchConv;
+pub(crate) use vit::PatchEmbed;
+
+use crate::config::SizeChecks;
 use crate::stage::{Stage, run};
-use drop_path::linear_rates;
 
-/// Sizes of an image encoder.
+/// Sizes of an image encoder. The fields of both kinds differ, so a file needs no word for which one it is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ImageEncoderConfig {
-    /// Size of the square input in pixels; a multiple of `patch_size`.
-    pub image_size: usize,
-    /// Size of a patch in pixels.
-    pub patch_size: usize,
-    /// Embedding dimension of the tokens.
-    pub embed_dim: usize,
-    /// Number of blocks.
-    pub depth: usize,
-    /// Attention heads of a block; divides `embed_dim`.
-    pub num_heads: usize,
-    /// Hidden dimension of a block's MLP.
-    pub mlp_dim: usize,
-    /// Channels of the embedding.
-    pub out_chans: usize,
-    /// Size of an attention window in patches.
-    pub window_size: usize,
-    /// Blocks that attend over the whole image instead of windows.
-    pub global_attn_indexes: Vec<usize>,
-    /// Drop path rate of the last block in training; rates increase linearly from 0 at block 0.
-    #[serde(default)]
-    pub drop_path_rate: f64,
+#[serde(untagged)]
+pub enum ImageEncoderConfig {
+    /// A plain ViT.
+    Vit(VitConfig),
+    /// A TinyViT.
+    TinyVit(TinyVitConfig),
 }
 
 impl ImageEncoderConfig {
-    /// Size of the embedding in patches.
+    /// Size of the square input in pixels.
+    pub fn image_size(&self) -> usize {
+        match self {
+            Self::Vit(vit) => vit.image_size,
+            Self::TinyVit(tiny) => tiny.image_size,
+        }
+    }
+
+    /// The same encoder for another size of input.
+    pub fn set_image_size(&mut self, image_size: usize) {
+        match self {
+            Self::Vit(vit) => vit.image_size = image_size,
+            Self::TinyVit(tiny) => tiny.image_size = image_size,
+        }
+    }
+
+    /// Side of a cell of the embedding in pixels.
+    pub fn patch_size(&self) -> usize {
+        match self {
+            Self::Vit(vit) => vit.patch_size,
+            Self::TinyVit(_) => TinyVitConfig::STRIDE,
+        }
+    }
+
+    /// Size of the embedding in cells.
     pub fn grid_size(&self) -> usize {
-        self.image_size / self.patch_size
+        self.image_size() / self.patch_size()
+    }
+
+    /// Channels of the embedding.
+    pub fn out_chans(&self) -> usize {
+        match self {
+            Self::Vit(vit) => vit.out_chans,
+            Self::TinyVit(tiny) => tiny.out_chans,
+        }
+    }
+
+    /// Channels of the last map before the neck.
+    pub fn embed_dim(&self) -> usize {
+        match self {
+            Self::Vit(vit) => vit.embed_dim,
+            Self::TinyVit(tiny) => tiny.last_dim(),
+        }
+    }
+
+    /// Number of blocks.
+    pub fn depth(&self) -> usize {
+        match self {
+            Self::Vit(vit) => vit.depth,
+            Self::TinyVit(tiny) => tiny.depth(),
+        }
+    }
+
+    /// Drop path rate of the last block in training.
+    pub fn drop_path_rate(&self) -> f64 {
+        match self {
+            Self::Vit(vit) => vit.drop_path_rate,
+            Self::TinyVit(tiny) => tiny.drop_path_rate,
+        }
+    }
+
+    /// Sets the drop path rate of the last block in training.
+    pub fn set_drop_path_rate(&mut self, rate: f64) {
+        match self {
+            Self::Vit(vit) => vit.drop_path_rate = rate,
+            Self::TinyVit(tiny) => tiny.drop_path_rate = rate,
+        }
+    }
+
+    /// The sizes of a plain ViT, if it is one.
+    pub fn vit(&self) -> Option<&VitConfig> {
+        match self {
+            Self::Vit(vit) => Some(vit),
+            Self::TinyVit(_) => None,
+        }
+    }
+
+    /// As [`ImageEncoderConfig::vit`], to change them.
+    pub fn vit_mut(&mut self) -> Option<&mut VitConfig> {
+        match self {
+            Self::Vit(vit) => Some(vit),
+            Self::TinyVit(_) => None,
+        }
+    }
+
+    /// The sizes of a TinyViT, if it is one.
+    pub fn tiny_vit(&self) -> Option<&TinyVitConfig> {
+        match self {
+            Self::Vit(_) => None,
+            Self::TinyVit(tiny) => Some(tiny),
+        }
+    }
+
+    /// As [`ImageEncoderConfig::tiny_vit`], to change them.
+    pub fn tiny_vit_mut(&mut self) -> Option<&mut TinyVitConfig> {
+        match self {
+            Self::Vit(_) => None,
+            Self::TinyVit(tiny) => Some(tiny),
+        }
     }
 
     /// Parameters at zero, to be filled by a checkpoint or by [`crate::init`].
     ///
     /// # Panics
-    /// When sizes do not divide; [`crate::SamConfig::check`] reports it beforehand.
+    /// When sizes do not fit together; [`crate::SamConfig::check`] reports it beforehand.
     pub fn init(&self, device: &Device) -> ImageEncoder {
-        let Self { embed_dim, depth, num_heads, mlp_dim, out_chans, .. } = *self;
-        let grid = self.grid_size();
-        assert_eq!(grid * self.patch_size, self.image_size, "image_size must be a multiple of patch_size");
-        assert_eq!(embed_dim % num_heads, 0, "num_heads {num_heads} must divide embed_dim {embed_dim}");
-        let blocks = linear_rates(self.drop_path_rate, depth)
-            .into_iter()
-            .enumerate()
-            .map(|(index, drop_path)| {
-                let window = if self.global_attn_indexes.contains(&index) { 0 } else { self.window_size };
-                let attended = if window == 0 { grid } else { window };
-                let rel_pos = Some(attended);
-                BlockConfig { window, rel_pos, drop_path, ..BlockConfig::new(embed_dim, num_heads, mlp_dim) }
-                    .init(device)
-            })
-            .collect();
-        ImageEncoder {
-            patch_embed: PatchEmbed { proj: PatchConv::new(3, embed_dim, self.patch_size, true, device) },
-            pos_embed: Initializer::Zeros.init([1, grid, grid, embed_dim], device),
-            blocks,
-            neck: Neck {
-                conv1: PatchConv::new(embed_dim, out_chans, 1, false, device),
-                norm1: LayerNorm2d::new(out_chans, device),
-                conv2: NeckConv { weight: Initializer::Zeros.init([out_chans, out_chans, 3, 3], device) },
-                norm2: LayerNorm2d::new(out_chans, device),
-            },
+        match self {
+            Self::Vit(vit) => ImageEncoder::Vit(vit.init(device)),
+            Self::TinyVit(tiny) => ImageEncoder::TinyVit(tiny.init(device)),
+        }
+    }
+
+    pub(crate) fn check(&self, checks: &mut SizeChecks) {
+        match self {
+            Self::Vit(vit) => vit.check(checks),
+            Self::TinyVit(tiny) => tiny.check(checks),
         }
     }
 }
 
 /// The image encoder.
-#[derive(Module, Debug)]
-pub struct ImageEncoder {
-    /// Patches to tokens.
-    pub patch_embed: PatchEmbed,
-    /// `[1, G, G, C]`, added to the patch tokens.
-    pub pos_embed: Param<Tensor<4>>,
-    /// The transformer.
-    pub blocks: Vec<Block>,
-    /// Tokens to the embedding's channels.
-    pub neck: Neck,
+#[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a model has one, and it is never in a list")]
+pub enum ImageEncoder {
+    /// A plain ViT.
+    Vit(Vit),
+    /// A TinyViT.
+    TinyVit(TinyVit),
 }
 
 impl ImageEncoder {
@@ -112,72 +174,141 @@ impl ImageEncoder {
         run(&self.stages(), images)
     }
 
-    /// The encoder as stages: patch embedding, blocks, neck.
+    /// The encoder as stages, the neck last.
     ///
     /// # Shapes
     /// - first input: `[B, 3, S, S]`, last output: `[B, out_chans, G, G]`
     pub fn stages(&self) -> Vec<Stage<'_>> {
-        let mut stages: Vec<Stage<'_>> = vec![Box::new(|images| self.embed_patches(images))];
-        stages.extend(self.blocks.iter().map(|block| -> Stage<'_> { Box::new(|x| block.forward(x)) }));
-        stages.push(Box::new(|x| self.neck.forward(x)));
+        let mut stages = self.stages_before_neck();
+        stages.push(Box::new(|x| self.neck().forward(x)));
         stages
     }
 
-    /// Patch tokens with their positions, the input of the first block.
+    /// The last map before the neck.
     ///
     /// # Shapes
     /// - `images`: `[B, 3, S, S]`
     /// - returns `[B, G, G, C]`
-    pub fn embed_patches(&self, images: Tensor<4>) -> Tensor<4> {
-        self.patch_embed.forward(images) + self.pos_embed.val()
+    pub fn features(&self, images: Tensor<4>) -> Tensor<4> {
+        run(&self.stages_before_neck(), images)
+    }
+
+    /// The neck.
+    pub fn neck(&self) -> &Neck {
+        match self {
+            Self::Vit(vit) => &vit.neck,
+            Self::TinyVit(tiny) => &tiny.neck,
+        }
+    }
+
+    /// The device of the parameters.
+    pub fn device(&self) -> Device {
+        self.neck().conv1.weight.lazy_device()
+    }
+
+    /// The plain ViT, if it is one.
+    pub fn vit(&self) -> Option<&Vit> {
+        match self {
+            Self::Vit(vit) => Some(vit),
+            Self::TinyVit(_) => None,
+        }
+    }
+
+    /// The TinyViT, if it is one.
+    pub fn tiny_vit(&self) -> Option<&TinyVit> {
+        match self {
+            Self::Vit(_) => None,
+            Self::TinyVit(tiny) => Some(tiny),
+        }
+    }
+
+    /// As [`ImageEncoder::tiny_vit`], to change it.
+    pub fn tiny_vit_mut(&mut self) -> Option<&mut TinyVit> {
+        match self {
+            Self::Vit(_) => None,
+            Self::TinyVit(tiny) => Some(tiny),
+        }
+    }
+
+    fn stages_before_neck(&self) -> Vec<Stage<'_>> {
+        match self {
+            Self::Vit(vit) => vit.stages_before_neck(),
+            Self::TinyVit(tiny) => tiny.stages_before_neck(),
+        }
     }
 }
 
-/// Patches to tokens.
-#[derive(Module, Debug)]
-pub struct PatchEmbed {
-    /// A convolution whose stride is its kernel.
-    pub proj: PatchConv,
-}
+/// By hand, as burn's derive enters a variant as if it were a field: saves of trainings that began before there was a second
+/// kind of encoder have keys without it, and official keys have none either.
+impl Module for ImageEncoder {
+    fn collect_devices(&self, devices: Devices) -> Devices {
+        match self {
+            Self::Vit(vit) => vit.collect_devices(devices),
+            Self::TinyVit(tiny) => tiny.collect_devices(devices),
+        }
+    }
 
-impl PatchEmbed {
-    /// # Shapes
-    /// - `images`: `[B, 3, H, W]`
-    /// - returns `[B, H / patch, W / patch, C]`
-    pub fn forward(&self, images: Tensor<4>) -> Tensor<4> {
-        self.proj.forward(images.permute([0, 2, 3, 1]))
+    fn fork(self, device: &Device) -> Self {
+        match self {
+            Self::Vit(vit) => Self::Vit(vit.fork(device)),
+            Self::TinyVit(tiny) => Self::TinyVit(tiny.fork(device)),
+        }
+    }
+
+    fn to_device(self, device: &Device) -> Self {
+        match self {
+            Self::Vit(vit) => Self::Vit(vit.to_device(device)),
+            Self::TinyVit(tiny) => Self::TinyVit(tiny.to_device(device)),
+        }
+    }
+
+    fn train(self) -> Self {
+        match self {
+            Self::Vit(vit) => Self::Vit(vit.train()),
+            Self::TinyVit(tiny) => Self::TinyVit(tiny.train()),
+        }
+    }
+
+    fn valid(&self) -> Self {
+        match self {
+            Self::Vit(vit) => Self::Vit(vit.valid()),
+            Self::TinyVit(tiny) => Self::TinyVit(tiny.valid()),
+        }
+    }
+
+    fn materialize(self) -> Self {
+        match self {
+            Self::Vit(vit) => Self::Vit(vit.materialize()),
+            Self::TinyVit(tiny) => Self::TinyVit(tiny.materialize()),
+        }
+    }
+
+    fn visit<Visitor: ModuleVisitor>(&self, visitor: &mut Visitor) {
+        match self {
+            Self::Vit(vit) => vit.visit(visitor),
+            Self::TinyVit(tiny) => tiny.visit(visitor),
+        }
+    }
+
+    fn map<Mapper: ModuleMapper>(self, mapper: &mut Mapper) -> Self {
+        match self {
+            Self::Vit(vit) => Self::Vit(vit.map(mapper)),
+            Self::TinyVit(tiny) => Self::TinyVit(tiny.map(mapper)),
+        }
     }
 }
 
-/// Two convolutions with their normalisations, from the tokens' dimension to the embedding's channels.
-#[derive(Module, Debug)]
-pub struct Neck {
-    /// 1 x 1, no bias.
-    pub conv1: PatchConv,
-    /// After `conv1`.
-    pub norm1: LayerNorm2d,
-    /// 3 x 3, padded, no bias.
-    pub conv2: NeckConv,
-    /// After `conv2`.
-    pub norm2: LayerNorm2d,
-}
+impl ModuleDisplayDefault for ImageEncoder {
+    fn content(&self, content: Content) -> Option<Content> {
+        match self {
+            Self::Vit(vit) => content.add_single(vit).optional(),
+            Self::TinyVit(tiny) => content.add_single(tiny).optional(),
+        }
+    }
 
-/// The neck's 3 x 3 convolution.
-#[derive(Module, Debug)]
-pub struct NeckConv {
-    /// `[out_chans, out_chans, 3, 3]`.
-    pub weight: Param<Tensor<4>>,
-}
-
-impl Neck {
-    /// # Shapes
-    /// - `x`: `[B, G, G, C]`
-    /// - returns `[B, out_chans, G, G]`
-    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let x = self.norm1.forward(self.conv1.forward(x));
-        let x = x.permute([0, 3, 1, 2]);
-        let x = conv2d(x, self.conv2.weight.val(), None, ConvOptions::new([1, 1], [1, 1], [1, 1], 1));
-        let x = self.norm2.forward(x.permute([0, 2, 3, 1]));
-        x.permute([0, 3, 1, 2]) // [B, out_chans, G, G]
+    fn num_params(&self) -> usize {
+        Module::num_params(self)
     }
 }
+
+impl ModuleDisplay for ImageEncoder {}

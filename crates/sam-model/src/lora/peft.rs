@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use super::adapter::LowRankAdapter;
 use super::file::{AdapterFile, AdapterFormat, LayerFactors, io, matrix, problem, values_of};
 use crate::decoder::DownsampledAttention;
+use crate::encoder::{ImageEncoder, TinyVit, Vit};
 use crate::ops::mlp::Mlp;
 use crate::sam::Sam;
 use crate::weights::{
@@ -26,6 +27,11 @@ const OLD_WEIGHTS: &str = "adapter_model.bin";
 
 /// Starts every key.
 const PREFIX: &str = "base_model.model.";
+
+/// In `adapter_config.json`, the class of the network that the names are of; absent for a `SamModel`.
+const MAPPING: &str = "auto_mapping";
+const CLASS: &str = "base_model_class";
+const OFFICIAL_CLASS: &str = "Sam";
 
 /// A second copy of the position frequencies, which the prompt encoder of `SamModel` has.
 const SHARED: &str = "prompt_encoder.shared_embedding.positional_embedding";
@@ -59,7 +65,7 @@ pub(super) fn read(folder: &Path) -> Result<AdapterFile, WeightsError> {
         // Names of older versions have the adapter's own name in them.
         let plain = key.strip_prefix(PREFIX).unwrap_or(key).replace(".default.weight", ".weight");
         if let Some(name) = plain.strip_suffix(".lora_A.weight") {
-            let layer = official(&format!("{name}.weight"));
+            let layer = official(&format!("{name}.weight"), config.is_official);
             let layer = layer.and_then(|key| Some(key.strip_suffix(".weight")?.to_owned()));
             let layer = layer.ok_or_else(|| unknown(&dict, key))?;
             layers.insert(layer, factors(&dict, key, name, &config)?);
@@ -74,7 +80,7 @@ pub(super) fn read(folder: &Path) -> Result<AdapterFile, WeightsError> {
                 continue;
             }
             let plain = plain.replace(".base_layer.", ".").replace(".modules_to_save.", ".");
-            let official = official(&plain).ok_or_else(|| unknown(&dict, key))?;
+            let official = official(&plain, config.is_official).ok_or_else(|| unknown(&dict, key))?;
             whole.insert(official, (info.shape.clone(), values_of(&dict, key)?));
         }
     }
@@ -84,9 +90,9 @@ pub(super) fn read(folder: &Path) -> Result<AdapterFile, WeightsError> {
     Ok(AdapterFile { path: folder.to_owned(), format: AdapterFormat::Peft, base: config.base, layers, whole })
 }
 
-/// The official key of a tensor of either package.
-fn official(plain: &str) -> Option<String> {
-    if plain.starts_with("image_encoder.") {
+/// The official key of a tensor of either package; `is_official` where the folder says whose it is.
+fn official(plain: &str, is_official: bool) -> Option<String> {
+    if is_official || plain.starts_with("image_encoder.") {
         return Some(plain.to_owned());
     }
     let of_hugging_face = Layout::HuggingFace.key_to_official(plain);
@@ -118,6 +124,8 @@ struct Config {
     alpha: f64,
     alphas: Vec<(String, f64)>,
     uses_rslora: bool,
+    /// Whether the names are those of the official package, and not of transformers.
+    is_official: bool,
 }
 
 impl Config {
@@ -158,6 +166,7 @@ impl Config {
             alpha: value["lora_alpha"].as_f64().unwrap_or(rank),
             alphas: alphas.collect(),
             uses_rslora: is_on(&value["use_rslora"]),
+            is_official: value[MAPPING][CLASS] == OFFICIAL_CLASS,
         })
     }
 
@@ -191,7 +200,9 @@ pub struct PeftFolder<'a> {
 pub fn write_peft(sam: &Sam, content: &PeftFolder<'_>, folder: &Path) -> Result<(), WeightsError> {
     let adapters = adapters_of(sam);
     let no_names = || WeightsError::Unsupported("the network has no names in transformers.SamModel".to_owned());
-    let theirs = |key: &str| Layout::HuggingFace.key_from_official(key).ok_or_else(no_names);
+    // transformers has no TinyViT; MobileSAM's own package has the official names.
+    let layout = if sam.image_encoder.vit().is_some() { Layout::HuggingFace } else { Layout::Official };
+    let theirs = |key: &str| layout.key_from_official(key).ok_or_else(no_names);
     let mut layers = BTreeMap::new();
     for (name, factors) in &adapters {
         let key = theirs(&format!("{name}.weight"))?;
@@ -208,7 +219,10 @@ pub fn write_peft(sam: &Sam, content: &PeftFolder<'_>, folder: &Path) -> Result<
     let modules = modules_to_save(&tensors, &whole, &layers);
 
     std::fs::create_dir_all(folder).map_err(|source| io(folder, source))?;
-    let config = config_json(content, &layers, &modules);
+    let mut config = config_json(content, &layers, &modules);
+    if layout == Layout::Official {
+        config[MAPPING] = json!({ CLASS: OFFICIAL_CLASS, "parent_library": "mobile_sam.modeling.sam" });
+    }
     let path = folder.join(CONFIG);
     sam_files::write_atomically(&path, format!("{config:#}\n")).map_err(|source| io(&path, source))?;
     let mut written: Vec<(String, Vec<usize>, Vec<f32>)> = Vec::new();
@@ -327,14 +341,9 @@ fn adapters_of(sam: &Sam) -> BTreeMap<String, LayerFactors> {
 /// All linear layers of a segmenter with their official keys, without `.weight`.
 fn linears(sam: &Sam) -> Vec<(String, &Linear)> {
     let mut found: Vec<(String, &Linear)> = Vec::new();
-    for (index, block) in sam.image_encoder.blocks.iter().enumerate() {
-        let layers = [
-            ("attn.qkv", &block.attn.qkv),
-            ("attn.proj", &block.attn.proj),
-            ("mlp.lin1", &block.mlp.lin1),
-            ("mlp.lin2", &block.mlp.lin2),
-        ];
-        found.extend(layers.map(|(name, layer)| (format!("image_encoder.blocks.{index}.{name}"), layer)));
+    match &sam.image_encoder {
+        ImageEncoder::Vit(vit) => found.extend(of_vit(vit)),
+        ImageEncoder::TinyVit(tiny) => found.extend(of_tiny_vit(tiny)),
     }
     let decoder = &sam.mask_decoder;
     for (index, block) in decoder.transformer.layers.iter().enumerate() {
@@ -351,6 +360,34 @@ fn linears(sam: &Sam) -> Vec<(String, &Linear)> {
     }
     found.extend(of_head("mask_decoder.iou_prediction_head", &decoder.iou_prediction_head));
     found
+}
+
+fn of_vit(vit: &Vit) -> impl Iterator<Item = (String, &Linear)> {
+    vit.blocks.iter().enumerate().flat_map(|(index, block)| {
+        let layers = [
+            ("attn.qkv", &block.attn.qkv),
+            ("attn.proj", &block.attn.proj),
+            ("mlp.lin1", &block.mlp.lin1),
+            ("mlp.lin2", &block.mlp.lin2),
+        ];
+        layers.map(|(name, layer)| (format!("image_encoder.blocks.{index}.{name}"), layer))
+    })
+}
+
+fn of_tiny_vit(tiny: &TinyVit) -> impl Iterator<Item = (String, &Linear)> {
+    // The layer of convolutions is the first.
+    let blocks = tiny.window_layers.iter().enumerate().flat_map(|(at, layer)| {
+        layer.blocks.iter().enumerate().map(move |(index, block)| (format!("{}.blocks.{index}", at + 1), block))
+    });
+    blocks.flat_map(|(place, block)| {
+        let layers = [
+            ("attn.qkv", &block.attn.qkv),
+            ("attn.proj", &block.attn.proj),
+            ("mlp.fc1", &block.mlp.fc1),
+            ("mlp.fc2", &block.mlp.fc2),
+        ];
+        layers.map(|(name, layer)| (format!("image_encoder.layers.{place}.{name}"), layer))
+    })
 }
 
 fn of_attention<'a>(name: &str, attention: &'a DownsampledAttention) -> [(String, &'a Linear); 4] {
@@ -377,18 +414,20 @@ mod tests {
     /// A layer that the list forgets would be missing from every folder.
     #[test]
     fn all_linear_layers_are_listed() {
-        let sam = SamConfig::published(Variant::VitB).init(&Device::flex()).expect("sizes fit");
-        let mut listed: Vec<String> = linears(&sam).into_iter().map(|(name, _)| name).collect();
-        let mut found: Vec<String> = linear_layers(&sam).into_iter().map(|layer| layer.name).collect();
-        listed.sort();
-        found.sort();
-        assert_eq!(listed, found);
+        for variant in [Variant::VitB, Variant::Mobile] {
+            let sam = SamConfig::published(variant).init(&Device::flex()).expect("sizes fit");
+            let mut listed: Vec<String> = linears(&sam).into_iter().map(|(name, _)| name).collect();
+            let mut found: Vec<String> = linear_layers(&sam).into_iter().map(|layer| layer.name).collect();
+            listed.sort();
+            found.sort();
+            assert_eq!(listed, found);
+        }
     }
 
     #[test]
     fn patterns_of_alpha_match_the_end_of_a_name() {
         let alphas = vec![("attn.qkv".to_owned(), 3.0), ("^mask_decoder\\.x$".to_owned(), 5.0)];
-        let config = Config { base: None, alpha: 8.0, alphas, uses_rslora: false };
+        let config = Config { base: None, alpha: 8.0, alphas, uses_rslora: false, is_official: false };
         let alphas = ["vision_encoder.layers.0.attn.qkv", "qkv", "attn.qkv", "xattn.qkv", "mask_decoder.x"];
         assert_eq!(alphas.map(|name| config.alpha_of(name)), [3.0, 8.0, 3.0, 8.0, 5.0]);
     }

@@ -45,11 +45,15 @@ impl MaeConfig {
     /// A published size at 224 px (`models_mae.py`): patches of 16 px, of 14 px in ViT-H.
     ///
     /// A SAM has patches of 16 px whatever its size: set `patch_size` to 16 to pre-train a ViT-H for one.
+    ///
+    /// # Panics
+    /// For a variant that is none of [`Variant::VITS`].
     pub fn published(variant: Variant) -> Self {
         let (patch_size, embed_dim, depth, num_heads) = match variant {
             Variant::VitB => (16, 768, 12, 12),
             Variant::VitL => (16, 1024, 24, 16),
             Variant::VitH => (14, 1280, 32, 16),
+            Variant::Mobile => panic!("a TinyViT has no masked autoencoder"),
         };
         Self {
             image_size_hw: [MAE_IMAGE_SIZE; 2],

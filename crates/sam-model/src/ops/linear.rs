@@ -54,6 +54,19 @@ pub(crate) fn linear<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> 
     }
 }
 
+/// A linear layer of given parameters.
+///
+/// # Shapes
+/// - `x`: `[.., inputs]`, `weight`: `[inputs, outputs]`, `bias`: `[outputs]`
+/// - returns `[.., outputs]`
+pub(crate) fn linear_of<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Tensor<1>) -> Tensor<D> {
+    if !is_fusible(&x) {
+        return module::linear(x, weight, Some(bias));
+    }
+    let shape = output_shape(&x, bias.dims()[0]);
+    fused(LinearOp { shape }, [x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch()])
+}
+
 fn output_shape<const D: usize>(x: &Tensor<D>, outputs: usize) -> Vec<usize> {
     let mut shape = x.dims();
     shape[D - 1] = outputs;

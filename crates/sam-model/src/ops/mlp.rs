@@ -38,28 +38,38 @@ impl MlpBlock {
     /// - `x`: `[.., C]`
     /// - returns the same shape
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        // An adapter stands beside its layer, which is then no part of one operation.
-        let is_whole = !is_adapted(&self.lin1) && !is_adapted(&self.lin2);
-        if is_whole && is_fusible(&x) {
-            let operation = MlpOp { shape: x.dims().to_vec(), activation: self.activation };
-            let bias = |layer: &Linear| layer.bias.as_ref().expect("every layer of the reference has a bias").val();
-            let inputs = [
-                x.into_dispatch(),
-                self.lin1.weight.val().into_dispatch(),
-                bias(&self.lin1).into_dispatch(),
-                self.lin2.weight.val().into_dispatch(),
-                bias(&self.lin2).into_dispatch(),
-            ];
-            return fused(operation, inputs);
-        }
-        let hidden = linear(&self.lin1, x);
-        let hidden = match self.activation {
-            Activation::Gelu => gelu(hidden),
-            Activation::QuickGelu => hidden.clone() * sigmoid(hidden * mlp::QUICK_GELU_STEEPNESS),
-            Activation::Relu => relu(hidden),
-        };
-        linear(&self.lin2, hidden)
+        two_layers([&self.lin1, &self.lin2], self.activation, x)
     }
+}
+
+/// Two linear layers with an activation between them.
+///
+/// # Shapes
+/// - `x`: `[.., C]`
+/// - returns `[.., D]`
+pub(crate) fn two_layers<const D: usize>(layers: [&Linear; 2], activation: Activation, x: Tensor<D>) -> Tensor<D> {
+    let [first, second] = layers;
+    // An adapter stands beside its layer, which is then no part of one operation.
+    let is_whole = !is_adapted(first) && !is_adapted(second);
+    if is_whole && is_fusible(&x) {
+        let operation = MlpOp { shape: x.dims().to_vec(), activation };
+        let bias = |layer: &Linear| layer.bias.as_ref().expect("every layer of the reference has a bias").val();
+        let inputs = [
+            x.into_dispatch(),
+            first.weight.val().into_dispatch(),
+            bias(first).into_dispatch(),
+            second.weight.val().into_dispatch(),
+            bias(second).into_dispatch(),
+        ];
+        return fused(operation, inputs);
+    }
+    let hidden = linear(first, x);
+    let hidden = match activation {
+        Activation::Gelu => gelu(hidden),
+        Activation::QuickGelu => hidden.clone() * sigmoid(hidden * mlp::QUICK_GELU_STEEPNESS),
+        Activation::Relu => relu(hidden),
+    };
+    linear(second, hidden)
 }
 
 #[derive(Debug)]

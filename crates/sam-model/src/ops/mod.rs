@@ -6,6 +6,7 @@
 #[cfg(feature = "autodiff")]
 mod adamw;
 pub(crate) mod attention;
+pub(crate) mod convolution;
 mod fused;
 pub(crate) mod layer_norm;
 pub(crate) mod linear;

@@ -14,10 +14,12 @@ use super::huggingface::hints_beside;
 use super::layout::{Layout, drop_reason};
 use super::parameters::{fill_parameters, parameter_shapes};
 use super::position_tables::{ResizedTable, resize_absolute, resize_relative};
-use super::recognise::{Hints, Unrecognised, known_heads, recognise_mae, recognise_sam};
+use super::recognise::{Hints, Shapes, Unrecognised, known_heads, recognise_mae, recognise_sam};
+use super::recognise_tiny_vit::recognise_bare_tiny_vit;
 use super::state_dict::{Dtype, StateDict, TensorInfo};
 use super::text::{Binding, TEXT_KEYS, TextPromptFile};
 use crate::config::SamConfig;
+use crate::encoder::ImageEncoderConfig;
 use crate::init::initialise_where;
 use crate::prompt::TextPromptConfig;
 use crate::sam::Sam;
@@ -35,7 +37,7 @@ pub struct Checkpoint {
     pub dict: StateDict,
     /// The naming scheme of its tensors.
     pub layout: Layout,
-    /// The sizes of its model; for a masked autoencoder, those of the segmenter that it can initialise.
+    /// The sizes of its model; for an encoder alone, those of the segmenter that it can initialise.
     pub config: SamConfig,
     /// Its text prompt, from the file itself or from the one beside it.
     pub text: Option<TextPromptFile>,
@@ -108,15 +110,16 @@ impl Checkpoint {
             dict.tensors.iter().filter_map(|(key, info)| Some((layout.key_to_official(key)?, info.clone()))).collect();
         let hints = match layout {
             Layout::HuggingFace => hints_beside(&dict.path)?,
-            Layout::Official | Layout::Mae => own_hints(&dict)?,
+            Layout::Official | Layout::Mae | Layout::TinyVit | Layout::TimmTinyVit => own_hints(&dict)?,
         };
         let text = match TextPromptFile::take(&mut dict)? {
             Some(merged) => Some(merged),
-            None if layout == Layout::Mae => None,
+            None if !layout.is_segmenter() => None,
             None => TextPromptFile::beside(&dict.path)?,
         };
         let config = match layout {
             Layout::Mae => recognise_mae(&official, &hints, START_IMAGE_SIZE),
+            Layout::TinyVit | Layout::TimmTinyVit => recognise_bare_tiny_vit(&Shapes { tensors: &official }, &hints),
             Layout::Official | Layout::HuggingFace => recognise_sam(&official, &hints),
         };
         let mut config = config.map_err(|problem| unknown(explain(&dict, layout, problem)))?;
@@ -128,7 +131,16 @@ impl Checkpoint {
 
     /// Whether the file holds a whole segmenter, not only an encoder.
     pub fn is_segmenter(&self) -> bool {
-        self.layout != Layout::Mae
+        self.layout.is_segmenter()
+    }
+
+    /// What it holds, with an article.
+    pub fn kind(&self) -> &'static str {
+        match self.layout {
+            Layout::Official | Layout::HuggingFace => "a segmenter",
+            Layout::Mae => "a masked autoencoder",
+            Layout::TinyVit | Layout::TimmTinyVit => "a TinyViT that classifies",
+        }
     }
 
     /// The published name and image size, or the sizes that make it a custom one.
@@ -143,13 +155,14 @@ impl Checkpoint {
 
     /// Loads the segmenter at its own image size.
     ///
-    /// A masked autoencoder is an error here, as most of the result would be random: see [`Checkpoint::load_with`].
+    /// An encoder alone is an error here, as most of the result would be random: see [`Checkpoint::load_with`].
     pub fn load(&self, device: &Device) -> Result<(Sam, LoadReport), WeightsError> {
         if !self.is_segmenter() {
             return Err(WeightsError::Unsupported(format!(
-                "{}: a masked autoencoder holds an encoder only, it cannot segment; start a training from it, or export it \
-                 with a fresh decoder",
-                self.dict.path.display()
+                "{}: {} holds an encoder only, it cannot segment; start a training from it, or export it with a fresh \
+                 decoder",
+                self.dict.path.display(),
+                self.kind()
             )));
         }
         self.load_with(&self.default_options(), device)
@@ -193,9 +206,23 @@ impl Checkpoint {
     /// Assumptions about a masked autoencoder's heads, which tensors do not determine; an error where `config` contradicts
     /// the known number.
     fn agree_on_heads(&self, config: &SamConfig) -> Result<Vec<String>, WeightsError> {
-        let expected = config.image_encoder.num_heads;
+        let of_another_kind = |kind: &str| {
+            Err(WeightsError::Unsupported(format!(
+                "{}: holds {}, the model to initialise has {kind}",
+                self.dict.path.display(),
+                self.kind()
+            )))
+        };
+        let expected = match (&config.image_encoder, self.layout) {
+            (_, Layout::Official | Layout::HuggingFace) => return Ok(Vec::new()),
+            (ImageEncoderConfig::TinyVit(_), Layout::TinyVit | Layout::TimmTinyVit) => return Ok(Vec::new()),
+            (ImageEncoderConfig::TinyVit(_), Layout::Mae) => return of_another_kind("a TinyViT"),
+            (ImageEncoderConfig::Vit(_), Layout::TinyVit | Layout::TimmTinyVit) => {
+                return of_another_kind("a plain ViT");
+            }
+            (ImageEncoderConfig::Vit(vit), Layout::Mae) => vit.num_heads,
+        };
         match self.encoder.heads {
-            _ if self.layout != Layout::Mae => Ok(Vec::new()),
             None => Ok(vec![format!(
                 "{expected} attention heads: an MAE checkpoint of this dimension does not determine their number"
             )]),
@@ -458,21 +485,23 @@ pub(crate) fn explain_in(
 
 /// The published name and image size, or the sizes that make it a custom one.
 pub(crate) fn describe(config: &SamConfig) -> String {
-    let encoder = &config.image_encoder;
-    match config.variant() {
-        Some(variant) => format!("{} at {} px", variant.name(), encoder.image_size),
-        None => format!(
-            "a custom SAM at {} px (width {}, depth {}, {} heads, patch {}, window {}, global blocks {:?}, decoder width \
-             {} and depth {})",
-            encoder.image_size,
-            encoder.embed_dim,
-            encoder.depth,
-            encoder.num_heads,
-            encoder.patch_size,
-            encoder.window_size,
-            encoder.global_attn_indexes,
-            config.mask_decoder.transformer_dim,
-            config.mask_decoder.depth
-        ),
+    let image_size = config.image_encoder.image_size();
+    let decoder = &config.mask_decoder;
+    if let Some(variant) = config.variant() {
+        return format!("{} at {image_size} px", variant.name());
     }
+    let of_encoder = match &config.image_encoder {
+        ImageEncoderConfig::Vit(vit) => format!(
+            "width {}, depth {}, {} heads, patch {}, window {}, global blocks {:?}",
+            vit.embed_dim, vit.depth, vit.num_heads, vit.patch_size, vit.window_size, vit.global_attn_indexes
+        ),
+        ImageEncoderConfig::TinyVit(tiny) => format!(
+            "a TinyViT of widths {:?}, depths {:?}, heads {:?}, windows {:?}",
+            tiny.embed_dims, tiny.depths, tiny.num_heads, tiny.window_sizes
+        ),
+    };
+    format!(
+        "a custom SAM at {image_size} px ({of_encoder}, decoder width {} and depth {})",
+        decoder.transformer_dim, decoder.depth
+    )
 }

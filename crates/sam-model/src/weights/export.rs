@@ -15,7 +15,7 @@ use sam_files::{write_atomically, write_atomically_with, write_folder_atomically
 use super::checkpoint::CONFIG_METADATA;
 use super::error::WeightsError;
 use super::huggingface;
-use super::layout::Layout;
+use super::layout::{BATCH_COUNTER, Layout, TINY_VIT_CLASSIFIER};
 use super::parameters::{NamedTensor, fill_parameters, named_tensors};
 use super::position_tables::{ResizedTable, resize_absolute, resize_relative};
 use super::pth::writer::{PthEntry, write_pth as write_pth_file};
@@ -24,6 +24,7 @@ use super::safetensors_writer::{TensorHeader, write_tensors};
 use super::state_dict::{Dtype, StateDict, bytes_from_floats, floats_from_bytes};
 use super::text::{Binding, TEXT_KEYS, text_metadata, text_prompt_beside, text_prompt_in, write_text_prompt};
 use crate::config::SamConfig;
+use crate::encoder::TinyVitConfig;
 use crate::sam::Sam;
 
 /// Image size that every published model and most consumers expect.
@@ -105,7 +106,7 @@ pub fn check_export(config: &SamConfig, options: ExportOptions) -> Result<(), We
     let mut config = config.clone();
     if is_resized(&config, image_size) {
         check_resizable(&config)?;
-        config.image_encoder.image_size = PUBLISHED_IMAGE_SIZE;
+        config.image_encoder.set_image_size(PUBLISHED_IMAGE_SIZE);
     }
     check_representable(&config, format)
 }
@@ -133,8 +134,10 @@ pub fn export(sam: &Sam, options: ExportOptions, path: &Path) -> Result<ExportRe
         ExportFormat::HuggingFace => Layout::HuggingFace,
         ExportFormat::Safetensors | ExportFormat::Pth => Layout::Official,
     };
-    let tensors: Vec<Written> =
+    let unused = config.image_encoder.tiny_vit().map_or(Vec::new(), |tiny| unused_of_tiny_vit(&tensors, tiny));
+    let mut tensors: Vec<Written> =
         tensors.into_iter().map(|tensor| Written::new(tensor, layout, dtype, path)).collect::<Result<_, _>>()?;
+    tensors.extend(unused);
     let beside = |path: &Path| match &text_metadata {
         Some(metadata) => write_text_prompt(&texts, metadata.clone(), path).map(|()| Some(path.to_owned())),
         // That of the model which is replaced.
@@ -167,7 +170,7 @@ pub fn export(sam: &Sam, options: ExportOptions, path: &Path) -> Result<ExportRe
         }
     };
     let tensors = tensors.len();
-    let image_size = config.image_encoder.image_size;
+    let image_size = config.image_encoder.image_size();
     Ok(ExportReport { path: path.to_owned(), tensors, bytes, resized, image_size, text })
 }
 
@@ -246,11 +249,11 @@ fn io(path: &Path, source: std::io::Error) -> WeightsError {
 }
 
 fn is_resized(config: &SamConfig, image_size: ImageSizePolicy) -> bool {
-    image_size == ImageSizePolicy::Published && config.image_encoder.image_size != PUBLISHED_IMAGE_SIZE
+    image_size == ImageSizePolicy::Published && config.image_encoder.image_size() != PUBLISHED_IMAGE_SIZE
 }
 
 fn check_resizable(config: &SamConfig) -> Result<(), WeightsError> {
-    let patch = config.image_encoder.patch_size;
+    let patch = config.image_encoder.patch_size();
     if PUBLISHED_IMAGE_SIZE.is_multiple_of(patch) {
         return Ok(());
     }
@@ -262,9 +265,11 @@ fn check_resizable(config: &SamConfig) -> Result<(), WeightsError> {
 
 /// Resizes the position tables of a model to 1024 px, which its patches divide, and updates the configuration.
 fn resize_tables(tensors: &mut [NamedTensor], config: &mut SamConfig) -> Vec<ResizedTable> {
-    config.image_encoder.image_size = PUBLISHED_IMAGE_SIZE;
+    config.image_encoder.set_image_size(PUBLISHED_IMAGE_SIZE);
     let to_grid = config.image_encoder.grid_size();
     let mut resized = Vec::new();
+    // No tensor of a TinyViT depends on the size of images.
+    let Some(vit) = config.image_encoder.vit() else { return resized };
     for tensor in tensors {
         let from_shape = tensor.shape.clone();
         let replaced = match from_shape[..] {
@@ -272,7 +277,7 @@ fn resize_tables(tensors: &mut [NamedTensor], config: &mut SamConfig) -> Vec<Res
                 let values = resize_absolute(&tensor.values(), [rows; 2], [to_grid; 2], channels);
                 (vec![1, to_grid, to_grid, channels], values)
             }
-            [length, channels] if is_global_table(&tensor.key, &config.image_encoder.global_attn_indexes) => {
+            [length, channels] if is_global_table(&tensor.key, &vit.global_attn_indexes) => {
                 let to = 2 * to_grid - 1;
                 (vec![to, channels], resize_relative(&tensor.values(), length, to, channels))
             }
@@ -291,10 +296,42 @@ fn is_global_table(key: &str, global_attn_indexes: &[usize]) -> bool {
     block.is_some_and(|block| global_attn_indexes.contains(&block))
 }
 
+/// Classes of the classifier of a TinyViT (ImageNet's).
+const CLASSES: usize = 1000;
+
+/// Tensors that MobileSAM's own strict loader expects and no network uses: the counters of batch norms, and a classifier whose
+/// weights are zero.
+fn unused_of_tiny_vit(tensors: &[NamedTensor], tiny: &TinyVitConfig) -> Vec<Written> {
+    let dim = tiny.last_dim();
+    let zeros = |key: String, dtype: Dtype, shape: &[usize]| Written {
+        header: TensorHeader { key, dtype, shape: shape.to_vec() },
+        values: Values::Zeros,
+    };
+    let counter = |tensor: &NamedTensor| {
+        let norm = tensor.key.strip_suffix(".running_var")?;
+        Some(zeros(format!("{norm}{BATCH_COUNTER}"), Dtype::I64, &[]))
+    };
+    let [norm, head] = TINY_VIT_CLASSIFIER;
+    let of_classifier = [
+        (norm, "weight", &[dim][..]),
+        (norm, "bias", &[dim]),
+        (head, "weight", &[CLASSES, dim]),
+        (head, "bias", &[CLASSES]),
+    ];
+    let classifier = of_classifier.map(|(part, name, shape)| zeros(format!("{part}{name}"), Dtype::F32, shape));
+    tensors.iter().filter_map(counter).chain(classifier).collect()
+}
+
 /// A tensor to write, in a file's layout and data type.
 pub(super) struct Written {
     header: TensorHeader,
-    tensor: NamedTensor,
+    values: Values,
+}
+
+/// The values of a tensor to write.
+enum Values {
+    Of(NamedTensor),
+    Zeros,
 }
 
 impl Written {
@@ -303,8 +340,9 @@ impl Written {
         let key = layout.key_from_official(&tensor.key).ok_or_else(|| {
             WeightsError::Unsupported(format!("the {} layout has no tensor for `{}`", layout.name(), tensor.key))
         })?;
-        let written = Self { header: TensorHeader { key, dtype, shape: tensor.shape.clone() }, tensor };
-        let values = written.tensor.values();
+        let values = tensor.values();
+        let header = TensorHeader { key, dtype, shape: tensor.shape.clone() };
+        let written = Self { header, values: Values::Of(tensor) };
         let stored = floats_from_bytes(dtype, &bytes_from_floats(dtype, &values)).unwrap_or_default();
         let lost = values.iter().zip(&stored).find(|(_, stored)| !stored.is_finite());
         match lost {
@@ -319,7 +357,10 @@ impl Written {
     }
 
     fn bytes(&self) -> Vec<u8> {
-        bytes_from_floats(self.header.dtype, &self.tensor.values())
+        match &self.values {
+            Values::Of(tensor) => bytes_from_floats(self.header.dtype, &tensor.values()),
+            Values::Zeros => vec![0; self.header.shape.iter().product::<usize>() * self.header.dtype.size()],
+        }
     }
 }
 

@@ -39,7 +39,14 @@ pub(crate) fn json_beside(weights: &Path, name: &str) -> Result<Option<Value>, W
 
 /// Checks that `transformers.SamModel` can be built with these sizes.
 pub(super) fn check_representable(config: &SamConfig) -> Result<(), WeightsError> {
-    let (encoder, decoder) = (&config.image_encoder, &config.mask_decoder);
+    let Some(encoder) = config.image_encoder.vit() else {
+        return Err(WeightsError::Unsupported(
+            "transformers has no SamModel with a TinyViT as its encoder; export to safetensors or pth, which MobileSAM's own \
+             package reads"
+                .into(),
+        ));
+    };
+    let decoder = &config.mask_decoder;
     let cross_rate = decoder.transformer_dim / decoder.cross_dim.max(1);
     if decoder.cross_dim * cross_rate != decoder.transformer_dim {
         return Err(WeightsError::Unsupported(format!(
@@ -61,8 +68,12 @@ pub(super) fn check_representable(config: &SamConfig) -> Result<(), WeightsError
 }
 
 /// `config.json` of a `SamModel`.
+///
+/// # Panics
+/// When [`check_representable`] refuses the sizes.
 pub(super) fn config_json(config: &SamConfig, dtype: &str) -> Value {
-    let (encoder, prompts, decoder) = (&config.image_encoder, &config.prompt_encoder, &config.mask_decoder);
+    let (prompts, decoder) = (&config.prompt_encoder, &config.mask_decoder);
+    let encoder = config.image_encoder.vit().expect("a SamModel has a plain ViT");
     json!({
         "architectures": ["SamModel"],
         "model_type": "sam",
@@ -119,7 +130,7 @@ pub(super) fn config_json(config: &SamConfig, dtype: &str) -> Value {
 
 /// `preprocessor_config.json` of a `SamProcessor`.
 pub(super) fn preprocessor_json(config: &SamConfig) -> Value {
-    let (image, mask) = (config.image_encoder.image_size, config.low_res_side());
+    let (image, mask) = (config.image_encoder.image_size(), config.low_res_side());
     let unit = |values: [f32; 3]| values.map(|value| (f64::from(value) / 255.0 * 1e6).round() / 1e6);
     json!({
         "image_processor_type": "SamImageProcessor",

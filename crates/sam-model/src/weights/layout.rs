@@ -16,6 +16,10 @@ pub enum Layout {
     HuggingFace,
     /// A masked autoencoder: an encoder for initialisation, not a segmenter.
     Mae,
+    /// A TinyViT that classifies, in the names of its authors (`wkcn/TinyViT`): an encoder for initialisation.
+    TinyVit,
+    /// The same in timm's names.
+    TimmTinyVit,
 }
 
 pub(crate) type Row = (&'static str, &'static str);
@@ -26,6 +30,12 @@ pub(crate) const MODULE_TO_OFFICIAL: &[Row] = &[
     ("image_encoder.neck.norm1.**", "image_encoder.neck.1.**"),
     ("image_encoder.neck.conv2.**", "image_encoder.neck.2.**"),
     ("image_encoder.neck.norm2.**", "image_encoder.neck.3.**"),
+    // TinyViT: activations have a place in its stem, and its first layer is of another kind than the others.
+    ("image_encoder.patch_embed.seq.1.**", "image_encoder.patch_embed.seq.2.**"),
+    ("image_encoder.conv_layer.**", "image_encoder.layers.0.**"),
+    ("image_encoder.window_layers.0.**", "image_encoder.layers.1.**"),
+    ("image_encoder.window_layers.1.**", "image_encoder.layers.2.**"),
+    ("image_encoder.window_layers.2.**", "image_encoder.layers.3.**"),
     ("prompt_encoder.mask_downscaling.conv1.**", "prompt_encoder.mask_downscaling.0.**"),
     ("prompt_encoder.mask_downscaling.norm1.**", "prompt_encoder.mask_downscaling.1.**"),
     ("prompt_encoder.mask_downscaling.conv2.**", "prompt_encoder.mask_downscaling.3.**"),
@@ -111,7 +121,35 @@ const OFFICIAL_TO_MAE: &[Row] = &[
     ("image_encoder.blocks.*.mlp.lin2.**", "blocks.*.mlp.fc2.**"),
 ];
 
+/// Official key to the key of a TinyViT that classifies.
+const OFFICIAL_TO_TINY_VIT: &[Row] =
+    &[("image_encoder.patch_embed.**", "patch_embed.**"), ("image_encoder.layers.**", "layers.**")];
+
+/// The same in timm's names; what shrinks a map is at the start of a stage there, at the end of a layer here.
+const OFFICIAL_TO_TIMM_TINY_VIT: &[Row] = &[
+    ("image_encoder.patch_embed.seq.0.c.**", "patch_embed.conv1.conv.**"),
+    ("image_encoder.patch_embed.seq.0.bn.**", "patch_embed.conv1.bn.**"),
+    ("image_encoder.patch_embed.seq.2.c.**", "patch_embed.conv2.conv.**"),
+    ("image_encoder.patch_embed.seq.2.bn.**", "patch_embed.conv2.bn.**"),
+    ("image_encoder.layers.0.downsample.*.c.**", "stages.1.downsample.*.conv.**"),
+    ("image_encoder.layers.0.downsample.*.bn.**", "stages.1.downsample.*.bn.**"),
+    ("image_encoder.layers.1.downsample.*.c.**", "stages.2.downsample.*.conv.**"),
+    ("image_encoder.layers.1.downsample.*.bn.**", "stages.2.downsample.*.bn.**"),
+    ("image_encoder.layers.2.downsample.*.c.**", "stages.3.downsample.*.conv.**"),
+    ("image_encoder.layers.2.downsample.*.bn.**", "stages.3.downsample.*.bn.**"),
+    ("image_encoder.layers.*.blocks.*.attn.**", "stages.*.blocks.*.attn.**"),
+    ("image_encoder.layers.*.blocks.*.mlp.**", "stages.*.blocks.*.mlp.**"),
+    ("image_encoder.layers.*.blocks.*.*.c.**", "stages.*.blocks.*.*.conv.**"),
+    ("image_encoder.layers.*.blocks.*.*.bn.**", "stages.*.blocks.*.*.bn.**"),
+];
+
 const SAME: &[Row] = &[("**", "**")];
+
+/// The end of the keys of batch norms' counters of batches.
+pub(super) const BATCH_COUNTER: &str = ".num_batches_tracked";
+
+/// The classifier of a TinyViT in a checkpoint of MobileSAM.
+pub(super) const TINY_VIT_CLASSIFIER: [&str; 2] = ["image_encoder.norm_head.", "image_encoder.head."];
 
 /// Tensors that files of a layout may hold and that no model needs, each with the reason it is dropped.
 const DROPPED: &[(&str, &str)] = &[
@@ -127,7 +165,6 @@ const FOREIGN: &[(&str, &str)] = &[
     ("image_encoder.trunk.**", "a SAM 2 checkpoint, which is not supported"),
     ("detector.**", "a SAM 3 checkpoint, which is not supported"),
     ("mask_decoder.hf_token.**", "an HQ-SAM checkpoint, which is not supported"),
-    ("image_encoder.layers.**", "a MobileSAM checkpoint (TinyViT encoder), which is not supported"),
     ("visual.**", CLIP),
     ("text_model.**", CLIP),
     ("vision_model.**", CLIP),
@@ -140,6 +177,8 @@ impl Layout {
             Layout::Official => "official (segment_anything)",
             Layout::HuggingFace => "Hugging Face (transformers.SamModel)",
             Layout::Mae => "masked autoencoder",
+            Layout::TinyVit => "TinyViT",
+            Layout::TimmTinyVit => "TinyViT (timm)",
         }
     }
 
@@ -148,6 +187,16 @@ impl Layout {
             Layout::Official => SAME,
             Layout::HuggingFace => OFFICIAL_TO_HUGGING_FACE,
             Layout::Mae => OFFICIAL_TO_MAE,
+            Layout::TinyVit => OFFICIAL_TO_TINY_VIT,
+            Layout::TimmTinyVit => OFFICIAL_TO_TIMM_TINY_VIT,
+        }
+    }
+
+    /// Whether a file of it holds a whole segmenter, not only an encoder to start one from.
+    pub fn is_segmenter(self) -> bool {
+        match self {
+            Layout::Official | Layout::HuggingFace => true,
+            Layout::Mae | Layout::TinyVit | Layout::TimmTinyVit => false,
         }
     }
 
@@ -174,8 +223,13 @@ impl Layout {
             Ok(Layout::HuggingFace)
         } else if has("pos_embed") && has("patch_embed.proj.weight") && starts("blocks.") {
             Ok(Layout::Mae)
+        } else if has("patch_embed.seq.0.c.weight") && starts("layers.") {
+            Ok(Layout::TinyVit)
+        } else if has("patch_embed.conv1.conv.weight") && starts("stages.") {
+            Ok(Layout::TimmTinyVit)
         } else {
-            let expected = "the keys of segment_anything, of transformers.SamModel or of a masked autoencoder";
+            let expected =
+                "the keys of segment_anything, of transformers.SamModel, of a masked autoencoder or of a TinyViT";
             Err(UnknownKeys::unknown(tensors, expected))
         }
     }
@@ -211,6 +265,16 @@ pub(crate) fn of_another(
 
 /// Why a tensor that the model does not have may be ignored; `None` when it may not.
 pub(super) fn drop_reason(layout: Layout, key: &str) -> Option<&'static str> {
+    if key.ends_with(BATCH_COUNTER) {
+        return Some("a counter of batches, which nothing depends on");
+    }
+    if matches!(layout, Layout::TinyVit | Layout::TimmTinyVit) {
+        let is_classifier = key.starts_with("head.") || key.starts_with("norm_head.");
+        return is_classifier.then_some("a classifier");
+    }
+    if layout == Layout::Official && TINY_VIT_CLASSIFIER.iter().any(|part| key.starts_with(part)) {
+        return Some("the classifier of a TinyViT, which MobileSAM does not use");
+    }
     if layout == Layout::Mae {
         return Some(match key {
             "cls_token" => "SAM has no class token",
@@ -273,7 +337,7 @@ mod tests {
 
     #[test]
     fn tables_are_invertible() {
-        for layout in [Layout::HuggingFace, Layout::Mae] {
+        for layout in [Layout::HuggingFace, Layout::Mae, Layout::TinyVit, Layout::TimmTinyVit] {
             for (official, _) in layout.table() {
                 let key = official.replace("**", "weight").replace('*', "7");
                 let there = layout.key_from_official(&key).expect("has a row");

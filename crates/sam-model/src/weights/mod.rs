@@ -23,6 +23,7 @@ mod position_tables;
 mod prefixes;
 mod pth;
 mod recognise;
+mod recognise_tiny_vit;
 mod safetensors_writer;
 mod shards;
 mod state_dict;

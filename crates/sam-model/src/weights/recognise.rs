@@ -8,10 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
+use super::recognise_tiny_vit::{has_tiny_vit, recognise_tiny_vit};
 use super::state_dict::TensorInfo;
 use crate::config::{SamConfig, Variant};
 use crate::decoder::MaskDecoderConfig;
-use crate::encoder::ImageEncoderConfig;
+use crate::encoder::{ImageEncoderConfig, VitConfig};
 use crate::mae::MaeConfig;
 use crate::prompt::PromptEncoderConfig;
 
@@ -34,6 +35,8 @@ pub struct Hints {
     pub encoder_heads: Option<usize>,
     /// Rows and columns of a masked autoencoder's flat table of positions; a square when not given.
     pub grid_hw: Option<[usize; 2]>,
+    /// Size of images, where no tensor depends on it.
+    pub image_size: Option<usize>,
 }
 
 impl Hints {
@@ -48,6 +51,7 @@ impl Hints {
             global_attn_indexes: indexes.and_then(|indexes| indexes.iter().map(number).collect()),
             encoder_heads: None,
             grid_hw: None,
+            image_size: number(&encoder["image_size"]),
         }
     }
 }
@@ -85,6 +89,9 @@ pub fn recognise_sam(tensors: &BTreeMap<String, TensorInfo>, hints: &Hints) -> R
 }
 
 fn recognise_encoder(tensors: &Shapes<'_>, hints: &Hints) -> Result<ImageEncoderConfig, Unrecognised> {
+    if has_tiny_vit(tensors) {
+        return recognise_tiny_vit(tensors, hints);
+    }
     let patch = tensors.shape::<4>("image_encoder.patch_embed.proj.weight")?;
     let positions = "image_encoder.pos_embed";
     let [_, rows, columns, _] = tensors.shape::<4>(positions)?;
@@ -110,7 +117,7 @@ fn recognise_encoder(tensors: &Shapes<'_>, hints: &Hints) -> Result<ImageEncoder
         return Err(Unrecognised::Missing("image_encoder.blocks.0.attn.rel_pos_h".into()));
     }
     let (window_size, global_attn_indexes) = windows(&lengths, rows, embed_dim, hints)?;
-    Ok(ImageEncoderConfig {
+    Ok(ImageEncoderConfig::Vit(VitConfig {
         image_size: rows * patch_size,
         patch_size,
         embed_dim,
@@ -121,7 +128,7 @@ fn recognise_encoder(tensors: &Shapes<'_>, hints: &Hints) -> Result<ImageEncoder
         window_size,
         global_attn_indexes,
         drop_path_rate: 0.0,
-    })
+    }))
 }
 
 /// The windowed blocks, from the lengths of their position tables: `2 * window - 1` or `2 * grid - 1`.
@@ -138,7 +145,7 @@ fn windows(
     };
     // The file's own hints first, then those of the published models, where the tables agree with them.
     let said = hints.window_size.zip(hints.global_attn_indexes.clone());
-    let known = published_of(embed_dim, depth).map(|config| config.image_encoder);
+    let known = published_of(embed_dim, depth);
     let known = known.map(|encoder| (encoder.window_size, encoder.global_attn_indexes));
     for (window, global) in said.into_iter().chain(known) {
         if fits(window, &global) {
@@ -196,27 +203,34 @@ pub(super) fn recognise_mae(
         let problem = "has patches of 14 px (an MAE ViT-H), SAM's has 16; pre-train with patch 16 or convert the file";
         return Err(Unrecognised::Odd(patch_key.into(), problem.into()));
     }
-    let mut config = published_of(embed_dim, depth).unwrap_or_else(|| {
-        let mut config = SamConfig::published(Variant::VitB);
+    let mlp_dim = tensors.axis("image_encoder.blocks.0.mlp.lin1.weight", 0)?;
+    let mut encoder = published_of(embed_dim, depth).unwrap_or_else(|| {
         let mut global: Vec<usize> = (1..=4).map(|quarter: usize| (quarter * depth / 4).max(1) - 1).collect();
         global.dedup();
-        config.image_encoder.global_attn_indexes = global;
-        config.image_encoder.num_heads = default_heads(embed_dim);
-        config
+        VitConfig {
+            image_size,
+            patch_size,
+            embed_dim,
+            depth,
+            num_heads: default_heads(embed_dim),
+            mlp_dim,
+            out_chans: 256,
+            window_size: 14,
+            global_attn_indexes: global,
+            drop_path_rate: 0.0,
+        }
     });
-    let encoder = &mut config.image_encoder;
-    (encoder.embed_dim, encoder.depth, encoder.patch_size) = (embed_dim, depth, patch_size);
+    (encoder.patch_size, encoder.mlp_dim) = (patch_size, mlp_dim);
     encoder.num_heads = hints.encoder_heads.unwrap_or(encoder.num_heads);
-    encoder.mlp_dim = tensors.axis("image_encoder.blocks.0.mlp.lin1.weight", 0)?;
     // The nearest multiple of the patch size below.
     encoder.image_size = (image_size / patch_size.max(1)).max(1) * patch_size;
-    Ok(config)
+    Ok(SamConfig { image_encoder: ImageEncoderConfig::Vit(encoder), ..SamConfig::published(Variant::VitB) })
 }
 
 /// The heads of a masked autoencoder's encoder, where a hint or a published size determines them.
 pub(super) fn known_heads(config: &SamConfig, hints: &Hints) -> Option<usize> {
-    let encoder = &config.image_encoder;
-    let published = published_of(encoder.embed_dim, encoder.depth).map(|config| config.image_encoder.num_heads);
+    let encoder = config.image_encoder.vit()?;
+    let published = published_of(encoder.embed_dim, encoder.depth).map(|published| published.num_heads);
     hints.encoder_heads.or(published)
 }
 
@@ -241,7 +255,7 @@ pub(super) fn recognise_autoencoder(
         ));
         heads
     };
-    let published = published_of(embed_dim, depth).map(|config| config.image_encoder.num_heads);
+    let published = published_of(embed_dim, depth).map(|published| published.num_heads);
     let num_heads = published.unwrap_or_else(|| assume(default_heads(embed_dim), "encoder"));
     let mut config = MaeConfig {
         image_size_hw: [size * patch_size; 2],
@@ -266,11 +280,9 @@ pub(super) fn recognise_autoencoder(
     Ok((config, assumed))
 }
 
-fn published_of(embed_dim: usize, depth: usize) -> Option<SamConfig> {
-    Variant::ALL.map(SamConfig::published).into_iter().find(|config| {
-        let encoder = &config.image_encoder;
-        (encoder.embed_dim, encoder.depth) == (embed_dim, depth)
-    })
+fn published_of(embed_dim: usize, depth: usize) -> Option<VitConfig> {
+    let published = Variant::VITS.into_iter().filter_map(|vit| SamConfig::published(vit).image_encoder.vit().cloned());
+    published.into_iter().find(|vit| (vit.embed_dim, vit.depth) == (embed_dim, depth))
 }
 
 /// 64 channels per head as in ViT-B and ViT-L, or 16 in small models, or a single head.

@@ -17,7 +17,7 @@ use super::state_dict::{Dtype, bytes_from_floats};
 pub(super) struct TensorHeader {
     /// Its key.
     pub key: String,
-    /// F32, F16 or BF16.
+    /// F32, F16 or BF16; I64 of counters.
     pub dtype: Dtype,
     /// Its axes.
     pub shape: Vec<usize>,
@@ -39,7 +39,7 @@ pub fn write_f32_tensors(
 /// Writes a file; the bytes of the tensors are requested one by one, so that one tensor is in memory at a time.
 ///
 /// # Panics
-/// When a type is none of F32, F16 and BF16, or the bytes do not fill the shape.
+/// When a type is none of F32, F16, BF16 and I64, or the bytes do not fill the shape.
 pub(super) fn write_tensors(
     path: &Path,
     tensors: &[TensorHeader],
@@ -83,6 +83,7 @@ fn safetensors_dtype(dtype: Dtype) -> safetensors::Dtype {
         Dtype::F32 => safetensors::Dtype::F32,
         Dtype::F16 => safetensors::Dtype::F16,
         Dtype::BF16 => safetensors::Dtype::BF16,
+        Dtype::I64 => safetensors::Dtype::I64,
         other => panic!("weights are written as F32, F16 or BF16, not as {other:?}"),
     }
 }

@@ -71,7 +71,7 @@ pub(super) fn most_confident(graph: &mut Graph<'_>, decoded: &Decoded, labels: &
 /// - `image_size`: `[2]`, height then width
 /// - returns `[1, M, H, W]`
 pub(super) fn in_image_size(graph: &mut Graph<'_>, config: &SamConfig, decoded: &Decoded, image_size: &Value) -> Value {
-    let side = config.image_encoder.image_size;
+    let side = config.image_encoder.image_size();
     let padded = graph.ints(&[1, decoded.masks as i64, side as i64, side as i64]);
     let padded = graph.resize(&decoded.low_res, &padded);
     // The size in the input: the longest side is S, halves are rounded up.

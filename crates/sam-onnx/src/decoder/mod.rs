@@ -73,7 +73,7 @@ fn inputs(graph: &mut Graph<'_>, config: &SamConfig) -> Inputs {
     let fixed = Dimension::Fixed;
     let points = Dimension::Dynamic("num_points");
     Inputs {
-        embedding: graph.input(EMBEDDING, &[1, config.image_encoder.out_chans, grid, grid].map(fixed)),
+        embedding: graph.input(EMBEDDING, &[1, config.image_encoder.out_chans(), grid, grid].map(fixed)),
         coords: graph.input("point_coords", &[fixed(1), points, fixed(2)]),
         labels: graph.input("point_labels", &[fixed(1), points]),
         mask: graph.input("mask_input", &[1, 1, config.low_res_side(), config.low_res_side()].map(fixed)),

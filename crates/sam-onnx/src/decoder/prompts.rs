@@ -41,7 +41,7 @@ pub(super) fn embed(graph: &mut Graph<'_>, config: &SamConfig, inputs: &Inputs) 
 fn points(graph: &mut Graph<'_>, config: &SamConfig, inputs: &Inputs) -> Value {
     // Coordinates are of a pixel's corner; its centre is half a pixel further.
     let centres = graph.shifted(&inputs.coords, 0.5);
-    let side = graph.number(config.image_encoder.image_size as f32);
+    let side = graph.number(config.image_encoder.image_size() as f32);
     let unit = graph.div(&centres, &side);
     let positions = positions(graph, &unit);
     let labels = graph.unsqueeze(&inputs.labels, 2); // [1, N, 1]

@@ -2,7 +2,7 @@
 
 mod vit;
 
-use sam_model::{PIXEL_MEAN, PIXEL_STD, SamConfig};
+use sam_model::{ImageEncoderConfig, PIXEL_MEAN, PIXEL_STD, SamConfig};
 
 use crate::graph::{DataType, Dimension, Finished, Graph, Value, Weights};
 use crate::{ExportOptions, ImageInput, OnnxError};
@@ -24,7 +24,7 @@ pub(crate) fn encoder_graph(
     options: &ExportOptions,
 ) -> Result<Finished, OnnxError> {
     let mut graph = Graph::new(weights, options.opset);
-    let side = config.image_encoder.image_size;
+    let side = config.image_encoder.image_size();
     let image = match options.input {
         ImageInput::Normalised => {
             let shape = [1, 3, side, side].map(Dimension::Fixed);
@@ -37,11 +37,21 @@ pub(crate) fn encoder_graph(
         }
     };
     // The kind of encoder is decided here and nowhere else.
-    let embedding = graph.within("image_encoder", |graph| vit::vit(graph, &config.image_encoder, &image));
+    let embedding = match &config.image_encoder {
+        ImageEncoderConfig::Vit(config) => graph.within("image_encoder", |graph| vit::vit(graph, config, &image)),
+        ImageEncoderConfig::TinyVit(_) => return Err(unsupported_encoder()),
+    };
     let grid = config.image_encoder.grid_size();
-    let shape = [1, config.image_encoder.out_chans, grid, grid].map(Dimension::Fixed);
+    let shape = [1, config.image_encoder.out_chans(), grid, grid].map(Dimension::Fixed);
     graph.output(&embedding, EMBEDDING, DataType::F32, &shape);
     graph.finish("image_encoder")
+}
+
+/// The error of an encoder that has no graph.
+pub(crate) fn unsupported_encoder() -> OnnxError {
+    let what =
+        "ONNX graphs are written of a plain ViT only, and this model has a TinyViT; export to safetensors or pth";
+    OnnxError::Unsupported(what.to_owned())
 }
 
 /// Normalises an image and pads it at the right and bottom; the padding is zero after normalisation.

@@ -6,7 +6,7 @@
 //! Shapes: `G` size of the grid, `D` embedding dimension, `S` size of an attended grid, `R` attended grids times heads,
 //! `L = S S` tokens of one, `C` channels of a head.
 
-use sam_model::ImageEncoderConfig;
+use sam_model::VitConfig;
 use sam_model::weights::resize_relative;
 
 use super::EPS;
@@ -19,7 +19,7 @@ use crate::storage::Role;
 /// # Shapes
 /// - `image`: `[1, 3, S, S]`, normalised
 /// - returns `[1, out_chans, G, G]`
-pub(super) fn vit(graph: &mut Graph<'_>, config: &ImageEncoderConfig, image: &Value) -> Value {
+pub(super) fn vit(graph: &mut Graph<'_>, config: &VitConfig, image: &Value) -> Value {
     let patch = config.patch_size;
     let patches = Convolution { kernel: patch, stride: patch, padding: 0 };
     let tokens = graph.convolution(image, "patch_embed.proj", patches);
@@ -40,7 +40,7 @@ pub(super) fn vit(graph: &mut Graph<'_>, config: &ImageEncoderConfig, image: &Va
 /// # Shapes
 /// - `x`: `[1, G, G, D]`
 /// - returns the same
-fn transformer_block(graph: &mut Graph<'_>, config: &ImageEncoderConfig, window: Option<usize>, x: &Value) -> Value {
+fn transformer_block(graph: &mut Graph<'_>, config: &VitConfig, window: Option<usize>, x: &Value) -> Value {
     let normal = graph.norm(x, "norm1", EPS);
     let attended = graph.within("attn", |graph| attention(graph, config, window, &normal));
     let x = graph.add(x, &attended);
@@ -56,7 +56,7 @@ fn transformer_block(graph: &mut Graph<'_>, config: &ImageEncoderConfig, window:
 /// # Shapes
 /// - `x`: `[1, G, G, D]`
 /// - returns the same
-fn attention(graph: &mut Graph<'_>, config: &ImageEncoderConfig, window: Option<usize>, x: &Value) -> Value {
+fn attention(graph: &mut Graph<'_>, config: &VitConfig, window: Option<usize>, x: &Value) -> Value {
     let grid = config.grid_size();
     let windows = Windows::new(grid, window.unwrap_or(grid), config.embed_dim);
     let tokens = windows.partition(graph, x); // [windows, L, D]
@@ -70,7 +70,7 @@ fn attention(graph: &mut Graph<'_>, config: &ImageEncoderConfig, window: Option<
 /// # Shapes
 /// - `tokens`: `[windows, L, D]`
 /// - returns the same
-fn self_attention(graph: &mut Graph<'_>, config: &ImageEncoderConfig, windows: &Windows, tokens: &Value) -> Value {
+fn self_attention(graph: &mut Graph<'_>, config: &VitConfig, windows: &Windows, tokens: &Value) -> Value {
     let (heads, side) = (config.num_heads, windows.side);
     let (count, length, channels) = (windows.per_side * windows.per_side, side * side, config.embed_dim / heads);
     let rows = count * heads;

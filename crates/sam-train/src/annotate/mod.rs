@@ -36,8 +36,9 @@ pub(crate) fn run(arguments: &AnnotateArguments) -> Result<(), Failure> {
 
 fn init(arguments: &NewProjectArguments) -> Result<(), Failure> {
     let file = checkpoint_file(&arguments.checkpoint);
-    if !Checkpoint::open(&file).bad_input()?.is_segmenter() {
-        Err(anyhow!("{}: must be a segmenter, got a masked autoencoder", file.display())).bad_input()?;
+    let checkpoint = Checkpoint::open(&file).bad_input()?;
+    if !checkpoint.is_segmenter() {
+        Err(anyhow!("{}: must be a segmenter, got {}", file.display(), checkpoint.kind())).bad_input()?;
     }
     // The project is opened from anywhere later.
     let absolute = |path: &Path| std::path::absolute(path).with_context(|| path.display().to_string());

@@ -34,7 +34,11 @@ pub(super) fn read_lora(reader: &Reader<'_>, model: &ModelPlan) -> Option<LoraOp
     reader.check(!options.targets.is_empty(), &["lora.targets"], "a list of at least one target", "none");
     let has_base = matches!(model, ModelPlan::Checkpoint(_));
     let expected = "\"checkpoint\" with [lora]: adapters belong to a base model that others have";
-    let other = if matches!(model, ModelPlan::Mae(_)) { "\"mae\"" } else { "\"scratch\"" };
+    let other = match model {
+        ModelPlan::Mae(_) => "\"mae\"",
+        ModelPlan::TinyVit(_) => "\"tiny_vit\"",
+        ModelPlan::Scratch(_) | ModelPlan::Checkpoint(_) => "\"scratch\"",
+    };
     reader.check(has_base, &["model.init", "lora"], expected, other);
     Some(options)
 }

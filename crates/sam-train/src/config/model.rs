@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use sam_model::weights::PUBLISHED_IMAGE_SIZE;
-use sam_model::{ImageEncoderConfig, MaskDecoderConfig, PromptEncoderConfig, SamConfig, Variant};
+use sam_model::{
+    BatchNormStatistics, ImageEncoderConfig, MaskDecoderConfig, PromptEncoderConfig, SamConfig, Variant, VitConfig,
+};
 use serde::{Deserialize, Serialize};
 
 use super::ranges::{IMAGE_SIZES, POSITIVE};
@@ -18,6 +20,8 @@ pub(crate) enum ModelPlan {
     Checkpoint(CheckpointPlan),
     /// The encoder of a masked autoencoder; all other weights are random.
     Mae(MaePlan),
+    /// A TinyViT that classifies; all other weights are random.
+    TinyVit(MaePlan),
     /// Random weights in a network of these sizes.
     Scratch(SamConfig),
 }
@@ -26,7 +30,7 @@ pub(crate) enum ModelPlan {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct MaePlan {
-    /// An official file, one of this program, or the folder of a pre-training run.
+    /// An official file, one of this program, or the folder of a pre-training run; of a TinyViT a file of its authors or timm's.
     pub(crate) path: PathBuf,
     /// Sizes of the segmenter; those of the encoder must be the file's.
     pub(crate) config: SamConfig,
@@ -43,8 +47,11 @@ pub(crate) struct CheckpointPlan {
     pub(crate) adapter: Option<PathBuf>,
     /// Model input size during training; by default the checkpoint's.
     pub(crate) image_size: Option<usize>,
-    /// See [`ImageEncoderConfig::drop_path_rate`].
+    /// See [`VitConfig::drop_path_rate`].
     pub(crate) drop_path: f64,
+    /// See [`BatchNormStatistics`]; `None`: those of a TinyViT are frozen, and other models have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) batch_norm: Option<BatchNormStatistics>,
     /// See [`MaskDecoderConfig::dropout`].
     pub(crate) decoder_dropout: f64,
 }
@@ -53,6 +60,7 @@ pub(crate) struct CheckpointPlan {
 enum Init {
     Checkpoint,
     Mae,
+    TinyVit,
     Scratch,
 }
 
@@ -61,52 +69,90 @@ impl ModelPlan {
     pub(super) fn image_size(&self) -> Option<usize> {
         match self {
             Self::Checkpoint(checkpoint) => checkpoint.image_size,
-            Self::Mae(MaePlan { config, .. }) | Self::Scratch(config) => Some(config.image_encoder.image_size),
+            Self::Mae(MaePlan { config, .. }) | Self::TinyVit(MaePlan { config, .. }) | Self::Scratch(config) => {
+                Some(config.image_encoder.image_size())
+            }
         }
     }
 
     pub(super) fn read(reader: &Reader<'_>) -> Self {
         let model = reader.top().section("model");
-        let inits = [("checkpoint", Init::Checkpoint), ("mae", Init::Mae), ("scratch", Init::Scratch)];
+        let inits = [
+            ("checkpoint", Init::Checkpoint),
+            ("mae", Init::Mae),
+            ("tiny_vit", Init::TinyVit),
+            ("scratch", Init::Scratch),
+        ];
         let init = model.choice("init", Init::Checkpoint, &inits);
         let path = model.input_path_if_given("checkpoint");
         let adapter = model.input_path_if_given("adapter");
         let mae = model.input_path_if_given("mae");
+        let tiny_vit = model.input_path_if_given("tiny_vit");
+        let batch_norms = [("frozen", BatchNormStatistics::Frozen), ("running", BatchNormStatistics::Running)];
+        let batch_norm = model.choice_if_given("batch_norm", &batch_norms);
         let image_size = model.integer_if_given("image_size", IMAGE_SIZES);
         let variants = Variant::ALL.map(|variant| (variant.name(), variant));
         let variant = model.choice_if_given("variant", &variants);
         let drop_path = model.float("drop_path", 0.0, 0.0..1.0);
         let decoder_dropout = model.float("decoder_dropout", 0.0, 0.0..1.0);
         let image_size_or_published = image_size.unwrap_or(PUBLISHED_IMAGE_SIZE);
-        let sizes = Sizes { image_size: image_size_or_published, drop_path, decoder_dropout }.read(&model);
+        let learning = Common { image_size: image_size_or_published, drop_path, batch_norm, decoder_dropout };
+        let sizes = learning.read_sizes(&model);
 
         model.only_if(init == Init::Checkpoint, "init", &["checkpoint", "adapter"], "init = \"checkpoint\"");
         model.only_if(init == Init::Mae, "init", &["mae"], "init = \"mae\"");
-        let of_sizes = "init = \"scratch\" or \"mae\" (the tensors of a checkpoint determine its sizes)";
-        model.only_if(init != Init::Checkpoint, "init", &["variant", "sizes"], of_sizes);
+        model.only_if(init == Init::TinyVit, "init", &["tiny_vit"], "init = \"tiny_vit\"");
+        let of_sizes = "init = \"scratch\" or \"mae\" (the tensors of other files determine their sizes)";
+        model.only_if(matches!(init, Init::Mae | Init::Scratch), "init", &["variant", "sizes"], of_sizes);
         if init == Init::Checkpoint {
             let what = format!("the initial weights, or init = \"scratch\"; {}", published::FIRST.advice());
             let path = model.required("checkpoint", &what, path, PathBuf::new());
-            return Self::Checkpoint(CheckpointPlan { path, adapter, image_size, drop_path, decoder_dropout });
+            return Self::Checkpoint(CheckpointPlan {
+                path,
+                adapter,
+                image_size,
+                drop_path,
+                batch_norm,
+                decoder_dropout,
+            });
+        }
+        if init == Init::TinyVit {
+            let mut config = SamConfig::published(Variant::Mobile);
+            learning.set(&mut config);
+            check_sizes(reader, &config);
+            let what = "the file of a TinyViT that classifies, of its authors or of timm";
+            return Self::TinyVit(MaePlan { path: model.required("tiny_vit", what, tiny_vit, PathBuf::new()), config });
         }
         let one_of_both = "given without model.sizes: both set the sizes";
         reader.check(!(model.is_given("variant") && model.is_given("sizes")), &["model.variant"], one_of_both, "both");
         if !model.is_given("sizes") {
             model.unused(&["sizes"]);
-            model.required("variant", "vit_b, vit_l or vit_h, or all numbers in [model.sizes]", variant, Variant::VitB);
+            model.required(
+                "variant",
+                "vit_b, vit_l, vit_h or mobile, or all numbers in [model.sizes]",
+                variant,
+                Variant::VitB,
+            );
         }
         let config = match variant {
             Some(variant) => {
                 let mut config = SamConfig::published(variant);
-                config.image_encoder.image_size = image_size_or_published;
-                config.image_encoder.drop_path_rate = drop_path;
-                config.mask_decoder.dropout = decoder_dropout;
+                learning.set(&mut config);
                 config
             }
             None => sizes,
         };
         check_sizes(reader, &config);
+        let has_batch_norms = config.image_encoder.tiny_vit().is_some();
+        model.only_if(
+            has_batch_norms,
+            "variant",
+            &["batch_norm"],
+            "variant = \"mobile\", as plain ViTs have no batch norms",
+        );
         if init == Init::Mae {
+            let of_vit = "vit_b, vit_l or vit_h with init = \"mae\"";
+            reader.check(!has_batch_norms, &["model.variant", "model.init"], of_vit, "mobile");
             let what = "the file of a masked autoencoder or the folder of a pre-training run";
             return Self::Mae(MaePlan { path: model.required("mae", what, mae, PathBuf::new()), config });
         }
@@ -114,16 +160,27 @@ impl ModelPlan {
     }
 }
 
-/// The sizes that are keys of `[model]` itself.
-struct Sizes {
+/// The keys of `[model]` itself that are part of the network's configuration.
+#[derive(Clone, Copy)]
+struct Common {
     image_size: usize,
     drop_path: f64,
+    batch_norm: Option<BatchNormStatistics>,
     decoder_dropout: f64,
 }
 
-impl Sizes {
+impl Common {
+    fn set(self, config: &mut SamConfig) {
+        config.image_encoder.set_image_size(self.image_size);
+        config.image_encoder.set_drop_path_rate(self.drop_path);
+        config.mask_decoder.dropout = self.decoder_dropout;
+        if let Some(tiny) = config.image_encoder.tiny_vit_mut() {
+            tiny.batch_norm = self.batch_norm.unwrap_or_default();
+        }
+    }
+
     /// `[model.sizes]`; the defaults are common to all published models.
-    fn read(self, model: &Section<'_>) -> SamConfig {
+    fn read_sizes(self, model: &Section<'_>) -> SamConfig {
         let is_given = model.is_given("sizes");
         let sizes = model.section("sizes");
         let required = |key: &str, what: &str| {
@@ -140,7 +197,7 @@ impl Sizes {
         let mlp_ratio = sizes.float("mlp_ratio", 4.0, POSITIVE);
         let out_chans = sizes.integer::<usize>("out_chans", 256, 1..);
         SamConfig {
-            image_encoder: ImageEncoderConfig {
+            image_encoder: ImageEncoderConfig::Vit(VitConfig {
                 image_size: self.image_size,
                 patch_size: sizes.integer("patch_size", 16, 1..),
                 embed_dim,
@@ -151,7 +208,7 @@ impl Sizes {
                 window_size: sizes.integer("window_size", 14, 0..),
                 global_attn_indexes,
                 drop_path_rate: self.drop_path,
-            },
+            }),
             prompt_encoder: PromptEncoderConfig {
                 embed_dim: out_chans,
                 mask_in_chans: sizes.integer("mask_in_chans", 16, 1..),

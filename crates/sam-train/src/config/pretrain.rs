@@ -168,7 +168,7 @@ impl PretrainModelPlan {
     fn read(reader: &Reader<'_>) -> Self {
         let model = reader.top().section("model");
         let mae = model.input_path_if_given("mae");
-        let variants = Variant::ALL.map(|variant| (variant.name(), variant));
+        let variants = Variant::VITS.map(|variant| (variant.name(), variant));
         let variant = model.choice_if_given("variant", &variants);
         let image_size = model.integer("image_size", 224, IMAGE_SIZES);
         let hw = model.integers_if_given::<usize>("image_size_hw", IMAGE_SIZES);

@@ -85,7 +85,8 @@ impl TrainPlan {
         let DataPlan { images_per_batch, prefetch, .. } = self.data;
         Batches { n_images: images_per_batch.get(), image_hw: [side; 2], prefetch }.check(reader);
         let (ModelPlan::Scratch(config) | ModelPlan::Mae(MaePlan { config, .. })) = &self.model else { return };
-        let (encoder, decoder) = (&config.image_encoder, &config.mask_decoder);
+        // The sizes of a TinyViT are the published ones.
+        let (Some(encoder), decoder) = (config.image_encoder.vit(), &config.mask_decoder) else { return };
         let blocks = [
             Blocks { depth: encoder.depth, dim: encoder.embed_dim, mlp_dim: encoder.mlp_dim },
             Blocks { depth: decoder.depth, dim: decoder.transformer_dim, mlp_dim: decoder.mlp_dim },

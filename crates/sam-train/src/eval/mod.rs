@@ -131,7 +131,9 @@ fn open_checkpoints(plan: &EvaluatePlan) -> anyhow::Result<Vec<Checkpoint>> {
         let checkpoint = Checkpoint::open(&checkpoint_file(path))?;
         match checkpoint.is_segmenter() {
             true => Ok(checkpoint),
-            false => Err(anyhow!("{}: a masked autoencoder has no decoder, so it cannot be evaluated", path.display())),
+            false => {
+                Err(anyhow!("{}: {} has no decoder, so it cannot be evaluated", path.display(), checkpoint.kind()))
+            }
         }
     };
     plan.model.checkpoints.checkpoint.iter().map(open).collect()

@@ -2,6 +2,7 @@
 
 mod onnx;
 
+use std::collections::BTreeMap;
 use std::io::Write;
 
 use sam_infer::DeviceName;
@@ -55,13 +56,13 @@ fn load(arguments: &ExportArguments, out: &mut impl Write) -> Result<Sam, Failur
     let device = DeviceName::Cpu.open().bad_input()?;
     let loaded = match arguments.fresh_seed {
         Some(_) if checkpoint.is_segmenter() => Err(anyhow::anyhow!(
-            "--fresh-seed is for an MAE checkpoint; this one is complete, so no weights are initialised at random"
+            "--fresh-seed is for an encoder alone, of an MAE or a TinyViT; this one is complete, so no weights are initialised at random"
         ))
         .bad_input()?,
         Some(seed) => checkpoint.load_with(&LoadOptions { seed, ..checkpoint.default_options() }, &device),
         None => checkpoint.load(&device),
     };
-    // An MAE checkpoint needs a seed for its decoder.
+    // An encoder alone needs a seed for its decoder.
     let hint = if checkpoint.is_segmenter() { "" } else { " (--fresh-seed N)" };
     let (sam, report) = loaded.map_err(|error| anyhow::anyhow!("{error}{hint}")).bad_input()?;
     writeln!(out, "read    {} ({})", checkpoint.dict.path.display(), checkpoint.description())?;
@@ -137,13 +138,25 @@ fn print_resized(
     Ok(())
 }
 
+/// Tensors dropped for one reason that are listed one by one.
+const DROPPED_LISTED: usize = 4;
+
 /// Prints every tensor that was not simply loaded under its own name; labels are padded to `width`.
 pub(crate) fn print_load_report(out: &mut impl Write, report: &LoadReport, width: usize) -> Result<(), Failure> {
     for note in &report.surroundings {
         writeln!(out, "{:width$}{note}", "note")?;
     }
+    let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (key, reason) in &report.dropped {
-        writeln!(out, "{:width$}{key}: {reason}", "dropped")?;
+        by_reason.entry(reason).or_default().push(key);
+    }
+    for (reason, keys) in by_reason {
+        match keys[..] {
+            [first, .., last] if keys.len() > DROPPED_LISTED => {
+                writeln!(out, "{:width$}{} tensors, {first} to {last}: {reason}", "dropped", keys.len())?;
+            }
+            _ => keys.iter().try_for_each(|key| writeln!(out, "{:width$}{key}: {reason}", "dropped"))?,
+        }
     }
     for table in &report.resized {
         writeln!(out, "{:width$}{}: {:?} to {:?}", "resized", table.key, table.from, table.to)?;

@@ -132,9 +132,9 @@ fn open_model(path: &Path, is_named: bool) -> anyhow::Result<Option<Model>> {
     }
     let checkpoint = Checkpoint::open(&file)?;
     if !checkpoint.is_segmenter() {
-        return Err(anyhow!("{}: must be a segmenter, got a masked autoencoder", file.display()));
+        return Err(anyhow!("{}: must be a segmenter, got {}", file.display(), checkpoint.kind()));
     }
-    let image_size = checkpoint.default_options().config.image_encoder.image_size;
+    let image_size = checkpoint.config.image_encoder.image_size();
     let shapes = checkpoint.dict.tensors.values().map(|tensor| tensor.shape.iter().product::<usize>());
     let n_parameters: usize = shapes.sum();
     let has_learned = has_learned(&checkpoint)?;
@@ -143,7 +143,9 @@ fn open_model(path: &Path, is_named: bool) -> anyhow::Result<Option<Model>> {
 
 /// Whether the weights were trained: the scales of norms begin at 1, and the first step moves them.
 fn has_learned(checkpoint: &Checkpoint) -> anyhow::Result<bool> {
-    for key in checkpoint.dict.tensors.keys().filter(|key| key.contains("norm") && key.ends_with(".weight")) {
+    // But for those of the classifier of a TinyViT, which no network has.
+    let is_of_norm = |key: &str| key.contains("norm") && key.ends_with(".weight") && !key.contains("norm_head");
+    for key in checkpoint.dict.tensors.keys().filter(|key| is_of_norm(key)) {
         if checkpoint.dict.read_f32(key)?.iter().any(|&scale| scale != 1.0) {
             return Ok(true);
         }

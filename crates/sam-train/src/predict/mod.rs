@@ -53,7 +53,7 @@ pub(crate) fn run(arguments: &PredictArguments) -> Result<(), Failure> {
     // The prompt is validated before the encoder runs, which takes seconds.
     let side = predictor.config().low_res_side();
     let size_hw = [image.height() as usize, image.width() as usize];
-    let frame = ModelFrame::new(size_hw, predictor.config().image_encoder.image_size);
+    let frame = ModelFrame::new(size_hw, predictor.config().image_encoder.image_size());
     let prompt = read_prompt(arguments, &frame, side).bad_input()?;
     let prompt = with_text(prompt, arguments, &predictor, &device).bad_input()?;
     prompt.to_model(&frame, predictor.config()).bad_input()?;

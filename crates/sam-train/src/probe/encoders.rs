@@ -131,7 +131,7 @@ fn autoencoder_at(checkpoint: &MaeCheckpoint, image_size_hw: [usize; 2]) -> MaeC
 fn segmenter_at(checkpoint: &Checkpoint, image_size: Option<usize>) -> LoadOptions {
     let mut options = checkpoint.default_options();
     if let Some(side) = image_size {
-        options.config.image_encoder.image_size = side;
+        options.config.image_encoder.set_image_size(side);
     }
     options
 }

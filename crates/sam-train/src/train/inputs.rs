@@ -17,8 +17,8 @@ use sam_learn::task::Validation as Validated;
 use sam_learn::texts::config_of;
 use sam_model::device_check::check_backward;
 use sam_model::lora::AdapterFile;
-use sam_model::weights::{Checkpoint, LoadOptions, LoadReport};
-use sam_model::{Sam, SamConfig, TextPromptConfig};
+use sam_model::weights::{Checkpoint, Layout, LoadOptions, LoadReport};
+use sam_model::{ImageEncoderConfig, Sam, SamConfig, TextPromptConfig};
 
 use crate::config::also::{ALSO, AlsoPlan};
 use crate::config::data_source::{DataSource, Validation, WeightedSource};
@@ -99,17 +99,23 @@ fn open_model(
             notes.push(format!("model: from scratch, {}", describe(&sam)));
             Ok(sam)
         }
-        ModelPlan::Mae(from) => {
+        ModelPlan::Mae(from) | ModelPlan::TinyVit(from) => {
+            let (init, expected) = match &plan.model {
+                ModelPlan::TinyVit(_) => ("tiny_vit", "a TinyViT that classifies"),
+                _ => ("mae", "a masked autoencoder"),
+            };
             let checkpoint = Checkpoint::open(&checkpoint_file(&from.path))?;
             let file = checkpoint.dict.path.display();
-            if checkpoint.is_segmenter() {
-                bail!(
-                    "{file}: must be a masked autoencoder for model.init = \"mae\", got a segmenter; give it as model.checkpoint"
-                );
+            if checkpoint.kind() != expected {
+                let instead = match checkpoint.is_segmenter() {
+                    true => "give it as model.checkpoint",
+                    false => "change model.init",
+                };
+                bail!("{file}: must be {expected} for model.init = \"{init}\", got {}; {instead}", checkpoint.kind());
             }
             let config = SamConfig { text, ..from.config.clone() };
             let options = LoadOptions { config, seed: plan.run.seed, ..checkpoint.default_options() };
-            let (sam, report) = checkpoint.load_with(&options, device).context("model.mae")?;
+            let (sam, report) = checkpoint.load_with(&options, device).with_context(|| format!("model.{init}"))?;
             notes.push(format!("model: {file}, {}", describe(&sam)));
             notes.extend(load_report_lines(&report));
             Ok(sam)
@@ -118,23 +124,37 @@ fn open_model(
             let file = checkpoint_file(&from.path);
             let checkpoint = Checkpoint::open(&file)?;
             if !checkpoint.is_segmenter() {
+                let how = match checkpoint.layout {
+                    Layout::Mae => ("mae", " and model.variant or [model.sizes]"),
+                    _ => ("tiny_vit", ""),
+                };
                 bail!(
-                    "{}: must be a segmenter for model.checkpoint, got a masked autoencoder; train a segmenter from it with \
-                     model.init = \"mae\", model.mae = \"{}\" and model.variant or [model.sizes]",
+                    "{}: must be a segmenter for model.checkpoint, got {}; train a segmenter from it with \
+                     model.init = \"{}\", model.{} = \"{}\"{}",
                     file.display(),
-                    from.path.display()
+                    checkpoint.kind(),
+                    how.0,
+                    how.0,
+                    from.path.display(),
+                    how.1
                 );
             }
             let mut options = checkpoint.default_options();
             options.seed = plan.run.seed;
-            options.config.image_encoder.drop_path_rate = from.drop_path;
+            options.config.image_encoder.set_drop_path_rate(from.drop_path);
             options.config.mask_decoder.dropout = from.decoder_dropout;
+            if let Some(batch_norm) = from.batch_norm {
+                let Some(tiny) = options.config.image_encoder.tiny_vit_mut() else {
+                    bail!("{}: model.batch_norm is for a TinyViT; this model has no batch norms", file.display());
+                };
+                tiny.batch_norm = batch_norm;
+            }
             // A text prompt that does not learn any more stays what it is.
             if text.is_some() {
                 options.config.text = text;
             }
             if let Some(image_size) = from.image_size {
-                options.config.image_encoder.image_size = image_size;
+                options.config.image_encoder.set_image_size(image_size);
             }
             options.config.check().with_context(|| format!("{}: model.image_size", file.display()))?;
             let (sam, report) = checkpoint.load_with(&options, device)?;
@@ -212,6 +232,10 @@ fn pattern_of(key: &str) -> String {
     if matches!(part, "prompt_encoder" | "mask_decoder") {
         return part.to_owned();
     }
+    // One line for all counters of batch norms.
+    if key.ends_with(".num_batches_tracked") {
+        return "*.num_batches_tracked".to_owned();
+    }
     let parts = key.split('.').map(|part| if part.parse::<usize>().is_ok() { "*" } else { part });
     parts.collect::<Vec<_>>().join(".")
 }
@@ -219,11 +243,17 @@ fn pattern_of(key: &str) -> String {
 fn describe(sam: &Sam) -> String {
     use burn::module::Module;
     let config = &sam.config().image_encoder;
-    let name = sam.config().variant().map_or_else(
-        || format!("ViT {} x {}, patch {}", config.embed_dim, config.depth, config.patch_size),
-        |variant| variant.name().to_owned(),
-    );
-    format!("{name}, {} px, {:.1} M parameters", config.image_size, sam.num_params() as f64 / 1e6)
+    let name = match (sam.config().variant(), config) {
+        (Some(variant), _) => variant.name().to_owned(),
+        (None, ImageEncoderConfig::Vit(vit)) => {
+            format!("ViT {} x {}, patch {}", vit.embed_dim, vit.depth, vit.patch_size)
+        }
+        (None, ImageEncoderConfig::TinyVit(tiny)) => {
+            let widths = tiny.embed_dims.map(|width| width.to_string());
+            format!("TinyViT {}, {} blocks", widths.join("-"), tiny.depth())
+        }
+    };
+    format!("{name}, {} px, {:.1} M parameters", config.image_size(), sam.num_params() as f64 / 1e6)
 }
 
 /// What is kept of the data sets on disk: for the report, and for a resume.

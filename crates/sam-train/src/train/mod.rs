@@ -178,7 +178,7 @@ fn options(plan: &TrainPlan) -> TrainOptions {
 fn base(plan: &TrainPlan) -> String {
     match &plan.model {
         ModelPlan::Checkpoint(from) => from.path.display().to_string(),
-        ModelPlan::Mae(_) | ModelPlan::Scratch(_) => String::new(),
+        ModelPlan::Mae(_) | ModelPlan::TinyVit(_) | ModelPlan::Scratch(_) => String::new(),
     }
 }
 

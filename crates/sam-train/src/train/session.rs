@@ -381,6 +381,12 @@ fn advice(error: &LearnError) -> Option<&'static str> {
         LearnError::ShardsWithDropout { .. } => {
             Some("Set run.parallel = 1, or model.drop_path, model.decoder_dropout and lora.dropout to 0")
         }
+        LearnError::ShardsWithRunningStatistics { .. } => {
+            Some("Set run.parallel = 1, or model.batch_norm = \"frozen\"")
+        }
+        LearnError::NoRunningStatistics => Some(
+            "Set model.batch_norm = \"frozen\", or let the encoder learn: the keys are optimiser.freeze and [lora]",
+        ),
         LearnError::OutOfMemory { .. } => Some(
             "Less memory: data.objects_per_step = \"auto\" takes as many as fit, optimiser.accumulation = 2 makes the same step of \
              halves; fewer data.images_per_step, run.activations = \"recompute\", a smaller model.image_size, adapters ([lora]) or \

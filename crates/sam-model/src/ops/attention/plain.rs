@@ -55,6 +55,15 @@ fn attend(q: Tensor<4>, k_t: Tensor<4>, v: Tensor<4>, absent_keys: Option<Tensor
     softmax(scores, 3).matmul(v)
 }
 
+/// `softmax(q k^T + terms) v`, with scaled queries and all scores at once: for windows, which are small.
+///
+/// # Shapes
+/// - `q`, `k`, `v`: `[B, A, N, C]`, `terms`: `[1, A, N, N]`
+/// - returns `[B, A, N, C]`
+pub(super) fn plain_attention_with_terms([q, k, v]: [Tensor<4>; 3], terms: Tensor<4>) -> Tensor<4> {
+    softmax(q.matmul(k.swap_dims(2, 3)) + terms, 3).matmul(v)
+}
+
 /// [`crate::ops::attention::self_attention`] with tables of fitting lengths, in burn's operations.
 ///
 /// # Shapes
@@ -168,7 +177,7 @@ pub(super) fn resized(table: Tensor<2>, size: usize) -> Tensor<2> {
 /// # Shapes
 /// - `x`: `[B, H, W, C]`, `fill`: `[C]`
 /// - returns `[B * rows * columns, window, window, C]`
-fn window_partition(x: Tensor<4>, fill: &Tensor<1>, window: usize) -> Tensor<4> {
+pub(super) fn window_partition(x: Tensor<4>, fill: &Tensor<1>, window: usize) -> Tensor<4> {
     let [batch, height, width, channels] = x.dims();
     let (rows, columns) = (height.div_ceil(window), width.div_ceil(window));
     fill_bottom_right(x, fill, [rows * window, columns * window])
@@ -182,7 +191,7 @@ fn window_partition(x: Tensor<4>, fill: &Tensor<1>, window: usize) -> Tensor<4> 
 /// # Shapes
 /// - `windows`: `[B * rows * columns, window, window, C]`
 /// - returns `[B, H, W, C]`
-fn window_unpartition(windows: Tensor<4>, window: usize, [height, width]: [usize; 2]) -> Tensor<4> {
+pub(super) fn window_unpartition(windows: Tensor<4>, window: usize, [height, width]: [usize; 2]) -> Tensor<4> {
     let [count, _, _, channels] = windows.dims();
     let (rows, columns) = (height.div_ceil(window), width.div_ceil(window));
     let batch = count / (rows * columns);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use burn::tensor::{DType, Device, Distribution, Tensor, Tolerance};
 
 use super::plain::plain_grid_attention;
+use super::window::plain_window_attention;
 use super::*;
 use crate::ops::shared_rows::Rows;
 
@@ -25,6 +26,35 @@ fn equal<const D: usize>(got: Tensor<D>, expected: Tensor<D>, tolerance: f32) {
     let largest = expected.clone().abs().max().into_scalar::<f32>().max(1e-2);
     let (got, expected) = (got.div_scalar(largest), expected.div_scalar(largest));
     got.into_data().assert_approx_eq::<f32>(&expected.into_data(), Tolerance::absolute(tolerance));
+}
+
+#[test]
+fn fused_window_attention_equals_the_plain_form() {
+    for ([height, width], heads, channels, window) in
+        [([7, 9], 3, 4, 4), ([8, 8], 2, 8, 4), ([3, 3], 1, 4, 7), ([1, 1], 1, 2, 1), ([30, 17], 2, 8, 14)]
+    {
+        let values = 3 * heads * channels;
+        let plain = [random([2, height, width, values], 1.0)];
+        let (padding, biases) = (random([values], 1.0), random([heads, window * window], 1.0));
+        let weights = random([2, height, width, heads * channels], 1.0);
+        let run = |attend: fn(WindowAttentionInputs) -> Tensor<4>| {
+            let (qkv, padding, biases) = (tracked(&plain[0]), tracked(&padding), tracked(&biases));
+            let inputs =
+                WindowAttentionInputs { qkv: qkv.clone(), padding: padding.clone(), biases: biases.clone(), window };
+            let out = attend(inputs);
+            let grads = (out.clone() * Tensor::from_inner(weights.clone())).sum().backward();
+            let grad = qkv.grad(&grads).expect("tracked");
+            // Where no window is padded, nothing comes back.
+            let of_padding = padding.grad(&grads).unwrap_or_else(|| Tensor::zeros([values], &Device::flex()));
+            (out.inner(), grad, of_padding, biases.grad(&grads).expect("tracked"))
+        };
+        let (out, d_qkv, d_padding, d_biases) = run(window_attention);
+        let (out_2, d_qkv_2, d_padding_2, d_biases_2) = run(plain_window_attention);
+        equal(out, out_2, FORWARD);
+        equal(d_qkv, d_qkv_2, BACKWARD);
+        equal(d_padding, d_padding_2, BACKWARD);
+        equal(d_biases, d_biases_2, BACKWARD);
+    }
 }
 
 #[test]

@@ -170,7 +170,7 @@ fn missing_keys_are_reported_at_their_section() {
     let found = problems(&LEAST.replace("model.checkpoint = \"sam.pth\"", "model.init = \"scratch\""));
     assert_eq!(
         found,
-        ["c.toml:2: model.variant must be given: vit_b, vit_l or vit_h, or all numbers in [model.sizes]"]
+        ["c.toml:2: model.variant must be given: vit_b, vit_l, vit_h or mobile, or all numbers in [model.sizes]"]
     );
 }
 
@@ -315,7 +315,7 @@ fn sizes_fit_together_or_all_misfits_are_reported() {
     let ModelPlan::Scratch(config) = read(&format!("{scratch}{sizes}")).expect("valid").model else {
         panic!("scratch")
     };
-    let encoder = &config.image_encoder;
+    let encoder = config.image_encoder.vit().expect("a plain ViT");
     assert_eq!([encoder.image_size, encoder.patch_size, encoder.mlp_dim, encoder.window_size], [1024, 16, 384, 14]);
     assert_eq!([config.mask_decoder.cross_dim, config.mask_decoder.iou_head_hidden_dim], [32, 64]);
 
@@ -332,8 +332,8 @@ fn sizes_fit_together_or_all_misfits_are_reported() {
     let text = format!("{scratch}model.variant = \"vit_l\"\nmodel.image_size = 512\nmodel.drop_path = 0.1\n");
     let ModelPlan::Scratch(config) = read(&text).expect("valid").model else { panic!("scratch") };
     let mut expected = SamConfig::published(Variant::VitL);
-    expected.image_encoder.image_size = 512;
-    expected.image_encoder.drop_path_rate = 0.1;
+    expected.image_encoder.set_image_size(512);
+    expected.image_encoder.set_drop_path_rate(0.1);
     assert_eq!(config, expected);
 }
 

@@ -23,7 +23,7 @@ fn the_quick_pretraining_and_the_quickstart_have_one_encoder() {
     let mae = read_pretraining(text).model.config;
     let training = include_str!("../../../../../configs/quickstart.toml");
     let ModelPlan::Scratch(sam) = read(training).expect("valid").model else { panic!("it starts from nothing") };
-    let encoder = sam.image_encoder;
+    let encoder = sam.image_encoder.vit().expect("a plain ViT");
     assert_eq!(mae.image_size_hw, [encoder.image_size; 2]);
     assert_eq!(
         [mae.patch_size, mae.embed_dim, mae.depth, mae.num_heads, mae.mlp_dim],
