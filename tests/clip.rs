@@ -117,8 +117,13 @@ fn texts_of_many_lengths_in_one_call_keep_their_order() {
         check(many[at], vector, &golden.values("quick_gelu/texts")[at % 4 * 24..][..24], VECTOR);
     }
     assert!(clip.texts(&[] as &[&str]).expect("none").is_empty());
-    let error = clip.texts(&["a wheel", " "]).expect_err("empty");
+    let mixed = [" ", "a wheel", &"long ".repeat(80), "the"];
+    let error = clip.texts(&mixed).expect_err("empty");
     assert!(matches!(error, ClipError::Text(_)), "{error}");
+    // One that has no vector costs the others nothing.
+    let usable = clip.usable_texts(&mixed);
+    assert_eq!(usable.iter().map(Option::is_some).collect::<Vec<_>>(), [false, true, false, true]);
+    assert_eq!(usable.into_iter().flatten().collect::<Vec<_>>(), clip.texts(&["a wheel", "the"]).expect("short"));
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn vectors(root: &Path) -> Vec<(PathBuf, SystemTime)> {
 
 #[test]
 fn vectors_are_kept_and_a_killed_run_goes_on_equal() {
-    let run = prepared("chance = 0.7\nwords_chance = 0.3\ncentre = true");
+    let run = prepared("chance = 0.7\nwords_chance = 0.3\ncentre = true\nnoise = 0.2");
     let out = train(&run, "whole", &[]);
     assert!(out.contains("2 vectors of each of") && out.contains("different words about them to compute"), "{out}");
     let files = vectors(&run.path("embeddings"));
@@ -76,6 +76,9 @@ fn vectors_are_kept_and_a_killed_run_goes_on_equal() {
     }
     train(&run, "points", &["prompts.text.chance=0"]);
     assert_ne!(losses(&run, "points"), losses(&run, "whole"));
+    // Noise is drawn in each step: the vectors on disk have none.
+    assert!(!train(&run, "exact", &["prompts.text.noise=0"]).contains("to compute"));
+    assert_ne!(losses(&run, "exact"), losses(&run, "whole"));
 }
 
 /// The draws of points and boxes are those of a run without texts.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use sam_eval::{DataTexts, EvalError, EvalSet, PromptVectors, TextSource, mean_direction};
-use sam_infer::clip::{Clip, ClipError};
+use sam_infer::clip::Clip;
 use sam_infer::{Modality, TextVector};
 
 use crate::progress::Progress;
@@ -27,7 +27,7 @@ pub(crate) struct Encoded {
 }
 
 /// Computes the vectors of captions, and of class names as the mean over the templates.
-pub(crate) fn encode(clip: &Clip, texts: &DataTexts, templates: &[String]) -> Result<Encoded> {
+pub(crate) fn encode(clip: &Clip, texts: &DataTexts, templates: &[String]) -> Encoded {
     let framed = |class: &String| templates.iter().map(|template| template.replace("{}", class)).collect::<Vec<_>>();
     let of_classes: Vec<(&String, Vec<String>)> = texts.classes.iter().map(|class| (class, framed(class))).collect();
     let sentences = of_classes.iter().flat_map(|(_, sentences)| sentences.iter());
@@ -36,7 +36,7 @@ pub(crate) fn encode(clip: &Clip, texts: &DataTexts, templates: &[String]) -> Re
     let mut progress = Progress::new("computing vectors of texts", all.len() as u64);
     let mut found: BTreeMap<&str, Vec<f32>> = BTreeMap::new();
     for (done, chunk) in all.chunks(TEXTS_AT_ONCE).enumerate() {
-        for (text, vector) in chunk.iter().zip(vectors_of(clip, chunk)?) {
+        for (text, vector) in chunk.iter().zip(clip.usable_texts(chunk)) {
             found.extend(vector.map(|vector| (*text, vector)));
         }
         progress.set((done * TEXTS_AT_ONCE + chunk.len()) as u64);
@@ -52,18 +52,5 @@ pub(crate) fn encode(clip: &Clip, texts: &DataTexts, templates: &[String]) -> Re
         classes: of_classes.iter().filter_map(class).collect(),
     };
     let n_usable = vectors.captions.len() + vectors.classes.len();
-    Ok(Encoded { n_unusable: texts.captions.len() + texts.classes.len() - n_usable, vectors })
-}
-
-/// `None` for a text that CLIP cannot read; it must not cost the others.
-fn vectors_of(clip: &Clip, texts: &[&str]) -> Result<Vec<Option<Vec<f32>>>> {
-    if let Ok(vectors) = clip.texts(texts) {
-        return Ok(vectors.into_iter().map(Some).collect());
-    }
-    let one = |text: &&str| match clip.texts(&[*text]) {
-        Ok(mut vectors) => Ok(vectors.pop()),
-        Err(ClipError::Text(_)) => Ok(None),
-        Err(error) => Err(error.into()),
-    };
-    texts.iter().map(one).collect()
+    Encoded { n_unusable: texts.captions.len() + texts.classes.len() - n_usable, vectors }
 }

@@ -86,41 +86,41 @@ pub fn galleries(evaluation: &Evaluation, sets: &[EvalSet], count: usize) -> Res
     let mut galleries = Vec::new();
     for (run, masks) in evaluation.results.runs.iter().zip(&evaluation.final_masks) {
         let extremes = Extremes::of(run, count);
-        for (which, chosen) in [("Worst", &extremes.worst), ("Best", &extremes.best)] {
-            let mut items = Vec::new();
-            for &at in chosen {
-                let record = &run.records[at];
-                let place = evaluation.places.get(&(record.data_set.clone(), record.image.clone()));
-                let set = sets.iter().find(|set| *set.name == record.data_set);
-                if let (Some(set), Some(&index)) = (set, place) {
-                    items.push(item_of(set, index, record, &masks[at])?);
-                }
-            }
-            if !items.is_empty() {
-                let title = format!("{which} {}: prediction with prompts (left), ground truth (right)", moment(run));
-                galleries.push(Gallery { title, items });
-            }
+        for (which, chosen) in [("Worst", extremes.worst), ("Best", extremes.best)] {
+            let title = format!("{which} {}: prediction with prompts (left), ground truth (right)", moment(run));
+            let records = chosen.into_iter().map(|at| (&run.records[at], &masks[at]));
+            let items = records.map(|(record, found)| {
+                let place = place_of(evaluation, sets, &record.data_set, &record.image);
+                place.map(|place| item_of(place, record, found)).transpose()
+            });
+            galleries.push(Gallery { title, items: items.filter_map(Result::transpose).collect::<Result<_, _>>()? });
         }
     }
     if let Some(run) = &evaluation.results.texts {
         let extremes = Extremes::of_texts(run, count);
-        for (which, chosen) in [("Worst", &extremes.worst), ("Best", &extremes.best)] {
-            let mut items = Vec::new();
-            for &at in chosen {
-                let record = &run.records[at];
-                let place = evaluation.places.get(&(record.data_set.clone(), record.image.clone()));
-                let set = sets.iter().find(|set| *set.name == record.data_set);
-                if let (Some(set), Some(&index)) = (set, place) {
-                    items.push(item_of_text((set, index), record, &evaluation.text_masks[at])?);
-                }
-            }
-            if !items.is_empty() {
-                let title = format!("{which} with a text alone: prediction (left), ground truth (right)");
-                galleries.push(Gallery { title, items });
-            }
+        for (which, chosen) in [("Worst", extremes.worst), ("Best", extremes.best)] {
+            let title = format!("{which} with a text alone: prediction (left), ground truth (right)");
+            let records = chosen.into_iter().map(|at| (&run.records[at], &evaluation.text_masks[at]));
+            let items = records.map(|(record, found)| {
+                let place = place_of(evaluation, sets, &record.data_set, &record.image);
+                place.map(|place| item_of_text(place, record, found)).transpose()
+            });
+            galleries.push(Gallery { title, items: items.filter_map(Result::transpose).collect::<Result<_, _>>()? });
         }
     }
+    galleries.retain(|gallery| !gallery.items.is_empty());
     Ok(galleries)
+}
+
+/// The set and index of an image; `None` when the sets no longer have it.
+fn place_of<'a>(
+    evaluation: &Evaluation,
+    sets: &'a [EvalSet],
+    data_set: &str,
+    image: &str,
+) -> Option<(&'a EvalSet, usize)> {
+    let index = evaluation.places.get(&(data_set.to_owned(), image.to_owned()))?;
+    Some((sets.iter().find(|set| *set.name == *data_set)?, *index))
 }
 
 fn moment(run: &Run) -> String {
@@ -132,7 +132,7 @@ fn moment(run: &Run) -> String {
     }
 }
 
-fn item_of(set: &EvalSet, index: usize, record: &ObjectRecord, found: &Rle) -> Result<GalleryItem, EvalError> {
+fn item_of((set, index): (&EvalSet, usize), record: &ObjectRecord, found: &Rle) -> Result<GalleryItem, EvalError> {
     let (sample, target) = read_object(set, index, record.object_id)?;
     gallery_item(&sample.image, &target, found, record)
 }

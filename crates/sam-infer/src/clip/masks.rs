@@ -17,7 +17,7 @@ impl Clip {
     /// which only the mask's patches are looked at ([`Clip::crops`]). An empty mask has none. The cosine with the vector of a text
     /// says how well that describes what the mask covers.
     ///
-    /// `watch` is told how many masks are done, and stops it with `Break`.
+    /// `watch` is called with the number of masks done, and stops it with `Break`.
     ///
     /// # Panics
     /// When a mask has another size than the image.

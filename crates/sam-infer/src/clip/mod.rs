@@ -116,20 +116,33 @@ impl Clip {
     /// # Errors
     /// On the first text that is empty or has too many tokens.
     pub fn texts(&self, texts: &[impl AsRef<str>]) -> Result<Vec<Vec<f32>>, ClipError> {
-        let tokens: Vec<Vec<u32>> =
-            texts.iter().map(|text| self.tokenizer.encode(text.as_ref())).collect::<Result<_, _>>()?;
+        let tokens = texts.iter().map(|text| self.tokenizer.encode(text.as_ref())).collect::<Result<Vec<_>, _>>()?;
+        Ok(self.vectors_of(&tokens))
+    }
+
+    /// As [`Clip::texts`], with `None` for a text that is empty or has too many tokens.
+    pub fn usable_texts(&self, texts: &[impl AsRef<str>]) -> Vec<Option<Vec<f32>>> {
+        let encoded: Vec<Option<Vec<u32>>> =
+            texts.iter().map(|text| self.tokenizer.encode(text.as_ref()).ok()).collect();
+        let usable: Vec<Vec<u32>> = encoded.iter().flatten().cloned().collect();
+        let mut vectors = self.vectors_of(&usable).into_iter();
+        encoded.into_iter().map(|tokens| tokens.and_then(|_| vectors.next())).collect()
+    }
+
+    /// Texts of equal length are computed together.
+    fn vectors_of(&self, tokens: &[Vec<u32>]) -> Vec<Vec<f32>> {
         let mut of_length: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for (at, tokens) in tokens.iter().enumerate() {
             of_length.entry(tokens.len()).or_default().push(at);
         }
-        let mut vectors = vec![Vec::new(); texts.len()];
+        let mut vectors = vec![Vec::new(); tokens.len()];
         for batch in of_length.values().flat_map(|places| places.chunks(TEXTS_AT_ONCE)) {
             let rows: Vec<&[u32]> = batch.iter().map(|&at| tokens[at].as_slice()).collect();
             for (&at, vector) in batch.iter().zip(unit_rows(self.model.text.forward(&rows))) {
                 vectors[at] = vector;
             }
         }
-        Ok(vectors)
+        vectors
     }
 
     /// Vectors of masks, of unit length: of their crops, with an output token that attends in the last block to itself and

@@ -28,6 +28,10 @@ pub struct TextOptions {
     /// Texts whose mean is that of all texts; `None`: the class names of the training data in the templates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub centre_texts: Option<PathBuf>,
+    /// Length of the noise that is added to a crop's vector of unit length: it spreads crops as far as texts are from them
+    /// (Nukrai 2022, arXiv 2211.00575 §3.2).
+    #[serde(default)]
+    pub noise: f64,
 }
 
 /// How a mask becomes a vector of CLIP.
@@ -56,6 +60,7 @@ impl TextOptions {
             templates: vec!["a photo of a {}".to_owned()],
             centre: false,
             centre_texts: None,
+            noise: 0.0,
         }
     }
 

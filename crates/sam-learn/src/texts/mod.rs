@@ -22,7 +22,7 @@ use sam_data::random::{Purpose, RandomStream};
 use sam_data::{BatchImage, BatchObject, ObjectMask, Undecoded};
 use sam_files::Fingerprint;
 use sam_image::{RgbImage, Rle};
-use sam_infer::clip::{Background, Clip, ClipError, MaskCrop};
+use sam_infer::clip::{Background, Clip, MaskCrop};
 use sam_model::{Modality, TextPromptConfig, TextVector};
 
 use crate::embeddings::{OnProgress, first_samples};
@@ -189,9 +189,7 @@ impl TextVectors {
         let total = survey.n_missing + survey.missing_words.len();
         let (mut computed, mut done) = (Computed::default(), 0);
         for texts in survey.missing_words.chunks(TEXTS_AT_ONCE) {
-            for text in texts {
-                computed.n_unusable_words += usize::from(self.word(text)?.is_none());
-            }
+            computed.n_unusable_words += self.compute_words(texts)?;
             done += texts.len();
             if progress(done, total).is_break() {
                 return Ok(ControlFlow::Break(computed));
@@ -273,9 +271,10 @@ impl TextVectors {
                 prompts.push(Some(TextVector { values, modality: Modality::Text }));
                 continue;
             }
-            let rows = self.rows_of(image.sample_index, &object.mask, &mut kept)?;
-            let values = Arc::from(rows[pick(of_crops, rows.len())].as_slice());
-            prompts.push(Some(TextVector { values, modality: Modality::Image }));
+            let mut rows = self.rows_of(image.sample_index, &object.mask, &mut kept)?;
+            let mut row = rows.swap_remove(pick(of_crops, rows.len()));
+            add_noise(&mut row, self.options.noise, &mut stream);
+            prompts.push(Some(TextVector { values: Arc::from(row), modality: Modality::Image }));
         }
         Ok(prompts)
     }
@@ -332,23 +331,32 @@ impl TextVectors {
         if let Some(known) = self.words.lock().unwrap_or_else(PoisonError::into_inner).get(text) {
             return Ok(known.clone());
         }
-        let (hash, name) = (hash_of(text), Name::Text(hash_of(text)));
-        let kept = self.store.load(name).and_then(|mut rows| rows.remove(&hash));
-        let vector = match kept.and_then(|mut rows| rows.pop()) {
-            Some(vector) => Some(vector),
-            None => match self.clip.lock().unwrap_or_else(PoisonError::into_inner).texts(&[text]) {
-                Ok(mut vectors) => {
-                    let vector = rounded(&vectors.remove(0));
-                    self.store.save(name, &Rows::from([(hash, vec![vector.clone()])]))?;
-                    Some(vector)
+        let hash = hash_of(text);
+        let kept = self.store.load(Name::Text(hash)).and_then(|mut rows| rows.remove(&hash)?.pop());
+        if kept.is_none() {
+            self.compute_words(&[text.to_owned()])?;
+        }
+        let mut words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(words.entry(text.to_owned()).or_insert(kept.map(Arc::from)).clone())
+    }
+
+    /// Computes the vectors of texts; returns how many have none.
+    fn compute_words(&self, texts: &[String]) -> Result<usize, LearnError> {
+        let vectors = self.clip.lock().unwrap_or_else(PoisonError::into_inner).usable_texts(texts);
+        let mut n_unusable = 0;
+        for (text, vector) in texts.iter().zip(vectors) {
+            let vector = vector.map(|vector| rounded(&vector));
+            match &vector {
+                Some(vector) => {
+                    let hash = hash_of(text);
+                    self.store.save(Name::Text(hash), &Rows::from([(hash, vec![vector.clone()])]))?;
                 }
-                Err(ClipError::Text(_)) => None,
-                Err(source) => return Err(source.into()),
-            },
-        };
-        let vector: Option<Arc<[f32]>> = vector.map(Arc::from);
-        self.words.lock().unwrap_or_else(PoisonError::into_inner).insert(text.to_owned(), vector.clone());
-        Ok(vector)
+                None => n_unusable += 1,
+            }
+            let mut words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
+            words.insert(text.clone(), vector.map(Arc::from));
+        }
+        Ok(n_unusable)
     }
 
     fn words_of(&self, index: usize, class: Option<usize>, captions: &[String]) -> Vec<String> {
@@ -401,6 +409,14 @@ impl Sum {
     }
 }
 
+/// Gaussian noise of this length (as the root of the mean square) in a random direction.
+fn add_noise(vector: &mut [f32], length: f64, stream: &mut RandomStream) {
+    let deviation = length / (vector.len() as f64).sqrt();
+    if deviation > 0.0 {
+        vector.iter_mut().for_each(|value| *value += (deviation * stream.normal()) as f32);
+    }
+}
+
 /// The name of an object's vectors in the file of its image.
 fn key_of(mask: &Rle) -> u64 {
     let mut hash = Fingerprint::new(1);
@@ -416,4 +432,24 @@ fn signature(clip: &Clip, crops: &CropOptions) -> u64 {
     hash.add_word(crops.per_object as u64);
     crops.scale.into_iter().chain([crops.zeroed_chance]).for_each(|value| hash.add_word(value.to_bits()));
     hash.value()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn noise_has_its_length_and_another_direction_each_time() {
+        let drawn = |length: f64, id: u64| {
+            let mut vector = vec![0.0; 4096];
+            add_noise(&mut vector, length, &mut RandomStream::new(1, Purpose::Text, &[id]));
+            vector
+        };
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+        let (first, second) = (drawn(0.3, 0), drawn(0.3, 1));
+        assert!((dot(&first, &first).sqrt() - 0.3).abs() < 0.01, "{}", dot(&first, &first).sqrt());
+        assert!(dot(&first, &second).abs() < 0.01 * 0.3, "{}", dot(&first, &second));
+        assert_eq!(drawn(0.3, 0), first);
+        assert_eq!(drawn(0.0, 0), vec![0.0; 4096]);
+    }
 }

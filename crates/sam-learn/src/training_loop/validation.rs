@@ -1,4 +1,4 @@
-//! A validation in the loop: scores, the best checkpoint, and what is told of them.
+//! A validation in the loop: scores, the best checkpoint, and what is logged of them.
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};

@@ -102,7 +102,7 @@ impl Tokenizer {
 
     fn new(vocabulary: &Vocabulary, context: usize) -> Result<Self, String> {
         let id = |symbol: &str| {
-            vocabulary.ids.get(symbol).copied().ok_or_else(|| format!("the symbol `{symbol}` has no number"))
+            vocabulary.ids.get(symbol).copied().ok_or_else(|| format!("the symbol `{symbol}` has no id"))
         };
         let (mut bytes, mut last_bytes) = ([0; 256], [0; 256]);
         for byte in 0..=u8::MAX {

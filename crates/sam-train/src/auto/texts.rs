@@ -64,7 +64,7 @@ impl Texts {
         &self.description
     }
 
-    /// Vectors of masks, which only those that are not `known` need CLIP for. `watch` is told how many of how many such are done.
+    /// Vectors of masks, which only those that are not `known` need CLIP for. `watch` is called with the number done and their total.
     pub(crate) fn vectors(
         &self,
         image: &RgbImage,

@@ -44,6 +44,7 @@ pub(super) fn read_text(reader: &Reader<'_>, prompts: &Section<'_>) -> Option<Te
         templates: templates.unwrap_or_else(|| default.templates.clone()),
         centre: text.flag("centre", default.centre),
         centre_texts: text.input_path_if_given("centre_texts"),
+        noise: text.float("noise", default.noise, 0.0..=2.0),
     };
     if !is_given {
         prompts.unused(&["text"]);

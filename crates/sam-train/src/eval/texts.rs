@@ -50,7 +50,7 @@ impl TextTask {
         for checkpoint in checkpoints {
             check_clip(checkpoint, &clip, &fingerprint).bad_input()?;
         }
-        let Encoded { vectors, n_unusable } = encode(&clip, &texts, &text.templates).bad_input()?;
+        let Encoded { vectors, n_unusable } = encode(&clip, &texts, &text.templates);
         let mut err = crate::output::errors();
         let n_texts = texts.captions.len() + texts.classes.len();
         writeln!(err, "texts: {n_texts} different ones, {} prompts of images", texts.n_queries)?;

@@ -39,7 +39,7 @@ pub(super) fn validation_texts(
 ) -> Result<Option<TextProtocol>> {
     let (Some(source), Some(options)) = (plan.validation.texts, &plan.prompts.text) else { return Ok(None) };
     let texts = gather(sets, source).context("validation.text")?;
-    let Encoded { vectors, n_unusable } = encode(clip, &texts, &options.templates)?;
+    let Encoded { vectors, n_unusable } = encode(clip, &texts, &options.templates);
     let n_texts = texts.captions.len() + texts.classes.len();
     if n_unusable == n_texts {
         bail!("validation.text: all {n_texts} texts of the validation data are longer than this CLIP reads");
