@@ -19,7 +19,7 @@ use sam_model::weights::{Checkpoint, LoadReport, WeightsError, host_values, name
 use sam_model::{EncodedImages, MASK_THRESHOLD, MaskOutput, ObjectPrompt, Prompts, Sam, SamConfig};
 
 use crate::cache::{CacheDtype, CacheError, EmbeddingCache, EntryKey};
-use crate::clip::Clip;
+use crate::clip::ClipTexts;
 use crate::embedding::{EncoderIdentity, ImageEmbedding, image_fingerprint};
 use crate::prompt::{Prompt, PromptError};
 
@@ -75,7 +75,7 @@ impl Predictor {
     /// # Errors
     ///
     /// When the model takes no texts, or those of another CLIP.
-    pub fn check_clip(&self, clip: &Clip) -> Result<(), PromptError> {
+    pub fn check_clip(&self, clip: &ClipTexts) -> Result<(), PromptError> {
         let text = self.config().text.as_ref().ok_or(PromptError::TakesNoText)?;
         let (got, got_width) = (format!("{:016x}", clip.fingerprint()), clip.width());
         if text.clip == got && text.width == got_width {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use sam_eval::{DataTexts, EvalError, EvalSet, PromptVectors, TextSource, mean_direction};
-use sam_infer::clip::Clip;
+use sam_infer::clip::ClipTexts;
 use sam_infer::{Modality, TextVector};
 
 use crate::progress::Progress;
@@ -27,7 +27,7 @@ pub(crate) struct Encoded {
 }
 
 /// Computes the vectors of captions, and of class names as the mean over the templates.
-pub(crate) fn encode(clip: &Clip, texts: &DataTexts, templates: &[String]) -> Encoded {
+pub(crate) fn encode(clip: &ClipTexts, texts: &DataTexts, templates: &[String]) -> Encoded {
     let framed = |class: &String| templates.iter().map(|template| template.replace("{}", class)).collect::<Vec<_>>();
     let of_classes: Vec<(&String, Vec<String>)> = texts.classes.iter().map(|class| (class, framed(class))).collect();
     let sentences = of_classes.iter().flat_map(|(_, sentences)| sentences.iter());

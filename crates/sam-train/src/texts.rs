@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 use burn::tensor::Device;
-use sam_infer::clip::Clip;
+use sam_infer::clip::ClipTexts;
 use sam_infer::{Modality, Predictor, TextVector};
 
 /// Opens the CLIP of a checkpoint's text prompts. `option` is what names it, such as `--clip`.
@@ -14,7 +14,7 @@ pub(crate) fn open_clip(
     option: &str,
     predictor: &Predictor,
     device: &Device,
-) -> anyhow::Result<Clip> {
+) -> anyhow::Result<ClipTexts> {
     let path = path.ok_or_else(|| {
         anyhow!(
             "texts need the CLIP that the checkpoint was trained with: its Hugging Face folder or its file, as {option}"
@@ -25,13 +25,13 @@ pub(crate) fn open_clip(
         return Err(sam_infer::PromptError::TakesNoText)
             .context("train one with [prompts.text], or put its .text.safetensors beside the checkpoint");
     }
-    let clip = Clip::open(path, device).context(option.to_owned())?;
+    let clip = ClipTexts::open(path, device).context(option.to_owned())?;
     predictor.check_clip(&clip).with_context(|| format!("{option} {}", path.display()))?;
     Ok(clip)
 }
 
 /// The prompts of texts.
-pub(crate) fn prompts_of(clip: &Clip, texts: &[&str]) -> anyhow::Result<Vec<TextVector>> {
+pub(crate) fn prompts_of(clip: &ClipTexts, texts: &[&str]) -> anyhow::Result<Vec<TextVector>> {
     let vectors = clip.texts(texts)?;
     Ok(vectors.into_iter().map(|values| TextVector { values: Arc::from(values), modality: Modality::Text }).collect())
 }

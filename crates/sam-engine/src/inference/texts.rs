@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use sam_infer::clip::{Clip, ClipError};
+use sam_infer::clip::{ClipError, ClipTexts};
 use sam_infer::{Modality, Predictor, PromptError, TextVector};
 
 /// Texts whose vectors are remembered, 3 kB each for ViT-L.
@@ -12,7 +12,7 @@ const REMEMBERED: usize = 1000;
 /// A CLIP for what people type.
 #[derive(Debug)]
 pub struct Texts {
-    clip: Clip,
+    clip: ClipTexts,
     /// Newest last.
     known: Mutex<VecDeque<(String, TextVector)>>,
 }
@@ -20,7 +20,7 @@ pub struct Texts {
 impl Texts {
     /// With no text yet.
     #[must_use]
-    pub fn new(clip: Clip) -> Self {
+    pub fn new(clip: ClipTexts) -> Self {
         Self { clip, known: Mutex::default() }
     }
 
@@ -62,7 +62,7 @@ mod tests {
     #[test]
     fn a_text_is_computed_once() {
         let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/clip/hf"));
-        let texts = Texts::new(Clip::open(folder, &DeviceName::Cpu.open().expect("a device")).expect("a CLIP"));
+        let texts = Texts::new(ClipTexts::open(folder, &DeviceName::Cpu.open().expect("a device")).expect("a CLIP"));
         let first = texts.vector("a wheel").expect("a vector");
         let again = texts.vector("a wheel").expect("a vector");
         assert!(Arc::ptr_eq(&first.values, &again.values), "the same one");

@@ -30,12 +30,13 @@ mod masks;
 mod preprocess;
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor};
 use rayon::prelude::*;
 use sam_image::RgbImage;
-use sam_model::clip::{ClipCheckpoint, ClipConfig, ClipModel, Tokenizer, TokenizerError};
+use sam_model::clip::{ClipCheckpoint, ClipConfig, ClipModel, ImageTower, TextTower, Tokenizer, TokenizerError};
 use sam_model::weights::{LoadReport, WeightsError, host_values};
 
 pub use crop::{Background, MaskCrop};
@@ -47,15 +48,22 @@ const TEXTS_AT_ONCE: usize = 64;
 /// Images that are computed together: enough for large matrix products, at 64 MB of tokens in ViT-L.
 const IMAGES_AT_ONCE: usize = 16;
 
-/// Both towers of a CLIP on a device, with its tokenizer.
+/// The text tower of a CLIP on a device, with its tokenizer.
 #[derive(Debug)]
-pub struct Clip {
-    model: ClipModel,
+pub struct ClipTexts {
+    tower: TextTower,
     config: ClipConfig,
     tokenizer: Tokenizer,
-    device: Device,
     fingerprint: u64,
     report: LoadReport,
+}
+
+/// Both towers of a CLIP on a device: what [`ClipTexts`] is, with the image tower beside it.
+#[derive(Debug)]
+pub struct Clip {
+    texts: ClipTexts,
+    visual: ImageTower,
+    device: Device,
 }
 
 /// Why there is no CLIP, or no vector.
@@ -69,19 +77,24 @@ pub enum ClipError {
     Text(#[from] TokenizerError),
 }
 
-impl Clip {
-    /// Loads a Hugging Face folder, or a file with the keys of OpenAI and open_clip or of Hugging Face, in f32.
+impl ClipTexts {
+    /// Loads the text tower of a Hugging Face folder, or of a file with the keys of OpenAI and open_clip or of Hugging Face, in
+    /// f32.
     ///
     /// # Errors
     /// When it is no CLIP, or one whose tensors do not fit.
     pub fn open(path: &Path, device: &Device) -> Result<Self, ClipError> {
         let checkpoint = ClipCheckpoint::open(path)?;
-        let (model, fingerprint, report) = checkpoint.load(device)?;
-        let ClipCheckpoint { config, tokenizer, .. } = checkpoint;
-        Ok(Self { model, config, tokenizer, device: device.clone(), fingerprint, report })
+        let (tower, fingerprint, report) = checkpoint.load_text(device)?;
+        Ok(Self::new(checkpoint, tower, fingerprint, report))
     }
 
-    /// A hash of all weights, sizes and the vocabulary: equal for the same CLIP in any layout of a file.
+    fn new(checkpoint: ClipCheckpoint, tower: TextTower, fingerprint: u64, report: LoadReport) -> Self {
+        let ClipCheckpoint { config, tokenizer, .. } = checkpoint;
+        Self { tower, config, tokenizer, fingerprint, report }
+    }
+
+    /// A hash of all weights of both towers, sizes and the vocabulary: equal for the same CLIP in any layout of a file.
     pub fn fingerprint(&self) -> u64 {
         self.fingerprint
     }
@@ -89,16 +102,6 @@ impl Clip {
     /// Length of the vectors.
     pub fn width(&self) -> usize {
         self.config.width
-    }
-
-    /// Size of the image tower's square input in pixels.
-    pub fn side_px(&self) -> usize {
-        self.config.image.side_px
-    }
-
-    /// Size of a patch of it in pixels.
-    pub fn patch_px(&self) -> usize {
-        self.config.image.patch_px
     }
 
     /// Both towers' sizes.
@@ -120,7 +123,7 @@ impl Clip {
         Ok(self.vectors_of(&tokens))
     }
 
-    /// As [`Clip::texts`], with `None` for a text that is empty or has too many tokens.
+    /// As [`ClipTexts::texts`], with `None` for a text that is empty or has too many tokens.
     pub fn usable_texts(&self, texts: &[impl AsRef<str>]) -> Vec<Option<Vec<f32>>> {
         let encoded: Vec<Option<Vec<u32>>> =
             texts.iter().map(|text| self.tokenizer.encode(text.as_ref()).ok()).collect();
@@ -138,11 +141,41 @@ impl Clip {
         let mut vectors = vec![Vec::new(); tokens.len()];
         for batch in of_length.values().flat_map(|places| places.chunks(TEXTS_AT_ONCE)) {
             let rows: Vec<&[u32]> = batch.iter().map(|&at| tokens[at].as_slice()).collect();
-            for (&at, vector) in batch.iter().zip(unit_rows(self.model.text.forward(&rows))) {
+            for (&at, vector) in batch.iter().zip(unit_rows(self.tower.forward(&rows))) {
                 vectors[at] = vector;
             }
         }
         vectors
+    }
+}
+
+impl Deref for Clip {
+    type Target = ClipTexts;
+
+    fn deref(&self) -> &ClipTexts {
+        &self.texts
+    }
+}
+
+impl Clip {
+    /// Loads both towers from what [`ClipTexts::open`] takes.
+    ///
+    /// # Errors
+    /// When it is no CLIP, or one whose tensors do not fit.
+    pub fn open(path: &Path, device: &Device) -> Result<Self, ClipError> {
+        let checkpoint = ClipCheckpoint::open(path)?;
+        let (ClipModel { text, visual }, fingerprint, report) = checkpoint.load(device)?;
+        Ok(Self { texts: ClipTexts::new(checkpoint, text, fingerprint, report), visual, device: device.clone() })
+    }
+
+    /// Size of the image tower's square input in pixels.
+    pub fn side_px(&self) -> usize {
+        self.config.image.side_px
+    }
+
+    /// Size of a patch of it in pixels.
+    pub fn patch_px(&self) -> usize {
+        self.config.image.patch_px
     }
 
     /// Vectors of masks, of unit length: of their crops, with an output token that attends in the last block to itself and
@@ -154,7 +187,7 @@ impl Clip {
         let vectors = crops.chunks(IMAGES_AT_ONCE).flat_map(|batch| {
             let patches: Vec<&[bool]> = batch.iter().map(MaskCrop::patches).collect();
             let images: Vec<&RgbImage> = batch.iter().map(MaskCrop::image).collect();
-            unit_rows(self.model.visual.forward(self.input(&images), Some(&patches)))
+            unit_rows(self.visual.forward(self.input(&images), Some(&patches)))
         });
         vectors.collect()
     }
@@ -164,7 +197,7 @@ impl Clip {
         let vectors = images.chunks(IMAGES_AT_ONCE).flat_map(|batch| {
             let squares: Vec<RgbImage> =
                 batch.par_iter().map(|image| shorter_side_centred(image, self.side_px())).collect();
-            unit_rows(self.model.visual.forward(self.input(&squares.iter().collect::<Vec<_>>()), None))
+            unit_rows(self.visual.forward(self.input(&squares.iter().collect::<Vec<_>>()), None))
         });
         vectors.collect()
     }

@@ -42,6 +42,10 @@ const TEXTS_AT_ONCE: usize = 64;
 /// Images whose vectors make the mean of all: it does not depend on the length of a run.
 const IMAGES_OF_MEAN: usize = 1000;
 
+/// Words for sides that change places when an image is mirrored: horizontally, and vertically.
+const SIDES: [&[&str]; 2] =
+    [&["left", "right", "leftmost", "rightmost"], &["top", "bottom", "upper", "lower", "above", "below"]];
+
 /// Vectors of the objects of a training set and of the words about them.
 pub struct TextVectors {
     options: TextOptions,
@@ -81,6 +85,8 @@ pub struct TextSurvey {
     pub n_missing: usize,
     /// Words that are said of objects.
     pub n_words: usize,
+    /// Of these, those that name a side: left or right, top or bottom. Mirrored images make them false.
+    pub n_sided_words: [usize; 2],
     missing: Vec<usize>,
     /// All samples with objects that are large enough.
     used: Vec<usize>,
@@ -170,6 +176,7 @@ impl TextVectors {
             }
         }
         found.n_words = words.len();
+        found.n_sided_words = SIDES.map(|sides| words.iter().filter(|text| names_a_side(text, sides)).count());
         found.missing_words =
             words.into_iter().filter(|text| self.store.load(Name::Text(hash_of(text))).is_none()).collect();
         Ok(ControlFlow::Continue(found))
@@ -409,6 +416,11 @@ impl Sum {
     }
 }
 
+fn names_a_side(text: &str, sides: &[&str]) -> bool {
+    text.split(|letter: char| !letter.is_alphabetic())
+        .any(|word| sides.iter().any(|side| word.eq_ignore_ascii_case(side)))
+}
+
 /// Gaussian noise of this length (as the root of the mean square) in a random direction.
 fn add_noise(vector: &mut [f32], length: f64, stream: &mut RandomStream) {
     let deviation = length / (vector.len() as f64).sqrt();
@@ -451,5 +463,13 @@ mod tests {
         assert!(dot(&first, &second).abs() < 0.01 * 0.3, "{}", dot(&first, &second));
         assert_eq!(drawn(0.3, 0), first);
         assert_eq!(drawn(0.0, 0), vec![0.0; 4096]);
+    }
+
+    #[test]
+    fn sides_are_whole_words() {
+        let sides = |text: &str| SIDES.map(|sides| names_a_side(text, sides));
+        assert_eq!(sides("the man on the Left, sitting"), [true, false]);
+        assert_eq!(sides("top-right wheel"), [true, true]);
+        assert_eq!(sides("a bright laptop, stop"), [false, false]);
     }
 }

@@ -11,7 +11,7 @@ use super::config::ClipConfig;
 use super::keys::{ClipLayout, Stored};
 use super::recognise::{ClipHints, recognise};
 use super::tokenizer::Tokenizer;
-use super::tower::ClipModel;
+use super::tower::{ClipModel, TextTower};
 use crate::weights::{
     Dtype, LoadReport, Mismatch, StateDict, TensorInfo, WeightsError, explain_in, fill_parameters, finite,
     parameter_shapes, require_fit, surroundings,
@@ -103,6 +103,25 @@ impl ClipCheckpoint {
     /// # Errors
     /// When tensors are missing, unknown, of another shape, or not finite.
     pub fn load(&self, device: &Device) -> Result<(ClipModel, u64, LoadReport), WeightsError> {
+        self.load_where(device, |_| true)
+    }
+
+    /// As [`ClipCheckpoint::load`], the text tower alone: the image tower, twice as large, is read for the fingerprint, but
+    /// never kept in memory.
+    ///
+    /// # Errors
+    /// See [`ClipCheckpoint::load`].
+    pub fn load_text(&self, device: &Device) -> Result<(TextTower, u64, LoadReport), WeightsError> {
+        let (model, fingerprint, report) = self.load_where(device, |openai| !openai.starts_with("visual."))?;
+        Ok((model.text, fingerprint, report))
+    }
+
+    /// Parameters of other keys stay uninitialised.
+    fn load_where(
+        &self,
+        device: &Device,
+        is_kept: impl Fn(&str) -> bool,
+    ) -> Result<(ClipModel, u64, LoadReport), WeightsError> {
         let model = self.empty(device)?;
         let (plan, report) = self.compare(&model)?;
         let mut hash = Fingerprint::new(0);
@@ -121,7 +140,7 @@ impl ClipCheckpoint {
                 let [first, second] = [pair[0], pair.get(1).copied().unwrap_or_default()].map(f32::to_bits);
                 hash.add_word(u64::from(first) << 32 | u64::from(second));
             }
-            Ok(Some(values))
+            Ok(is_kept(openai).then_some(values))
         })?;
         Ok((model, hash.value(), report))
     }

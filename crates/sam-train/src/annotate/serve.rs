@@ -13,7 +13,7 @@ use anyhow::Context;
 use burn::tensor::Device;
 use sam_engine::{Inference, Model, ModelInUse, Project, Server, ServerOptions, Store, Texts};
 use sam_infer::Predictor;
-use sam_infer::clip::Clip;
+use sam_infer::clip::ClipTexts;
 
 use super::print_left_out;
 use crate::cli::ServeArguments;
@@ -67,7 +67,7 @@ fn open_texts(project: &Project, arguments: &ServeArguments, device: &Device) ->
         (None, Some(path)) => (path, "clip in engine.toml:"),
         (None, None) => return Ok(None),
     };
-    let clip = timed("loaded CLIP", || Clip::open(&path, device));
+    let clip = timed("loaded CLIP", || ClipTexts::open(&path, device));
     let clip = clip.with_context(|| format!("{option} {}", path.display())).bad_input()?;
     print_load_report(&mut errors(), clip.report(), LABEL_WIDTH)?;
     Ok(Some(Texts::new(clip)))

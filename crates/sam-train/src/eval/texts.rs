@@ -7,7 +7,7 @@ use anyhow::{Context, anyhow};
 use burn::tensor::Device;
 use sam_eval::{EvalSet, TextProtocol, TextSettings};
 use sam_infer::PromptError;
-use sam_infer::clip::Clip;
+use sam_infer::clip::ClipTexts;
 use sam_model::weights::Checkpoint;
 
 use super::data::OpenSet;
@@ -45,7 +45,7 @@ impl TextTask {
         }
         let of_sets: Vec<EvalSet> = sets.iter().map(|set| set.set.clone()).collect();
         let texts = gather(&of_sets, text.texts).bad_input()?;
-        let clip = Clip::open(&text.clip, device).context("text.clip (--clip)").bad_input()?;
+        let clip = ClipTexts::open(&text.clip, device).context("text.clip (--clip)").bad_input()?;
         let fingerprint = format!("{:016x}", clip.fingerprint());
         for checkpoint in checkpoints {
             check_clip(checkpoint, &clip, &fingerprint).bad_input()?;
@@ -86,7 +86,7 @@ impl TextTask {
     }
 }
 
-fn check_clip(checkpoint: &Checkpoint, clip: &Clip, fingerprint: &str) -> anyhow::Result<()> {
+fn check_clip(checkpoint: &Checkpoint, clip: &ClipTexts, fingerprint: &str) -> anyhow::Result<()> {
     let Some(expected) = &checkpoint.config.text else { return Ok(()) };
     if expected.clip == fingerprint && expected.width == clip.width() {
         return Ok(());

@@ -85,6 +85,7 @@ pub(super) fn fill(
     let ControlFlow::Continue(survey) = survey else { return Ok(ControlFlow::Break(String::new())) };
     let folder = vectors.folder().display().to_string();
     describe(options, &survey, &folder, surroundings)?;
+    warn_of_mirrored_words(plan, &survey, surroundings);
     let ControlFlow::Continue(computed) = compute(&vectors, &survey, &needs, watch)? else {
         return Ok(ControlFlow::Break(format!(": what is computed is kept in {folder}")));
     };
@@ -148,6 +149,24 @@ fn describe(options: &TextOptions, survey: &TextSurvey, folder: &str, surroundin
         )),
     }
     Ok(())
+}
+
+/// A caption with "left" is false of a mirrored image.
+fn warn_of_mirrored_words(plan: &TrainPlan, survey: &TextSurvey, surroundings: &Surroundings<'_>) {
+    let flips = &plan.data.augmentation;
+    let kinds = [
+        ("left or right", "horizontal_flip", flips.horizontal_flip),
+        ("top or bottom", "vertical_flip", flips.vertical_flip),
+    ];
+    for ((sides, key, chance), n) in kinds.into_iter().zip(survey.n_sided_words) {
+        if chance > 0.0 && n > 0 {
+            (surroundings.say)(&format!(
+                "warning: {n} of {} different words say {sides}, which data.augmentation.{key} makes false; set it to 0, or \
+                 prompts.text.words = \"classes\"",
+                survey.n_words
+            ));
+        }
+    }
 }
 
 fn compute(
