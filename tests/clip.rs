@@ -225,7 +225,6 @@ fn the_small_clip_finds_what_a_text_says() {
     let kinds = class_names();
     let kinds: Vec<&str> = kinds.iter().map(String::as_str).collect();
     let shares = [&kinds[..], &COLOUR_NAMES].map(|names| found(&clip, &vectors, &said, names));
-    println!("{} crops: {shares:?}", crops.len());
     for (share, expected) in shares.into_iter().zip(FOUND) {
         assert!(share >= expected, "found {shares:?}, expected at least {FOUND:?}");
     }
