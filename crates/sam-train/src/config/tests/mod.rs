@@ -228,8 +228,8 @@ fn rules_between_keys_are_reported_where_they_are_broken() {
         ("[data]\nimages_per_step = 0", "c.toml:7: data.images_per_step must be a whole number of at least 1, got 0"),
         (
             "[model]\nvariant = \"vit_b\"",
-            "c.toml:7: model.variant is only used with init = \"scratch\" or \"mae\" (the tensors of a checkpoint \
-             determine its sizes); remove it",
+            "c.toml:7: model.variant is only used with init = \"scratch\" or \"mae\" (the tensors of other files \
+             determine their sizes); remove it",
         ),
         (
             "[model]\ninit = \"scratch\"\nvariant = \"vit_b\"",
