@@ -11,13 +11,12 @@ use sam_infer::cache::CacheDtype;
 use sam_infer::clip::Clip;
 use sam_infer::{MaskOutput, Modality, Prediction, Predictor, Prompt, TextVector};
 use sam_model::TextPromptConfig;
-use sam_model::weights::{
-    Checkpoint, Dtype, ExportFormat, ExportOptions, ImageSizePolicy, LoadOptions, TextExport, export,
-};
+use sam_model::weights::{Checkpoint, ExportFormat, ImageSizePolicy, LoadOptions, export};
 use serde_json::{Value, json};
 
 use crate::annotate_cli::Served;
 use crate::cli::{Run, fixture};
+use crate::fixture::f32_of;
 
 /// A model that takes texts, and whose masks are others for other texts: its projection is large. As a file of its official part, and
 /// one of its text prompt beside it.
@@ -31,9 +30,7 @@ fn write_model(to: &Path) {
     let (mut sam, _) = checkpoint.load_with(&options, &device).expect("it fits");
     let text = sam.prompt_encoder.text_prompt.as_mut().expect("asked for");
     text.projection.weight = text.projection.weight.clone().map(|weight| weight * 40.0);
-    let (format, text) = (ExportFormat::Safetensors, TextExport::Beside);
-    let options = ExportOptions { format, dtype: Dtype::F32, image_size: ImageSizePolicy::Keep, text };
-    export(&sam, options, to).expect("written");
+    export(&sam, f32_of(ExportFormat::Safetensors, ImageSizePolicy::Keep), to).expect("written");
 }
 
 /// A project of two photographs whose model takes texts, with their CLIP in its settings.

@@ -5,10 +5,10 @@ use std::process::{Command, Output};
 
 use sam_image::decode_rgb;
 use sam_model::init::initialise;
-use sam_model::weights::{Dtype, ExportFormat, ExportOptions, ImageSizePolicy, StateDict, TextExport, export};
+use sam_model::weights::{ExportFormat, ImageSizePolicy, StateDict, export};
 use sam_model::{SamConfig, Variant};
 
-use crate::fixture::{cpu, path};
+use crate::fixture::{cpu, f32_of, path};
 
 pub(crate) struct Run {
     folder: tempfile::TempDir,
@@ -357,12 +357,7 @@ fn full_vit_b_at_1024_runs_end_to_end() {
     let config = SamConfig::published(Variant::VitB);
     let sam = initialise(config.init(&cpu()).expect("published sizes fit"), 1);
     let file = run.path("vit_b.safetensors");
-    let options = ExportOptions {
-        format: ExportFormat::Safetensors,
-        dtype: Dtype::F32,
-        image_size: ImageSizePolicy::Published,
-        text: TextExport::Beside,
-    };
+    let options = f32_of(ExportFormat::Safetensors, ImageSizePolicy::Published);
     export(&sam, options, &file).expect("written");
     drop(sam);
     let text = run.ok(&["inspect", "vit_b.safetensors"]);

@@ -14,12 +14,10 @@ use sam_image::RgbImage;
 use sam_infer::{Predictor, Prompt};
 use sam_model::clip::ClipCheckpoint;
 use sam_model::init::initialise;
-use sam_model::weights::{
-    Dtype, ExportFormat, ExportOptions, ImageSizePolicy, TextExport, export, fill_parameters, parameter_shapes,
-};
+use sam_model::weights::{ExportFormat, ImageSizePolicy, export, fill_parameters, parameter_shapes};
 use sam_model::{MaskOutput, Sam, SamConfig, Variant};
 
-use crate::fixture::{Golden, check, cpu, max_abs_diff, path, values, vit_config};
+use crate::fixture::{Golden, check, cpu, f32_of, max_abs_diff, path, values, vit_config};
 
 /// Candle computes tanh-GELU where the reference has erf, in the two upscaling steps: about 1e-3 of the logits' range.
 const CANDLE_TANH_GELU: f32 = 1e-2;
@@ -49,12 +47,7 @@ fn candle_loads_our_file_and_agrees() {
     let sam = with_relative_positions(initialise(config.init(&cpu()).expect("sizes fit"), 3));
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("small.safetensors");
-    let options = ExportOptions {
-        format: ExportFormat::Safetensors,
-        dtype: Dtype::F32,
-        image_size: ImageSizePolicy::Published,
-        text: TextExport::Beside,
-    };
+    let options = f32_of(ExportFormat::Safetensors, ImageSizePolicy::Published);
     export(&sam, options, &file).expect("written");
 
     let image = RgbImage::from_fn(1024, 768, |x, y| {
@@ -97,12 +90,7 @@ fn candle_loads_our_tiny_vit_and_agrees() {
     let sam = initialise(config.init(&cpu()).expect("it fits"), 3);
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("mobile.safetensors");
-    let options = ExportOptions {
-        format: ExportFormat::Safetensors,
-        dtype: Dtype::F32,
-        image_size: ImageSizePolicy::Published,
-        text: TextExport::Beside,
-    };
+    let options = f32_of(ExportFormat::Safetensors, ImageSizePolicy::Published);
     export(&sam, options, &file).expect("written");
     let bytes = std::fs::read(&file).expect("readable");
     let weights = VarBuilder::from_buffered_safetensors(bytes, DType::F32, &CandleDevice::Cpu).expect("its weights");

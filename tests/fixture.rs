@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
-use sam_model::weights::{Checkpoint, ParameterPath, StateDict};
+use sam_model::weights::{
+    Checkpoint, Dtype, ExportFormat, ExportOptions, ImageSizePolicy, ParameterPath, StateDict, TextExport,
+};
 use sam_model::{MaskPrompts, Prompts, Sam, SamConfig, SparsePrompts, Vit, VitConfig};
 
 /// Decoder masks and full-size logits. The official package itself, run in f32, is within 6e-5 of these f64 results; sums
@@ -21,6 +23,11 @@ pub(crate) fn path(name: &str) -> PathBuf {
 
 pub(crate) fn cpu() -> Device {
     Device::flex()
+}
+
+/// Full precision, with a text prompt in a file beside.
+pub(crate) fn f32_of(format: ExportFormat, image_size: ImageSizePolicy) -> ExportOptions {
+    ExportOptions { format, dtype: Dtype::F32, image_size, text: TextExport::Beside }
 }
 
 /// burn has one random generator per process: tests that need reproducible draws from it take turns.

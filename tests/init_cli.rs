@@ -5,11 +5,11 @@ use std::path::Path;
 use image::{GrayImage, Luma, Rgb, RgbImage};
 use sam_model::SamConfig;
 use sam_model::init::initialise;
-use sam_model::weights::{Dtype, ExportFormat, ExportOptions, ImageSizePolicy, TextExport, export};
+use sam_model::weights::{ExportFormat, ImageSizePolicy, export};
 
 use crate::cli::{Run, fixture};
 use crate::data_cli::datasets;
-use crate::fixture::cpu;
+use crate::fixture::{cpu, f32_of};
 
 const RADIUS: i64 = 10;
 
@@ -50,12 +50,7 @@ fn checkpoint(run: &Run) -> String {
     (decoder.transformer_dim, decoder.num_heads, decoder.mlp_dim, decoder.cross_dim) = (32, 4, 64, 16);
     decoder.iou_head_hidden_dim = 32;
     let sam = initialise(config.init(&cpu()).expect("sizes that fit"), 3);
-    let options = ExportOptions {
-        format: ExportFormat::Safetensors,
-        dtype: Dtype::F32,
-        image_size: ImageSizePolicy::Keep,
-        text: TextExport::Beside,
-    };
+    let options = f32_of(ExportFormat::Safetensors, ImageSizePolicy::Keep);
     let path = run.path("small.safetensors");
     export(&sam, options, &path).expect("written");
     path.display().to_string()

@@ -6,7 +6,7 @@ use sam_model::weights::{Dtype, ExportFormat, ExportOptions, ImageSizePolicy, Te
 use sam_model::{SamConfig, TextPromptConfig, Variant};
 
 use crate::cli::{Run, fixture, texts};
-use crate::fixture::{cpu, tiny};
+use crate::fixture::{cpu, f32_of, tiny};
 
 /// Arguments of an export of the tiny model at its own size.
 fn arguments<'a>(checkpoint: &'a str, out: &'a str, options: &[&'a str]) -> Vec<&'a str> {
@@ -96,12 +96,7 @@ fn for_annotators(run: &Run) {
     let vit = crate::fixture::vit_config(&mut config);
     (vit.embed_dim, vit.depth, vit.num_heads, vit.mlp_dim, vit.global_attn_indexes) = (8, 1, 1, 8, vec![]);
     let sam = initialise(config.init(&cpu()).expect("sizes fit"), 1);
-    let options = ExportOptions {
-        format: ExportFormat::Safetensors,
-        dtype: Dtype::F32,
-        image_size: ImageSizePolicy::Keep,
-        text: TextExport::Beside,
-    };
+    let options = f32_of(ExportFormat::Safetensors, ImageSizePolicy::Keep);
     export(&sam, options, &run.path("my cells.safetensors")).expect("written");
 }
 

@@ -5,13 +5,11 @@ use std::path::Path;
 use sam_eval::{Results, TextKind};
 use sam_infer::clip::Clip;
 use sam_model::TextPromptConfig;
-use sam_model::weights::{
-    Checkpoint, Dtype, ExportFormat, ExportOptions, ImageSizePolicy, LoadOptions, TextExport, export,
-};
+use sam_model::weights::{Checkpoint, ExportFormat, ImageSizePolicy, LoadOptions, export};
 
 use crate::cli::{Run, fixture, texts};
 use crate::data_cli::datasets;
-use crate::fixture::{cpu, path};
+use crate::fixture::{cpu, f32_of, path};
 use crate::train_cli::{SMALL, read};
 
 /// The tiny model of the fixtures with a random text prompt for a CLIP.
@@ -20,12 +18,7 @@ fn write_checkpoint(out: &Path, config: TextPromptConfig) {
     let mut options = LoadOptions { seed: 4, ..checkpoint.default_options() };
     options.config.text = Some(config);
     let (sam, _) = checkpoint.load_with(&options, &cpu()).expect("it fits");
-    let options = ExportOptions {
-        format: ExportFormat::Safetensors,
-        dtype: Dtype::F32,
-        image_size: ImageSizePolicy::Keep,
-        text: TextExport::Beside,
-    };
+    let options = f32_of(ExportFormat::Safetensors, ImageSizePolicy::Keep);
     export(&sam, options, out).expect("written");
 }
 

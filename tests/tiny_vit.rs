@@ -7,12 +7,12 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use sam_model::init::initialise;
 use sam_model::weights::{
-    Checkpoint, Dtype, ExportFormat, ExportOptions, ImageSizePolicy, Layout, StateDict, TextExport, WeightsError,
-    export, fill_parameters, named_tensors, parameter_shapes,
+    Checkpoint, Dtype, ExportFormat, ImageSizePolicy, Layout, StateDict, WeightsError, export, fill_parameters,
+    named_tensors, parameter_shapes,
 };
 use sam_model::{BatchNormStatistics, ImageEncoderConfig, Sam, SamConfig, Variant};
 
-use crate::fixture::{Golden, check, cpu, max_abs_diff, norm, official_gradients, path, values};
+use crate::fixture::{Golden, check, cpu, f32_of, max_abs_diff, norm, official_gradients, path, values};
 
 /// Side of the small network's images.
 const SMALL: usize = 96;
@@ -203,7 +203,7 @@ fn files_are_written_for_mobile_sams_own_loader() {
     for (sam, n_tensors, name) in [(&of_published, 439, "mobile"), (&of_small, 137 + 148 + 18 + 4, "small")] {
         for format in [ExportFormat::Safetensors, ExportFormat::Pth] {
             let file = folder.path().join(format!("{name}.{format:?}"));
-            let report = export(sam, options(format), &file).expect("written");
+            let report = export(sam, f32_of(format, ImageSizePolicy::Keep), &file).expect("written");
             let written = Checkpoint::open(&file).expect("ours");
             assert_eq!(report.tensors, written.dict.tensors.len());
             let counter = &written.dict.tensors["image_encoder.patch_embed.seq.2.bn.num_batches_tracked"];
@@ -221,13 +221,9 @@ fn files_are_written_for_mobile_sams_own_loader() {
             assert_eq!(written.config.image_encoder.image_size(), size);
         }
     }
-    let hf = export(&of_small, options(ExportFormat::HuggingFace), &folder.path().join("hf"));
+    let hf = export(&of_small, f32_of(ExportFormat::HuggingFace, ImageSizePolicy::Keep), &folder.path().join("hf"));
     let Err(WeightsError::Unsupported(message)) = hf else { panic!("refused: {hf:?}") };
     assert!(message.contains("TinyViT") && message.contains("safetensors or pth"), "{message}");
-}
-
-fn options(format: ExportFormat) -> ExportOptions {
-    ExportOptions { format, dtype: Dtype::F32, image_size: ImageSizePolicy::Keep, text: TextExport::Beside }
 }
 
 #[test]

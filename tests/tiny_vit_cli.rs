@@ -4,13 +4,11 @@
 use std::collections::BTreeMap;
 use std::process::Stdio;
 
-use sam_model::weights::{
-    Checkpoint, Dtype, ExportFormat, ExportOptions, ImageSizePolicy, LoadOptions, TextExport, export, named_tensors,
-};
+use sam_model::weights::{Checkpoint, ExportFormat, ImageSizePolicy, LoadOptions, export, named_tensors};
 
 use crate::annotate_cli::Served;
 use crate::cli::{Run, fixture};
-use crate::fixture::{cpu, path};
+use crate::fixture::{cpu, f32_of, path};
 use crate::train_cli::{SMALL, read};
 
 /// The small network at 64 px in a file that says so.
@@ -20,12 +18,7 @@ fn with_checkpoint() -> Run {
     let mut options: LoadOptions = checkpoint.default_options();
     options.config.image_encoder.set_image_size(64);
     let (sam, _) = checkpoint.load_with(&options, &cpu()).expect("it fits");
-    let options = ExportOptions {
-        format: ExportFormat::Safetensors,
-        dtype: Dtype::F32,
-        image_size: ImageSizePolicy::Keep,
-        text: TextExport::Beside,
-    };
+    let options = f32_of(ExportFormat::Safetensors, ImageSizePolicy::Keep);
     export(&sam, options, &run.path("mobile.safetensors")).expect("written");
     run
 }

@@ -5,12 +5,12 @@ use std::path::Path;
 
 use sam_model::init::initialise;
 use sam_model::weights::{
-    Checkpoint, Dtype, ExportFormat, ExportOptions, Hints, ImageSizePolicy, Layout, LoadOptions, StateDict, TextExport,
+    Checkpoint, Dtype, ExportFormat, ExportOptions, Hints, ImageSizePolicy, Layout, LoadOptions, StateDict,
     WeightsError, export, recognise_sam, resize_absolute, resize_relative,
 };
 use sam_model::{SamConfig, Variant};
 
-use crate::fixture::{Golden, check, cpu, path, tiny, vit_config};
+use crate::fixture::{Golden, check, cpu, f32_of, path, tiny, vit_config};
 
 /// All weights of a checkpoint under official keys.
 fn official_weights(path: &Path) -> BTreeMap<String, Vec<f32>> {
@@ -20,10 +20,6 @@ fn official_weights(path: &Path) -> BTreeMap<String, Vec<f32>> {
 
 fn weights_of(sam: &sam_model::Sam) -> BTreeMap<String, Vec<f32>> {
     sam_model::weights::named_tensors(sam).into_iter().map(|tensor| (tensor.key.clone(), tensor.values())).collect()
-}
-
-fn f32_of(format: ExportFormat, image_size: ImageSizePolicy) -> ExportOptions {
-    ExportOptions { format, dtype: Dtype::F32, image_size, text: TextExport::Beside }
 }
 
 fn tiny_config() -> SamConfig {

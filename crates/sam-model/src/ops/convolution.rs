@@ -85,8 +85,9 @@ pub(crate) fn convolution_of_images(images: Tensor<4>, layer: Convolution, after
 /// - `x_bhwc`: `[B, H, W, C]`
 /// - returns `[B, H / stride, W / stride, D]`
 pub(crate) fn bottleneck(x_bhwc: Tensor<4>, layers: [Convolution; 3], is_residual: bool) -> Tensor<4> {
+    let is_learning = layers.iter().any(|layer| has_gradients(&x_bhwc, layer));
     let [first, middle, last] = layers;
-    if !is_fusible(&x_bhwc) || has_gradients(&x_bhwc, &first) {
+    if !is_fusible(&x_bhwc) || is_learning {
         let x = convolution(x_bhwc.clone(), first, Then::Gelu);
         let x = convolution(convolution(x, middle, Then::Gelu), last, Then::Nothing);
         return if is_residual { then(x_bhwc + x, Then::Gelu) } else { x };

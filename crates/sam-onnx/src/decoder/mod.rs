@@ -1,4 +1,4 @@
-//! Prompts and embedding to masks: the prompt encoder, the mask decoder and the way back to the image's size as one graph, with
+//! Prompts and embedding to masks: the prompt encoder, the mask decoder and the resize to the original image as one graph, with
 //! the inputs and outputs of the official export (`scripts/export_onnx_model.py`, `segment_anything/utils/onnx.py`).
 //!
 //! Differs from the official graph: a mask prompt is used where `has_mask_input` is above zero (the official formula weighs both

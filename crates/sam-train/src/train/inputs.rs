@@ -124,19 +124,16 @@ fn open_model(
             let file = checkpoint_file(&from.path);
             let checkpoint = Checkpoint::open(&file)?;
             if !checkpoint.is_segmenter() {
-                let how = match checkpoint.layout {
+                let (init, sizes) = match checkpoint.layout {
                     Layout::Mae => ("mae", " and model.variant or [model.sizes]"),
                     _ => ("tiny_vit", ""),
                 };
                 bail!(
                     "{}: must be a segmenter for model.checkpoint, got {}; train a segmenter from it with \
-                     model.init = \"{}\", model.{} = \"{}\"{}",
+                     model.init = \"{init}\", model.{init} = \"{}\"{sizes}",
                     file.display(),
                     checkpoint.kind(),
-                    how.0,
-                    how.0,
-                    from.path.display(),
-                    how.1
+                    from.path.display()
                 );
             }
             let mut options = checkpoint.default_options();
