@@ -90,6 +90,26 @@ fn a_text_prompt_is_left_out_and_said() {
     run.refused(&arguments("texts.safetensors", "b", &["--merge-text"]), &["--merge-text", "no input for texts"]);
 }
 
+/// A graph of the quickstart's model in 1024 px, for which other formats resize it, would attend among 65536 cells at once.
+#[test]
+fn a_graph_has_the_size_of_its_model_and_fits_into_memory() {
+    let run = Run::new();
+    let base = ["export", "--format", "onnx"];
+    let text = run.ok(&[&base[..], &["--checkpoint", &fixture("tiny_sam.pth"), "--out", "graphs"]].concat());
+    assert!(text.contains("running them at 64 px") && !text.contains("resized"), "{text}");
+
+    let mut config = SamConfig::published(Variant::VitB);
+    let vit = crate::fixture::vit_config(&mut config);
+    (vit.image_size, vit.patch_size, vit.embed_dim, vit.depth, vit.num_heads, vit.mlp_dim) = (2048, 4, 8, 1, 1, 8);
+    vit.global_attn_indexes = vec![0];
+    let sam = initialise(config.init(&cpu()).expect("sizes fit"), 1);
+    let options = f32_of(ExportFormat::Safetensors, ImageSizePolicy::Keep);
+    export(&sam, options, &run.path("large.safetensors")).expect("written");
+    let arguments = [&base[..], &["--checkpoint", "large.safetensors", "--out", "large"]].concat();
+    run.refused(&arguments, &["2048 px", "512 x 512 cells", "available", "smaller image size"]);
+    assert!(!run.path("large").exists());
+}
+
 /// The smallest model with which the annotators work: they fix the image, the grid and the embedding.
 fn for_annotators(run: &Run) {
     let mut config = SamConfig::published(Variant::VitB);

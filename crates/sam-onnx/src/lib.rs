@@ -27,6 +27,7 @@ mod storage;
 
 pub use check::Checked;
 pub use companions::Companion;
+pub use encoder::memory_to_run;
 pub use error::OnnxError;
 pub use file::PROTOBUF_LIMIT;
 pub use opset::Opset;

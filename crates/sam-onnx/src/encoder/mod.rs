@@ -47,6 +47,12 @@ pub(crate) fn encoder_graph(
     graph.finish("image_encoder")
 }
 
+/// Bytes that running the graphs takes beyond the weights: those of the largest attention.
+#[must_use]
+pub fn memory_to_run(config: &SamConfig) -> u64 {
+    config.image_encoder.vit().map_or(0, vit::attention_bytes)
+}
+
 /// The error of an encoder that has no graph.
 pub(crate) fn unsupported_encoder() -> OnnxError {
     let what =
@@ -72,4 +78,20 @@ fn preprocess(graph: &mut Graph<'_>, pixels: &Value, side: usize) -> Value {
     let padded = graph.node("Pad", &[&normal, &pads], &[]);
     let channels_first = graph.transpose(&padded, &[2, 0, 1]);
     graph.reshape(&channels_first, &[1, 3, side, side])
+}
+
+#[cfg(test)]
+mod tests {
+    use sam_model::{SamConfig, Variant};
+
+    use super::memory_to_run;
+
+    #[test]
+    fn the_largest_attention_is_that_over_the_whole_grid() {
+        let mut config = SamConfig::published(Variant::VitB);
+        assert_eq!(memory_to_run(&config), 12 * 4096 * 4096 * 3 * 4);
+        // Windows of 14 x 14 cells alone: 5 x 5 of them.
+        config.image_encoder.vit_mut().expect("a plain ViT").global_attn_indexes.clear();
+        assert_eq!(memory_to_run(&config), 25 * 12 * 196 * 196 * 3 * 4);
+    }
 }

@@ -35,6 +35,20 @@ pub(super) fn vit(graph: &mut Graph<'_>, config: &VitConfig, image: &Value) -> V
     graph.within("neck", |graph| neck(graph, &x))
 }
 
+/// Bytes of the largest attention of a graph while it runs: scores, scores with positions and their softmax, of every pair of
+/// tokens, as runtimes hold them.
+pub(super) fn attention_bytes(config: &VitConfig) -> u64 {
+    let grid = config.grid_size();
+    let of_windows = |side: usize| {
+        let windows = Windows::new(grid, side, config.embed_dim);
+        let (count, length) = ((windows.per_side * windows.per_side) as u64, (side * side) as u64);
+        count * config.num_heads as u64 * length * length * 3 * size_of::<f32>() as u64
+    };
+    let is_global = |block: &usize| config.global_attn_indexes.contains(block);
+    let sides = (0..config.depth).map(|block| if is_global(&block) { grid } else { config.window_size });
+    sides.map(of_windows).max().unwrap_or(0)
+}
+
 /// A pre-norm block; without a window over the whole grid.
 ///
 /// # Shapes

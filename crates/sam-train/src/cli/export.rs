@@ -25,7 +25,8 @@ pub(crate) struct ExportArguments {
     /// Data type of the written weights [default: f32]; not for `onnx`, which has --weights
     #[arg(long)]
     pub(crate) dtype: Option<DtypeArgument>,
-    /// Do not resize the position tables of a model below 1024 px (most other programs cannot load these)
+    /// Do not resize the position tables of a model below 1024 px (most other programs cannot load these); `onnx` resizes them
+    /// for --annotator only
     #[arg(long)]
     pub(crate) keep_image_size: bool,
     /// Write the text prompt of a model that has one into OUT, too, instead of into a file beside it (safetensors only; other

@@ -4,21 +4,28 @@ use std::io::Write;
 use std::path::Path;
 
 use sam_model::Sam;
-use sam_model::weights::published_form;
+use sam_model::weights::{ImageSizePolicy, published_form};
 use sam_onnx::{
-    Companion, ExportOptions, ImageInput, Masks, OnnxError, Opset, PROTOBUF_LIMIT, Stage, WeightType, export,
+    Companion, ExportOptions, ImageInput, Masks, OnnxError, Opset, PROTOBUF_LIMIT, Stage, WeightType, check_export,
+    export, memory_to_run,
 };
 
 use super::{image_size_policy, print_resized};
 use crate::cli::{AnnotatorArgument, ExportArguments, OnnxArguments};
+use crate::disk;
 use crate::failure::{BadInput, Failure};
+use crate::machine::Machine;
 use crate::output::errors;
 use crate::progress::Waiting;
 
 /// Exports the two graphs.
 pub(super) fn write(sam: &Sam, arguments: &ExportArguments, out: &mut impl Write) -> Result<(), Failure> {
     let options = options(&arguments.onnx, &arguments.checkpoint).bad_input()?;
-    let (published, resized) = published_form(sam, image_size_policy(arguments)).bad_input()?;
+    // A graph says its own size; only annotators fix it.
+    let policy = if options.companions.is_empty() { ImageSizePolicy::Keep } else { image_size_policy(arguments) };
+    let (published, resized) = published_form(sam, policy).bad_input()?;
+    check_export(published.config(), &options).bad_input()?;
+    check_memory(&published).bad_input()?;
     print_resized(out, &resized, sam.image_size(), published.image_size())?;
     if sam.config().text.is_some() {
         writeln!(errors(), "note: the text prompt is left out, as the contract of ONNX decoders has no input for it")?;
@@ -62,6 +69,20 @@ pub(super) fn write(sam: &Sam, arguments: &ExportArguments, out: &mut impl Write
             "        {weights} weights change the embedding by {largest:.1e} at most, {rms:.1e} root mean square"
         )?;
     }
+    Ok(())
+}
+
+/// Nobody could run a graph that does not fit, neither to check it nor later.
+fn check_memory(sam: &Sam) -> anyhow::Result<()> {
+    let (needed, available) = (memory_to_run(sam.config()), Machine::look().available_bytes);
+    let (side, grid) = (sam.image_size(), sam.config().image_encoder.grid_size());
+    anyhow::ensure!(
+        needed <= available,
+        "the graph of this model takes {} while it runs at {side} px, where {} are available: it attends among all {grid} x {grid} \
+         cells at once; export a model of a smaller image size",
+        disk::size(needed),
+        disk::size(available)
+    );
     Ok(())
 }
 
