@@ -131,6 +131,68 @@ fn running_statistics_are_saved_and_resumed() {
     refused(&["optimiser.freeze=[\"image_encoder\"]"], &["batch norms that learn", "model.batch_norm = \"frozen\""]);
 }
 
+/// A small TinyViT of one's own in `[model.sizes]`, at sizes of images far below the published one.
+fn sized(image_size: usize, sizes: &str) -> String {
+    let (before, rest) = SMALL.split_once("[model]").expect("a section");
+    let (_, after) = rest.split_once("out_chans").expect("the keys of the decoder");
+    let model =
+        format!("[model]\ninit = \"scratch\"\nimage_size = {image_size}\n[model.sizes]\nencoder = \"tiny_vit\"\n");
+    format!("{before}{model}{sizes}out_chans{after}")
+}
+
+#[test]
+fn one_of_its_own_sizes_trains_resumes_and_predicts() {
+    let run = Run::new();
+    let sizes = "embed_dims = [8, 12, 16, 24]\ndepths = [1, 1, 2, 1]\nnum_heads = [1, 2, 3]\nwindow_sizes = [3, 4, 5]\nmlp_ratio = 2\n";
+    std::fs::write(run.path("train.toml"), sized(48, sizes)).expect("written");
+    let out = run.ok(&["--config", "train.toml", "--set", "run.dir=\"whole\""]);
+    assert!(out.contains("from scratch, TinyViT 8-12-16-24, 5 blocks, 48 px"), "{out}");
+    assert!(read(&run, "whole/plan.toml").contains("window_sizes = [3, 4, 5]"));
+    run.ok(&["--config", "train.toml", "--set", "schedule.steps=2"]);
+    run.ok(&["--resume", "run", "--set", "schedule.steps=4"]);
+    let read_weights = |name: &str| std::fs::read(run.path(name)).expect("weights");
+    assert_eq!(read_weights("whole/last.safetensors"), read_weights("run/last.safetensors"));
+    let inspected = run.ok(&["inspect", "run/best.safetensors"]);
+    for part in ["a custom SAM at 48 px", "a TinyViT of widths [8, 12, 16, 24]"] {
+        assert!(inspected.contains(part), "{part}\n{inspected}");
+    }
+    let export =
+        ["export", "--checkpoint", "run", "--format", "safetensors", "--keep-image-size", "--out", "mine.safetensors"];
+    run.ok(&export);
+    let photo = fixture("preprocess/photo.png");
+    let masks = [("run", "of-run"), ("mine.safetensors", "of-export")].map(|(checkpoint, out)| {
+        run.ok(&["predict", "--checkpoint", checkpoint, "--image", &photo, "--point", "20,15", "--out", out]);
+        std::fs::read(run.path(&format!("{out}/mask_0.png"))).expect("a mask")
+    });
+    assert_eq!(masks[0], masks[1]);
+    // As a checkpoint it learns on at another size; other numbers than its own are refused.
+    let tune = sized(64, sizes).split_once("[model.sizes]").map(|(before, _)| before.to_owned()).expect("sizes");
+    let (_, after) = SMALL.split_once("[data]").expect("a section");
+    let tune = tune.replace("init = \"scratch\"", "checkpoint = \"mine.safetensors\"") + "[data]" + after;
+    std::fs::write(run.path("tune.toml"), tune.replace("steps = 4", "steps = 2").replace("\"run\"", "\"tuned\""))
+        .expect("written");
+    let out = run.ok(&["--config", "tune.toml"]);
+    assert!(out.contains("TinyViT 8-12-16-24, 5 blocks, 64 px"), "{out}");
+    let wrong = sized(48, &sizes.replace("[1, 2, 3]", "[1, 3, 5]").replace("[3, 4, 5]", "[3, 0, 5]"));
+    std::fs::write(run.path("wrong.toml"), wrong).expect("written");
+    run.refused(&["--config", "wrong.toml"], &["model.sizes.window_sizes", "a list of 3 values", "got [3, 0, 5]"]);
+}
+
+/// The small classifier of timm in the network that it fits.
+#[test]
+fn a_classifier_starts_a_training_of_its_own_sizes() {
+    let run = Run::new();
+    let sizes =
+        "embed_dims = [8, 16, 24, 32]\ndepths = [1, 1, 1, 1]\nnum_heads = [2, 3, 4]\nwindow_sizes = [5, 4, 7]\n";
+    let init = format!("init = \"tiny_vit\"\ntiny_vit = \"{}\"", fixture("tiny_vit/timm.pth"));
+    let text = sized(64, sizes).replace("init = \"scratch\"", &init).replace("encoder = \"tiny_vit\"\n", "");
+    std::fs::write(run.path("train.toml"), &text).expect("written");
+    let out = run.ok(&["--config", "train.toml", "--set", "schedule.steps=2"]);
+    assert!(out.contains("timm.pth, TinyViT 8-16-24-32, 4 blocks, 64 px"), "{out}");
+    std::fs::write(run.path("other.toml"), text.replace("[5, 4, 7]", "[5, 5, 7]")).expect("written");
+    run.refused(&["--config", "other.toml", "--force"], &["model.tiny_vit", "attention_biases", "[3, 16]", "[3, 25]"]);
+}
+
 #[test]
 fn options_of_a_plain_vit_are_refused() {
     let run = with_checkpoint();

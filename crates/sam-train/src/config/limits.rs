@@ -9,7 +9,7 @@ use super::reader::Reader;
 
 /// Numbers of a key that are sensible, in a configuration or in the plan of a run, in alphabetical order. Numbers of other
 /// keys are steps, or counts of what exists, and end at [`LARGEST`].
-const LIMITS: [(&str, i64, i64); 63] = [
+const LIMITS: [(&str, i64, i64); 68] = [
     ("accumulation", 1, 1 << 16),
     ("at_clicks", 1, 1000),
     ("batch_images", 1, 1 << 16),
@@ -26,7 +26,9 @@ const LIMITS: [(&str, i64, i64); 63] = [
     ("decoder_mlp_dim", 1, 1 << 18),
     ("decoder_num_heads", 1, 1 << 10),
     ("depth", 1, 1 << 10),
+    ("depths", 1, 1 << 10),
     ("embed_dim", 1, 1 << 14),
+    ("embed_dims", 1, 1 << 14),
     ("every_steps", 1, LARGEST),
     ("export_image_size", 16, 4096),
     ("first_index", 0, 1 << 53),
@@ -43,8 +45,11 @@ const LIMITS: [(&str, i64, i64); 63] = [
     ("mask_only_passes", 0, 100),
     ("max_dets", 1, 100_000),
     ("max_pixels", 1, sam_image::MAX_PIXELS as i64),
+    ("mbconv_ratio", 1, 64),
     ("min_object_px", 1, 1 << 24),
     ("mlp_dim", 1, 1 << 20),
+    // Of a TinyViT; that of a plain ViT may have a fraction.
+    ("mlp_ratio", 1, 64),
     ("model_side_px", 1, 1 << 15),
     ("n_draws", 1, 1_000_000),
     ("n_scenes", 1, 10_000_000),
@@ -72,6 +77,7 @@ const LIMITS: [(&str, i64, i64); 63] = [
     ("steps", 1, LARGEST),
     ("threads", 0, 4096),
     ("window_size", 0, 1 << 10),
+    ("window_sizes", 1, 64),
     ("workers", 0, 1024),
 ];
 

@@ -4,7 +4,7 @@
 //!   option.
 //! - [`reader`]: typed values from it, with all errors reported together; [`suggestion`] finds the nearest key.
 //! - [`plan`]: the plan of any task: [`train`], [`pretrain`], [`evaluate`] (with [`zero_shot`]) or [`probe`].
-//! - Their sections: [`evaluate_text`], [`model`], [`data`] and [`files`], [`cache`], [`learning`], [`run`], [`also`], [`measure`].
+//! - Their sections: [`evaluate_text`], [`model`] and [`model_sizes`], [`data`] and [`files`], [`cache`], [`learning`], [`run`], [`also`], [`measure`].
 //! - [`resume`]: the plan of a run that is resumed.
 //! - `schema.rs`: the JSON Schema of all configurations, from the [`shape`]s that reading records and the [`sentences`] on the keys.
 //!
@@ -25,6 +25,7 @@ mod limits;
 mod lora;
 mod measure;
 pub(crate) mod model;
+mod model_sizes;
 mod options;
 mod plan;
 mod precedence;

@@ -3,12 +3,11 @@
 use std::path::PathBuf;
 
 use sam_model::weights::PUBLISHED_IMAGE_SIZE;
-use sam_model::{
-    BatchNormStatistics, ImageEncoderConfig, MaskDecoderConfig, PromptEncoderConfig, SamConfig, Variant, VitConfig,
-};
+use sam_model::{BatchNormStatistics, SamConfig, Variant};
 use serde::{Deserialize, Serialize};
 
-use super::ranges::{IMAGE_SIZES, POSITIVE};
+use super::model_sizes::{EncoderKind, check_sizes, read_sizes};
+use super::ranges::IMAGE_SIZES;
 use super::reader::{Reader, Section};
 use crate::published;
 
@@ -47,12 +46,12 @@ pub(crate) struct CheckpointPlan {
     pub(crate) adapter: Option<PathBuf>,
     /// Model input size during training; by default the checkpoint's.
     pub(crate) image_size: Option<usize>,
-    /// See [`VitConfig::drop_path_rate`].
+    /// See [`sam_model::VitConfig::drop_path_rate`].
     pub(crate) drop_path: f64,
     /// See [`BatchNormStatistics`]; `None`: those of a TinyViT are frozen, and other models have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) batch_norm: Option<BatchNormStatistics>,
-    /// See [`MaskDecoderConfig::dropout`].
+    /// See [`sam_model::MaskDecoderConfig::dropout`].
     pub(crate) decoder_dropout: f64,
 }
 
@@ -97,13 +96,16 @@ impl ModelPlan {
         let decoder_dropout = model.float("decoder_dropout", 0.0, 0.0..1.0);
         let image_size_or_published = image_size.unwrap_or(PUBLISHED_IMAGE_SIZE);
         let learning = Common { image_size: image_size_or_published, drop_path, batch_norm, decoder_dropout };
-        let sizes = learning.read_sizes(&model);
+        let encoder = if init == Init::TinyVit { EncoderKind::TinyVit } else { EncoderKind::Vit };
+        let network = Network { learning, variant, sizes: read_sizes(&model, encoder, learning) };
 
         model.only_if(init == Init::Checkpoint, "init", &["checkpoint", "adapter"], "init = \"checkpoint\"");
         model.only_if(init == Init::Mae, "init", &["mae"], "init = \"mae\"");
         model.only_if(init == Init::TinyVit, "init", &["tiny_vit"], "init = \"tiny_vit\"");
-        let of_sizes = "init = \"scratch\" or \"mae\" (the tensors of other files determine their sizes)";
-        model.only_if(matches!(init, Init::Mae | Init::Scratch), "init", &["variant", "sizes"], of_sizes);
+        let of_variant = "init = \"scratch\" or \"mae\" (the tensors of other files determine their sizes)";
+        model.only_if(matches!(init, Init::Mae | Init::Scratch), "init", &["variant"], of_variant);
+        let of_sizes = "init = \"scratch\", \"mae\" or \"tiny_vit\" (the tensors of other files determine their sizes)";
+        model.only_if(init != Init::Checkpoint, "init", &["sizes"], of_sizes);
         if init == Init::Checkpoint {
             let what = format!("the initial weights, or init = \"scratch\"; {}", published::FIRST.advice());
             let path = model.required("checkpoint", &what, path, PathBuf::new());
@@ -117,22 +119,53 @@ impl ModelPlan {
             });
         }
         if init == Init::TinyVit {
-            let mut config = SamConfig::published(Variant::Mobile);
-            learning.set(&mut config);
-            check_sizes(reader, &config);
+            let config = network.around_classifier(reader, &model);
             let what = "the file of a TinyViT that classifies, of its authors or of timm";
             return Self::TinyVit(MaePlan { path: model.required("tiny_vit", what, tiny_vit, PathBuf::new()), config });
         }
-        let one_of_both = "given without model.sizes: both set the sizes";
-        reader.check(!(model.is_given("variant") && model.is_given("sizes")), &["model.variant"], one_of_both, "both");
+        let config = network.new_segmenter(reader, &model, init);
+        if init == Init::Mae {
+            let what = "the file of a masked autoencoder or the folder of a pre-training run";
+            return Self::Mae(MaePlan { path: model.required("mae", what, mae, PathBuf::new()), config });
+        }
+        Self::Scratch(config)
+    }
+}
+
+/// What determines a network that is not a checkpoint's.
+struct Network {
+    learning: Common,
+    variant: Option<Variant>,
+    /// Of `[model.sizes]`, given or not.
+    sizes: SamConfig,
+}
+
+impl Network {
+    /// MobileSAM, or a TinyViT of other sizes.
+    fn around_classifier(self, reader: &Reader<'_>, model: &Section<'_>) -> SamConfig {
+        let mut config = self.sizes;
         if !model.is_given("sizes") {
             model.unused(&["sizes"]);
-            model.required(
-                "variant",
-                "vit_b, vit_l, vit_h or mobile, or all numbers in [model.sizes]",
-                variant,
-                Variant::VitB,
-            );
+            config = SamConfig::published(Variant::Mobile);
+            self.learning.set(&mut config);
+        }
+        let is_tiny_vit = config.image_encoder.tiny_vit().is_some();
+        let keys = ["model.sizes.encoder", "model.init"];
+        reader.check(is_tiny_vit, &keys, "\"tiny_vit\" with init = \"tiny_vit\"", "\"vit\"");
+        check_sizes(reader, &config);
+        config
+    }
+
+    /// Of a variant or of `[model.sizes]`.
+    fn new_segmenter(self, reader: &Reader<'_>, model: &Section<'_>, init: Init) -> SamConfig {
+        let Self { learning, variant, sizes } = self;
+        let has_sizes = model.is_given("sizes");
+        let one_of_both = "given without model.sizes: both set the sizes";
+        reader.check(!(model.is_given("variant") && has_sizes), &["model.variant"], one_of_both, "both");
+        if !has_sizes {
+            model.unused(&["sizes"]);
+            let what = "vit_b, vit_l, vit_h or mobile, or all numbers in [model.sizes]";
+            model.required("variant", what, variant, Variant::VitB);
         }
         let config = match variant {
             Some(variant) => {
@@ -146,27 +179,28 @@ impl ModelPlan {
         let has_batch_norms = config.image_encoder.tiny_vit().is_some();
         model.only_if(
             has_batch_norms,
-            "variant",
+            if has_sizes { "sizes" } else { "variant" },
             &["batch_norm"],
-            "variant = \"mobile\", as plain ViTs have no batch norms",
+            "variant = \"mobile\" or a TinyViT in [model.sizes], as plain ViTs have no batch norms",
         );
         if init == Init::Mae {
-            let of_vit = "vit_b, vit_l or vit_h with init = \"mae\"";
-            reader.check(!has_batch_norms, &["model.variant", "model.init"], of_vit, "mobile");
-            let what = "the file of a masked autoencoder or the folder of a pre-training run";
-            return Self::Mae(MaePlan { path: model.required("mae", what, mae, PathBuf::new()), config });
+            let (key, of_vit, other) = match variant {
+                Some(_) => ("model.variant", "vit_b, vit_l or vit_h with init = \"mae\"", "mobile"),
+                None => ("model.sizes.encoder", "\"vit\" with init = \"mae\"", "\"tiny_vit\""),
+            };
+            reader.check(!has_batch_norms, &[key, "model.init"], of_vit, other);
         }
-        Self::Scratch(config)
+        config
     }
 }
 
 /// The keys of `[model]` itself that are part of the network's configuration.
 #[derive(Clone, Copy)]
-struct Common {
-    image_size: usize,
-    drop_path: f64,
-    batch_norm: Option<BatchNormStatistics>,
-    decoder_dropout: f64,
+pub(super) struct Common {
+    pub(super) image_size: usize,
+    pub(super) drop_path: f64,
+    pub(super) batch_norm: Option<BatchNormStatistics>,
+    pub(super) decoder_dropout: f64,
 }
 
 impl Common {
@@ -177,68 +211,5 @@ impl Common {
         if let Some(tiny) = config.image_encoder.tiny_vit_mut() {
             tiny.batch_norm = self.batch_norm.unwrap_or_default();
         }
-    }
-
-    /// `[model.sizes]`; the defaults are common to all published models.
-    fn read_sizes(self, model: &Section<'_>) -> SamConfig {
-        let is_given = model.is_given("sizes");
-        let sizes = model.section("sizes");
-        let required = |key: &str, what: &str| {
-            let value = sizes.integer_if_given(key, 1..);
-            if is_given { sizes.required(key, what, value, 1) } else { value.unwrap_or(1) }
-        };
-        let embed_dim: usize = required("embed_dim", "the embedding dimension of the encoder");
-        let depth = required("depth", "the number of blocks of the encoder");
-        let num_heads = required("num_heads", "the attention heads of a block, which divide embed_dim");
-        let global = sizes.integers_if_given::<usize>("global_attn_indexes", 0..);
-        let what = "the indices of the blocks with global attention, from 0";
-        let global_attn_indexes =
-            if is_given { sizes.required("global_attn_indexes", what, global, Vec::new()) } else { Vec::new() };
-        let mlp_ratio = sizes.float("mlp_ratio", 4.0, POSITIVE);
-        let out_chans = sizes.integer::<usize>("out_chans", 256, 1..);
-        SamConfig {
-            image_encoder: ImageEncoderConfig::Vit(VitConfig {
-                image_size: self.image_size,
-                patch_size: sizes.integer("patch_size", 16, 1..),
-                embed_dim,
-                depth,
-                num_heads,
-                mlp_dim: (embed_dim as f64 * mlp_ratio) as usize,
-                out_chans,
-                window_size: sizes.integer("window_size", 14, 0..),
-                global_attn_indexes,
-                drop_path_rate: self.drop_path,
-            }),
-            prompt_encoder: PromptEncoderConfig {
-                embed_dim: out_chans,
-                mask_in_chans: sizes.integer("mask_in_chans", 16, 1..),
-            },
-            mask_decoder: MaskDecoderConfig {
-                transformer_dim: out_chans,
-                depth: sizes.integer("decoder_depth", 2, 1..),
-                num_heads: sizes.integer("decoder_heads", 8, 1..),
-                mlp_dim: sizes.integer("decoder_mlp_dim", 2048, 1..),
-                // As published: half the embedding dimension, three masks, a head of three layers of the decoder's dimension.
-                cross_dim: out_chans / 2,
-                num_multimask_outputs: 3,
-                iou_head_depth: 3,
-                iou_head_hidden_dim: out_chans,
-                dropout: self.decoder_dropout,
-            },
-            text: None,
-        }
-    }
-}
-
-/// Reports sizes that do not fit together.
-fn check_sizes(reader: &Reader<'_>, config: &SamConfig) {
-    let problems = config.check().err().map_or(Vec::new(), |error| error.problems);
-    let (of_image, of_sizes): (Vec<String>, Vec<String>) =
-        problems.into_iter().partition(|problem| problem.starts_with("image_size"));
-    if !of_image.is_empty() {
-        reader.object(&["model.image_size", "model.sizes"], format!("model.{}", of_image.join("; ")));
-    }
-    if !of_sizes.is_empty() {
-        reader.object(&["model.sizes"], format!("model.sizes do not fit together: {}", of_sizes.join("; ")));
     }
 }

@@ -379,6 +379,25 @@ impl<'r> Section<'r> {
         values.into_iter().map(|value| self.limited(key, value)).collect()
     }
 
+    /// A list of exactly so many whole numbers.
+    pub(crate) fn integers<T: Integer, const N: usize>(
+        &self,
+        key: &str,
+        default: [T; N],
+        range: impl RangeBounds<T>,
+    ) -> [T; N] {
+        let each = in_range("a whole number", &range);
+        let words = format!("a list of {N} values, each {each}");
+        let shown = format!("[{}]", default.map(|value| value.to_string()).join(", "));
+        let shapes = vec![Shape::List(Box::new(Shape::integer(key, &range)), Some(N))];
+        let values = self.read(key, Expected { default: &shown, words: &words, shapes }, |node| {
+            let values: Option<Vec<T>> = node.list()?.iter().map(|value| integer_of(value, &range)).collect();
+            <[T; N]>::try_from(values?).ok()
+        });
+        let is_limited = |values: &[T; N]| values.iter().all(|&value| self.limited(key, value).is_some());
+        values.filter(is_limited).unwrap_or(default)
+    }
+
     /// A list of texts that `rule` accepts; else it returns what was expected.
     pub(crate) fn texts_if_given(&self, key: &str, rule: impl Fn(&str) -> Option<String>) -> Option<Vec<String>> {
         let shapes = vec![Shape::list(Shape::Text)];

@@ -4,6 +4,7 @@ use sam_learn::options::{
     LogOptions, LoraOptions, LossOptions, OptimiserOptions, PromptOptions, RunOptions, ScheduleOptions,
     ValidationOptions,
 };
+use sam_model::ImageEncoderConfig;
 use sam_model::weights::PUBLISHED_IMAGE_SIZE;
 use serde::{Deserialize, Serialize};
 
@@ -84,15 +85,28 @@ impl TrainPlan {
         let side = self.model.image_size().unwrap_or(PUBLISHED_IMAGE_SIZE);
         let DataPlan { images_per_batch, prefetch, .. } = self.data;
         Batches { n_images: images_per_batch.get(), image_hw: [side; 2], prefetch }.check(reader);
-        let (ModelPlan::Scratch(config) | ModelPlan::Mae(MaePlan { config, .. })) = &self.model else { return };
-        // The sizes of a TinyViT are the published ones.
-        let (Some(encoder), decoder) = (config.image_encoder.vit(), &config.mask_decoder) else { return };
-        let blocks = [
-            Blocks { depth: encoder.depth, dim: encoder.embed_dim, mlp_dim: encoder.mlp_dim },
-            Blocks { depth: decoder.depth, dim: decoder.transformer_dim, mlp_dim: decoder.mlp_dim },
-        ];
-        let n_positions = (encoder.image_size / encoder.patch_size.max(1)).pow(2);
-        check_parameters(reader, &blocks, [n_positions, encoder.embed_dim]);
+        let (ModelPlan::Scratch(config)
+        | ModelPlan::Mae(MaePlan { config, .. })
+        | ModelPlan::TinyVit(MaePlan { config, .. })) = &self.model
+        else {
+            return;
+        };
+        let decoder = &config.mask_decoder;
+        let mut blocks = vec![Blocks { depth: decoder.depth, dim: decoder.transformer_dim, mlp_dim: decoder.mlp_dim }];
+        let n_positions = match &config.image_encoder {
+            ImageEncoderConfig::Vit(vit) => {
+                blocks.push(Blocks { depth: vit.depth, dim: vit.embed_dim, mlp_dim: vit.mlp_dim });
+                (vit.image_size / vit.patch_size.max(1)).pow(2)
+            }
+            ImageEncoderConfig::TinyVit(tiny) => {
+                let ratios = [tiny.mbconv_ratio, tiny.mlp_ratio, tiny.mlp_ratio, tiny.mlp_ratio];
+                let layers = tiny.depths.into_iter().zip(tiny.embed_dims).zip(ratios);
+                blocks.extend(layers.map(|((depth, dim), ratio)| Blocks { depth, dim, mlp_dim: dim * ratio }));
+                // It has no table of them.
+                0
+            }
+        };
+        check_parameters(reader, &blocks, [n_positions, config.image_encoder.embed_dim()]);
     }
 }
 

@@ -22,7 +22,7 @@ const EXTREMES: [&str; 12] = [
 ];
 
 /// A valid configuration of each task with all its sections of numbers.
-const TASKS: [(Task, &str); 5] = [
+const TASKS: [(Task, &str); 6] = [
     (Task::Train, LEAST),
     (
         Task::Train,
@@ -36,6 +36,11 @@ const TASKS: [(Task, &str); 5] = [
     ),
     (Task::Evaluate, "task = \"evaluate\"\nmodel.checkpoint = \"a\"\ndata.path = \"d\"\n"),
     (Task::Probe, "task = \"probe\"\nmodel.checkpoint = \"a\"\ndata.path = \"d\"\n"),
+    (
+        Task::Train,
+        "run.dir = \"a\"\nmodel.init = \"scratch\"\nschedule.steps = 9\n[model.sizes]\nencoder = \"tiny_vit\"\n\
+         embed_dims = [32, 48, 64, 96]\nnum_heads = [2, 4, 4]\n[data.synth]\n[data.validation_synth]\nseed = 1\n",
+    ),
 ];
 
 fn plan_of(text: &str, overrides: &[String]) -> Result<Plan, ConfigError> {
@@ -55,7 +60,8 @@ fn any_number_of_any_key_is_answered_at_once() {
                 let path = if section.is_empty() { key.clone() } else { format!("{section}.{key}") };
                 n_keys += 1;
                 for extreme in EXTREMES {
-                    for value in [extreme.to_owned(), format!("[{extreme}]"), format!("[{extreme}, {extreme}]")] {
+                    let list = |length: usize| format!("[{}]", vec![extreme; length].join(", "));
+                    for value in [extreme.to_owned(), list(1), list(2), list(3), list(4)] {
                         if let Ok(plan) = plan_of(text, &[format!("{path}={value}")]) {
                             assert_eq!(plan.task(), task, "{path} = {value}");
                             plan.to_toml().unwrap_or_else(|error| panic!("{path} = {value}: {error}"));
@@ -89,6 +95,13 @@ fn numbers_that_no_machine_holds_are_errors_that_say_so() {
         (scratch, "data.synth.visible_px_min=5000", "visible_px_min must be at most 4096, a quarter"),
         (scratch, "model.sizes.depth=2000", "model.sizes.depth must be a whole number of at most 1024"),
         (scratch, "model.sizes.embed_dim=16000", "iou"),
+        (TASKS[5].1, "model.sizes.depths=[1, 1, 1, 2000]", "model.sizes.depths must be a whole number of at most 1024"),
+        (
+            TASKS[5].1,
+            "model.sizes.window_sizes=[7, 65, 7]",
+            "model.sizes.window_sizes must be a whole number of at most 64",
+        ),
+        (TASKS[5].1, "model.sizes.embed_dims=[16000, 16000, 16000, 16000]", "a network of at most 4e9 parameters"),
         (TASKS[3].1, "protocol.clicks=9007199254740992", "protocol.clicks must be a whole number of at most 1000"),
         (TASKS[3].1, "run.batch_objects=1000000000", "run.batch_objects must be a whole number of at most 65536"),
     ] {

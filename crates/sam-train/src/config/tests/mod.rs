@@ -7,7 +7,7 @@ use sam_learn::options::{
     BoxOutput, IouLoss, IouSupervision, LossResolution, LrDecay, NoiseDistribution, OptimiserOptions, PromptOptions,
     PromptPreset,
 };
-use sam_model::{SamConfig, Variant};
+use sam_model::{BatchNormStatistics, SamConfig, TinyVitConfig, Variant};
 
 use super::data_source::{DataSource, Validation};
 use super::model::ModelPlan;
@@ -299,6 +299,116 @@ fn dotted(first_section: &str, more: &str) -> String {
 }
 
 #[test]
+fn a_tiny_vit_has_sizes_of_its_own() {
+    let scratch = LEAST.replace("model.checkpoint = \"sam.pth\"", "model.init = \"scratch\"");
+    let sizes =
+        "[model.sizes]\nencoder = \"tiny_vit\"\nembed_dims = [32, 48, 64, 96]\nnum_heads = [2, 4, 4]\nmlp_ratio = 2\n";
+    let scratch_of = |text: &str| match read(text).unwrap_or_else(|error| panic!("{error}")).model {
+        ModelPlan::Scratch(config) => config,
+        other => panic!("{other:?}"),
+    };
+    for image_size in [16, 48, 64, 96] {
+        let model = format!("model.image_size = {image_size}\nmodel.drop_path = 0.1\nmodel.batch_norm = \"running\"\n");
+        let config = scratch_of(&format!("{scratch}{model}{sizes}out_chans = 64\ndecoder_mlp_dim = 128\n"));
+        let expected = TinyVitConfig {
+            image_size,
+            embed_dims: [32, 48, 64, 96],
+            num_heads: [2, 4, 4],
+            mlp_ratio: 2,
+            out_chans: 64,
+            drop_path_rate: 0.1,
+            batch_norm: BatchNormStatistics::Running,
+            ..TinyVitConfig::published()
+        };
+        assert_eq!(config.image_encoder.tiny_vit(), Some(&expected));
+        assert_eq!((config.prompt_encoder.embed_dim, config.mask_decoder.mlp_dim), (64, 128));
+    }
+    // The defaults are MobileSAM's.
+    let published = scratch_of(&format!("{scratch}[model.sizes]\nencoder = \"tiny_vit\"\n"));
+    assert_eq!(published, SamConfig::published(Variant::Mobile));
+    let classifier =
+        LEAST.replace("model.checkpoint = \"sam.pth\"", "model.init = \"tiny_vit\"\nmodel.tiny_vit = \"a.pth\"");
+    let encoder = "encoder = \"tiny_vit\"\n";
+    for (text, expected) in [
+        (classifier.clone(), SamConfig::published(Variant::Mobile)),
+        // Then the encoder is a TinyViT without a word.
+        (format!("{classifier}{}", sizes.replace(encoder, "")), scratch_of(&format!("{scratch}{sizes}"))),
+    ] {
+        let ModelPlan::TinyVit(plan) = read(&text).expect("valid").model else { panic!("a classifier") };
+        assert_eq!(plan.config, expected);
+    }
+}
+
+#[test]
+fn wrong_sizes_of_a_tiny_vit_are_reported_together() {
+    let scratch = LEAST.replace("model.checkpoint = \"sam.pth\"", "model.init = \"scratch\"");
+    let text = "model.image_size = 72\n[model.sizes]\nencoder = \"tiny_vit\"\nembed_dims = [33, 48, 64, 96]\nnum_heads = [2, 5, 7]\n";
+    assert_eq!(
+        problems(&format!("{scratch}{text}")),
+        [
+            "c.toml:6: model.image_size 72 must be a multiple of 16",
+            "c.toml:7: model.sizes do not fit together: the first of embed_dims must be even, got 33; num_heads 5 must divide \
+             embed_dims 64; num_heads 7 must divide embed_dims 96",
+        ]
+    );
+    let text = "[model.sizes]\nencoder = \"tiny_vit\"\nembed_dim = 96\ndepths = [1, 2, 1]\nnum_heads = 4\nwindow_sizes = [7, 0, 7]\n\
+                window_size = 7\nmlp_ratio = 2.5\nglobal_attn_indexes = [1]\n";
+    assert_eq!(
+        problems(&format!("{scratch}{text}")),
+        [
+            "c.toml:8: model.sizes.embed_dim is only used with encoder = \"vit\"; remove it",
+            "c.toml:9: model.sizes.depths must be a list of 4 values, each a whole number of at least 1, got [1, 2, 1]",
+            "c.toml:10: model.sizes.num_heads must be a list of 3 values, each a whole number of at least 1, got 4",
+            "c.toml:11: model.sizes.window_sizes must be a list of 3 values, each a whole number of at least 1, got [7, 0, 7]",
+            "c.toml:12: model.sizes.window_size is only used with encoder = \"vit\"; remove it",
+            "c.toml:13: model.sizes.mlp_ratio must be a whole number of at least 1, got 2.5",
+            "c.toml:14: model.sizes.global_attn_indexes is only used with encoder = \"vit\"; remove it",
+        ]
+    );
+    // A plain ViT takes none of them, and of a misspelt word nothing follows.
+    let vit = "[model.sizes]\nembed_dim = 96\ndepth = 4\nnum_heads = 4\nglobal_attn_indexes = [1, 3]\nout_chans = 64\n";
+    assert_eq!(
+        problems(&format!("{scratch}{vit}depths = [1, 1, 1, 1]\n")),
+        ["c.toml:12: model.sizes.depths is only used with encoder = \"tiny_vit\"; remove it"]
+    );
+    let word =
+        "c.toml:7: model.sizes.encoder must be \"vit\" or \"tiny_vit\", got \"tiny\"; did you mean \"tiny_vit\"?";
+    for sizes in
+        ["embed_dims = [32, 48, 64, 96]\nnum_heads = [2, 4, 4]", "embed_dim = 96\nnum_heads = 4", "out_chans = 64"]
+    {
+        assert_eq!(problems(&format!("{scratch}[model.sizes]\nencoder = \"tiny\"\n{sizes}\n")), [word], "{sizes}");
+    }
+    for (init, encoder, expected) in [
+        (
+            "mae",
+            "encoder = \"tiny_vit\"\n",
+            "model.sizes.encoder must be \"vit\" with init = \"mae\", got \"tiny_vit\"",
+        ),
+        (
+            "tiny_vit",
+            "encoder = \"vit\"\n",
+            "model.sizes.encoder must be \"tiny_vit\" with init = \"tiny_vit\", got \"vit\"",
+        ),
+    ] {
+        let model = format!("model.init = \"{init}\"\nmodel.{init} = \"a.pth\"");
+        let text = LEAST.replace("model.checkpoint = \"sam.pth\"", &model);
+        let sizes = if init == "mae" { "[model.sizes]\n".to_owned() } else { vit.to_owned() };
+        assert_eq!(
+            problems(&format!("{text}{sizes}{encoder}")).join("\n").split_once(": ").expect("a place").1,
+            expected
+        );
+    }
+    // Beside a checkpoint, whose tensors say it, and beside a variant.
+    let beside = problems(&format!("{LEAST}[model.sizes]\nencoder = \"tiny_vit\"\n"));
+    assert!(
+        beside[0].contains("model.sizes is only used with init = \"scratch\", \"mae\" or \"tiny_vit\""),
+        "{beside:?}"
+    );
+    let both = problems(&format!("{scratch}model.variant = \"mobile\"\n[model.sizes]\nencoder = \"tiny_vit\"\n"));
+    assert_eq!(both, ["c.toml:6: model.variant must be given without model.sizes: both set the sizes, got both"]);
+}
+
+#[test]
 fn consequences_of_an_error_are_not_reported() {
     let text = LEAST.replace("100", "-5") + "schedule.warmup_steps = 50\nvalidation.every_steps = 40\n";
     assert_eq!(problems(&text), ["c.toml:5: schedule.steps must be a whole number of at least 1, got -5"]);
@@ -419,9 +529,14 @@ fn a_resolved_configuration_has_the_same_plan_and_every_default() {
     let least = LEAST.replace("data.split.val = 0.2\n", "");
     let pretraining = include_str!("../../../../../configs/pretrain-quick.toml");
     let by_rate = pretraining.replace("base_lr", "lr").replace("image_size =", "image_size_hw = [64, 96] #");
+    let scratch = least.replace("model.checkpoint = \"sam.pth\"", "model.init = \"scratch\"");
+    let tiny_vit = format!("{scratch}[model.sizes]\nencoder = \"tiny_vit\"\nembed_dims = [32, 48, 60, 80]\n");
     let more = ["".to_owned(), of_validation.to_owned(), of_paths.to_owned()];
-    let texts =
-        more.map(|more| format!("{least}{more}")).into_iter().chain(examples.map(str::to_owned)).chain([by_rate]);
+    let texts = more
+        .map(|more| format!("{least}{more}"))
+        .into_iter()
+        .chain(examples.map(str::to_owned))
+        .chain([by_rate, tiny_vit.clone()]);
     for text in texts {
         let resolve = |text: &str| {
             let document = Document::parse("c.toml", PathBuf::new(), text, &[]).expect("TOML");
@@ -439,6 +554,13 @@ fn a_resolved_configuration_has_the_same_plan_and_every_default() {
         assert!(text.lines().any(|found| found == line), "{line}: {text}");
     }
     assert!(!text.contains("[data.synth]") && !text.contains("[model.sizes]"), "{text}");
+    let text = resolved(&tiny_vit);
+    for line in
+        ["embed_dims = [32, 48, 60, 80]", "num_heads = [4, 5, 10]", "window_sizes = [7, 14, 7]", "mlp_ratio = 4"]
+    {
+        assert!(text.lines().any(|found| found == line), "{line}: {text}");
+    }
+    assert!(!text.contains("patch_size") && !text.contains("window_size ="), "{text}");
 }
 
 #[test]

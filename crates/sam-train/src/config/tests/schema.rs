@@ -125,6 +125,12 @@ fn the_configurations_of_this_repository_fit() {
     }
     assert!(n_read > 8, "only {n_read} configurations");
     assert_eq!(check(&schema, LEAST), None);
+    for num_heads in ["4", "[4, 5, 10]"] {
+        assert_eq!(
+            check(&schema, &format!("model.init = \"scratch\"\n[model.sizes]\nnum_heads = {num_heads}\n")),
+            None
+        );
+    }
     let all = "task = \"evaluate\"\n[gate]\nmiou_1 = 0.5\nbaseline = \"a\"\nmax_drop = 0.01\n[[data]]\npath = \"a\"\nvoid = { id = 7 }\n\
                [[data]]\npath = \"b\"\nintensity = { window = { level = -40, width = 400 } }\n[model]\ncheckpoint = [\"a\"]\n";
     assert_eq!(check(&schema, all), None);
@@ -142,6 +148,9 @@ fn what_the_reader_rejects_does_not_fit() {
         ("[data]\nmax_pixels = 0", "data.max_pixels: at least 1"),
         ("[run]\nactivations = \"drop\"", "run.activations: one of [\"keep\",\"recompute\"]"),
         ("[data]\nsplit = \"own\"", "data.split: any of"),
+        ("[model.sizes]\nencoder = \"cnn\"", "model.sizes.encoder: one of [\"vit\",\"tiny_vit\"]"),
+        ("[model.sizes]\nembed_dims = [64, 128]", "model.sizes.embed_dims: too short"),
+        ("[model.sizes]\nnum_heads = [4, 5]", "model.sizes.num_heads: any of"),
         ("[data]\nsplit = { vall = 0.1 }", "data.split: any of"),
         ("[data.augmentation]\ncrop = [0.5]", "data.augmentation.crop: too short"),
         ("[mae]\nmask_ratio = 0.5", "mae: not allowed"),
