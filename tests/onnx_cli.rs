@@ -108,6 +108,16 @@ fn a_graph_has_the_size_of_its_model_and_fits_into_memory() {
     let arguments = [&base[..], &["--checkpoint", "large.safetensors", "--out", "large"]].concat();
     run.refused(&arguments, &["2048 px", "512 x 512 cells", "available", "smaller image size"]);
     assert!(!run.path("large").exists());
+
+    let mut config = SamConfig::published(Variant::Mobile);
+    let tiny = config.image_encoder.tiny_vit_mut().expect("a TinyViT");
+    (tiny.image_size, tiny.embed_dims, tiny.depths) = (1 << 15, [2, 4, 4, 4], [1; 4]);
+    (tiny.num_heads, tiny.window_sizes) = ([2; 3], [64; 3]);
+    let sam = initialise(config.init(&cpu()).expect("sizes fit"), 1);
+    export(&sam, options, &run.path("light.safetensors")).expect("written");
+    let arguments = [&base[..], &["--checkpoint", "light.safetensors", "--out", "large"]].concat();
+    run.refused(&arguments, &["32768 px", "its maps grow with the image", "available", "smaller image size"]);
+    assert!(!run.path("large").exists());
 }
 
 /// The smallest model with which the annotators work: they fix the image, the grid and the embedding.

@@ -15,14 +15,14 @@ use sam_model::{BatchNormStatistics, ImageEncoderConfig, Sam, SamConfig, Variant
 use crate::fixture::{Golden, check, cpu, f32_of, max_abs_diff, norm, official_gradients, path, values};
 
 /// Side of the small network's images.
-const SMALL: usize = 96;
+pub(crate) const SMALL: usize = 96;
 
-fn golden() -> Golden {
+pub(crate) fn golden() -> Golden {
     Golden::open("tiny_vit/golden.safetensors")
 }
 
 /// The small network of the fixtures.
-fn small(device: &Device, dtype: FloatDType, batch_norm: BatchNormStatistics) -> Sam {
+pub(crate) fn small(device: &Device, dtype: FloatDType, batch_norm: BatchNormStatistics) -> Sam {
     let checkpoint = Checkpoint::open(&path("tiny_vit/small.pth")).expect("a committed fixture");
     let mut options = checkpoint.default_options();
     options.dtype = dtype;
@@ -53,10 +53,14 @@ fn formula(index: usize, key: &str, shape: &[usize]) -> Vec<f32> {
 }
 
 /// TinyViT-5M with the weights of the formula.
-fn full(image_size: usize, device: &Device, dtype: FloatDType) -> Sam {
+pub(crate) fn full(image_size: usize, device: &Device, dtype: FloatDType) -> Sam {
     let mut config = SamConfig::published(Variant::Mobile);
     config.image_encoder.set_image_size(image_size);
-    let sam = config.init(device).expect("it fits");
+    with_formula(config.init(device).expect("it fits"), dtype)
+}
+
+/// A network whose encoder has the weights of the formula.
+pub(crate) fn with_formula(sam: Sam, dtype: FloatDType) -> Sam {
     let mut shapes: BTreeMap<String, Vec<usize>> = parameter_shapes(&sam).into_iter().collect();
     shapes.retain(|key, _| key.starts_with("image_encoder."));
     let values: BTreeMap<&str, Vec<f32>> =
@@ -64,7 +68,7 @@ fn full(image_size: usize, device: &Device, dtype: FloatDType) -> Sam {
     fill_parameters(sam, dtype, |key| Ok(values.get(key).cloned())).expect("nothing is read")
 }
 
-fn pictures(count: usize, side: usize, device: &Device) -> Tensor<4> {
+pub(crate) fn pictures(count: usize, side: usize, device: &Device) -> Tensor<4> {
     let mut pixels = Vec::with_capacity(count * 3 * side * side);
     for (image, channel) in (0..count).flat_map(|image| (0..3).map(move |channel| (image, channel))) {
         for (y, x) in (0..side).flat_map(|y| (0..side).map(move |x| (y, x))) {

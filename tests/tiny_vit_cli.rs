@@ -76,7 +76,12 @@ fn every_command_takes_it() {
     run.refused(&hugging_face, &["TinyViT", "safetensors or pth"]);
     let onnx =
         ["export", "--checkpoint", "mobile.safetensors", "--format", "onnx", "--out", "onnx", "--keep-image-size"];
-    run.refused(&onnx, &["TinyViT", "safetensors or pth"]);
+    let text = run.ok(&onnx);
+    assert!(text.contains("checked both graphs by running them at 64 px"), "{text}");
+    let text =
+        run.ok(&[&onnx[..], &["--force", "--preprocess", "--cvat", "--weights", "int8", "--opset", "13"]].concat());
+    assert!(text.contains("int8 weights change the embedding by"), "{text}");
+    run.refused(&[&onnx[..], &["--force", "--annotator", "cvat"]].concat(), &["CVAT's page", "this one has 64 px"]);
 }
 
 #[test]

@@ -120,6 +120,17 @@ impl Sam {
         (self, n_running)
     }
 
+    /// The same network with the batch norms of its encoder, if it has some, moved into the convolutions before them, by the stored
+    /// statistics: `c.weight` and `bn.bias` are then the kernel and the bias of a convolution that gives the same, and the rest of
+    /// a norm does nothing.
+    #[must_use]
+    pub fn with_folded_norms(mut self) -> Self {
+        if let Some(tiny) = self.image_encoder.tiny_vit_mut() {
+            tiny.fold_batch_norms();
+        }
+        self
+    }
+
     /// Objects to decode together in training: on the CPU so many that the allocator can reuse the memory of their maps,
     /// elsewhere all.
     pub fn objects_at_once(&self) -> usize {

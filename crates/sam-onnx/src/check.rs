@@ -73,14 +73,17 @@ pub(crate) fn check(
     Ok(Checked { difference: worst, rounding })
 }
 
-/// A network with the weights that a reader of the files computes with.
+/// A network with the weights that a reader of the files computes with: those of convolutions are rounded with their norms in
+/// them.
 fn rounded(sam: &Sam, stored: &BTreeMap<String, Stored>) -> Result<Sam, OnnxError> {
-    let tensors: BTreeMap<_, _> = named_tensors(sam).into_iter().map(|tensor| (tensor.key.clone(), tensor)).collect();
+    let folded = sam.clone().with_folded_norms();
+    let tensors: BTreeMap<_, _> =
+        named_tensors(&folded).into_iter().map(|tensor| (tensor.key.clone(), tensor)).collect();
     let values = |key: &str| {
         let (stored, tensor) = (stored.get(key).copied().unwrap_or(Stored::F32), &tensors[key]);
         (stored != Stored::F32).then(|| stored.rounded(tensor.values(), &tensor.shape))
     };
-    Ok(fill_parameters(sam.clone(), burn::tensor::FloatDType::F32, |key| Ok(values(key)))?)
+    Ok(fill_parameters(folded, burn::tensor::FloatDType::F32, |key| Ok(values(key)))?)
 }
 
 /// A written graph, ready to run.

@@ -300,7 +300,8 @@ impl<'a> Graph<'a> {
         let Arrangement { shape, channels, arrange } = arrangement;
         let tensor = self.tensor(key);
         let values = tensor.values();
-        let stored = Stored::of(self.weights.kind, role, &tensor.shape);
+        // By the size in the graph: tables of positions are small in a checkpoint and large in a graph.
+        let stored = Stored::of(self.weights.kind, role, &shape);
         // Int8 follows from f32, which it is as finite as.
         match stored {
             Stored::F16 => self.require_finite(key, &stored.rounded(values.clone(), &tensor.shape), &values),
@@ -341,7 +342,12 @@ impl<'a> Graph<'a> {
     fn require_finite(&mut self, key: &str, stored: &[f32], values: &[f32]) {
         let lost = stored.iter().zip(values).find(|(stored, _)| !stored.is_finite());
         if let (Some((_, &value)), None) = (lost, &self.error) {
-            let hint = if value.is_finite() { " in f16; store the weights as f32" } else { "" };
+            let is_folded = key.ends_with(".c.weight") || key.ends_with(".bn.bias");
+            let hint = match value.is_finite() {
+                true => " in f16; store the weights as f32",
+                false if is_folded => "; a batch norm is folded into it, whose weights and statistics count, too",
+                false => "",
+            };
             self.error = Some(OnnxError::NotFinite { key: key.to_owned(), value, hint });
         }
     }

@@ -11,6 +11,8 @@ pub(crate) struct Convolution {
     pub(crate) kernel: usize,
     pub(crate) stride: usize,
     pub(crate) padding: usize,
+    /// As many kernels, each over as many parts of the channels.
+    pub(crate) groups: usize,
 }
 
 /// Operators.
@@ -204,13 +206,27 @@ impl Graph<'_> {
     /// - `x`: `[1, in, H, W]`
     /// - returns `[1, out, H', W']`
     pub(crate) fn convolution(&mut self, x: &Value, name: &str, sizes: Convolution) -> Value {
-        let Convolution { kernel, stride, padding } = sizes;
+        self.convolve(x, [&format!("{name}.weight"), &format!("{name}.bias")], Role::Kernel, sizes)
+    }
+
+    /// A convolution into which its batch norm is folded ([`sam_model::Sam::with_folded_norms`]).
+    ///
+    /// # Shapes
+    /// - `x`: `[1, in, H, W]`
+    /// - returns `[1, out, H', W']`
+    pub(crate) fn folded_convolution(&mut self, x: &Value, name: &str, sizes: Convolution) -> Value {
+        self.convolve(x, [&format!("{name}.c.weight"), &format!("{name}.bn.bias")], Role::FoldedKernel, sizes)
+    }
+
+    fn convolve(&mut self, x: &Value, keys: [&str; 2], role: Role, sizes: Convolution) -> Value {
+        let Convolution { kernel, stride, padding, groups } = sizes;
         let attributes = [
             Attribute::Ints("kernel_shape", &[kernel as i64; 2]),
             Attribute::Ints("strides", &[stride as i64; 2]),
             Attribute::Ints("pads", &[padding as i64; 4]),
+            Attribute::Int("group", groups as i64),
         ];
-        self.with_kernel("Conv", x, name, 0, &attributes)
+        self.with_kernel("Conv", x, keys, role, &attributes)
     }
 
     /// A transposed convolution that doubles height and width.
@@ -220,25 +236,24 @@ impl Graph<'_> {
     /// - returns `[1, out, 2H, 2W]`
     pub(crate) fn doubling(&mut self, x: &Value, name: &str) -> Value {
         let attributes = [Attribute::Ints("kernel_shape", &[2; 2]), Attribute::Ints("strides", &[2; 2])];
-        self.with_kernel("ConvTranspose", x, name, 1, &attributes)
+        let (kernel, bias) = (format!("{name}.weight"), format!("{name}.bias"));
+        self.with_kernel("ConvTranspose", x, [&kernel, &bias], Role::Kernel, &attributes)
     }
 
     fn with_kernel(
         &mut self,
         op: &'static str,
         x: &Value,
-        name: &str,
-        channels: usize,
+        [kernel, bias]: [&str; 2],
+        role: Role,
         attributes: &[Attribute<'_>],
     ) -> Value {
-        let kernel = format!("{name}.weight");
-        let arrangement = Arrangement { shape: self.shape(&kernel), channels, arrange: Box::new(|values| values) };
-        let kernel = self.weight(&kernel, Role::Product { channels }, arrangement);
-        let bias = format!("{name}.bias");
-        if !self.has(&bias) {
+        let arrangement = Arrangement { shape: self.shape(kernel), channels: 0, arrange: Box::new(|values| values) };
+        let kernel = self.weight(kernel, role, arrangement);
+        if !self.has(bias) {
             return self.node(op, &[x, &kernel], attributes);
         }
-        let bias = self.vector(&bias);
+        let bias = self.vector(bias);
         self.node(op, &[x, &kernel, &bias], attributes)
     }
 
@@ -253,7 +268,9 @@ impl Graph<'_> {
         assert!(shape[2..].iter().all(|&size| size == 1), "`{name}` is no matrix: {shape:?}");
         let arrange = Box::new(move |values: Vec<f32>| transposed(&values, rows, columns));
         let arrangement = Arrangement { shape: vec![columns, rows], channels: 1, arrange };
-        self.weight(name, Role::Product { channels: 0 }, arrangement)
+        // A convolution stays one, whatever computes it.
+        let role = if shape.len() == 2 { Role::Matrix { channels: 0 } } else { Role::Kernel };
+        self.weight(name, role, arrangement)
     }
 
     /// A bias, or a weight of a norm.

@@ -159,9 +159,6 @@ pub fn check_export(config: &SamConfig, options: &ExportOptions) -> Result<(), O
         let what = format!("a file of more than {PROTOBUF_LIMIT} bytes is none that readers of ONNX can read");
         return Err(OnnxError::Unsupported(what));
     }
-    if config.image_encoder.vit().is_none() {
-        return Err(encoder::unsupported_encoder());
-    }
     options.companions.iter().try_for_each(|companion| companion.check(config, options))
 }
 
@@ -181,7 +178,8 @@ pub fn export(
 ) -> Result<ExportReport, OnnxError> {
     check_export(sam.config(), options)?;
     on_stage(Stage::Building);
-    let weights = Weights::new(sam, options.weights);
+    let folded = sam.clone().with_folded_norms();
+    let weights = Weights::new(&folded, options.weights);
     let encoder = encoder_graph(sam.config(), &weights, options)?;
     let decoder = decoder_graph(sam.config(), &weights, options)?;
     let metadata = metadata(sam, options);

@@ -93,13 +93,13 @@ fn cell_positions(graph: &mut Graph<'_>, grid: usize) -> Value {
 /// - returns `[1, C, G, G]`
 fn mask(graph: &mut Graph<'_>, mask: &Value) -> Value {
     graph.within("mask_downscaling", |graph| {
-        let halving = Convolution { kernel: 2, stride: 2, padding: 0 };
+        let halving = Convolution { kernel: 2, stride: 2, padding: 0, groups: 1 };
         let mut x = mask.clone();
         for [convolution, norm] in [["0", "1"], ["3", "4"]] {
             x = graph.convolution(&x, convolution, halving);
             x = graph.norm_2d(&x, norm, EPS);
             x = graph.gelu(&x);
         }
-        graph.convolution(&x, "6", Convolution { kernel: 1, stride: 1, padding: 0 })
+        graph.convolution(&x, "6", Convolution { kernel: 1, stride: 1, padding: 0, groups: 1 })
     })
 }

@@ -1,6 +1,9 @@
 //! Image to embedding: one file per kind of encoder, and the pixels in front of it.
 
+mod neck;
+mod tiny_vit;
 mod vit;
+mod windows;
 
 use sam_model::{ImageEncoderConfig, PIXEL_MEAN, PIXEL_STD, SamConfig};
 
@@ -39,7 +42,9 @@ pub(crate) fn encoder_graph(
     // The kind of encoder is decided here and nowhere else.
     let embedding = match &config.image_encoder {
         ImageEncoderConfig::Vit(config) => graph.within("image_encoder", |graph| vit::vit(graph, config, &image)),
-        ImageEncoderConfig::TinyVit(_) => return Err(unsupported_encoder()),
+        ImageEncoderConfig::TinyVit(config) => {
+            graph.within("image_encoder", |graph| tiny_vit::tiny_vit(graph, config, &image))
+        }
     };
     let grid = config.image_encoder.grid_size();
     let shape = [1, config.image_encoder.out_chans(), grid, grid].map(Dimension::Fixed);
@@ -47,17 +52,13 @@ pub(crate) fn encoder_graph(
     graph.finish("image_encoder")
 }
 
-/// Bytes that running the graphs takes beyond the weights: those of the largest attention.
+/// Bytes that running the graphs takes beyond the weights: those of the largest attention, or of the widest map.
 #[must_use]
 pub fn memory_to_run(config: &SamConfig) -> u64 {
-    config.image_encoder.vit().map_or(0, vit::attention_bytes)
-}
-
-/// The error of an encoder that has no graph.
-pub(crate) fn unsupported_encoder() -> OnnxError {
-    let what =
-        "ONNX graphs are written of a plain ViT only, and this model has a TinyViT; export to safetensors or pth";
-    OnnxError::Unsupported(what.to_owned())
+    match &config.image_encoder {
+        ImageEncoderConfig::Vit(config) => vit::attention_bytes(config),
+        ImageEncoderConfig::TinyVit(config) => tiny_vit::bytes_to_run(config),
+    }
 }
 
 /// Normalises an image and pads it at the right and bottom; the padding is zero after normalisation.
@@ -93,5 +94,17 @@ mod tests {
         // Windows of 14 x 14 cells alone: 5 x 5 of them.
         config.image_encoder.vit_mut().expect("a plain ViT").global_attn_indexes.clear();
         assert_eq!(memory_to_run(&config), 25 * 12 * 196 * 196 * 3 * 4);
+    }
+
+    #[test]
+    fn the_widest_map_of_a_light_encoder_grows_with_the_image() {
+        let mut config = SamConfig::published(Variant::Mobile);
+        assert_eq!(memory_to_run(&config), 256 * 256 * 256 * 3 * 4);
+        config.image_encoder.set_image_size(4096);
+        assert_eq!(memory_to_run(&config), 1024 * 1024 * 256 * 3 * 4);
+        // Windows of 64 cells on a map of 64.
+        config.image_encoder.set_image_size(1024);
+        config.image_encoder.tiny_vit_mut().expect("a TinyViT").window_sizes = [7, 64, 7];
+        assert_eq!(memory_to_run(&config), 5 * 4096 * 4096 * 3 * 4);
     }
 }

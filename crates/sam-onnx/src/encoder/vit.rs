@@ -10,6 +10,8 @@ use sam_model::VitConfig;
 use sam_model::weights::resize_relative;
 
 use super::EPS;
+use super::neck::neck;
+use super::windows::Windows;
 use crate::graph::{Arrangement, Graph, Value};
 use crate::layers::Convolution;
 use crate::storage::Role;
@@ -21,7 +23,7 @@ use crate::storage::Role;
 /// - returns `[1, out_chans, G, G]`
 pub(super) fn vit(graph: &mut Graph<'_>, config: &VitConfig, image: &Value) -> Value {
     let patch = config.patch_size;
-    let patches = Convolution { kernel: patch, stride: patch, padding: 0 };
+    let patches = Convolution { kernel: patch, stride: patch, padding: 0, groups: 1 };
     let tokens = graph.convolution(image, "patch_embed.proj", patches);
     let tokens = graph.transpose(&tokens, &[0, 2, 3, 1]); // [1, G, G, D]
     let shape = graph.shape("pos_embed");
@@ -35,14 +37,12 @@ pub(super) fn vit(graph: &mut Graph<'_>, config: &VitConfig, image: &Value) -> V
     graph.within("neck", |graph| neck(graph, &x))
 }
 
-/// Bytes of the largest attention of a graph while it runs: scores, scores with positions and their softmax, of every pair of
-/// tokens, as runtimes hold them.
+/// Bytes of the largest attention of a graph while it runs.
 pub(super) fn attention_bytes(config: &VitConfig) -> u64 {
     let grid = config.grid_size();
     let of_windows = |side: usize| {
         let windows = Windows::new(grid, side, config.embed_dim);
-        let (count, length) = ((windows.per_side * windows.per_side) as u64, (side * side) as u64);
-        count * config.num_heads as u64 * length * length * 3 * size_of::<f32>() as u64
+        windows.attention_bytes(config.num_heads)
     };
     let is_global = |block: &usize| config.global_attn_indexes.contains(block);
     let sides = (0..config.depth).map(|block| if is_global(&block) { grid } else { config.window_size });
@@ -86,7 +86,7 @@ fn attention(graph: &mut Graph<'_>, config: &VitConfig, window: Option<usize>, x
 /// - returns the same
 fn self_attention(graph: &mut Graph<'_>, config: &VitConfig, windows: &Windows, tokens: &Value) -> Value {
     let (heads, side) = (config.num_heads, windows.side);
-    let (count, length, channels) = (windows.per_side * windows.per_side, side * side, config.embed_dim / heads);
+    let (count, length, channels) = (windows.count(), side * side, config.embed_dim / heads);
     let rows = count * heads;
     let qkv = graph.linear(tokens, "qkv");
     let qkv = graph.reshape(&qkv, &[count, length, 3, heads, channels]);
@@ -140,72 +140,4 @@ fn relative_positions(graph: &mut Graph<'_>, name: &str, side: usize) -> Value {
     };
     let arrangement = Arrangement { shape: vec![side, channels, side], channels: 0, arrange: Box::new(arrange) };
     graph.weight(name, Role::Table, arrangement)
-}
-
-/// How a grid is cut into attended windows; a whole grid is one of them.
-struct Windows {
-    grid: usize,
-    /// Size of a window.
-    side: usize,
-    per_side: usize,
-    dim: usize,
-}
-
-impl Windows {
-    fn new(grid: usize, side: usize, dim: usize) -> Self {
-        Self { grid, side, per_side: grid.div_ceil(side), dim }
-    }
-
-    fn padding(&self) -> usize {
-        self.per_side * self.side - self.grid
-    }
-
-    /// Padding at the right and bottom is zero, and takes part in attention.
-    ///
-    /// # Shapes
-    /// - `x`: `[1, G, G, D]`
-    /// - returns `[windows, L, D]`
-    fn partition(&self, graph: &mut Graph<'_>, x: &Value) -> Value {
-        let Self { side, per_side, dim, .. } = *self;
-        let mut x = x.clone();
-        if self.padding() > 0 {
-            let padding = self.padding() as i64;
-            let pads = graph.ints(&[0, 0, 0, 0, 0, padding, padding, 0]);
-            x = graph.node("Pad", &[&x, &pads], &[]);
-        }
-        if per_side > 1 {
-            x = graph.reshape(&x, &[per_side, side, per_side, side, dim]);
-            x = graph.transpose(&x, &[0, 2, 1, 3, 4]);
-        }
-        graph.reshape(&x, &[per_side * per_side, side * side, dim])
-    }
-
-    /// # Shapes
-    /// - `x`: `[windows, L, D]`
-    /// - returns `[1, G, G, D]`
-    fn join(&self, graph: &mut Graph<'_>, x: &Value) -> Value {
-        let Self { grid, side, per_side, dim } = *self;
-        let mut x = x.clone();
-        if per_side > 1 {
-            x = graph.reshape(&x, &[per_side, per_side, side, side, dim]);
-            x = graph.transpose(&x, &[0, 2, 1, 3, 4]);
-        }
-        x = graph.reshape(&x, &[1, per_side * side, per_side * side, dim]);
-        if self.padding() > 0 {
-            let [start, end] = [[0, 0], [grid as i64; 2]].map(|corner| graph.ints(&corner));
-            x = graph.slice_between(&x, &[1, 2], &start, &end);
-        }
-        x
-    }
-}
-
-/// # Shapes
-/// - `x`: `[1, G, G, D]`
-/// - returns `[1, out_chans, G, G]`
-fn neck(graph: &mut Graph<'_>, x: &Value) -> Value {
-    let x = graph.linear(x, "0");
-    let x = graph.norm(&x, "1", EPS);
-    let x = graph.transpose(&x, &[0, 3, 1, 2]);
-    let x = graph.convolution(&x, "2", Convolution { kernel: 3, stride: 1, padding: 1 });
-    graph.norm_2d(&x, "3", EPS)
 }

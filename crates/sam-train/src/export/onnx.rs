@@ -76,10 +76,14 @@ pub(super) fn write(sam: &Sam, arguments: &ExportArguments, out: &mut impl Write
 fn check_memory(sam: &Sam) -> anyhow::Result<()> {
     let (needed, available) = (memory_to_run(sam.config()), Machine::look().available_bytes);
     let (side, grid) = (sam.image_size(), sam.config().image_encoder.grid_size());
+    let why = match sam.image_encoder.vit() {
+        Some(_) => format!("it attends among all {grid} x {grid} cells at once"),
+        None => "its maps grow with the image".to_owned(),
+    };
     anyhow::ensure!(
         needed <= available,
-        "the graph of this model takes {} while it runs at {side} px, where {} are available: it attends among all {grid} x {grid} \
-         cells at once; export a model of a smaller image size",
+        "the graph of this model takes {} while it runs at {side} px, where {} are available: {why}; export a model of a smaller \
+         image size",
         disk::size(needed),
         disk::size(available)
     );

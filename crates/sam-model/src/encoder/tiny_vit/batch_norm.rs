@@ -101,6 +101,22 @@ impl BatchNorm {
         }
     }
 
+    /// Becomes the norm that adds `bias`, to rounding.
+    ///
+    /// # Shapes
+    /// - `bias`: `[C]`
+    pub(super) fn only_add(&mut self, bias: Tensor<1>) {
+        let zeros = bias.zeros_like();
+        let set = |parameter: &mut Param<Tensor<1>>, values: Tensor<1>| {
+            let id = parameter.id;
+            *parameter = parameter.clone().transform_for_load(values, id);
+        };
+        set(&mut self.weight, bias.ones_like());
+        set(&mut self.running_mean, zeros.clone());
+        set(&mut self.running_var, zeros + (1.0 - EPSILON));
+        set(&mut self.bias, bias);
+    }
+
     /// Keeps the stored statistics from now on if neither γ nor β learns; returns whether they are running.
     pub(super) fn settle(&mut self) -> bool {
         if !self.weight.is_require_grad() && !self.bias.is_require_grad() {

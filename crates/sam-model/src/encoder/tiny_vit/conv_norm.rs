@@ -101,6 +101,14 @@ impl ConvNorm {
         (self.c.weight.val() * scale.reshape([channels, 1, 1, 1]), shift)
     }
 
+    /// Moves the norm into the convolution; what is left of it adds the bias.
+    pub(super) fn fold(&mut self) {
+        let (weight, bias) = self.folded();
+        let id = self.c.weight.id;
+        self.c.weight = self.c.weight.clone().transform_for_load(weight, id);
+        self.bn.only_add(bias);
+    }
+
     /// The convolution with its norm folded into it.
     pub(super) fn with_norm(&self) -> Convolution {
         let (weight, bias) = self.folded();

@@ -61,7 +61,16 @@ impl TinyVit {
         self.batch_norms_mut().into_iter().map(BatchNorm::settle).filter(|&is_running| is_running).count()
     }
 
+    /// Moves every batch norm into its convolution, by the stored statistics. What is left of a norm adds the bias.
+    pub(crate) fn fold_batch_norms(&mut self) {
+        self.convolutions_mut().into_iter().for_each(ConvNorm::fold);
+    }
+
     fn batch_norms_mut(&mut self) -> Vec<&mut BatchNorm> {
+        self.convolutions_mut().into_iter().map(|convolution| &mut convolution.bn).collect()
+    }
+
+    fn convolutions_mut(&mut self) -> Vec<&mut ConvNorm> {
         let mut convolutions: Vec<&mut ConvNorm> = self.patch_embed.seq.iter_mut().collect();
         for MbConv { conv1, conv2, conv3, .. } in &mut self.conv_layer.blocks {
             convolutions.extend([conv1, conv2, conv3]);
@@ -74,6 +83,6 @@ impl TinyVit {
                 convolutions.extend([conv1, conv2, conv3]);
             }
         }
-        convolutions.into_iter().map(|convolution| &mut convolution.bn).collect()
+        convolutions
     }
 }
