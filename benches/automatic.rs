@@ -1,4 +1,4 @@
-//! Automatic masks of a photograph of 1500 x 2250 with 32 x 32 points, in the parts that `pytorch_automatic.py` measures of the
+//! Automatic masks of a photograph of 1500 x 2250 with 32 x 32 points (or fewer), in the parts that `pytorch_automatic.py` measures of the
 //! official generator.
 
 use std::ops::ControlFlow;
@@ -17,10 +17,10 @@ const SIDE: usize = 256;
 /// No score is above it.
 const SHUT: f64 = 1e9;
 
-/// The network's part: every mask is given up by its predicted IoU.
-pub(crate) fn network(runs: usize) -> Vec<f64> {
-    let predictor = vit_b();
-    (0..runs).map(|_| ask(&predictor)).collect()
+/// The network's part, with so many points along each side: every mask is given up by its predicted IoU.
+pub(crate) fn network(variant: Variant, points_per_side: usize, runs: usize) -> Vec<f64> {
+    let predictor = predictor(variant);
+    (0..runs).map(|_| ask(&predictor, points_per_side)).collect()
 }
 
 /// Everything after the network, on made-up logits.
@@ -30,8 +30,8 @@ pub(crate) fn after_network(runs: usize) -> Vec<f64> {
 
 /// Both.
 pub(crate) fn whole(runs: usize) -> Vec<f64> {
-    let predictor = vit_b();
-    (0..runs).map(|_| ask(&predictor) + masks()).collect()
+    let predictor = predictor(Variant::VitB);
+    (0..runs).map(|_| ask(&predictor, 32) + masks()).collect()
 }
 
 /// Other thresholds on stored candidates.
@@ -46,16 +46,17 @@ pub(crate) fn thresholds(runs: usize) -> Vec<f64> {
     (0..runs).map(run).collect()
 }
 
-fn vit_b() -> Predictor {
-    let sam = SamConfig::published(Variant::VitB).init(&Device::flex()).expect("published sizes fit");
+fn predictor(variant: Variant) -> Predictor {
+    let sam = SamConfig::published(variant).init(&Device::flex()).expect("published sizes fit");
     Predictor::new(&initialise(sam, 0))
 }
 
-fn ask(predictor: &Predictor) -> f64 {
+fn ask(predictor: &Predictor, points_per_side: usize) -> f64 {
     let image = RgbImage::from_fn(IMAGE_HW[1] as u32, IMAGE_HW[0] as u32, |x, y| {
         [(x / 9) as u8, (y / 7) as u8, (x * y / 4096) as u8].into()
     });
-    let options = Options { floors: Floors { predicted_iou: SHUT, stability: 0.0 }, ..Options::default() };
+    let floors = Floors { predicted_iou: SHUT, stability: 0.0 };
+    let options = Options { points_per_side, floors, ..Options::default() };
     let started = Instant::now();
     let found = Candidates::find(predictor, &image, &options, &mut |_| ControlFlow::Continue(())).expect("valid");
     assert!(matches!(found, ControlFlow::Continue(found) if found.candidates.is_empty()));

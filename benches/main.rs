@@ -31,7 +31,7 @@ struct Bench {
     run: fn(usize) -> Vec<f64>,
 }
 
-const BENCHES: [Bench; 23] = [
+const BENCHES: [Bench; 26] = [
     Bench { name: "loader", runs: 5, run: loader::loader },
     Bench { name: "loader_full_masks", runs: 5, run: loader::loader_full_masks },
     Bench { name: "vit_b/initialise", runs: 1, run: initialised },
@@ -42,20 +42,27 @@ const BENCHES: [Bench; 23] = [
     Bench { name: "vit_b/block_window_back", runs: 3, run: |runs| block(14, true, runs) },
     Bench { name: "mobile/encoder", runs: 7, run: |runs| mobile_encoder(false, runs) },
     Bench { name: "mobile/encoder_back", runs: 3, run: |runs| mobile_encoder(true, runs) },
+    Bench {
+        name: "mobile/train_step",
+        runs: 3,
+        run: |runs| training::whole_step(Variant::Mobile, runs, Activations::Keep),
+    },
+    Bench { name: "mobile/automatic_16", runs: 1, run: |runs| automatic::network(Variant::Mobile, 16, runs) },
     Bench { name: "mae_vit_b/encoder_whole", runs: 3, run: |runs| mae_encoder(Seen::Whole, runs) },
     Bench { name: "mae_vit_b/encoder_visible", runs: 5, run: |runs| mae_encoder(Seen::Quarter, runs) },
     Bench { name: "mae_vit_b/train_step", runs: 3, run: mae_step },
     Bench { name: "vit_b/decode_1", runs: 9, run: |runs| decode(1, runs) },
     Bench { name: "vit_b/decode_64", runs: 5, run: |runs| decode(64, runs) },
     Bench { name: "training/decoder", runs: 1, run: training::decoder_step },
-    Bench { name: "training/whole", runs: 2, run: |runs| training::whole_step(runs, Activations::Keep) },
+    Bench { name: "training/whole", runs: 2, run: |runs| training::whole_step(Variant::VitB, runs, Activations::Keep) },
     Bench {
         name: "training/whole_recomputed",
         runs: 2,
-        run: |runs| training::whole_step(runs, Activations::Recompute),
+        run: |runs| training::whole_step(Variant::VitB, runs, Activations::Recompute),
     },
     Bench { name: "training/small", runs: 9, run: training::small_step },
-    Bench { name: "automatic/network", runs: 1, run: automatic::network },
+    Bench { name: "automatic/network", runs: 1, run: |runs| automatic::network(Variant::VitB, 32, runs) },
+    Bench { name: "automatic/network_16", runs: 1, run: |runs| automatic::network(Variant::VitB, 16, runs) },
     Bench { name: "automatic/after_network", runs: 5, run: automatic::after_network },
     Bench { name: "automatic/whole", runs: 1, run: automatic::whole },
     Bench { name: "automatic/thresholds", runs: 5, run: automatic::thresholds },

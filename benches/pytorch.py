@@ -3,6 +3,7 @@
     pip install -r tests/fixtures/requirements.txt
     python benches/pytorch.py              # vit_b at 1024, two threads
     python benches/pytorch.py --threads 8
+    python benches/pytorch.py --mobile     # MobileSAM's encoder instead (pip install mobilesam-mirror==1.0.0)
     python benches/pytorch.py --smoke      # a network of a few kilobytes, seconds: does this script still run?
 
 Weights are random (speed does not depend on them), so nothing is downloaded. Each row is a process of its own, because
@@ -30,11 +31,15 @@ ROWS = {"load": 0, "encoder": 3, "block global": 5, "block global back": 3, "blo
         "decode 1": 5, "decode 64": 5}  # timed runs
 
 
-def build(smoke):
+def build(args):
+    if args.mobile:
+        from mobile_sam import sam_model_registry
+
+        return sam_model_registry["vit_t"]().eval()
     from segment_anything import sam_model_registry
     from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
-    if not smoke:
+    if not args.smoke:
         return sam_model_registry["vit_b"]().eval()
     return Sam(
         ImageEncoderViT(img_size=64, patch_size=8, embed_dim=24, depth=4, num_heads=2, out_chans=32, use_rel_pos=True,
@@ -81,13 +86,13 @@ def work(sam, row):
     return decode
 
 
-def measure(row, smoke, threads):
+def measure(row, args):
     """Runs in the process of one row: seconds (None for "load") and peak memory."""
     import torch
 
     torch.manual_seed(0)
-    torch.set_num_threads(threads)
-    sam, seconds = build(smoke), []
+    torch.set_num_threads(args.threads)
+    sam, seconds = build(args), []
     if ROWS[row]:
         with torch.inference_mode(not row.endswith("back")):
             run = work(sam, row)
@@ -106,20 +111,21 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--smoke", action="store_true", help="a tiny network instead of vit_b at 1024")
+    parser.add_argument("--mobile", action="store_true", help="MobileSAM, whose decoder is vit_b's: its encoder only")
     parser.add_argument("--row", choices=ROWS, help=argparse.SUPPRESS)  # set for the processes started below
     args = parser.parse_args()
     if args.row:
-        print(json.dumps(measure(args.row, args.smoke, args.threads)))
+        print(json.dumps(measure(args.row, args)))
         return
 
     # torch is imported in the children only: on Linux a child's peak memory starts at its parent's.
-    flags = ["--threads", str(args.threads)] + ["--smoke"] * args.smoke
+    flags = ["--threads", str(args.threads)] + ["--smoke"] * args.smoke + ["--mobile"] * args.mobile
     results = {}
-    for row in ROWS:
+    for row in ["load", "encoder"] if args.mobile else ROWS:
         done = subprocess.run([sys.executable, __file__, "--row", row, *flags], stdout=subprocess.PIPE, check=True)
         results[row] = json.loads(done.stdout)
-    model = "smoke network at 64" if args.smoke else "vit_b at 1024"
-    print(f"segment_anything {model}, torch {results['load']['torch']}, CPU, {args.threads} threads, f32")
+    model = "smoke network at 64" if args.smoke else "mobile_sam at 1024" if args.mobile else "vit_b at 1024"
+    print(f"{model}, torch {results['load']['torch']}, CPU, {args.threads} threads, f32")
     print(f"{'':18}{'median':>12}{'peak RSS':>12}")
     for row, result in results.items():
         seconds = "" if result["seconds"] is None else f"{1000 * result['seconds']:.1f} ms"

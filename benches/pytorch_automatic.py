@@ -5,6 +5,7 @@ photograph of 1500 x 2250, 32 x 32 points, no crops, `vit_b` with random weights
     python benches/pytorch_automatic.py network          # (a) the predicted IoU filter is shut: nothing survives
     python benches/pytorch_automatic.py after_network    # (b) made-up logits, several hundred masks survive
     python benches/pytorch_automatic.py whole            # (c) both
+    python benches/pytorch_automatic.py network --points 16 --mobile    # MobileSAM (pip install mobilesam-mirror==1.0.0)
 
 Random weights give masks of noise, on which the run-length code takes many minutes; so in (b) and (c) the decoder's answer
 is replaced by soft ellipses, the same as in `benches/automatic.rs`. Everything else is the package's code.
@@ -33,13 +34,20 @@ def made_up(index):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("part", choices=["network", "after_network", "whole"])
-    part = parser.parse_args().part
+    parser.add_argument("--points", type=int, default=32, help="per side, for (a)")
+    parser.add_argument("--mobile", action="store_true")
+    args = parser.parse_args()
+    part = args.part
 
     import torch
-    from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
+
+    if args.mobile:
+        from mobile_sam import SamAutomaticMaskGenerator, sam_model_registry
+    else:
+        from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
 
     torch.manual_seed(0)
-    sam = sam_model_registry["vit_b"]().eval()
+    sam = sam_model_registry["vit_t" if args.mobile else "vit_b"]().eval()
     x, y = np.meshgrid(np.arange(WIDTH), np.arange(HEIGHT))
     image = np.stack([x // 9, y // 7, x * y // 4096], -1).astype(np.uint8)
 
@@ -62,7 +70,7 @@ def main():
         sam.mask_decoder.forward = answer
     if part == "after_network":
         sam.image_encoder.forward = lambda pixels: torch.zeros(1, 256, 64, 64)
-    generator = SamAutomaticMaskGenerator(sam, pred_iou_thresh=1e9 if part == "network" else 0.88,
+    generator = SamAutomaticMaskGenerator(sam, points_per_side=args.points, pred_iou_thresh=1e9 if part == "network" else 0.88,
                                           output_mode="coco_rle")
     before, started = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
     masks = generator.generate(image)

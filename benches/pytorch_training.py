@@ -6,6 +6,7 @@
     python benches/pytorch_training.py decoder --encoder each-step   # a frozen vit_b runs in each step
     python benches/pytorch_training.py step       # a small network from pixels on: 8 images x 4 objects, 4 passes
     python benches/pytorch_training.py step --image-size 128 --patch 16 --dim 192 --images 4    # or of any other size
+    python benches/pytorch_training.py step --mobile --images 1 --objects 1 --passes 11    # MobileSAM, statistics frozen
     python benches/pytorch_training.py decoder --objects 1 --passes 1 --repeats 1    # does this script still run?
 
     decoder    prompt encoder and mask decoder learn from a made-up embedding of one image, as when embeddings are
@@ -68,6 +69,14 @@ def build_decoder(kind, size, grid, dim, heads, mlp):
 
 
 def build_encoder(args):
+    if args.mobile:
+        from mobile_sam import sam_model_registry  # pip install mobilesam-mirror==1.0.0
+
+        encoder = sam_model_registry["vit_t"]().image_encoder.train()
+        for module in encoder.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return encoder
     blocks = range(args.depth) if args.window == 0 else args.global_blocks
     return ImageEncoderViT(img_size=args.image_size, patch_size=args.patch, embed_dim=args.dim, depth=args.depth,
                            num_heads=args.heads, out_chans=args.decoder_dim, use_rel_pos=True, window_size=args.window,
@@ -174,6 +183,8 @@ def decoder_step(args):
 
 def whole_step(args):
     """A function that does a step, and a line that says of what."""
+    if args.mobile:
+        args.image_size, args.patch, args.decoder_dim = 1024, 16, 256
     size, grid, objects = args.image_size, args.image_size // args.patch, args.images * args.objects
     encoder = build_encoder(args)
     prompt_encoder, decoder = build_decoder(MaskDecoder if args.per_image else AnyImages, size, grid, args.decoder_dim,
@@ -203,9 +214,9 @@ def whole_step(args):
         return total
 
     count = sum(parameter.numel() for parameter in parameters)
-    return step, (f"{count:,} parameters at {size}, patch {args.patch}, encoder {args.depth} x {args.dim}, window "
-                  f"{args.window}, decoder {args.decoder_dim}; {args.images} images x {args.objects} objects, "
-                  f"{args.passes} passes{', image by image' * args.per_image}")
+    kind = "TinyViT" if args.mobile else f"patch {args.patch}, encoder {args.depth} x {args.dim}, window {args.window}"
+    return step, (f"{count:,} parameters at {size}, {kind}, decoder {args.decoder_dim}; {args.images} images x "
+                  f"{args.objects} objects, {args.passes} passes{', image by image' * args.per_image}")
 
 
 def arguments():
@@ -225,6 +236,7 @@ def arguments():
     whole.add_argument("--decoder-mlp", type=int, help="8 * decoder-dim, as in vit_b, unless given")
     whole.add_argument("--window", type=int, default=0, help="0: every block is global")
     whole.add_argument("--global-blocks", type=int, nargs="*", default=[], help="with a window, the blocks without")
+    whole.add_argument("--mobile", action="store_true", help="MobileSAM at 1024, whatever the sizes above")
     whole.add_argument("--per-image", action="store_true", help="call the decoder once per image, as released")
     return parser.parse_args()
 

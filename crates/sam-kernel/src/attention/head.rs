@@ -47,8 +47,10 @@ pub(super) enum Terms<'a> {
 pub(super) struct Pairs<'a> {
     /// `[cells, M]`; minus infinity for padding of the keys.
     pub(super) terms: &'a [f32],
-    /// The cell of each query.
-    pub(super) cells: &'a [usize],
+    /// Row and column of each query.
+    pub(super) cells: &'a [[usize; 2]],
+    /// Cells of a row.
+    pub(super) columns: usize,
 }
 
 /// A term per query and row of keys, and one per query and column of keys (MViTv2, arXiv 2112.01526, eq. 4).
@@ -154,8 +156,9 @@ impl Head<'_> {
                 }
             }
             (Terms::Keys(terms), _) => see(0, 0.0, &terms[keys.clone()]),
-            (Terms::Pairs(Pairs { terms, cells }), _) => {
-                see(0, 0.0, &terms[cells[query] * self.n_keys()..][keys.clone()]);
+            (Terms::Pairs(Pairs { terms, cells, columns }), _) => {
+                let [row, column] = cells[query];
+                see(0, 0.0, &terms[(row * columns + column) * self.n_keys()..][keys.clone()]);
             }
             (Terms::Relative(_), None) => unreachable!("relative terms are made for every tile"),
         }

@@ -4,16 +4,19 @@
 //! Only the output and one value per query are saved for the backward pass, which recomputes the scores.
 //!
 //! [`GridAttention`] is the encoder's, over a grid or its windows; [`WindowAttention`] that of a TinyViT; [`CrossAttention`] is
-//! everything else. All gather the rows of one head at a time for `head`, which does the work.
+//! everything else. All gather the rows of one head at a time for `head`, which does the work; the first two through `windows`, which
+//! knows where the tokens of a window are.
 
 mod cross;
 mod grid;
 mod head;
 mod window;
+mod windows;
 
 pub use cross::{CrossAttention, CrossGrads, CrossInputs};
 pub use grid::{GridAttention, GridGrads, GridInputs, TableGrads, Tables};
 pub use window::{WindowAttention, WindowGrads, WindowInputs};
+pub use windows::GridSizes;
 
 /// Result of an attention.
 #[derive(Clone, Debug)]

@@ -1,6 +1,6 @@
 //! Comparison with the definition in f64: whole score maps, explicit padding.
 
-use super::{CrossAttention, CrossInputs, GridAttention, GridInputs, OutputGrad, Tables};
+use super::{CrossAttention, CrossInputs, GridAttention, GridInputs, GridSizes, OutputGrad, Tables};
 use crate::testing::{check, values};
 
 /// Tolerances, relative to the largest value.
@@ -150,7 +150,7 @@ fn shared_sequences_equal_copies() {
 
 /// Output and gradients of a grid attention by the definition, window by window.
 struct ExactGrid<'a> {
-    sizes: GridAttention,
+    sizes: GridSizes,
     inputs: GridInputs<'a>,
     d_out: &'a [f32],
     out: Vec<f64>,
@@ -161,7 +161,7 @@ struct ExactGrid<'a> {
 }
 
 impl<'a> ExactGrid<'a> {
-    fn new(sizes: GridAttention, inputs: GridInputs<'a>, d_out: &'a [f32]) -> Self {
+    fn new(sizes: GridSizes, inputs: GridInputs<'a>, d_out: &'a [f32]) -> Self {
         let zeros = |n: usize| vec![0f64; n];
         let (rows, columns) = inputs.tables.map_or((0, 0), |tables| (tables.rows.len(), tables.columns.len()));
         let mut exact = Self {
@@ -191,7 +191,7 @@ impl<'a> ExactGrid<'a> {
 
     /// Adds one head of the window at `origin`.
     fn add(&mut self, image: usize, origin: [usize; 2], head: usize) {
-        let GridAttention { grid: [height, width], heads, channels, .. } = self.sizes;
+        let GridSizes { grid: [height, width], heads, channels, .. } = self.sizes;
         let (n_values, attended) = (3 * heads * channels, self.attended());
         let cells: Vec<[usize; 2]> =
             (0..attended[0] * attended[1]).map(|at| [at / attended[1], at % attended[1]]).collect();
@@ -270,7 +270,8 @@ fn windows_with_relative_positions_match_the_definition() {
         (1, [17, 33], 1, 8, 0, true),
         (1, [30, 20], 1, 4, 14, true),
     ] {
-        let sizes = GridAttention { images, grid, heads, channels, window };
+        let sizes = GridSizes { images, grid, heads, channels, window };
+        let attention = GridAttention(sizes);
         let n_tokens = images * grid[0] * grid[1];
         let attended = if window == 0 { grid } else { [window; 2] };
         let (qkv, bias) = (values(n_tokens * 3 * heads * channels, 1), values(3 * heads * channels, 2));
@@ -278,9 +279,9 @@ fn windows_with_relative_positions_match_the_definition() {
         let tables = with_tables.then_some(Tables { rows: &rows, columns: &columns });
         let d_out = values(n_tokens * heads * channels, 5);
         let inputs = GridInputs { qkv: &qkv, bias: &bias, tables };
-        let output = sizes.forward(inputs);
+        let output = attention.forward(inputs);
         let out = &output.out;
-        let grads = sizes.backward(inputs, OutputGrad { out, log_sums: &output.log_sums, d_out: &d_out });
+        let grads = attention.backward(inputs, OutputGrad { out, log_sums: &output.log_sums, d_out: &d_out });
 
         let exact = ExactGrid::new(sizes, inputs, &d_out);
         check("out", out, &exact.out, FORWARD);
@@ -296,7 +297,7 @@ fn windows_with_relative_positions_match_the_definition() {
 
 #[test]
 fn results_do_not_depend_on_the_number_of_threads() {
-    let sizes = GridAttention { images: 1, grid: [20, 20], heads: 3, channels: 8, window: 0 };
+    let attention = GridAttention(GridSizes { images: 1, grid: [20, 20], heads: 3, channels: 8, window: 0 });
     let (qkv, bias) = (values(400 * 72, 1), values(72, 2));
     let tables = values(39 * 8, 3);
     let tables = Some(Tables { rows: &tables, columns: &tables });
@@ -305,9 +306,9 @@ fn results_do_not_depend_on_the_number_of_threads() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(n).build().expect("a pool");
         pool.install(|| {
             let inputs = GridInputs { qkv: &qkv, bias: &bias, tables };
-            let output = sizes.forward(inputs);
+            let output = attention.forward(inputs);
             let (out, log_sums) = (&output.out, &output.log_sums);
-            let grads = sizes.backward(inputs, OutputGrad { out, log_sums, d_out: &d_out });
+            let grads = attention.backward(inputs, OutputGrad { out, log_sums, d_out: &d_out });
             let tables = grads.tables.map(|grads| [grads.rows, grads.columns]);
             (output.out, grads.qkv, tables)
         })

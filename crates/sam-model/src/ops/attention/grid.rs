@@ -3,7 +3,7 @@
 //! Shapes: `B` images, `H W` grid, `A` heads, `C` channels per head.
 
 use burn::tensor::Tensor;
-use sam_kernel::attention::{AttentionOutput, GridAttention, GridGrads, GridInputs, OutputGrad, Tables};
+use sam_kernel::attention::{AttentionOutput, GridAttention, GridGrads, GridInputs, GridSizes, OutputGrad, Tables};
 
 use super::plain::{plain_grid_attention, resized};
 use crate::ops::fused::{BackwardInputs, SliceOperation, SliceOutput, fused, is_fusible};
@@ -40,15 +40,15 @@ pub(crate) struct PositionTables {
 /// # Shapes
 /// - returns `[B, H, W, A * C]`
 pub(crate) fn grid_attention(inputs: GridAttentionInputs) -> Tensor<4> {
-    let [images, height, width, values] = inputs.qkv.dims();
     let GridAttentionInputs { qkv, bias, tables, heads, window } = inputs;
+    let [_, height, width, _] = qkv.dims();
     let [rows, columns] = if window == 0 { [height, width] } else { [window; 2] };
     let tables = tables
         .map(|tables| PositionTables { rows: resized(tables.rows, rows), columns: resized(tables.columns, columns) });
     if !is_fusible(&qkv) {
         return plain_grid_attention(GridAttentionInputs { qkv, bias, tables, heads, window });
     }
-    let kernel = GridAttention { images, grid: [height, width], heads, channels: values / (3 * heads), window };
+    let kernel = GridAttention(sizes(&qkv, heads, window));
     let (qkv, bias) = (qkv.into_dispatch(), bias.into_dispatch());
     match tables {
         Some(PositionTables { rows, columns }) => {
@@ -65,7 +65,7 @@ impl SliceOperation<2> for GridAttention {
     }
 
     fn forward(&self, [qkv, bias]: [&[f32]; 2]) -> SliceOutput {
-        output(self, GridAttention::forward(self, GridInputs { qkv, bias, tables: None }))
+        output(self.0, GridAttention::forward(self, GridInputs { qkv, bias, tables: None }))
     }
 
     fn backward(&self, pass: BackwardInputs<'_, 2>) -> [Vec<f32>; 2] {
@@ -82,7 +82,7 @@ impl SliceOperation<4> for GridAttention {
     }
 
     fn forward(&self, [qkv, bias, rows, columns]: [&[f32]; 4]) -> SliceOutput {
-        output(self, GridAttention::forward(self, GridInputs { qkv, bias, tables: Some(Tables { rows, columns }) }))
+        output(self.0, GridAttention::forward(self, GridInputs { qkv, bias, tables: Some(Tables { rows, columns }) }))
     }
 
     fn backward(&self, pass: BackwardInputs<'_, 4>) -> [Vec<f32>; 4] {
@@ -94,9 +94,15 @@ impl SliceOperation<4> for GridAttention {
     }
 }
 
-fn output(kernel: &GridAttention, AttentionOutput { out, log_sums }: AttentionOutput) -> SliceOutput {
-    let [height, width] = kernel.grid;
-    let shape = vec![kernel.images, height, width, kernel.heads * kernel.channels];
+/// Sizes of a self-attention with these queries, keys and values, `[B, H, W, 3 * A * C]`.
+pub(super) fn sizes(qkv: &Tensor<4>, heads: usize, window: usize) -> GridSizes {
+    let [images, height, width, values] = qkv.dims();
+    GridSizes { images, grid: [height, width], heads, channels: values / (3 * heads), window }
+}
+
+pub(super) fn output(sizes: GridSizes, AttentionOutput { out, log_sums }: AttentionOutput) -> SliceOutput {
+    let [height, width] = sizes.grid;
+    let shape = vec![sizes.images, height, width, sizes.heads * sizes.channels];
     SliceOutput { values: out, shape, saved: log_sums }
 }
 

@@ -4,10 +4,11 @@
 //! Shapes: `B` images, `H W` grid, `A` heads, `C` channels per head, `W` side of a window, `N` its cells.
 
 use burn::tensor::{Int, Tensor, TensorData};
-use sam_kernel::attention::{AttentionOutput, WindowAttention, WindowGrads, WindowInputs};
+use sam_kernel::attention::{WindowAttention, WindowGrads, WindowInputs};
 
 use crate::ops::fused::{BackwardInputs, SliceOperation, SliceOutput, fused, is_fusible};
 
+use super::grid::{output, sizes};
 use super::plain::{plain_attention_with_terms, window_partition, window_unpartition};
 
 /// Inputs of [`window_attention`].
@@ -32,9 +33,8 @@ pub(crate) fn window_attention(inputs: WindowAttentionInputs) -> Tensor<4> {
         return plain_window_attention(inputs);
     }
     let WindowAttentionInputs { qkv, padding, biases, window } = inputs;
-    let [images, height, width, values] = qkv.dims();
     let [heads, _] = biases.dims();
-    let kernel = WindowAttention { images, grid: [height, width], heads, channels: values / (3 * heads), window };
+    let kernel = WindowAttention(sizes(&qkv, heads, window));
     fused(kernel, [qkv.into_dispatch(), padding.into_dispatch(), biases.into_dispatch()])
 }
 
@@ -44,10 +44,7 @@ impl SliceOperation<3> for WindowAttention {
     }
 
     fn forward(&self, [qkv, padding, biases]: [&[f32]; 3]) -> SliceOutput {
-        let AttentionOutput { out, log_sums } = WindowAttention::forward(self, WindowInputs { qkv, padding, biases });
-        let [height, width] = self.grid;
-        let shape = vec![self.images, height, width, self.heads * self.channels];
-        SliceOutput { values: out, shape, saved: log_sums }
+        output(self.0, WindowAttention::forward(self, WindowInputs { qkv, padding, biases }))
     }
 
     fn backward(&self, pass: BackwardInputs<'_, 3>) -> [Vec<f32>; 3] {
