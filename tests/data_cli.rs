@@ -170,7 +170,7 @@ fn synth_generates_the_committed_scenes() {
     run.ok(&["data", "synth", "--out", "scenes", "--seed", "1", "--max-side", "160", "--noise", "0.8"]);
     let committed = PathBuf::from(datasets("synth"));
     let checked = run.ok(&["data", "check", &datasets("synth")]);
-    assert!(checked.contains("objects  228\ncaptions 578, of 228 objects\n"), "{checked}");
+    assert!(checked.contains("objects  228\ncaptions 350, of 228 objects\n"), "{checked}");
     for file in ["annotations/instances_train.json", "annotations/instances_val.json"] {
         let read = |path: PathBuf| std::fs::read(path).expect("there");
         assert_eq!(read(run.path("scenes").join(file)), read(committed.join(file)), "{file}");

@@ -5,7 +5,7 @@
 //! named where its two colours differ visibly and the surface is wide enough to show it. Nothing is drawn for captions, so
 //! scenes do not depend on them; exact arithmetic only, as in `shape.rs`.
 //!
-//! Captions go from the most specific to the kind alone: "a striped red ring", "a red ring", "a striped ring", "a ring".
+//! Captions go from the most specific on: "a striped red ring", "a red ring", "a striped ring". The kind alone is the class.
 
 use super::shape::ShapeKind;
 use super::texture::Texture;
@@ -40,7 +40,6 @@ pub(super) fn captions(kind: ShapeKind, texture: &Texture, seen: &Seen) -> Vec<S
     captions.extend(pattern.map(|pattern| phrase(&[pattern, colour, kind])));
     captions.push(phrase(&[colour, kind]));
     captions.extend(pattern.map(|pattern| phrase(&[pattern, kind])));
-    captions.push(phrase(&[kind]));
     captions
 }
 
