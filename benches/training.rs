@@ -142,6 +142,7 @@ fn batch(images: usize, objects: usize, side: usize, mask_side: usize) -> Traini
             masks: Tensor::from_data(TensorData::new(masks, [objects, 1, mask_side, mask_side]), &device),
             valid: None,
         },
+        embedding_target: None,
     }
 }
 

@@ -172,7 +172,7 @@ fn synth_generates_the_committed_scenes() {
     let checked = run.ok(&["data", "check", &datasets("synth")]);
     assert!(checked.contains("objects  228\ncaptions 350, of 228 objects\n"), "{checked}");
     for file in ["annotations/instances_train.json", "annotations/instances_val.json"] {
-        let read = |path: PathBuf| std::fs::read(path).expect("there");
+        let read = |path: PathBuf| std::fs::read_to_string(path).expect("there");
         assert_eq!(read(run.path("scenes").join(file)), read(committed.join(file)), "{file}");
     }
     let mut compared = 0;

@@ -1,13 +1,17 @@
 //! A training step equals PyTorch's: losses, choices and the gradient of every parameter, through eleven passes
 //! (`fixtures/training/`, made by `fixtures/generate_training.py` from the official modules in f64).
 
+use std::collections::BTreeMap;
+
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Int, Tensor, TensorData};
 use sam_learn::Target;
 use sam_learn::options::{Activations, BoxOutput, IouLoss, IouSupervision, LossOptions, LossResolution};
 use sam_learn::prompts::{ClickSimulator, PassKind};
-use sam_learn::task::{EncoderInput, LossTerms, SegmentationStep, StepLosses, StepOptions, TrainingBatch};
+use sam_learn::task::{
+    EmbeddingTarget, EncoderInput, LossTerms, SegmentationStep, StepLosses, StepOptions, TrainingBatch,
+};
 use sam_model::{PIXEL_MEAN, PIXEL_STD, Sam, SparsePrompts};
 
 use crate::fixture::{Golden, check, cpu, generator, norm, official_gradients, tiny, values, vit};
@@ -55,6 +59,54 @@ fn batch(golden: &Golden, suffix: &str) -> TrainingBatch {
             masks: masks.reshape([objects, 1, height, width]),
             valid: Some(valid.reshape([objects, 1, height, width])),
         },
+        embedding_target: None,
+    }
+}
+
+/// A teacher's embeddings add the gradient of their weighted mean squared error, and nothing else.
+#[test]
+fn a_teachers_embeddings_add_their_gradient() {
+    let golden = golden();
+    let sam = tiny(&cpu().autodiff());
+    let options = step_options(&LossOptions::default());
+    let plain = batch(&golden, "");
+    let EncoderInput::Images(images) = plain.input.clone() else { panic!("images") };
+    let embeddings = sam.valid().encode(images.clone());
+    let values = embeddings.clone().flip([2]).mul_scalar(0.5);
+    let [n_images, _, grid, _] = values.dims();
+    // The second half of the rows of every image is padding.
+    let valid: Vec<f32> =
+        (0..n_images * grid * grid).map(|at| f32::from(u8::from(at / grid % grid < grid / 2))).collect();
+    let valid = Tensor::<4>::from_data(TensorData::new(valid, [n_images, 1, grid, grid]), &cpu());
+    let weight = 0.7;
+    let target = EmbeddingTarget { values: values.clone(), valid: Some(valid.clone()), weight };
+    let taught = TrainingBatch { embedding_target: Some(target), ..plain.clone() };
+    let by_key = |grads: &GradientsParams| -> BTreeMap<String, Vec<f32>> {
+        official_gradients(&sam, grads).0.into_iter().collect()
+    };
+    let gradients_of = |batch: &TrainingBatch| {
+        let simulator = script(&golden, &batch.target, sam.image_size());
+        let (grads, losses) = gradients(&sam, batch, simulator, &options);
+        (by_key(&grads), losses)
+    };
+    let _turn = generator();
+    let ((without, losses), (with, taught_losses)) = (gradients_of(&plain), gradients_of(&taught));
+    // The same through autodiff.
+    let tracked = sam.encode(Tensor::from_inner(images));
+    let difference = (tracked - Tensor::from_inner(values)) * Tensor::from_inner(valid);
+    let [_, channels, ..] = difference.dims();
+    let mse = difference.powi_scalar(2).sum().div_scalar((n_images * channels * grid * (grid / 2)) as f64);
+    assert!(
+        (f64::from(mse.clone().into_scalar::<f32>()) / taught_losses.embedding_mse().expect("learned") - 1.0).abs()
+            < 1e-5
+    );
+    assert_eq!(losses.embedding_mse(), None);
+    let expected = by_key(&GradientsParams::from_grads(mse.mul_scalar(weight).backward(), &sam));
+    for (key, with) in &with {
+        let added: Vec<f32> = with.iter().zip(&without[key]).map(|(with, without)| with - without).collect();
+        let expected = expected.get(key).cloned().unwrap_or_else(|| vec![0.0; added.len()]);
+        let error = norm(&added.iter().zip(&expected).map(|(a, b)| a - b).collect::<Vec<f32>>());
+        assert!(error <= 1e-4 * norm(&expected).max(norm(with)), "{key}: {error}");
     }
 }
 

@@ -15,6 +15,7 @@ mod config_cli; // one configuration for every task: --check, --force, errors
 mod console_cli; // what a run prints, and its log.txt
 mod consumers; // other people's programs read what we write
 mod data_cli; // data check, preview, convert, split and synth through the real program
+mod distil_cli; // a student and its teacher through the real program: embeddings, masks, resume, cache, bad input
 mod eval_cli; // eval through the real program: files, gate, comparison, detections, bad input
 mod evaluation; // protocols over our own predictor, as a training run's validation plays them
 mod faults; // fault injection: kills, damage, full disks, two processes, mutated input

@@ -162,6 +162,7 @@ impl Setting {
             inputs: RunInputs { interrupter, observers: vec![stop], ..inputs(self.loader) },
             validation: Some(Validation { sets, also: Vec::new(), protocols, text: None, n_threads: 1 }),
             embeddings: None,
+            distillation: None,
             texts: None,
         };
         train(small_sam(SIDE, 16, 16), training, resume.as_ref())
@@ -274,6 +275,7 @@ fn two_batches_of_one_image_are_one_of_two() {
             inputs: inputs(setting.loader),
             validation: None,
             embeddings: None,
+            distillation: None,
             texts: None,
         };
         train(sam, training, None).expect("it runs");
@@ -299,7 +301,18 @@ pub(crate) fn run_in_shards(run: &Path, n_shards: usize, lora: Option<LoraOption
     let sam = sam_model::init::initialise(config.init(&cpu().autodiff()).expect("sizes fit"), 3);
     let mut options = TrainOptions { lora, ..options(3) };
     (options.run.dir, options.run.parallel) = (run.to_owned(), n_shards);
-    train(sam, Training { options, inputs: inputs(loader(4)), validation: None, embeddings: None, texts: None }, None)
+    train(
+        sam,
+        Training {
+            options,
+            inputs: inputs(loader(4)),
+            validation: None,
+            embeddings: None,
+            distillation: None,
+            texts: None,
+        },
+        None,
+    )
 }
 
 /// Shards change the rounding and nothing else, and repeat to the bit.
@@ -457,6 +470,7 @@ fn a_model_overfits_four_images() {
             n_threads: 1,
         }),
         embeddings: None,
+        distillation: None,
         texts: None,
     };
     let outcome = train(sam, training, None).expect("it runs");

@@ -45,6 +45,8 @@ pub enum Purpose {
     Text,
     /// A crop of a mask for CLIP; keys: hash of the mask, number of the crop.
     Crop,
+    /// Whether an object learns the teacher's mask; keys: draw of its image, id of the object.
+    Teacher,
 }
 
 impl Purpose {
@@ -70,6 +72,7 @@ impl Purpose {
             Self::Mixture => &[10],
             Self::Text => &[11],
             Self::Crop => &[12],
+            Self::Teacher => &[13],
         }
     }
 }

@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use sam_files::{Fingerprint, write_atomically_with};
-use sam_image::{ModelFrame, RgbImage};
+use sam_image::ModelFrame;
 use sam_model::ImageEncoder;
 use sam_model::weights::{Dtype, StateDict, WeightsError, host_values, named_tensors, write_f32_tensors};
 
@@ -27,7 +27,7 @@ pub struct ImageEmbedding {
     pub tensor: Tensor<4>,
     /// The image's sizes: original, resized, and the model's side length.
     pub frame: ModelFrame,
-    /// [`image_fingerprint`] of the image.
+    /// [`sam_image::image_fingerprint`] of the image.
     pub image: u64,
     pub(crate) encoder: Arc<EncoderIdentity>,
 }
@@ -65,15 +65,6 @@ impl EncoderIdentity {
     pub(crate) fn matches(self: &Arc<Self>, other: &Arc<Self>) -> bool {
         Arc::ptr_eq(self, other) || self.fingerprint() == other.fingerprint()
     }
-}
-
-/// A hash of an image's size and pixels.
-pub fn image_fingerprint(image: &RgbImage) -> u64 {
-    let mut hash = Fingerprint::new(0);
-    hash.add_word(u64::from(image.width()));
-    hash.add_word(u64::from(image.height()));
-    hash.add_bytes(image.as_raw());
-    hash.value()
 }
 
 /// Why an embedding file could not be read or written.

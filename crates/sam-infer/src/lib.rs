@@ -35,7 +35,8 @@ mod predictor;
 mod prompt;
 
 pub use device::{DeviceError, DeviceName};
-pub use embedding::{EmbeddingError, ImageEmbedding, image_fingerprint};
+pub use embedding::{EmbeddingError, ImageEmbedding};
 pub use predictor::{Prediction, Predictor, most_confident};
 pub use prompt::{Prompt, PromptError, mask_as_logits};
+pub use sam_image::image_fingerprint;
 pub use sam_model::{MASK_THRESHOLD, MaskOutput, Modality, TextVector};

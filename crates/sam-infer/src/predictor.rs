@@ -13,14 +13,14 @@ use burn::tensor::module::interpolate;
 use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
 use burn::tensor::{Device, Tensor};
 use sam_files::Fingerprint;
-use sam_image::{Mask, ModelFrame, RgbImage, resize_longest_side};
+use sam_image::{Mask, ModelFrame, RgbImage, image_fingerprint, resize_longest_side};
 use sam_model::lora::AdapterFile;
 use sam_model::weights::{Checkpoint, LoadReport, WeightsError, host_values, named_tensors};
 use sam_model::{EncodedImages, MASK_THRESHOLD, MaskOutput, ObjectPrompt, Prompts, Sam, SamConfig};
 
 use crate::cache::{CacheDtype, CacheError, EmbeddingCache, EntryKey};
 use crate::clip::ClipTexts;
-use crate::embedding::{EncoderIdentity, ImageEmbedding, image_fingerprint};
+use crate::embedding::{EncoderIdentity, ImageEmbedding};
 use crate::prompt::{Prompt, PromptError};
 
 /// Objects per decoder call. The CPU decoder works through them in smaller chunks; on other devices each object holds a

@@ -10,9 +10,9 @@ use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use burn::module::Module;
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use rayon::prelude::*;
-use sam_data::loader::{ErrorPolicy, LoaderOptions, SampleError, Samples};
+use sam_data::loader::{ErrorPolicy, Labels, LoaderOptions, SampleError, Samples};
 use sam_data::transforms::View;
 use sam_data::{BatchImage, Sample, Undecoded};
 use sam_eval::EvalSet;
@@ -158,10 +158,14 @@ impl FrozenEmbeddings {
         let firsts = first_samples(needs.loader, needs.draws.clone(), needs.samples.n_samples());
         let total = firsts.len() + needs.held_out.iter().map(|set| set.indices.len()).sum::<usize>();
         let mut done = 0;
-        let mut read = |samples: &Arc<dyn Samples>, indices: &[usize]| {
+        let mut read = |samples: &Arc<dyn Samples>, indices: &[usize], labels: Labels| {
             let mut all = Vec::with_capacity(indices.len());
             for indices in indices.chunks(READ_AT_ONCE) {
-                all.par_extend(indices.par_iter().map(|&index| (index, samples.undecoded(index).map(content_of))));
+                all.par_extend(
+                    indices
+                        .par_iter()
+                        .map(|&index| (index, samples.undecoded(index).map(|image| content_of(image, labels)))),
+                );
                 done += indices.len();
                 if progress(done, total).is_break() {
                     return None;
@@ -169,12 +173,16 @@ impl FrozenEmbeddings {
             }
             Some(all)
         };
-        let Some(contents) = read(needs.samples, &firsts) else { return Ok(ControlFlow::Break(())) };
+        let Some(contents) = read(needs.samples, &firsts, needs.loader.labels) else {
+            return Ok(ControlFlow::Break(()));
+        };
         for (index, DrawnImage { content, mirrored }) in training_images(needs, contents)? {
             self.add(&mut found, needs.samples, (index, content), mirrored.into_iter());
         }
         for set in &needs.held_out {
-            let Some(contents) = read(&set.samples, &set.indices) else { return Ok(ControlFlow::Break(())) };
+            let Some(contents) = read(&set.samples, &set.indices, Labels::Wanted) else {
+                return Ok(ControlFlow::Break(()));
+            };
             for (index, content) in contents {
                 // The validation says what is wrong with an image that cannot be read, and skips one without objects.
                 if let Ok(Some(content)) = content {
@@ -260,6 +268,11 @@ impl FrozenEmbeddings {
         Ok(Tensor::cat(embeddings, 0))
     }
 
+    /// The embedding of a whole image that is not mirrored, by [`image_fingerprint`]; `None` when it is missing.
+    pub(crate) fn of_whole_image(&self, image: u64, device: &Device) -> Option<Tensor<4>> {
+        self.cache.load(EntryKey::plain(image), device)
+    }
+
     /// Computes an embedding that is missing in a step.
     fn again(&self, sam: &Sam, sample_index: usize, key: EntryKey) -> Result<Tensor<4>, LearnError> {
         let sample = self.samples.sample(sample_index).map_err(|source| LearnError::EmbeddedImage { source })?;
@@ -302,7 +315,8 @@ fn training_images(
             let content = match known.get(&index) {
                 Some(&content) => content,
                 None => {
-                    let content = usable(needs.samples.undecoded(index).map(content_of))?;
+                    let image = needs.samples.undecoded(index);
+                    let content = usable(image.map(|image| content_of(image, needs.loader.labels)))?;
                     *known.entry(index).or_insert(content)
                 }
             };
@@ -319,9 +333,9 @@ fn training_images(
     Ok(images)
 }
 
-/// Hash of an image that has objects; `None` without.
-fn content_of(image: Undecoded) -> Option<u64> {
-    (!image.objects.is_empty()).then_some(image.content)
+/// Hash of an image; `None` without the objects that are wanted.
+fn content_of(image: Undecoded, labels: Labels) -> Option<u64> {
+    (labels == Labels::Unused || !image.objects.is_empty()).then_some(image.content)
 }
 
 /// The embedding of a whole image, `[1, C, G, G]`: as a step encodes it.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use sam_infer::cache::CacheError;
 use sam_infer::clip::ClipError;
+use sam_model::SamConfigError;
 use sam_model::weights::WeightsError;
 
 /// An error that prevents a run from starting or continuing.
@@ -101,6 +102,15 @@ pub enum LearnError {
         /// The requested number of shards.
         n_shards: usize,
     },
+    /// A teacher whose embeddings have another shape.
+    #[error("a student cannot learn from this teacher: {}", source.problems.join("; "))]
+    OtherTeacher {
+        /// What differs.
+        source: SamConfigError,
+    },
+    /// Embeddings are to be learned by an encoder that does not learn.
+    #[error("nothing of the image encoder learns, so it cannot learn the teacher's embeddings")]
+    TaughtEncoderIsFrozen,
     /// Shards would have statistics of their own.
     #[error(
         "a batch cannot be computed in {n_shards} shards side by side with running statistics of batch norms: each shard would be \

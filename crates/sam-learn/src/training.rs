@@ -16,6 +16,7 @@ use crate::record::SavedState;
 use crate::task::{
     AdapterRecord, Embeddings, SegmentationRecipe, SegmentationTask, ShardPools, StepOptions, Texts, Validation,
 };
+use crate::teacher::{Distillation, Teacher, WithoutMasks, without_gradients};
 use crate::texts::TextVectors;
 use crate::training_loop::{LoopOptions, Measured, Outcome, RunInputs, Setup, measure, run};
 
@@ -30,6 +31,8 @@ pub struct Training {
     /// The embeddings of an encoder of which nothing learns, in a cache of its own; `None`: the encoder runs in each step.
     /// The augmentation must then only mirror.
     pub embeddings: Option<Arc<FrozenEmbeddings>>,
+    /// The teacher of a distillation.
+    pub distillation: Option<Distillation>,
     /// The texts of the objects, for a segmenter that takes texts; `None`: no prompt is a text.
     pub texts: Option<Arc<TextVectors>>,
 }
@@ -70,28 +73,43 @@ fn prepare(sam: Sam, options: &TrainOptions) -> Result<Sam, LearnError> {
 ///
 /// When the options do not fit the model, data or disk fail, or a loss is not finite. Earlier saves stay.
 pub fn train(sam: Sam, training: Training, resume: Option<&SavedState>) -> Result<Outcome, LearnError> {
-    let embeddings = training.embeddings.clone().map_or(Embeddings::EachStep, Embeddings::Kept);
-    let texts = training.texts.clone().map_or(Texts::Nowhere, Texts::Kept);
-    run(setup(sam, training, (embeddings, texts))?, resume)
+    let kept = |kept: Option<Arc<FrozenEmbeddings>>| kept.map_or(Embeddings::EachStep, Embeddings::Kept);
+    let teacher = training.distillation.as_ref().map(|distillation| {
+        let without_masks = WithoutMasks::First(distillation.options.embedding_steps);
+        (kept(distillation.embeddings.clone()), without_masks)
+    });
+    let sources = Sources {
+        embeddings: kept(training.embeddings.clone()),
+        texts: training.texts.clone().map_or(Texts::Nowhere, Texts::Kept),
+        teacher,
+    };
+    run(setup(sam, training, sources)?, resume)
 }
 
 /// Measures what a run will take by some steps and validations, after which nothing remains. `None` when not even one step
 /// can be made; [`train`] then says why.
 ///
 /// # Arguments
-/// - `keeps_embeddings`: for a run with [`Training::embeddings`], which need not be there yet. Its validation is measured with
-///   the encoder.
+/// - `keeps_embeddings`: for a run with [`Training::embeddings`], or with those of its teacher, which need not be there yet. Its
+///   validation is measured with the encoder.
 ///
 /// # Errors
 ///
 /// As [`train`], before its first step.
 pub fn measure_training(sam: Sam, training: Training, keeps_embeddings: bool) -> Result<Option<Measured>, LearnError> {
-    let embeddings = match keeps_embeddings {
+    let stand_in = |sam: &Sam| match keeps_embeddings {
         true => {
             let (sam, side) = (sam.valid(), sam.image_size());
             Embeddings::StandIn(Box::new(sam.encode(Tensor::zeros([1, 3, side, side], &sam.device()))))
         }
         false => Embeddings::EachStep,
+    };
+    let (embeddings, teacher) = match &training.distillation {
+        Some(Distillation { teacher, options, .. }) => {
+            let share = options.embedding_steps as f64 / training.options.schedule.steps.max(1) as f64;
+            (Embeddings::EachStep, Some((stand_in(teacher), WithoutMasks::Spread(share))))
+        }
+        None => (stand_in(&sam), None),
     };
     // Vectors need not be there yet.
     let texts = match (&training.options.prompts.text, &sam.config().text) {
@@ -101,15 +119,20 @@ pub fn measure_training(sam: Sam, training: Training, keeps_embeddings: bool) ->
         }),
         _ => Texts::Nowhere,
     };
-    measure(setup(sam, training, (embeddings, texts))?)
+    measure(setup(sam, training, Sources { embeddings, texts, teacher })?)
 }
 
-fn setup(
-    sam: Sam,
-    training: Training,
-    (embeddings, texts): (Embeddings, Texts),
-) -> Result<Setup<SegmentationTask>, LearnError> {
-    let Training { options, inputs, validation, .. } = training;
+/// Where a task finds what it learns from, beside images and masks.
+struct Sources {
+    embeddings: Embeddings,
+    texts: Texts,
+    /// The teacher's embeddings, and the steps that learn nothing else.
+    teacher: Option<(Embeddings, WithoutMasks)>,
+}
+
+fn setup(sam: Sam, training: Training, sources: Sources) -> Result<Setup<SegmentationTask>, LearnError> {
+    let Training { options, inputs, validation, distillation, .. } = training;
+    let Sources { embeddings, texts, teacher } = sources;
     let (sam, n_running) = prepare(sam, &options)?.with_settled_batch_norms();
     let takes_batches = sam.config().image_encoder.tiny_vit().map(|tiny| tiny.batch_norm);
     if takes_batches == Some(BatchNormStatistics::Running) && n_running == 0 {
@@ -126,13 +149,32 @@ fn setup(
     if run_options.parallel > 1 && n_running > 0 {
         return Err(LearnError::ShardsWithRunningStatistics { n_shards: run_options.parallel });
     }
+    let is_encoder_frozen = is_encoder_frozen(&sam);
+    let teacher = match distillation.zip(teacher) {
+        Some((distillation, (embeddings, without_masks))) => {
+            distillation.check(&sam)?;
+            let learns_embeddings =
+                distillation.options.embedding_steps > 0 || distillation.options.embedding_weight > 0.0;
+            if is_encoder_frozen && learns_embeddings {
+                return Err(LearnError::TaughtEncoderIsFrozen);
+            }
+            Some(Teacher {
+                sam: without_gradients(&distillation.teacher),
+                embeddings,
+                options: distillation.options,
+                without_masks,
+                seed: run_options.seed,
+            })
+        }
+        None => None,
+    };
     let recipe = SegmentationRecipe {
         has_running_statistics: n_running > 0,
         seed: run_options.seed,
         step: StepOptions {
             box_output: prompts.box_output,
             loss,
-            is_encoder_frozen: is_encoder_frozen(&sam),
+            is_encoder_frozen,
             activations: run_options.activations,
             objects_at_once: None,
         },
@@ -142,12 +184,17 @@ fn setup(
         adapters: lora.map(|lora| AdapterRecord { base: lora.base, dropout: lora.dropout, whole: learned_keys(&sam) }),
         embeddings: embeddings.clone(),
         texts,
+        teacher,
     };
     let mut inputs = RunInputs { loader: LoaderOptions { seed: run_options.seed, ..inputs.loader }, ..inputs };
     if !matches!(embeddings, Embeddings::EachStep) {
         let is_fixed = recipe.step.is_encoder_frozen && inputs.loader.augmentation.only_mirrors();
         assert!(is_fixed, "embeddings are kept of a frozen encoder, and of images that are only mirrored");
         inputs.loader.content = Content::Hash;
+    }
+    if recipe.teacher.as_ref().is_some_and(|teacher| matches!(teacher.embeddings, Embeddings::Kept(_))) {
+        assert!(inputs.loader.augmentation.only_mirrors(), "embeddings are kept of images that are only mirrored");
+        inputs.loader.content = Content::PixelsAndHash;
     }
     if let Embeddings::Kept(kept) = embeddings {
         inputs.samples = Arc::new(FingerprintedSamples(kept));

@@ -8,8 +8,8 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::config::SamConfig;
-use crate::decoder::{DecodedMasks, MaskDecoder, MaskDecoderInputs, MaskOutput};
+use crate::config::{SamConfig, SamConfigError, SizeChecks};
+use crate::decoder::{DecodedMasks, MaskDecoder, MaskDecoderConfig, MaskDecoderInputs, MaskOutput};
 use crate::encoder::{ImageEncoder, TinyVit};
 use crate::ops::objects_at_once;
 use crate::preprocess::preprocess;
@@ -101,6 +101,37 @@ impl Sam {
         prompt.image_mean = filled(prompt.image_mean.clone(), image);
         prompt.text_mean = filled(prompt.text_mean.clone(), text);
         self
+    }
+
+    /// The model with the prompt encoder and the mask decoder of another; its own text prompt stays where that one has none.
+    ///
+    /// # Errors
+    ///
+    /// When the sizes of the two differ in anything but the encoder.
+    pub fn with_decoder_of(mut self, other: &Self) -> Result<Self, SamConfigError> {
+        let mut checks = SizeChecks::default();
+        let (own, others) = (&self.config, &other.config);
+        let mut equal = |what: &str, own: usize, other: usize| {
+            checks.require(own == other, || format!("{what} must be {other}, as that of the other model, got {own}"));
+        };
+        equal("image_size", own.image_encoder.image_size(), others.image_encoder.image_size());
+        equal("the side of the embedding grid", own.image_encoder.grid_size(), others.image_encoder.grid_size());
+        equal("out_chans", own.image_encoder.out_chans(), others.image_encoder.out_chans());
+        equal("mask_in_chans", own.prompt_encoder.mask_in_chans, others.prompt_encoder.mask_in_chans);
+        equal("decoder_depth", own.mask_decoder.depth, others.mask_decoder.depth);
+        equal("decoder_heads", own.mask_decoder.num_heads, others.mask_decoder.num_heads);
+        equal("decoder_mlp_dim", own.mask_decoder.mlp_dim, others.mask_decoder.mlp_dim);
+        checks.finish()?;
+        let own_text = self.prompt_encoder.text_prompt.take();
+        self.prompt_encoder = other.prompt_encoder.clone();
+        match &other.config.text {
+            Some(text) => self.config.text = Some(text.clone()),
+            None => self.prompt_encoder.text_prompt = own_text,
+        }
+        self.mask_decoder = other.mask_decoder.clone();
+        self.config.mask_decoder =
+            MaskDecoderConfig { dropout: self.config.mask_decoder.dropout, ..other.config.mask_decoder.clone() };
+        Ok(self)
     }
 
     /// Takes over the statistics of the batches that were encoded since the last call, where batch norms have running ones.

@@ -48,7 +48,8 @@ pub struct BatchImage {
     pub draw: u64,
     /// The visible part of the original, and the mapping back to it.
     pub view: View,
-    /// [`crate::Undecoded::content`] with [`Content::Hash`], else 0.
+    /// [`crate::Undecoded::content`] with [`Content::Hash`], the hash of the whole image with [`Content::PixelsAndHash`],
+    /// else 0.
     pub content: u64,
 }
 
@@ -111,7 +112,7 @@ impl Batch {
         let (side_px, mask_side_px) = (options.side_px, options.mask_side_px);
         let mask_bytes = mask_side_px * mask_side_px;
         let image_bytes = match options.content {
-            Content::Pixels => side_px * side_px * 3,
+            Content::Pixels | Content::PixelsAndHash => side_px * side_px * 3,
             Content::Hash => 0,
         };
         let n_objects: usize = prepared.iter().map(|image| image.candidates.len()).sum();
@@ -129,7 +130,7 @@ impl Batch {
         };
         let mut masks = batch.object_masks.chunks_exact_mut(mask_bytes);
         for (image_index, image) in prepared.into_iter().enumerate() {
-            if let Prepared::Pixels(pixels) = &image.content {
+            if let Prepared::Pixels(pixels, _) = &image.content {
                 let row_bytes = pixels.width() as usize * 3;
                 let rows = batch.pixels[image_index * image_bytes..].chunks_exact_mut(side_px * 3);
                 for (padded, row) in rows.zip(pixels.as_raw().chunks_exact(row_bytes)) {
@@ -157,8 +158,8 @@ impl Batch {
                 draw: image.draw,
                 view: image.view,
                 content: match image.content {
-                    Prepared::Hash(content) => content,
-                    Prepared::Pixels(_) | Prepared::Gap => 0,
+                    Prepared::Hash(content) | Prepared::Pixels(_, content) => content,
+                    Prepared::Gap => 0,
                 },
             });
         }

@@ -95,6 +95,8 @@ pub(super) const N_TRIED: u64 = 32;
 pub enum Content {
     /// Their pixels.
     Pixels,
+    /// Their pixels, and [`sam_image::image_fingerprint`] of the images that they are rendered from.
+    PixelsAndHash,
     /// Only a hash of what they are decoded from: nothing is decoded. For an augmentation that only mirrors.
     Hash,
 }

@@ -4,7 +4,7 @@
 //! two batches of one image hold the same as one batch of two.
 
 use image::RgbImage;
-use sam_image::Rle;
+use sam_image::{Rle, image_fingerprint};
 
 use crate::loader::drops::{Drops, SkippedSample};
 use crate::loader::failure::LoaderError;
@@ -33,8 +33,8 @@ pub(crate) struct PreparedImage {
 /// What is prepared of an image.
 #[derive(Debug)]
 pub(crate) enum Prepared {
-    /// The rendered view without padding.
-    Pixels(RgbImage),
+    /// The rendered view without padding, and the hash of the image where that is wanted, else 0.
+    Pixels(RgbImage, u64),
     /// The hash of an image that is not decoded.
     Hash(u64),
     /// Nothing: a sample skipped in validation.
@@ -119,10 +119,11 @@ fn read_checked(
     let failed = |source| LoaderError::Sample { step, sample_index, source };
     let (sample, image) = match content {
         Content::Hash => (samples.undecoded(sample_index).map_err(failed)?, None),
-        Content::Pixels => {
+        Content::Pixels | Content::PixelsAndHash => {
             let Sample { name, image, objects, ignore } = samples.sample(sample_index).map_err(failed)?;
             let size_hw = [image.height() as usize, image.width() as usize];
-            (Undecoded { name, size_hw, objects, ignore, content: 0 }, Some(image))
+            let content = if content == Content::PixelsAndHash { image_fingerprint(&image) } else { 0 };
+            (Undecoded { name, size_hw, objects, ignore, content }, Some(image))
         }
     };
     let image_hw = sample.size_hw;
@@ -177,7 +178,7 @@ fn transform(
                 let mut stream = RandomStream::new(options.seed, Purpose::Colour, &keys);
                 colour.apply(&mut pixels, &mut stream);
             }
-            Prepared::Pixels(pixels)
+            Prepared::Pixels(pixels, sample.content)
         }
         None => Prepared::Hash(sample.content),
     };

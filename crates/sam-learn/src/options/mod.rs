@@ -4,12 +4,14 @@
 //! paper (Ravi 2024, arXiv 2408.00714, appendix D, table 13a) and its published training code. Numbers of the paper are the
 //! defaults of the preset `sam`.
 
+mod distil;
 mod lora;
 mod sections;
 mod text;
 
 use serde::{Deserialize, Serialize};
 
+pub use distil::{DistilOptions, EMBEDDING_COSINE, EMBEDDING_MSE};
 pub use lora::{KEYS, LoraOptions, MLP, PROJECTION, QUERIES, VALUES};
 pub use sections::{
     LogOptions, MaeObjective, PretrainOptions, RECONSTRUCTION_LOSS, RunOptions, TrainOptions, ValidationOptions,

@@ -141,6 +141,9 @@ pub struct StepRecord {
     /// Its terms, where masks are learned.
     #[serde(flatten)]
     pub segmentation: Option<SegmentationTerms>,
+    /// Its terms, where a teacher is learned from.
+    #[serde(flatten)]
+    pub distillation: Option<DistillationTerms>,
     /// L2 norm of the gradient before clipping.
     pub grad_norm: f64,
     /// Images of this step.
@@ -172,6 +175,16 @@ pub struct SegmentationTerms {
     pub miou_last: f64,
     /// Objects of this step.
     pub n_objects: usize,
+}
+
+/// Loss terms of a step that learns from a teacher.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DistillationTerms {
+    /// Mean squared error of the embeddings, not weighted.
+    pub embedding_mse: f64,
+    /// Fraction of the objects that learn the teacher's mask; `None` in a step without masks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teacher_share: Option<f64>,
 }
 
 /// A line of `metrics.jsonl` about a validation.

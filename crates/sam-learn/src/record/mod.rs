@@ -13,7 +13,7 @@ mod saved_state;
 mod tensorboard;
 mod validation_details;
 
-pub use events::{Observer, RunEvent, RunStart, SegmentationTerms, StepRecord, ValidationRecord};
+pub use events::{DistillationTerms, Observer, RunEvent, RunStart, SegmentationTerms, StepRecord, ValidationRecord};
 pub use headline::{also_parts, is_headline};
 pub use run_lock::{LOCK_FILE, RunLock};
 pub use run_log::RunHistory;

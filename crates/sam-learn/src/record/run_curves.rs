@@ -8,7 +8,7 @@ use sam_eval::chart::{Axis, Frame, Mark, Scale, Series, lines, ticks};
 use super::events::{SegmentationTerms, StepRecord, ValidationRecord};
 use super::headline::also_parts;
 use super::run_log::RunHistory;
-use crate::options::RECONSTRUCTION_LOSS;
+use crate::options::{EMBEDDING_MSE, RECONSTRUCTION_LOSS};
 
 /// Points of a smooth line, at most.
 const N_BINS: usize = 120;
@@ -29,6 +29,7 @@ pub(super) fn charts(history: &RunHistory) -> Vec<String> {
     let drawn = [
         loss(history),
         terms(history),
+        embeddings(history),
         training_iou(history),
         validation(history),
         chart(history, "Learning rate", "learning rate", Some(Scale::Linear), vec![rates]),
@@ -52,6 +53,13 @@ fn terms(history: &RunHistory) -> Option<String> {
         smooth("error of the predicted IoU", steps, |step| Some(of_terms(step)?.iou_error)),
     ];
     chart(history, "Loss terms, not weighted", "loss", None, series.into_iter().flatten().collect())
+}
+
+/// The error of the embeddings against a teacher's, in training and on validation data.
+fn embeddings(history: &RunHistory) -> Option<String> {
+    let mut series = noisy("training", &history.steps, |step| Some(step.distillation?.embedding_mse));
+    series.extend(validated(history, EMBEDDING_MSE, "validation"));
+    chart(history, "Embeddings against the teacher's", "mean squared error", None, series)
 }
 
 fn training_iou(history: &RunHistory) -> Option<String> {
@@ -163,6 +171,7 @@ mod tests {
             lr: step as f64,
             loss,
             segmentation: None,
+            distillation: None,
             grad_norm: 1.0,
             n_images: 1,
             images_per_s: 1.0,

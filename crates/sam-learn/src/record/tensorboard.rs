@@ -101,6 +101,10 @@ impl TensorBoard {
                 ("train/miou_last", terms.miou_last),
             ]);
         }
+        if let Some(terms) = &record.distillation {
+            values.push(("train/embedding_mse", terms.embedding_mse));
+            values.extend(terms.teacher_share.map(|share| ("train/teacher_share", share)));
+        }
         values.into_iter().try_for_each(|(tag, value)| self.write(record.step, scalar(tag, value as f32)))
     }
 

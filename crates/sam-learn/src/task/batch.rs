@@ -11,6 +11,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use sam_data::{BatchImage, DeviceBatch};
 use sam_model::normalise_pixels;
 
+use super::embedding_loss::EmbeddingTarget;
 use crate::target::Target;
 
 /// What the encoder of a step takes, or has given before.
@@ -47,6 +48,8 @@ pub struct TrainingBatch {
     pub image_of_object: Vec<usize>,
     /// Target masks and their valid mask, `[O, 1, M, M]`.
     pub target: Target,
+    /// Embeddings of a teacher that the encoder learns, too.
+    pub embedding_target: Option<EmbeddingTarget>,
 }
 
 impl TrainingBatch {
@@ -65,16 +68,21 @@ impl TrainingBatch {
         let valid = valid.map(|valid| valid.select(0, image_index.clone()).reshape([objects, 1, mask_side, mask_side]));
         let masks = batch.object_masks.clone().inner().float().reshape([objects, 1, mask_side, mask_side]);
         let image_of_object = batch.objects.iter().map(|object| object.image_index).collect();
-        Self { input, image_of_object, target: Target { masks, valid } }
+        Self { input, image_of_object, target: Target { masks, valid }, embedding_target: None }
     }
 
-    /// Some of the images with their objects, which are sorted by image.
-    pub(super) fn shard(&self, images: Range<usize>, objects: Range<usize>) -> Self {
+    /// Some of the images with their objects, which are sorted by image; `embedding_factor` is on the weight of the embeddings.
+    pub(super) fn shard(&self, images: Range<usize>, objects: Range<usize>, embedding_factor: f64) -> Self {
         let of_object = self.image_of_object[objects.clone()].iter();
+        let embedding_target = self.embedding_target.as_ref().map(|target| {
+            let target = target.images(images.clone());
+            EmbeddingTarget { weight: target.weight * embedding_factor, ..target }
+        });
         Self {
             image_of_object: of_object.map(|image| image - images.start).collect(),
             input: self.input.of_images(images),
             target: self.target.objects(objects),
+            embedding_target,
         }
     }
 }
@@ -92,7 +100,7 @@ pub(crate) fn normalised_images(batch: &DeviceBatch) -> Tensor<4> {
 }
 
 /// 1 where the cells of a grid over the square are in the image, `[B, grid, grid]`; `None` when all are.
-fn content(images: &[BatchImage], grid_side: usize, device: &Device) -> Option<Tensor<3>> {
+pub(crate) fn content(images: &[BatchImage], grid_side: usize, device: &Device) -> Option<Tensor<3>> {
     let is_full = |image: &BatchImage| image.view.resized_hw == [image.view.side_px; 2];
     if images.iter().all(is_full) {
         return None;

@@ -110,6 +110,7 @@ impl Task for MaeTask {
             skipped: batch.drops.skipped,
             loss: mean_loss,
             segmentation: None,
+            distillation: None,
         };
         Ok((sums.grads(), report))
     }

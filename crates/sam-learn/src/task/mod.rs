@@ -2,6 +2,7 @@
 
 mod batch;
 mod checkpointing;
+mod embedding_loss;
 mod held_out;
 mod losses;
 mod mae;
@@ -21,18 +22,20 @@ use sam_eval::Better;
 use sam_image::RgbImage;
 
 use crate::error::LearnError;
-use crate::record::{Details, SegmentationTerms};
+use crate::record::{Details, DistillationTerms, SegmentationTerms};
 
 pub use batch::{EncoderInput, TrainingBatch};
+pub use embedding_loss::EmbeddingTarget;
 pub use held_out::HeldOut;
 pub use segmentation::Validation;
 pub use shards::ShardPools;
 pub use step::{DecoderGradients, LossTerms, SegmentationStep, StepLosses, StepOptions};
 
-pub(crate) use batch::normalised_images;
+pub(crate) use batch::{content, normalised_images};
 pub(crate) use held_out::HeldOutInput;
 pub(crate) use mae::{MaeRecipe, MaeTask};
 pub(crate) use segmentation::{AdapterRecord, Embeddings, SegmentationRecipe, SegmentationTask, Texts};
+pub(crate) use step::{embed, most_confident, resize_matrix, select_mask, upsample};
 
 /// A network with its objective. The optimiser steps it and saves hold it, so it is a module; the name of its network's
 /// field is part of the keys in these saves.
@@ -92,13 +95,17 @@ pub(crate) struct BatchReport {
     pub(crate) loss: f64,
     /// Its terms, where masks are learned.
     pub(crate) segmentation: Option<SegmentationTerms>,
+    /// Its terms, where a teacher is learned from.
+    pub(crate) distillation: Option<DistillationTerms>,
 }
 
 impl BatchReport {
-    /// The terms of the loss by name, where masks are learned.
+    /// The terms of the loss by name, where it has several.
     pub(crate) fn loss_terms(&self) -> Vec<(&'static str, f64)> {
         let terms = self.segmentation.iter();
-        terms.flat_map(|terms| [("focal", terms.focal), ("dice", terms.dice), ("IoU", terms.iou_error)]).collect()
+        let of_masks = terms.flat_map(|terms| [("focal", terms.focal), ("dice", terms.dice), ("IoU", terms.iou_error)]);
+        let of_embeddings = self.distillation.iter().map(|terms| ("embedding", terms.embedding_mse));
+        of_masks.chain(of_embeddings).collect()
     }
 }
 

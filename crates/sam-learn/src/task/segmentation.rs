@@ -11,7 +11,7 @@ use burn::tensor::Tensor;
 use sam_data::DeviceBatch;
 use sam_data::random::{Purpose, RandomStream};
 use sam_eval::{
-    DataTexts, EvalProgress, EvalProtocol, EvalProtocols, EvalSet, PredictorSegmenter, TextProtocol, evaluate,
+    Better, DataTexts, EvalProgress, EvalProtocol, EvalProtocols, EvalSet, PredictorSegmenter, TextProtocol, evaluate,
     read_images,
 };
 use sam_infer::Predictor;
@@ -20,14 +20,16 @@ use sam_model::weights::{Dtype, ExportFormat, ExportOptions, ImageSizePolicy, Te
 use sam_model::{Sam, TextVector};
 
 use super::batch::{EncoderInput, TrainingBatch, normalised_images};
+use super::embedding_loss::embedding_gradients;
 use super::shards::ShardPools;
-use super::step::{LossTerms, SegmentationStep, StepOptions};
+use super::step::{EncoderRun, LossTerms, SegmentationStep, StepOptions};
 use super::{BatchReport, Task, ValidationOutput, ValidationRequest, weighted_mean};
 use crate::embeddings::FrozenEmbeddings;
 use crate::error::LearnError;
-use crate::options::PromptOptions;
+use crate::options::{EMBEDDING_COSINE, EMBEDDING_MSE, PromptOptions};
 use crate::prompts::PromptDraws;
-use crate::record::{Details, SegmentationTerms, also_name, draw_preview};
+use crate::record::{Details, DistillationTerms, SegmentationTerms, also_name, draw_preview};
+use crate::teacher::{EmbeddingScores, Taught, Teacher};
 use crate::texts::TextVectors;
 
 /// Everything that a step needs beside the weights.
@@ -51,6 +53,8 @@ pub(crate) struct SegmentationRecipe {
     pub(crate) embeddings: Embeddings,
     /// Of the objects.
     pub(crate) texts: Texts,
+    /// In a distillation.
+    pub(crate) teacher: Option<Teacher>,
 }
 
 /// The texts that objects have as their first prompts.
@@ -162,14 +166,23 @@ impl Task for SegmentationTask {
     }
 
     fn gradients(&self, batch: DeviceBatch) -> Result<(GradientsParams, BatchReport), LearnError> {
-        let SegmentationRecipe { seed, prompts, step, accumulation, pools, embeddings, texts, .. } = &self.recipe;
+        let SegmentationRecipe { seed, prompts, step, accumulation, pools, embeddings, texts, teacher, .. } =
+            &self.recipe;
+        let optimiser_step = batch.step / accumulation;
+        if let Some(teacher) = teacher.as_ref().filter(|teacher| teacher.is_without_masks(optimiser_step)) {
+            return self.gradients_of_embeddings(batch, teacher);
+        }
         let input = match embeddings {
             Embeddings::Kept(kept) => EncoderInput::Embeddings(kept.of_batch(&self.sam, &batch.images)?),
             Embeddings::StandIn(one) => EncoderInput::Embeddings(Tensor::clone(one).repeat_dim(0, batch.images.len())),
             Embeddings::EachStep => EncoderInput::Images(normalised_images(&batch)),
         };
-        let training_batch = TrainingBatch::new(&batch, input);
-        let mut draws = PromptDraws::new(prompts, *seed, batch.step / accumulation, &batch.images, &batch.objects);
+        let mut training_batch = TrainingBatch::new(&batch, input);
+        let teacher_share = match teacher {
+            Some(teacher) => Some(teach(&mut training_batch, &batch, teacher)?),
+            None => None,
+        };
+        let mut draws = PromptDraws::new(prompts, *seed, optimiser_step, &batch.images, &batch.objects);
         match texts {
             Texts::Nowhere => {}
             Texts::Kept(texts) => draws.set_texts(texts.draw(*seed, &batch.images, &batch.objects)?),
@@ -179,13 +192,16 @@ impl Task for SegmentationTask {
         training_batch.target.masks.device().seed(dropout_seed);
         let step = SegmentationStep { sam: &self.sam, batch: &training_batch, options: step, dropout_seed };
         let (grads, losses) = step.gradients_in_shards(&draws, pools);
+        let embedding_mse = losses.embedding_mse();
         let passes = losses.read();
         let mean = LossTerms::mean(&passes);
+        let embedding_weight = teacher.as_ref().map_or(0.0, |teacher| teacher.options.embedding_weight);
         let report = BatchReport {
             weight: batch.objects.len(),
             images: batch.images.into_iter().map(|image| image.name).collect(),
             skipped: batch.drops.skipped,
-            loss: mean.total,
+            loss: mean.total + embedding_weight * embedding_mse.unwrap_or_default(),
+            distillation: embedding_mse.map(|embedding_mse| DistillationTerms { embedding_mse, teacher_share }),
             segmentation: Some(SegmentationTerms {
                 focal: mean.focal,
                 dice: mean.dice,
@@ -212,7 +228,9 @@ impl Task for SegmentationTask {
         if let Embeddings::Kept(kept) = &self.recipe.embeddings {
             segmenter = segmenter.with_cache(Arc::clone(kept.cache()));
         }
-        let of_images = input.n_images();
+        let n_compared =
+            self.recipe.teacher.as_ref().map_or(0, |_| input.sets.iter().map(|set| set.indices.len()).sum::<usize>());
+        let of_images = input.n_images() + n_compared;
         let mut n_before = 0;
         let mut evaluated = |sets: &[EvalSet], text: Option<&TextProtocol>| {
             let images = read_images(sets, input.n_threads);
@@ -228,6 +246,8 @@ impl Task for SegmentationTask {
             evaluation.results.flat().into_iter().map(|(name, metric)| (name, metric.value)).collect();
         let better = match evaluation.results.metric(metric) {
             Ok(metric) => metric.better,
+            Err(_) if self.recipe.teacher.is_some() && metric == EMBEDDING_MSE => Better::Lower,
+            Err(_) if self.recipe.teacher.is_some() && metric == EMBEDDING_COSINE => Better::Higher,
             Err(_) => {
                 let computed = metrics.into_keys().collect();
                 return Err(LearnError::NoSuchMetric { metric: metric.to_owned(), computed });
@@ -236,6 +256,13 @@ impl Task for SegmentationTask {
         for set in &input.also {
             let results = evaluated(std::slice::from_ref(set), None)?.results;
             metrics.extend(results.metrics.iter().map(|(name, metric)| (also_name(&set.name, name), metric.value)));
+        }
+        if let Some(teacher) = &self.recipe.teacher {
+            let mut on_image = |n: usize| on_progress(of_images - n_compared + n, of_images);
+            let scores = teacher.compare(&self.sam, &input.sets, &mut on_image)?;
+            let stopped = || LearnError::Validation { step, source: "the run was asked to stop".into() };
+            let EmbeddingScores { mse, cosine } = scores.ok_or_else(stopped)?;
+            metrics.extend([(EMBEDDING_MSE.to_owned(), mse), (EMBEDDING_COSINE.to_owned(), cosine)]);
         }
         let preview = input.sets.first().and_then(|set| draw_preview(set, &evaluation, n_previews));
         let details = Details { evaluation, sets: input.sets.clone() };
@@ -265,6 +292,59 @@ impl Task for SegmentationTask {
         };
         export(sam, options, path)?;
         Ok(())
+    }
+}
+
+impl SegmentationTask {
+    /// Gradients of a step that learns the teacher's embeddings alone.
+    fn gradients_of_embeddings(
+        &self,
+        batch: DeviceBatch,
+        teacher: &Teacher,
+    ) -> Result<(GradientsParams, BatchReport), LearnError> {
+        let SegmentationRecipe { seed, step, pools, .. } = &self.recipe;
+        let images = normalised_images(&batch);
+        let target = teacher.embeddings(&batch, &images, 1.0)?;
+        let dropout_seed = RandomStream::new(*seed, Purpose::Dropout, &[batch.step]).next_u64();
+        images.device().seed(dropout_seed);
+        let run = EncoderRun { activations: step.activations, dropout_seed };
+        let (grads, loss) = embedding_gradients(&self.sam, &images, &target, run, pools);
+        let embedding_mse = f64::from(loss.into_scalar::<f32>());
+        let report = BatchReport {
+            weight: batch.images.len(),
+            images: batch.images.into_iter().map(|image| image.name).collect(),
+            skipped: batch.drops.skipped,
+            loss: embedding_mse,
+            segmentation: None,
+            distillation: Some(DistillationTerms { embedding_mse, teacher_share: None }),
+        };
+        Ok((grads, report))
+    }
+}
+
+/// Gives a batch the teacher's embeddings and masks; returns the fraction of the objects that have its masks.
+fn teach(training: &mut TrainingBatch, batch: &DeviceBatch, teacher: &Teacher) -> Result<f64, LearnError> {
+    let images = match &training.input {
+        EncoderInput::Images(images) => images.clone(),
+        EncoderInput::Embeddings(_) => normalised_images(batch),
+    };
+    let target = teacher.embeddings(batch, &images, teacher.options.embedding_weight)?;
+    let Taught { target: masks, teacher_share } = teacher.masks(batch, training, &target.values);
+    training.target = masks;
+    training.embedding_target = Some(target);
+    Ok(teacher_share)
+}
+
+impl DistillationTerms {
+    /// The terms of an optimiser step, from those of its batches; `None` without a teacher.
+    pub(crate) fn of_batches(reports: &[BatchReport]) -> Option<Self> {
+        let first = reports.first()?.distillation?;
+        let mean =
+            |get: fn(&Self) -> f64| weighted_mean(reports, |report| report.distillation.as_ref().map_or(0.0, get));
+        Some(Self {
+            embedding_mse: mean(|terms| terms.embedding_mse),
+            teacher_share: first.teacher_share.map(|_| mean(|terms| terms.teacher_share.unwrap_or_default())),
+        })
     }
 }
 

@@ -52,10 +52,55 @@ pub struct SegmentationStep<'a> {
     pub dropout_seed: u64,
 }
 
+/// How an encoder that learns is run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct EncoderRun {
+    /// Activations that are stored.
+    pub(super) activations: Activations,
+    /// Random seed of its stages, where activations are recomputed.
+    pub(super) dropout_seed: u64,
+}
+
+impl EncoderRun {
+    /// Images through the encoder, and a gradient of their embeddings back through it.
+    ///
+    /// # Arguments
+    /// - `images`: normalised, `[B, 3, S, S]`, without autodiff
+    /// - `of_embeddings`: from the embeddings, `[B, C, G, G]`, to the gradients of what follows, the gradient of the embeddings
+    ///   where they have one, and anything else; all without autodiff
+    pub(super) fn gradients<R>(
+        self,
+        sam: &Sam,
+        images: Tensor<4>,
+        of_embeddings: impl FnOnce(Tensor<4>) -> (GradientsAccumulator<Sam>, Option<Tensor<4>>, R),
+    ) -> (GradientsParams, R) {
+        if self.activations == Activations::Recompute {
+            let untracked = sam.image_encoder.clone().no_grad();
+            let (forward, embeddings) =
+                CheckpointedForward::run(&untracked.stages(), images, &sam.device(), self.dropout_seed);
+            let (mut sums, gradient, result) = of_embeddings(embeddings);
+            if let Some(gradient) = gradient {
+                forward.backward(&sam.image_encoder.stages(), gradient, sam, &mut sums);
+            }
+            return (sums.grads(), result);
+        }
+        let embeddings = sam.encode(Tensor::from_inner(images));
+        let (mut sums, gradient, result) = of_embeddings(embeddings.clone().inner());
+        if let Some(gradient) = gradient {
+            // The gradient of this sum with respect to the embeddings is `gradient`.
+            let grads = (embeddings * Tensor::from_inner(gradient)).sum().backward();
+            sums.accumulate(sam, GradientsParams::from_grads(grads, sam));
+        }
+        (sums.grads(), result)
+    }
+}
+
 /// Losses of a step by pass, still on the device.
 #[derive(Clone, Debug)]
 pub struct StepLosses {
     passes: Vec<PassTerms>,
+    /// The loss of the embeddings against a teacher's, `[1]`, not weighted.
+    embedding: Option<Tensor<1>>,
 }
 
 /// Sums or means of a pass over objects, `[1]` each, without autodiff.
@@ -115,26 +160,21 @@ impl SegmentationStep<'_> {
             let DecoderGradients { mut sums, losses, .. } = self.decoder_gradients(embeddings, simulator);
             return (sums.grads(), losses);
         }
-        if self.options.activations == Activations::Recompute {
-            let untracked = sam.image_encoder.clone().no_grad();
-            let (forward, embeddings) =
-                CheckpointedForward::run(&untracked.stages(), images, &sam.device(), self.dropout_seed);
-            let embeddings = Tensor::from_inner(embeddings);
-            let DecoderGradients { mut sums, losses, embedding } = self.decoder_gradients(embeddings, simulator);
-            if let Some(grad) = embedding {
-                forward.backward(&sam.image_encoder.stages(), grad, sam, &mut sums);
-            }
-            return (sums.grads(), losses);
-        }
-        let embeddings = sam.encode(Tensor::from_inner(images));
-        let DecoderGradients { mut sums, losses, embedding } =
-            self.decoder_gradients(embeddings.clone().detach(), simulator);
-        if let Some(grad) = embedding {
-            // The gradient of this sum with respect to the embeddings is `grad`.
-            let grads = (embeddings * Tensor::from_inner(grad)).sum().backward();
-            sums.accumulate(sam, GradientsParams::from_grads(grads, sam));
-        }
-        (sums.grads(), losses)
+        let run = EncoderRun { activations: self.options.activations, dropout_seed: self.dropout_seed };
+        run.gradients(sam, images, |embeddings| {
+            let learned = self.batch.embedding_target.as_ref();
+            let learned = learned.map(|target| target.loss_and_gradient(embeddings.clone()));
+            let DecoderGradients { sums, mut losses, embedding } =
+                self.decoder_gradients(Tensor::from_inner(embeddings), simulator);
+            let embedding = match learned {
+                Some((loss, gradient)) => {
+                    losses.embedding = Some(loss);
+                    Some(embedding.map_or(gradient.clone(), |sum| sum + gradient))
+                }
+                None => embedding,
+            };
+            (sums, embedding, losses)
+        })
     }
 
     /// As [`SegmentationStep::gradients`], with the images in shards that are computed side by side. The sum over shards
@@ -162,24 +202,33 @@ impl SegmentationStep<'_> {
             }
             // Leaves of its own: backward passes over shared ones would wait for each other.
             let sam = sam.clone().fork(&device);
-            let batch = batch.shard(images, objects.clone());
+            // A shard counts with its objects, and the loss of embeddings is a mean over images.
+            let of_images = images.len() as f64 / n_images as f64;
+            let per_object = of_images * n_objects as f64 / objects.len() as f64;
+            let batch = batch.shard(images, objects.clone(), per_object);
             let draws = PromptDraws { passes: draws.passes.clone(), objects: draws.objects[objects.clone()].to_vec() };
             Some(move || {
                 let simulator = ClickSimulator::new(draws, &batch.target, sam.image_size());
                 let step = SegmentationStep { sam: &sam, batch: &batch, options, dropout_seed };
                 let (grads, losses) = step.gradients(simulator);
-                (objects.len(), grads, losses)
+                (objects.len(), of_images, grads, losses)
             })
         });
         let mut sums = GradientsAccumulator::new();
+        let mut embedding: Option<Tensor<1>> = None;
         let mut passes = vec![PassTerms::zeros(&batch.target.masks.device()); draws.passes.len()];
-        for (n, grads, losses) in pools.run(work.collect()) {
+        for (n, of_images, grads, losses) in pools.run(work.collect()) {
             let fraction = n as f64 / n_objects as f64;
+            let part = losses.embedding.map(|loss| loss.mul_scalar(of_images));
+            embedding = match (embedding, part) {
+                (Some(sum), Some(part)) => Some(sum + part),
+                (sum, part) => sum.or(part),
+            };
             sums.accumulate(sam, scaled(sam, grads, fraction));
             let weighted = losses.passes.into_iter().map(|pass| pass.map(|mean| mean.mul_scalar(fraction)));
             passes = passes.into_iter().zip(weighted).map(|(sum, pass)| sum.add(pass)).collect();
         }
-        (sums.grads(), StepLosses { passes })
+        (sums.grads(), StepLosses { passes, embedding })
     }
 
     /// The decoder passes of a step over given image embeddings.
@@ -251,12 +300,18 @@ impl SegmentationStep<'_> {
             let full_res = if upsampling.is_some() { Tensor::cat(full_res, 0) } else { low_res.clone() };
             simulator.observe(low_res, full_res);
         }
-        let losses = StepLosses { passes: pass_means };
+        let losses = StepLosses { passes: pass_means, embedding: None };
         DecoderGradients { sums: sums.parameters, losses, embedding: sums.embedding }
     }
 }
 
 impl StepLosses {
+    /// The loss of the embeddings against a teacher's, not weighted; waits for the device.
+    #[must_use]
+    pub fn embedding_mse(&self) -> Option<f64> {
+        self.embedding.as_ref().map(|loss| f64::from(loss.clone().into_scalar::<f32>()))
+    }
+
     /// By pass; waits for the device.
     #[must_use]
     pub fn read(self) -> Vec<LossTerms> {
@@ -347,7 +402,7 @@ impl GradientSums {
 
 /// Embeddings by a frozen encoder. On the CPU it takes one image after the other: that is as fast, with the memory of one, and
 /// an embedding does not depend on the batch by a rounding error. So it equals the one that is kept on disk.
-fn embed(encoder: &ImageEncoder, images: Tensor<4>) -> Tensor<4> {
+pub(crate) fn embed(encoder: &ImageEncoder, images: Tensor<4>) -> Tensor<4> {
     let [n_images, ..] = images.dims();
     if n_images == 1 || images.device() != Device::flex() {
         return encoder.forward(images);
@@ -378,7 +433,7 @@ fn first_output(
 }
 
 /// 1 for the mask with the highest predicted IoU, the first of equals, `[O, K]`; `None` when there is only one.
-fn most_confident(predicted_ious: Tensor<2>, allowed: Option<&Tensor<2>>) -> Option<Tensor<2>> {
+pub(crate) fn most_confident(predicted_ious: Tensor<2>, allowed: Option<&Tensor<2>>) -> Option<Tensor<2>> {
     let [_, n_masks] = predicted_ious.dims();
     if n_masks == 1 {
         return None;
@@ -391,7 +446,7 @@ fn most_confident(predicted_ious: Tensor<2>, allowed: Option<&Tensor<2>>) -> Opt
 }
 
 /// The selected mask of each object: `[O, K, H, W]` and `[O, K]` to `[O, 1, H, W]`.
-fn select_mask(logits: Tensor<4>, selected: Option<&Tensor<2>>) -> Tensor<4> {
+pub(crate) fn select_mask(logits: Tensor<4>, selected: Option<&Tensor<2>>) -> Tensor<4> {
     match selected {
         Some(selected) => {
             let [objects, n_masks] = selected.dims();
@@ -402,12 +457,12 @@ fn select_mask(logits: Tensor<4>, selected: Option<&Tensor<2>>) -> Tensor<4> {
 }
 
 /// The matrix of a linear resize, `[to, from]`; see [`linear_resize_weights`].
-fn resize_matrix(from: usize, to: usize, device: &Device) -> Tensor<2> {
+pub(crate) fn resize_matrix(from: usize, to: usize, device: &Device) -> Tensor<2> {
     Tensor::from_data(TensorData::new(linear_resize_weights(from, to), [to, from]), device)
 }
 
 /// Bilinear resize, one axis after the other: `[O, K, L, L]` to `[O, K, M, M]`.
-fn upsample(logits: Tensor<4>, matrix: Tensor<2>) -> Tensor<4> {
+pub(crate) fn upsample(logits: Tensor<4>, matrix: Tensor<2>) -> Tensor<4> {
     let [objects, masks, from, _] = logits.dims();
     let [to, _] = matrix.dims();
     let columns = logits.reshape([objects * masks * from, from]).matmul(matrix.clone().transpose()); // [OKL, M]

@@ -27,9 +27,9 @@ use crate::error::LearnError;
 use crate::optim::{Decay, EncoderLayers, averaged, clip_by_global_norm, optimiser_and_rates, scaled};
 use crate::options::{LogOptions, OptimiserOptions, ScheduleOptions, ValidationOptions};
 use crate::record::{
-    ADAPTER_FOLDER, BEST_FILE, CHECKPOINTS_FOLDER, CheckpointFiles, CheckpointProblem, LAST_ADAPTER_FOLDER, LAST_FILE,
-    LOG_FILE, MetricsLog, Observer, Observers, PREVIEWS_FOLDER, Progress, RunEvent, RunHistory, RunStart, SavedState,
-    SegmentationTerms, StepRecord, TensorBoard, VALIDATION_FOLDER,
+    ADAPTER_FOLDER, BEST_FILE, CHECKPOINTS_FOLDER, CheckpointFiles, CheckpointProblem, DistillationTerms,
+    LAST_ADAPTER_FOLDER, LAST_FILE, LOG_FILE, MetricsLog, Observer, Observers, PREVIEWS_FOLDER, Progress, RunEvent,
+    RunHistory, RunStart, SavedState, SegmentationTerms, StepRecord, TensorBoard, VALIDATION_FOLDER,
 };
 use crate::task::{BatchReport, Task, weighted_mean};
 use pace::{Pace, memory_mib};
@@ -328,6 +328,7 @@ impl<T: Task> Run<T> {
             lr: rates.base(),
             loss: weighted_mean(reports, |report| report.loss),
             segmentation: SegmentationTerms::of_batches(reports),
+            distillation: DistillationTerms::of_batches(reports),
             grad_norm,
             n_images: n_images(reports),
             images_per_s: self.pace.images_per_s(),

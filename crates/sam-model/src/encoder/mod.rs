@@ -4,6 +4,7 @@
 //! Shapes: `B` images, `S` image size in pixels, `G` grid size of the embedding, `C` channels of the last map before the neck.
 
 mod block;
+mod cost;
 mod drop_path;
 mod neck;
 pub mod tiny_vit;

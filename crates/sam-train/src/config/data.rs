@@ -15,6 +15,7 @@ use super::data_source::{DataSource, Validation};
 use super::document::Node;
 use super::files::read_max_pixels;
 use super::limits::largest;
+use super::pretrain::SourceKind;
 use super::ranges::{POSITIVE, SHARE_ABOVE_0, WORKERS, integer_of};
 use super::reader::{Expected, Reader, Section};
 use super::shape::Shape;
@@ -25,6 +26,9 @@ use super::shape::Shape;
 pub(crate) struct DataPlan {
     /// Training data.
     pub(crate) train: DataSource,
+    /// Whether it is opened as a labelled data set.
+    #[serde(default, skip_serializing_if = "SourceKind::is_labelled")]
+    pub(crate) source: SourceKind,
     /// Validation data.
     pub(crate) validation: Validation,
     /// Images of a batch: those of a step, divided by the accumulation.
@@ -84,10 +88,30 @@ impl DataPlan {
         [train, validation]
     }
 
-    pub(super) fn read(reader: &Reader<'_>, accumulation: usize) -> Self {
+    /// `may_lack_labels`: the task can do with images alone.
+    pub(super) fn read(reader: &Reader<'_>, accumulation: usize, may_lack_labels: bool) -> Self {
         let data = reader.top().section("data");
         let train = DataSource::read(reader, &data);
+        let source = match may_lack_labels {
+            true => data.choice("source", SourceKind::Labelled, &SourceKind::ALL),
+            false => SourceKind::Labelled,
+        };
         let validation = Validation::read(reader, &data, &train);
+        let validation = match (source, validation) {
+            (SourceKind::Images, Validation::Auto) if !data.is_given("split") => Validation::Nothing,
+            (_, validation) => validation,
+        };
+        let is_split = !matches!(validation, Validation::Nothing | Validation::Files(_) | Validation::Synth(_));
+        let keys = ["data.split", "data.source"];
+        let expected = "omitted for images without labels: validate on a labelled data set (data.validation)";
+        reader.check(source == SourceKind::Labelled || !is_split, &keys, expected, "a split");
+        let is_one = source == SourceKind::Labelled || matches!(train, DataSource::Files(_));
+        reader.check(
+            is_one,
+            &["data.source", "data.train"],
+            "\"labelled\", or data.train a folder of images",
+            "\"images\"",
+        );
         let images_per_step = data.integer("images_per_step", accumulation, 1..);
         let objects = OBJECTS.max(images_per_step).next_multiple_of(accumulation);
         let objects_per_step = read_objects_per_step(&data, objects);
@@ -96,6 +120,7 @@ impl DataPlan {
         let limits = ObjectLimits::default();
         let mut plan = Self {
             train,
+            source,
             validation,
             images_per_batch: NonZeroUsize::new(images_per_step / accumulation).unwrap_or(NonZeroUsize::MIN),
             objects_per_batch: objects_per_step / accumulation,
@@ -146,7 +171,7 @@ impl DataPlan {
                 visible_px_min: self.min_object_px,
                 image_share_max: self.max_image_share,
             },
-            labels: Labels::Wanted,
+            labels: if self.source == SourceKind::Images { Labels::Unused } else { Labels::Wanted },
             augmentation: self.augmentation.augmentation(),
             n_workers: self.workers,
             n_prefetch_batches: self.prefetch,

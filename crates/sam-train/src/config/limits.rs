@@ -85,10 +85,11 @@ const LIMITS: [(&str, i64, i64); 68] = [
 const LARGEST: i64 = 1_000_000_000;
 
 /// The same for fractions, weights and rates; others end where 32-bit floats do.
-const LARGEST_FLOATS: [(&str, f64); 3] = [("max_gib", 1e6), ("mlp_ratio", 64.0), ("scale_jitter", 100.0)];
+const LARGEST_FLOATS: [(&str, f64); 4] =
+    [("embedding_weight", 1e6), ("max_gib", 1e6), ("mlp_ratio", 64.0), ("scale_jitter", 100.0)];
 
 /// Probabilities and fractions.
-const FRACTIONS: [&str; 28] = [
+const FRACTIONS: [&str; 29] = [
     "area_share_min",
     "betas",
     "box_chance",
@@ -112,6 +113,7 @@ const FRACTIONS: [&str; 28] = [
     "nested_chance",
     "saturation",
     "side_share",
+    "teacher_share",
     "thin_chance",
     "tiny_chance",
     "tolerance",

@@ -4,7 +4,8 @@
 //!   option.
 //! - [`reader`]: typed values from it, with all errors reported together; [`suggestion`] finds the nearest key.
 //! - [`plan`]: the plan of any task: [`train`], [`pretrain`], [`evaluate`] (with [`zero_shot`]) or [`probe`].
-//! - Their sections: [`evaluate_text`], [`model`] and [`model_sizes`], [`data`] and [`files`], [`cache`], [`learning`], [`run`], [`also`], [`measure`].
+//! - Their sections: [`evaluate_text`], [`model`] and [`model_sizes`], [`data`] and [`files`], [`cache`], [`learning`], [`distil`], [`run`],
+//!   [`also`], [`measure`].
 //! - [`resume`]: the plan of a run that is resumed.
 //! - `schema.rs`: the JSON Schema of all configurations, from the [`shape`]s that reading records and the [`sentences`] on the keys.
 //!
@@ -15,6 +16,7 @@ pub(crate) mod also;
 pub(crate) mod cache;
 pub(crate) mod data;
 pub(crate) mod data_source;
+pub(crate) mod distil;
 mod document;
 pub(crate) mod evaluate;
 pub(crate) mod evaluate_text;
@@ -46,6 +48,7 @@ mod text;
 pub(crate) mod train;
 pub(crate) mod zero_shot;
 
+pub(crate) use distil::TEACHER;
 pub(crate) use document::Document;
 pub(crate) use evaluate::EvaluatePlan;
 pub(crate) use options::Options;

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::also::ALSO;
 use super::data_source::{DataSource, Validation, WeightedSource};
+use super::distil::TEACHER;
 use super::document::Document;
 use super::evaluate::EvaluatePlan;
 use super::pretrain::{HeldOutPlan, PretrainPlan};
@@ -28,7 +29,7 @@ const SPLIT_FILE: &str = "data.split.file";
 /// A checked configuration with every default and every derived number.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Plan {
-    /// Promptable segmentation is trained.
+    /// Promptable segmentation is trained, perhaps with a teacher.
     Train(Box<TrainPlan>),
     /// An encoder is pre-trained.
     Pretrain(Box<PretrainPlan>),
@@ -42,14 +43,20 @@ pub(crate) enum Plan {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Task {
     Train,
+    Distil,
     Pretrain,
     Evaluate,
     Probe,
 }
 
 impl Task {
-    pub(super) const ALL: [(&str, Task); 4] =
-        [("train", Task::Train), ("pretrain", Task::Pretrain), ("evaluate", Task::Evaluate), ("probe", Task::Probe)];
+    pub(super) const ALL: [(&str, Task); 5] = [
+        ("train", Task::Train),
+        ("distil", Task::Distil),
+        ("pretrain", Task::Pretrain),
+        ("evaluate", Task::Evaluate),
+        ("probe", Task::Probe),
+    ];
 
     /// As it is typed.
     pub(crate) fn name(self) -> &'static str {
@@ -101,7 +108,7 @@ impl Plan {
         // With the keys of another task, all others would be unknown.
         reader.finish_part()?;
         let plan = match task {
-            Task::Train => Self::Train(Box::new(TrainPlan::read(&reader))),
+            Task::Train | Task::Distil => Self::Train(Box::new(TrainPlan::read(&reader, task))),
             Task::Pretrain => Self::Pretrain(Box::new(PretrainPlan::read(&reader))),
             Task::Evaluate => Self::Evaluate(Box::new(EvaluatePlan::read(&reader))),
             Task::Probe => Self::Probe(Box::new(ProbePlan::read(&reader))),
@@ -117,7 +124,7 @@ impl Plan {
         let reader = Reader::new(document, Paths::MayBeMissing);
         reader.top().choice("task", Task::Train, &Task::ALL);
         match task {
-            Task::Train => drop(TrainPlan::read(&reader)),
+            Task::Train | Task::Distil => drop(TrainPlan::read(&reader, task)),
             Task::Pretrain => drop(PretrainPlan::read(&reader)),
             Task::Evaluate => drop(EvaluatePlan::read(&reader)),
             Task::Probe => drop(ProbePlan::read(&reader)),
@@ -136,7 +143,7 @@ impl Plan {
 
     pub(crate) fn task(&self) -> Task {
         match self {
-            Self::Train(_) => Task::Train,
+            Self::Train(plan) => plan.task(),
             Self::Pretrain(_) => Task::Pretrain,
             Self::Evaluate(_) => Task::Evaluate,
             Self::Probe(_) => Task::Probe,
@@ -185,6 +192,9 @@ impl Plan {
                 }
                 for (at, also) in plan.also.iter_mut().enumerate() {
                     paths.push((format!("{ALSO}[{at}].path"), &mut also.files.path));
+                }
+                if let Some(distil) = &mut plan.distil {
+                    paths.push((TEACHER.to_owned(), &mut distil.teacher));
                 }
                 if let Some(text) = &mut plan.prompts.text {
                     paths.push((CLIP.to_owned(), &mut text.clip));

@@ -84,13 +84,23 @@ pub(crate) struct PretrainDataPlan {
 }
 
 /// How `data.train` is opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum SourceKind {
     /// All images below a folder and in its shards.
     Images,
     /// The images of a data set of a known format.
+    #[default]
     Labelled,
+}
+
+impl SourceKind {
+    pub(super) const ALL: [(&str, SourceKind); 2] =
+        [("images", SourceKind::Images), ("labelled", SourceKind::Labelled)];
+
+    pub(super) fn is_labelled(&self) -> bool {
+        *self == Self::Labelled
+    }
 }
 
 /// Images that are never trained on.
@@ -235,8 +245,7 @@ impl PretrainDataPlan {
             DataSource::Files(files) if is_images(&files.path) => SourceKind::Images,
             DataSource::Files(_) | DataSource::Several(_) | DataSource::Synth(_) => SourceKind::Labelled,
         };
-        let kinds = [("images", SourceKind::Images), ("labelled", SourceKind::Labelled)];
-        let kind = data.choice("source", default, &kinds);
+        let kind = data.choice("source", default, &SourceKind::ALL);
         let held_out = HeldOutPlan::read(reader, data, &train);
         let mut plan = Self {
             train,

@@ -46,7 +46,7 @@ const SAME_BATCHES: &str = "the next batches would not be those of the run";
 const SAME_OBJECTIVE: &str = "the run would continue with another objective";
 
 /// Why other keys are fixed, by key or section. The first that matches counts.
-const REASONS: [(&str, &str); 20] = [
+const REASONS: [(&str, &str); 21] = [
     ("task", "a run keeps its task"),
     ("run.dir", "the folder is that of the resumed run"),
     ("run.seed", "all random draws of the run depend on it"),
@@ -62,6 +62,7 @@ const REASONS: [(&str, &str); 20] = [
     ("prompts", SAME_OBJECTIVE),
     ("loss", SAME_OBJECTIVE),
     ("mae", SAME_OBJECTIVE),
+    ("distil", SAME_OBJECTIVE),
     ("lora", "the adapters of the run have this shape"),
     ("optimiser", "the optimiser's moments belong to it"),
     ("schedule", "the learning rates of the finished steps follow from it"),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use sam_eval::{ClickMetricsConfig, EvalProtocol, Protocol, Start, TextSource, metric_names, text_metric_names};
 use sam_infer::DeviceName;
-use sam_learn::options::{Activations, LogOptions, RunOptions, ValidationOptions};
+use sam_learn::options::{Activations, EMBEDDING_COSINE, EMBEDDING_MSE, LogOptions, RunOptions, ValidationOptions};
 
 use super::reader::{Reader, Section};
 use super::suggestion::nearest;
@@ -50,7 +50,8 @@ pub(super) fn cannot_compute(device: &str) -> Option<String> {
     device.parse::<DeviceName>().is_err().then(|| "cpu, cuda, cuda:N, vulkan or wgpu".to_owned())
 }
 
-pub(super) fn read_validation(reader: &Reader<'_>, steps: u64) -> ValidationOptions {
+/// `has_teacher`: embeddings are compared, too.
+pub(super) fn read_validation(reader: &Reader<'_>, steps: u64, has_teacher: bool) -> ValidationOptions {
     let validation = reader.top().section("validation");
     let clicks = validation.integers_if_given("clicks", 1..=MAX_CLICKS);
     let mut clicks = clicks.unwrap_or_else(|| vec![1, 3]);
@@ -70,7 +71,8 @@ pub(super) fn read_validation(reader: &Reader<'_>, steps: u64) -> ValidationOpti
     let names = metric_names(&protocols(&options));
     let problem = names.as_ref().err().map(ToString::to_string);
     let texts = options.texts.iter().flat_map(|_| text_metric_names());
-    let names: Vec<String> = names.unwrap_or_default().into_iter().chain(texts).collect();
+    let embeddings = [EMBEDDING_MSE, EMBEDDING_COSINE].into_iter().filter(|_| has_teacher).map(str::to_owned);
+    let names: Vec<String> = names.unwrap_or_default().into_iter().chain(texts).chain(embeddings).collect();
     let metric = validation.text_if_given("metric");
     // The metric that SAM reports first: the best of three masks for a single click.
     let default = names.iter().find(|name| *name == "miou_1_oracle").or(names.first()).cloned();

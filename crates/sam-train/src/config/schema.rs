@@ -18,7 +18,7 @@ use super::shape::{KnownKey, Shape};
 
 /// What is read to record the keys. A default that differs between the configurations of a task follows from other keys, and
 /// so does one that only some of them have; a section that is read on a condition needs a configuration that meets it.
-pub(super) const RECORDINGS: [(Task, &str); 8] = [
+pub(super) const RECORDINGS: [(Task, &str); 11] = [
     (Task::Train, ""),
     (
         Task::Train,
@@ -26,6 +26,9 @@ pub(super) const RECORDINGS: [(Task, &str); 8] = [
          loss.preset = \"sam2\"\ndata.images_per_step = 96\n[data.synth]\nseed = 1\nside_px_min = 40\n",
     ),
     (Task::Train, "model.init = \"scratch\"\nmodel.sizes.encoder = \"tiny_vit\"\n"),
+    (Task::Distil, ""),
+    (Task::Distil, "schedule.steps = 1000\ndata.source = \"images\"\n"),
+    (Task::Distil, "model.init = \"scratch\"\nmodel.sizes.encoder = \"tiny_vit\"\n"),
     (Task::Pretrain, "model.variant = \"vit_b\""),
     (
         Task::Pretrain,

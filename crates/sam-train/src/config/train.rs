@@ -11,10 +11,12 @@ use serde::{Deserialize, Serialize};
 use super::also::{AlsoPlan, read_also};
 use super::cache::CachePlan;
 use super::data::DataPlan;
+use super::distil::DistilPlan;
 use super::learning::{read_loss, read_optimiser, read_prompts, read_schedule};
 use super::limits::{Batches, Blocks, check_parameters};
 use super::lora::read_lora;
 use super::model::{MaePlan, ModelPlan};
+use super::plan::Task;
 use super::ranges::IMAGE_SIZES;
 use super::reader::{Reader, Section};
 use super::run::{read_log, read_run, read_validation};
@@ -37,6 +39,9 @@ pub(crate) struct TrainPlan {
     pub(crate) prompts: PromptOptions,
     /// The training objective.
     pub(crate) loss: LossOptions,
+    /// The teacher of a distillation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) distil: Option<DistilPlan>,
     /// Low-rank adapters, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) lora: Option<LoraOptions>,
@@ -56,19 +61,22 @@ pub(crate) struct TrainPlan {
 }
 
 impl TrainPlan {
-    pub(super) fn read(reader: &Reader<'_>) -> Self {
+    pub(super) fn read(reader: &Reader<'_>, task: Task) -> Self {
         let optimiser = read_optimiser(reader);
         let schedule = read_schedule(reader);
         let model = ModelPlan::read(reader);
         let run = read_run(reader);
-        let data = DataPlan::read(reader, optimiser.accumulation);
+        let is_distilled = task == Task::Distil;
+        let data = DataPlan::read(reader, optimiser.accumulation, is_distilled);
+        let distil = is_distilled.then(|| DistilPlan::read(reader, schedule.steps, data.source));
         Self {
+            distil,
             cache: CachePlan::read(reader, &run.dir, &data.augmentation),
             run,
             data,
             prompts: read_prompts(reader),
             loss: read_loss(reader),
-            validation: read_validation(reader, schedule.steps),
+            validation: read_validation(reader, schedule.steps, is_distilled),
             also: read_also(reader),
             log: read_log(reader),
             result: ResultPlan::read(reader, model.image_size()),
@@ -81,6 +89,11 @@ impl TrainPlan {
 }
 
 impl TrainPlan {
+    /// The task that it was read for.
+    pub(crate) fn task(&self) -> Task {
+        if self.distil.is_some() { Task::Distil } else { Task::Train }
+    }
+
     pub(super) fn check_memory(&self, reader: &Reader<'_>) {
         let side = self.model.image_size().unwrap_or(PUBLISHED_IMAGE_SIZE);
         let DataPlan { images_per_batch, prefetch, .. } = self.data;

@@ -149,6 +149,7 @@ fn draw_numbers(frame: &mut Frame<'_>, area: Rect, state: &State, palette: Palet
     let mut rows: Vec<(&str, Span<'static>)> = Vec::new();
     if let Some(last) = &state.last {
         rows.push(("total", Span::styled(format!("{:.4}", last.loss), Palette::strong())));
+        rows.extend(last.distillation.map(|terms| ("embedding MSE", Span::raw(format!("{:.4}", terms.embedding_mse)))));
         match &last.segmentation {
             Some(terms) => rows.extend([
                 ("focal", Span::raw(format!("{:.4}", terms.focal))),
@@ -159,10 +160,10 @@ fn draw_numbers(frame: &mut Frame<'_>, area: Rect, state: &State, palette: Palet
             None => rows.push(("gradient norm", Span::raw(format!("{:.3}", last.grad_norm)))),
         }
     }
-    let loss_title = if state.last.as_ref().is_some_and(|last| last.segmentation.is_none()) {
-        "reconstruction loss"
-    } else {
-        "loss"
+    let loss_title = match &state.last {
+        Some(last) if last.segmentation.is_none() && last.distillation.is_some() => "embedding loss",
+        Some(last) if last.segmentation.is_none() => "reconstruction loss",
+        _ => "loss",
     };
     draw_rows(frame, losses, loss_title, rows, palette);
     let rows = state.last.as_ref().map_or_else(Vec::new, |last| {

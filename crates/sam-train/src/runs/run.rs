@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use sam_eval::Better;
-use sam_learn::options::RECONSTRUCTION_LOSS;
+use sam_learn::options::{EMBEDDING_MSE, RECONSTRUCTION_LOSS};
 use sam_learn::record::{BEST_FILE, RunHistory, RunLock, Scores, ValidationRecord};
 use serde::Serialize;
 use serde_json::Value;
@@ -170,7 +170,7 @@ impl Run {
             return self.better.unwrap_or(Better::Higher);
         }
         let name = metric.rsplit('/').next().unwrap_or(metric);
-        match name == RECONSTRUCTION_LOSS || LOWER.iter().any(|part| name.contains(part)) {
+        match [RECONSTRUCTION_LOSS, EMBEDDING_MSE].contains(&name) || LOWER.iter().any(|part| name.contains(part)) {
             true => Better::Lower,
             false => Better::Higher,
         }

@@ -43,7 +43,7 @@ pub(super) fn decide(plan: &TrainPlan, inputs: &OpenedInputs) -> anyhow::Result<
         CacheUse::Auto => false,
     };
     // What is wrong with the patterns is said when they are applied.
-    if !freezes_encoder(&inputs.sam, &options(plan)).unwrap_or(false) {
+    if inputs.teacher.is_none() && !freezes_encoder(&inputs.sam, &options(plan)).unwrap_or(false) {
         if must {
             bail!(
                 "cache.embeddings must be \"auto\" or \"off\" where the encoder learns, got \"on\"; \
@@ -56,11 +56,12 @@ pub(super) fn decide(plan: &TrainPlan, inputs: &OpenedInputs) -> anyhow::Result<
     let changing = plan.data.augmentation.beyond_flips();
     if !changing.is_empty() {
         return Ok(not(format!(
-            "{} changes the images, and the encoder runs in each step; without, or with flips only, it runs once for each image",
-            changing.join(" and ")
+            "{} changes the images, and {} runs in each step; without, or with flips only, it runs once for each image",
+            changing.join(" and "),
+            if inputs.teacher.is_some() { "the teacher's encoder" } else { "the encoder" }
         )));
     }
-    let bytes_of_one = entry_bytes(&inputs.sam.config().image_encoder, cache.dtype);
+    let bytes_of_one = entry_bytes(&inputs.embedding_sam().config().image_encoder, cache.dtype);
     let max_n = (cache.max_bytes() / bytes_of_one) as usize;
     let usage = needs(plan, inputs, 0).usage(max_n + 1);
     let Usage { n_training, n_draws, n_held_out } = usage;
@@ -90,7 +91,7 @@ pub(super) fn decide(plan: &TrainPlan, inputs: &OpenedInputs) -> anyhow::Result<
 pub(super) fn cost(plan: &TrainPlan, inputs: &OpenedInputs) -> Result<EmbeddingCost, LearnError> {
     /// Faster encoders are timed once more: the first time pays for what happens once.
     const SLOW: Duration = Duration::from_secs(1);
-    let sam = inputs.sam.valid();
+    let sam = inputs.embedding_sam().valid();
     let side = sam.image_size();
     let time = || {
         let image = Tensor::zeros([1, 3, side, side], &sam.device());
@@ -122,7 +123,7 @@ pub(super) fn fill(
     first_step: u64,
     surroundings: &Surroundings<'_>,
 ) -> Result<ControlFlow<Filled, (Arc<FrozenEmbeddings>, Filled)>, LearnError> {
-    let (sam, cache) = (inputs.sam.valid(), &plan.cache);
+    let (sam, cache) = (inputs.embedding_sam().valid(), &plan.cache);
     let opened = EmbeddingCache::open(&cache.dir, &sam.image_encoder, &sam.config().image_encoder, cache.dtype)?;
     let embeddings = FrozenEmbeddings::open(opened, Arc::clone(&inputs.samples))?;
     let filling = Filling {
@@ -138,7 +139,9 @@ pub(super) fn fill(
 }
 
 fn needs<'a>(plan: &TrainPlan, inputs: &'a OpenedInputs, first_step: u64) -> EmbeddingNeeds<'a> {
-    let sets = |validation: &Validated| validation.sets.iter().chain(&validation.also).cloned().collect();
+    // A teacher's masks for the other sets are predicted, and kept in memory.
+    let also = |validation: &'a Validated| validation.also.iter().filter(|_| inputs.teacher.is_none());
+    let sets = |validation: &'a Validated| validation.sets.iter().chain(also(validation)).cloned().collect();
     let held_out: Vec<EvalSet> = inputs.validation.as_ref().map_or_else(Vec::new, sets);
     let per_step = (plan.data.images_per_batch.get() * plan.optimiser.accumulation.max(1)) as u64;
     let draws = first_step.saturating_mul(per_step)..plan.schedule.steps.saturating_mul(per_step);

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow, bail};
 use burn::tensor::Device;
 use sam_data::loader::{ErrorPolicy, LoaderOptions, Samples, Subset};
-use sam_data::{DataError, Joined, OnBad, Share, Source, Split, SplitOrigin, SplitRule};
+use sam_data::{DataError, ImageTree, Joined, OnBad, Share, Source, Split, SplitOrigin, SplitRule};
 use sam_eval::EvalSet;
 use sam_infer::clip::Clip;
 use sam_infer::{DeviceError, DeviceName};
+use sam_learn::Distillation;
+use sam_learn::embeddings::FrozenEmbeddings;
 use sam_learn::optim::adapt;
 use sam_learn::options::LossResolution;
 use sam_learn::task::Validation as Validated;
@@ -24,6 +26,7 @@ use crate::config::also::{ALSO, AlsoPlan};
 use crate::config::data_source::{DataSource, Validation, WeightedSource};
 use crate::config::files::FilesPlan;
 use crate::config::model::ModelPlan;
+use crate::config::pretrain::SourceKind;
 use crate::config::run::protocols;
 use crate::config::{Plan, TRAIN, TrainPlan, VALIDATION};
 use crate::names::unique;
@@ -31,6 +34,7 @@ use crate::survey::{DataLosses, Purpose, SurveyedSource, lines};
 use crate::train::run_data::RunData;
 use crate::train::run_folder::PLAN;
 use crate::train::session::advised;
+use crate::train::teacher::{Taught, open_teacher, teachers_sets};
 use crate::train::texts::{open_clip, validation_texts};
 
 /// Key of the validation images that are part of the training data.
@@ -39,6 +43,8 @@ const SPLIT: &str = "data.split";
 /// The opened inputs of a plan.
 pub(crate) struct OpenedInputs {
     pub(crate) sam: Sam,
+    /// Of a distillation.
+    pub(crate) teacher: Option<Sam>,
     /// Of text prompts.
     pub(crate) clip: Option<Clip>,
     pub(crate) samples: Arc<dyn Samples>,
@@ -65,13 +71,38 @@ impl OpenedInputs {
             validation.text = validation_texts(plan, clip, &validation.sets, &mut notes)?;
         }
         let sam = open_model(plan, &device, clip.as_ref().map(config_of), &mut notes)?;
+        let (sam, teacher) = match &plan.distil {
+            Some(distil) => {
+                let Taught { student, teacher } = open_teacher(plan, distil, sam, &mut notes)?;
+                if let Some(validation) = &mut validation {
+                    validation.also.extend(teachers_sets(&validation.sets, &teacher));
+                }
+                (student, Some(teacher))
+            }
+            None => (sam, None),
+        };
         let mask_side_px = match plan.loss.resolution {
             LossResolution::Low => sam.config().low_res_side(),
             LossResolution::Full => sam.image_size(),
         };
         let loader = plan.data.loader_options(plan.run.seed, sam.image_size(), mask_side_px);
         let loader = LoaderOptions { shares, ..loader };
-        Ok(Self { sam, clip, samples, loader, validation, data, notes, losses })
+        Ok(Self { sam, teacher, clip, samples, loader, validation, data, notes, losses })
+    }
+
+    /// The segmenter whose embeddings a run may keep: the teacher, where there is one.
+    pub(super) fn embedding_sam(&self) -> &Sam {
+        self.teacher.as_ref().unwrap_or(&self.sam)
+    }
+
+    /// What is learned from the teacher, where there is one.
+    pub(super) fn distillation(
+        &self,
+        plan: &TrainPlan,
+        embeddings: Option<Arc<FrozenEmbeddings>>,
+    ) -> Option<Distillation> {
+        let (teacher, distil) = (self.teacher.clone()?, plan.distil.as_ref()?);
+        Some(Distillation { teacher, options: distil.options.clone(), embeddings })
     }
 }
 
@@ -237,7 +268,7 @@ fn pattern_of(key: &str) -> String {
     parts.collect::<Vec<_>>().join(".")
 }
 
-fn describe(sam: &Sam) -> String {
+pub(super) fn describe(sam: &Sam) -> String {
     use burn::module::Module;
     let config = &sam.config().image_encoder;
     let name = match (sam.config().variant(), config) {
@@ -281,6 +312,19 @@ impl OpenedData {
     fn open(plan: &TrainPlan, notes: &mut Vec<String>) -> Result<Self> {
         let mut record = DataRecord::default();
         let TrainedSets { samples: train, shares, held_out: of_train } = match &plan.data.train {
+            DataSource::Files(files) if plan.data.source == SourceKind::Images => {
+                let tree = Arc::new(ImageTree::open(&files.path, &files.options)?);
+                if tree.n_samples() == 0 {
+                    bail!("{}: there is no training image", files.path.display());
+                }
+                record.data.push(RunData {
+                    key: TRAIN.to_owned(),
+                    path: files.path.clone(),
+                    identity: tree.identity(),
+                });
+                notes.push(format!("trains on {} images of {}", tree.n_samples(), files.path.display()));
+                TrainedSets { samples: tree, shares: Vec::new(), held_out: Vec::new() }
+            }
             DataSource::Synth(synth) => {
                 notes.push(format!("trains on {} synthetic scenes", synth.n_scenes));
                 TrainedSets { samples: Arc::new(*synth), shares: Vec::new(), held_out: Vec::new() }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sam_eval::Better;
-use sam_learn::options::RECONSTRUCTION_LOSS;
+use sam_learn::options::{EMBEDDING_COSINE, EMBEDDING_MSE, RECONSTRUCTION_LOSS};
 use sam_learn::record::{
     Progress, RunEvent, Scores, SegmentationTerms, StepRecord, ValidationRecord, also_parts, duration, rate,
 };
@@ -100,7 +100,8 @@ impl Lines {
 
     /// Direction in which the metric of the validations improves.
     pub(crate) fn better(&self, metric: &str) -> Better {
-        let by_name = if metric == RECONSTRUCTION_LOSS { Better::Lower } else { Better::Higher };
+        let by_name =
+            if [RECONSTRUCTION_LOSS, EMBEDDING_MSE].contains(&metric) { Better::Lower } else { Better::Higher };
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).better.unwrap_or(by_name)
     }
 
@@ -125,7 +126,7 @@ impl Lines {
 /// Metrics that are worth a line; the others are in the log and the report.
 pub(super) fn is_shown(name: &str) -> bool {
     let metric = also_parts(name).map_or(name, |(_, metric)| metric);
-    metric.starts_with("miou") || name == RECONSTRUCTION_LOSS
+    metric.starts_with("miou") || [RECONSTRUCTION_LOSS, EMBEDDING_MSE, EMBEDDING_COSINE].contains(&name)
 }
 
 fn step_line(record: &StepRecord, is_verbose: bool) -> String {
@@ -133,6 +134,11 @@ fn step_line(record: &StepRecord, is_verbose: bool) -> String {
     let terms = record.segmentation.as_ref().map_or(String::new(), |terms| {
         let SegmentationTerms { focal, dice, iou_error, miou_first, miou_last, .. } = terms;
         format!(" (focal {focal:.4} dice {dice:.3} iou {iou_error:.3})  train mIoU {miou_first:.3} -> {miou_last:.3}")
+    });
+    let taught = record.distillation.map_or(String::new(), |terms| {
+        let share =
+            terms.teacher_share.map_or(String::new(), |share| format!(", teacher's masks {:.0} %", 100.0 * share));
+        format!("  embedding MSE {:.4}{share}", terms.embedding_mse)
     });
     let more = match (is_verbose, &record.segmentation) {
         (false, _) => String::new(),
@@ -142,7 +148,7 @@ fn step_line(record: &StepRecord, is_verbose: bool) -> String {
         }
     };
     format!(
-        "step {step}/{of_steps}  loss {loss:.4}{terms}  lr {lr:.2e}  {} images/s  data {:.0} %  {:.0} MiB  ETA {}{more}",
+        "step {step}/{of_steps}  loss {loss:.4}{terms}{taught}  lr {lr:.2e}  {} images/s  data {:.0} %  {:.0} MiB  ETA {}{more}",
         rate(record.images_per_s),
         100.0 * record.data_wait_share,
         record.memory_mib,

@@ -16,6 +16,7 @@ mod run_folder;
 mod session;
 mod stop;
 mod summary;
+mod teacher;
 mod texts;
 
 pub(crate) use inputs::{adapter_folder, checkpoint_file, load_report_lines, open_device, plan_of_run};
@@ -38,8 +39,8 @@ use sam_learn::{Outcome, RunInputs, Training, measure_training, train};
 use sam_model::weights::{Dtype, ExportFormat, ExportOptions, ImageSizePolicy, TextExport, check_export, export};
 
 use crate::cli::{FormatArgument, RunArguments};
+use crate::config::TrainPlan;
 use crate::config::model::ModelPlan;
-use crate::config::{Task, TrainPlan};
 use crate::failure::{BadInput, Failure};
 use crate::train::cached::Decision;
 use crate::train::console::Kind;
@@ -62,7 +63,7 @@ pub(crate) fn run_plan(plan: &TrainPlan, folder: RunFolder, arguments: &RunArgum
     session.announce(&inputs.notes, &inputs.data)?;
     session.announce_end(plan.schedule.steps);
     session.estimate(|| estimate(plan, &inputs, &decision))?;
-    session.start(&Task::Train.to_toml(plan)?, &inputs.data)?;
+    session.start(&plan.task().to_toml(plan)?, &inputs.data)?;
     session.record_losses(&inputs.losses)?;
     let embeddings = match decision {
         Decision::EachStep { .. } => None,
@@ -75,11 +76,13 @@ pub(crate) fn run_plan(plan: &TrainPlan, folder: RunFolder, arguments: &RunArgum
         ControlFlow::Continue(texts) => texts,
         ControlFlow::Break(()) => return Ok(()),
     };
+    let distillation = inputs.distillation(plan, embeddings.clone());
     let training = Training {
         options: options(plan),
         inputs: session.inputs(inputs.samples, inputs.loader),
         validation: inputs.validation,
-        embeddings,
+        embeddings: embeddings.filter(|_| distillation.is_none()),
+        distillation,
         texts,
     };
     session.run(|resume| train(inputs.sam, training, resume), |outcome| finish(plan, &session, outcome))
@@ -106,7 +109,9 @@ pub(crate) fn dry_run(plan: &TrainPlan) -> Result<(), Failure> {
         let validation = inputs.validation.clone().map(Validation::shortened);
         // Two steps are not worth an embedding cache.
         let inputs_of_run = shortened.inputs(&inputs.samples, &inputs.loader);
-        let training = Training { options, inputs: inputs_of_run, validation, embeddings: None, texts: texts.clone() };
+        let distillation = inputs.distillation(plan, None);
+        let texts = texts.clone();
+        let training = Training { options, inputs: inputs_of_run, validation, embeddings: None, distillation, texts };
         train(inputs.sam.clone(), training, resume)
     };
     let finish = |folder: &Path, outcome: &Outcome| {
@@ -137,8 +142,10 @@ fn estimate(plan: &TrainPlan, inputs: &OpenedInputs, decision: &Decision) -> Res
     let (measured, embeddings) = measured(|| {
         let unobserved = RunInputs::unobserved(Arc::clone(&inputs.samples), inputs.loader.clone(), Interrupter::new());
         let validation = inputs.validation.clone();
+        let distillation = inputs.distillation(plan, None);
+        let options = options(plan);
         let training =
-            Training { options: options(plan), inputs: unobserved, validation, embeddings: None, texts: None };
+            Training { options, inputs: unobserved, validation, embeddings: None, distillation, texts: None };
         Ok(match decision {
             Decision::EachStep { .. } => (measure_training(inputs.sam.clone(), training, false)?, None),
             Decision::Kept => {

@@ -183,7 +183,8 @@ impl<'a> RunSession<'a> {
         Ok(match filled {
             ControlFlow::Continue((embeddings, Filled { n, .. })) => {
                 let dir = plan.cache.dir.display();
-                say(&format!("embeddings: {n} in {dir}; the encoder does not run any more"));
+                let whose = if inputs.teacher.is_some() { "the teacher's encoder" } else { "the encoder" };
+                say(&format!("embeddings: {n} in {dir}; {whose} does not run any more"));
                 ControlFlow::Continue(embeddings)
             }
             ControlFlow::Break(Filled { n, of }) => {
@@ -384,6 +385,10 @@ fn advice(error: &LearnError) -> Option<&'static str> {
         LearnError::ShardsWithRunningStatistics { .. } => {
             Some("Set run.parallel = 1, or model.batch_norm = \"frozen\"")
         }
+        LearnError::OtherTeacher { .. } => Some("The keys are model.image_size, model.sizes and distil.teacher"),
+        LearnError::TaughtEncoderIsFrozen => Some(
+            "Let it learn (optimiser.freeze), or learn masks alone: distil.embedding_steps = 0 and distil.embedding_weight = 0",
+        ),
         LearnError::NoRunningStatistics => Some(
             "Set model.batch_norm = \"frozen\", or let the encoder learn: the keys are optimiser.freeze and [lora]",
         ),

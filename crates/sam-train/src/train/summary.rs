@@ -3,7 +3,7 @@
 
 use sam_eval::Better;
 use sam_learn::Outcome;
-use sam_learn::options::RECONSTRUCTION_LOSS;
+use sam_learn::options::{EMBEDDING_MSE, RECONSTRUCTION_LOSS};
 use sam_learn::record::{Progress, Scores, also_parts};
 
 use super::lines::is_shown;
@@ -101,7 +101,8 @@ fn mixed(progress: &Progress, measure: &Measure<'_>) -> Option<String> {
     let (before, best) = (progress.baseline.as_ref()?, progress.best.as_ref()?);
     let others = before.headlines().into_iter();
     let others: Vec<(&str, f64)> =
-        others.filter(|&(name, _)| name != measure.metric && is_shown(name) && also_parts(name).is_none()).collect();
+        others.filter(|&(name, _)| ![measure.metric, EMBEDDING_MSE].contains(&name) && is_shown(name)).collect();
+    let others: Vec<(&str, f64)> = others.into_iter().filter(|(name, _)| also_parts(name).is_none()).collect();
     let worse: Vec<String> = others
         .iter()
         .filter_map(|&(name, before)| {

@@ -22,13 +22,18 @@ const EXTREMES: [&str; 12] = [
 ];
 
 /// A valid configuration of each task with all its sections of numbers.
-const TASKS: [(Task, &str); 6] = [
+const TASKS: [(Task, &str); 7] = [
     (Task::Train, LEAST),
     (
         Task::Train,
         "run.dir = \"a\"\nmodel.init = \"scratch\"\nschedule = { steps = 9, decay = \"reciprocal_sqrt\", timescale = 1, \
          cooldown_steps = 1, warmup_steps = 1 }\nvalidation.every_steps = 1\n[model.sizes]\nembed_dim = 16\ndepth = 1\n\
          num_heads = 2\nglobal_attn_indexes = [0]\n[data.synth]\n[data.validation_synth]\nseed = 1\n",
+    ),
+    (
+        Task::Distil,
+        "task = \"distil\"\nrun.dir = \"a\"\nmodel.init = \"scratch\"\nmodel.variant = \"vit_b\"\nschedule.steps = 9\n\
+         validation.every_steps = 1\n[distil]\nteacher = \"t\"\nembedding_steps = 1\n[data.synth]\n[data.validation_synth]\nseed = 1\n",
     ),
     (
         Task::Pretrain,
@@ -95,15 +100,15 @@ fn numbers_that_no_machine_holds_are_errors_that_say_so() {
         (scratch, "data.synth.visible_px_min=5000", "visible_px_min must be at most 4096, a quarter"),
         (scratch, "model.sizes.depth=2000", "model.sizes.depth must be a whole number of at most 1024"),
         (scratch, "model.sizes.embed_dim=16000", "iou"),
-        (TASKS[5].1, "model.sizes.depths=[1, 1, 1, 2000]", "model.sizes.depths must be a whole number of at most 1024"),
+        (TASKS[6].1, "model.sizes.depths=[1, 1, 1, 2000]", "model.sizes.depths must be a whole number of at most 1024"),
         (
-            TASKS[5].1,
+            TASKS[6].1,
             "model.sizes.window_sizes=[7, 65, 7]",
             "model.sizes.window_sizes must be a whole number of at most 64",
         ),
-        (TASKS[5].1, "model.sizes.embed_dims=[16000, 16000, 16000, 16000]", "a network of at most 4e9 parameters"),
-        (TASKS[3].1, "protocol.clicks=9007199254740992", "protocol.clicks must be a whole number of at most 1000"),
-        (TASKS[3].1, "run.batch_objects=1000000000", "run.batch_objects must be a whole number of at most 65536"),
+        (TASKS[6].1, "model.sizes.embed_dims=[16000, 16000, 16000, 16000]", "a network of at most 4e9 parameters"),
+        (TASKS[4].1, "protocol.clicks=9007199254740992", "protocol.clicks must be a whole number of at most 1000"),
+        (TASKS[4].1, "run.batch_objects=1000000000", "run.batch_objects must be a whole number of at most 65536"),
     ] {
         let result = plan_of(text, &[set.to_owned()]);
         if words == "iou" {

@@ -688,7 +688,7 @@ fn the_task_is_read_in_any_spacing_and_the_nearest_one_is_suggested() {
     // Without a task, no other key can be checked.
     assert_eq!(
         task("task = \"pretraining\""),
-        "c.toml:1: task must be \"train\", \"pretrain\", \"evaluate\" or \"probe\", got \"pretraining\"; \
+        "c.toml:1: task must be \"train\", \"distil\", \"pretrain\", \"evaluate\" or \"probe\", got \"pretraining\"; \
          did you mean \"pretrain\"?"
     );
 }
@@ -709,9 +709,11 @@ fn the_configurations_of_this_repository_are_valid() {
         ("paper-vit-h", include_str!("../../../../../configs/paper-vit-h.toml")),
         ("paper-text", include_str!("../../../../../configs/paper-text.toml")),
         ("text-quick", include_str!("../../../../../configs/text-quick.toml")),
+        ("distil-quick", include_str!("../../../../../configs/distil-quick.toml")),
+        ("distil-mobile", include_str!("../../../../../configs/distil-mobile.toml")),
     ] {
         let plan = read(text).unwrap_or_else(|error| panic!("{name}: {error}"));
-        assert!(Task::Train.to_toml(&plan).is_ok(), "{name}");
+        assert!(plan.task().to_toml(&plan).is_ok(), "{name}");
         assert!(text.contains(&format!("--config configs/{name}.toml")), "{name} says how it is run");
         check_commented_keys(name, text, &|text| read(text).err());
     }

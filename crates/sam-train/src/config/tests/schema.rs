@@ -182,7 +182,7 @@ fn a_key_says_its_default_its_cost_and_its_tasks() {
         ("data", "crowd", "COCO: meaning of crowd annotations."),
         ("data", "split_file", "(task: evaluate, probe)"),
         ("prompts", "box_chance", "Default: that of the preset."),
-        ("run", "threads", "Compute threads; 0 is one per core. (task: train, pretrain)"),
+        ("run", "threads", "Compute threads; 0 is one per core. (task: train, distil, pretrain)"),
     ] {
         let description = key(section, name)["description"].to_string();
         assert!(description.contains(words), "{words:?} is missing in: {description}");
