@@ -12,10 +12,9 @@ use burn::module::Module;
 use burn::tensor::module::interpolate;
 use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
 use burn::tensor::{Device, Tensor};
-use sam_files::Fingerprint;
 use sam_image::{Mask, ModelFrame, RgbImage, image_fingerprint, resize_longest_side};
 use sam_model::lora::AdapterFile;
-use sam_model::weights::{Checkpoint, LoadReport, WeightsError, host_values, named_tensors};
+use sam_model::weights::{Checkpoint, LoadReport, WeightsError, fingerprint, host_values};
 use sam_model::{EncodedImages, MASK_THRESHOLD, MaskOutput, ObjectPrompt, Prompts, Sam, SamConfig};
 
 use crate::cache::{CacheDtype, CacheError, EmbeddingCache, EntryKey};
@@ -86,12 +85,7 @@ impl Predictor {
 
     /// A hash of every weight: equal for the same weights in any layout of a file. Reads all of them on the host.
     pub fn weights_fingerprint(&self) -> u64 {
-        let mut hash = Fingerprint::new(0);
-        for tensor in named_tensors(&self.sam) {
-            hash.add_bytes(tensor.key.as_bytes());
-            tensor.values().iter().for_each(|value| hash.add_word(u64::from(value.to_bits())));
-        }
-        hash.value()
+        fingerprint(&self.sam)
     }
 
     /// Runs the image encoder on one image.

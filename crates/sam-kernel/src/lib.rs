@@ -10,6 +10,7 @@ pub mod attention;
 pub mod bottleneck;
 pub mod convolution;
 pub mod depthwise;
+pub mod gelu;
 pub mod layer_norm;
 pub mod linear;
 pub mod low_rank;

@@ -35,8 +35,8 @@ pub use storage::WeightType;
 
 use std::path::Path;
 
-use sam_files::{Fingerprint, write_into_folder};
-use sam_model::weights::{CONFIG_METADATA, named_tensors};
+use sam_files::write_into_folder;
+use sam_model::weights::{CONFIG_METADATA, fingerprint};
 use sam_model::{PIXEL_MEAN, PIXEL_STD, Sam, SamConfig};
 
 use decoder::decoder_graph;
@@ -236,14 +236,4 @@ fn metadata(sam: &Sam, options: &ExportOptions) -> Vec<(String, String)> {
     ]
     .map(|(key, value)| (key.to_owned(), value))
     .to_vec()
-}
-
-/// A hash of every weight with its key, equal for the same model in any number type of the files.
-fn fingerprint(sam: &Sam) -> u64 {
-    let mut hash = Fingerprint::new(0);
-    for tensor in named_tensors(sam) {
-        hash.add_bytes(tensor.key.as_bytes());
-        tensor.values().iter().for_each(|value| hash.add_word(u64::from(value.to_bits())));
-    }
-    hash.value()
 }

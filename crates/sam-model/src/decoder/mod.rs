@@ -1,5 +1,6 @@
 //! From embeddings to masks: the two-way transformer and the heads after it.
 
+mod cost;
 mod mask_decoder;
 mod two_way_transformer;
 

@@ -42,6 +42,23 @@ pub struct MaeConfig {
 }
 
 impl MaeConfig {
+    /// Multiplications of the products for one image, each with its addition: the encoder on the patches that are kept, the decoder on
+    /// all. Norms and activations are not counted.
+    #[must_use]
+    pub fn multiply_adds(&self, mask_ratio: f64) -> f64 {
+        let n = self.n_patches() as f64;
+        let patch = 3.0 * (self.patch_size * self.patch_size) as f64;
+        // With the class token.
+        let kept = super::RandomMasking::n_kept(self.n_patches(), mask_ratio) as f64 + 1.0;
+        let [dim, mlp] = [self.embed_dim, self.mlp_dim].map(|size| size as f64);
+        let [decoder_dim, decoder_mlp] = [self.decoder_embed_dim, self.decoder_mlp_dim].map(|size| size as f64);
+        let block = |tokens: f64, dim: f64, mlp: f64| tokens * (4.0 * dim * dim + 2.0 * dim * mlp + 2.0 * tokens * dim);
+        let encoder = n * patch * dim + self.depth as f64 * block(kept, dim, mlp);
+        let between = kept * dim * decoder_dim;
+        let decoder = self.decoder_depth as f64 * block(n + 1.0, decoder_dim, decoder_mlp) + n * decoder_dim * patch;
+        encoder + between + decoder
+    }
+
     /// A published size at 224 px (`models_mae.py`): patches of 16 px, of 14 px in ViT-H.
     ///
     /// A SAM has patches of 16 px whatever its size: set `patch_size` to 16 to pre-train a ViT-H for one.

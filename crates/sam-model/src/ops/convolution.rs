@@ -7,7 +7,6 @@
 //!
 //! Letters: `B` images, `H W` map, `C` channels in, `D` channels out, `K` kernel size.
 
-use burn::tensor::activation::gelu;
 use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor};
@@ -17,6 +16,7 @@ use sam_kernel::depthwise::{After, Depthwise, DepthwiseNeeds};
 use sam_kernel::linear::Linear;
 
 use super::fused::{BackwardInputs, SliceOperation, SliceOutput, fused, is_fusible};
+use super::gelu::gelu;
 use super::linear::linear_of;
 
 /// A convolution.
@@ -53,14 +53,14 @@ pub(crate) fn convolution(x_bhwc: Tensor<4>, layer: Convolution, after: Then) ->
         return then(linear_of(x_bhwc, matrix, layer.bias), after);
     }
     if !is_fusible(&x_bhwc) {
-        return then(plain(x_bhwc, layer), after);
+        return plain(x_bhwc, layer, after);
     }
     if layer.is_depthwise {
         return depthwise(x_bhwc, layer, after);
     }
     let [images, height, width, _] = x_bhwc.dims();
     match has_gradients(&x_bhwc, &layer) {
-        true => then(plain(x_bhwc, layer), after),
+        true => plain(x_bhwc, layer, after),
         false => dense(x_bhwc, layer, DenseOp::new([images, height, width], Order::ChannelsLast, after)),
     }
 }
@@ -127,12 +127,14 @@ fn has_gradients(x: &Tensor<4>, layer: &Convolution) -> bool {
 }
 
 /// In burn's operations.
-fn plain(x_bhwc: Tensor<4>, layer: Convolution) -> Tensor<4> {
+fn plain(x_bhwc: Tensor<4>, layer: Convolution, after: Then) -> Tensor<4> {
     let Convolution { weight, bias, stride, is_depthwise } = layer;
     let [channels_out, _, kernel, _] = weight.dims();
     let (padding, groups) = (kernel / 2, if is_depthwise { channels_out } else { 1 });
     let options = ConvOptions::new([stride; 2], [padding; 2], [1, 1], groups);
-    conv2d(x_bhwc.permute([0, 3, 1, 2]), weight, Some(bias), options).permute([0, 2, 3, 1])
+    let y = conv2d(x_bhwc.permute([0, 3, 1, 2]), weight, Some(bias), options);
+    // Before the map is permuted, which would then be copied.
+    then(y, after).permute([0, 2, 3, 1])
 }
 
 fn depthwise(x_bhwc: Tensor<4>, layer: Convolution, after: Then) -> Tensor<4> {

@@ -5,12 +5,12 @@
 
 use burn::module::{Initializer, Module, Param};
 use burn::nn::LayerNorm;
-use burn::tensor::activation::gelu;
 use burn::tensor::module::layer_norm;
 use burn::tensor::{Device, Tensor};
 use sam_kernel::layer_norm::{self as kernel, Epilogue};
 
 use super::fused::{BackwardInputs, SliceOperation, SliceOutput, fused, is_fusible};
+use super::gelu::gelu;
 
 /// Epsilon of every `LayerNorm2d` in the reference (`segment_anything/modeling/common.py`).
 pub(crate) const LAYER_NORM_2D_EPS: f64 = 1e-6;

@@ -4,12 +4,12 @@
 //! Shapes: `O` objects, `G` grid size, `C` dimension of a token, `M` masks.
 
 use burn::module::Module;
-use burn::tensor::activation::gelu;
 use burn::tensor::{Device, Tensor};
 use sam_kernel::layer_norm::{Epilogue, LayerNorm};
 use sam_kernel::mask_head::{MaskHead, MaskHeadGrads, MaskHeadParameterGrads, MaskHeadSizes};
 
 use super::fused::{BackwardInputs, SliceOperation, SliceOutput, fused, is_fusible};
+use super::gelu::gelu;
 use super::layer_norm::{LAYER_NORM_2D_EPS, LayerNorm2d};
 use super::patch_conv::PatchConvTranspose;
 

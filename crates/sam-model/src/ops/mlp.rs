@@ -6,12 +6,13 @@
 
 use burn::module::Module;
 use burn::nn::Linear;
-use burn::tensor::activation::{gelu, relu, sigmoid};
+use burn::tensor::activation::{relu, sigmoid};
 use burn::tensor::{Device, Tensor};
 use sam_kernel::linear as kernel;
 use sam_kernel::mlp::{self, MlpGrads, MlpNeeds};
 
 use super::fused::{BackwardInputs, SliceOperation, SliceOutput, fused, is_fusible};
+use super::gelu::gelu;
 use super::linear::{is_adapted, linear, linear_layer};
 
 /// The activation function between the two layers of an MLP.

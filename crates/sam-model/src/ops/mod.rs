@@ -8,6 +8,7 @@ mod adamw;
 pub(crate) mod attention;
 pub(crate) mod convolution;
 mod fused;
+pub(crate) mod gelu;
 pub(crate) mod layer_norm;
 pub(crate) mod linear;
 pub(crate) mod mask_head;

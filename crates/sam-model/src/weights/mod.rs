@@ -44,7 +44,9 @@ pub use export::{
     published_form,
 };
 pub use layout::Layout;
-pub use parameters::{NamedTensor, ParameterPath, fill_parameters, host_values, named_tensors, parameter_shapes};
+pub use parameters::{
+    NamedTensor, ParameterPath, fill_parameters, fingerprint, host_values, named_tensors, parameter_shapes,
+};
 pub use position_tables::{ResizedTable, resize_absolute, resize_relative};
 pub use pth::PthError;
 pub use recognise::{Hints, Unrecognised, recognise_sam};

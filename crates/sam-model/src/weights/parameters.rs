@@ -6,6 +6,7 @@
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{DType, FloatDType, Tensor, TensorData};
+use sam_files::Fingerprint;
 
 use super::error::WeightsError;
 use super::layout::{MODULE_TO_OFFICIAL, translate};
@@ -141,6 +142,17 @@ pub fn named_tensors<M: Module>(module: &M) -> Vec<NamedTensor> {
     let mut collector = Collector { path: ParameterPath::default(), tensors: Vec::new() };
     module.visit(&mut collector);
     collector.tensors
+}
+
+/// A hash of every weight with its key: equal for the same weights in any layout and number type of a file. Reads all of them on
+/// the host.
+pub fn fingerprint<M: Module>(module: &M) -> u64 {
+    let mut hash = Fingerprint::new(0);
+    for tensor in named_tensors(module) {
+        hash.add_bytes(tensor.key.as_bytes());
+        tensor.values().iter().for_each(|value| hash.add_word(u64::from(value.to_bits())));
+    }
+    hash.value()
 }
 
 /// Fills the parameters for which `read` has values, as `dtype` on their device; the others are unchanged.

@@ -10,6 +10,7 @@ mod causal;
 mod cross;
 mod grid;
 mod plain;
+mod rows;
 #[cfg(all(test, feature = "autodiff"))]
 mod tests;
 mod window;

@@ -1,19 +1,20 @@
 //! Attention in burn's own operations: computed by devices without kernels of ours, and the reference of the kernels' tests.
 //!
 //! Relative positions are part of the product of queries and keys: a query is extended by its row and column terms, a key by
-//! the one-hot codes of its row and its column. The sum is the same, and no N x N map is added to another. Without gradients
-//! the score map is computed in blocks of query rows, so it never exists as a whole.
+//! the one-hot codes of its row and its column. The sum is the same, and no N x N map is added to another. The score map is
+//! computed in blocks of query rows (`rows.rs`), forward and backward, so it never exists as a whole.
 //!
 //! Shapes: `B` batch (images, windows or objects), `A` heads, `N` queries, `M` keys, `C` channels per head.
 
 use burn::tensor::activation::softmax;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
+use super::rows::attention_by_rows;
 use super::{GridAttentionInputs, PositionTables};
 use crate::ops::linear_resize_weights;
 
-/// Largest number of scores that exist at once when no gradient is needed (64 MiB of f32).
-const SCORES_PER_BLOCK: usize = 16 * 1024 * 1024;
+/// Largest number of scores that exist at once (64 MiB of f32).
+pub(super) const SCORES_PER_BLOCK: usize = 16 * 1024 * 1024;
 
 /// `softmax(q k^T) v`, with scaled queries.
 ///
@@ -28,30 +29,11 @@ pub(super) fn plain_attention(
     v: Tensor<4>,
     absent_keys: Option<Tensor<4, Bool>>,
 ) -> Tensor<4> {
-    let [batch, heads, queries, _] = q.dims();
-    let keys = k.dims()[2];
-    let k_t = k.swap_dims(2, 3); // [B, A, C, M]
-    let rows_per_block = (SCORES_PER_BLOCK / (batch * heads * keys)).max(1);
-    if q.device().is_autodiff() || rows_per_block >= queries {
-        return attend(q, k_t, v, absent_keys);
-    }
-    let blocks = (0..queries)
-        .step_by(rows_per_block)
-        .map(|start| {
-            let rows = q.clone().narrow(2, start, rows_per_block.min(queries - start));
-            attend(rows, k_t.clone(), v.clone(), absent_keys.clone())
-        })
-        .collect();
-    Tensor::cat(blocks, 2)
-}
-
-fn attend(q: Tensor<4>, k_t: Tensor<4>, v: Tensor<4>, absent_keys: Option<Tensor<4, Bool>>) -> Tensor<4> {
-    let [batch, heads, queries, _] = q.dims();
-    let keys = k_t.dims()[3];
-    let mut scores = q.matmul(k_t); // [B, A, N, M]
-    if let Some(absent) = absent_keys {
-        scores = scores.mask_fill(absent.expand([batch, heads, queries, keys]), f32::NEG_INFINITY);
-    }
+    let Some(absent) = absent_keys else { return attention_by_rows(q, k, v) };
+    // Only of prompts, which have few tokens.
+    let ([batch, heads, queries, _], [_, _, keys, _]) = (q.dims(), k.dims());
+    let scores = q.matmul(k.swap_dims(2, 3)); // [B, A, N, M]
+    let scores = scores.mask_fill(absent.expand([batch, heads, queries, keys]), f32::NEG_INFINITY);
     softmax(scores, 3).matmul(v)
 }
 
@@ -260,16 +242,6 @@ mod tests {
         let absent = Tensor::<4>::from_data([[[[0., 0., 0., 0., 0., 1.]]]], &Device::flex()).greater_elem(0.5);
         let got = plain_attention(q, more(k), more(v), Some(absent.expand([2, 1, 1, 6])));
         got.into_data().assert_approx_eq::<f32>(&expected.into_data(), Tolerance::absolute(1e-6));
-    }
-
-    #[test]
-    fn blocks_of_rows_equal_the_whole() {
-        let (batch, queries, keys) = (2, 1030, 8192);
-        assert!(batch * queries * keys > SCORES_PER_BLOCK);
-        let (q, k, v) = (random([batch, 1, queries, 4]), random([batch, 1, keys, 4]), random([batch, 1, keys, 4]));
-        let whole = attend(q.clone(), k.clone().swap_dims(2, 3), v.clone(), None);
-        let blocks = plain_attention(q, k, v, None);
-        blocks.into_data().assert_approx_eq::<f32>(&whole.into_data(), Tolerance::absolute(1e-6));
     }
 
     #[test]
