@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use sam_image::Rle;
+use serde::{Deserialize, Serialize};
 
 use crate::error::EvalError;
 use crate::eval_set::EvalImage;
@@ -122,6 +123,17 @@ pub fn metric_names(protocols: &[EvalProtocol]) -> Result<Vec<String>, EvalError
     Ok(names)
 }
 
+/// What an evaluation found on some of its images: parts that several processes computed become one evaluation.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct EvaluationPart {
+    /// By protocol of objects.
+    outcomes: Vec<Vec<Outcome>>,
+    texts: Vec<TextOutcome>,
+    /// By data set.
+    left_out: BTreeMap<String, TextCounts>,
+    places: Vec<((String, String), usize)>,
+}
+
 /// Runs the protocols on all objects of all images. `progress` is called after every embedded image and every decoder call,
 /// and may interrupt the evaluation.
 ///
@@ -136,86 +148,72 @@ pub fn evaluate<S: Segmenter>(
     protocols: EvalProtocols<'_>,
     progress: &mut dyn FnMut(EvalProgress) -> ControlFlow<()>,
 ) -> Result<Evaluation, EvalError> {
-    metric_names(protocols.objects)?;
-    let objects_per_call =
-        protocols.objects.iter().map(|protocol| protocol.protocol.objects_per_call).max().unwrap_or(1);
-    let mut evaluator = Evaluator {
-        segmenter,
-        protocols,
-        outcomes: vec![Vec::new(); protocols.objects.len()],
-        texts: Vec::new(),
-        left_out: BTreeMap::new(),
-        places: BTreeMap::new(),
-        at: EvalProgress { of_images: n_images, ..EvalProgress::default() },
-        progress,
-    };
-    let mut pending: Vec<EvalImage> = Vec::new();
-    for image in images {
-        let image = image?;
-        if image.sample.objects.is_empty() {
-            evaluator.at.n_images += 1;
-            continue;
-        }
-        pending.push(image);
-        let n_objects: usize = pending.iter().map(|image| image.sample.objects.len()).sum();
-        if n_objects >= objects_per_call || pending.len() == IMAGES_AT_ONCE {
-            evaluator.run(&pending)?;
-            pending.clear();
-        }
-    }
-    evaluator.run(&pending)?;
-    evaluator.finish()
+    EvaluationPart::of(segmenter, images, n_images, protocols, progress)?.finish(protocols)
 }
 
-struct Evaluator<'a, S> {
-    segmenter: &'a S,
-    protocols: EvalProtocols<'a>,
-    /// By protocol of objects.
-    outcomes: Vec<Vec<Outcome>>,
-    texts: Vec<TextOutcome>,
-    /// By data set.
-    left_out: BTreeMap<String, TextCounts>,
-    places: BTreeMap<(String, String), usize>,
-    at: EvalProgress,
-    progress: &'a mut dyn FnMut(EvalProgress) -> ControlFlow<()>,
-}
-
-impl<S: Segmenter> Evaluator<'_, S> {
-    /// Runs all protocols on a batch of images.
-    fn run(&mut self, images: &[EvalImage]) -> Result<(), EvalError> {
-        let place = |image: &EvalImage| ((image.data_set.to_string(), image.sample.name.clone()), image.index);
-        self.places.extend(images.iter().map(place));
-        let targets: Vec<Vec<Target<'_>>> = images.iter().map(EvalImage::targets).collect();
-        let tasks: Vec<ImageTask<'_>> =
-            images.iter().zip(&targets).map(|(image, objects)| image.task(objects)).collect();
-        let mut embeddings = Vec::with_capacity(tasks.len());
-        for task in &tasks {
-            embeddings.push(embed(self.segmenter, task)?);
-            self.at.report(0, self.progress)?;
-        }
-        let embeddings: Vec<&S::Embedding> = embeddings.iter().collect();
-        for (EvalProtocol { protocol, .. }, outcomes) in self.protocols.objects.iter().zip(&mut self.outcomes) {
-            let mut after = |n_objects| self.at.report(n_objects, self.progress);
-            outcomes.extend(run_embedded(self.segmenter, protocol, &tasks, &embeddings, &mut after)?);
-        }
-        if let Some(protocol) = self.protocols.text {
-            for ((image, task), embedding) in images.iter().zip(&tasks).zip(&embeddings) {
-                let mut after = |n_texts| self.at.report(n_texts, self.progress);
-                let found = run_texts(self.segmenter, protocol, (image, task), embedding, &mut after)?;
-                self.texts.extend(found.outcomes);
-                let left_out = self.left_out.entry(image.data_set.to_string()).or_default();
-                left_out.objects_without_text += found.left_out.objects_without_text;
-                left_out.texts_without_vector += found.left_out.texts_without_vector;
+impl EvaluationPart {
+    /// As [`evaluate`], without metrics; there may be no object.
+    ///
+    /// # Errors
+    ///
+    /// As [`evaluate`].
+    pub fn of<S: Segmenter>(
+        segmenter: &S,
+        images: impl IntoIterator<Item = Result<EvalImage, EvalError>>,
+        n_images: usize,
+        protocols: EvalProtocols<'_>,
+        progress: &mut dyn FnMut(EvalProgress) -> ControlFlow<()>,
+    ) -> Result<Self, EvalError> {
+        metric_names(protocols.objects)?;
+        let objects_per_call =
+            protocols.objects.iter().map(|protocol| protocol.protocol.objects_per_call).max().unwrap_or(1);
+        let mut evaluator = Evaluator {
+            segmenter,
+            protocols,
+            found: Self { outcomes: vec![Vec::new(); protocols.objects.len()], ..Self::default() },
+            at: EvalProgress { of_images: n_images, ..EvalProgress::default() },
+            progress,
+        };
+        let mut pending: Vec<EvalImage> = Vec::new();
+        for image in images {
+            let image = image?;
+            if image.sample.objects.is_empty() {
+                evaluator.at.n_images += 1;
+                continue;
+            }
+            pending.push(image);
+            let n_objects: usize = pending.iter().map(|image| image.sample.objects.len()).sum();
+            if n_objects >= objects_per_call || pending.len() == IMAGES_AT_ONCE {
+                evaluator.run(&pending)?;
+                pending.clear();
             }
         }
-        self.at.n_images += images.len();
-        self.at.report(0, self.progress)
+        evaluator.run(&pending)?;
+        Ok(evaluator.found)
     }
 
-    fn finish(self) -> Result<Evaluation, EvalError> {
+    /// Adds what was found on other images with the same protocols.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        for (own, others) in self.outcomes.iter_mut().zip(other.outcomes) {
+            own.extend(others);
+        }
+        self.texts.extend(other.texts);
+        for (data_set, counts) in other.left_out {
+            self.left_out.entry(data_set).or_default().add(counts);
+        }
+        self.places.extend(other.places);
+        self
+    }
+
+    /// The metrics; they depend on no order of the images.
+    ///
+    /// # Errors
+    ///
+    /// When there is no object at all.
+    pub fn finish(self, protocols: EvalProtocols<'_>) -> Result<Evaluation, EvalError> {
         let (mut runs, mut final_masks) = (Vec::new(), Vec::new());
-        for (EvalProtocol { protocol, click_metrics }, mut outcomes) in self.protocols.objects.iter().zip(self.outcomes)
-        {
+        for (EvalProtocol { protocol, click_metrics }, mut outcomes) in protocols.objects.iter().zip(self.outcomes) {
             if outcomes.is_empty() {
                 return Err(EvalError::Nothing { metric: "an evaluation".to_owned() });
             }
@@ -228,11 +226,50 @@ impl<S: Segmenter> Evaluator<'_, S> {
         let mut texts = self.texts;
         texts.sort_by(|a, b| TextRecord::by_name(&a.record, &b.record));
         let (records, text_masks) = texts.into_iter().map(|outcome| (outcome.record, outcome.mask)).unzip();
-        let texts = match self.protocols.text {
+        let texts = match protocols.text {
             Some(protocol) => Some(TextRun::new(protocol.settings.clone(), self.left_out, records)?),
             None => None,
         };
         let results = Results::with_texts(BTreeMap::new(), runs, texts, &[])?;
-        Ok(Evaluation { results, final_masks, text_masks, places: self.places })
+        Ok(Evaluation { results, final_masks, text_masks, places: self.places.into_iter().collect() })
+    }
+}
+
+struct Evaluator<'a, S> {
+    segmenter: &'a S,
+    protocols: EvalProtocols<'a>,
+    found: EvaluationPart,
+    at: EvalProgress,
+    progress: &'a mut dyn FnMut(EvalProgress) -> ControlFlow<()>,
+}
+
+impl<S: Segmenter> Evaluator<'_, S> {
+    /// Runs all protocols on a batch of images.
+    fn run(&mut self, images: &[EvalImage]) -> Result<(), EvalError> {
+        let place = |image: &EvalImage| ((image.data_set.to_string(), image.sample.name.clone()), image.index);
+        self.found.places.extend(images.iter().map(place));
+        let targets: Vec<Vec<Target<'_>>> = images.iter().map(EvalImage::targets).collect();
+        let tasks: Vec<ImageTask<'_>> =
+            images.iter().zip(&targets).map(|(image, objects)| image.task(objects)).collect();
+        let mut embeddings = Vec::with_capacity(tasks.len());
+        for task in &tasks {
+            embeddings.push(embed(self.segmenter, task)?);
+            self.at.report(0, self.progress)?;
+        }
+        let embeddings: Vec<&S::Embedding> = embeddings.iter().collect();
+        for (EvalProtocol { protocol, .. }, outcomes) in self.protocols.objects.iter().zip(&mut self.found.outcomes) {
+            let mut after = |n_objects| self.at.report(n_objects, self.progress);
+            outcomes.extend(run_embedded(self.segmenter, protocol, &tasks, &embeddings, &mut after)?);
+        }
+        if let Some(protocol) = self.protocols.text {
+            for ((image, task), embedding) in images.iter().zip(&tasks).zip(&embeddings) {
+                let mut after = |n_texts| self.at.report(n_texts, self.progress);
+                let found = run_texts(self.segmenter, protocol, (image, task), embedding, &mut after)?;
+                self.found.texts.extend(found.outcomes);
+                self.found.left_out.entry(image.data_set.to_string()).or_default().add(found.left_out);
+            }
+        }
+        self.at.n_images += images.len();
+        self.at.report(0, self.progress)
     }
 }

@@ -82,7 +82,9 @@ pub use edges::{
 };
 pub use error::{EvalError, SegmenterError};
 pub use eval_set::{EvalImage, EvalImages, EvalSet, read_images};
-pub use evaluate::{EvalProgress, EvalProtocol, EvalProtocols, Evaluation, evaluate, metric_names, text_metric_names};
+pub use evaluate::{
+    EvalProgress, EvalProtocol, EvalProtocols, Evaluation, EvaluationPart, evaluate, metric_names, text_metric_names,
+};
 pub use metrics::average_precision::{AreaRange, IouKind, N_IOU, N_RECALL, PrecisionRecall, Select};
 pub use metrics::bootstrap::{Bootstrap, FEWEST_IMAGES, Interval};
 pub use metrics::calibration::{Calibration, CalibrationBin};

@@ -1,5 +1,7 @@
 //! Counts of objects and samples that are not in a batch.
 
+use serde::{Deserialize, Serialize};
+
 /// Objects and samples dropped from a batch; sums over batches are those of the run.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Drops {
@@ -20,7 +22,7 @@ pub struct Drops {
 }
 
 /// An unreadable sample.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SkippedSample {
     /// Index in the data set.
     pub sample_index: usize,

@@ -23,7 +23,7 @@ pub use crate::sample::{SampleError, Samples, Subset};
 pub use batch::Batch;
 pub use drops::{Drops, SkippedSample};
 pub use failure::LoaderError;
-pub use options::{Content, ErrorPolicy, Labels, LoaderOptions, ObjectLimits, Order};
+pub use options::{Content, ErrorPolicy, Labels, LoaderOptions, ObjectLimits, Order, Turns};
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -38,7 +38,8 @@ const N_SKIPPED_EXAMPLES: usize = 20;
 pub struct Loader {
     queue: Arc<Queue>,
     workers: Vec<JoinHandle<()>>,
-    next_step: u64,
+    /// Of those that this loader serves.
+    nth_batch: u64,
     is_done: bool,
     report: LoaderReport,
 }
@@ -63,7 +64,7 @@ pub struct LoaderReport {
 }
 
 impl Loader {
-    /// Creates a loader whose first batch is that of `first_step`. Its threads start immediately.
+    /// Creates a loader whose first batch is that of `first_step`, the first of its own from there. Its threads start immediately.
     ///
     /// # Panics
     ///
@@ -76,7 +77,7 @@ impl Loader {
             options.side_px,
             options.mask_side_px
         );
-        let n_workers = options.n_workers;
+        let (n_workers, nth_batch) = (options.n_workers, options.turns.nth(first_step));
         let queue = Arc::new(Queue::new(samples, options, first_step));
         let workers = (0..n_workers)
             .map(|worker| {
@@ -87,7 +88,7 @@ impl Loader {
                     .expect("a thread can be started")
             })
             .collect();
-        Self { queue, workers, next_step: first_step, is_done: false, report: LoaderReport::default() }
+        Self { queue, workers, nth_batch, is_done: false, report: LoaderReport::default() }
     }
 
     /// Returns the next step's batch, or `None` after the end of [`Order::InOrderOnce`] and after an error.
@@ -111,12 +112,6 @@ impl Loader {
         result
     }
 
-    /// Returns the step of the next batch.
-    #[must_use]
-    pub fn next_step(&self) -> u64 {
-        self.next_step
-    }
-
     /// Counts and waiting time so far.
     #[must_use]
     pub fn report(&self) -> &LoaderReport {
@@ -126,8 +121,8 @@ impl Loader {
     /// Skips batches without images, which occur only in validation; their drops are counted.
     fn next_with_images(&mut self) -> Option<Result<Batch, LoaderError>> {
         while !self.is_done {
-            let result = self.queue.take(self.next_step)?;
-            self.next_step += 1;
+            let result = self.queue.take(self.nth_batch)?;
+            self.nth_batch += 1;
             if let Ok(batch) = &result {
                 self.report.drops.add_counts(&batch.drops);
                 self.report.n_skipped += batch.drops.skipped.len() as u64;
@@ -171,7 +166,7 @@ impl std::fmt::Debug for Loader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Loader")
             .field("n_workers", &self.workers.len())
-            .field("next_step", &self.next_step)
+            .field("nth_batch", &self.nth_batch)
             .field("report", &self.report)
             .finish_non_exhaustive()
     }

@@ -22,6 +22,8 @@ pub struct LoaderOptions {
     pub mask_side_px: usize,
     /// Order of the samples.
     pub order: Order,
+    /// Which batches it serves.
+    pub turns: Turns,
     /// The sets that the samples are joined from, by which [`Order::ShuffledEpochs`] draws them; empty: a single set.
     pub shares: Vec<Share>,
     /// Limits on the objects of an image.
@@ -48,6 +50,7 @@ impl Default for LoaderOptions {
             side_px: 1024,
             mask_side_px: 256,
             order: Order::ShuffledEpochs,
+            turns: Turns::ALL,
             shares: Vec::new(),
             objects: ObjectLimits::default(),
             labels: Labels::Wanted,
@@ -99,6 +102,51 @@ pub enum Content {
     PixelsAndHash,
     /// Only a hash of what they are decoded from: nothing is decoded. For an augmentation that only mirrors.
     Hash,
+}
+
+/// The batches that a loader serves, where several ranks share those of each optimiser step: the same place in each step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Turns {
+    /// Batches of an optimiser step.
+    per_step: u64,
+    /// The first of them that it serves.
+    first: u64,
+    /// How many it serves.
+    n: u64,
+}
+
+impl Turns {
+    /// All batches.
+    pub const ALL: Self = Self { per_step: 1, first: 0, n: 1 };
+
+    /// Those of one rank of several, of equal numbers.
+    ///
+    /// # Panics
+    ///
+    /// When the batches of a step cannot be divided among the ranks, or there is no such rank.
+    #[must_use]
+    pub fn of_rank(rank: usize, n_ranks: usize, batches_per_step: usize) -> Self {
+        assert!(rank < n_ranks && batches_per_step.is_multiple_of(n_ranks), "{rank}, {n_ranks}, {batches_per_step}");
+        let n = (batches_per_step / n_ranks) as u64;
+        Self { per_step: batches_per_step as u64, first: rank as u64 * n, n }
+    }
+
+    /// How many of an optimiser step's batches it serves.
+    #[must_use]
+    pub fn per_step(self) -> usize {
+        self.n as usize
+    }
+
+    /// The index in the run of the nth batch that it serves.
+    pub(crate) fn batch(self, nth: u64) -> u64 {
+        (nth / self.n).saturating_mul(self.per_step).saturating_add(self.first + nth % self.n)
+    }
+
+    /// Which of its batches is the first at or after a batch of the run, which begins an optimiser step.
+    pub(crate) fn nth(self, batch: u64) -> u64 {
+        debug_assert!(batch.is_multiple_of(self.per_step), "{batch} does not begin a step of {}", self.per_step);
+        batch / self.per_step * self.n
+    }
 }
 
 /// The order of samples. A *draw* counts samples from the start of the run: draw = step x images per batch + position.

@@ -23,14 +23,23 @@ pub(crate) struct Queue {
     arrival: Condvar,
 }
 
+/// Batches are counted as this loader serves them; [`Turns::batch`] says which of the run they are.
 struct State {
-    next_draw: u64,
-    /// The next step of the consumer.
-    wanted_step: u64,
-    /// Steps with unfinished draws.
+    next: Place,
+    /// The next batch of the consumer.
+    wanted: u64,
+    /// Batches with unfinished draws.
     open: BTreeMap<u64, OpenBatch>,
     ready: BTreeMap<u64, Result<Batch, LoaderError>>,
     is_stopped: bool,
+}
+
+/// An image of a batch.
+#[derive(Clone, Copy)]
+struct Place {
+    /// Of those that this loader serves.
+    nth_batch: u64,
+    position: usize,
 }
 
 struct OpenBatch {
@@ -39,14 +48,14 @@ struct OpenBatch {
 }
 
 impl Queue {
-    pub(crate) fn new(samples: Arc<dyn Samples>, options: LoaderOptions, first_step: u64) -> Self {
-        let next_draw = first_step.saturating_mul(options.n_images.get() as u64);
+    pub(crate) fn new(samples: Arc<dyn Samples>, options: LoaderOptions, first_batch: u64) -> Self {
+        let nth_batch = options.turns.nth(first_batch);
         Self {
             samples,
             options,
             state: Mutex::new(State {
-                next_draw,
-                wanted_step: first_step,
+                next: Place { nth_batch, position: 0 },
+                wanted: nth_batch,
                 open: BTreeMap::new(),
                 ready: BTreeMap::new(),
                 is_stopped: false,
@@ -58,38 +67,36 @@ impl Queue {
 
     /// The loop of a worker.
     pub(crate) fn work(&self) {
-        while let Some(draw) = self.claim() {
-            let prepared = self.prepare_guarded(draw);
-            if let Some((step, images)) = self.hand_in(draw, prepared) {
-                let batch = self.assemble_guarded(step, images);
-                self.lock().ready.insert(step, batch);
+        while let Some(place) = self.claim() {
+            let prepared = self.prepare_guarded(place);
+            if let Some(images) = self.hand_in(place, prepared) {
+                let batch = self.assemble_guarded(place.nth_batch, images);
+                self.lock().ready.insert(place.nth_batch, batch);
                 self.arrival.notify_all();
             }
         }
     }
 
-    /// Waits for the batch of a step; without workers, prepares it here. `None` after the end or when stopped.
-    pub(crate) fn take(&self, step: u64) -> Option<Result<Batch, LoaderError>> {
+    /// Waits for a batch; without workers, prepares it here. `None` after the end or when stopped.
+    pub(crate) fn take(&self, nth_batch: u64) -> Option<Result<Batch, LoaderError>> {
         if self.samples.n_samples() == 0 {
             return Some(Err(LoaderError::NoSamples));
         }
-        let n_images = self.n_images_of(step);
+        let n_images = self.n_images_of(nth_batch);
         if n_images == 0 {
             return None;
         }
         if self.options.n_workers == 0 {
-            let first_draw = step * self.options.n_images.get() as u64;
-            let draws = first_draw..first_draw + n_images as u64;
-            let images = draws.map(|draw| self.prepare_guarded(draw)).collect();
-            return Some(self.assemble_guarded(step, images));
+            let images = (0..n_images).map(|position| self.prepare_guarded(Place { nth_batch, position })).collect();
+            return Some(self.assemble_guarded(nth_batch, images));
         }
         let mut state = self.lock();
         loop {
             if state.is_stopped {
                 return None;
             }
-            if let Some(batch) = state.ready.remove(&step) {
-                state.wanted_step = step + 1;
+            if let Some(batch) = state.ready.remove(&nth_batch) {
+                state.wanted = nth_batch + 1;
                 drop(state);
                 self.space.notify_all();
                 return Some(batch);
@@ -110,70 +117,73 @@ impl Queue {
         self.arrival.notify_all();
     }
 
-    /// Claims the next draw inside the prefetch window, waiting for room; `None` when there will be no more.
-    fn claim(&self) -> Option<u64> {
-        let per_batch = self.options.n_images.get() as u64;
+    /// Claims the next image inside the prefetch window, waiting for room; `None` when there will be no more.
+    fn claim(&self) -> Option<Place> {
+        let per_batch = self.options.n_images.get();
         let n_prefetch = self.options.n_prefetch_batches.max(1) as u64;
         let mut state = self.lock();
         loop {
-            let step = state.next_draw / per_batch;
-            let is_behind_end = state.next_draw % per_batch >= self.n_images_of(step) as u64;
+            let place = state.next;
+            let Place { nth_batch, position } = place;
+            let is_behind_end = position >= self.n_images_of(nth_batch);
             if state.is_stopped || is_behind_end {
                 return None;
             }
-            if step < state.wanted_step.saturating_add(n_prefetch) {
-                let draw = state.next_draw;
-                state.next_draw += 1;
-                return Some(draw);
+            if nth_batch < state.wanted.saturating_add(n_prefetch) {
+                state.next = match position + 1 == per_batch {
+                    true => Place { nth_batch: nth_batch + 1, position: 0 },
+                    false => Place { nth_batch, position: position + 1 },
+                };
+                return Some(place);
             }
             state = wait(&self.space, state);
         }
     }
 
-    /// Stores a finished draw; returns the whole batch if it was the last.
-    fn hand_in(&self, draw: u64, prepared: Prepared) -> Option<(u64, Vec<Prepared>)> {
-        let per_batch = self.options.n_images.get() as u64;
-        let (step, place) = (draw / per_batch, (draw % per_batch) as usize);
-        let n_images = self.n_images_of(step);
+    /// Stores a finished image; returns the whole batch if it was the last.
+    fn hand_in(&self, place: Place, prepared: Prepared) -> Option<Vec<Prepared>> {
+        let Place { nth_batch, position } = place;
+        let n_images = self.n_images_of(nth_batch);
         let mut state = self.lock();
         if state.is_stopped {
             return None;
         }
-        let open = state.open.entry(step).or_insert_with(|| OpenBatch {
+        let open = state.open.entry(nth_batch).or_insert_with(|| OpenBatch {
             places: std::iter::repeat_with(|| None).take(n_images).collect(),
             n_missing: n_images,
         });
-        open.places[place] = Some(prepared);
+        open.places[position] = Some(prepared);
         open.n_missing -= 1;
         if open.n_missing > 0 {
             return None;
         }
-        let complete = state.open.remove(&step)?;
-        Some((step, complete.places.into_iter().flatten().collect()))
+        let complete = state.open.remove(&nth_batch)?;
+        Some(complete.places.into_iter().flatten().collect())
     }
 
-    /// Number of images of a step; only the end of [`Order::InOrderOnce`] is not full.
-    fn n_images_of(&self, step: u64) -> usize {
+    fn first_draw(&self, nth_batch: u64) -> u64 {
+        self.options.turns.batch(nth_batch).saturating_mul(self.options.n_images.get() as u64)
+    }
+
+    /// Number of images of a batch; only the end of [`Order::InOrderOnce`] is not full.
+    fn n_images_of(&self, nth_batch: u64) -> usize {
         let per_batch = self.options.n_images.get();
         let n_samples = self.samples.n_samples() as u64;
         match self.options.order {
             _ if n_samples == 0 => 0,
             Order::ShuffledEpochs => per_batch,
-            Order::InOrderOnce => {
-                let first_draw = step.saturating_mul(per_batch as u64);
-                n_samples.saturating_sub(first_draw).min(per_batch as u64) as usize
-            }
+            Order::InOrderOnce => n_samples.saturating_sub(self.first_draw(nth_batch)).min(per_batch as u64) as usize,
         }
     }
 
-    fn prepare_guarded(&self, draw: u64) -> Prepared {
-        let step = draw / self.options.n_images.get() as u64;
-        guarded(step, draw, || prepare(&*self.samples, &self.options, draw))
+    fn prepare_guarded(&self, place: Place) -> Prepared {
+        let draw = self.first_draw(place.nth_batch) + place.position as u64;
+        guarded(self.options.turns.batch(place.nth_batch), draw, || prepare(&*self.samples, &self.options, draw))
     }
 
-    fn assemble_guarded(&self, step: u64, images: Vec<Prepared>) -> Result<Batch, LoaderError> {
-        let first_draw = step * self.options.n_images.get() as u64;
-        guarded(step, first_draw, || Batch::assemble(&self.options, step, images))
+    fn assemble_guarded(&self, nth_batch: u64, images: Vec<Prepared>) -> Result<Batch, LoaderError> {
+        let step = self.options.turns.batch(nth_batch);
+        guarded(step, self.first_draw(nth_batch), || Batch::assemble(&self.options, step, images))
     }
 
     /// No code panics while it holds the lock, so a poisoned one is still consistent.

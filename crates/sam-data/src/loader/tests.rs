@@ -482,3 +482,36 @@ fn a_batch_without_pixels_is_otherwise_the_same() {
     let hashes: std::collections::BTreeSet<u64> = seen.values().copied().collect();
     assert_eq!(hashes.len(), seen.len(), "different images, different hashes");
 }
+
+#[test]
+fn ranks_share_the_batches_of_one_loader() {
+    let samples = scenes(7);
+    let whole = batches(&samples, &options(), 0, 12);
+    // Four batches in each of three steps.
+    for n_ranks in [1, 2, 4] {
+        for rank in 0..n_ranks {
+            let turns = Turns::of_rank(rank, n_ranks, 4);
+            assert_eq!(turns.per_step(), 4 / n_ranks);
+            let own = LoaderOptions { turns, ..options() };
+            let expected = |from: usize| {
+                let places =
+                    (from / 4..3).flat_map(|step| (0..4 / n_ranks).map(move |at| step * 4 + rank * (4 / n_ranks) + at));
+                places.map(|at| whole[at].clone()).collect::<Vec<_>>()
+            };
+            for n_workers in [0, 3] {
+                let own = with_workers(own.clone(), n_workers);
+                assert!(batches(&samples, &own, 0, 12 / n_ranks) == expected(0), "rank {rank} of {n_ranks}");
+                // From the second step on.
+                assert!(batches(&samples, &own, 4, 8 / n_ranks) == expected(4), "rank {rank} of {n_ranks}");
+            }
+        }
+    }
+    // Every sample once, the last batch smaller: three batches of three ranks, and nothing for the fourth.
+    let in_order = LoaderOptions { order: Order::InOrderOnce, ..options() };
+    let of_rank = |rank: usize| {
+        let turns = Turns::of_rank(rank, 4, 4);
+        let loader = Loader::new(Arc::clone(&samples), LoaderOptions { turns, ..in_order.clone() }, 0);
+        loader.map(|batch| batch.expect("sound").images.len()).collect::<Vec<_>>()
+    };
+    assert_eq!([0, 1, 2, 3].map(of_rank), [vec![3], vec![3], vec![1], vec![]]);
+}

@@ -1,6 +1,7 @@
 //! Images with the objects to be segmented in them, and the outcome of each object.
 
 use sam_image::{RgbImage, Rle};
+use serde::{Deserialize, Serialize};
 
 use crate::protocol::object_record::ObjectRecord;
 
@@ -39,10 +40,26 @@ pub struct Target<'a> {
 }
 
 /// The result for one object.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Outcome {
     /// The record of its rounds.
     pub record: ObjectRecord,
     /// The mask of the last round.
+    #[serde(with = "runs")]
     pub final_mask: Rle,
+}
+
+/// A mask as its size and run lengths.
+pub(super) mod runs {
+    use sam_image::Rle;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    pub(crate) fn serialize<S: Serializer>(mask: &Rle, serializer: S) -> Result<S::Ok, S::Error> {
+        (mask.size_hw(), mask.counts()).serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Rle, D::Error> {
+        let (size_hw, counts) = <([usize; 2], Vec<u32>)>::deserialize(deserializer)?;
+        Rle::new(size_hw, &counts).map_err(D::Error::custom)
+    }
 }

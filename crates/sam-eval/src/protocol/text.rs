@@ -15,6 +15,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use sam_image::{Mask, Rle, rle_iou};
 use sam_infer::TextVector;
+use serde::{Deserialize, Serialize};
 
 use crate::data_texts::{PromptVectors, TextKind};
 use crate::error::EvalError;
@@ -24,7 +25,7 @@ use crate::protocol::interactive::ask;
 use crate::protocol::object_record::SizeBucket;
 use crate::protocol::segmenter::{Candidate, MaskSelection, Prompt, Segmenter};
 use crate::protocol::settings::MaskFeedback;
-use crate::protocol::task::ImageTask;
+use crate::protocol::task::{ImageTask, runs};
 use crate::protocol::text_record::{TextCounts, TextRecord, TextSettings};
 
 /// Texts as prompts.
@@ -39,10 +40,11 @@ pub struct TextProtocol {
 }
 
 /// A text and its result.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct TextOutcome {
     pub(crate) record: TextRecord,
     /// The most confident mask of the text alone.
+    #[serde(with = "runs")]
     pub(crate) mask: Rle,
 }
 

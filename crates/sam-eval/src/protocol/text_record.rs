@@ -96,6 +96,14 @@ pub struct TextCounts {
     pub texts_without_vector: usize,
 }
 
+impl TextCounts {
+    /// Adds those of other images.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.objects_without_text += other.objects_without_text;
+        self.texts_without_vector += other.texts_without_vector;
+    }
+}
+
 /// All texts of an evaluation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TextRun {

@@ -5,7 +5,7 @@
 
 use std::num::NonZeroUsize;
 
-use sam_data::loader::{Content, ErrorPolicy, Labels, LoaderOptions, ObjectLimits, Order};
+use sam_data::loader::{ErrorPolicy, Labels, LoaderOptions, ObjectLimits};
 use sam_data::synth::SynthScenes;
 use sam_data::transforms::{Augmentation, ColourJitter, RandomCrop, ScaleJitter};
 use sam_data::{OnBad, SourceOptions};
@@ -163,8 +163,6 @@ impl DataPlan {
             n_images: self.images_per_batch,
             side_px,
             mask_side_px,
-            order: Order::ShuffledEpochs,
-            shares: Vec::new(),
             objects: ObjectLimits {
                 per_image_max: self.objects_per_image,
                 per_batch_max: self.objects_per_batch,
@@ -176,7 +174,7 @@ impl DataPlan {
             n_workers: self.workers,
             n_prefetch_batches: self.prefetch,
             on_error: self.on_error(),
-            content: Content::Pixels,
+            ..LoaderOptions::default()
         }
     }
 }
