@@ -6,7 +6,7 @@ use burn::tensor::{Tensor, TensorData};
 use sam_model::weights::ParameterPath;
 use sam_model::{Block, BlockConfig};
 
-use crate::fixture::{Golden, check, cpu, norm, official_gradients, values};
+use crate::fixture::{Golden, check, device, norm, official_gradients, values};
 
 const GRID: usize = 18;
 const DIM: usize = 768;
@@ -93,7 +93,7 @@ fn compare_grad(golden: &Golden, variant: &str, key: &str, grad: &[f32]) {
 #[test]
 fn a_block_of_vit_b_equals_the_official_one() {
     let golden = Golden::open("block.safetensors");
-    let device = cpu().autodiff();
+    let device = device().autodiff();
     for (variant, window) in [("global", 0), ("window", 14)] {
         let side = if window == 0 { GRID } else { window };
         let config = BlockConfig { window, rel_pos: Some(side), ..BlockConfig::new(DIM, 12, 4 * DIM) };

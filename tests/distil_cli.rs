@@ -20,6 +20,13 @@ fn prepared(distil: &str) -> Run {
     run
 }
 
+/// A run `other` that could be the teacher, too.
+fn other_teacher(run: &Run) {
+    let plain = SMALL.replace("[data.synth]", "[data.synth]\nfirst_index = 50");
+    std::fs::write(run.path("other.toml"), plain).expect("written");
+    run.ok(&["--config", "other.toml", "--plain", "--set", "run.dir=other", "--set", "run.seed=6"]);
+}
+
 fn records(run: &Run, name: &str, event: &str) -> Vec<Value> {
     let log = std::fs::read_to_string(run.path(name).join("metrics.jsonl")).expect("a log");
     let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
@@ -86,6 +93,30 @@ fn embeddings_come_first_then_masks_and_a_stopped_run_goes_on_equal() {
     }
 }
 
+#[test]
+fn a_resumed_run_has_the_same_teacher() {
+    let run = prepared("");
+    train(&run, "run", &["schedule.steps=2", "validation.every_steps=2"]);
+    other_teacher(&run);
+    std::fs::rename(run.path("teacher"), run.path("moved")).expect("moved");
+    let resume = ["--resume", "run", "--plain", "--set", "schedule.steps=4", "--set"];
+    let with = |teacher: &'static str| [&resume[..], &[teacher]].concat();
+    run.refused(&resume[..5], &["distil.teacher", "does not exist", "--set distil.teacher=PATH"]);
+    run.refused(
+        &with("distil.teacher=\"other\""),
+        &["distil.teacher", "is not the network of this run", "other weights"],
+    );
+    run.ok(&with("distil.teacher=\"moved\""));
+    // Another one in its place is noticed.
+    std::fs::remove_dir_all(run.path("moved")).expect("removed");
+    std::fs::rename(run.path("other"), run.path("moved")).expect("moved");
+    let (out, warnings) = texts(&run.sam_train(&["--resume", "run", "--plain", "--set", "schedule.steps=5"]));
+    assert!(
+        format!("{out}{warnings}").contains("other weights; the run continues with the network as it is now"),
+        "{out}"
+    );
+}
+
 /// Its decoder does not learn, and its embeddings come nearer to the teacher's.
 #[test]
 fn a_student_of_embeddings_alone_keeps_the_decoder_of_its_teacher() {
@@ -133,9 +164,7 @@ fn kept_embeddings_give_the_same_run() {
         assert!((half - whole).abs() < 1e-2 * whole && half != &whole, "{half} {whole}");
     }
     // Another teacher in the same folder.
-    let plain = SMALL.replace("[data.synth]", "[data.synth]\nfirst_index = 50");
-    std::fs::write(run.path("other.toml"), plain).expect("written");
-    run.ok(&["--config", "other.toml", "--plain", "--set", "run.dir=other", "--set", "run.seed=6"]);
+    other_teacher(&run);
     let other = [&kept[..], &["distil.teacher=\"other\""]].concat();
     assert!(train(&run, "others", &other).contains("to compute"), "the embeddings of another teacher");
     assert_ne!(losses(&run, "others"), losses(&run, "kept"));
@@ -186,6 +215,9 @@ fn bad_input_is_refused() {
     // Masks alone, with an encoder that does not learn.
     let frozen = ["optimiser.freeze=[\"image_encoder\"]", "distil.embedding_steps=0", "distil.embedding_weight=0"];
     train(&run, "frozen", &frozen);
+    for step in records(&run, "frozen", "step") {
+        assert!(step["teacher_share"].is_number() && step["embedding_mse"].is_null(), "{step}");
+    }
     // A student that is larger than its teacher is said to be.
     let out = train(&run, "large", &["model.sizes.embed_dim=64", "schedule.steps=2"]);
     assert!(out.contains("warning: the student's encoder is slower"), "{out}");

@@ -1,10 +1,12 @@
 //! Committed fixtures (see `fixtures/README.md`) and the ways to compare with them.
 
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
+use sam_infer::DeviceName;
 use sam_model::weights::{
     Checkpoint, Dtype, ExportFormat, ExportOptions, ImageSizePolicy, ParameterPath, StateDict, TextExport,
 };
@@ -23,6 +25,17 @@ pub(crate) fn path(name: &str) -> PathBuf {
 
 pub(crate) fn cpu() -> Device {
     Device::flex()
+}
+
+/// The device on which the numbers are tested: `SAM_TRAIN_TEST_DEVICE`, by default the CPU. See `gpu.sh`.
+pub(crate) fn device() -> Device {
+    static DEVICE: OnceLock<Device> = OnceLock::new();
+    let open = || {
+        let name = std::env::var("SAM_TRAIN_TEST_DEVICE").unwrap_or_else(|_| "cpu".to_owned());
+        let name: DeviceName = name.parse().expect("SAM_TRAIN_TEST_DEVICE is a device");
+        name.open().expect("SAM_TRAIN_TEST_DEVICE can be opened")
+    };
+    DEVICE.get_or_init(open).clone()
 }
 
 /// Full precision, with a text prompt in a file beside.

@@ -8,7 +8,7 @@ use sam_model::ops::relative_position;
 use sam_model::weights::Checkpoint;
 use sam_model::{MaskOutput, ObjectPrompt, Prompts, Sam};
 
-use crate::fixture::{Golden, LOGITS, MODULE, check, cpu, path, tiny, values, vit};
+use crate::fixture::{Golden, LOGITS, MODULE, check, device, path, tiny, values, vit};
 
 const CASES: [(&str, &str); 11] = [
     ("point", ""),
@@ -30,8 +30,8 @@ fn golden() -> Golden {
 
 #[test]
 fn the_encoder_agrees_block_by_block() {
-    let (golden, sam) = (golden(), tiny(&cpu()));
-    let images = golden.tensor::<4>("input_image", &cpu());
+    let (golden, sam) = (golden(), tiny(&device()));
+    let images = golden.tensor::<4>("input_image", &device());
     let mut x = vit(&sam).embed_patches(images);
     check("patch embedding and positions", &values(x.clone()), &golden.values("patch_embed_pos"), MODULE);
     x = vit(&sam).blocks[0].forward(x);
@@ -42,9 +42,11 @@ fn the_encoder_agrees_block_by_block() {
 
 #[test]
 fn the_embedding_agrees_for_several_images_at_once() {
-    let (golden, sam) = (golden(), tiny(&cpu()));
-    let both =
-        Tensor::cat(vec![golden.tensor::<4>("input_image", &cpu()), golden.tensor::<4>("input_image_b", &cpu())], 0);
+    let (golden, sam) = (golden(), tiny(&device()));
+    let both = Tensor::cat(
+        vec![golden.tensor::<4>("input_image", &device()), golden.tensor::<4>("input_image_b", &device())],
+        0,
+    );
     let expected = [golden.values("image_embedding"), golden.values("image_embedding_b")].concat();
     // Four blocks and a neck over values up to ten.
     check("embedding", &values(sam.encode(both)), &expected, 3.0 * MODULE);
@@ -52,14 +54,14 @@ fn the_embedding_agrees_for_several_images_at_once() {
 
 #[test]
 fn attention_resizes_its_tables_like_the_reference() {
-    let (golden, sam) = (golden(), tiny(&cpu()));
+    let (golden, sam) = (golden(), tiny(&device()));
     for (name, block) in [("equal", 0), ("tables_longer", 1), ("tables_shorter", 0)] {
-        let x = golden.tensor::<4>(&format!("attention/{name}/in"), &cpu());
+        let x = golden.tensor::<4>(&format!("attention/{name}/in"), &device());
         let got = vit(&sam).blocks[block].attn.forward(x, 0);
         check(name, &values(got), &golden.values(&format!("attention/{name}/out")), MODULE);
     }
     for name in ["equal", "longer", "shorter"] {
-        let table = golden.tensor::<2>(&format!("rel_pos/{name}/table"), &cpu());
+        let table = golden.tensor::<2>(&format!("rel_pos/{name}/table"), &device());
         let size = golden.shape(&format!("rel_pos/{name}/out"))[0];
         let got = relative_position(table, size);
         check(name, &values(got), &golden.values(&format!("rel_pos/{name}/out")), MODULE);
@@ -68,11 +70,11 @@ fn attention_resizes_its_tables_like_the_reference() {
 
 #[test]
 fn prompt_embeddings_agree() {
-    let (golden, sam) = (golden(), tiny(&cpu()));
+    let (golden, sam) = (golden(), tiny(&device()));
     let positions = sam.prompt_encoder.dense_positions().permute([0, 3, 1, 2]);
     check("dense positions", &values(positions), &golden.values("dense_pe"), MODULE);
     for (case, _) in CASES {
-        let embedded = sam.prompt_encoder.forward(&golden.prompts(case, &cpu()));
+        let embedded = sam.prompt_encoder.forward(&golden.prompts(case, &device()));
         match embedded.sparse {
             Some(sparse) => {
                 check(case, &values(sparse), &golden.values(&format!("case/{case}/sparse")), MODULE);
@@ -89,10 +91,10 @@ fn prompt_embeddings_agree() {
 
 #[test]
 fn masks_agree_for_every_combination_of_prompts() {
-    let (golden, sam) = (golden(), tiny(&cpu()));
+    let (golden, sam) = (golden(), tiny(&device()));
     for (case, image) in CASES {
-        let embedding = golden.tensor::<4>(&format!("image_embedding{image}"), &cpu());
-        let prompts = golden.prompts(case, &cpu());
+        let embedding = golden.tensor::<4>(&format!("image_embedding{image}"), &device());
+        let prompts = golden.prompts(case, &device());
         for (output, name) in [(MaskOutput::Multi, "multi"), (MaskOutput::Single, "single")] {
             let decoded = sam.decode(embedding.clone(), &vec![0; prompts.objects], &prompts, output);
             let expect = |what: &str| golden.values(&format!("case/{case}/{what}_{name}"));
@@ -108,9 +110,9 @@ fn masks_agree_for_every_combination_of_prompts() {
 /// Prompts of all kinds and lengths, on two images, in one call: each object has the result it has alone.
 #[test]
 fn ragged_objects_of_several_images_equal_one_at_a_time() {
-    let (golden, sam) = (golden(), tiny(&cpu()));
+    let (golden, sam) = (golden(), tiny(&device()));
     let embeddings = Tensor::cat(
-        vec![golden.tensor::<4>("image_embedding", &cpu()), golden.tensor::<4>("image_embedding_b", &cpu())],
+        vec![golden.tensor::<4>("image_embedding", &device()), golden.tensor::<4>("image_embedding_b", &device())],
         0,
     );
     let mut objects = Vec::new();
@@ -123,7 +125,7 @@ fn ragged_objects_of_several_images_equal_one_at_a_time() {
             image_of_object.push(usize::from(image == "_b"));
         }
     }
-    let prompts = Prompts::from_objects(&objects, 32, &cpu());
+    let prompts = Prompts::from_objects(&objects, 32, &device());
     assert!(prompts.sparse.as_ref().is_some_and(|sparse| sparse.absent.is_some()), "lengths differ");
     assert!(prompts.masks.as_ref().is_some_and(|masks| masks.present.is_some()), "some have no mask");
     let count = image_of_object.len();
@@ -172,7 +174,7 @@ fn host_prompts(golden: &Golden, case: &str) -> Vec<ObjectPrompt> {
 #[test]
 fn the_predictor_agrees_from_pixels_to_full_size() {
     let golden = golden();
-    let predictor = Predictor::new(&tiny(&cpu()));
+    let predictor = Predictor::new(&tiny(&device()));
     for (case, image, original_hw) in
         [("point", "", [61, 81]), ("point_b", "_b", [48, 30]), ("box_point_b", "_b", [48, 30])]
     {
@@ -214,7 +216,7 @@ fn normalisation_and_padding_agree() {
     for image in ["", "_b"] {
         let shape = golden.shape(&format!("image_u8{image}"));
         let pixels = golden.bytes(&format!("image_u8{image}"));
-        let input = Sam::preprocess(&pixels, [shape[0], shape[1]], 64, &cpu());
+        let input = Sam::preprocess(&pixels, [shape[0], shape[1]], 64, &device());
         // One division: half a unit in the last place of a value below three.
         check("input", &values(input), &golden.values(&format!("input_image{image}")), 5e-7);
     }
@@ -237,14 +239,14 @@ fn resizing_agrees_with_pillow() {
 fn hugging_face_weights_have_the_results_of_transformers() {
     let golden = Golden::open("tiny_hf_golden.safetensors");
     let checkpoint = Checkpoint::open(&path("tiny_hf")).expect("a committed fixture");
-    let (sam, report) = checkpoint.load(&cpu()).expect("it fits");
+    let (sam, report) = checkpoint.load(&device()).expect("it fits");
     assert!(report.fresh.is_empty() && report.dropped.is_empty(), "{report:?}");
-    let (official, golden_official) = (tiny(&cpu()), self::golden());
-    let images = golden_official.tensor::<4>("input_image", &cpu());
+    let (official, golden_official) = (tiny(&device()), self::golden());
+    let images = golden_official.tensor::<4>("input_image", &device());
     let embedding = sam.encode(images.clone());
     check("embedding", &values(embedding.clone()), &values(official.encode(images)), 1e-6);
     for case in ["points", "box"] {
-        let prompts = golden_official.prompts(case, &cpu());
+        let prompts = golden_official.prompts(case, &device());
         let decoded = sam.decode(embedding.clone(), &vec![0; prompts.objects], &prompts, MaskOutput::Multi);
         check(case, &values(decoded.low_res_logits), &golden.values(&format!("case/{case}/pred_masks")), LOGITS);
         check(case, &values(decoded.iou_predictions), &golden.values(&format!("case/{case}/iou_scores")), MODULE);

@@ -5,14 +5,14 @@ use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use sam_model::MaskOutput;
 
-use crate::fixture::{Golden, check, cpu, norm, official_gradients, tiny, values};
+use crate::fixture::{Golden, check, device, norm, official_gradients, tiny, values};
 
 /// Relative to the gradient's norm. The official package in f32 is within 1e-5 of these f64 results.
 const RELATIVE: f32 = 1e-3;
 
 #[test]
 fn every_gradient_equals_the_reference() {
-    let device = cpu().autodiff();
+    let device = device().autodiff();
     let (golden, grads) = (Golden::open("tiny_golden.safetensors"), Golden::open("tiny_grads.safetensors"));
     let sam = tiny(&device);
     let images = golden.tensor::<4>("input_image", &device).require_grad();

@@ -14,7 +14,7 @@ use sam_learn::task::{
 };
 use sam_model::{PIXEL_MEAN, PIXEL_STD, Sam, SparsePrompts};
 
-use crate::fixture::{Golden, check, cpu, generator, norm, official_gradients, tiny, values, vit};
+use crate::fixture::{Golden, check, device, generator, norm, official_gradients, tiny, values, vit};
 
 const PASSES: usize = 11;
 const MASK_ONLY: [usize; 2] = [4, 10];
@@ -29,7 +29,7 @@ fn golden() -> Golden {
 fn plane(golden: &Golden, key: &str) -> Tensor<3> {
     let shape = golden.shape(key);
     let bytes: Vec<f32> = golden.bytes(key).into_iter().map(f32::from).collect();
-    Tensor::from_data(TensorData::new(bytes, shape), &cpu())
+    Tensor::from_data(TensorData::new(bytes, shape), &device())
 }
 
 /// The fixture's batch. There padding is background and only ignored pixels are not valid.
@@ -48,12 +48,12 @@ fn batch(golden: &Golden, suffix: &str) -> TrainingBatch {
     let image_of_object: Vec<usize> = golden.bytes("image_index").into_iter().map(usize::from).collect();
     let objects = image_of_object.len();
     let index: Vec<i64> = image_of_object.iter().map(|&image| image as i64).collect();
-    let index = Tensor::<1, Int>::from_data(TensorData::new(index, [objects]), &cpu());
+    let index = Tensor::<1, Int>::from_data(TensorData::new(index, [objects]), &device());
     let masks = plane(golden, &format!("object_masks{suffix}"));
     let [_, height, width] = masks.dims();
     let valid = plane(golden, &format!("ignore_masks{suffix}")).neg().add_scalar(1.0).select(0, index);
     TrainingBatch {
-        input: EncoderInput::Images(Tensor::from_data(TensorData::new(input, [images, 3, side, side]), &cpu())),
+        input: EncoderInput::Images(Tensor::from_data(TensorData::new(input, [images, 3, side, side]), &device())),
         image_of_object,
         target: Target {
             masks: masks.reshape([objects, 1, height, width]),
@@ -67,7 +67,7 @@ fn batch(golden: &Golden, suffix: &str) -> TrainingBatch {
 #[test]
 fn a_teachers_embeddings_add_their_gradient() {
     let golden = golden();
-    let sam = tiny(&cpu().autodiff());
+    let sam = tiny(&device().autodiff());
     let options = step_options(&LossOptions::default());
     let plain = batch(&golden, "");
     let EncoderInput::Images(images) = plain.input.clone() else { panic!("images") };
@@ -77,7 +77,7 @@ fn a_teachers_embeddings_add_their_gradient() {
     // The second half of the rows of every image is padding.
     let valid: Vec<f32> =
         (0..n_images * grid * grid).map(|at| f32::from(u8::from(at / grid % grid < grid / 2))).collect();
-    let valid = Tensor::<4>::from_data(TensorData::new(valid, [n_images, 1, grid, grid]), &cpu());
+    let valid = Tensor::<4>::from_data(TensorData::new(valid, [n_images, 1, grid, grid]), &device());
     let weight = 0.7;
     let target = EmbeddingTarget { values: values.clone(), valid: Some(valid.clone()), weight };
     let taught = TrainingBatch { embedding_target: Some(target), ..plain.clone() };
@@ -119,8 +119,8 @@ fn script(golden: &Golden, target: &Target, side_px: usize) -> ClickSimulator {
                 _ => PassKind::Click,
             };
             let sparse = SparsePrompts {
-                coords_xy_px: golden.tensor(&format!("pass/{pass}/coords"), &cpu()),
-                labels: golden.tensor::<2>(&format!("pass/{pass}/labels"), &cpu()).int(),
+                coords_xy_px: golden.tensor(&format!("pass/{pass}/coords"), &device()),
+                labels: golden.tensor::<2>(&format!("pass/{pass}/labels"), &device()).int(),
                 absent: None,
             };
             (kind, sparse)
@@ -150,7 +150,7 @@ fn gradients(
 
 fn check_variant(variant: &str, suffix: &str, options: &StepOptions) {
     let golden = golden();
-    let sam = tiny(&cpu().autodiff());
+    let sam = tiny(&device().autodiff());
     let batch = batch(&golden, suffix);
     let simulator = || script(&golden, &batch.target, sam.image_size());
     let (grads, losses) = gradients(&sam, &batch, simulator(), options);
@@ -219,7 +219,7 @@ fn activation_checkpointing_changes_no_gradient() {
     // Recomputed blocks seed the generator.
     let _turn = generator();
     let golden = golden();
-    let sam = tiny(&cpu().autodiff());
+    let sam = tiny(&device().autodiff());
     let batch = batch(&golden, "");
     let grads = |activations| {
         let simulator = script(&golden, &batch.target, sam.image_size());
@@ -251,7 +251,7 @@ impl ModuleVisitor for Equal<'_> {
 #[test]
 fn a_frozen_encoder_changes_no_gradient_of_the_rest() {
     let golden = golden();
-    let sam = tiny(&cpu().autodiff());
+    let sam = tiny(&device().autodiff());
     let batch = batch(&golden, "");
     let grads = |is_frozen| {
         let simulator = script(&golden, &batch.target, sam.image_size());

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::cli::{Run, fixture};
 use crate::fixture::{
-    Golden, LOGITS, check, cpu, generator, max_abs_diff, norm, official_gradients, path, tiny, values,
+    Golden, LOGITS, check, device, generator, max_abs_diff, norm, official_gradients, path, tiny, values,
 };
 use crate::train_cli::{SMALL, read, with_config};
 use crate::training_runs::{Setting, assert_same_lines, bytes, folder, run_in_shards, small_sam};
@@ -45,19 +45,19 @@ fn adapters_of_peft_give_what_peft_gives_beside_the_weights_and_merged() {
     assert_eq!((file.format, file.base.as_deref(), file.layers.len()), (AdapterFormat::Peft, Some("tiny_hf"), 7));
     let q_proj = &file.layers["mask_decoder.transformer.layers.0.cross_attn_image_to_token.q_proj"];
     assert_eq!((q_proj.rank, q_proj.scale), (2, 2.5), "alpha_pattern and rank_pattern");
-    for sam in [file.attach_to(tiny(&cpu())).expect("it fits"), file.merge_into(tiny(&cpu())).expect("it fits")] {
+    for sam in [file.attach_to(tiny(&device())).expect("it fits"), file.merge_into(tiny(&device())).expect("it fits")] {
         let Answer { embeddings, masks, ious } = answer(&sam);
         check("embeddings", &values(embeddings), &golden.values("image_embeddings"), LOGITS);
         check("masks", &values(masks), &golden.values("pred_masks"), LOGITS);
         check("scores", &values(ious), &golden.values("iou_scores"), LOGITS);
     }
-    let before = values(answer(&tiny(&cpu())).masks);
+    let before = values(answer(&tiny(&device())).masks);
     assert!(max_abs_diff(&before, &golden.values("pred_masks")) > 0.1, "the adapters matter");
 }
 
 #[test]
 fn gradients_of_the_factors_equal_pytorchs() {
-    let (golden, device) = (Golden::open("lora/golden.safetensors"), cpu().autodiff());
+    let (golden, device) = (Golden::open("lora/golden.safetensors"), device().autodiff());
     let sam = peft().attach_to(tiny(&device)).expect("it fits");
     let Answer { embeddings, masks, ious } = answer(&sam);
     let loss = (embeddings * golden.tensor::<4>("weight/embeddings", &device)).sum()
@@ -86,7 +86,7 @@ fn files_of_samed_are_read() {
     let (golden, file) = (Golden::open("lora/golden.safetensors"), AdapterFile::open(&path("lora/samed.pth")));
     let file = file.expect("a committed fixture");
     assert_eq!((file.format, file.layers.len(), file.whole.len()), (AdapterFormat::SamEd, 4, 137));
-    let sam = file.merge_into(tiny(&cpu())).expect("it fits");
+    let sam = file.merge_into(tiny(&device())).expect("it fits");
     check("embeddings", &values(answer(&sam).embeddings), &golden.values("samed/image_embeddings"), LOGITS);
 }
 
@@ -255,9 +255,9 @@ fn the_program_reads_what_others_write_and_refuses_what_is_not_plain_lora() {
         assert!(out.contains("LoRA") && out.contains("--adapter"), "{out}");
         let out = run.ok(&[&export[..], &["m.safetensors", "--force", "--adapter", &fixture(adapter)]].concat());
         assert!(out.contains("merged "), "{out}");
-        let merged = Checkpoint::open(&run.path("m.safetensors")).expect("written").load(&cpu()).expect("it fits").0;
+        let merged = Checkpoint::open(&run.path("m.safetensors")).expect("written").load(&device()).expect("it fits").0;
         let file = AdapterFile::open(&path(adapter)).expect("a fixture");
-        let expected = answer(&file.attach_to(tiny(&cpu())).expect("it fits"));
+        let expected = answer(&file.attach_to(tiny(&device())).expect("it fits"));
         check(adapter, &values(answer(&merged).masks), &values(expected.masks), 1e-4);
     }
 

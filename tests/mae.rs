@@ -14,7 +14,7 @@ use sam_model::weights::{
 };
 use sam_model::{MaeConfig, MaeTarget, MaskedAutoencoder, RandomMasking, SamConfig, Variant};
 
-use crate::fixture::{Golden, MODULE, check, cpu, official_gradients, path, values, vit, vit_config};
+use crate::fixture::{Golden, MODULE, check, device, official_gradients, path, values, vit, vit_config};
 
 /// Relative to the largest gradient of a tensor: f32 sums against f64 ones.
 const GRADIENT: f32 = 1e-5;
@@ -56,8 +56,8 @@ fn weights_of(mae: &MaskedAutoencoder) -> BTreeMap<String, Vec<f32>> {
 #[test]
 fn every_output_equals_the_reference() {
     let golden = Golden::open("mae/golden.safetensors");
-    let mae = golden_model(&cpu());
-    let images = golden.tensor::<4>("images", &cpu());
+    let mae = golden_model(&device());
+    let images = golden.tensor::<4>("images", &device());
     let masking = golden_masking(&golden);
     let kept: Vec<f32> = masking.visible().flatten().map(|&patch| patch as f32).collect();
     assert_eq!(kept, golden.values("kept"));
@@ -82,7 +82,7 @@ fn every_output_equals_the_reference() {
 #[test]
 fn loss_and_every_gradient_equal_the_reference() {
     let golden = Golden::open("mae/golden.safetensors");
-    let device = cpu().autodiff();
+    let device = device().autodiff();
     for (name, target) in [("pixels", MaeTarget::Pixels), ("normalised", MaeTarget::NormalisedPixels)] {
         let mae = golden_model(&device);
         let loss = mae.loss(golden.tensor::<4>("images", &device), &golden_masking(&golden), target);
@@ -138,7 +138,7 @@ fn a_file_of_the_published_format_round_trips() {
     let config = &checkpoint.config;
     assert_eq!((config.image_size_hw, config.patch_size, config.embed_dim, config.depth), ([32, 32], 8, 24, 4));
     assert_eq!((config.decoder_embed_dim, config.decoder_depth), (8, 1));
-    let (mae, report) = checkpoint.load(0, &cpu()).expect("it fits");
+    let (mae, report) = checkpoint.load(0, &device()).expect("it fits");
     assert_eq!((report.used, report.fresh.len(), report.dropped.len()), (checkpoint.dict.tensors.len(), 0, 0));
     for format in [ExportFormat::Pth, ExportFormat::Safetensors] {
         let file = folder.path().join("whole");
@@ -159,10 +159,10 @@ fn a_file_of_the_published_format_round_trips() {
     assert_eq!(written.tensors, 4 + 4 * 12 + 2);
     let again = MaeCheckpoint::open(&file).expect("recognised");
     assert!(!again.has_decoder && again.config.decoder_depth == 8, "the published decoder is what is missing");
-    let (loaded, report) = again.load_with(config, 3, &cpu()).expect("it fits");
+    let (loaded, report) = again.load_with(config, 3, &device()).expect("it fits");
     let (before, after) = (weights_of(&mae), weights_of(&loaded));
     assert!(report.fresh.iter().all(|key| key.starts_with("decoder_") || key == "mask_token"), "{:?}", report.fresh);
-    let fresh = weights_of(&initialise_mae(config.init(&cpu()).expect("fits"), 3));
+    let fresh = weights_of(&initialise_mae(config.init(&device()).expect("fits"), 3));
     for (key, values) in &after {
         let expected = if report.fresh.contains(key) { &fresh[key] } else { &before[key] };
         assert_eq!(values, expected, "{key}");
@@ -173,17 +173,17 @@ fn a_file_of_the_published_format_round_trips() {
 fn our_own_files_store_heads_and_grid() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("mae.safetensors");
-    let mae = golden_model(&cpu());
+    let mae = golden_model(&device());
     let options = MaeExportOptions { format: ExportFormat::Safetensors, dtype: Dtype::F32, parts: MaeParts::Whole };
     export_mae(&mae, options, &file).expect("written");
     let checkpoint = MaeCheckpoint::open(&file).expect("recognised");
     assert_eq!(&checkpoint.config, mae.config());
-    let (loaded, report) = checkpoint.load(0, &cpu()).expect("it fits");
+    let (loaded, report) = checkpoint.load(0, &device()).expect("it fits");
     assert_eq!((report.assumed.len(), weights_of(&loaded)), (0, weights_of(&mae)));
 
     // At another image size the fixed positions are computed anew.
     let larger = MaeConfig { image_size_hw: [40, 40], ..checkpoint.config.clone() };
-    let (larger, report) = checkpoint.load_with(&larger, 0, &cpu()).expect("it fits");
+    let (larger, report) = checkpoint.load_with(&larger, 0, &device()).expect("it fits");
     assert_eq!(report.fresh, ["pos_embed", "decoder_pos_embed"]);
     assert_eq!(larger.pos_embed.val().dims(), [1, 26, 16]);
 
@@ -197,13 +197,13 @@ fn our_own_files_store_heads_and_grid() {
 fn a_segmenter_is_initialised_from_our_own_file() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("mae.safetensors");
-    let mae = golden_model(&cpu());
+    let mae = golden_model(&device());
     let options = MaeExportOptions { format: ExportFormat::Safetensors, dtype: Dtype::F32, parts: MaeParts::Encoder };
     export_mae(&mae, options, &file).expect("written");
     let checkpoint = Checkpoint::open(&file).expect("recognised");
     let mut config = sam_of(&checkpoint);
     let options = LoadOptions { config: config.clone(), seed: 2, ..checkpoint.default_options() };
-    let (sam, report) = checkpoint.load_with(&options, &cpu()).expect("it fits");
+    let (sam, report) = checkpoint.load_with(&options, &device()).expect("it fits");
     assert_eq!(report.used, 2 * 12 + 3, "two blocks, patch embedding, positions");
     assert_eq!(report.resized.len(), 1);
     assert!(report.assumed.is_empty(), "{:?}", report.assumed);
@@ -214,14 +214,14 @@ fn a_segmenter_is_initialised_from_our_own_file() {
     let table = &weights_of(&mae)["pos_embed"][16..];
     let positions = values(vit(&sam).pos_embed.val());
     check("positions", &positions, &resize_absolute(table, [3, 4], [8, 8], 16), MODULE);
-    let fresh = initialise(config.init(&cpu()).expect("fits"), 2);
+    let fresh = initialise(config.init(&device()).expect("fits"), 2);
     assert_eq!(values(vit(&sam).neck.conv1.weight.val()), values(vit(&fresh).neck.conv1.weight.val()));
     assert!(report.fresh.iter().any(|key| key == "image_encoder.blocks.1.attn.rel_pos_w"));
 
     // Errors name other heads, another patch size, another depth.
     let refusal = |config: &SamConfig, parts: &[&str]| {
         let options = LoadOptions { config: config.clone(), ..checkpoint.default_options() };
-        let error = checkpoint.load_with(&options, &cpu()).expect_err("does not fit").to_string();
+        let error = checkpoint.load_with(&options, &device()).expect_err("does not fit").to_string();
         assert!(parts.iter().all(|part| error.contains(part)), "{error}");
     };
     vit_config(&mut config).num_heads = 4;
@@ -251,7 +251,7 @@ fn sam_of(checkpoint: &Checkpoint) -> SamConfig {
 fn published_sizes_are_recognised_from_the_tensors() {
     let folder = tempfile::tempdir().expect("a folder");
     let write = |path: &Path, config: &MaeConfig| {
-        let mae = config.init(&cpu()).expect("sizes fit");
+        let mae = config.init(&device()).expect("sizes fit");
         let options = MaeExportOptions { format: ExportFormat::Pth, dtype: Dtype::BF16, parts: MaeParts::Whole };
         export_mae(&mae, options, path).expect("written");
     };

@@ -6,6 +6,7 @@ mod annotate_data_cli; // annotate export and import: what leaves a project, wha
 mod annotate_text_cli; // texts in the annotator: prompts, refinement by clicks, models with and without texts
 mod auto_cli; // auto through the real program: formats, resume, thresholds moved, bad input
 mod automatic; // automatic masks equal those of the official generator
+mod bench_cli; // bench: the phases of a step
 mod block; // a block of vit_b's size equals the official one
 mod browser; // the annotator's page in a real browser
 mod cache_cli; // embeddings of a frozen encoder on disk: cached = uncached, interrupted, stale, damaged, full disk
@@ -38,6 +39,10 @@ mod pretrain_cli; // pre-training through the real program
 mod pretraining; // whole pre-trainings: reproduce, resume, accumulate, learn
 mod probe; // features are what they should be, and their classifiers those of scikit-learn
 mod probe_cli; // probe through the real program: classes, parts, baselines, bad input
+mod ranks; // several ranks compute the run of one
+mod ranks_cli; // several devices through the real program
+#[cfg(all(feature = "mpi", target_os = "linux"))]
+mod ranks_mpi_cli; // several processes through mpirun and the real program
 mod resume_cli; // what changed around a run before it is resumed; a run at a terminal
 mod rounds_cli; // the data engine: rounds, proposals, automatic masks, kills
 mod runs_cli; // lists and comparisons of runs

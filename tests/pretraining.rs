@@ -15,6 +15,7 @@ use sam_learn::options::{
     Activations, LogOptions, LrDecay, MaeObjective, OptimiserOptions, PretrainOptions, RECONSTRUCTION_LOSS, RunOptions,
     ScheduleOptions, ValidationOptions,
 };
+use sam_learn::ranks::Alone;
 use sam_learn::record::{Observer, RunEvent, SavedState, Scores};
 use sam_learn::task::HeldOut;
 use sam_learn::{Ending, LearnError, Outcome, Pretraining, RunInputs, pretrain};
@@ -22,7 +23,7 @@ use sam_model::weights::{Checkpoint, MaeCheckpoint, StateDict};
 use sam_model::{MaeConfig, MaeTarget};
 use serde_json::Value;
 
-use crate::fixture::{cpu, generator};
+use crate::fixture::{device, generator};
 
 /// Not square on purpose.
 const SIZE_HW: [usize; 2] = [24, 32];
@@ -71,6 +72,7 @@ impl Setting {
                 name: "test".into(),
                 seed: 4,
                 device: "cpu".into(),
+                devices: Vec::new(),
                 threads: 0,
                 parallel: 1,
                 activations: Activations::Keep,
@@ -118,10 +120,16 @@ impl Setting {
         let resume = SavedState::newest(&folder.join("checkpoints"))?.intact;
         let pretraining = Pretraining {
             options: self.options,
-            inputs: RunInputs { samples: self.samples, loader, interrupter, observers: vec![observer] },
+            inputs: RunInputs {
+                samples: self.samples,
+                loader,
+                interrupter,
+                observers: vec![observer],
+                ranks: Arc::new(Alone),
+            },
             held_out: Some(HeldOut { samples: scenes(2, 5), n_images: 5 }),
         };
-        let mae = config().init(&cpu().autodiff()).expect("sizes fit");
+        let mae = config().init(&device().autodiff()).expect("sizes fit");
         pretrain(sam_model::init::initialise_mae(mae, 3), pretraining, resume.as_ref())
     }
 }
@@ -176,7 +184,7 @@ fn pretraining_learns_and_a_segmenter_starts_from_it() {
     assert_eq!(written.config, config());
     let mut checkpoint = Checkpoint::open(&outcome.best).expect("recognised");
     checkpoint.config.image_encoder.set_image_size(64);
-    let (sam, report) = checkpoint.load_with(&checkpoint.default_options(), &cpu()).expect("it fits");
+    let (sam, report) = checkpoint.load_with(&checkpoint.default_options(), &device()).expect("it fits");
     assert_eq!((report.used, report.resized.len(), sam.image_size()), (2 * 12 + 3, 1, 64));
 }
 

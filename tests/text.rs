@@ -11,7 +11,7 @@ use sam_model::weights::{
 };
 use sam_model::{MaskOutput, Modality, ObjectPrompt, Prompts, Sam, TextPromptConfig, TextVector};
 
-use crate::fixture::{Golden, check, cpu, norm, official_gradients, path, values};
+use crate::fixture::{Golden, check, device, norm, official_gradients, path, values};
 
 const WIDTH: usize = 6;
 
@@ -20,7 +20,7 @@ fn tiny_with_text() -> Sam {
     let checkpoint = Checkpoint::open(&path("tiny_sam.safetensors")).expect("a committed fixture");
     let mut options = LoadOptions { seed: 4, ..checkpoint.default_options() };
     options.config.text = Some(TextPromptConfig { width: WIDTH, clip: "00c0ffee".to_owned() });
-    let (mut sam, report) = checkpoint.load_with(&options, &cpu()).expect("it fits");
+    let (mut sam, report) = checkpoint.load_with(&options, &device()).expect("it fits");
     assert_eq!(report.fresh.len(), 4, "{:?}", report.fresh);
     let text = sam.prompt_encoder.text_prompt.as_mut().expect("asked for");
     text.text_mean = text.text_mean.clone().map(|mean| mean + 0.1);
@@ -35,11 +35,11 @@ fn text(seed: usize, modality: Modality) -> Option<TextVector> {
 
 fn embedding(sam: &Sam) -> Tensor<4> {
     let pixels: Vec<u8> = (0..64 * 64 * 3).map(|at| (at * 31 % 251) as u8).collect();
-    sam.encode(Sam::preprocess(&pixels, [64, 64], 64, &cpu()))
+    sam.encode(Sam::preprocess(&pixels, [64, 64], 64, &device()))
 }
 
 fn masks(sam: &Sam, objects: &[ObjectPrompt]) -> Vec<f32> {
-    let prompts = Prompts::from_objects(objects, sam.config().low_res_side(), &cpu());
+    let prompts = Prompts::from_objects(objects, sam.config().low_res_side(), &device());
     values(sam.decode(embedding(sam), &vec![0; objects.len()], &prompts, MaskOutput::Multi).low_res_logits)
 }
 
@@ -97,13 +97,13 @@ fn a_text_prompt_is_beside_an_official_file_or_merged() {
             let keys = |dict: &sam_model::weights::StateDict| dict.tensors.keys().cloned().collect::<Vec<_>>();
             assert_eq!(keys(&checkpoint.dict), keys(&official), "official loaders are strict");
         }
-        let (loaded, report) = checkpoint.load(&cpu()).expect("it fits");
+        let (loaded, report) = checkpoint.load(&device()).expect("it fits");
         assert!(report.fresh.is_empty(), "{name}: {report:?}");
         assert_eq!(report.used, named_tensors(&loaded).len(), "{name}");
         check(name, &masks(&loaded, &prompted), &expected, tolerance);
         // Written again without texts, nothing is left of them.
         let plain =
-            Checkpoint::open(&path("tiny_sam.safetensors")).expect("a fixture").load(&cpu()).expect("it fits").0;
+            Checkpoint::open(&path("tiny_sam.safetensors")).expect("a fixture").load(&device()).expect("it fits").0;
         export(&plain, ExportOptions { text: TextExport::Beside, ..options }, &out).expect("replaced");
         assert_eq!(Checkpoint::open(&out).expect("ours").config.text, None, "{name}");
     }
@@ -121,7 +121,7 @@ fn the_text_prompt_of_another_checkpoint_is_refused() {
     export(&sam, options, &mine).expect("written");
     export(&initialise(sam, 9), options, &other).expect("written");
     let error_of =
-        |path: &Path| Checkpoint::open(path).and_then(|file| file.load(&cpu())).expect_err("refused").to_string();
+        |path: &Path| Checkpoint::open(path).and_then(|file| file.load(&device())).expect_err("refused").to_string();
     std::fs::copy(text_prompt_beside(&other), text_prompt_beside(&mine)).expect("copied");
     let error = error_of(&mine);
     assert!(error.contains("mine.text.safetensors") && error.contains("another checkpoint"), "{error}");
@@ -136,17 +136,17 @@ fn the_text_prompt_of_another_checkpoint_is_refused() {
     let checkpoint = Checkpoint::open(&other).expect("ours");
     let mut options = checkpoint.default_options();
     options.config.text = Some(TextPromptConfig { width: WIDTH, clip: "0badcafe".to_owned() });
-    let error = checkpoint.load_with(&options, &cpu()).expect_err("another CLIP").to_string();
+    let error = checkpoint.load_with(&options, &device()).expect_err("another CLIP").to_string();
     assert!(error.contains("00c0ffee") && error.contains("0badcafe"), "{error}");
     options.config.text = None;
-    assert!(checkpoint.load_with(&options, &cpu()).is_ok(), "without texts");
+    assert!(checkpoint.load_with(&options, &device()).is_ok(), "without texts");
 }
 
 /// One more token of the official decoder, in f64: masks, and the gradients of the projection and of the image embedding
 /// (`fixtures/generate_text.py`).
 #[test]
 fn texts_and_their_gradients_equal_pytorch() {
-    let device = cpu().autodiff();
+    let device = device().autodiff();
     let golden = Golden::open("tiny_text.safetensors");
     let checkpoint = Checkpoint::open(&path("tiny_sam.safetensors")).expect("a committed fixture");
     let mut options = checkpoint.default_options();

@@ -6,12 +6,12 @@ use sam_model::DropPath;
 use sam_model::MaskOutput;
 use sam_model::weights::Checkpoint;
 
-use crate::fixture::{Golden, MODULE, check, cpu, generator, path, tiny, values};
+use crate::fixture::{Golden, MODULE, check, device, generator, path, tiny, values};
 
 #[test]
 fn drop_path_drops_whole_samples_and_keeps_the_mean() {
     let _turn = generator();
-    let device = cpu().autodiff();
+    let device = device().autodiff();
     device.seed(11);
     let (probability, samples) = (0.4, 4000);
     let dropped = values(DropPath::new(probability).forward(Tensor::<3>::ones([samples, 2, 3], &device)));
@@ -35,11 +35,12 @@ fn rates_act_in_training_only() {
     let mut options = checkpoint.default_options();
     options.config.image_encoder.set_drop_path_rate(0.5);
     options.config.mask_decoder.dropout = 0.3;
-    let device = cpu().autodiff();
+    let plain = device();
+    let device = plain.clone().autodiff();
     device.seed(5);
     let (sam, _) = checkpoint.load_with(&options, &device).expect("it fits");
 
-    let images = golden.tensor::<4>("input_image", &cpu());
+    let images = golden.tensor::<4>("input_image", &plain);
     let expected = golden.values("image_embedding");
     check("valid", &values(sam.valid().encode(images.clone())), &expected, 3.0 * MODULE);
     let training = sam.encode(Tensor::from_inner(images));
@@ -52,7 +53,7 @@ fn rates_act_in_training_only() {
         values(sam.decode(embedding.clone(), &vec![0; prompts.objects], &prompts, MaskOutput::Single).low_res_logits)
     };
     assert_ne!(decode(), decode(), "dropout draws anew at every call");
-    let still = tiny(&cpu().autodiff());
+    let still = tiny(&device);
     let decode = || {
         values(still.decode(embedding.clone(), &vec![0; prompts.objects], &prompts, MaskOutput::Single).low_res_logits)
     };

@@ -15,6 +15,7 @@ use sam_learn::options::{
     Activations, IouSupervision, LogOptions, LoraOptions, LossOptions, LrDecay, OptimiserOptions, PromptOptions,
     PromptPreset, RunOptions, ScheduleOptions, TrainOptions, ValidationOptions,
 };
+use sam_learn::ranks::Alone;
 use sam_learn::record::{Observer, RunEvent, SavedState};
 use sam_learn::task::Validation;
 use sam_learn::{Ending, LearnError, Outcome, RunInputs, Training, train};
@@ -22,11 +23,17 @@ use sam_model::weights::StateDict;
 use sam_model::{ImageEncoderConfig, MaskDecoderConfig, PromptEncoderConfig, Sam, SamConfig, VitConfig};
 use serde_json::Value;
 
-use crate::fixture::{cpu, generator, path, vit_config};
+use crate::fixture::{device, generator, path, vit_config};
 
-const SIDE: usize = 32;
+pub(crate) const SIDE: usize = 32;
 
 pub(crate) fn small_sam(side: usize, dim: usize, width: usize) -> Sam {
+    // Not zero on purpose: a run must repeat these draws, too.
+    small_sam_with(side, dim, width, 0.1)
+}
+
+/// `dropped`: the rates of drop path and dropout.
+pub(crate) fn small_sam_with(side: usize, dim: usize, width: usize, dropped: f64) -> Sam {
     let config = SamConfig {
         image_encoder: ImageEncoderConfig::Vit(VitConfig {
             image_size: side,
@@ -38,8 +45,7 @@ pub(crate) fn small_sam(side: usize, dim: usize, width: usize) -> Sam {
             out_chans: width,
             window_size: 2,
             global_attn_indexes: vec![1],
-            // Not zero on purpose: a run must repeat these draws, too.
-            drop_path_rate: 0.1,
+            drop_path_rate: dropped,
         }),
         prompt_encoder: PromptEncoderConfig { embed_dim: width, mask_in_chans: 4 },
         mask_decoder: MaskDecoderConfig {
@@ -51,11 +57,11 @@ pub(crate) fn small_sam(side: usize, dim: usize, width: usize) -> Sam {
             num_multimask_outputs: 3,
             iou_head_depth: 2,
             iou_head_hidden_dim: width,
-            dropout: 0.1,
+            dropout: dropped,
         },
         text: None,
     };
-    sam_model::init::initialise(config.init(&cpu().autodiff()).expect("sizes fit"), 3)
+    sam_model::init::initialise(config.init(&device().autodiff()).expect("sizes fit"), 3)
 }
 
 fn scenes(seed: u64, n_scenes: usize, side: usize) -> SynthScenes {
@@ -78,6 +84,7 @@ fn options(steps: u64) -> TrainOptions {
             name: "test".into(),
             seed: 11,
             device: "cpu".into(),
+            devices: Vec::new(),
             threads: 0,
             parallel: 1,
             activations: Activations::Keep,
@@ -112,16 +119,22 @@ fn loader(images: usize) -> LoaderOptions {
 }
 
 fn inputs(loader: LoaderOptions) -> RunInputs {
-    RunInputs { samples: Arc::new(scenes(1, 5, SIDE)), loader, interrupter: Interrupter::new(), observers: Vec::new() }
+    RunInputs {
+        samples: Arc::new(scenes(1, 5, SIDE)),
+        loader,
+        interrupter: Interrupter::new(),
+        observers: Vec::new(),
+        ranks: Arc::new(Alone),
+    }
 }
 
 pub(crate) struct Setting {
     pub(crate) options: TrainOptions,
-    loader: LoaderOptions,
+    pub(crate) loader: LoaderOptions,
     /// After which step Ctrl-C comes.
     pub(crate) stop_after: Option<u64>,
     /// After which step the device has no memory left.
-    full_after: Option<u64>,
+    pub(crate) full_after: Option<u64>,
 }
 
 impl Setting {
@@ -132,7 +145,12 @@ impl Setting {
     pub(crate) fn run(mut self, folder: &Path) -> Result<Outcome, LearnError> {
         self.options.run.dir = folder.to_owned();
         let _turn = generator();
-        let interrupter = Interrupter::new();
+        let resume = SavedState::newest(&folder.join("checkpoints"))?.intact;
+        train(small_sam(SIDE, 16, 16), self.training(Interrupter::new()), resume.as_ref())
+    }
+
+    /// The inputs of a run by itself, in the folder of the options.
+    pub(crate) fn training(self, interrupter: Interrupter) -> Training {
         let stop: Box<dyn Observer> = {
             let (interrupter, stop_after, full_after) = (interrupter.clone(), self.stop_after, self.full_after);
             Box::new(move |event: &RunEvent| {
@@ -156,16 +174,14 @@ impl Setting {
             Protocol { start: Start::Box, n_clicks: 0, ..Protocol::default() }.into(),
         ];
         let sets = vec![EvalSet::new("scenes", Arc::new(scenes(2, 2, SIDE)), &[])];
-        let resume = SavedState::newest(&folder.join("checkpoints"))?.intact;
-        let training = Training {
+        Training {
             options: self.options,
             inputs: RunInputs { interrupter, observers: vec![stop], ..inputs(self.loader) },
             validation: Some(Validation { sets, also: Vec::new(), protocols, text: None, n_threads: 1 }),
             embeddings: None,
             distillation: None,
             texts: None,
-        };
-        train(small_sam(SIDE, 16, 16), training, resume.as_ref())
+        }
     }
 }
 
@@ -269,7 +285,7 @@ fn two_batches_of_one_image_are_one_of_two() {
         let mut sam = small_sam(SIDE, 16, 16).config().clone();
         sam.image_encoder.set_drop_path_rate(0.0);
         sam.mask_decoder.dropout = 0.0;
-        let sam = sam_model::init::initialise(sam.init(&cpu().autodiff()).expect("sizes fit"), 3);
+        let sam = sam_model::init::initialise(sam.init(&device().autodiff()).expect("sizes fit"), 3);
         let training = Training {
             options: setting.options,
             inputs: inputs(setting.loader),
@@ -298,7 +314,7 @@ pub(crate) fn run_in_shards(run: &Path, n_shards: usize, lora: Option<LoraOption
     let mut config = small_sam(SIDE, 16, 16).config().clone();
     config.image_encoder.set_drop_path_rate(0.0);
     config.mask_decoder.dropout = 0.0;
-    let sam = sam_model::init::initialise(config.init(&cpu().autodiff()).expect("sizes fit"), 3);
+    let sam = sam_model::init::initialise(config.init(&device().autodiff()).expect("sizes fit"), 3);
     let mut options = TrainOptions { lora, ..options(3) };
     (options.run.dir, options.run.parallel) = (run.to_owned(), n_shards);
     train(
@@ -440,7 +456,7 @@ fn a_model_overfits_four_images() {
     // Masks at the resolution of the images.
     let vit = vit_config(&mut config);
     (vit.patch_size, vit.window_size, vit.global_attn_indexes) = (4, 0, vec![0, 1]);
-    let sam = sam_model::init::initialise(config.init(&cpu().autodiff()).expect("sizes fit"), 3);
+    let sam = sam_model::init::initialise(config.init(&device().autodiff()).expect("sizes fit"), 3);
     let samples = Arc::new(scenes(21, 4, SIDE));
     let last_step = Arc::new(AtomicU64::new(0));
     let protocols = vec![

@@ -7,6 +7,8 @@ use sam_infer::clip::ClipError;
 use sam_model::SamConfigError;
 use sam_model::weights::WeightsError;
 
+use crate::ranks::RankError;
+
 /// An error that prevents a run from starting or continuing.
 #[derive(Debug, thiserror::Error)]
 pub enum LearnError {
@@ -120,6 +122,51 @@ pub enum LearnError {
         /// The requested number of shards.
         n_shards: usize,
     },
+    /// Devices would draw from one random generator in any order.
+    #[error(
+        "{n_devices} devices of one process share one random generator, so drop path and dropout would not be repeatable"
+    )]
+    DevicesWithDropout {
+        /// Number of devices.
+        n_devices: usize,
+    },
+    /// Ranks would have statistics of their own.
+    #[error("{n_ranks} ranks cannot train running statistics of batch norms: each would have those of its own images")]
+    RanksWithRunningStatistics {
+        /// Number of ranks.
+        n_ranks: usize,
+    },
+    /// The batches of a step cannot be divided among the ranks.
+    #[error(
+        "the {accumulation} batches of a step cannot be divided among {n_ranks} ranks: each takes as many; expected a multiple of \
+         {n_ranks}"
+    )]
+    BatchesOfRanks {
+        /// Batches of a step.
+        accumulation: usize,
+        /// Number of ranks.
+        n_ranks: usize,
+    },
+    /// Ranks would not compute the same run.
+    #[error("{difference}")]
+    RanksDiffer {
+        /// What differs, with the values of two ranks.
+        difference: String,
+    },
+    /// Another rank failed.
+    #[error("rank {rank}: {reason}")]
+    OtherRank {
+        /// Index of the rank.
+        rank: usize,
+        /// Its message.
+        reason: String,
+    },
+    /// Ranks do not work together any more.
+    #[error(transparent)]
+    Ranks(#[from] RankError),
+    /// The run was asked to stop during a validation.
+    #[error("the run was asked to stop during a validation")]
+    ValidationStopped,
     /// Running statistics that nothing would move.
     #[error("running statistics of batch norms need batch norms that learn, and here none does")]
     NoRunningStatistics,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use burn::module::Module;
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use sam_data::loader::{Content, LoaderOptions};
 use sam_model::lora::has_adapters;
 use sam_model::{BatchNormStatistics, Modality, Sam, TextVector};
@@ -12,13 +12,14 @@ use crate::embeddings::{FingerprintedSamples, FrozenEmbeddings};
 use crate::error::LearnError;
 use crate::optim::{EncoderLayers, adapt, choose_learning, is_encoder_frozen, learned_keys};
 use crate::options::TrainOptions;
+use crate::ranks::{Ranks, on_threads};
 use crate::record::SavedState;
 use crate::task::{
     AdapterRecord, Embeddings, SegmentationRecipe, SegmentationTask, ShardPools, StepOptions, Texts, Validation,
 };
 use crate::teacher::{Distillation, Teacher, WithoutMasks, without_gradients};
 use crate::texts::TextVectors;
-use crate::training_loop::{LoopOptions, Measured, Outcome, RunInputs, Setup, measure, run};
+use crate::training_loop::{LoopOptions, Measured, Outcome, Profile, RunInputs, Setup, measure, profile, run};
 
 /// The inputs of a training run, beside the model.
 pub struct Training {
@@ -86,6 +87,46 @@ pub fn train(sam: Sam, training: Training, resume: Option<&SavedState>) -> Resul
     run(setup(sam, training, sources)?, resume)
 }
 
+/// Trains a segmenter on several devices of this machine, each a rank with its share of the batches of a step.
+///
+/// # Arguments
+/// - `sam`: as for [`train`], on any of the devices
+///
+/// # Errors
+///
+/// As [`train`], and when the batches of a step cannot be divided among the devices.
+pub fn train_on(
+    devices: &[Device],
+    sam: &Sam,
+    mut training: Training,
+    resume: Option<&SavedState>,
+) -> Result<Outcome, LearnError> {
+    if devices.len() < 2 {
+        return train(sam.clone(), training, resume);
+    }
+    let interrupter = training.inputs.interrupter.clone();
+    let mut observers = Some(std::mem::take(&mut training.inputs.observers));
+    let of_device = |device: &Device| {
+        let distillation = training.distillation.clone();
+        let distillation =
+            distillation.map(|distil| Distillation { teacher: distil.teacher.clone().fork(device), ..distil });
+        let mut own = Training {
+            options: training.options.clone(),
+            inputs: training.inputs.shared(observers.take().unwrap_or_default()),
+            validation: training.validation.clone(),
+            embeddings: training.embeddings.clone(),
+            distillation,
+            texts: training.texts.clone(),
+        };
+        let sam = sam.clone().fork(device);
+        move |ranks: Arc<dyn Ranks>| {
+            own.inputs.ranks = ranks;
+            train(sam, own, resume)
+        }
+    };
+    on_threads(devices.iter().map(of_device).collect(), &interrupter)
+}
+
 /// Measures what a run will take by some steps and validations, after which nothing remains. `None` when not even one step
 /// can be made; [`train`] then says why.
 ///
@@ -97,6 +138,12 @@ pub fn train(sam: Sam, training: Training, resume: Option<&SavedState>) -> Resul
 ///
 /// As [`train`], before its first step.
 pub fn measure_training(sam: Sam, training: Training, keeps_embeddings: bool) -> Result<Option<Measured>, LearnError> {
+    let sources = stand_ins(&sam, &training, keeps_embeddings);
+    measure(setup(sam, training, sources)?)
+}
+
+/// For steps that show what a run takes.
+fn stand_ins(sam: &Sam, training: &Training, keeps_embeddings: bool) -> Sources {
     let stand_in = |sam: &Sam| match keeps_embeddings {
         true => {
             let (sam, side) = (sam.valid(), sam.image_size());
@@ -109,7 +156,7 @@ pub fn measure_training(sam: Sam, training: Training, keeps_embeddings: bool) ->
             let share = options.embedding_steps as f64 / training.options.schedule.steps.max(1) as f64;
             (Embeddings::EachStep, Some((stand_in(teacher), WithoutMasks::Spread(share))))
         }
-        None => (stand_in(&sam), None),
+        None => (stand_in(sam), None),
     };
     // Vectors need not be there yet.
     let texts = match (&training.options.prompts.text, &sam.config().text) {
@@ -119,7 +166,23 @@ pub fn measure_training(sam: Sam, training: Training, keeps_embeddings: bool) ->
         }),
         _ => Texts::Nowhere,
     };
-    measure(setup(sam, training, Sources { embeddings, texts, teacher })?)
+    Sources { embeddings, texts, teacher }
+}
+
+/// Measures the phases of `n_steps` steps of a run, after one that is not counted; nothing remains. A run that would keep embeddings
+/// is measured with stand-ins for them.
+///
+/// # Errors
+///
+/// As [`train`].
+pub fn profile_training(
+    sam: Sam,
+    training: Training,
+    keeps_embeddings: bool,
+    n_steps: usize,
+) -> Result<Profile, LearnError> {
+    let sources = stand_ins(&sam, &training, keeps_embeddings);
+    profile(setup(sam, training, sources)?, n_steps)
 }
 
 /// Where a task finds what it learns from, beside images and masks.
@@ -146,8 +209,14 @@ fn setup(sam: Sam, training: Training, sources: Sources) -> Result<Setup<Segment
     if run_options.parallel > 1 && has_dropout {
         return Err(LearnError::ShardsWithDropout { n_shards: run_options.parallel });
     }
+    if inputs.ranks.shares_process() && has_dropout {
+        return Err(LearnError::DevicesWithDropout { n_devices: inputs.ranks.n() });
+    }
     if run_options.parallel > 1 && n_running > 0 {
         return Err(LearnError::ShardsWithRunningStatistics { n_shards: run_options.parallel });
+    }
+    if inputs.ranks.n() > 1 && n_running > 0 {
+        return Err(LearnError::RanksWithRunningStatistics { n_ranks: inputs.ranks.n() });
     }
     let is_encoder_frozen = is_encoder_frozen(&sam);
     let teacher = match distillation.zip(teacher) {

@@ -9,6 +9,7 @@ use sam_model::weights::WeightsError;
 use crate::interruption::INTERRUPTED;
 use crate::output::errors;
 use crate::published::{self, Published};
+use crate::team;
 
 /// The exit code of a program whose device had no memory left.
 pub(crate) const OUT_OF_MEMORY: u8 = 3;
@@ -49,7 +50,7 @@ impl Failure {
         if let Some(published) = error.chain().find_map(missing_weights) {
             message = format!("{message}; {}", published.advice());
         }
-        let _ = writeln!(errors(), "error: {message}");
+        let _ = writeln!(errors(), "{}error: {message}", team::prefix());
         ExitCode::from(code)
     }
 }

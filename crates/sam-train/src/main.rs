@@ -4,6 +4,7 @@
 
 mod annotate;
 mod auto;
+mod bench;
 mod build;
 mod cli;
 mod config;
@@ -33,6 +34,7 @@ mod runs;
 mod schema;
 mod survey;
 mod target;
+mod team;
 mod texts;
 mod timing;
 mod train;
@@ -48,6 +50,7 @@ use sam_learn::out_of_memory;
 use crate::cli::{Arguments, Command, RunArguments};
 use crate::failure::{BadInput, Failure};
 use crate::output::finish_output;
+use crate::team::Team;
 
 /// Reuses the memory of freed tensors.
 #[global_allocator]
@@ -56,18 +59,27 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     print_other_panics();
     let arguments = parse();
+    let mut team = Team::alone();
     let result =
-        catch_unwind(AssertUnwindSafe(|| run(arguments))).unwrap_or_else(|panic| match out_of_memory(&*panic) {
-            Some(reason) => Err(Failure::OutOfMemory(anyhow!(
-                "the device has no memory left ({reason}); use a device with more, a smaller model, or --device cpu"
-            ))),
-            None => resume_unwind(panic),
+        catch_unwind(AssertUnwindSafe(|| run(arguments, &mut team))).unwrap_or_else(|panic| {
+            match out_of_memory(&*panic) {
+                Some(reason) => Err(Failure::OutOfMemory(anyhow!(
+                    "the device has no memory left ({reason}); use a device with more, a smaller model, or --device cpu"
+                ))),
+                None => resume_unwind(panic),
+            }
         });
     let printed = finish_output().context("standard output could not be written; the work itself is done");
-    match result.and_then(|()| Ok(printed?)) {
-        Ok(()) => ExitCode::SUCCESS,
+    let code = match result.and_then(|()| Ok(printed?)) {
+        Ok(()) => {
+            team.finish();
+            ExitCode::SUCCESS
+        }
         Err(failure) => failure.report(),
-    }
+    };
+    // After the message, as it ends the other processes of a failed one.
+    drop(team);
+    code
 }
 
 /// A device without memory left is a panic of burn's, which becomes an error here or in the training loop; all others are
@@ -100,9 +112,12 @@ fn parse() -> Arguments {
     std::process::exit(error.exit_code())
 }
 
-fn run(arguments: Arguments) -> Result<(), Failure> {
+fn run(arguments: Arguments, team: &mut Team) -> Result<(), Failure> {
     match arguments.command {
-        None => run::run(&arguments.run),
+        None => {
+            *team = Team::join().bad_input()?;
+            run::run(&arguments.run, team)
+        }
         Some(Command::Init(arguments)) => init::run(&arguments),
         Some(Command::Inspect(arguments)) => inspect::run(&arguments),
         Some(Command::Export(arguments)) => export::run(&arguments),
@@ -111,15 +126,18 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         Some(Command::Eval(arguments)) => run::run_document(
             &arguments.document().bad_input()?,
             &RunArguments::of_command(arguments.measure.force, arguments.measure.verbosity),
+            team,
         ),
         Some(Command::Probe(arguments)) => run::run_document(
             &arguments.document(),
             &RunArguments::of_command(arguments.measure.force, arguments.measure.verbosity),
+            team,
         ),
         Some(Command::Neighbours(arguments)) => neighbours::run(&arguments),
         Some(Command::Runs(arguments)) => runs::run(&arguments),
         Some(Command::Annotate(arguments)) => annotate::run(&arguments),
         Some(Command::Data(command)) => data::run(&command),
+        Some(Command::Bench(arguments)) => bench::run(&arguments),
         Some(Command::Schema) => schema::run(),
         Some(Command::Doctor(arguments)) => doctor::run(&arguments),
     }

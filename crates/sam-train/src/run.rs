@@ -12,14 +12,15 @@ use crate::cli::{RunArguments, Verbosity};
 use crate::config::{Document, Paths, Plan, check_resume};
 use crate::failure::{BadInput, Failure};
 use crate::output::{errors, output};
+use crate::team::{self, Team};
 use crate::train::{self, RunFolder};
 use crate::{eval, probe, progress};
 
 /// Runs a configuration, or resumes a run.
-pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
+pub(crate) fn run(arguments: &RunArguments, team: &Team) -> Result<(), Failure> {
     match (&arguments.config, &arguments.resume) {
-        (Some(config), None) => run_document(&load(config, &arguments.set)?, arguments),
-        (config, Some(run)) => resume(run, config.as_deref(), arguments),
+        (Some(config), None) => run_document(&load(config, &arguments.set)?, arguments, team),
+        (config, Some(run)) => resume(run, config.as_deref(), arguments, team),
         (None, None) => Err(anyhow!("use --config FILE to start a run, or --resume RUN to resume one")).bad_input(),
     }
 }
@@ -28,13 +29,13 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
 fn load(config: &Path, sets: &[String]) -> Result<Document, Failure> {
     let document = Document::load(config, sets).bad_input()?;
     for note in &document.notes {
-        writeln!(errors(), "note: {note}")?;
+        writeln!(errors(), "{}note: {note}", team::prefix())?;
     }
     Ok(document)
 }
 
 /// Runs a configuration, whether it was a file or the options of a command.
-pub(crate) fn run_document(document: &Document, arguments: &RunArguments) -> Result<(), Failure> {
+pub(crate) fn run_document(document: &Document, arguments: &RunArguments, team: &Team) -> Result<(), Failure> {
     let (plan, resolved) = Plan::read_resolved(document, Paths::MustExist).bad_input()?;
     match &plan {
         Plan::Train(plan) if arguments.check => train::check(plan, &resolved),
@@ -45,13 +46,16 @@ pub(crate) fn run_document(document: &Document, arguments: &RunArguments) -> Res
             Err(anyhow!("--dry-run is for training and pre-training; --check checks an evaluation or a probe"))
                 .bad_input()
         }
-        plan => run_plan(plan, None, arguments),
+        plan => run_plan(plan, None, arguments, team),
     }
 }
 
 /// A configuration may be given when it is that of the run, except for the keys that may change.
-fn resume(run: &Path, config: Option<&Path>, arguments: &RunArguments) -> Result<(), Failure> {
-    let folder = RunFolder::to_resume(run).bad_input()?;
+fn resume(run: &Path, config: Option<&Path>, arguments: &RunArguments, team: &Team) -> Result<(), Failure> {
+    let folder = match team.is_first() {
+        true => RunFolder::to_resume(run).bad_input()?,
+        false => RunFolder::to_read(run),
+    };
     let saved = |sets: &[String]| Plan::resumed(&folder.plan_path(), run, sets).bad_input();
     let plan = match config {
         None => saved(&arguments.set)?,
@@ -65,7 +69,7 @@ fn resume(run: &Path, config: Option<&Path>, arguments: &RunArguments) -> Result
     };
     match plan.missing_data() {
         Some(missing) if !arguments.check => Err(anyhow!("{missing}")).bad_input(),
-        _ => run_plan(&plan, Some(folder), arguments),
+        _ => run_plan(&plan, Some(folder), arguments, team),
     }
 }
 
@@ -78,8 +82,8 @@ fn reject_changes(saved: &Plan, asked: &Plan, config: &Path) -> Result<(), Failu
     Err(anyhow!("{}: not the configuration of this run:{}", config.display(), lines.concat())).bad_input()
 }
 
-fn run_plan(plan: &Plan, resumed: Option<RunFolder>, arguments: &RunArguments) -> Result<(), Failure> {
-    if arguments.verbosity.level() == Verbosity::Quiet {
+fn run_plan(plan: &Plan, resumed: Option<RunFolder>, arguments: &RunArguments, team: &Team) -> Result<(), Failure> {
+    if arguments.verbosity.level() == Verbosity::Quiet || !team.is_first() {
         progress::silence();
     }
     if arguments.check {
@@ -88,11 +92,12 @@ fn run_plan(plan: &Plan, resumed: Option<RunFolder>, arguments: &RunArguments) -
     }
     let folder = |dir: &Path| match resumed {
         Some(folder) => Ok(folder),
-        None => RunFolder::to_create(dir, arguments.force).bad_input(),
+        None if team.is_first() => RunFolder::to_create(dir, arguments.force).bad_input(),
+        None => Ok(RunFolder::to_read(dir)),
     };
     match plan {
-        Plan::Train(plan) => train::run_plan(plan, folder(&plan.run.dir)?, arguments),
-        Plan::Pretrain(plan) => train::pretrain::run_plan(plan, folder(&plan.run.dir)?, arguments),
+        Plan::Train(plan) => train::run_plan(plan, folder(&plan.run.dir)?, arguments, team),
+        Plan::Pretrain(plan) => train::pretrain::run_plan(plan, folder(&plan.run.dir)?, arguments, team),
         Plan::Evaluate(plan) => eval::run_plan(plan, arguments),
         Plan::Probe(plan) => probe::run_plan(plan, arguments.force),
     }

@@ -86,6 +86,12 @@ pub enum PromptPreset {
 }
 
 impl PromptOptions {
+    /// Decoder passes of a step.
+    #[must_use]
+    pub fn passes(&self) -> usize {
+        1 + self.correction_clicks + self.mask_only_passes
+    }
+
     /// The numbers of a preset.
     #[must_use]
     pub fn preset(preset: PromptPreset) -> Self {

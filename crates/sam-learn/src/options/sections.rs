@@ -71,6 +71,9 @@ pub struct RunOptions {
     pub seed: u64,
     /// Device name, such as `cpu` or `cuda:0`.
     pub device: String,
+    /// Several devices of this machine that train together, of which `device` is the first; empty: one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<String>,
     /// Compute threads; 0: one per core.
     pub threads: usize,
     /// Shards of a batch that are computed side by side; above 1 only without drop path and dropout, whose draws would

@@ -81,7 +81,7 @@ pub struct RunStart {
 }
 
 /// Receives the events of a run.
-pub trait Observer {
+pub trait Observer: Send {
     /// Receives an event.
     ///
     /// # Errors
@@ -96,7 +96,7 @@ pub trait Observer {
 }
 
 /// Any function of events is an observer that never fails.
-impl<F: FnMut(&RunEvent)> Observer for F {
+impl<F: FnMut(&RunEvent) + Send> Observer for F {
     fn on(&mut self, event: &RunEvent) -> Result<(), LearnError> {
         self(event);
         Ok(())
@@ -143,7 +143,7 @@ pub struct StepRecord {
     pub segmentation: Option<SegmentationTerms>,
     /// Its terms, where a teacher is learned from.
     #[serde(flatten)]
-    pub distillation: Option<DistillationTerms>,
+    pub distillation: DistillationTerms,
     /// L2 norm of the gradient before clipping.
     pub grad_norm: f64,
     /// Images of this step.
@@ -177,11 +177,12 @@ pub struct SegmentationTerms {
     pub n_objects: usize,
 }
 
-/// Loss terms of a step that learns from a teacher.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+/// Loss terms of a step that learns from a teacher; of any other step there are none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct DistillationTerms {
-    /// Mean squared error of the embeddings, not weighted.
-    pub embedding_mse: f64,
+    /// Mean squared error of the embeddings, not weighted; `None` where no embeddings are learned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embedding_mse: Option<f64>,
     /// Fraction of the objects that learn the teacher's mask; `None` in a step without masks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub teacher_share: Option<f64>,

@@ -57,7 +57,7 @@ fn terms(history: &RunHistory) -> Option<String> {
 
 /// The error of the embeddings against a teacher's, in training and on validation data.
 fn embeddings(history: &RunHistory) -> Option<String> {
-    let mut series = noisy("training", &history.steps, |step| Some(step.distillation?.embedding_mse));
+    let mut series = noisy("training", &history.steps, |step| step.distillation.embedding_mse);
     series.extend(validated(history, EMBEDDING_MSE, "validation"));
     chart(history, "Embeddings against the teacher's", "mean squared error", None, series)
 }
@@ -171,7 +171,7 @@ mod tests {
             lr: step as f64,
             loss,
             segmentation: None,
-            distillation: None,
+            distillation: Default::default(),
             grad_norm: 1.0,
             n_images: 1,
             images_per_s: 1.0,

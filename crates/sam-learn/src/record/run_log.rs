@@ -236,7 +236,7 @@ mod tests {
             lr: 1e-4,
             loss: 0.1 + 0.2,
             segmentation,
-            distillation: None,
+            distillation: Default::default(),
             grad_norm: 2.0,
             n_images: 3,
             images_per_s: 4.0,

@@ -16,7 +16,7 @@ use tensorboard_proto::summary::Summary;
 use tensorboard_rs::record_writer::RecordWriter;
 use tensorboard_rs::summary::{image as image_summary, scalar};
 
-use super::events::{Observer, RunEvent, StepRecord, ValidationRecord};
+use super::events::{DistillationTerms, Observer, RunEvent, StepRecord, ValidationRecord};
 use crate::error::LearnError;
 
 /// The format of event files that TensorBoard reads.
@@ -101,10 +101,9 @@ impl TensorBoard {
                 ("train/miou_last", terms.miou_last),
             ]);
         }
-        if let Some(terms) = &record.distillation {
-            values.push(("train/embedding_mse", terms.embedding_mse));
-            values.extend(terms.teacher_share.map(|share| ("train/teacher_share", share)));
-        }
+        let DistillationTerms { embedding_mse, teacher_share } = record.distillation;
+        values.extend(embedding_mse.map(|mse| ("train/embedding_mse", mse)));
+        values.extend(teacher_share.map(|share| ("train/teacher_share", share)));
         values.into_iter().try_for_each(|(tag, value)| self.write(record.step, scalar(tag, value as f32)))
     }
 

@@ -8,12 +8,16 @@ use std::sync::Arc;
 
 use burn::tensor::Tensor;
 use sam_data::DeviceBatch;
-use sam_data::loader::{Loader, LoaderOptions, Samples};
+use sam_data::loader::{Loader, LoaderOptions, Samples, Turns};
 use sam_data::random::Purpose;
 use sam_image::RgbImage;
 use sam_model::{PIXEL_MEAN, PIXEL_STD, RandomMasking};
+use serde::{Deserialize, Serialize};
 
+use super::ValidationRequest;
 use super::mae::MaeTask;
+use crate::error::LearnError;
+use crate::ranks::{Ranks, gather_parts};
 
 /// Validation images of a pre-training.
 #[derive(Clone)]
@@ -30,54 +34,101 @@ pub(crate) struct HeldOutInput {
     pub(crate) loader: LoaderOptions,
 }
 
+/// Input, visible patches and reconstruction of each image.
+type PreviewRows = Vec<Vec<RgbImage>>;
+
+/// What a rank found.
+#[derive(Serialize, Deserialize)]
+struct HeldOutPart {
+    losses: Vec<BatchLoss>,
+    skipped: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct BatchLoss {
+    /// Its index.
+    batch: u64,
+    mean: f64,
+    n_images: usize,
+}
+
 pub(super) struct HeldOutOutput {
     /// Mean over images.
     pub(super) loss: f64,
     /// Input, visible patches and reconstruction of the first images.
-    pub(super) preview_rows: Vec<Vec<RgbImage>>,
+    pub(super) preview_rows: PreviewRows,
     /// Reasons why images were skipped, for the first few of them.
     pub(super) skipped: Vec<String>,
 }
 
 impl MaeTask {
+    /// The loss of this rank's part of the held-out images, and from it that of all.
     pub(super) fn reconstruct_held_out(
+        &self,
+        input: &HeldOutInput,
+        request: ValidationRequest<'_>,
+    ) -> Result<HeldOutOutput, LearnError> {
+        let ValidationRequest { step, n_previews, on_progress, ranks, .. } = request;
+        let failed = |reason: String| LearnError::Validation { step, source: reason.into() };
+        let own = self.reconstruct_own(input, n_previews, on_progress, ranks).map_err(failed);
+        let (own, preview_rows) = match own {
+            Ok(Some((part, rows))) => (Ok(Some(part)), rows),
+            Ok(None) => (Ok(None), Vec::new()),
+            Err(error) => (Err(error), Vec::new()),
+        };
+        let mut parts = gather_parts(ranks, own)?;
+        let mut losses: Vec<BatchLoss> = parts.iter_mut().flat_map(|part| std::mem::take(&mut part.losses)).collect();
+        // As one rank would sum them.
+        losses.sort_by_key(|loss| loss.batch);
+        let n_images: usize = losses.iter().map(|loss| loss.n_images).sum();
+        if n_images == 0 {
+            return Err(failed("no held-out image could be read".to_owned()));
+        }
+        let loss = losses.iter().map(|loss| loss.mean * loss.n_images as f64).sum::<f64>() / n_images as f64;
+        Ok(HeldOutOutput { loss, preview_rows, skipped: parts.into_iter().flat_map(|part| part.skipped).collect() })
+    }
+
+    /// The losses of this rank's batches, and rows for the preview; `None` when it was stopped.
+    fn reconstruct_own(
         &self,
         input: &HeldOutInput,
         n_previews: usize,
         on_progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
-    ) -> Result<HeldOutOutput, String> {
+        ranks: &dyn Ranks,
+    ) -> Result<Option<(HeldOutPart, PreviewRows)>, String> {
         let HeldOutInput { held_out, loader } = input;
         let (device, target) = (self.mae.device(), self.recipe.objective.target);
         let of_images = held_out.n_images.min(held_out.samples.n_samples());
-        let (mut sum, mut n_images, mut preview_rows) = (0.0, 0, Vec::new());
-        let mut loader = Loader::new(Arc::clone(&held_out.samples), loader.clone(), 0);
+        let (mut losses, mut n_images, mut preview_rows) = (Vec::new(), 0, Vec::new());
+        let turns = Turns::of_rank(ranks.rank(), ranks.n(), ranks.n());
+        let mut loader = Loader::new(Arc::clone(&held_out.samples), LoaderOptions { turns, ..loader.clone() }, 0);
         while let Some(batch) = loader.next_batch() {
             let mut batch = DeviceBatch::new(batch.map_err(|error| error.to_string())?, &device);
-            let n = batch.images.len().min(of_images - n_images);
-            batch.images.truncate(n);
+            batch.images.retain(|image| image.draw < of_images as u64);
+            let n = batch.images.len();
+            if n == 0 {
+                break;
+            }
             let images = self.images(&batch).narrow(0, 0, n);
             // By the image and not by its place, so that a larger batch removes the same patches.
             let masking = self.masking(Purpose::HeldOutMasking, batch.images.iter().map(|image| image.draw));
             let loss = self.mae.loss(images.clone(), &masking, target);
-            sum += f64::from(loss.into_scalar::<f32>()) * n as f64;
+            losses.push(BatchLoss { batch: batch.step, mean: f64::from(loss.into_scalar::<f32>()), n_images: n });
             if preview_rows.len() < n_previews {
                 let wanted = n_previews - preview_rows.len();
                 preview_rows.extend(self.preview_rows(images, &masking).into_iter().take(wanted));
             }
             n_images += n;
-            let is_stopped = on_progress(n_images, of_images).is_break();
-            if n_images >= of_images {
+            let is_last = n_images >= of_images;
+            if on_progress(n_images, of_images.div_ceil(ranks.n())).is_break() && !is_last {
+                return Ok(None);
+            }
+            if is_last {
                 break;
             }
-            if is_stopped {
-                return Err("the run was asked to stop".to_owned());
-            }
-        }
-        if n_images == 0 {
-            return Err("no held-out image could be read".to_owned());
         }
         let skipped = loader.report().drops.skipped.iter().map(|skipped| skipped.reason.clone()).collect();
-        Ok(HeldOutOutput { loss: sum / n_images as f64, preview_rows, skipped })
+        Ok(Some((HeldOutPart { losses, skipped }, preview_rows)))
     }
 
     /// A row for each image: as it is, its visible patches, and the reconstruction.

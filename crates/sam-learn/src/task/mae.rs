@@ -25,6 +25,8 @@ use super::{BatchReport, Task, ValidationOutput, ValidationRequest};
 use crate::error::LearnError;
 use crate::optim::scaled;
 use crate::options::{Activations, MaeObjective, RECONSTRUCTION_LOSS};
+use crate::phases::{Phase, timed};
+use crate::record::DistillationTerms;
 
 /// Side of an image in a preview.
 const PREVIEW_PX: u32 = 224;
@@ -110,16 +112,14 @@ impl Task for MaeTask {
             skipped: batch.drops.skipped,
             loss: mean_loss,
             segmentation: None,
-            distillation: None,
+            distillation: DistillationTerms::default(),
         };
         Ok((sums.grads(), report))
     }
 
     fn validate(&self, input: &HeldOutInput, request: ValidationRequest<'_>) -> Result<ValidationOutput, LearnError> {
-        let ValidationRequest { step, metric, n_previews, on_progress } = request;
-        let held_out = self
-            .reconstruct_held_out(input, n_previews, on_progress)
-            .map_err(|reason| LearnError::Validation { step, source: reason.into() })?;
+        let metric = request.metric;
+        let held_out = self.reconstruct_held_out(input, request)?;
         if metric != RECONSTRUCTION_LOSS {
             let computed = vec![RECONSTRUCTION_LOSS.to_owned()];
             return Err(LearnError::NoSuchMetric { metric: metric.to_owned(), computed });
@@ -156,22 +156,24 @@ fn loss_gradients(
     masking: &RandomMasking,
     recipe: &MaeRecipe,
 ) -> (f64, GradientsParams) {
-    let target = recipe.objective.target;
+    let (target, device) = (recipe.objective.target, &mae.device());
     match recipe.activations {
         Activations::Keep => {
-            let loss = mae.loss(Tensor::from_inner(images), masking, target);
+            let loss = timed(Phase::EncoderForward, device, || mae.loss(Tensor::from_inner(images), masking, target));
             let value = f64::from(loss.clone().into_scalar::<f32>());
-            (value, GradientsParams::from_grads(loss.backward(), mae))
+            let grads = || GradientsParams::from_grads(loss.backward(), mae);
+            (value, timed(Phase::EncoderBackward, device, grads))
         }
         Activations::Recompute => {
             let untracked = mae.clone().no_grad();
             let (visible, stages) = untracked.stages(images.clone(), masking, target);
             // Any seed: the stages draw nothing.
-            let (forward, loss) = CheckpointedForward::run(&stages, visible, &mae.device(), 0);
+            let run = || CheckpointedForward::run(&stages, visible, device, 0);
+            let (forward, loss) = timed(Phase::EncoderForward, device, run);
             let value = f64::from(loss.clone().into_scalar::<f32>());
             let mut sums = GradientsAccumulator::new();
             let (_, stages) = mae.stages(images, masking, target);
-            forward.backward(&stages, loss.ones_like(), mae, &mut sums);
+            timed(Phase::EncoderBackward, device, || forward.backward(&stages, loss.ones_like(), mae, &mut sums));
             (value, sums.grads())
         }
     }

@@ -20,8 +20,10 @@ use sam_data::DeviceBatch;
 use sam_data::loader::SkippedSample;
 use sam_eval::Better;
 use sam_image::RgbImage;
+use serde::{Deserialize, Serialize};
 
 use crate::error::LearnError;
+use crate::ranks::Ranks;
 use crate::record::{Details, DistillationTerms, SegmentationTerms};
 
 pub use batch::{EncoderInput, TrainingBatch};
@@ -83,7 +85,7 @@ pub(crate) trait Task: Module {
 }
 
 /// Report of a training batch after its backward pass.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct BatchReport {
     /// Number of objects, or of images where there are none, that the means are over.
     pub(crate) weight: usize,
@@ -96,7 +98,7 @@ pub(crate) struct BatchReport {
     /// Its terms, where masks are learned.
     pub(crate) segmentation: Option<SegmentationTerms>,
     /// Its terms, where a teacher is learned from.
-    pub(crate) distillation: Option<DistillationTerms>,
+    pub(crate) distillation: DistillationTerms,
 }
 
 impl BatchReport {
@@ -104,7 +106,7 @@ impl BatchReport {
     pub(crate) fn loss_terms(&self) -> Vec<(&'static str, f64)> {
         let terms = self.segmentation.iter();
         let of_masks = terms.flat_map(|terms| [("focal", terms.focal), ("dice", terms.dice), ("IoU", terms.iou_error)]);
-        let of_embeddings = self.distillation.iter().map(|terms| ("embedding", terms.embedding_mse));
+        let of_embeddings = self.distillation.embedding_mse.map(|mse| ("embedding", mse));
         of_masks.chain(of_embeddings).collect()
     }
 }
@@ -119,6 +121,8 @@ pub(crate) struct ValidationRequest<'a> {
     pub(crate) n_previews: usize,
     /// Receives the number of images done and of all images; `Break` ends the validation with an error.
     pub(crate) on_progress: &'a mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    /// Those among which the images are divided; all get the same result.
+    pub(crate) ranks: &'a dyn Ranks,
 }
 
 /// Result of a validation.

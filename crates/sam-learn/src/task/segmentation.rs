@@ -11,8 +11,8 @@ use burn::tensor::Tensor;
 use sam_data::DeviceBatch;
 use sam_data::random::{Purpose, RandomStream};
 use sam_eval::{
-    Better, DataTexts, EvalProgress, EvalProtocol, EvalProtocols, EvalSet, PredictorSegmenter, TextProtocol, evaluate,
-    read_images,
+    Better, DataTexts, EvalError, EvalProgress, EvalProtocol, EvalProtocols, EvalSet, EvaluationPart,
+    PredictorSegmenter, TextProtocol, read_images,
 };
 use sam_infer::Predictor;
 use sam_model::lora::{PeftFolder, write_peft};
@@ -28,6 +28,7 @@ use crate::embeddings::FrozenEmbeddings;
 use crate::error::LearnError;
 use crate::options::{EMBEDDING_COSINE, EMBEDDING_MSE, PromptOptions};
 use crate::prompts::PromptDraws;
+use crate::ranks::{Ranks, gather_parts};
 use crate::record::{Details, DistillationTerms, SegmentationTerms, also_name, draw_preview};
 use crate::teacher::{EmbeddingScores, Taught, Teacher};
 use crate::texts::TextVectors;
@@ -142,6 +143,12 @@ impl Validation {
     }
 }
 
+/// The images of a set that a rank validates on: every nth.
+fn of_rank(set: &EvalSet, ranks: &dyn Ranks) -> EvalSet {
+    let indices = set.indices.iter().copied().skip(ranks.rank()).step_by(ranks.n()).collect();
+    EvalSet { indices, ..set.clone() }
+}
+
 /// A part of a set; where texts are prompts, one that has any.
 fn few_with_texts(set: EvalSet, n: usize, text: &TextProtocol) -> EvalSet {
     let has_texts = |set: &EvalSet| DataTexts::of(std::slice::from_ref(set), text.settings.texts, &mut |_| ()).is_ok();
@@ -201,7 +208,7 @@ impl Task for SegmentationTask {
             images: batch.images.into_iter().map(|image| image.name).collect(),
             skipped: batch.drops.skipped,
             loss: mean.total + embedding_weight * embedding_mse.unwrap_or_default(),
-            distillation: embedding_mse.map(|embedding_mse| DistillationTerms { embedding_mse, teacher_share }),
+            distillation: DistillationTerms { embedding_mse, teacher_share },
             segmentation: Some(SegmentationTerms {
                 focal: mean.focal,
                 dice: mean.dice,
@@ -223,25 +230,34 @@ impl Task for SegmentationTask {
     }
 
     fn validate(&self, input: &Validation, request: ValidationRequest<'_>) -> Result<ValidationOutput, LearnError> {
-        let ValidationRequest { step, metric, n_previews, on_progress } = request;
+        let ValidationRequest { step, metric, n_previews, on_progress, ranks } = request;
         let mut segmenter = PredictorSegmenter::new(Predictor::new(&self.sam));
         if let Embeddings::Kept(kept) = &self.recipe.embeddings {
             segmenter = segmenter.with_cache(Arc::clone(kept.cache()));
         }
-        let n_compared =
-            self.recipe.teacher.as_ref().map_or(0, |_| input.sets.iter().map(|set| set.indices.len()).sum::<usize>());
-        let of_images = input.n_images() + n_compared;
+        // This rank's part of them.
+        let own = |sets: &[EvalSet]| -> Vec<EvalSet> { sets.iter().map(|set| of_rank(set, ranks)).collect() };
+        let n_of = |sets: &[EvalSet]| sets.iter().map(|set| set.indices.len()).sum::<usize>();
+        let (own_sets, own_also) = (own(&input.sets), own(&input.also));
+        let n_compared = self.recipe.teacher.as_ref().map_or(0, |_| n_of(&own_sets));
+        let of_images = n_of(&own_sets) + n_of(&own_also) + n_compared;
         let mut n_before = 0;
         let mut evaluated = |sets: &[EvalSet], text: Option<&TextProtocol>| {
             let images = read_images(sets, input.n_threads);
             let n_images = images.n_images();
             let mut progress = |at: EvalProgress| -> ControlFlow<()> { on_progress(n_before + at.n_images, of_images) };
             let protocols = EvalProtocols { objects: &input.protocols, text };
-            let evaluation = evaluate(&segmenter, images, n_images, protocols, &mut progress);
+            let part = EvaluationPart::of(&segmenter, images, n_images, protocols, &mut progress);
             n_before += n_images;
-            evaluation.map_err(|error| LearnError::Validation { step, source: error.to_string().into() })
+            let failed = |error: EvalError| LearnError::Validation { step, source: error.to_string().into() };
+            let part = match part {
+                Err(EvalError::Interrupted { .. }) => Ok(None),
+                part => part.map(Some).map_err(failed),
+            };
+            let whole = gather_parts(ranks, part)?.into_iter().reduce(EvaluationPart::and).unwrap_or_default();
+            whole.finish(protocols).map_err(failed)
         };
-        let evaluation = evaluated(&input.sets, input.text.as_ref())?;
+        let evaluation = evaluated(&own_sets, input.text.as_ref())?;
         let mut metrics: BTreeMap<String, f64> =
             evaluation.results.flat().into_iter().map(|(name, metric)| (name, metric.value)).collect();
         let better = match evaluation.results.metric(metric) {
@@ -253,15 +269,13 @@ impl Task for SegmentationTask {
                 return Err(LearnError::NoSuchMetric { metric: metric.to_owned(), computed });
             }
         };
-        for set in &input.also {
+        for set in &own_also {
             let results = evaluated(std::slice::from_ref(set), None)?.results;
             metrics.extend(results.metrics.iter().map(|(name, metric)| (also_name(&set.name, name), metric.value)));
         }
         if let Some(teacher) = &self.recipe.teacher {
             let mut on_image = |n: usize| on_progress(of_images - n_compared + n, of_images);
-            let scores = teacher.compare(&self.sam, &input.sets, &mut on_image)?;
-            let stopped = || LearnError::Validation { step, source: "the run was asked to stop".into() };
-            let EmbeddingScores { mse, cosine } = scores.ok_or_else(stopped)?;
+            let EmbeddingScores { mse, cosine } = teacher.compare(&self.sam, &own_sets, ranks, &mut on_image)?;
             metrics.extend([(EMBEDDING_MSE.to_owned(), mse), (EMBEDDING_COSINE.to_owned(), cosine)]);
         }
         let preview = input.sets.first().and_then(|set| draw_preview(set, &evaluation, n_previews));
@@ -316,7 +330,7 @@ impl SegmentationTask {
             skipped: batch.drops.skipped,
             loss: embedding_mse,
             segmentation: None,
-            distillation: Some(DistillationTerms { embedding_mse, teacher_share: None }),
+            distillation: DistillationTerms { embedding_mse: Some(embedding_mse), teacher_share: None },
         };
         Ok((grads, report))
     }
@@ -336,15 +350,14 @@ fn teach(training: &mut TrainingBatch, batch: &DeviceBatch, teacher: &Teacher) -
 }
 
 impl DistillationTerms {
-    /// The terms of an optimiser step, from those of its batches; `None` without a teacher.
-    pub(crate) fn of_batches(reports: &[BatchReport]) -> Option<Self> {
-        let first = reports.first()?.distillation?;
-        let mean =
-            |get: fn(&Self) -> f64| weighted_mean(reports, |report| report.distillation.as_ref().map_or(0.0, get));
-        Some(Self {
-            embedding_mse: mean(|terms| terms.embedding_mse),
-            teacher_share: first.teacher_share.map(|_| mean(|terms| terms.teacher_share.unwrap_or_default())),
-        })
+    /// The terms of an optimiser step, from those of its batches.
+    pub(crate) fn of_batches(reports: &[BatchReport]) -> Self {
+        let first = reports.first().map(|report| report.distillation).unwrap_or_default();
+        let mean = |get: fn(&Self) -> Option<f64>| {
+            get(&first)?;
+            Some(weighted_mean(reports, |report| get(&report.distillation).unwrap_or_default()))
+        };
+        Self { embedding_mse: mean(|terms| terms.embedding_mse), teacher_share: mean(|terms| terms.teacher_share) }
     }
 }
 

@@ -21,6 +21,7 @@ use super::losses::{NOT_ALLOWED, PassLosses, one_hot, pass_losses};
 use super::shards::{ShardPools, shard_ranges};
 use crate::optim::scaled;
 use crate::options::{Activations, BoxOutput, LossOptions, LossResolution};
+use crate::phases::{Phase, timed};
 use crate::prompts::{ClickSimulator, PromptDraws};
 use crate::target::Target;
 
@@ -74,22 +75,28 @@ impl EncoderRun {
         images: Tensor<4>,
         of_embeddings: impl FnOnce(Tensor<4>) -> (GradientsAccumulator<Sam>, Option<Tensor<4>>, R),
     ) -> (GradientsParams, R) {
+        let device = &sam.device();
         if self.activations == Activations::Recompute {
             let untracked = sam.image_encoder.clone().no_grad();
-            let (forward, embeddings) =
-                CheckpointedForward::run(&untracked.stages(), images, &sam.device(), self.dropout_seed);
+            let (forward, embeddings) = timed(Phase::EncoderForward, device, || {
+                CheckpointedForward::run(&untracked.stages(), images, device, self.dropout_seed)
+            });
             let (mut sums, gradient, result) = of_embeddings(embeddings);
             if let Some(gradient) = gradient {
-                forward.backward(&sam.image_encoder.stages(), gradient, sam, &mut sums);
+                timed(Phase::EncoderBackward, device, || {
+                    forward.backward(&sam.image_encoder.stages(), gradient, sam, &mut sums);
+                });
             }
             return (sums.grads(), result);
         }
-        let embeddings = sam.encode(Tensor::from_inner(images));
+        let embeddings = timed(Phase::EncoderForward, device, || sam.encode(Tensor::from_inner(images)));
         let (mut sums, gradient, result) = of_embeddings(embeddings.clone().inner());
         if let Some(gradient) = gradient {
             // The gradient of this sum with respect to the embeddings is `gradient`.
-            let grads = (embeddings * Tensor::from_inner(gradient)).sum().backward();
-            sums.accumulate(sam, GradientsParams::from_grads(grads, sam));
+            timed(Phase::EncoderBackward, device, || {
+                let grads = (embeddings * Tensor::from_inner(gradient)).sum().backward();
+                sums.accumulate(sam, GradientsParams::from_grads(grads, sam));
+            });
         }
         (sums.grads(), result)
     }
@@ -156,7 +163,8 @@ impl SegmentationStep<'_> {
             }
         };
         if self.options.is_encoder_frozen {
-            let embeddings = Tensor::from_inner(embed(&sam.image_encoder.valid(), images));
+            let embed = || Tensor::from_inner(embed(&sam.image_encoder.valid(), images));
+            let embeddings = timed(Phase::EncoderForward, &sam.device(), embed);
             let DecoderGradients { mut sums, losses, .. } = self.decoder_gradients(embeddings, simulator);
             return (sums.grads(), losses);
         }
@@ -268,7 +276,7 @@ impl SegmentationStep<'_> {
                 0 => first_output(&simulator, sam, *box_output, &device),
                 _ => (MaskOutput::Single, None),
             };
-            let prompts = simulator.prompts(kind);
+            let prompts = timed(Phase::Prompts, &device, || simulator.prompts(kind));
             let (mut low_res, mut full_res) = (Vec::new(), Vec::new());
             let mut terms = PassTerms::zeros(&device);
             for group in &groups {
@@ -277,15 +285,19 @@ impl SegmentationStep<'_> {
                 let of_object = &batch.image_of_object[group.clone()];
                 let prompts = prompts.part(group.clone());
                 let images = EncodedImages { embeddings: leaf.clone(), positions: positions.clone() };
-                let decoded = sam.decode_at(images, of_object, &prompts, output);
-                let logits = match &upsampling {
-                    None => decoded.low_res_logits.clone(),
-                    Some(matrix) => upsample(decoded.low_res_logits.clone(), Tensor::from_inner(matrix.clone())),
-                };
                 let allowed = allowed.as_ref().map(|allowed| allowed.clone().slice_dim(0, group.clone()));
                 let target = target.objects(group.clone());
-                let predicted_ious = decoded.iou_predictions.clone();
-                let losses = pass_losses(logits.clone(), predicted_ious, allowed.as_ref(), &target, loss);
+                let forward = || {
+                    let decoded = sam.decode_at(images, of_object, &prompts, output);
+                    let logits = match &upsampling {
+                        None => decoded.low_res_logits.clone(),
+                        Some(matrix) => upsample(decoded.low_res_logits.clone(), Tensor::from_inner(matrix.clone())),
+                    };
+                    let predicted_ious = decoded.iou_predictions.clone();
+                    let losses = pass_losses(logits.clone(), predicted_ious, allowed.as_ref(), &target, loss);
+                    (decoded, logits, losses)
+                };
+                let (decoded, logits, losses) = timed(Phase::DecoderForward, &device, forward);
 
                 let selected = most_confident(decoded.iou_predictions.detach().inner(), allowed.as_ref());
                 if upsampling.is_some() {
@@ -293,12 +305,14 @@ impl SegmentationStep<'_> {
                 }
                 low_res.push(select_mask(decoded.low_res_logits.detach().inner(), selected.as_ref()));
                 terms = terms.add(PassTerms::sums(&losses, selected.as_ref()));
-                sums.add(sam, &leaf, losses.total.sum().mul_scalar(fraction).backward());
+                timed(Phase::DecoderBackward, &device, || {
+                    sums.add(sam, &leaf, losses.total.sum().mul_scalar(fraction).backward());
+                });
             }
             pass_means.push(terms.map(|sum| sum.div_scalar(n_objects as f64)));
             let low_res = Tensor::cat(low_res, 0);
             let full_res = if upsampling.is_some() { Tensor::cat(full_res, 0) } else { low_res.clone() };
-            simulator.observe(low_res, full_res);
+            timed(Phase::Prompts, &device, || simulator.observe(low_res, full_res));
         }
         let losses = StepLosses { passes: pass_means, embedding: None };
         DecoderGradients { sums: sums.parameters, losses, embedding: sums.embedding }

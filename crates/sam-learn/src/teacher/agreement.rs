@@ -15,6 +15,7 @@ use sam_model::Sam;
 
 use super::{Teacher, without_gradients};
 use crate::error::LearnError;
+use crate::ranks::{Ranks, gather_parts};
 use crate::task::{EmbeddingTarget, Embeddings};
 
 /// Samples whose objects have the masks that a teacher gives for their box and a click in their middle. Each is predicted once;
@@ -84,14 +85,29 @@ pub(crate) struct EmbeddingScores {
 }
 
 impl Teacher {
-    /// Compares the embeddings of a student without autodiff with those of the teacher. Ends with `None` when `on_image`, which
-    /// receives the number of images done, asks for it.
+    /// Compares the embeddings of a student without autodiff with those of the teacher, for this rank's part of the images.
+    ///
+    /// # Arguments
+    /// - `on_image`: receives the number of images done, and may stop the comparison
     pub(crate) fn compare(
+        &self,
+        student: &Sam,
+        own_sets: &[EvalSet],
+        ranks: &dyn Ranks,
+        on_image: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<EmbeddingScores, LearnError> {
+        let parts = gather_parts(ranks, self.compare_own(student, own_sets, on_image))?;
+        let [mse, cosine, n] = parts.iter().fold([0.0; 3], |sums, part| std::array::from_fn(|at| sums[at] + part[at]));
+        Ok(EmbeddingScores { mse: mse / n.max(1.0), cosine: cosine / n.max(1.0) })
+    }
+
+    /// The sums of both scores and the number of images; `None` when it was stopped.
+    fn compare_own(
         &self,
         student: &Sam,
         sets: &[EvalSet],
         on_image: &mut dyn FnMut(usize) -> ControlFlow<()>,
-    ) -> Result<Option<EmbeddingScores>, LearnError> {
+    ) -> Result<Option<[f64; 3]>, LearnError> {
         let (mut mse, mut cosine, mut n) = (0.0, 0.0, 0);
         for (set, index) in sets.iter().flat_map(|set| set.indices.iter().map(move |&index| (set, index))) {
             let sample = set.samples.sample(index).map_err(|source| LearnError::EmbeddedImage { source })?;
@@ -104,8 +120,7 @@ impl Teacher {
                 return Ok(None);
             }
         }
-        let of_all = n.max(1) as f64;
-        Ok(Some(EmbeddingScores { mse: mse / of_all, cosine: cosine / of_all }))
+        Ok(Some([mse, cosine, n as f64]))
     }
 
     /// The embeddings of one image: the student's, and the teacher's.

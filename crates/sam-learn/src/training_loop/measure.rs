@@ -5,6 +5,7 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sam_data::loader::Loader;
@@ -14,6 +15,7 @@ use super::{Run, Setup, n_images};
 use crate::device_memory::catch_out_of_memory;
 use crate::error::LearnError;
 use crate::optim::{PartSize, optimiser_and_rates, part_sizes};
+use crate::ranks::Alone;
 use crate::record::{CheckpointFiles, Observers, Progress};
 use crate::task::{Task, ValidationRequest};
 
@@ -81,7 +83,7 @@ pub(crate) fn measure<T: Task>(setup: Setup<T>) -> Result<Option<Measured>, Lear
 }
 
 /// A run that nobody watches and that writes nothing.
-fn unobserved<T: Task>(setup: Setup<T>) -> (T, Run<T>) {
+pub(super) fn unobserved<T: Task>(setup: Setup<T>) -> (T, Run<T>) {
     let Setup { task, options, device, inputs, validation, layers } = setup;
     let average = options.optimiser.ema_decay.map(|_| task.valid().network().clone());
     let (optimiser, rates) = optimiser_and_rates(task.network(), layers, &options.optimiser, &options.schedule, 0);
@@ -96,6 +98,8 @@ fn unobserved<T: Task>(setup: Setup<T>) -> (T, Run<T>) {
         progress: Progress::default(),
         pace: Pace::default(),
         interrupter: inputs.interrupter,
+        is_stop_agreed: false,
+        ranks: Arc::new(Alone),
         observers: Observers(Vec::new()),
         options,
     };
@@ -121,7 +125,8 @@ impl<T: Task> Run<T> {
         while taken.len() < n_steps && (taken.len() < 2 || began.elapsed() < STEPS_TAKE) {
             let began = Instant::now();
             // A step that fails stops the run with the reason; here it is only not counted.
-            let Ok((grads, reports)) = self.gradients_of_next_batches(&task) else { break };
+            let own = self.gradients_of_next_batches(&task);
+            let Ok((grads, reports)) = self.of_all_ranks(&task, own) else { break };
             if taken.is_empty() {
                 peak = peak_bytes();
             }
@@ -152,8 +157,10 @@ impl<T: Task> Run<T> {
             let began = Instant::now();
             let mut on_progress = |_, _| ControlFlow::Continue(());
             let metric = &self.options.validation.metric;
-            model
-                .validate(&few, ValidationRequest { step: 0, metric, n_previews: 0, on_progress: &mut on_progress })?;
+            model.validate(
+                &few,
+                ValidationRequest { step: 0, metric, n_previews: 0, on_progress: &mut on_progress, ranks: &Alone },
+            )?;
             Ok((began.elapsed().as_secs_f64(), n_few, n_all))
         };
         // The first pays for what happens once.
@@ -180,7 +187,7 @@ fn typical(steps: &[Duration]) -> f64 {
 }
 
 /// The largest physical memory of this process so far; where the system does not keep it, that of now.
-fn peak_bytes() -> u64 {
+pub(super) fn peak_bytes() -> u64 {
     let status = sam_files::read_text(Path::new("/proc/self/status"), sam_files::MAX_TEXT_BYTES).unwrap_or_default();
     let peak_kib =
         status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix("kB")?.trim().parse().ok());

@@ -7,6 +7,8 @@
 
 mod measure;
 mod pace;
+mod profile;
+mod ranked;
 mod validation;
 
 use std::ops::ControlFlow;
@@ -26,6 +28,9 @@ use crate::device_memory::catch_out_of_memory;
 use crate::error::LearnError;
 use crate::optim::{Decay, EncoderLayers, averaged, clip_by_global_norm, optimiser_and_rates, scaled};
 use crate::options::{LogOptions, OptimiserOptions, ScheduleOptions, ValidationOptions};
+use crate::pairwise::PairwiseSum;
+use crate::phases::{Phase, timed};
+use crate::ranks::{Alone, Ranks, sum_gradients};
 use crate::record::{
     ADAPTER_FOLDER, BEST_FILE, CHECKPOINTS_FOLDER, CheckpointFiles, CheckpointProblem, DistillationTerms,
     LAST_ADAPTER_FOLDER, LAST_FILE, LOG_FILE, MetricsLog, Observer, Observers, PREVIEWS_FOLDER, Progress, RunEvent,
@@ -36,6 +41,8 @@ use pace::{Pace, memory_mib};
 
 pub use measure::Measured;
 pub(crate) use measure::measure;
+pub(crate) use profile::profile;
+pub use profile::{Profile, ProfiledStep};
 
 /// The inputs that every run has.
 pub struct RunInputs {
@@ -45,15 +52,29 @@ pub struct RunInputs {
     pub loader: LoaderOptions,
     /// Ends the run after the present step.
     pub interrupter: Interrupter,
-    /// Receive the events of the run, beside its log and TensorBoard.
+    /// Receive the events of the run, beside its log and TensorBoard; of rank 0 alone.
     pub observers: Vec<Box<dyn Observer>>,
+    /// Those that train together.
+    pub ranks: Arc<dyn Ranks>,
 }
 
 impl RunInputs {
-    /// Of a run that nobody watches.
+    /// The same for another rank, which is given later.
+    pub(crate) fn shared(&self, observers: Vec<Box<dyn Observer>>) -> Self {
+        let Self { samples, loader, interrupter, ranks, .. } = self;
+        Self {
+            samples: Arc::clone(samples),
+            loader: loader.clone(),
+            interrupter: interrupter.clone(),
+            observers,
+            ranks: Arc::clone(ranks),
+        }
+    }
+
+    /// Of a run by itself that nobody watches.
     #[must_use]
     pub fn unobserved(samples: Arc<dyn Samples>, loader: LoaderOptions, interrupter: Interrupter) -> Self {
-        Self { samples, loader, interrupter, observers: Vec::new() }
+        Self { samples, loader, interrupter, observers: Vec::new(), ranks: Arc::new(Alone) }
     }
 }
 
@@ -123,18 +144,24 @@ struct Run<T: Task> {
     progress: Progress,
     pace: Pace,
     interrupter: Interrupter,
+    /// Whether any rank was asked to stop before the last step.
+    is_stop_agreed: bool,
     checkpoints: CheckpointFiles,
     observers: Observers,
+    ranks: Arc<dyn Ranks>,
 }
 
 impl<T: Task> Run<T> {
     /// The run as it begins, or as it was saved.
     fn new(setup: Setup<T>, resume: Option<&SavedState>) -> Result<(Self, T), LearnError> {
         let Setup { mut task, options, device, inputs, validation, layers } = setup;
-        let RunInputs { samples, loader, interrupter, observers: others } = inputs;
-        let folders = [CHECKPOINTS_FOLDER, PREVIEWS_FOLDER, VALIDATION_FOLDER, ADAPTER_FOLDER, LAST_ADAPTER_FOLDER];
-        for folder in std::iter::once("").chain(folders) {
-            sweep_unfinished(&options.folder.join(folder));
+        let RunInputs { samples, loader, interrupter, observers: others, ranks } = inputs;
+        let is_writer = ranks.rank() == 0;
+        if is_writer {
+            let folders = [CHECKPOINTS_FOLDER, PREVIEWS_FOLDER, VALIDATION_FOLDER, ADAPTER_FOLDER, LAST_ADAPTER_FOLDER];
+            for folder in std::iter::once("").chain(folders) {
+                sweep_unfinished(&options.folder.join(folder));
+            }
         }
         if let Some(state) = resume {
             task = state.load_model(task)?;
@@ -152,22 +179,30 @@ impl<T: Task> Run<T> {
             optimiser = optimiser.load_record(state.load_optimiser()?);
         }
         // All that watches the run, in the order in which it receives events.
-        let (log, mut warnings) = MetricsLog::open(&options.folder, resume)?;
         let checkpoints = CheckpointFiles::open(&options.folder);
-        if resume.is_some() {
-            warnings.extend(check_checkpoints(&checkpoints, &mut progress));
+        let mut warnings = Vec::new();
+        let mut observers: Vec<Box<dyn Observer>> = Vec::new();
+        if is_writer {
+            let (log, of_log) = MetricsLog::open(&options.folder, resume)?;
+            warnings.extend(of_log);
+            if resume.is_some() {
+                warnings.extend(check_checkpoints(&checkpoints, &mut progress));
+            }
+            observers.push(Box::new(log));
+            if options.log.tensorboard {
+                observers.push(Box::new(TensorBoard::new(&options.folder)));
+            }
+            observers.extend(others);
         }
-        let mut observers: Vec<Box<dyn Observer>> = vec![Box::new(log)];
-        if options.log.tensorboard {
-            observers.push(Box::new(TensorBoard::new(&options.folder)));
-        }
-        observers.extend(others);
+        ranked::check(&*ranks, &task, &progress)?;
+        let progress = ranked::of_first(&*ranks, progress)?;
         let history = match resume {
             Some(_) => RunHistory::read(&options.folder)?,
             None => RunHistory::default(),
         };
-        let first_batch = progress.step * options.optimiser.accumulation.max(1) as u64;
-        let batches = Loader::new(samples, loader, first_batch);
+        let accumulation = options.optimiser.accumulation.max(1);
+        let loader = LoaderOptions { turns: ranked::turns(&*ranks, accumulation)?, ..loader };
+        let batches = Loader::new(samples, loader, progress.step * accumulation as u64);
         let mut run = Self {
             options,
             device,
@@ -179,8 +214,10 @@ impl<T: Task> Run<T> {
             progress,
             pace: Pace::of_history(&history),
             interrupter,
+            is_stop_agreed: false,
             checkpoints,
             observers: Observers(observers),
+            ranks,
         };
         run.notify_start(history)?;
         warnings.into_iter().try_for_each(|message| run.observers.notify(&RunEvent::Warning { message }))?;
@@ -219,9 +256,15 @@ impl<T: Task> Run<T> {
                 return Ok(Ending::EarlyStopped);
             }
             let (began, waited_before) = (Instant::now(), self.batches.report().waited);
-            let (grads, reports) = self.gradients_of_next_batches(&task)?;
-            // With several devices or processes each has the mean gradient of its own batches here. Their mean, weighted
-            // by the number of objects of each, belongs on this line: all then clip and step alike.
+            let own = self.gradients_of_next_batches(&task);
+            let (grads, reports) = match self.of_all_ranks(&task, own) {
+                Err(LearnError::Ranks(_)) if self.interrupter.should_stop() => {
+                    self.save(&task)?;
+                    return Ok(Ending::Interrupted);
+                }
+                of_all => of_all?,
+            };
+            // From here on, every rank does the same.
             let (grads, grad_norm) = self.clip(&task, grads, &reports)?;
             task = task.following_batches();
             let rates = self.rates.step();
@@ -230,7 +273,7 @@ impl<T: Task> Run<T> {
             self.progress.step += 1;
             self.update_pace(began.elapsed(), self.batches.report().waited - waited_before, &reports);
             self.record(&reports, grad_norm, &rates)?;
-            if self.interrupter.should_stop() && self.progress.step < self.options.schedule.steps {
+            if self.should_stop() && self.progress.step < self.options.schedule.steps {
                 self.save(&task)?;
                 return Ok(Ending::Interrupted);
             }
@@ -258,35 +301,64 @@ impl<T: Task> Run<T> {
         patience > 0 && self.progress.without_improvement >= patience
     }
 
-    /// Gradients of the mean loss over the batches of one optimiser step. Of several batches each counts with its weight,
-    /// so the mean is that of one large batch.
+    /// Gradients over this rank's batches of one optimiser step: of the loss of one batch, where the step has no more, else the sum
+    /// over batches, each with its weight. The sum is pairwise, so that several ranks make the same additions.
     fn gradients_of_next_batches(&mut self, task: &T) -> Result<(GradientsParams, Vec<BatchReport>), LearnError> {
         let step = self.progress.step + 1;
         let accumulation = self.options.optimiser.accumulation.max(1);
         let network = task.network();
-        let mut sums = GradientsAccumulator::new();
-        let mut reports: Vec<BatchReport> = Vec::with_capacity(accumulation);
-        for _ in 0..accumulation {
-            let batch = self.batches.next_batch().ok_or(LearnError::Internal { what: "the training data ended" })?;
-            let batch = batch.map_err(|error| LearnError::Data { step, reason: error.to_string() })?;
-            let (grads, report) = task.gradients(DeviceBatch::new(batch, &self.device))?;
+        let plus = |one, other| {
+            let mut sum = GradientsAccumulator::new();
+            sum.accumulate(network, one);
+            sum.accumulate(network, other);
+            sum.grads()
+        };
+        let mut sum = PairwiseSum::new();
+        let mut reports: Vec<BatchReport> = Vec::new();
+        for _ in 0..accumulation / self.ranks.n() {
+            let batches = &mut self.batches;
+            let batch = timed(Phase::Data, &self.device, || {
+                let batch = batches.next_batch().ok_or(LearnError::Internal { what: "the training data ended" })?;
+                let batch = batch.map_err(|error| LearnError::Data { step, reason: error.to_string() })?;
+                Ok::<_, LearnError>(DeviceBatch::new(batch, &self.device))
+            });
+            let (grads, report) = task.gradients(batch?)?;
             if !report.loss.is_finite() {
                 let terms = report.loss_terms();
                 return Err(LearnError::NotFinite { step, loss: report.loss, terms, samples: report.images });
             }
-            for skipped in &report.skipped {
-                self.observers.notify(&RunEvent::Skipped { step, reason: skipped.reason.clone() })?;
-            }
             let grads = if accumulation > 1 { scaled(network, grads, report.weight as f64) } else { grads };
-            sums.accumulate(network, grads);
+            sum.add(grads, plus);
             reports.push(report);
         }
+        Ok((sum.finish(plus).unwrap_or_default(), reports))
+    }
+
+    /// Gradients of the mean loss over all batches of a step, those of other ranks too, and the reports of all. The mean is that of
+    /// one large batch.
+    fn of_all_ranks(
+        &mut self,
+        task: &T,
+        own: Result<(GradientsParams, Vec<BatchReport>), LearnError>,
+    ) -> Result<(GradientsParams, Vec<BatchReport>), LearnError> {
+        let (step, network) = (self.progress.step + 1, task.network());
+        let (grads, own) = own.map_or_else(|error| (None, Err(error)), |(grads, reports)| (Some(grads), Ok(reports)));
+        let (reports, is_stop_agreed) = ranked::reports(&*self.ranks, own, self.interrupter.should_stop())?;
+        self.is_stop_agreed = is_stop_agreed;
+        for skipped in reports.iter().flat_map(|report| &report.skipped) {
+            self.observers.notify(&RunEvent::Skipped { step, reason: skipped.reason.clone() })?;
+        }
+        let grads = sum_gradients(&*self.ranks, network, grads.unwrap_or_default())?;
         let weight: usize = reports.iter().map(|report| report.weight).sum();
-        let grads = sums.grads();
-        Ok(match accumulation > 1 {
+        Ok(match reports.len() > 1 {
             true => (scaled(network, grads, 1.0 / weight.max(1) as f64), reports),
             false => (grads, reports),
         })
+    }
+
+    /// Whether the run is asked to stop, at the same step on every rank.
+    fn should_stop(&self) -> bool {
+        if self.ranks.n() > 1 { self.is_stop_agreed } else { self.interrupter.should_stop() }
     }
 
     /// Clipped gradients and their norm before.
@@ -356,6 +428,9 @@ impl<T: Task> Run<T> {
 
     /// Writes the last checkpoint and everything that a resumed run needs.
     fn save(&mut self, task: &T) -> Result<(), LearnError> {
+        if self.ranks.rank() > 0 {
+            return Ok(());
+        }
         let began = Instant::now();
         self.observers.notify(&RunEvent::Saving { step: self.progress.step })?;
         let folder = &self.options.folder;

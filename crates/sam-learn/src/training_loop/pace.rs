@@ -110,7 +110,7 @@ mod tests {
             lr: 1.0,
             loss: 1.0,
             segmentation: None,
-            distillation: None,
+            distillation: Default::default(),
             grad_norm: 1.0,
             n_images: 4,
             images_per_s: 2.0,

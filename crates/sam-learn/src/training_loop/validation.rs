@@ -41,7 +41,7 @@ impl<T: Task> Run<T> {
         let network = self.average.clone().unwrap_or_else(|| valid.network().clone());
         // Merged, so that what is validated is what is exported, and at the speed of a network without adapters.
         let model = valid.with_network(network.clone().materialize());
-        let (observers, interrupter) = (&mut self.observers, &self.interrupter);
+        let (observers, interrupter, ranks) = (&mut self.observers, &self.interrupter, &*self.ranks);
         let mut observed = Ok(());
         let mut on_progress = |n_images, of_images| {
             observed = observers.notify(&RunEvent::Validating { n_images, of_images });
@@ -52,20 +52,22 @@ impl<T: Task> Run<T> {
         };
         let n_previews = self.options.log.previews;
         let output =
-            model.validate(input, ValidationRequest { step, metric, n_previews, on_progress: &mut on_progress });
+            model.validate(input, ValidationRequest { step, metric, n_previews, on_progress: &mut on_progress, ranks });
         observed?;
         let ValidationOutput { metrics, better, skipped, preview, details } = match output {
             Ok(output) => output,
+            Err(LearnError::ValidationStopped) => return Ok(ControlFlow::Break(())),
             Err(_) if self.interrupter.should_stop() => return Ok(ControlFlow::Break(())),
             Err(error) => return Err(error),
         };
         for reason in skipped {
             self.observers.notify(&RunEvent::Skipped { step, reason })?;
         }
+        let is_writer = self.ranks.rank() == 0;
         let took = began.elapsed();
         self.pace.add_validation(took);
         let record = self.score(Scores { step, metrics }, better, took);
-        if record.is_best {
+        if record.is_best && is_writer {
             // The files first: a crash in between repeats this validation.
             model.write_adapters(&network, &self.options.folder.join(ADAPTER_FOLDER))?;
             self.checkpoints.write(BEST_FILE, |path| T::write(model.network(), path))?;
@@ -80,6 +82,9 @@ impl<T: Task> Run<T> {
         self.observers.notify(&RunEvent::Validated(record))?;
         if let Some(message) = warning {
             self.observers.notify(&RunEvent::Warning { message })?;
+        }
+        if !is_writer {
+            return Ok(ControlFlow::Continue(()));
         }
         let written = details.map_or(Ok(()), |details| details.write(&self.options.folder, step, which));
         if let Err(error) = written {

@@ -31,6 +31,7 @@ use crate::interruption::INTERRUPTED;
 use crate::output::output;
 use crate::progress;
 use crate::run::{run as run_training, run_document};
+use crate::team::Team;
 use crate::train::{EndingRecord, PLAN_FILE, checkpoint_file};
 
 /// How often new masks are counted.
@@ -154,7 +155,7 @@ impl Work<'_> {
         }
         if has_saves(&run_folder) {
             let resumed = RunArguments { resume: Some(run_folder), verbosity, plain: true, ..RunArguments::default() };
-            return run_training(&resumed);
+            return run_training(&resumed, &Team::alone());
         }
         let text = configuration(&InitArguments {
             data: self.round.train_data(),
@@ -182,7 +183,7 @@ impl Work<'_> {
         set.extend(settings.round.set.iter().chain(&self.arguments.set).cloned());
         let new =
             RunArguments { config: Some(config), set, force: true, verbosity, plain: true, ..RunArguments::default() };
-        run_training(&new)
+        run_training(&new, &Team::alone())
     }
 
     /// Measures a checkpoint on the validation masks, unless that was done before.
@@ -206,7 +207,7 @@ impl Work<'_> {
             write_atomically(&config, text).with_context(|| config.display().to_string())?;
             let arguments =
                 RunArguments { force: true, verbosity: self.arguments.verbosity, ..RunArguments::default() };
-            run_document(&Document::load(&config, &[])?, &arguments)?;
+            run_document(&Document::load(&config, &[])?, &arguments, &Team::alone())?;
         }
         let text = read_text(&results, MAX_TEXT_BYTES).with_context(|| results.display().to_string())?;
         Ok(Results::from_json(&results.display().to_string(), &text)?)

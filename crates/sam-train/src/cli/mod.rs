@@ -3,6 +3,7 @@
 mod annotate;
 mod annotate_data;
 mod auto;
+mod bench;
 mod checkpoint;
 mod data;
 mod doctor;
@@ -23,6 +24,7 @@ pub(crate) use annotate::{
 };
 pub(crate) use annotate_data::{ExportProjectArguments, ImportMasksArguments, ImportedAs};
 pub(crate) use auto::{AutoArguments, AutoTextArguments, MaskFormat};
+pub(crate) use bench::BenchArguments;
 pub(crate) use checkpoint::{InspectArguments, PredictArguments, PredictFormat};
 pub(crate) use data::{
     CheckArguments, ConvertArguments, DataCommand, PreviewArguments, SplitArguments, SynthArguments, SynthFormat,
@@ -116,6 +118,8 @@ pub(crate) enum Command {
     /// Check, preview, convert, split or generate a data set
     #[command(subcommand)]
     Data(DataCommand),
+    /// Measure the phases of a training step, beside what this machine's matrix products could do
+    Bench(BenchArguments),
     /// Print the JSON Schema of a configuration: every key with its type, range, default and cost
     #[command(after_help = "Save it beside your configurations, and begin them with the line `#:schema schema.json`: \
                             editors with Taplo (Even Better TOML) then complete, explain and check every key.")]

@@ -52,7 +52,7 @@ pub(crate) use distil::TEACHER;
 pub(crate) use document::Document;
 pub(crate) use evaluate::EvaluatePlan;
 pub(crate) use options::Options;
-pub(crate) use plan::{Plan, TRAIN, Task, VALIDATION};
+pub(crate) use plan::{CLIP, Plan, TRAIN, Task, VALIDATION};
 pub(crate) use pretrain::PretrainPlan;
 pub(crate) use probe::ProbePlan;
 pub(crate) use problems::ConfigError;

@@ -22,7 +22,7 @@ pub(crate) const TRAIN: &str = "data.train";
 /// Key of data to validate on.
 pub(crate) const VALIDATION: &str = "data.validation";
 /// Key of the CLIP of text prompts.
-const CLIP: &str = "prompts.text.clip";
+pub(crate) const CLIP: &str = "prompts.text.clip";
 /// Key of a split's file.
 const SPLIT_FILE: &str = "data.split.file";
 

@@ -18,9 +18,10 @@ use super::reader::{Paths, Reader};
 use super::run::{change_log, change_run, change_validation, check_validation};
 
 /// Keys that may change on resume; a section stands for all its keys.
-pub(super) const CHANGEABLE: [&str; 18] = [
+pub(super) const CHANGEABLE: [&str; 19] = [
     "run.name",
     "run.device",
+    "run.devices",
     "run.threads",
     "data.workers",
     "data.prefetch",

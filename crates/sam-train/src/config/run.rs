@@ -31,11 +31,15 @@ pub(super) fn read_run(reader: &Reader<'_>) -> RunOptions {
         name: folder,
         seed: run.integer("seed", 0, 0..),
         device: DeviceName::default().to_string(),
+        devices: Vec::new(),
         threads: 0,
         parallel: run.integer("parallel", 1, 1..=*THREADS.end()),
         activations: run.choice("activations", Activations::Keep, &activations),
     };
     change_run(&mut options, &run);
+    let keys = ["run.devices", "run.device"];
+    let is_one = options.devices.is_empty() || !run.is_given("device");
+    reader.check(is_one, &keys, "either several devices or one", "both");
     options
 }
 
@@ -43,6 +47,15 @@ pub(super) fn read_run(reader: &Reader<'_>) -> RunOptions {
 pub(super) fn change_run(options: &mut RunOptions, run: &Section<'_>) {
     options.name = run.text_if_given("name").unwrap_or_else(|| options.name.clone());
     options.device = run.text_with("device", &options.device, cannot_compute);
+    if run.is_given("device") {
+        options.devices.clear();
+    }
+    if let Some(devices) = run.texts_if_given("devices", cannot_compute) {
+        if let Some(first) = devices.first() {
+            options.device.clone_from(first);
+        }
+        options.devices = devices;
+    }
     options.threads = run.integer("threads", options.threads, THREADS);
 }
 

@@ -149,7 +149,8 @@ fn draw_numbers(frame: &mut Frame<'_>, area: Rect, state: &State, palette: Palet
     let mut rows: Vec<(&str, Span<'static>)> = Vec::new();
     if let Some(last) = &state.last {
         rows.push(("total", Span::styled(format!("{:.4}", last.loss), Palette::strong())));
-        rows.extend(last.distillation.map(|terms| ("embedding MSE", Span::raw(format!("{:.4}", terms.embedding_mse)))));
+        let mse = last.distillation.embedding_mse;
+        rows.extend(mse.map(|mse| ("embedding MSE", Span::raw(format!("{mse:.4}")))));
         match &last.segmentation {
             Some(terms) => rows.extend([
                 ("focal", Span::raw(format!("{:.4}", terms.focal))),
@@ -161,7 +162,7 @@ fn draw_numbers(frame: &mut Frame<'_>, area: Rect, state: &State, palette: Palet
         }
     }
     let loss_title = match &state.last {
-        Some(last) if last.segmentation.is_none() && last.distillation.is_some() => "embedding loss",
+        Some(last) if last.segmentation.is_none() && last.distillation.embedding_mse.is_some() => "embedding loss",
         Some(last) if last.segmentation.is_none() => "reconstruction loss",
         _ => "loss",
     };

@@ -42,7 +42,7 @@ fn step(step: u64, loss: f64) -> StepRecord {
         lr: 1.5e-3,
         loss,
         segmentation: Some(terms),
-        distillation: None,
+        distillation: Default::default(),
         grad_norm: 0.75,
         n_images: 8,
         images_per_s: 41.3,

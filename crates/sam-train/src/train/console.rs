@@ -27,6 +27,7 @@ pub(crate) enum Kind {
 
 /// Prints the lines of a run, and writes them to its log.
 pub(crate) struct Console {
+    is_mute: bool,
     verbosity: Verbosity,
     log: Mutex<Log>,
     /// Warnings and results that came while the dashboard was on the terminal.
@@ -43,7 +44,12 @@ enum Log {
 
 impl Console {
     pub(crate) fn new(verbosity: Verbosity) -> Self {
-        Self { verbosity, log: Mutex::new(Log::Waiting(Vec::new())), held: Mutex::default() }
+        Self { is_mute: false, verbosity, log: Mutex::new(Log::Waiting(Vec::new())), held: Mutex::default() }
+    }
+
+    /// Of a rank that leaves all that is said to the first.
+    pub(crate) fn mute() -> Self {
+        Self { is_mute: true, ..Self::new(Verbosity::Quiet) }
     }
 
     pub(crate) fn is_verbose(&self) -> bool {
@@ -52,7 +58,7 @@ impl Console {
 
     /// Prints lines and writes them to the log. Output errors must not end a run.
     pub(crate) fn print(&self, kind: Kind, text: &str) {
-        if kind == Kind::Detail && !self.is_verbose() {
+        if self.is_mute || (kind == Kind::Detail && !self.is_verbose()) {
             return;
         }
         self.write(text);

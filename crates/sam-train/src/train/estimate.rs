@@ -231,6 +231,7 @@ mod tests {
             name: "run".to_owned(),
             seed: 0,
             device: "cpu".to_owned(),
+            devices: Vec::new(),
             threads: 0,
             parallel: 1,
             activations: Activations::Keep,

@@ -14,12 +14,12 @@ use sam_infer::{DeviceError, DeviceName};
 use sam_learn::Distillation;
 use sam_learn::embeddings::FrozenEmbeddings;
 use sam_learn::optim::adapt;
-use sam_learn::options::LossResolution;
+use sam_learn::options::{LossResolution, RunOptions};
 use sam_learn::task::Validation as Validated;
 use sam_learn::texts::config_of;
 use sam_model::device_check::check_backward;
 use sam_model::lora::AdapterFile;
-use sam_model::weights::{Checkpoint, Layout, LoadOptions, LoadReport};
+use sam_model::weights::{Checkpoint, Layout, LoadOptions, LoadReport, fingerprint};
 use sam_model::{ImageEncoderConfig, Sam, SamConfig, TextPromptConfig};
 
 use crate::config::also::{ALSO, AlsoPlan};
@@ -28,10 +28,11 @@ use crate::config::files::FilesPlan;
 use crate::config::model::ModelPlan;
 use crate::config::pretrain::SourceKind;
 use crate::config::run::protocols;
-use crate::config::{Plan, TRAIN, TrainPlan, VALIDATION};
+use crate::config::{CLIP, Plan, TEACHER, TRAIN, TrainPlan, VALIDATION};
 use crate::names::unique;
 use crate::survey::{DataLosses, Purpose, SurveyedSource, lines};
-use crate::train::run_data::RunData;
+use crate::team::device_of_process;
+use crate::train::run_data::{Identity, RunData};
 use crate::train::run_folder::PLAN;
 use crate::train::session::advised;
 use crate::train::teacher::{Taught, open_teacher, teachers_sets};
@@ -43,6 +44,8 @@ const SPLIT: &str = "data.split";
 /// The opened inputs of a plan.
 pub(crate) struct OpenedInputs {
     pub(crate) sam: Sam,
+    /// On which it trains; the weights are on the first.
+    pub(crate) devices: Vec<Device>,
     /// Of a distillation.
     pub(crate) teacher: Option<Sam>,
     /// Of text prompts.
@@ -50,7 +53,7 @@ pub(crate) struct OpenedInputs {
     pub(crate) samples: Arc<dyn Samples>,
     pub(crate) loader: LoaderOptions,
     pub(crate) validation: Option<Validated>,
-    /// Data sets on disk.
+    /// Data sets on disk, and the networks beside the one that learns.
     pub(crate) data: Vec<RunData>,
     /// Messages to print before the run starts.
     pub(crate) notes: Vec<String>,
@@ -62,11 +65,16 @@ impl OpenedInputs {
     /// Opens everything; nothing is written.
     pub(crate) fn open(plan: &TrainPlan) -> Result<Self> {
         let mut notes = Vec::new();
-        let device = open_device(&plan.run.device)?;
+        let devices = open_devices(&plan.run)?;
+        let device = devices[0].clone();
         let OpenedData { train: samples, shares, mut validation, record } = OpenedData::open(plan, &mut notes)?;
-        let DataRecord { losses, data } = record;
+        let DataRecord { losses, mut data } = record;
         let clip = plan.prompts.text.as_ref();
         let clip = clip.map(|text| open_clip(text, &device, &mut notes)).transpose()?;
+        if let (Some(clip), Some(text)) = (&clip, &plan.prompts.text) {
+            let identity = Identity::weights(clip.fingerprint());
+            data.push(RunData { key: CLIP.to_owned(), path: text.clip.clone(), identity });
+        }
         if let (Some(clip), Some(validation)) = (&clip, &mut validation) {
             validation.text = validation_texts(plan, clip, &validation.sets, &mut notes)?;
         }
@@ -74,6 +82,8 @@ impl OpenedInputs {
         let (sam, teacher) = match &plan.distil {
             Some(distil) => {
                 let Taught { student, teacher } = open_teacher(plan, distil, sam, &mut notes)?;
+                let identity = Identity::weights(fingerprint(&teacher));
+                data.push(RunData { key: TEACHER.to_owned(), path: distil.teacher.clone(), identity });
                 if let Some(validation) = &mut validation {
                     validation.also.extend(teachers_sets(&validation.sets, &teacher));
                 }
@@ -87,7 +97,7 @@ impl OpenedInputs {
         };
         let loader = plan.data.loader_options(plan.run.seed, sam.image_size(), mask_side_px);
         let loader = LoaderOptions { shares, ..loader };
-        Ok(Self { sam, teacher, clip, samples, loader, validation, data, notes, losses })
+        Ok(Self { sam, devices, teacher, clip, samples, loader, validation, data, notes, losses })
     }
 
     /// The segmenter whose embeddings a run may keep: the teacher, where there is one.
@@ -114,6 +124,14 @@ pub(crate) fn open_device(name: &str) -> Result<Device> {
         check_backward(&device).map_err(|fault| DeviceError::Wrong { device: name, fault })?;
     }
     Ok(device)
+}
+
+/// The devices of a run, at least one.
+pub(crate) fn open_devices(run: &RunOptions) -> Result<Vec<Device>> {
+    match run.devices.as_slice() {
+        [] | [_] => Ok(vec![open_device(&device_of_process(&run.device))?]),
+        several => several.iter().map(|name| open_device(name)).collect(),
+    }
 }
 
 /// The network with its first weights; `text` is the text prompt that it learns, if any.
@@ -295,7 +313,11 @@ impl DataRecord {
     /// Records the identity of some images.
     fn identify(&mut self, key: &str, files: &FilesPlan, surveyed: &SurveyedSource, indices: &[usize]) {
         let key = key.to_owned();
-        self.data.push(RunData { key, path: files.path.clone(), identity: surveyed.source.identity(indices) });
+        self.data.push(RunData {
+            key,
+            path: files.path.clone(),
+            identity: Identity::Data(surveyed.source.identity(indices)),
+        });
     }
 }
 
@@ -320,7 +342,7 @@ impl OpenedData {
                 record.data.push(RunData {
                     key: TRAIN.to_owned(),
                     path: files.path.clone(),
-                    identity: tree.identity(),
+                    identity: Identity::Data(tree.identity()),
                 });
                 notes.push(format!("trains on {} images of {}", tree.n_samples(), files.path.display()));
                 TrainedSets { samples: tree, shares: Vec::new(), held_out: Vec::new() }

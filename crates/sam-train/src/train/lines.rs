@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use sam_eval::Better;
 use sam_learn::options::{EMBEDDING_COSINE, EMBEDDING_MSE, RECONSTRUCTION_LOSS};
 use sam_learn::record::{
-    Progress, RunEvent, Scores, SegmentationTerms, StepRecord, ValidationRecord, also_parts, duration, rate,
+    DistillationTerms, Progress, RunEvent, Scores, SegmentationTerms, StepRecord, ValidationRecord, also_parts,
+    duration, rate,
 };
 
 use super::console::{Console, Kind};
@@ -135,11 +136,10 @@ fn step_line(record: &StepRecord, is_verbose: bool) -> String {
         let SegmentationTerms { focal, dice, iou_error, miou_first, miou_last, .. } = terms;
         format!(" (focal {focal:.4} dice {dice:.3} iou {iou_error:.3})  train mIoU {miou_first:.3} -> {miou_last:.3}")
     });
-    let taught = record.distillation.map_or(String::new(), |terms| {
-        let share =
-            terms.teacher_share.map_or(String::new(), |share| format!(", teacher's masks {:.0} %", 100.0 * share));
-        format!("  embedding MSE {:.4}{share}", terms.embedding_mse)
-    });
+    let DistillationTerms { embedding_mse, teacher_share } = record.distillation;
+    let mse = embedding_mse.map(|mse| format!("  embedding MSE {mse:.4}"));
+    let share = teacher_share.map(|share| format!("  teacher's masks {:.0} %", 100.0 * share));
+    let taught: String = mse.into_iter().chain(share).collect();
     let more = match (is_verbose, &record.segmentation) {
         (false, _) => String::new(),
         (true, None) => format!("  gradient norm {grad_norm:.3}  {} images", record.n_images),

@@ -30,34 +30,47 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use burn::train::Interrupter;
 use sam_learn::options::{LoraOptions, TrainOptions};
 use sam_learn::record::{ADAPTER_FOLDER, SavedState};
 use sam_learn::task::Validation;
-use sam_learn::{Outcome, RunInputs, Training, measure_training, train};
+use sam_learn::{Outcome, RunInputs, Training, measure_training, profile_training, train, train_on};
 use sam_model::weights::{Dtype, ExportFormat, ExportOptions, ImageSizePolicy, TextExport, check_export, export};
 
+use crate::bench::{Benched, Work};
 use crate::cli::{FormatArgument, RunArguments};
 use crate::config::TrainPlan;
 use crate::config::model::ModelPlan;
 use crate::failure::{BadInput, Failure};
+use crate::team::Team;
 use crate::train::cached::Decision;
 use crate::train::console::Kind;
 use crate::train::estimate::{RunLength, measured};
-use crate::train::inputs::OpenedInputs;
-use crate::train::session::{RunSession, Sections, print_lines, use_threads};
+use crate::train::inputs::{OpenedInputs, describe};
+use crate::train::session::{RunSession, Sections, of_learning, print_lines, use_threads};
 
 /// Runs a training.
-pub(crate) fn run_plan(plan: &TrainPlan, folder: RunFolder, arguments: &RunArguments) -> Result<(), Failure> {
+pub(crate) fn run_plan(
+    plan: &TrainPlan,
+    folder: RunFolder,
+    arguments: &RunArguments,
+    team: &Team,
+) -> Result<(), Failure> {
     let Some((plan, fewer)) = objects::with_objects_that_fit(plan) else {
+        let n = team.ranks.n();
+        if n > 1 {
+            let what = "objects that fit into the memory of one process";
+            return Err(anyhow!("data.objects_per_step: must be a number with {n} ranks; \"auto\" looks for {what}"))
+                .bad_input();
+        }
         // The process that trains locks it.
         drop(folder);
         return objects::train(plan, arguments);
     };
     let plan = &plan;
     let sections = Sections { run: &plan.run, log: &plan.log, validation: &plan.validation };
-    let mut session = RunSession::new(folder, sections, arguments)?;
+    let mut session = RunSession::new(folder, sections, arguments, team)?;
     let (mut inputs, decision) = open(plan)?;
     inputs.notes.extend(fewer);
     session.announce(&inputs.notes, &inputs.data)?;
@@ -67,12 +80,12 @@ pub(crate) fn run_plan(plan: &TrainPlan, folder: RunFolder, arguments: &RunArgum
     session.record_losses(&inputs.losses)?;
     let embeddings = match decision {
         Decision::EachStep { .. } => None,
-        Decision::Kept => match session.fill(plan, &inputs)? {
+        Decision::Kept => match session.in_turn(|| session.fill(plan, &inputs))? {
             ControlFlow::Continue(embeddings) => Some(embeddings),
             ControlFlow::Break(()) => return Ok(()),
         },
     };
-    let texts = match session.fill_texts(plan, &mut inputs)? {
+    let texts = match session.in_turn(|| session.fill_texts(plan, &mut inputs))? {
         ControlFlow::Continue(texts) => texts,
         ControlFlow::Break(()) => return Ok(()),
     };
@@ -85,7 +98,8 @@ pub(crate) fn run_plan(plan: &TrainPlan, folder: RunFolder, arguments: &RunArgum
         distillation,
         texts,
     };
-    session.run(|resume| train(inputs.sam, training, resume), |outcome| finish(plan, &session, outcome))
+    let learn = |resume: Option<&SavedState>| train_on(&inputs.devices, &inputs.sam, training, resume);
+    session.run(learn, |outcome| finish(plan, &session, outcome))
 }
 
 /// `--check`: opens everything, measures some steps, and prints the configuration with every default, as `resolved`.
@@ -166,6 +180,30 @@ fn estimate(plan: &TrainPlan, inputs: &OpenedInputs, decision: &Decision) -> Res
         embeddings,
     };
     Ok(measured.map_or_else(Vec::new, |measured| length.lines(&measured)))
+}
+
+/// Measures the phases of some steps, for `bench`; nothing is written.
+pub(crate) fn profile(plan: &TrainPlan, n_steps: usize) -> Result<Benched, Failure> {
+    use_threads(plan.run.threads)?;
+    let (inputs, decision) = open(plan)?;
+    let keeps_embeddings = matches!(decision, Decision::Kept);
+    let mut what: Vec<String> = vec![describe(&inputs.sam)];
+    what.extend(keeps_embeddings.then(|| "kept embeddings".to_owned()));
+    let work = Work::of_training(&inputs.sam, plan, plan.prompts.passes(), !keeps_embeddings);
+    let unobserved = RunInputs::unobserved(Arc::clone(&inputs.samples), inputs.loader.clone(), Interrupter::new());
+    let distillation = inputs.distillation(plan, None);
+    let training = Training {
+        options: options(plan),
+        inputs: unobserved,
+        validation: None,
+        embeddings: None,
+        distillation,
+        texts: None,
+    };
+    let device = inputs.sam.device();
+    let profile = profile_training(inputs.sam, training, keeps_embeddings, n_steps).map_err(of_learning)?;
+    let shards = plan.run.parallel;
+    Ok(Benched { what: what.join(", "), device, device_name: plan.run.device.clone(), profile, work, shards })
 }
 
 fn options(plan: &TrainPlan) -> TrainOptions {

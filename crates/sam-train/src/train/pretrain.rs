@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
+use burn::tensor::Device;
 use burn::train::Interrupter;
 use sam_data::loader::{Samples, Subset};
 use sam_data::random::{Purpose, RandomStream};
@@ -12,11 +13,12 @@ use sam_files::Fingerprint;
 use sam_learn::options::PretrainOptions;
 use sam_learn::record::SavedState;
 use sam_learn::task::HeldOut;
-use sam_learn::{Outcome, Pretraining, RunInputs, measure_pretraining, pretrain};
+use sam_learn::{Outcome, Pretraining, RunInputs, measure_pretraining, pretrain, pretrain_on, profile_pretraining};
 use sam_model::MaskedAutoencoder;
 use sam_model::init::initialise_mae;
 use sam_model::weights::{Dtype, ExportFormat, ExportReport, MaeCheckpoint, MaeExportOptions, MaeParts, export_mae};
 
+use crate::bench::{Benched, Work};
 use crate::cli::RunArguments;
 use crate::config::data_source::DataSource;
 use crate::config::pretrain::{HeldOutPlan, SourceKind};
@@ -24,12 +26,14 @@ use crate::config::{PretrainPlan, TRAIN, Task, VALIDATION};
 use crate::failure::{BadInput, Failure};
 use crate::progress::Waiting;
 use crate::survey::DropOption;
+use crate::team::Team;
 use crate::train::console::Kind;
 use crate::train::estimate::{RunLength, measured};
-use crate::train::inputs::open_device;
-use crate::train::run_data::RunData;
+use crate::train::inputs::open_devices;
+use crate::train::run_data::{Identity, RunData};
 use crate::train::run_folder::RunFolder;
-use crate::train::session::{RunSession, Sections, print_lines, use_threads};
+
+use crate::train::session::{RunSession, Sections, of_learning, print_lines, use_threads};
 use crate::train::{checkpoint_file, load_report_lines};
 
 /// The encoder alone under timm's names, for other programs.
@@ -38,6 +42,8 @@ const ENCODER_FILE: &str = "encoder.pth";
 /// The opened inputs of a plan.
 struct Opened {
     mae: MaskedAutoencoder,
+    /// On which it trains; the weights are on the first.
+    devices: Vec<Device>,
     samples: Arc<dyn Samples>,
     held_out: Option<HeldOut>,
     /// Messages to print before the run starts.
@@ -49,9 +55,10 @@ struct Opened {
 impl Opened {
     fn open(plan: &PretrainPlan) -> Result<Self> {
         let (mut notes, mut data) = (Vec::new(), Vec::new());
-        let mae = open_model(plan, &mut notes)?;
+        let devices = open_devices(&plan.run)?;
+        let mae = open_model(plan, &devices[0], &mut notes)?;
         let (samples, held_out) = open_data(plan, &mut notes, &mut data)?;
-        Ok(Self { mae, samples, held_out, notes, data })
+        Ok(Self { mae, devices, samples, held_out, notes, data })
     }
 
     fn estimate(&self, plan: &PretrainPlan) -> Result<Vec<String>, Failure> {
@@ -74,9 +81,14 @@ impl Opened {
 }
 
 /// Runs a pre-training.
-pub(crate) fn run_plan(plan: &PretrainPlan, folder: RunFolder, arguments: &RunArguments) -> Result<(), Failure> {
+pub(crate) fn run_plan(
+    plan: &PretrainPlan,
+    folder: RunFolder,
+    arguments: &RunArguments,
+    team: &Team,
+) -> Result<(), Failure> {
     let sections = Sections { run: &plan.run, log: &plan.log, validation: &plan.validation };
-    let mut session = RunSession::new(folder, sections, arguments)?;
+    let mut session = RunSession::new(folder, sections, arguments, team)?;
     let opened = Opened::open(plan).bad_input()?;
     session.announce(&opened.notes, &opened.data)?;
     session.announce_end(plan.schedule.steps);
@@ -84,7 +96,8 @@ pub(crate) fn run_plan(plan: &PretrainPlan, folder: RunFolder, arguments: &RunAr
     session.start(&Task::Pretrain.to_toml(plan)?, &opened.data)?;
     let inputs = session.inputs(opened.samples, plan.loader_options());
     let pretraining = Pretraining { options: options(plan), inputs, held_out: opened.held_out };
-    session.run(|resume| pretrain(opened.mae, pretraining, resume), |outcome| finish(&session, outcome))
+    let learn = |resume: Option<&SavedState>| pretrain_on(&opened.devices, &opened.mae, pretraining, resume);
+    session.run(learn, |outcome| finish(&session, outcome))
 }
 
 /// As [`super::check()`].
@@ -109,6 +122,18 @@ pub(crate) fn dry_run(plan: &PretrainPlan) -> Result<(), Failure> {
         pretrain(opened.mae.clone(), Pretraining { options, inputs, held_out }, resume)
     };
     super::check::dry_run(&plan.run, learn, |folder, outcome| export_encoder(folder, outcome).map(drop))
+}
+
+/// As [`super::profile`].
+pub(crate) fn profile(plan: &PretrainPlan, n_steps: usize) -> Result<Benched, Failure> {
+    use_threads(plan.run.threads)?;
+    let opened = Opened::open(plan).bad_input()?;
+    let inputs = RunInputs::unobserved(Arc::clone(&opened.samples), plan.loader_options(), Interrupter::new());
+    let work = Work::of_pretraining(&opened.mae, plan);
+    let (device, what) = (opened.mae.device(), opened.notes.first().cloned().unwrap_or_default());
+    let pretraining = Pretraining { options: options(plan), inputs, held_out: None };
+    let profile = profile_pretraining(opened.mae, pretraining, n_steps).map_err(of_learning)?;
+    Ok(Benched { what, device, device_name: plan.run.device.clone(), profile, work, shards: plan.run.parallel })
 }
 
 fn options(plan: &PretrainPlan) -> PretrainOptions {
@@ -140,8 +165,7 @@ fn finish(session: &RunSession<'_>, outcome: &Outcome) -> Result<(), Failure> {
     Ok(())
 }
 
-fn open_model(plan: &PretrainPlan, notes: &mut Vec<String>) -> Result<MaskedAutoencoder> {
-    let device = open_device(&plan.run.device)?;
+fn open_model(plan: &PretrainPlan, device: &Device, notes: &mut Vec<String>) -> Result<MaskedAutoencoder> {
     let config = &plan.model.config;
     let [height, width] = config.image_size_hw;
     let kept = sam_model::RandomMasking::n_kept(config.n_patches(), plan.mae.mask_ratio);
@@ -154,10 +178,10 @@ fn open_model(plan: &PretrainPlan, notes: &mut Vec<String>) -> Result<MaskedAuto
     );
     let Some(path) = &plan.model.mae else {
         notes.push(format!("model: from scratch, {what}"));
-        return Ok(initialise_mae(config.init(&device)?, plan.run.seed));
+        return Ok(initialise_mae(config.init(device)?, plan.run.seed));
     };
     let file = checkpoint_file(path);
-    let (mae, report) = MaeCheckpoint::open(&file)?.load_with(config, plan.run.seed, &device)?;
+    let (mae, report) = MaeCheckpoint::open(&file)?.load_with(config, plan.run.seed, device)?;
     notes.push(format!("model: {}, {what}", file.display()));
     notes.extend(load_report_lines(&report));
     Ok(mae)
@@ -169,7 +193,7 @@ fn open_data(
     data: &mut Vec<RunData>,
 ) -> Result<(Arc<dyn Samples>, Option<HeldOut>)> {
     let mut record = |key: &str, path: &Path, identity| {
-        data.push(RunData { key: key.to_owned(), path: path.to_owned(), identity });
+        data.push(RunData { key: key.to_owned(), path: path.to_owned(), identity: Identity::Data(identity) });
     };
     let (samples, names): (Arc<dyn Samples>, Option<Names>) = match &plan.data.train {
         DataSource::Synth(synth) => (Arc::new(*synth), None),

@@ -1,5 +1,5 @@
-//! The data that a run began with, recorded in `environment.json`: on resume, a change is reported, and a data set at
-//! another place must be the same one.
+//! What a run began with, recorded in `environment.json`: its data sets, and the networks beside the one that it trains. On resume,
+//! a change is reported, and what is at another place must be the same.
 
 use std::path::{Path, PathBuf};
 
@@ -11,23 +11,65 @@ use serde_json::{Map, Value, json};
 /// The field of `environment.json`.
 pub(super) const DATA: &str = "data";
 
-/// A data set of a run.
+/// A data set of a run, or a network that it learns from.
 #[derive(Clone, Debug)]
 pub(crate) struct RunData {
     /// The configuration key that names it.
     pub(crate) key: String,
     pub(crate) path: PathBuf,
-    pub(crate) identity: DataIdentity,
+    pub(crate) identity: Identity,
+}
+
+/// What it is recognised by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Identity {
+    /// A data set.
+    Data(DataIdentity),
+    /// A network, by a hash of its weights.
+    Weights { weights: String },
+}
+
+impl Identity {
+    /// Of a network, by a hash of its weights.
+    pub(super) fn weights(fingerprint: u64) -> Self {
+        Self::Weights { weights: format!("{fingerprint:016x}") }
+    }
+
+    /// As [`DataIdentity::difference`].
+    fn difference(&self, earlier: &Self) -> Option<String> {
+        match (self, earlier) {
+            (Self::Data(data), Self::Data(earlier)) => data.difference(earlier),
+            _ => (self != earlier).then(|| "has other weights".to_owned()),
+        }
+    }
+
+    /// All of it, to be compared.
+    pub(super) fn text(&self) -> String {
+        match self {
+            Self::Data(DataIdentity { images, names, contents }) => {
+                format!("{images} images, names {names:016x}, contents {contents:016x}")
+            }
+            Self::Weights { weights } => format!("weights {weights}"),
+        }
+    }
+
+    fn noun(&self) -> &'static str {
+        match self {
+            Self::Data(_) => "data",
+            Self::Weights { .. } => "network",
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
 struct Recorded {
     path: PathBuf,
     #[serde(flatten)]
-    identity: DataIdentity,
+    identity: Identity,
 }
 
-/// The record of a session's data.
+/// The record of a session.
 pub(super) fn record(data: &[RunData]) -> Value {
     let recorded = data.iter().map(|data| {
         let recorded = Recorded { path: data.path.clone(), identity: data.identity.clone() };
@@ -36,16 +78,16 @@ pub(super) fn record(data: &[RunData]) -> Value {
     Value::Object(recorded.collect::<Map<_, _>>())
 }
 
-/// Compares the data of a resumed run with the record of its first session; the place of the data with that of its last.
+/// Compares a resumed run with the record of its first session; places with those of its last.
 ///
 /// # Errors
 ///
-/// When the data is at another place and is not that of the run.
+/// When something is at another place and is not what the run had.
 pub(super) fn changes(data: &[RunData], first: &Value, last: &Value) -> Result<Vec<String>> {
     let of = |record: &Value, key: &str| serde_json::from_value::<Recorded>(record[key].clone()).ok();
     let mut changes = Vec::new();
     for RunData { key, path, identity } in data {
-        let shown = path.display();
+        let (shown, noun) = (path.display(), identity.noun());
         let Some(began) = of(first, key) else {
             if first.is_null() {
                 changes.push(format!("{key}: the run has no record of its data, so a change cannot be noticed"));
@@ -56,12 +98,12 @@ pub(super) fn changes(data: &[RunData], first: &Value, last: &Value) -> Result<V
         let Some(difference) = identity.difference(&began.identity) else { continue };
         if !is_same_place(&was_at, path) {
             bail!(
-                "{key}: {shown} is not the data of this run, which was at {}: it {difference}; give the place of a copy",
+                "{key}: {shown} is not the {noun} of this run, which was at {}: it {difference}; give the place of a copy",
                 was_at.display()
             );
         }
         changes.push(format!(
-            "{key}: {shown} has changed since the run began: it {difference}; the run continues with the data as it is now, \
+            "{key}: {shown} has changed since the run began: it {difference}; the run continues with the {noun} as it is now, \
              and differs from one that was never stopped"
         ));
     }
@@ -77,13 +119,13 @@ pub(crate) fn is_same_place(one: &Path, other: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::TRAIN;
+    use crate::config::{TEACHER, TRAIN};
 
     fn data(path: &str, images: usize) -> Vec<RunData> {
         vec![RunData {
             key: TRAIN.to_owned(),
             path: path.into(),
-            identity: DataIdentity { images, names: 1, contents: u64::MAX },
+            identity: Identity::Data(DataIdentity { images, names: 1, contents: u64::MAX }),
         }]
     }
 
@@ -102,6 +144,16 @@ mod tests {
         // Moved by an earlier resume, and changed there.
         let grown = changes(&data("/b", 20), &began, &record(&data("/b", 17))).expect("a warning");
         assert!(grown[0].contains("/b has changed"), "{grown:?}");
+        // A network.
+        let teacher = |path: &str, weights| {
+            vec![RunData { key: TEACHER.to_owned(), path: path.into(), identity: Identity::weights(weights) }]
+        };
+        let began = record(&teacher("/a", 1));
+        assert_eq!(changes(&teacher("/b", 1), &began, &began).expect("a copy"), Vec::<String>::new());
+        let changed = changes(&teacher("/a", 2), &began, &began).expect("a warning");
+        assert!(changed[0].contains("it has other weights; the run continues with the network"), "{changed:?}");
+        let error = changes(&teacher("/b", 2), &began, &began).expect_err("another teacher").to_string();
+        assert!(error.contains("distil.teacher: /b is not the network of this run, which was at /a"), "{error}");
         let unknown = changes(&data("/a", 17), &Value::Null, &Value::Null).expect("a note");
         assert!(unknown[0].contains("no record of its data"), "{unknown:?}");
     }

@@ -10,6 +10,7 @@ use burn::train::Interrupter;
 use sam_data::loader::{LoaderOptions, Samples};
 use sam_learn::embeddings::FrozenEmbeddings;
 use sam_learn::options::{LogOptions, RunOptions, ValidationOptions};
+use sam_learn::ranks::{Statement, agree, gather};
 use sam_learn::record::{CHECKPOINTS_FOLDER, Observer, RunEvent, SavedState, Saves};
 use sam_learn::texts::TextVectors;
 use sam_learn::{Ending, LearnError, Outcome, RunInputs};
@@ -22,6 +23,7 @@ use crate::embeddings::{Filled, Surroundings};
 use crate::failure::{BadInput, Failure};
 use crate::output::output;
 use crate::survey::DataLosses;
+use crate::team::Team;
 use crate::train::cached;
 use crate::train::console::{Console, Kind};
 use crate::train::inputs::OpenedInputs;
@@ -38,6 +40,7 @@ pub(super) struct RunSession<'a> {
     folder: RunFolder,
     sections: Sections<'a>,
     arguments: &'a RunArguments,
+    team: &'a Team,
     resume: Option<SavedState>,
     console: Arc<Console>,
     lines: Arc<Lines>,
@@ -58,9 +61,18 @@ pub(super) struct Sections<'a> {
 
 impl<'a> RunSession<'a> {
     /// Sets the number of threads, and finds the saved state of a resumed run.
-    pub(super) fn new(folder: RunFolder, sections: Sections<'a>, arguments: &'a RunArguments) -> Result<Self, Failure> {
+    pub(super) fn new(
+        folder: RunFolder,
+        sections: Sections<'a>,
+        arguments: &'a RunArguments,
+        team: &'a Team,
+    ) -> Result<Self, Failure> {
         use_threads(sections.run.threads)?;
-        let console = Arc::new(Console::new(arguments.verbosity.level()));
+        let console = match team.is_first() {
+            true => Console::new(arguments.verbosity.level()),
+            false => Console::mute(),
+        };
+        let console = Arc::new(console);
         let Saves { intact: resume, damaged } = match arguments.resume {
             Some(_) => SavedState::newest(&folder.checkpoints()).bad_input()?,
             None => Saves::default(),
@@ -73,12 +85,13 @@ impl<'a> RunSession<'a> {
         for reason in damaged {
             console.print(Kind::Warning, &format!("a save is skipped because it is damaged: {reason}"));
         }
-        let interrupter = Interrupter::new();
+        let interrupter = team.interrupter.clone();
         let path = folder.path().to_owned();
         Ok(Self {
             switch: StopSwitch::new(interrupter.clone(), Arc::clone(&console), path, resume.is_some()),
             sections,
             arguments,
+            team,
             resume,
             lines: Arc::new(Lines::new(Arc::clone(&console), sections.log.every_steps)),
             console,
@@ -94,11 +107,33 @@ impl<'a> RunSession<'a> {
         for change in self.folder.changed_data(data).bad_input()? {
             self.console.print(Kind::Warning, &change);
         }
+        match (self.team.ranks.n(), self.sections.run.devices.len()) {
+            (1, 0 | 1) => {}
+            (1, n) => self.console.print(Kind::Progress, &format!("trains on {n} devices together")),
+            (n, _) => self.console.print(Kind::Progress, &format!("trains in {n} processes together")),
+        }
         for line in self.surroundings(data) {
             self.console.print(Kind::Detail, &line);
         }
         self.print_lines(notes);
         Ok(())
+    }
+
+    /// Checks that every rank has this plan and this data.
+    fn check_ranks(&self, plan: &str, data: &[RunData]) -> Result<(), Failure> {
+        let (n, devices) = (self.team.ranks.n(), &self.sections.run.devices);
+        if n > 1 && devices.len() > 1 {
+            let text =
+                "run.devices: must name one device where several processes train together: each process has its own";
+            return Err(anyhow!("{text}; got {} devices and {n} processes", devices.len())).bad_input();
+        }
+        let of_data =
+            data.iter().map(|data| Statement::new(&format!("the data of {}", data.key), data.identity.text()));
+        let statements: Vec<Statement> = plan_statements(plan)?.into_iter().chain(of_data).collect();
+        match agree(&*self.team.ranks, &statements).map_err(LearnError::from)? {
+            None => Ok(()),
+            Some(difference) => Err(anyhow!("{difference}")).bad_input(),
+        }
     }
 
     /// Says that nothing is left to do, where that is so.
@@ -113,7 +148,8 @@ impl<'a> RunSession<'a> {
 
     /// Prints what a new run will take; a resumed one knows it from its first steps.
     pub(super) fn estimate(&self, lines: impl FnOnce() -> Result<Vec<String>, Failure>) -> Result<(), Failure> {
-        if self.resume.is_none() {
+        // A step of several ranks is none that one of them could measure.
+        if self.resume.is_none() && self.team.ranks.n() == 1 && self.sections.run.devices.len() < 2 {
             self.print_lines(&lines()?);
         }
         Ok(())
@@ -128,6 +164,10 @@ impl<'a> RunSession<'a> {
 
     /// Creates the folder; from here on, Ctrl-C saves.
     pub(super) fn start(&mut self, plan: &str, data: &[RunData]) -> Result<(), Failure> {
+        self.check_ranks(plan, data)?;
+        if !self.team.is_first() {
+            return self.switch.catch_signals();
+        }
         let device = &self.sections.run.device;
         let start = SessionStart { plan_toml: plan, device, config: self.arguments.config.as_deref(), data };
         self.folder.write_start(&start).map_err(|error| {
@@ -158,12 +198,32 @@ impl<'a> RunSession<'a> {
     /// Keeps what the data sets lose for the report and the dashboard.
     pub(super) fn record_losses(&mut self, losses: &[DataLosses]) -> Result<(), Failure> {
         self.losses = losses.iter().filter_map(DataLosses::headline).collect();
+        if !self.team.is_first() {
+            return Ok(());
+        }
         Ok(self.folder.write_losses(losses)?)
     }
 
     /// The number of steps that are done.
     pub(super) fn first_step(&self) -> u64 {
         self.resume.as_ref().map_or(0, |state| state.progress.step)
+    }
+
+    /// Fills a folder that all ranks read: the first rank does the work, and the others then find everything there.
+    pub(super) fn in_turn<T>(
+        &self,
+        work: impl FnOnce() -> Result<ControlFlow<(), T>, Failure>,
+    ) -> Result<ControlFlow<(), T>, Failure> {
+        let ranks = &*self.team.ranks;
+        if self.team.is_first() {
+            let done = work();
+            gather(ranks, &done.as_ref().is_ok_and(ControlFlow::is_continue)).map_err(LearnError::from)?;
+            return done;
+        }
+        match gather(ranks, &true).map_err(LearnError::from)?.first() {
+            Some(true) => work(),
+            _ => Ok(ControlFlow::Break(())),
+        }
     }
 
     /// Computes the embeddings that the run lacks; `Break` when it is asked to stop meanwhile.
@@ -241,6 +301,10 @@ impl<'a> RunSession<'a> {
     pub(super) fn inputs(&self, samples: Arc<dyn Samples>, loader: LoaderOptions) -> RunInputs {
         let (lines, switch) = (Arc::clone(&self.lines), self.switch.clone());
         let mut observers: Vec<Box<dyn Observer>> = Vec::new();
+        let ranks = Arc::clone(&self.team.ranks);
+        if !self.team.is_first() {
+            return RunInputs { samples, loader, interrupter: self.interrupter.clone(), observers, ranks };
+        }
         if self.has_dashboard() {
             let heading = Heading {
                 name: self.sections.run.name.clone(),
@@ -257,7 +321,7 @@ impl<'a> RunSession<'a> {
             lines.show(event);
         }));
         observers.push(Box::new(self.report.clone()));
-        RunInputs { samples, loader, interrupter: self.interrupter.clone(), observers }
+        RunInputs { samples, loader, interrupter: self.interrupter.clone(), observers, ranks }
     }
 
     /// On a terminal that can show it, unless lines are asked for.
@@ -274,6 +338,9 @@ impl<'a> RunSession<'a> {
         finish: impl FnOnce(&Outcome) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let folder = self.folder();
+        if !self.team.is_first() {
+            return learn(self.resume.as_ref()).map(drop).map_err(|error| failed(error, folder));
+        }
         self.lines.start(folder, self.resume.as_ref().map(|state| &state.progress));
         let outcome = learn(self.resume.as_ref());
         self.console.release();
@@ -305,6 +372,9 @@ impl<'a> RunSession<'a> {
     }
 
     fn record_state(&self, state: &str, error: Option<String>) {
+        if !self.team.is_first() {
+            return;
+        }
         if let Some(error) = &error {
             self.console.log(&format!("error: {error}"));
         }
@@ -328,6 +398,23 @@ impl<'a> RunSession<'a> {
         }
         self.console.print(Kind::Result, &format!("report:          {}", self.report.path().display()));
     }
+}
+
+/// Every key of a plan that decides a step, with its value.
+fn plan_statements(plan: &str) -> Result<Vec<Statement>, Failure> {
+    fn add(key: &str, value: &toml::Value, statements: &mut Vec<Statement>) {
+        match value {
+            // Each process has its own device.
+            _ if matches!(key, "run.device" | "run.devices" | "run.threads" | "data.workers" | "data.prefetch") => {}
+            toml::Value::Table(table) => table.iter().for_each(|(name, value)| {
+                add(&if key.is_empty() { name.clone() } else { format!("{key}.{name}") }, value, statements);
+            }),
+            value => statements.push(Statement::new(key, value)),
+        }
+    }
+    let mut statements = Vec::new();
+    add("", &toml::Value::Table(toml::from_str(plan)?), &mut statements);
+    Ok(statements)
 }
 
 /// The version of the program and the system.
@@ -362,6 +449,12 @@ fn failed(error: LearnError, folder: &Path) -> Failure {
         format!(". step {} is saved; resume with: sam-train --resume {}", state.progress.step, folder.display())
     });
     let text = anyhow!("{}{}", advised(&error), hint.unwrap_or_default());
+    if matches!(error, LearnError::OutOfMemory { .. }) { Failure::OutOfMemory(text) } else { Failure::Run(text) }
+}
+
+/// An error of something that leaves no run.
+pub(super) fn of_learning(error: LearnError) -> Failure {
+    let text = anyhow!("{}", advised(&error));
     if matches!(error, LearnError::OutOfMemory { .. }) { Failure::OutOfMemory(text) } else { Failure::Run(text) }
 }
 
@@ -404,6 +497,10 @@ fn advice(error: &LearnError) -> Option<&'static str> {
             Some("data.bad = \"drop\" drops and counts what cannot be read")
         }
         LearnError::NoThreads { .. } => Some("Lower run.parallel"),
+        LearnError::BatchesOfRanks { .. } => Some(
+            "The key is optimiser.accumulation: batches of a step, which the ranks divide (data.images_per_step counts all)",
+        ),
+        LearnError::RanksWithRunningStatistics { .. } => Some("Set model.batch_norm = \"frozen\""),
         LearnError::NotFinite { .. } => Some("The keys are optimiser.lr and optimiser.clip_norm"),
         LearnError::GradientNotFinite { .. } => Some("The key is optimiser.lr"),
         LearnError::NoSuchMetric { .. } => Some("Change validation.metric"),

@@ -13,7 +13,7 @@ use sam_learn::options::TextOptions;
 use sam_learn::texts::{Computed, TextNeeds, TextSurvey, TextVectors};
 use sam_model::Sam;
 
-use crate::config::TrainPlan;
+use crate::config::{CLIP, TrainPlan};
 use crate::data_texts::{Encoded, encode, gather};
 use crate::embeddings::Surroundings;
 use crate::progress::Progress;
@@ -24,7 +24,7 @@ type Watch<'a> = &'a dyn Fn() -> ControlFlow<()>;
 
 /// Opens the CLIP of a configuration, with a line about it.
 pub(super) fn open_clip(options: &TextOptions, device: &Device, notes: &mut Vec<String>) -> Result<Clip> {
-    let clip = Clip::open(&options.clip, &device.clone().inner()).context("prompts.text.clip")?;
+    let clip = Clip::open(&options.clip, &device.clone().inner()).context(CLIP)?;
     notes.push(format!("texts: {}, {}", options.clip.display(), clip.config().description()));
     notes.extend(clip.report().assumed.iter().map(|assumed| format!("texts: assumed: {assumed}")));
     Ok(clip)

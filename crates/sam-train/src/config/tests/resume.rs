@@ -80,7 +80,7 @@ fn plans_of_earlier_versions_are_read() {
 fn changeable_keys_can_be_set() {
     let overrides = [
         "run.name=b",
-        "run.device=vulkan",
+        "run.devices=[\"cpu\", \"vulkan\"]",
         "run.threads=3",
         "data.workers=0",
         "data.prefetch=9",

@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# The tests of numbers (goldens, gradients, losses, prompts, optimiser, resume) on a GPU, or on a software driver:
+#
+#   tests/gpu.sh            # the software driver of Mesa, which any machine has or can install
+#   tests/gpu.sh wgpu       # the machine's own GPU, through Vulkan, Metal or DirectX
+#   tests/gpu.sh cuda       # an NVIDIA GPU
+#
+# Builds with the device's feature in a target folder of its own (target/gpu), installs nothing, and says what is missing. At last the
+# quickstart's first steps there are compared with the CPU's. Arguments after the device go to the test program: names of tests.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+device="${1:-software}"
+[ $# -eq 0 ] || shift
+feature="$device"
+if [ "$device" = software ]; then
+  feature=wgpu
+  driver=""
+  for file in /usr/share/vulkan/icd.d/lvp_icd*.json /etc/vulkan/icd.d/lvp_icd*.json; do
+    [ ! -f "$file" ] || driver="$file"
+  done
+  if [ -z "$driver" ]; then
+    echo "There is no software driver for Vulkan; install Mesa's (Debian, Ubuntu: apt install mesa-vulkan-drivers)." >&2
+    exit 2
+  fi
+  export VK_DRIVER_FILES="$driver" VK_ICD_FILENAMES="$driver"
+  echo "driver: $driver"
+fi
+if [ -z "${XDG_RUNTIME_DIR:-}" ]; then
+  XDG_RUNTIME_DIR="$(mktemp -d)"
+  export XDG_RUNTIME_DIR
+fi
+export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target/gpu}" SAM_TRAIN_TEST_DEVICE="$feature"
+
+tests=(golden:: gradients:: block:: learning:: mae:: lora:: text:: tiny_vit:: training_behaviour:: training_runs:: pretraining::)
+[ $# -eq 0 ] || tests=("$@")
+# One at a time: they share the device and its memory.
+cargo test --release -p sam-train --features "$feature" --test main -- --test-threads 1 "${tests[@]}"
+
+program="$CARGO_TARGET_DIR/release/sam-train"
+runs="$(mktemp -d)"
+trap 'rm -rf "$runs"' EXIT
+losses() {
+  "$program" --config configs/quickstart.toml --plain --set "run.dir=$runs/$1" --set "run.device=$1" --set schedule.steps=20 \
+    --set schedule.warmup_steps=10 --set validation.every_steps=20 --set validation.baseline=false --set validation.max_images=2 \
+    --set log.every_steps=1 --set run.parallel=1 --set log.tensorboard=false >/dev/null
+  grep '"event":"step"' "$runs/$1/metrics.jsonl" | sed -E 's/.*"loss":([0-9.e-]+).*/\1/'
+}
+echo "the quickstart's first 20 steps: step, loss on the CPU, loss on $feature"
+paste <(seq 1 20) <(losses cpu) <(losses "$feature") | awk '
+  { difference = ($2 - $3) / $2; if (difference < 0) difference = -difference; if (difference > worst) worst = difference; print }
+  END { printf "largest relative difference: %.2e\n", worst; exit !(NR == 20 && worst < 2e-3) }'
