@@ -1,4 +1,4 @@
-"""Times training steps of the official PyTorch `segment_anything` on the CPU: the yardstick for our own. Run by hand:
+"""Times training steps of the official PyTorch `segment_anything`: the yardstick for our own, `sam-train bench`. Run by hand:
 
     pip install -r tests/fixtures/requirements.txt
     python benches/pytorch_training.py decoder    # vit_b's decoder at 1024: 8 objects, 11 passes
@@ -7,6 +7,8 @@
     python benches/pytorch_training.py step       # a small network from pixels on: 8 images x 4 objects, 4 passes
     python benches/pytorch_training.py step --image-size 128 --patch 16 --dim 192 --images 4    # or of any other size
     python benches/pytorch_training.py step --mobile --images 1 --objects 1 --passes 11    # MobileSAM, statistics frozen
+    python benches/pytorch_training.py step --vit-b --images 1 --objects 8 --passes 11 --phases    # beside `sam-train bench`
+    python benches/pytorch_training.py step --vit-b --images 4 --objects 8 --passes 11 --device cuda --bf16 --phases
     python benches/pytorch_training.py decoder --objects 1 --passes 1 --repeats 1    # does this script still run?
 
     decoder    prompt encoder and mask decoder learn from a made-up embedding of one image, as when embeddings are
@@ -25,7 +27,9 @@ The official decoder takes the objects of one image per call. `step` gives it an
 one call has all objects (as SAM 2's decoder can); `--per-image` calls it as released, image by image.
 
 Printed are the median of the timed steps, after one that is not timed, and the most memory the process ever had: all of
-it, and what importing PyTorch and the package alone had taken. All cores are used unless `--threads` says otherwise.
+it, and what importing PyTorch and the package alone had taken; on a GPU its own. All cores are used unless `--threads` says
+otherwise. `--bf16` is autocast, with f32 weights. `--phases` waits for the device at the ends of each part of a step, and times
+f32 products of two 2048 x 2048 matrices, too.
 """
 
 import argparse
@@ -34,6 +38,7 @@ import resource
 import statistics
 import sys
 import time
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -43,6 +48,32 @@ from torch import nn
 
 GRID_TO_MASK = 4
 CLICKLESS = 4
+
+
+class Clock:
+    """Seconds of the parts of a step; off, it costs nothing."""
+
+    def __init__(self, is_on, device, bf16):
+        self.is_on, self.device, self.bf16, self.seconds = is_on, torch.device(device), bf16, {}
+
+    def wait(self):
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    @contextmanager
+    def phase(self, name):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16 and name.endswith("forward")):
+            if not self.is_on:
+                yield
+                return
+            self.wait()
+            start = time.perf_counter()
+            yield
+            self.wait()
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+CLOCK = None
 
 
 class AnyImages(MaskDecoder):
@@ -137,9 +168,13 @@ def run_passes(prompt_encoder, decode, prompts, truth, passes):
     for number in range(passes):
         if number > 0 and number not in (CLICKLESS, passes - 1):
             prompts.click()
-        logits, iou = decode(*prompts.encode(prompt_encoder, masks), number == 0)
-        loss = object_losses(logits, iou, truth).mean() / passes
-        loss.backward()
+        with CLOCK.phase("decoder forward"):
+            logits, iou = decode(*prompts.encode(prompt_encoder, masks), number == 0)
+        logits, iou = logits.float(), iou.float()
+        with CLOCK.phase("loss"):
+            loss = object_losses(logits, iou, truth).mean() / passes
+        with CLOCK.phase("decoder backward"):
+            loss.backward()
         total += loss.item()
         best = iou.argmax(1)
         masks = logits.detach()[torch.arange(len(best)), best][:, None]
@@ -147,9 +182,11 @@ def run_passes(prompt_encoder, decode, prompts, truth, passes):
 
 
 def optimiser_step(optimiser, parameters):
-    nn.utils.clip_grad_norm_(parameters, 1.0)
-    optimiser.step()
-    optimiser.zero_grad()
+    with CLOCK.phase("clip"):
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+    with CLOCK.phase("optimiser"):
+        optimiser.step()
+        optimiser.zero_grad()
 
 
 def decoder_step(args):
@@ -168,8 +205,9 @@ def decoder_step(args):
     def step():
         positions = prompt_encoder.get_dense_pe()
         if encoder is not None:
-            with torch.no_grad():
+            with torch.no_grad(), CLOCK.phase("encoder forward"):
                 leaf = encoder(image)
+            leaf = leaf.float()
         else:
             leaf = embedding.clone().requires_grad_(args.encoder is None)
         decode = lambda sparse, dense, several: decoder(leaf, positions, sparse, dense, several)
@@ -183,8 +221,10 @@ def decoder_step(args):
 
 def whole_step(args):
     """A function that does a step, and a line that says of what."""
-    if args.mobile:
+    if args.mobile or args.vit_b:
         args.image_size, args.patch, args.decoder_dim = 1024, 16, 256
+    if args.vit_b:
+        args.dim, args.depth, args.heads, args.window, args.global_blocks = 768, 12, 12, 14, [2, 5, 8, 11]
     size, grid, objects = args.image_size, args.image_size // args.patch, args.images * args.objects
     encoder = build_encoder(args)
     prompt_encoder, decoder = build_decoder(MaskDecoder if args.per_image else AnyImages, size, grid, args.decoder_dim,
@@ -198,7 +238,9 @@ def whole_step(args):
     back_in_order = torch.cat(of_image).argsort()
 
     def step():
-        embedding = encoder(images)
+        with CLOCK.phase("encoder forward"):
+            embedding = encoder(images)
+        embedding = embedding.float()
         leaf, positions = embedding.detach().requires_grad_(), prompt_encoder.get_dense_pe()
 
         def decode(sparse, dense, several):
@@ -209,7 +251,8 @@ def whole_step(args):
             return [torch.cat(parts)[back_in_order] for parts in zip(*each)]
 
         total = run_passes(prompt_encoder, decode, Prompts(objects, size), truth, args.passes)
-        embedding.backward(leaf.grad)
+        with CLOCK.phase("encoder backward"):
+            embedding.backward(leaf.grad)
         optimiser_step(optimiser, parameters)
         return total
 
@@ -230,12 +273,16 @@ def arguments():
         mode.add_argument("--passes", type=int, default=passes)
         mode.add_argument("--repeats", type=int, default=repeats, help="timed steps")
         mode.add_argument("--threads", type=int, default=os.cpu_count())
+        mode.add_argument("--device", default="cpu", help="cpu or cuda")
+        mode.add_argument("--bf16", action="store_true", help="autocast to bf16")
+        mode.add_argument("--phases", action="store_true", help="what the parts of a step take")
     for name, default in [("image-size", 64), ("patch", 8), ("dim", 96), ("depth", 4), ("heads", 4), ("images", 8),
                           ("decoder-dim", 64), ("decoder-heads", 8)]:
         whole.add_argument(f"--{name}", type=int, default=default)
     whole.add_argument("--decoder-mlp", type=int, help="8 * decoder-dim, as in vit_b, unless given")
     whole.add_argument("--window", type=int, default=0, help="0: every block is global")
     whole.add_argument("--global-blocks", type=int, nargs="*", default=[], help="with a window, the blocks without")
+    whole.add_argument("--vit-b", action="store_true", help="vit_b at 1024, whatever the sizes above")
     whole.add_argument("--mobile", action="store_true", help="MobileSAM at 1024, whatever the sizes above")
     whole.add_argument("--per-image", action="store_true", help="call the decoder once per image, as released")
     return parser.parse_args()
@@ -247,19 +294,41 @@ def peak_mib():
 
 
 def main():
+    global CLOCK
     args, imported_mib = arguments(), peak_mib()
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
+    torch.set_default_device(args.device)
+    CLOCK = Clock(args.phases, args.device, args.bf16)
     step, what = (decoder_step if args.mode == "decoder" else whole_step)(args)
-    first_loss, seconds = step(), []
+    first_loss, seconds, phases = step(), [], []
     for _ in range(args.repeats):
+        CLOCK.seconds = {}
+        CLOCK.wait()
         start = time.perf_counter()
         step()
+        CLOCK.wait()
         seconds.append(time.perf_counter() - start)
-    print(f"segment_anything, torch {torch.__version__}, CPU, {args.threads} threads, f32: {what}")
+        phases.append(CLOCK.seconds)
+    precision = "bf16 autocast" if args.bf16 else "f32"
+    print(f"segment_anything, torch {torch.__version__}, {args.device}, {args.threads} threads, {precision}: {what}")
     print(f"step {statistics.median(seconds):.3f} s, median of {args.repeats} "
           f"({min(seconds):.3f} to {max(seconds):.3f}); first loss {first_loss:.4f}; "
           f"peak RSS {peak_mib():.0f} MiB, {imported_mib:.0f} of it imports")
+    if args.device == "cuda":
+        print(f"peak memory of the GPU {torch.cuda.max_memory_allocated() / 2**20:.0f} MiB")
+    if args.phases:
+        a, b, products = torch.rand(2048, 2048), torch.rand(2048, 2048), []
+        for _ in range(6):
+            CLOCK.wait()
+            start = time.perf_counter()
+            a @ b
+            CLOCK.wait()
+            products.append(time.perf_counter() - start)
+        print(f"matrix products of f32: {2 * 2048**3 / min(products) / 1e9:.0f} GFLOP/s")
+        for name in phases[0]:
+            took = statistics.median(phase[name] for phase in phases)
+            print(f"{name:<18}{took:>10.4f} s {100 * took / statistics.median(seconds):>6.1f} %")
 
 
 if __name__ == "__main__":
