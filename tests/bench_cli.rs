@@ -39,6 +39,10 @@ fn the_phases_of_a_step_are_its_time() {
     assert_eq!(phase(&report, "encoder backward")["seconds"], 0.0);
     let (_, report) = benched(&run, &["--config", "train.toml", "--set", "optimiser.learn=[\"*.bias\"]"]);
     assert!(phase(&report, "encoder backward")["gflop"].is_null());
+    // Without a configuration it is the step of a published size.
+    let (text, report) = benched(&run, &["--set", "model.image_size=64", "--set", "data.objects_per_step=1"]);
+    assert!(text.contains("vit_b, 64 px"), "{text}");
+    assert_eq!(report["images"], 1.0);
     run.refused(&["bench", "--config", "nowhere.toml"], &["nowhere.toml"]);
     run.refused(&["bench", "--config", "train.toml", "--device", "tpu"], &["run.device", "cpu, cuda"]);
     std::fs::write(run.path("probe.toml"), "task = \"probe\"\n[model]\ncheckpoint = \"x\"\n[data]\npath = \"y\"\n")

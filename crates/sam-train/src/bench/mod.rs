@@ -35,6 +35,7 @@ image_size = 1024
 images_per_step = 1
 objects_per_step = 8
 min_object_px = 1
+validation = "none"
 [data.synth]
 seed = 1
 n_scenes = 64
@@ -46,8 +47,6 @@ n_shapes_max = 12
 preset = "sam"
 [schedule]
 steps = 1000
-[validation]
-baseline = false
 [log]
 previews = 0
 "#;
