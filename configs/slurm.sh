@@ -6,7 +6,7 @@
 #
 # optimiser.accumulation counts the batches of a step, and must be a multiple of the processes (here 8): each takes its share of
 # them, so a step is the same on any number of processes. The folders of the run, the data and the embedding cache must be seen by
-# all machines. A job that reaches its time limit saves and ends; the same line with --resume RUN goes on, on more or fewer
+# all machines. A job that reaches its time limit saves and ends; the same line with --resume RUN continues it, on more or fewer
 # machines.
 #SBATCH --job-name=sam-train
 #SBATCH --nodes=2

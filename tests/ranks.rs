@@ -1,4 +1,4 @@
-//! Several ranks compute the run of one: the same batches, gradients, scores and saves, whatever their number; and a run goes on with
+//! Several ranks compute the run of one: the same batches, gradients, scores and saves, whatever their number; and a run is resumed with
 //! another number of them. Here the ranks are threads; as processes of MPI they are tested in `ranks_mpi_cli.rs`.
 
 use std::num::NonZeroUsize;
@@ -117,7 +117,7 @@ fn ranks_make_the_steps_of_one() {
 }
 
 #[test]
-fn a_run_goes_on_with_another_number_of_ranks() {
+fn a_run_is_resumed_with_another_number_of_ranks() {
     let [whole, parts] = std::array::from_fn(|_| tempfile::tempdir().expect("a folder"));
     let uninterrupted = run(1, whole.path());
     for (n_ranks, stop_after) in [(4, Some(1)), (1, Some(4)), (2, None)] {
