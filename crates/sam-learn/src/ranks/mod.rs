@@ -1,7 +1,8 @@
 //! Ranks: the processes or threads that train one network together, each on its share of the batches of a step.
 //!
 //! Every rank holds the whole network. Their gradients are summed pairwise in the order of the ranks, so every one of them makes the
-//! same optimiser step, and one rank alone makes it, too, to the bit where the ranks' numbers of batches are powers of two; rank 0 alone writes. All operations here are collective: each rank calls them in the same order.
+//! same optimiser step, and one rank alone makes it, too, to the bit where the ranks' numbers of batches are powers of two; rank 0
+//! alone writes. All operations here are collective: each rank calls them in the same order.
 
 mod agreement;
 mod gradients;
@@ -166,8 +167,8 @@ pub(crate) fn gather_parts<T: Serialize + DeserializeOwned>(
     parts.ok_or(LearnError::ValidationStopped)
 }
 
-/// Sums values over the ranks, element by element and pairwise in the order of the ranks: every rank gets the same bits. Each rank sums one part
-/// of them, so that the traffic does not grow with the number of ranks: about twice the values, in and out.
+/// Sums values over the ranks, element by element and pairwise in the order of the ranks: every rank gets the same bits. Each rank
+/// sums one part of them, so that the traffic does not grow with the number of ranks: about twice the values, in and out.
 pub(crate) fn sum(ranks: &dyn Ranks, values: Vec<f32>) -> Result<Vec<f32>, RankError> {
     let n = ranks.n();
     if n == 1 {
