@@ -34,6 +34,7 @@ mod mae; // the masked autoencoder equals PyTorch, and initialises a segmenter
 mod objects_cli; // objects_per_step = "auto": the process that trains is watched by another
 mod onnx; // ONNX graphs, run by another program, give the official numbers and ours
 mod onnx_cli; // export --format onnx through the real program: files, options, annotators, bad input
+mod precision; // matrix products of bf16 are near those of f32
 mod predict_cli; // predict on several images: prompts from files, formats
 mod pretrain_cli; // pre-training through the real program
 mod pretraining; // whole pre-trainings: reproduce, resume, accumulate, learn

@@ -11,6 +11,7 @@ use sam_data::ImageTree;
 use sam_data::loader::{ErrorPolicy, LoaderOptions, Samples};
 use sam_data::synth::{SynthOptions, SynthScenes};
 use sam_data::transforms::{Augmentation, ResizedCrop};
+use sam_infer::Precision;
 use sam_learn::options::{
     Activations, LogOptions, LrDecay, MaeObjective, OptimiserOptions, PretrainOptions, RECONSTRUCTION_LOSS, RunOptions,
     ScheduleOptions, ValidationOptions,
@@ -75,6 +76,7 @@ impl Setting {
                 devices: Vec::new(),
                 threads: 0,
                 parallel: 1,
+                precision: Precision::F32,
                 activations: Activations::Keep,
             },
             mae: MaeObjective { mask_ratio: 0.75, target: MaeTarget::NormalisedPixels },

@@ -11,6 +11,7 @@ use burn::train::Interrupter;
 use sam_data::loader::{LoaderOptions, ObjectLimits};
 use sam_data::synth::{SynthOptions, SynthScenes};
 use sam_eval::{EvalSet, FirstMasks, Protocol, Start};
+use sam_infer::Precision;
 use sam_learn::options::{
     Activations, IouSupervision, LogOptions, LoraOptions, LossOptions, LrDecay, OptimiserOptions, PromptOptions,
     PromptPreset, RunOptions, ScheduleOptions, TrainOptions, ValidationOptions,
@@ -87,6 +88,7 @@ fn options(steps: u64) -> TrainOptions {
             devices: Vec::new(),
             threads: 0,
             parallel: 1,
+            precision: Precision::F32,
             activations: Activations::Keep,
         },
         prompts: PromptOptions { correction_clicks: 2, ..PromptOptions::preset(PromptPreset::Sam) },

@@ -45,6 +45,12 @@ pub enum DeviceError {
         /// The backend's reason.
         reason: String,
     },
+    /// The device does not know bf16.
+    #[error("device `{device}` does not compute in bf16; set the precision to `f32` or `auto`, or use another device")]
+    NoBf16 {
+        /// The requested device.
+        device: DeviceName,
+    },
     /// The self-test failed: results on the device would be wrong.
     #[error("device `{device}` is not usable: {fault}; use `cpu`, or another driver")]
     Wrong {

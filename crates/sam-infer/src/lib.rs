@@ -31,11 +31,13 @@ pub mod clip;
 mod device;
 mod embedding;
 mod latent;
+mod precision;
 mod predictor;
 mod prompt;
 
 pub use device::{DeviceError, DeviceName};
 pub use embedding::{EmbeddingError, ImageEmbedding};
+pub use precision::{Precision, PrecisionInUse};
 pub use predictor::{Prediction, Predictor, most_confident};
 pub use prompt::{Prompt, PromptError, mask_as_logits};
 pub use sam_image::image_fingerprint;

@@ -158,7 +158,7 @@ impl Bottleneck<'_> {
 }
 
 fn product(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>) {
-    matmul_into(out, Write::Overwrite, Product { scale: 1.0, a, b, threads: Threads::One });
+    matmul_into(out, Write::Overwrite, Product::new(1.0, a, b, Threads::One));
 }
 
 /// Adds a bias to each row, and values of the same shape if there are any, then GELU if asked for.

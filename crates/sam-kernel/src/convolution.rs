@@ -71,7 +71,7 @@ impl Convolution<'_> {
                 self.gather(patches, Patches { x, channels, row: row * self.stride });
                 let a = Matrix::new(patches, out_width, TAPS * channels);
                 let b = Matrix::new(&weight, TAPS * channels, outputs);
-                matmul_into(out, Write::Overwrite, Product { scale: 1.0, a, b, threads: Threads::One });
+                matmul_into(out, Write::Overwrite, Product::new(1.0, a, b, Threads::One));
                 vectorised(
                     #[inline(always)]
                     || {

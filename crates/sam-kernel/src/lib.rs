@@ -22,4 +22,5 @@ pub mod mlp;
 mod testing;
 mod vector;
 
+pub use matmul::{bf16_products, bf16_speedup, has_bf16_products, set_bf16_products};
 pub use vector::instruction_set;

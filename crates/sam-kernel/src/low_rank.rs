@@ -77,7 +77,7 @@ impl LowRankLinear<'_> {
         matmul_into(&mut d_hidden, Write::Overwrite, self.scaled(d, up.transposed()));
         let d_hidden = Matrix::new(&d_hidden, rows, rank);
         if needs.x {
-            let product = Product { scale: 1.0, a: d_hidden, b: down.transposed(), threads: Threads::All };
+            let product = Product::new(1.0, d_hidden, down.transposed(), Threads::All);
             matmul_into(&mut layer.x, Write::Accumulate, product);
         }
         let mut d_up = vec![0f32; self.up.len()];
@@ -90,7 +90,7 @@ impl LowRankLinear<'_> {
     }
 
     fn scaled<'m>(&self, a: Matrix<'m>, b: Matrix<'m>) -> Product<'m> {
-        Product { scale: self.scale, a, b, threads: Threads::All }
+        Product::new(self.scale, a, b, Threads::All)
     }
 }
 

@@ -141,7 +141,7 @@ impl Mlp<'_> {
 }
 
 fn on_all_threads<'a>(a: Matrix<'a>, b: Matrix<'a>) -> Product<'a> {
-    Product { scale: 1.0, a, b, threads: Threads::All }
+    Product::new(1.0, a, b, Threads::All)
 }
 
 #[inline(always)]

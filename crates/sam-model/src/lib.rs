@@ -49,11 +49,12 @@ pub use encoder::{
 };
 pub use mae::{MaeConfig, MaeTarget, MaskedAutoencoder, RandomMasking, Reconstruction, masking_noise};
 pub use ops::mlp::Activation;
+pub use ops::{bf16_products, set_bf16_products};
 pub use preprocess::{PIXEL_MEAN, PIXEL_STD, normalise_pixels};
 pub use prompt::{
     MaskPrompts, Modality, ObjectPrompt, PromptEncoder, PromptEncoderConfig, Prompts, SparsePrompts, TextPrompt,
     TextPromptConfig, TextPrompts, TextVector, TokenKind,
 };
 pub use sam::{EncodedImages, MASK_THRESHOLD, Sam};
-pub use sam_kernel::instruction_set;
+pub use sam_kernel::{bf16_speedup, has_bf16_products, instruction_set};
 pub use stage::Stage;

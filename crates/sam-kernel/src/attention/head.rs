@@ -9,7 +9,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::OutputGrad;
-use crate::matmul::{Matrix, Product, Threads, Write, matmul, matmul_into};
+use crate::matmul::{Matrix, Precision, Product, Threads, Write, matmul_f32, matmul_into};
 use crate::vector::{LANES, exp, sum_of_lanes, vectorised};
 
 /// Queries of a tile; with [`KEYS_PER_TILE`] keys its scores stay in a core's L2 cache (256 KiB).
@@ -122,8 +122,8 @@ impl Head<'_> {
         let padded = self.row_length();
         let q = self.rows(self.q, queries);
         let table = |values, n: usize| Matrix::new(values, n, self.channels).transposed();
-        let rows = matmul(q, table(relative.rows_reversed, 2 * height - 1), Threads::One);
-        let all = matmul(q, table(relative.columns_reversed, 2 * width - 1), Threads::One);
+        let rows = matmul_f32(q, table(relative.rows_reversed, 2 * height - 1));
+        let all = matmul_f32(q, table(relative.columns_reversed, 2 * width - 1));
         let mut columns = vec![f32::NEG_INFINITY; queries.len() * padded];
         for ((line, all), [_, column]) in
             columns.chunks_exact_mut(padded).zip(all.chunks_exact(2 * width - 1)).zip(&relative.cells[queries.clone()])
@@ -233,7 +233,7 @@ fn forward_tile(head: &Head<'_>, queries: Range<usize>, scores: &mut Vec<f32>, o
 }
 
 fn on_this_thread<'a>(scale: f32, a: Matrix<'a>, b: Matrix<'a>) -> Product<'a> {
-    Product { scale, a, b, threads: Threads::One }
+    Product::new(scale, a, b, Threads::One)
 }
 
 #[inline(always)]
@@ -409,8 +409,9 @@ impl TileTerms {
         let mut table = |d_terms: &[f32], size: usize, values: &[f32]| {
             let d_terms = Matrix::new(d_terms, n, 2 * size - 1);
             let values = Matrix::new(values, 2 * size - 1, channels);
-            matmul_into(d_q, Write::Accumulate, on_this_thread(1.0, d_terms, values));
-            matmul(d_terms.transposed(), q, Threads::One)
+            let product = Product { precision: Precision::F32, ..on_this_thread(1.0, d_terms, values) };
+            matmul_into(d_q, Write::Accumulate, product);
+            matmul_f32(d_terms.transposed(), q)
         };
         [table(&self.rows, height, relative.rows_reversed), table(&all, width, relative.columns_reversed)]
     }

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use sam_eval::TextSource;
+use sam_infer::Precision;
 use sam_model::MaeTarget;
 use serde::{Deserialize, Serialize};
 
@@ -82,6 +83,9 @@ pub struct RunOptions {
     /// Activations of the encoder that are stored for the backward pass.
     #[serde(default)]
     pub activations: Activations,
+    /// What matrix products multiply.
+    #[serde(default)]
+    pub precision: Precision,
 }
 
 /// Validation during a run.

@@ -7,10 +7,11 @@
 //! Letters: `I` inputs and `O` outputs of the layer, `R` rank of its adapter.
 
 use burn::module::{Module, ModuleVisitor, Param, Reparameterization, Reparameterizer};
-use burn::tensor::{Distribution, Tensor, TensorData, module};
+use burn::tensor::{Distribution, Tensor, TensorData};
 
 use super::file::LayerFactors;
 use crate::init::uniform_values;
+use crate::ops::products::linear as linear_product;
 use crate::weights::{ParameterPath, WeightsError, official_key, transpose};
 
 /// The columns of a layer that its adapter changes.
@@ -114,7 +115,7 @@ impl LowRankAdapter {
         } else {
             x
         };
-        module::linear(module::linear(x, self.lora_a.val(), None), self.up(), None).mul_scalar(self.scale)
+        linear_product(linear_product(x, self.lora_a.val(), None), self.up(), None).mul_scalar(self.scale)
     }
 }
 
@@ -349,8 +350,9 @@ mod tests {
                 .into_data()
                 .assert_approx_eq::<f32>(&expected.into_data(), Tolerance::default());
             let adapter = trained[0].weight.reparameterization::<LowRankAdapter>().expect("adapted");
-            let beside = module::linear(x.clone(), trained[0].weight.base(), None) + adapter.forward(x.clone());
-            let expected = module::linear(x.clone(), merged[0].weight.val(), None);
+            let beside =
+                burn::tensor::module::linear(x.clone(), trained[0].weight.base(), None) + adapter.forward(x.clone());
+            let expected = burn::tensor::module::linear(x.clone(), merged[0].weight.val(), None);
             beside.into_data().assert_approx_eq::<f32>(&expected.into_data(), Tolerance::default());
         }
     }
@@ -364,7 +366,8 @@ mod tests {
         let weights = Tensor::<3>::random([2, 3, 6], Distribution::Default, &device);
         let bias = trained[0].bias.as_ref().expect("a bias").val();
         let by_kernel = (linear(&trained[0], x.clone()) * weights.clone()).sum().backward();
-        let by_weight = (module::linear(x.clone(), trained[0].weight.val(), Some(bias)) * weights).sum().backward();
+        let by_weight =
+            (burn::tensor::module::linear(x.clone(), trained[0].weight.val(), Some(bias)) * weights).sum().backward();
         let adapter = trained[0].weight.reparameterization::<LowRankAdapter>().expect("adapted");
         for factor in [&adapter.lora_a, &adapter.lora_b] {
             let got = factor.val().grad(&by_kernel).expect("it learns").into_data();

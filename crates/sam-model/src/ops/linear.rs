@@ -2,11 +2,12 @@
 
 use burn::module::Initializer;
 use burn::nn::{Linear, LinearConfig};
-use burn::tensor::{Device, Tensor, module};
+use burn::tensor::{Device, Tensor};
 use sam_kernel::linear::{self as kernel, LinearNeeds};
 use sam_kernel::low_rank::LowRankLinear;
 
 use super::fused::{BackwardInputs, SliceOperation, SliceOutput, fused, is_fusible};
+use super::products;
 use crate::lora::LowRankAdapter;
 
 /// A linear layer whose parameters are zero until a checkpoint or [`crate::init`] fills them.
@@ -32,7 +33,7 @@ pub(crate) fn linear<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> 
             let inputs = [x.into_dispatch(), layer.weight.val().into_dispatch(), bias.val().into_dispatch()];
             fused(LinearOp { shape }, inputs)
         }
-        (None, _) => layer.forward(x),
+        (None, bias) => products::linear(x, layer.weight.val(), bias.as_ref().map(|bias| bias.val())),
         (Some(adapter), Some(bias)) if is_fusible(&x) && !adapter.drops(&x) => {
             let operation = LowRankOp { shape: output_shape(&x, bias.dims()[0]), scale: adapter.scale() as f32 };
             let (weight, bias) = (layer.weight.base(), bias.val());
@@ -49,7 +50,7 @@ pub(crate) fn linear<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> 
         // Beside the layer: the adapted weight and its gradient, as large as the layer's, are never made.
         (Some(adapter), bias) => {
             let bias = bias.as_ref().map(|bias| bias.val());
-            module::linear(x.clone(), layer.weight.base(), bias) + adapter.forward(x)
+            products::linear(x.clone(), layer.weight.base(), bias) + adapter.forward(x)
         }
     }
 }
@@ -61,7 +62,7 @@ pub(crate) fn linear<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> 
 /// - returns `[.., outputs]`
 pub(crate) fn linear_of<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Tensor<1>) -> Tensor<D> {
     if !is_fusible(&x) {
-        return module::linear(x, weight, Some(bias));
+        return products::linear(x, weight, Some(bias));
     }
     let shape = output_shape(&x, bias.dims()[0]);
     fused(LinearOp { shape }, [x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch()])

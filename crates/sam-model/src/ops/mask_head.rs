@@ -12,6 +12,7 @@ use super::fused::{BackwardInputs, SliceOperation, SliceOutput, fused, is_fusibl
 use super::gelu::gelu;
 use super::layer_norm::{LAYER_NORM_2D_EPS, LayerNorm2d};
 use super::patch_conv::PatchConvTranspose;
+use super::products::matmul;
 
 /// Channels after the two upscaling steps are this fraction of a token's dimension.
 pub(crate) const UPSCALED_FRACTION: usize = 8;
@@ -60,7 +61,7 @@ impl OutputUpscaling {
             return fused(MaskHeadSizes { objects, grid: [height, width], masks }, inputs);
         }
         let upscaled = self.forward(x).reshape([objects, 16 * height * width, channels]);
-        weights.matmul(upscaled.swap_dims(1, 2)).reshape([objects, masks, 4 * height, 4 * width])
+        matmul(weights, upscaled.swap_dims(1, 2)).reshape([objects, masks, 4 * height, 4 * width])
     }
 
     /// # Shapes

@@ -15,6 +15,7 @@ pub(crate) mod mask_head;
 mod mask_sums;
 pub(crate) mod mlp;
 pub(crate) mod patch_conv;
+pub(crate) mod products;
 mod resize;
 pub(crate) mod shared_rows;
 mod sum_of_squares;
@@ -23,6 +24,7 @@ mod sum_of_squares;
 pub use adamw::InPlaceAdamW;
 pub use attention::relative_position;
 pub use mask_sums::{MaskSums, MaskSumsInputs, mask_sums};
+pub use products::{bf16_products, set_bf16_products};
 pub use resize::linear_resize_weights;
 pub use sum_of_squares::{SumOfSquares, sum_of_squares};
 

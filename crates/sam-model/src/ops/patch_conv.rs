@@ -8,8 +8,9 @@
 //! Shapes: `B` batch, `H W` grid, `C` input channels, `D` output channels, `K` kernel size.
 
 use burn::module::{Initializer, Module, Param};
-use burn::tensor::module::linear;
 use burn::tensor::{Device, Tensor};
+
+use super::products::linear;
 
 /// A convolution with stride equal to its kernel, over channels-last maps.
 #[derive(Module, Debug)]

@@ -13,6 +13,7 @@ use sam_kernel::linear::{SharedLinear, sums_by_image};
 
 use super::fused::{BackwardInputs, SliceOperation, SliceOutput, fused, is_fusible};
 use super::layer_norm::NormParameters;
+use super::products::matmul;
 
 /// The image of each object, `[O]`.
 pub(crate) type ImageIndex = Arc<Vec<usize>>;
@@ -87,7 +88,7 @@ pub(crate) fn shared_linear(inputs: SharedLinearInputs<'_>) -> Tensor<3> {
         let operation = SharedLinearOp { image_index: Arc::clone(image_index), rows, outputs };
         return fused(operation, [x.into_dispatch(), weight.into_dispatch(), shared.into_dispatch()]);
     }
-    x.matmul(weight.unsqueeze()) + expand(shared, image_index)
+    matmul(x, weight.unsqueeze()) + expand(shared, image_index)
 }
 
 #[derive(Debug)]

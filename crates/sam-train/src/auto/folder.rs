@@ -38,6 +38,9 @@ pub(crate) struct Description {
     /// Hash of all weights, adapters merged.
     pub(crate) weights: String,
     pub(crate) intensity: String,
+    /// What matrix products multiply, where that is not f32.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) products: Option<String>,
     pub(crate) options: Options,
     pub(crate) thresholds: Thresholds,
     pub(crate) no_overlap: bool,
@@ -55,7 +58,10 @@ impl Description {
     pub(crate) fn network_signature(&self) -> String {
         let floors = Floors { predicted_iou: 0.0, stability: 0.0 };
         let options = Options { floors, points_per_batch: 1, ..self.options.clone() };
-        signature(&serde_json::json!([self.weights, self.intensity, options]))
+        signature(&match &self.products {
+            None => serde_json::json!([self.weights, self.intensity, options]),
+            Some(products) => serde_json::json!([self.weights, self.intensity, options, products]),
+        })
     }
 
     /// Of everything that changes which masks are found, before texts choose among them and overlaps are removed.
@@ -264,6 +270,7 @@ mod tests {
             checkpoint: PathBuf::from("a.safetensors"),
             weights: "1".to_owned(),
             intensity: "as_is".to_owned(),
+            products: None,
             options: Options { points_per_side, floors: thresholds.floors(), ..Options::default() },
             thresholds,
             no_overlap: false,

@@ -58,6 +58,7 @@ pub(crate) fn run(arguments: &AutoArguments) -> Result<(), Failure> {
         checkpoint: checkpoint_file(&arguments.checkpoint),
         weights: format!("{:016x}", predictor.weights_fingerprint()),
         intensity: format!("{:?}", reading.intensity),
+        products: sam_model::bf16_products().then(|| "bf16".to_owned()),
         options,
         thresholds,
         no_overlap: arguments.no_overlap,

@@ -8,6 +8,7 @@ use sam_infer::DeviceName;
 
 use super::annotate_data::{ExportProjectArguments, ImportMasksArguments};
 use super::auto::AutomaticMaskArguments;
+use super::device::DeviceArguments;
 use super::verbosity::VerbosityArguments;
 
 /// A project to make or to work in.
@@ -110,9 +111,8 @@ pub(crate) struct AutomaticArguments {
     pub(crate) project: PathBuf,
     #[command(flatten)]
     pub(crate) masks: AutomaticMaskArguments,
-    /// Where to compute: cpu, cuda, cuda:N, vulkan or wgpu
-    #[arg(long, default_value = "cpu")]
-    pub(crate) device: DeviceName,
+    #[command(flatten)]
+    pub(crate) device: DeviceArguments,
     #[command(flatten)]
     pub(crate) verbosity: VerbosityArguments,
 }
@@ -168,7 +168,6 @@ pub(crate) struct ServeArguments {
     /// Print the address and open no browser
     #[arg(long)]
     pub(crate) no_browser: bool,
-    /// Where to compute: cpu, cuda, cuda:N, vulkan or wgpu
-    #[arg(long, default_value = "cpu")]
-    pub(crate) device: DeviceName,
+    #[command(flatten)]
+    pub(crate) device: DeviceArguments,
 }

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum, value_parser};
 use sam_data::SourceOptions;
 use sam_image::{DEFAULT_MAX_PIXELS, MAX_PIXELS};
-use sam_infer::DeviceName;
 use sam_infer::automatic::{Floors, Options as AutomaticOptions, Preset as AutomaticPreset, Thresholds};
 
+use super::device::DeviceArguments;
 use super::source::add_intensity;
 use super::verbosity::VerbosityArguments;
 use crate::config::{ConfigError, Options, files};
@@ -52,9 +52,8 @@ pub(crate) struct AutoArguments {
     /// Reject images that declare more pixels, before they are decoded
     #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_PIXELS, value_parser = value_parser!(u64).range(1..=MAX_PIXELS))]
     pub(crate) max_pixels: u64,
-    /// Where to compute: cpu, cuda, cuda:N, vulkan or wgpu
-    #[arg(long, default_value = "cpu")]
-    pub(crate) device: DeviceName,
+    #[command(flatten)]
+    pub(crate) device: DeviceArguments,
     /// Print a summary as JSON
     #[arg(long)]
     pub(crate) json: bool,

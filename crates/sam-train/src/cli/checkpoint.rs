@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum, value_parser};
 use sam_data::SourceOptions;
 use sam_image::{DEFAULT_MAX_PIXELS, MAX_PIXELS};
-use sam_infer::DeviceName;
 
+use super::device::DeviceArguments;
 use super::source::add_intensity;
 use crate::config::{ConfigError, Options, files};
 
@@ -81,9 +81,8 @@ pub(crate) struct PredictArguments {
     /// Reject an image that declares more pixels, before it is decoded
     #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_PIXELS, value_parser = value_parser!(u64).range(1..=MAX_PIXELS))]
     pub(crate) max_pixels: u64,
-    /// Where to compute: cpu, cuda, cuda:N, vulkan or wgpu
-    #[arg(long, default_value = "cpu")]
-    pub(crate) device: DeviceName,
+    #[command(flatten)]
+    pub(crate) device: DeviceArguments,
     /// Replace the masks of an earlier call in DIR, and existing files
     #[arg(long)]
     pub(crate) force: bool,

@@ -6,6 +6,7 @@ mod auto;
 mod bench;
 mod checkpoint;
 mod data;
+mod device;
 mod doctor;
 mod eval;
 mod export;
@@ -29,6 +30,7 @@ pub(crate) use checkpoint::{InspectArguments, PredictArguments, PredictFormat};
 pub(crate) use data::{
     CheckArguments, ConvertArguments, DataCommand, PreviewArguments, SplitArguments, SynthArguments, SynthFormat,
 };
+pub(crate) use device::open_for_inference;
 pub(crate) use doctor::DoctorArguments;
 pub(crate) use eval::EvalArguments;
 pub(crate) use export::{AnnotatorArgument, ExportArguments, OnnxArguments, WrittenFormat};

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use sam_infer::DeviceName;
 
+use super::device::DeviceArguments;
 use super::number;
 use super::source::SourceArguments;
 
@@ -46,9 +46,8 @@ pub(crate) struct NeighboursArguments {
     /// Replace an earlier result in DIR
     #[arg(long)]
     pub(crate) force: bool,
-    /// Where to compute: cpu, cuda, cuda:N, vulkan or wgpu
-    #[arg(long, default_value_t)]
-    pub(crate) device: DeviceName,
+    #[command(flatten)]
+    pub(crate) device: DeviceArguments,
     #[command(flatten)]
     pub(crate) source: SourceArguments,
 }

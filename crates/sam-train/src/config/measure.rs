@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 
-use sam_infer::DeviceName;
+use burn::tensor::Device;
+use sam_infer::{DeviceName, Precision};
 use serde::Serialize;
 
 use super::ranges::WORKERS;
 use super::reader::Section;
 use super::run::cannot_compute;
+use crate::cli::open_for_inference;
 
 /// Where a task computes and where its results go.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -17,6 +19,9 @@ pub(crate) struct MeasureRunPlan {
     pub(crate) out: Option<PathBuf>,
     /// A [`DeviceName`].
     pub(crate) device: String,
+    /// What matrix products multiply.
+    #[serde(skip_serializing_if = "is_f32")]
+    pub(crate) precision: Precision,
     /// Threads that read images ahead.
     pub(crate) workers: usize,
 }
@@ -27,9 +32,19 @@ impl MeasureRunPlan {
         Self {
             out: run.text_if_given("out").map(PathBuf::from),
             device: run.text_with("device", &DeviceName::default().to_string(), cannot_compute),
+            precision: run.choice("precision", Precision::F32, &Precision::NAMES),
             workers: run.integer("workers", 2, WORKERS),
         }
     }
+
+    /// Opens the device and sets the precision of the process.
+    pub(crate) fn open_device(&self) -> anyhow::Result<Device> {
+        open_for_inference(self.device.parse()?, self.precision)
+    }
+}
+
+fn is_f32(precision: &Precision) -> bool {
+    *precision == Precision::F32
 }
 
 /// The checkpoints that are measured; several are compared with the first.

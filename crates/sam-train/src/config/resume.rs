@@ -47,12 +47,13 @@ const SAME_BATCHES: &str = "the next batches would not be those of the run";
 const SAME_OBJECTIVE: &str = "the run would continue with another objective";
 
 /// Why other keys are fixed, by key or section. The first that matches counts.
-const REASONS: [(&str, &str); 21] = [
+const REASONS: [(&str, &str); 22] = [
     ("task", "a run keeps its task"),
     ("run.dir", "the folder is that of the resumed run"),
     ("run.seed", "all random draws of the run depend on it"),
     ("run.parallel", SAME_NUMBERS),
     ("run.activations", SAME_NUMBERS),
+    ("run.precision", SAME_NUMBERS),
     ("model", "the weights of the run started from it and have these sizes"),
     ("cache", "rounded embeddings give other numbers than exact ones"),
     ("data.validation", SAME_SCORES),

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use sam_eval::{ClickMetricsConfig, EvalProtocol, Protocol, Start, TextSource, metric_names, text_metric_names};
-use sam_infer::DeviceName;
+use sam_infer::{DeviceName, Precision};
 use sam_learn::options::{Activations, EMBEDDING_COSINE, EMBEDDING_MSE, LogOptions, RunOptions, ValidationOptions};
 
 use super::reader::{Reader, Section};
@@ -35,6 +35,7 @@ pub(super) fn read_run(reader: &Reader<'_>) -> RunOptions {
         threads: 0,
         parallel: run.integer("parallel", 1, 1..=*THREADS.end()),
         activations: run.choice("activations", Activations::Keep, &activations),
+        precision: run.choice("precision", Precision::F32, &Precision::NAMES),
     };
     change_run(&mut options, &run);
     let keys = ["run.devices", "run.device"];

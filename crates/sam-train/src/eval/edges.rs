@@ -9,7 +9,7 @@ use anyhow::{Context, anyhow};
 use sam_data::{BoundarySet, OnBad, SourceOptions};
 use sam_eval::{EdgeCounts, EdgeMap, EdgeTolerance, Metrics, Results, count_edges, edge_map, edge_metrics};
 use sam_image::save_grey_png;
-use sam_infer::{DeviceName, Predictor};
+use sam_infer::Predictor;
 
 use super::files::{self, ModelOutcome};
 use super::{Finished, LoadedModel, finish, load_model, open_checkpoints, open_gate};
@@ -51,7 +51,7 @@ pub(super) fn run_plan(plan: &EvaluatePlan, edges: &EdgesPlan, arguments: &RunAr
     }
     let is_quiet = arguments.verbosity.level() == Verbosity::Quiet;
     let checkpoints = open_checkpoints(plan).bad_input()?;
-    let device = plan.run.measure.device.parse::<DeviceName>().bad_input()?.open().bad_input()?;
+    let device = plan.run.measure.open_device().bad_input()?;
     let names = names::of_checkpoints(&plan.model.checkpoints.checkpoint);
     for ((checkpoint, name), path) in checkpoints.iter().zip(names).zip(&plan.model.checkpoints.checkpoint) {
         if checkpoints.len() > 1 && !is_quiet {

@@ -25,7 +25,7 @@ use sam_eval::{
     ComparisonRow, EvalProtocols, EvalSet, Gate, Metrics, PredictorSegmenter, Results, Table, Verdict, compare,
     evaluate, read_images,
 };
-use sam_infer::{DeviceName, Predictor};
+use sam_infer::Predictor;
 use sam_model::Sam;
 use sam_model::lora::AdapterFile;
 use sam_model::weights::Checkpoint;
@@ -53,7 +53,7 @@ pub(crate) fn run_plan(plan: &EvaluatePlan, arguments: &RunArguments) -> Result<
     let mut known = plan.metric_names().bad_input()?;
     files::check_out(plan, arguments.force).bad_input()?;
     let gate = open_gate(plan).bad_input()?;
-    let device = plan.run.measure.device.parse::<DeviceName>().bad_input()?.open().bad_input()?;
+    let device = plan.run.measure.open_device().bad_input()?;
     let sets = data::open(plan)?;
     let boxes = match &plan.detections {
         Some(detections) => Some(BoxTask::open(plan, detections, &sets[0])?),

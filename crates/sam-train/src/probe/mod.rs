@@ -18,7 +18,6 @@ use burn::tensor::Device;
 use sam_data::OnBad;
 use sam_data::loader::{ErrorPolicy, LoaderError};
 use sam_eval::{Bootstrap, EvalError, LabelledObjects};
-use sam_infer::DeviceName;
 use sam_learn::LearnError;
 use sam_learn::probe::{
     ExtractOptions, Extracted, Features, FrozenEncoder, LabelledFeatures, Labels, Neighbours,
@@ -41,7 +40,7 @@ pub(crate) fn run_plan(plan: &ProbePlan, force: bool) -> Result<(), Failure> {
     if let Some(out) = out {
         check_results(out, &[RESULTS], force).bad_input()?;
     }
-    let device = plan.run.measure.device.parse::<DeviceName>().bad_input()?.open().bad_input()?;
+    let device = plan.run.measure.open_device().bad_input()?;
     let files = encoders::open(plan).bad_input()?;
     let data = ProbeData::open(plan).bad_input()?;
     let n_train: usize = data.classes.iter().map(|class| class.n_train).sum();

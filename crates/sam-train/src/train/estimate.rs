@@ -206,6 +206,7 @@ fn shown(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sam_infer::Precision;
     use sam_learn::optim::PartSize;
     use sam_learn::options::{Activations, LrDecay};
 
@@ -231,6 +232,7 @@ mod tests {
             name: "run".to_owned(),
             seed: 0,
             device: "cpu".to_owned(),
+            precision: Precision::F32,
             devices: Vec::new(),
             threads: 0,
             parallel: 1,

@@ -65,7 +65,7 @@ impl OpenedInputs {
     /// Opens everything; nothing is written.
     pub(crate) fn open(plan: &TrainPlan) -> Result<Self> {
         let mut notes = Vec::new();
-        let devices = open_devices(&plan.run)?;
+        let devices = open_devices(&plan.run, &mut notes)?;
         let device = devices[0].clone();
         let OpenedData { train: samples, shares, mut validation, record } = OpenedData::open(plan, &mut notes)?;
         let DataRecord { losses, mut data } = record;
@@ -126,12 +126,18 @@ pub(crate) fn open_device(name: &str) -> Result<Device> {
     Ok(device)
 }
 
-/// The devices of a run, at least one.
-pub(crate) fn open_devices(run: &RunOptions) -> Result<Vec<Device>> {
-    match run.devices.as_slice() {
-        [] | [_] => Ok(vec![open_device(&device_of_process(&run.device))?]),
-        several => several.iter().map(|name| open_device(name)).collect(),
+/// The devices of a run, at least one; sets the precision of the process.
+pub(crate) fn open_devices(run: &RunOptions, notes: &mut Vec<String>) -> Result<Vec<Device>> {
+    let names = match run.devices.as_slice() {
+        [] | [_] => vec![device_of_process(&run.device)],
+        several => several.to_vec(),
+    };
+    let devices = names.iter().map(|name| open_device(name)).collect::<Result<Vec<Device>>>()?;
+    for (name, device) in names.iter().zip(&devices) {
+        let in_use = run.precision.use_for_training(name.parse()?, device)?;
+        notes.extend(in_use.note.filter(|note| !notes.contains(note)));
     }
+    Ok(devices)
 }
 
 /// The network with its first weights; `text` is the text prompt that it learns, if any.

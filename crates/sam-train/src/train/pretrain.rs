@@ -55,7 +55,7 @@ struct Opened {
 impl Opened {
     fn open(plan: &PretrainPlan) -> Result<Self> {
         let (mut notes, mut data) = (Vec::new(), Vec::new());
-        let devices = open_devices(&plan.run)?;
+        let devices = open_devices(&plan.run, &mut notes)?;
         let mae = open_model(plan, &devices[0], &mut notes)?;
         let (samples, held_out) = open_data(plan, &mut notes, &mut data)?;
         Ok(Self { mae, devices, samples, held_out, notes, data })

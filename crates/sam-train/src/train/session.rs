@@ -14,6 +14,7 @@ use sam_learn::ranks::{Statement, agree, gather};
 use sam_learn::record::{CHECKPOINTS_FOLDER, Observer, RunEvent, SavedState, Saves};
 use sam_learn::texts::TextVectors;
 use sam_learn::{Ending, LearnError, Outcome, RunInputs};
+use sam_model::bf16_products;
 
 use crate::build;
 use crate::cli::{RunArguments, Verbosity};
@@ -129,7 +130,9 @@ impl<'a> RunSession<'a> {
         }
         let of_data =
             data.iter().map(|data| Statement::new(&format!("the data of {}", data.key), data.identity.text()));
-        let statements: Vec<Statement> = plan_statements(plan)?.into_iter().chain(of_data).collect();
+        let products = if bf16_products() { "bf16" } else { "f32" };
+        let of_machine = [Statement::new("the precision of products in use", products)];
+        let statements: Vec<Statement> = plan_statements(plan)?.into_iter().chain(of_data).chain(of_machine).collect();
         match agree(&*self.team.ranks, &statements).map_err(LearnError::from)? {
             None => Ok(()),
             Some(difference) => Err(anyhow!("{difference}")).bad_input(),

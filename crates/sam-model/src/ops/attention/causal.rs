@@ -6,6 +6,8 @@
 use burn::tensor::activation::softmax;
 use burn::tensor::{Bool, Tensor, TensorData};
 
+use crate::ops::products::matmul;
+
 /// # Shapes
 /// - `qkv`: `[B, N, 3 * A * C]`, queries first, not scaled
 /// - returns `[B, N, A * C]`
@@ -17,9 +19,9 @@ pub(crate) fn causal_attention(qkv: Tensor<3>, heads: usize) -> Tensor<3> {
     let qkv = qkv.reshape([batch, tokens, 3, heads, channels]).permute([2, 0, 3, 1, 4]); // [3, B, A, N, C]
     let part = |index: usize| qkv.clone().narrow(0, index, 1).squeeze_dim::<4>(0);
     let (q, k, v) = (part(0) * (channels as f64).powf(-0.5), part(1), part(2));
-    let scores = q.matmul(k.swap_dims(2, 3)); // [B, A, N, N], query first
+    let scores = matmul(q, k.swap_dims(2, 3)); // [B, A, N, N], query first
     let scores = scores.mask_fill(later.expand([batch, heads, tokens, tokens]), f32::NEG_INFINITY);
-    softmax(scores, 3).matmul(v).swap_dims(1, 2).reshape([batch, tokens, heads * channels])
+    matmul(softmax(scores, 3), v).swap_dims(1, 2).reshape([batch, tokens, heads * channels])
 }
 
 #[cfg(test)]

@@ -7,11 +7,12 @@
 //! Shapes: `B` batch (images, windows or objects), `A` heads, `N` queries, `M` keys, `C` channels per head.
 
 use burn::tensor::activation::softmax;
-use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use burn::tensor::{Bool, Device, FloatDType, Int, Tensor, TensorData};
 
 use super::rows::attention_by_rows;
 use super::{GridAttentionInputs, PositionTables};
 use crate::ops::linear_resize_weights;
+use crate::ops::products::{bf16_products, matmul};
 
 /// Largest number of scores that exist at once (64 MiB of f32).
 pub(super) const SCORES_PER_BLOCK: usize = 16 * 1024 * 1024;
@@ -32,9 +33,9 @@ pub(super) fn plain_attention(
     let Some(absent) = absent_keys else { return attention_by_rows(q, k, v) };
     // Only of prompts, which have few tokens.
     let ([batch, heads, queries, _], [_, _, keys, _]) = (q.dims(), k.dims());
-    let scores = q.matmul(k.swap_dims(2, 3)); // [B, A, N, M]
+    let scores = matmul(q, k.swap_dims(2, 3)); // [B, A, N, M]
     let scores = scores.mask_fill(absent.expand([batch, heads, queries, keys]), f32::NEG_INFINITY);
-    softmax(scores, 3).matmul(v)
+    matmul(softmax(scores, 3), v)
 }
 
 /// `softmax(q k^T + terms) v`, with scaled queries and all scores at once: for windows, which are small.
@@ -43,7 +44,7 @@ pub(super) fn plain_attention(
 /// - `q`, `k`, `v`: `[B, A, N, C]`, `terms`: `[1, A, N, N]`
 /// - returns `[B, A, N, C]`
 pub(super) fn plain_attention_with_terms([q, k, v]: [Tensor<4>; 3], terms: Tensor<4>) -> Tensor<4> {
-    softmax(q.matmul(k.swap_dims(2, 3)) + terms, 3).matmul(v)
+    matmul(softmax(matmul(q, k.swap_dims(2, 3)) + terms, 3), v)
 }
 
 /// [`crate::ops::attention::self_attention`] with tables of fitting lengths, in burn's operations.
@@ -100,17 +101,21 @@ fn with_relative_positions(
     let by_column = by_column.matmul(relative_w.swap_dims(1, 2)); // [width, B A height, key column]
     let by_column = by_column.reshape([width, batch * heads, height, width]).permute([1, 2, 0, 3]);
 
-    let q = Tensor::cat(
-        vec![
-            q * scale,
-            by_row.reshape([batch, heads, tokens, height]),
-            by_column.reshape([batch, heads, tokens, width]),
-        ],
-        3,
-    );
+    let by_row = by_row.reshape([batch, heads, tokens, height]);
+    let terms = Tensor::cat(vec![by_row, by_column.reshape([batch, heads, tokens, width])], 3);
     let codes = grid_codes([height, width], &device).reshape([1, 1, tokens, height + width]);
-    let k = Tensor::cat(vec![k, codes.expand([batch, heads, tokens, height + width])], 3);
+    let codes = codes.expand([batch, heads, tokens, height + width]);
+    let (terms, codes) = if bf16_products() { in_two_parts(terms, codes) } else { (vec![terms], vec![codes]) };
+    let q = Tensor::cat([vec![q * scale], terms].concat(), 3);
+    let k = Tensor::cat([vec![k], codes].concat(), 3);
     plain_attention(q, k, v, None)
+}
+
+/// Terms as what bf16 holds of them and the rest, so a product of bf16 adds them to 16 bits instead of 8: positions are not rounded.
+fn in_two_parts(terms: Tensor<4>, codes: Tensor<4>) -> (Vec<Tensor<4>>, Vec<Tensor<4>>) {
+    let dtype = terms.dtype();
+    let held = terms.clone().cast(FloatDType::BF16).cast(dtype);
+    (vec![held.clone(), terms - held], vec![codes.clone(), codes])
 }
 
 /// One-hot codes of each grid cell's row and column, `[height * width, height + width]`.

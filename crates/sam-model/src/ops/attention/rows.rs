@@ -16,6 +16,8 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Dispatch, Flex, TensorMetadata, backend_extension};
 use burn::tensor::{Slice, Tensor};
 
+use crate::ops::products::matmul_of;
+
 /// `softmax(q k^T) v`, with scaled queries.
 ///
 /// # Shapes
@@ -82,11 +84,11 @@ fn forward<B: Backend>([q, k, v]: [&FloatTensor<B>; 3]) -> Attended<B> {
     let k_t = transposed::<B>(k); // [B, A, C, M]
     let (mut outputs, mut log_sums) = (Vec::new(), Vec::new());
     for rows in blocks::<B>(q, k) {
-        let scores = B::float_matmul(rows_of::<B>(q, &rows), k_t.clone()); // [B, A, rows, M]
+        let scores = matmul_of::<B>(rows_of::<B>(q, &rows), k_t.clone()); // [B, A, rows, M]
         let largest = B::float_max_dim(scores.clone(), 3);
         let exponentials = B::float_exp(B::float_sub(scores, largest.clone()));
         let sums = B::float_sum_dim(exponentials.clone(), 3);
-        outputs.push(B::float_div(B::float_matmul(exponentials, v.clone()), sums.clone()));
+        outputs.push(B::float_div(matmul_of::<B>(exponentials, v.clone()), sums.clone()));
         log_sums.push(B::float_add(B::float_log(sums), largest));
     }
     Attended { output: joined::<B>(outputs), log_sums: joined::<B>(log_sums) }
@@ -104,7 +106,9 @@ mod backward {
     use burn::backend::autodiff::grads::Gradients;
     use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 
-    use super::{Attended, Backend, FloatTensor, RowAttention, blocks, forward, joined, rows_of, transposed};
+    use super::{
+        Attended, Backend, FloatTensor, RowAttention, blocks, forward, joined, matmul_of, rows_of, transposed,
+    };
 
     impl<B: RowAttention, C: CheckpointStrategy> RowAttention for Autodiff<B, C> {
         fn row_attention(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -155,13 +159,13 @@ mod backward {
         for rows in blocks::<B>(q, k) {
             let [q, d_output, log_sums, means] =
                 [q, d_output, log_sums, &means].map(|tensor| rows_of::<B>(tensor, &rows));
-            let scores = B::float_matmul(q.clone(), k_t.clone());
+            let scores = matmul_of::<B>(q.clone(), k_t.clone());
             let probabilities = B::float_exp(B::float_sub(scores, log_sums)); // [B, A, rows, M]
-            let d_v = B::float_matmul(transposed::<B>(&probabilities), d_output.clone());
-            let d_probabilities = B::float_matmul(d_output, v_t.clone());
+            let d_v = matmul_of::<B>(transposed::<B>(&probabilities), d_output.clone());
+            let d_probabilities = matmul_of::<B>(d_output, v_t.clone());
             let d_scores = B::float_mul(probabilities, B::float_sub(d_probabilities, means));
-            d_q.push(B::float_matmul(d_scores.clone(), k.clone()));
-            let d_k = B::float_matmul(transposed::<B>(&d_scores), q);
+            d_q.push(matmul_of::<B>(d_scores.clone(), k.clone()));
+            let d_k = matmul_of::<B>(transposed::<B>(&d_scores), q);
             sums = Some(match sums {
                 None => [d_k, d_v],
                 Some([sum_k, sum_v]) => [B::float_add(sum_k, d_k), B::float_add(sum_v, d_v)],

@@ -1,0 +1,36 @@
+//! Where a command that predicts computes, and how exactly.
+
+use std::io::Write;
+
+use burn::tensor::Device;
+use clap::Args;
+use sam_infer::{DeviceName, Precision};
+
+use crate::output::errors;
+
+#[derive(Debug, Args)]
+pub(crate) struct DeviceArguments {
+    /// Where to compute: cpu, cuda, cuda:N, vulkan or wgpu
+    #[arg(long = "device", value_name = "DEVICE", default_value = "cpu")]
+    pub(crate) name: DeviceName,
+    /// What matrix products multiply: f32, bf16 (8 bits; results differ by about 1 %), or auto: bf16 where it is faster
+    #[arg(long, value_name = "NUMBERS", default_value = "f32")]
+    pub(crate) precision: Precision,
+}
+
+impl DeviceArguments {
+    /// Opens the device and sets the precision of the process.
+    pub(crate) fn open(&self) -> anyhow::Result<Device> {
+        open_for_inference(self.name, self.precision)
+    }
+}
+
+/// Opens a device and sets the precision of the process, which only predicts; says what was chosen.
+pub(crate) fn open_for_inference(name: DeviceName, precision: Precision) -> anyhow::Result<Device> {
+    let device = name.open()?;
+    let in_use = precision.use_for_inference(name, &device)?;
+    if let Some(note) = in_use.note {
+        writeln!(errors(), "{note}")?;
+    }
+    Ok(device)
+}
