@@ -30,7 +30,7 @@ fn config(cache: &str) -> String {
 }
 
 /// A folder with the images and a configuration.
-fn prepared(cache: &str) -> Run {
+pub(crate) fn prepared(cache: &str) -> Run {
     let run = Run::new();
     std::fs::write(run.path("train.toml"), config(cache)).expect("written");
     run.ok(&["data", "synth", "--out", "scenes", "--train", "6", "--val", "0", "--seed", "5"]);
@@ -51,7 +51,7 @@ fn scores(run: &Run, name: &str) -> Vec<String> {
 }
 
 /// The files of all entries below a folder of embeddings.
-fn entries(root: &Path) -> Vec<PathBuf> {
+pub(crate) fn entries(root: &Path) -> Vec<PathBuf> {
     let below = |path: &Path| std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
     let mut files: Vec<PathBuf> = below(root).flat_map(|path| below(&path).collect::<Vec<_>>()).collect();
     files.retain(|path| path.extension().is_some_and(|extension| extension == "emb"));

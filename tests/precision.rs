@@ -16,6 +16,9 @@ use crate::train_cli::{SMALL, with_config};
 
 const CHILD: &str = "SAM_TRAIN_BF16_CHILD";
 
+/// Of the logits of masks.
+type Loss<'a> = dyn Fn(Tensor<4>) -> Tensor<1> + 'a;
+
 /// Embedding, logits and all gradients of a loss through the whole network.
 struct Pass {
     embedding: Vec<f32>,
@@ -24,7 +27,7 @@ struct Pass {
 }
 
 impl Pass {
-    fn of(sam: &Sam, loss: &dyn Fn(Tensor<4>) -> Tensor<1>) -> Self {
+    fn of(sam: &Sam, loss: &Loss<'_>) -> Self {
         let golden = Golden::open("tiny_golden.safetensors");
         let device = sam.device();
         let embedding = sam.encode(golden.tensor::<4>("input_image", &device));
@@ -74,7 +77,7 @@ fn bf16_is_near_f32_child() {
     // Towards a mask of the left half.
     let target = Tensor::<1, Int>::arange(0..32, &device).lower_elem(16).float().reshape([1, 1, 1, 32]) * 2.0 - 1.0;
     let to_target = |logits: Tensor<4>| (logits - target.clone()).powi_scalar(2).mean();
-    let cases: [(&str, Sam, &dyn Fn(Tensor<4>) -> Tensor<1>, [f64; 3]); 2] = [
+    let cases: [(&str, Sam, &Loss<'_>, [f64; 3]); 2] = [
         ("fixture", tiny(&device), &of_fixture, [2e-2, 1e-2, 0.985]),
         ("initialised", initialised(&device), &to_target, [1e-2, 5e-3, 0.997]),
     ];
@@ -83,7 +86,7 @@ fn bf16_is_near_f32_child() {
         let exact = Pass::of(&sam, loss);
         set_bf16_products(true);
         let [embedding, flipped, cosine] = Pass::of(&sam, loss).compare(&exact);
-        println!(
+        eprintln!(
             "{name}: embedding {embedding:.1e} of its range, {:.2} % of pixels, cosine {cosine:.6}",
             100.0 * flipped
         );
@@ -105,8 +108,8 @@ fn bf16_is_near_f32() {
         .output();
     let child = child.expect("it starts");
     let text = String::from_utf8_lossy(&child.stdout);
-    println!("{text}{}", String::from_utf8_lossy(&child.stderr));
-    assert!(child.status.success() && text.contains("1 passed") && text.contains("cosine"), "{text}");
+    eprintln!("{text}{}", String::from_utf8_lossy(&child.stderr));
+    assert!(child.status.success() && text.contains("1 passed"), "{text}");
 }
 
 /// The part of the program's messages on its precision.

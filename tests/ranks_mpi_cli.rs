@@ -4,7 +4,7 @@
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::cache_cli::{losses, train};
+use crate::cache_cli::{entries, losses, prepared, train};
 use crate::cli::{Run, texts};
 use crate::ranks_cli::{ranked, same_weights};
 use crate::train_cli::with_config;
@@ -55,6 +55,30 @@ fn ranks_mpi_make_the_steps_of_one_process() {
         assert!(same_weights(&run, "one", ranks), "{ranks}: bit for bit");
         assert_eq!(losses(&run, "one"), losses(&run, ranks), "{ranks}");
     }
+}
+
+/// The images of a frozen encoder are divided, and every rank then finds all of them.
+#[test]
+fn ranks_mpi_embed_images_together() {
+    if !has_mpirun() {
+        return;
+    }
+    let run = prepared("dir = \"cache\"\nembeddings = \"on\"\ndtype = \"f32\"");
+    let sets = ["optimiser.accumulation=2", "data.images_per_step=2"];
+    train(&run, "one", &sets);
+    let n = entries(&run.path("cache")).len();
+    assert!(n >= 6, "{n} embeddings");
+    let words: Vec<&str> =
+        sets.into_iter().chain(["run.dir=two", "cache.dir=other"]).flat_map(|set| ["--set", set]).collect();
+    let output = in_ranks(&run, "2", &[&["--config", "train.toml", "--plain"], &words[..]].concat());
+    let (out, err) = texts(&output);
+    assert!(output.status.success(), "{out}\n{err}");
+    let line = out.lines().find(|line| line.ends_with("of them here")).unwrap_or_else(|| panic!("{out}"));
+    let here: usize = line.rsplit(", ").next().and_then(|part| part.split(' ').next()?.parse().ok()).expect("a number");
+    assert!(here > 0 && here < n, "{line}");
+    assert!(out.contains(&format!("embeddings: {n} in")), "{out}");
+    assert_eq!(entries(&run.path("other")).len(), n);
+    assert_eq!(losses(&run, "one"), losses(&run, "two"), "bit for bit");
 }
 
 /// A training of two ranks that has saved, and the process of rank 1.

@@ -127,6 +127,17 @@ struct MissingImage {
     mirrored: Vec<[bool; 2]>,
 }
 
+impl EmbeddingSurvey {
+    /// Leaves the part of the missing embeddings that rank `rank` of `n` computes, by the images' content: whatever others have computed
+    /// meanwhile, the parts of all ranks are all.
+    #[must_use]
+    pub fn part(mut self, rank: usize, n: usize) -> Self {
+        self.missing.retain(|image| image.content % n as u64 == rank as u64);
+        self.n_missing = self.missing.iter().map(|image| image.mirrored.len()).sum();
+        self
+    }
+}
+
 impl FrozenEmbeddings {
     /// For the training data of a run.
     ///

@@ -17,6 +17,8 @@ pub(crate) struct Filling<'a> {
     pub(crate) needs: EmbeddingNeeds<'a>,
     /// Largest size of the folder.
     pub(crate) max_bytes: u64,
+    /// Where several ranks compute: which of how many this is.
+    pub(crate) rank_of: (usize, usize),
     pub(crate) surroundings: &'a Surroundings<'a>,
 }
 
@@ -48,19 +50,25 @@ impl Filling<'_> {
             ControlFlow::Continue(survey) => survey,
             ControlFlow::Break(()) => return Ok(ControlFlow::Break(Filled { n: 0, of: 0 })),
         };
-        self.make_room(&survey);
+        let (rank, n_ranks) = self.rank_of;
+        if rank == 0 {
+            self.make_room(&survey);
+        }
+        let n_all_missing = survey.n_missing;
+        let survey = survey.part(rank, n_ranks);
         let of = survey.n_present + survey.n_missing;
         if survey.n_missing == 0 {
             return Ok(ControlFlow::Continue(Filled { n: of, of }));
         }
         let cache = self.embeddings.cache();
         self.say(&format!(
-            "embeddings: {} of {of} are in {}, {} to compute ({} as {})",
+            "embeddings: {} of {} are in {}, {n_all_missing} to compute ({} as {}){}",
             survey.n_present,
+            survey.n_present + n_all_missing,
             cache.root().display(),
-            survey.n_missing,
-            size(survey.n_missing as u64 * cache.entry_bytes()),
-            cache.dtype()
+            size(n_all_missing as u64 * cache.entry_bytes()),
+            cache.dtype(),
+            if n_ranks > 1 { format!(", {} of them here", survey.n_missing) } else { String::new() }
         ));
         let mut progress = Progress::new("embedding images", survey.n_missing as u64);
         let policy: ErrorPolicy = self.needs.loader.on_error;

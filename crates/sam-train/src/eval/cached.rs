@@ -44,7 +44,8 @@ pub(super) fn fill(
     let embeddings = FrozenEmbeddings::open(cache, Arc::clone(&samples))?;
     let needs = EmbeddingNeeds { samples: &samples, loader: &loader, draws: 0..0, held_out: sets.to_vec() };
     let surroundings = Surroundings { say, is_stopped: &|| false };
-    let filling = Filling { embeddings: &embeddings, needs, max_bytes: plan.max_bytes(), surroundings: &surroundings };
+    let max_bytes = plan.max_bytes();
+    let filling = Filling { embeddings: &embeddings, needs, max_bytes, rank_of: (0, 1), surroundings: &surroundings };
     let (ControlFlow::Continue(_) | ControlFlow::Break(_)) = filling.run(sam)?;
     Ok(Arc::clone(embeddings.cache()))
 }

@@ -116,26 +116,25 @@ pub(super) fn cost(plan: &TrainPlan, inputs: &OpenedInputs) -> Result<EmbeddingC
     Ok(EmbeddingCost { n_missing, n_bytes, encode_s })
 }
 
-/// Fills the cache; `Break` when the run is asked to stop meanwhile.
+/// The cache of a run.
+pub(super) fn open(plan: &TrainPlan, inputs: &OpenedInputs) -> Result<FrozenEmbeddings, LearnError> {
+    let (sam, cache) = (inputs.embedding_sam(), &plan.cache);
+    let opened = EmbeddingCache::open(&cache.dir, &sam.image_encoder, &sam.config().image_encoder, cache.dtype)?;
+    FrozenEmbeddings::open(opened, Arc::clone(&inputs.samples))
+}
+
+/// Fills the cache, or the part of one of several ranks; `Break` when the run is asked to stop meanwhile.
 pub(super) fn fill(
     plan: &TrainPlan,
     inputs: &OpenedInputs,
+    embeddings: &FrozenEmbeddings,
     first_step: u64,
+    rank_of: (usize, usize),
     surroundings: &Surroundings<'_>,
-) -> Result<ControlFlow<Filled, (Arc<FrozenEmbeddings>, Filled)>, LearnError> {
-    let (sam, cache) = (inputs.embedding_sam().valid(), &plan.cache);
-    let opened = EmbeddingCache::open(&cache.dir, &sam.image_encoder, &sam.config().image_encoder, cache.dtype)?;
-    let embeddings = FrozenEmbeddings::open(opened, Arc::clone(&inputs.samples))?;
-    let filling = Filling {
-        embeddings: &embeddings,
-        needs: needs(plan, inputs, first_step),
-        max_bytes: cache.max_bytes(),
-        surroundings,
-    };
-    Ok(match filling.run(&sam)? {
-        ControlFlow::Break(filled) => ControlFlow::Break(filled),
-        ControlFlow::Continue(filled) => ControlFlow::Continue((Arc::new(embeddings), filled)),
-    })
+) -> Result<ControlFlow<Filled, Filled>, LearnError> {
+    let needs = needs(plan, inputs, first_step);
+    let filling = Filling { embeddings, needs, max_bytes: plan.cache.max_bytes(), rank_of, surroundings };
+    filling.run(&inputs.embedding_sam().valid())
 }
 
 fn needs<'a>(plan: &TrainPlan, inputs: &'a OpenedInputs, first_step: u64) -> EmbeddingNeeds<'a> {

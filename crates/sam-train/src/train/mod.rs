@@ -80,7 +80,7 @@ pub(crate) fn run_plan(
     session.record_losses(&inputs.losses)?;
     let embeddings = match decision {
         Decision::EachStep { .. } => None,
-        Decision::Kept => match session.in_turn(|| session.fill(plan, &inputs))? {
+        Decision::Kept => match session.fill(plan, &inputs)? {
             ControlFlow::Continue(embeddings) => Some(embeddings),
             ControlFlow::Break(()) => return Ok(()),
         },

@@ -229,27 +229,65 @@ impl<'a> RunSession<'a> {
         }
     }
 
-    /// Computes the embeddings that the run lacks; `Break` when it is asked to stop meanwhile.
+    /// Computes the embeddings that the run lacks, where there are several ranks each a part of them; `Break` when it is asked to stop
+    /// meanwhile.
     pub(super) fn fill(
         &self,
         plan: &TrainPlan,
         inputs: &OpenedInputs,
     ) -> Result<ControlFlow<(), Arc<FrozenEmbeddings>>, Failure> {
+        let ranks = &*self.team.ranks;
+        // Opening removes what ended processes left unfinished, and on a shared disk another machine's process looks ended.
+        let Some(embeddings) = self.together(cached::open(plan, inputs))? else { return Ok(ControlFlow::Break(())) };
+        if ranks.n() > 1 {
+            let part = self.fill_part(plan, inputs, &embeddings, (ranks.rank(), ranks.n()))?;
+            let is_whole = gather(ranks, &part.is_continue()).map_err(LearnError::from)?.into_iter().all(|part| part);
+            if !is_whole {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        // What other ranks have computed is found.
+        Ok(match self.fill_part(plan, inputs, &embeddings, (0, 1))? {
+            ControlFlow::Continue(n) => {
+                let dir = plan.cache.dir.display();
+                let whose = if inputs.teacher.is_some() { "the teacher's encoder" } else { "the encoder" };
+                let text = format!("embeddings: {n} in {dir}; {whose} does not run any more");
+                self.console.print(Kind::Progress, &text);
+                ControlFlow::Continue(Arc::new(embeddings))
+            }
+            ControlFlow::Break(()) => ControlFlow::Break(()),
+        })
+    }
+
+    /// What this rank has, when all ranks have theirs; `None` when another has failed.
+    fn together<T>(&self, own: Result<T, LearnError>) -> Result<Option<T>, Failure> {
+        let have_all =
+            gather(&*self.team.ranks, &own.is_ok()).map_err(LearnError::from)?.into_iter().all(|is_ok| is_ok);
+        let own = own.map_err(|error| {
+            self.record_state("failed", Some(advised(&error)));
+            failed(error, self.folder())
+        })?;
+        Ok(have_all.then_some(own))
+    }
+
+    /// The number of embeddings that are there then.
+    fn fill_part(
+        &self,
+        plan: &TrainPlan,
+        inputs: &OpenedInputs,
+        embeddings: &FrozenEmbeddings,
+        rank_of: (usize, usize),
+    ) -> Result<ControlFlow<(), usize>, Failure> {
         let is_stopped = || self.interrupter.should_stop();
         let say = |text: &str| self.console.print(Kind::Progress, text);
-        let filled =
-            cached::fill(plan, inputs, self.first_step(), &Surroundings { say: &say, is_stopped: &is_stopped });
+        let surroundings = Surroundings { say: &say, is_stopped: &is_stopped };
+        let filled = cached::fill(plan, inputs, embeddings, self.first_step(), rank_of, &surroundings);
         let filled = filled.map_err(|error| {
             self.record_state("failed", Some(advised(&error)));
             failed(error, self.folder())
         })?;
         Ok(match filled {
-            ControlFlow::Continue((embeddings, Filled { n, .. })) => {
-                let dir = plan.cache.dir.display();
-                let whose = if inputs.teacher.is_some() { "the teacher's encoder" } else { "the encoder" };
-                say(&format!("embeddings: {n} in {dir}; {whose} does not run any more"));
-                ControlFlow::Continue(embeddings)
-            }
+            ControlFlow::Continue(Filled { n, .. }) => ControlFlow::Continue(n),
             ControlFlow::Break(Filled { n, of }) => {
                 self.record_state("interrupted", None);
                 let shown = self.folder().display();
