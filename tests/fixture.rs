@@ -1,6 +1,6 @@
 //! Committed fixtures (see `fixtures/README.md`) and the ways to compare with them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use burn::module::{Module, ModuleVisitor, Param};
@@ -36,6 +36,30 @@ pub(crate) fn device() -> Device {
         name.open().expect("SAM_TRAIN_TEST_DEVICE can be opened")
     };
     DEVICE.get_or_init(open).clone()
+}
+
+/// Whether the same computation gives the same bits: on the CPU. A GPU's kernels are chosen by measurement, and when they are first
+/// measured, or chosen otherwise in another process, sums have another order.
+pub(crate) fn repeats_to_the_bit() -> bool {
+    device() == cpu()
+}
+
+/// Asserts that two checkpoints are equal: to the bit where computations repeat, else to what a few steps of AdamW make of rounding,
+/// which may flip the sign of a gradient near zero.
+pub(crate) fn assert_same_weights(one: &Path, other: &Path) {
+    let bytes = |path: &Path| std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    if bytes(one) == bytes(other) {
+        return;
+    }
+    assert!(!repeats_to_the_bit(), "{} and {} differ", one.display(), other.display());
+    let [one, other] = [one, other].map(|path| StateDict::open(path).expect("a checkpoint"));
+    let (mut n, mut sum) = (0, 0f64);
+    for key in one.tensors.keys() {
+        let [one, other] = [&one, &other].map(|dict| dict.read_f32(key).expect("f32"));
+        n += one.len();
+        sum += one.iter().zip(&other).map(|(a, b)| f64::from((a - b).abs())).sum::<f64>();
+    }
+    assert!(sum <= 1e-4 * n as f64, "weights differ by {} in the mean", sum / n as f64);
 }
 
 /// Full precision, with a text prompt in a file beside.

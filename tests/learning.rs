@@ -14,7 +14,9 @@ use sam_learn::task::{
 };
 use sam_model::{PIXEL_MEAN, PIXEL_STD, Sam, SparsePrompts};
 
-use crate::fixture::{Golden, check, device, generator, norm, official_gradients, tiny, values, vit};
+use crate::fixture::{
+    Golden, check, device, generator, norm, official_gradients, repeats_to_the_bit, tiny, values, vit,
+};
 
 const PASSES: usize = 11;
 const MASK_ONLY: [usize; 2] = [4, 10];
@@ -243,7 +245,9 @@ impl ModuleVisitor for Equal<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let Some(expected) = self.expected.get::<D>(param.id) else { return };
         let (expected, got) = (values(expected), values(self.got.get::<D>(param.id).expect("as the other")));
-        check("gradient", &got, &expected, 1e-5 * norm(&expected).max(1e-6));
+        // Key biases have a gradient of zero in exact arithmetic, whose rounding another kernel of a GPU changes.
+        let zero = if repeats_to_the_bit() { 1e-6 } else { 1e-1 };
+        check("gradient", &got, &expected, 1e-5 * norm(&expected).max(zero));
         self.compared += 1;
     }
 }
