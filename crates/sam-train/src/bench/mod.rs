@@ -8,8 +8,9 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Context, anyhow};
-use burn::tensor::Device;
+use burn::tensor::{Device, FloatDType};
 use sam_learn::{Phase, Profile, ProfiledStep};
+use sam_model::{bf16_products, bf16_speedup};
 use serde::Serialize;
 
 use crate::build;
@@ -81,11 +82,18 @@ struct Report {
     objects: f64,
     images_per_s: f64,
     peak_memory_mib: f64,
-    /// Matrix products of 2048 x 2048, f32.
+    /// Matrix products of 2048 x 2048.
     matmul_gflops: f64,
+    /// What they multiply.
+    matmul_of: &'static str,
     /// With one thread, on the CPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     matmul_gflops_one_thread: Option<f64>,
+    /// Rate of products of bf16 by that of f32, on a CPU that has them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bf16_speedup: Option<f64>,
+    /// What the products of the step multiply.
+    precision: &'static str,
     phases: Vec<PhaseReport>,
 }
 
@@ -134,13 +142,16 @@ fn report(benched: &Benched) -> Result<Report, Failure> {
     let Benched { what, device, device_name, profile, work, shards } = benched;
     let Profile { parts, steps, peak_bytes } = profile;
     let inner = device.clone().inner();
-    let matmul_gflops = peak::matmul_flops(&inner)? / 1e9;
-    let matmul_gflops_one_thread = match device_name.as_str() {
-        "cpu" => {
-            let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().context("a thread")?;
-            Some(one.install(|| peak::matmul_flops(&inner))? / 1e9)
-        }
-        _ => None,
+    let is_cpu = device_name == "cpu";
+    // On the CPU, kernels of our own multiply bf16, beside which burn's products are those of f32.
+    let (dtype, products) =
+        if bf16_products() && !is_cpu { (FloatDType::BF16, "bf16") } else { (FloatDType::F32, "f32") };
+    let matmul_gflops = peak::matmul_flops(&inner, dtype)? / 1e9;
+    let matmul_gflops_one_thread = if is_cpu {
+        let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().context("a thread")?;
+        Some(one.install(|| peak::matmul_flops(&inner, dtype))? / 1e9)
+    } else {
+        None
     };
     let step_s = median(steps.iter().map(|step| step.seconds));
     let seconds_of = |phase: Phase| {
@@ -192,7 +203,10 @@ fn report(benched: &Benched) -> Result<Report, Failure> {
         images_per_s: images / step_s,
         peak_memory_mib: *peak_bytes as f64 / f64::from(1 << 20),
         matmul_gflops,
+        matmul_of: products,
         matmul_gflops_one_thread,
+        bf16_speedup: if is_cpu { bf16_speedup() } else { None },
+        precision: if bf16_products() { "bf16" } else { "f32" },
         phases,
     })
 }
@@ -208,8 +222,14 @@ fn print(report: &Report) -> std::io::Result<()> {
     let Report { machine, device, step_of, step_s, step_s_min, step_s_max, steps, images, objects, .. } = report;
     writeln!(out, "machine: {}, {} threads, {}", machine.processor, machine.threads, machine.simd)?;
     let one = report.matmul_gflops_one_thread.map_or(String::new(), |one| format!(" ({one:.0} with one thread)"));
-    writeln!(out, "device: {device}; matrix products of f32: {:.0} GFLOP/s{one}", report.matmul_gflops)?;
-    writeln!(out, "step of: {step_of}; {images:.1} images, {objects:.1} objects")?;
+    let bf16 = report.bf16_speedup.map_or(String::new(), |speedup| format!(", of bf16 {speedup:.2} times that"));
+    writeln!(
+        out,
+        "device: {device}; matrix products of {}: {:.0} GFLOP/s{one}{bf16}",
+        report.matmul_of, report.matmul_gflops
+    )?;
+    let precision = report.precision;
+    writeln!(out, "step of: {step_of}; {images:.1} images, {objects:.1} objects, products of {precision}")?;
     let learned = report.learned_parameters as f64 / 1e6;
     writeln!(out, "parameters: {:.1} M, of which {learned:.1} M learn", report.parameters as f64 / 1e6)?;
     writeln!(
