@@ -9,17 +9,20 @@ use std::sync::Arc;
 use crate::permutation::Permutation;
 use crate::random::{Purpose, RandomStream};
 use crate::sample::{Sample, SampleError, Samples, Undecoded};
+use crate::shard_order::ShardOrder;
 
 /// Draws of a block: shares are multiples of a thousandth.
 const BLOCK: u64 = 1000;
 
 /// A set of a mixture.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Share {
     /// Number of its samples, at least one.
     pub n_samples: usize,
     /// Its draws relative to those of the others; above 0.
     pub weight: f64,
+    /// Its [`Samples::shard_order`].
+    pub shards: Option<Arc<ShardOrder>>,
 }
 
 /// The samples of several sets, one set after the other.
@@ -61,6 +64,22 @@ impl Samples for Joined {
         set.undecoded(index)
     }
 
+    fn announce(&self, now: &[usize], next: &[usize]) {
+        // Only the sets that are named: what was announced of the others holds.
+        let mut start = 0;
+        for set in &self.sets {
+            let within = start..start + set.n_samples();
+            let of = |samples: &[usize]| -> Vec<usize> {
+                samples.iter().filter(|index| within.contains(index)).map(|index| index - start).collect()
+            };
+            let [now, next] = [now, next].map(of);
+            if !now.is_empty() || !next.is_empty() {
+                set.announce(&now, &next);
+            }
+            start = within.end;
+        }
+    }
+
     fn class_names(&self, index: usize) -> &[String] {
         let (set, index) = self.find(index);
         set.class_names(index)
@@ -70,6 +89,12 @@ impl Samples for Joined {
 /// The set of a draw.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Drawn {
+    /// Its place among the sets.
+    pub(crate) set: usize,
+    /// The seed of its order, in which this sample is the nth.
+    pub(crate) seed: u64,
+    /// Counted from the first epoch.
+    pub(crate) nth: u64,
     /// Index of the set's first sample among those of all sets.
     pub(crate) start: usize,
     /// Number of its samples.
@@ -91,8 +116,12 @@ pub(crate) fn drawn(shares: &[Share], draw: u64, seed: u64) -> Drawn {
     for (set, (share, quota)) in shares.iter().zip(quotas(shares)).enumerate() {
         if place < quota {
             let (n, nth) = (share.n_samples as u64, block * quota + place);
-            let index = Permutation::new(n, seed_of(1 + set as u64), nth / n).at(nth % n) as usize;
-            return Drawn { start, n_samples: share.n_samples, index: start + index };
+            let seed = seed_of(1 + set as u64);
+            let index = match &share.shards {
+                Some(shards) => shards.at(seed, nth / n, nth % n),
+                None => Permutation::new(n, seed, nth / n).at(nth % n) as usize,
+            };
+            return Drawn { set, seed, nth, start, n_samples: share.n_samples, index: start + index };
         }
         place -= quota;
         start += share.n_samples;
@@ -127,7 +156,7 @@ mod tests {
     use super::*;
 
     fn shares(of: &[(usize, f64)]) -> Vec<Share> {
-        of.iter().map(|&(n_samples, weight)| Share { n_samples, weight }).collect()
+        of.iter().map(|&(n_samples, weight)| Share { n_samples, weight, shards: None }).collect()
     }
 
     #[test]
@@ -140,7 +169,8 @@ mod tests {
             (vec![0.5, 0.3, 0.2], vec![500, 300, 200]),
             (vec![1e-9, 1e-9, 1.0], vec![1, 1, 998]),
         ] {
-            let shares: Vec<Share> = weights.iter().map(|&weight| Share { n_samples: 1, weight }).collect();
+            let shares: Vec<Share> =
+                weights.iter().map(|&weight| Share { n_samples: 1, weight, shards: None }).collect();
             assert_eq!(quotas(&shares), expected, "{weights:?}");
         }
     }
