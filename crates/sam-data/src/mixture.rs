@@ -1,7 +1,8 @@
 //! Several data sets as one: all of their samples, drawn by the weights of the sets.
 //!
 //! Draws come in blocks of [`BLOCK`], of which each set has its share, shuffled. Within a set the order is that of
-//! [`crate::loader::Order::ShuffledEpochs`]: every sample once before any comes again. So the source of a draw is a function
+//! [`crate::loader::Order::ShuffledEpochs`]: every sample once before any comes again; that of a set in shards is the order of its
+//! shards. So the source of a draw is a function
 //! of the seed and the draw alone, in constant time, and the weights hold in every block and not only on average.
 
 use std::sync::Arc;
@@ -65,7 +66,8 @@ impl Samples for Joined {
     }
 
     fn announce(&self, now: &[usize], next: &[usize]) {
-        // Only the sets that are named: what was announced of the others holds.
+        // Only the sets that are named: what was announced of the others holds. Nothing at all is for all of them.
+        let is_end = now.is_empty() && next.is_empty();
         let mut start = 0;
         for set in &self.sets {
             let within = start..start + set.n_samples();
@@ -73,7 +75,7 @@ impl Samples for Joined {
                 samples.iter().filter(|index| within.contains(index)).map(|index| index - start).collect()
             };
             let [now, next] = [now, next].map(of);
-            if !now.is_empty() || !next.is_empty() {
+            if is_end || !now.is_empty() || !next.is_empty() {
                 set.announce(&now, &next);
             }
             start = within.end;
@@ -111,11 +113,19 @@ pub(crate) struct Drawn {
 pub(crate) fn drawn(shares: &[Share], draw: u64, seed: u64) -> Drawn {
     let seed_of = |key: u64| RandomStream::new(seed, Purpose::Mixture, &[key]).next_u64();
     let block = draw / BLOCK;
-    let mut place = Permutation::new(BLOCK, seed_of(0), block).at(draw % BLOCK);
-    let mut start = 0;
+    let places = Permutation::new(BLOCK, seed_of(0), block);
+    let place = places.at(draw % BLOCK);
+    let (mut start, mut first) = (0, 0);
     for (set, (share, quota)) in shares.iter().zip(quotas(shares)).enumerate() {
-        if place < quota {
-            let (n, nth) = (share.n_samples as u64, block * quota + place);
+        let own = first..first + quota;
+        if own.contains(&place) {
+            let n = share.n_samples as u64;
+            // Shards are read in their order, so the draws of a block take the samples as they come, and not shuffled again.
+            let within = match share.shards {
+                Some(_) => (0..draw % BLOCK).filter(|&earlier| own.contains(&places.at(earlier))).count() as u64,
+                None => place - first,
+            };
+            let nth = block * quota + within;
             let seed = seed_of(1 + set as u64);
             let index = match &share.shards {
                 Some(shards) => shards.at(seed, nth / n, nth % n),
@@ -123,7 +133,7 @@ pub(crate) fn drawn(shares: &[Share], draw: u64, seed: u64) -> Drawn {
             };
             return Drawn { set, seed, nth, start, n_samples: share.n_samples, index: start + index };
         }
-        place -= quota;
+        first += quota;
         start += share.n_samples;
     }
     panic!("the shares of a block are its draws, got {shares:?}");
@@ -172,6 +182,19 @@ mod tests {
             let shares: Vec<Share> =
                 weights.iter().map(|&weight| Share { n_samples: 1, weight, shards: None }).collect();
             assert_eq!(quotas(&shares), expected, "{weights:?}");
+        }
+    }
+
+    #[test]
+    fn a_set_in_shards_comes_in_the_order_of_its_shards() {
+        let order = Arc::new(ShardOrder::new([30, 50, 20], 1));
+        let mut shares = shares(&[(70, 1.0), (100, 1.0)]);
+        shares[1].shards = Some(Arc::clone(&order));
+        let draws = (0..3000).map(|draw| drawn(&shares, draw, 5)).filter(|drawn| drawn.set == 1);
+        let draws: Vec<Drawn> = draws.collect();
+        assert_eq!(draws.len(), 1500);
+        for (nth, drawn) in (0u64..).zip(draws) {
+            assert_eq!((drawn.nth, drawn.index), (nth, 70 + order.at(drawn.seed, nth / 100, nth % 100)));
         }
     }
 

@@ -90,8 +90,8 @@ pub trait Samples: Send + Sync {
         None
     }
 
-    /// Says what will be read: the shards of these samples now, and those of the others after them. Reading anything else
-    /// stays possible.
+    /// Says what will be read: the shards of these samples now, and those of the others after them; of none, that nobody waits
+    /// any more. Reading anything else stays possible.
     fn announce(&self, _now: &[usize], _next: &[usize]) {}
 
     /// Names of the classes that the objects of a sample refer to; empty without classes.

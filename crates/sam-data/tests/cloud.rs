@@ -38,7 +38,8 @@ impl Server {
         let address = listener.local_addr().expect("bound");
         listener.set_nonblocking(true).expect("possible");
         let is_stopped = Arc::new(AtomicBool::new(false));
-        let (asked, sent, open) = (Arc::default(), Arc::new(AtomicU64::new(0)), Arc::<Mutex<Vec<TcpStream>>>::default());
+        let (asked, sent, open) =
+            (Arc::default(), Arc::new(AtomicU64::new(0)), Arc::<Mutex<Vec<TcpStream>>>::default());
         let (folder, stop) = (folder.to_path_buf(), Arc::clone(&is_stopped));
         let (all_asked, all_sent, all_open) = (Arc::clone(&asked), Arc::clone(&sent), Arc::clone(&open));
         let thread = std::thread::spawn(move || {
@@ -206,7 +207,10 @@ fn drawn(source: &Arc<Source>, options: LoaderOptions, first_batch: u64, n_batch
 fn cached_bytes(cache: &Path) -> u64 {
     let folder = std::fs::read_dir(cache).expect("a cache").next().expect("of one address").expect("readable").path();
     let files = std::fs::read_dir(folder).expect("a folder").flatten();
-    files.filter(|file| file.path().extension().is_some_and(|end| end == "tar")).map(|file| file.metadata().map_or(0, |m| m.len())).sum()
+    files
+        .filter(|file| file.path().extension().is_some_and(|end| end == "tar"))
+        .map(|file| file.metadata().map_or(0, |m| m.len()))
+        .sum()
 }
 
 #[test]
@@ -214,7 +218,8 @@ fn samples_are_those_of_a_copy_on_disk() {
     let (shards, cache) = (write_shards(), tempfile::tempdir().expect("a folder"));
     let server = Server::start(shards.path(), None);
     let local = Source::open(shards.path(), &SourceOptions::default()).expect("on disk");
-    let cloud = Source::open(&server.url("shards.txt"), &options(shards.path(), cache.path(), 3.0)).expect("in the cloud");
+    let cloud =
+        Source::open(&server.url("shards.txt"), &options(shards.path(), cache.path(), 3.0)).expect("in the cloud");
     assert_eq!((cloud.len(), local.len()), (N, N));
     for index in 0..N {
         let [one, other] = [&cloud, &local].map(|source| source.sample(index).expect("readable"));
@@ -272,7 +277,8 @@ fn a_subset_and_a_mixture_draw_by_shards_too() {
     let source = Source::open(&server.url("shards.txt"), &options(shards.path(), cache.path(), 4.0)).expect("opened");
     let source = Arc::new(source);
     let samples = Arc::clone(&source) as Arc<dyn Samples>;
-    let subset = Arc::new(Subset { samples: Arc::clone(&samples), indices: (0..N as u32).filter(|at| at % 4 > 0).collect() });
+    let subset =
+        Arc::new(Subset { samples: Arc::clone(&samples), indices: (0..N as u32).filter(|at| at % 4 > 0).collect() });
     let local = Arc::new(Source::open(shards.path(), &SourceOptions::default()).expect("on disk"));
     let sets: Vec<Arc<dyn Samples>> = vec![local, Arc::clone(&subset) as Arc<dyn Samples>];
     let share = |set: &Arc<dyn Samples>| Share { n_samples: set.n_samples(), weight: 1.0, shards: set.shard_order() };
@@ -282,7 +288,8 @@ fn a_subset_and_a_mixture_draw_by_shards_too() {
     let mut of_subset = Vec::new();
     while of_subset.len() < subset.n_samples() {
         let batch = loader.next_batch().expect("endless").expect("a batch");
-        of_subset.extend(batch.images.iter().filter(|image| image.sample_index >= N).map(|image| image.sample_index - N));
+        of_subset
+            .extend(batch.images.iter().filter(|image| image.sample_index >= N).map(|image| image.sample_index - N));
     }
     of_subset.truncate(subset.n_samples());
     let shard = |at: &usize| subset.indices[*at] as usize / PER_SHARD;

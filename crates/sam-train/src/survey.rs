@@ -94,6 +94,14 @@ impl SurveyedSource {
             progress.get_or_insert_with(|| Progress::new("looking at the data", total as u64)).set(done as u64);
         });
         drop(progress);
+        // A server that is away loses no data: it is no reason to begin without it.
+        let unreadable = indices.iter().find(|&&index| !survey.is_readable(index));
+        if let Some(&index) = unreadable.filter(|_| is_cloud(source.root()))
+            && let Err(error) = source.undecoded(index)
+            && error.is_outage()
+        {
+            return Err(error.into());
+        }
         let skips = purpose == Purpose::Training { skips_unreadable: true };
         match survey.refusal(&source) {
             Some(error) if source.options().bad == OnBad::Refuse && !skips => Err(purpose.option().advise(error)),

@@ -141,7 +141,8 @@ impl Cache {
                 (Held::Lost, Some(failure)) => return Err(failure.clone()),
                 (_, Some(failure)) if slot.n_failed > n_failed => return Err(failure.clone()),
                 _ if is_stopped => return Err(Failure::Stopped),
-                (Held::Absent, _) if !is_announced => return Ok(Access::Remote),
+                // Also of one that is under way: nobody may want to wait any more.
+                (Held::Absent | Held::Loading, _) if !is_announced => return Ok(Access::Remote),
                 (Held::Absent, _) => {
                     let len = slot.len;
                     if !state.urgent.contains(&shard) {

@@ -84,6 +84,8 @@ pub(super) struct Store {
     inner: Box<dyn ObjectStore>,
     /// Whether it has ever answered.
     has_answered: AtomicBool,
+    /// Whether it was waited for in vain, and has not answered since: then nobody waits again.
+    is_away: AtomicBool,
     is_stopped: AtomicBool,
     patience: Duration,
 }
@@ -198,14 +200,13 @@ impl Store {
         // A second installation is refused, which leaves the first.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let built = builder(&location);
-        let inner = built.map_err(|error| match Failure::of(&error) {
-            Some(failure @ Failure::Denied(_)) => failure.at(&location.address, &location),
-            _ => Failure::Denied(error.to_string()).at(&location.address, &location),
-        })?;
+        let refused = |error: object_store::Error| Failure::Refused(error.to_string()).at(&location.address, &location);
+        let inner = built.map_err(refused)?;
         Ok(Self {
             location,
             inner,
             has_answered: AtomicBool::new(false),
+            is_away: AtomicBool::new(false),
             is_stopped: AtomicBool::new(false),
             patience: PATIENCE,
         })
@@ -301,6 +302,7 @@ impl Store {
             let error = match request().await {
                 Ok(value) => {
                     self.has_answered.store(true, Ordering::Relaxed);
+                    self.is_away.store(false, Ordering::Relaxed);
                     return Ok(value);
                 }
                 Err(error) => error,
@@ -308,9 +310,14 @@ impl Store {
             if let Some(failure) = Failure::of(&error) {
                 return Err(failure);
             }
-            let patience = if self.has_answered.load(Ordering::Relaxed) { self.patience } else { PATIENCE_AT_FIRST };
+            let patience = match self.has_answered.load(Ordering::Relaxed) {
+                _ if self.is_away.load(Ordering::Relaxed) => Duration::ZERO,
+                true => self.patience,
+                false => PATIENCE_AT_FIRST,
+            };
             let waited = began.elapsed();
             if waited + pause > patience {
+                self.is_away.store(true, Ordering::Relaxed);
                 return Err(Failure::Away { n_tried, waited, last: error.to_string() });
             }
             let until = Instant::now() + pause;
@@ -425,6 +432,8 @@ mod tests {
         let failure = store.head(&store.location.key().clone()).expect_err("nobody is there");
         let Failure::Away { n_tried, .. } = &failure else { panic!("{failure:?}") };
         assert!((2..=5).contains(n_tried), "{failure:?}");
+        let again = store.head(&store.location.key().clone()).expect_err("still nobody");
+        assert!(matches!(again, Failure::Away { n_tried: 1, .. }), "{again:?}");
         let error = failure.at(&address, &store.location);
         assert!(error.is_outage() && error.to_string().contains("attempts over"), "{error}");
     }

@@ -118,6 +118,10 @@ impl Queue {
         drop(state);
         self.space.notify_all();
         self.arrival.notify_all();
+        // Workers that wait for a shard are not to wait any more.
+        if !self.announced.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
+            self.samples.announce(&[], &[]);
+        }
     }
 
     /// Claims the next image inside the prefetch window, waiting for room; `None` when there will be no more.
@@ -189,7 +193,7 @@ impl Queue {
     fn announce(&self, draw: u64) {
         let Some(pool) = self.options.pool_of(draw) else { return };
         let mut announced = self.announced.lock().unwrap_or_else(PoisonError::into_inner);
-        if announced.get(&pool.set).is_none_or(|&last| pool.number > last) {
+        if announced.get(&pool.set).is_none_or(|&last| pool.number > last) && !self.lock().is_stopped {
             announced.insert(pool.set, pool.number);
             let [now, next] = pool.samples();
             self.samples.announce(&now, &next);

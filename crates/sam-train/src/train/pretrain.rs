@@ -63,7 +63,11 @@ impl Opened {
 
     fn estimate(&self, plan: &PretrainPlan) -> Result<Vec<String>, Failure> {
         let measured = measured(|| {
-            let inputs = RunInputs::unobserved(Arc::clone(&self.samples), loader_options(plan, &self.samples), Interrupter::new());
+            let inputs = RunInputs::unobserved(
+                Arc::clone(&self.samples),
+                loader_options(plan, &self.samples),
+                Interrupter::new(),
+            );
             let held_out = self.held_out.clone();
             measure_pretraining(self.mae.clone(), Pretraining { options: options(plan), inputs, held_out })
         })?;
@@ -129,7 +133,8 @@ pub(crate) fn dry_run(plan: &PretrainPlan) -> Result<(), Failure> {
 pub(crate) fn profile(plan: &PretrainPlan, n_steps: usize) -> Result<Benched, Failure> {
     use_threads(plan.run.threads)?;
     let opened = Opened::open(plan).bad_input()?;
-    let inputs = RunInputs::unobserved(Arc::clone(&opened.samples), loader_options(plan, &opened.samples), Interrupter::new());
+    let inputs =
+        RunInputs::unobserved(Arc::clone(&opened.samples), loader_options(plan, &opened.samples), Interrupter::new());
     let work = Work::of_pretraining(&opened.mae, plan);
     let (device, what) = (opened.mae.device(), opened.notes.first().cloned().unwrap_or_default());
     let pretraining = Pretraining { options: options(plan), inputs, held_out: None };
