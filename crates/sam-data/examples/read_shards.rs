@@ -14,7 +14,17 @@ use std::time::Instant;
 use sam_data::loader::{ErrorPolicy, Labels, Loader, LoaderOptions, Samples};
 use sam_data::{Source, SourceOptions};
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> std::process::ExitCode {
+    match read() {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "{error}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn read() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let path = PathBuf::from(arguments.first().ok_or("usage: read_shards PATH [CACHE_DIR CACHE_GIB [EPOCHS]]")?);
     let mut options = SourceOptions::default();

@@ -241,7 +241,7 @@ impl Cache {
 }
 
 impl State {
-    /// Takes stock of a folder: the clock begins with the files in the order of their last use.
+    /// Takes stock of a folder: the clock begins with the files in the order of their download.
     fn find_files(&mut self, folder: &Path) -> io::Result<()> {
         let mut files: Vec<(SystemTime, PathBuf, u64)> = Vec::new();
         for entry in std::fs::read_dir(folder)?.flatten() {

@@ -13,6 +13,9 @@ use crate::error::DataError;
 /// Bytes of a server's answer in a message.
 const MAX_ANSWER: usize = 300;
 
+/// What stands before the status in the text of an error.
+const STATUS: &str = "status code: ";
+
 /// A failed request.
 #[derive(Clone, Debug)]
 pub(super) enum Failure {
@@ -48,6 +51,9 @@ impl Failure {
             E::Generic { .. } => match status(&text) {
                 // Time-outs and too many requests.
                 Some(408 | 429 | 500..) => None,
+                // Errors of a listing are of this kind whatever they say.
+                Some(401 | 403) => Some(Self::Denied(text)),
+                Some(404) => Some(Self::Gone(text)),
                 // Amazon's answers to expired and malformed keys.
                 Some(_) if text.contains("Token") || text.contains("Authorization") => Some(Self::Denied(text)),
                 Some(_) => Some(Self::Refused(text)),
@@ -110,7 +116,7 @@ impl Failure {
     }
 }
 
-/// The error in a line, without the addresses and the markup of a long answer.
+/// The error in a line: the status, code and message of an answer in XML, as the providers give, or else the beginning.
 fn answer(error: &object_store::Error) -> String {
     // The innermost error that says something has the server's words.
     let mut deepest: &dyn Error = error;
@@ -120,6 +126,17 @@ fn answer(error: &object_store::Error) -> String {
     let (outer, deepest) = (error.to_string(), deepest.to_string());
     let text = if outer.contains(&deepest) { outer } else { format!("{outer} ({deepest})") };
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let element = |name: &str| {
+        let (_, after) = text.split_once(&format!("<{name}>"))?;
+        Some(after.split_once("</")?.0)
+    };
+    let text = match (text.split_once(STATUS), element("Code")) {
+        (Some((_, after)), Some(code)) => {
+            let status = after.split(':').next().unwrap_or_default();
+            format!("{STATUS}{status}: {code}: {}", element("Message").unwrap_or_default())
+        }
+        _ => text,
+    };
     match text.char_indices().nth(MAX_ANSWER) {
         Some((end, _)) => format!("{}..", &text[..end]),
         None => text,
@@ -128,7 +145,7 @@ fn answer(error: &object_store::Error) -> String {
 
 /// The status in the text of an error: the type that holds it is private to `object_store`.
 fn status(text: &str) -> Option<u16> {
-    let (_, after) = text.split_once("status code: ")?;
+    let (_, after) = text.split_once(STATUS)?;
     after.get(..3)?.parse().ok()
 }
 
@@ -163,6 +180,13 @@ mod tests {
         assert!(matches!(failed("400 Bad Request: <Code>ExpiredToken</Code>"), Some(Failure::Denied(_))));
         assert!(matches!(failed("416 Range Not Satisfiable: "), Some(Failure::Refused(_))));
         assert!(matches!(Failure::of(&generic("no range")), Some(Failure::Refused(_))));
+        assert!(matches!(failed("403 Forbidden: <Code>InvalidAccessKeyId</Code>"), Some(Failure::Denied(_))));
+        assert!(matches!(failed("404 Not Found: <Code>NoSuchBucket</Code>"), Some(Failure::Gone(_))));
+        let Some(Failure::Denied(text)) = failed("403 Forbidden: <Error><Code>A</Code><Message>Not you</Message>")
+        else {
+            panic!("denied")
+        };
+        assert_eq!(text, "status code: 403 Forbidden: A: Not you");
         let gone = object_store::Error::NotFound { path: "a".to_owned(), source: "404".into() };
         assert!(Failure::of(&gone).is_some_and(|failure| failure.is_loss()));
     }

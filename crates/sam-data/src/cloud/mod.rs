@@ -1,9 +1,9 @@
 //! Data sets in the cloud: SA-1B's `.tar` shards at an address, read through a cache on disk that is smaller than they are.
 //!
 //! An address is `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix`, the address of one `.tar`, or over
-//! `http://` and `https://`, which have no listing, that of an index of shards ([`store`]). The members of every shard are
-//! read from its tar headers by range requests, once ([`index`]). A training then draws from a few shards at a time
-//! ([`crate::shard_order`]), which are downloaded whole and ahead of their use ([`cache`]); a sample of any other shard is read
+//! `http://` and `https://`, which have no listing, that of an index of shards (`store.rs`). The members of every shard are
+//! read from its tar headers by range requests, once (`index.rs`). A training then draws from a few shards at a time
+//! ([`crate::shard_order`]), which are downloaded whole and ahead of their use (`cache.rs`); a sample of any other shard is read
 //! by a request for its own bytes.
 //!
 //! Differs from WebDataset: shards are not streams but places, so the order is the function of seed and step that it is on

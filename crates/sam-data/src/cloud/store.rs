@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(75);
 /// At the beginning, where a wrong address is likelier than a fault.
 const PATIENCE_AT_FIRST: Duration = Duration::from_secs(10);
 /// Pauses between attempts double from the first to the longest.
-const PAUSES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(8)];
+const PAUSES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(4)];
 /// A pause notices in this time that nobody waits any more.
 const NAP: Duration = Duration::from_millis(100);
 /// Settings of every client: a connection that does not come about, and an answer of which nothing more comes.
