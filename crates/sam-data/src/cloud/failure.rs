@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use object_store::client::HttpError;
 
-use super::store::Location;
+use super::location::Location;
 use crate::error::DataError;
 
 /// Bytes of a server's answer in a message.

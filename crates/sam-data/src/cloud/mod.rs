@@ -18,6 +18,8 @@ mod failure;
 #[cfg(feature = "cloud")]
 mod index;
 #[cfg(feature = "cloud")]
+mod location;
+#[cfg(feature = "cloud")]
 mod shards;
 #[cfg(feature = "cloud")]
 mod store;

@@ -10,7 +10,8 @@ use sam_files::Fingerprint;
 
 use super::cache::{Access, Cache, Job};
 use super::failure::Failure;
-use super::store::{Location, Object, Scheme, Store};
+use super::location::{Location, Scheme};
+use super::store::{Object, Store};
 use super::{default_cloud_cache, index};
 use crate::error::DataError;
 use crate::formats::files::has_extension;

@@ -7,7 +7,6 @@
 use std::future::Future;
 use std::io;
 use std::ops::Range;
-use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -24,6 +23,7 @@ use object_store::{
 use tokio::runtime::Runtime;
 
 use super::failure::Failure;
+use super::location::{Location, Scheme};
 use crate::error::DataError;
 
 /// How long a server that does not answer is waited for: a restart, or a short loss of the network.
@@ -44,27 +44,6 @@ const TIMEOUTS: [(ClientConfigKey, &str); 3] = [
 const PART_BYTES: u64 = 8 << 20;
 /// Parts of a shard that are under way at a time: one connection to S3 gives a fraction of a network.
 const N_PARTS: usize = 4;
-
-/// The kinds of places.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Scheme {
-    S3,
-    Gs,
-    Az,
-    Http,
-}
-
-/// An address, taken apart.
-#[derive(Clone, Debug)]
-pub(super) struct Location {
-    /// As it was typed, without a slash at the end.
-    pub(super) address: String,
-    pub(super) scheme: Scheme,
-    /// Scheme and bucket or host: `s3://bucket`.
-    base: String,
-    /// What comes after the bucket or host.
-    path: Key,
-}
 
 /// An object as it was listed.
 #[derive(Clone, Debug)]
@@ -88,103 +67,6 @@ pub(super) struct Store {
     is_away: AtomicBool,
     is_stopped: AtomicBool,
     patience: Duration,
-}
-
-impl Location {
-    pub(super) fn parse(location: &Path) -> Result<Self, DataError> {
-        let wrong = |expected: &str, got: &str, fix: &str| DataError::Content {
-            path: location.to_path_buf(),
-            what: "the address".to_owned(),
-            expected: expected.to_owned(),
-            got: got.to_owned(),
-            fix: fix.to_owned(),
-        };
-        let form = "s3://bucket/prefix, gs://bucket/prefix, az://container/prefix or http(s)://host/path";
-        let address = location.to_str().ok_or_else(|| wrong(form, "other bytes than UTF-8", "type it again"))?;
-        let address = address.trim_end_matches('/');
-        let (scheme, rest) = address.split_once("://").unwrap_or_default();
-        let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let kind = match scheme {
-            "s3" => Scheme::S3,
-            "gs" => Scheme::Gs,
-            "az" => Scheme::Az,
-            "http" | "https" => Scheme::Http,
-            _ => return Err(wrong(form, address, "type it in one of these forms")),
-        };
-        if host.is_empty() {
-            return Err(wrong(form, "no bucket or host", "name it after the ://"));
-        }
-        if host.contains('@') {
-            let fix = "put credentials into the environment: an address is printed and saved with the run";
-            return Err(wrong("without credentials", "something before an @", fix));
-        }
-        if kind == Scheme::Http && address.contains(['?', '#']) {
-            return Err(wrong("without a query", "a ? or #", "signed addresses expire; use s3://, gs:// or az://"));
-        }
-        let path = if kind == Scheme::Http { Key::from_url_path(path) } else { Key::parse(path) };
-        let path = path.map_err(|error| wrong("a path of names", &error.to_string(), "remove what is no name"))?;
-        Ok(Self { address: address.to_owned(), scheme: kind, base: format!("{scheme}://{host}"), path })
-    }
-
-    /// The address of a key of its bucket.
-    pub(super) fn address_of(&self, key: &Key) -> String {
-        format!("{}/{key}", self.base)
-    }
-
-    /// A key relative to this place; the last name of its own key.
-    pub(super) fn relative<'k>(&self, key: &'k Key) -> &'k str {
-        let (key, own) = (key.as_ref(), self.path.as_ref());
-        match key.strip_prefix(own).map(|rest| rest.trim_start_matches('/')) {
-            Some(rest) if !rest.is_empty() => rest,
-            _ => key.rsplit('/').next().unwrap_or(key),
-        }
-    }
-
-    pub(super) fn key(&self) -> &Key {
-        &self.path
-    }
-
-    /// What of the environment was looked at, with the values of what is no secret.
-    pub(super) fn environment(&self) -> String {
-        let names: &[&str] = match self.scheme {
-            Scheme::S3 => &[
-                "AWS_ACCESS_KEY_ID",
-                "AWS_SECRET_ACCESS_KEY",
-                "AWS_SESSION_TOKEN",
-                "AWS_REGION",
-                "AWS_ENDPOINT",
-                "AWS_SKIP_SIGNATURE",
-            ],
-            Scheme::Gs => &["GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_SERVICE_ACCOUNT", "GOOGLE_SKIP_SIGNATURE"],
-            Scheme::Az => &[
-                "AZURE_STORAGE_ACCOUNT_NAME",
-                "AZURE_STORAGE_ACCOUNT_KEY",
-                "AZURE_STORAGE_SAS_TOKEN",
-                "AZURE_CLIENT_ID",
-                "AZURE_SKIP_SIGNATURE",
-            ],
-            Scheme::Http => return "the address alone".to_owned(),
-        };
-        let shown = |name: &&str| match std::env::var(name).ok().filter(|value| !value.is_empty()) {
-            Some(value) if name.ends_with("REGION") || name.ends_with("ENDPOINT") => format!("{name} ({value})"),
-            Some(_) => format!("{name} (set)"),
-            None => format!("{name} (not set)"),
-        };
-        names.iter().map(shown).collect::<Vec<_>>().join(", ")
-    }
-
-    pub(super) fn credentials_fix(&self) -> String {
-        match self.scheme {
-            Scheme::S3 => {
-                "set keys that may list and read this place, or AWS_SKIP_SIGNATURE=true for a public bucket; AWS_ENDPOINT for \
-                 a server that is not Amazon's"
-            }
-            Scheme::Gs => "set an account that may list and read this place, or GOOGLE_SKIP_SIGNATURE=true for a public bucket",
-            Scheme::Az => "set an account that may list and read this place, or AZURE_SKIP_SIGNATURE=true for a public container",
-            Scheme::Http => "the server must give this address without a password",
-        }
-        .to_owned()
-    }
 }
 
 impl From<ObjectMeta> for Object {
@@ -387,45 +269,12 @@ fn builder(location: &Location) -> object_store::Result<Box<dyn ObjectStore>> {
 mod tests {
     use super::*;
 
-    fn parsed(address: &str) -> Result<Location, String> {
-        Location::parse(Path::new(address)).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn addresses_are_taken_apart() {
-        let location = parsed("s3://bucket/a/b/").expect("an address");
-        assert_eq!(
-            (location.scheme, location.base.as_str(), location.path.as_ref()),
-            (Scheme::S3, "s3://bucket", "a/b")
-        );
-        let key = Key::from("a/b/c/d.tar");
-        assert_eq!(location.relative(&key), "c/d.tar");
-        assert_eq!(location.address_of(&key), "s3://bucket/a/b/c/d.tar");
-        let location = parsed("http://host:80/x%20y.tar").expect("an address");
-        assert_eq!(location.path.as_ref(), "x y.tar");
-        assert_eq!(location.relative(location.key()), "x y.tar");
-        assert_eq!(parsed("gs://bucket").expect("an address").path.as_ref(), "");
-    }
-
-    #[test]
-    fn wrong_addresses_say_what_is_wrong() {
-        for (address, what) in [
-            ("s3:///key", "no bucket or host"),
-            ("https://user:secret@host/a.tar", "before an @"),
-            ("https://host/a.tar?sig=1", "a ? or #"),
-            ("s3://bucket/a//b", "a path of names"),
-        ] {
-            let error = parsed(address).expect_err(address);
-            assert!(error.contains(what), "{address}: {error}");
-        }
-    }
-
     #[test]
     fn a_server_that_is_away_is_tried_for_some_time() {
         // A port that nobody listens on any more.
         let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
         let address = format!("http://{}/a.tar", port.expect("a port"));
-        let location = parsed(&address).expect("an address");
+        let location = Location::parse(std::path::Path::new(&address)).expect("an address");
         let mut store = Store::open(location).expect("a store");
         store.has_answered = AtomicBool::new(true);
         store.patience = Duration::from_millis(1500);
