@@ -43,19 +43,19 @@ impl Failure {
     /// What an error says at once; `None` where trying again may help.
     pub(super) fn of(error: &object_store::Error) -> Option<Self> {
         use object_store::Error as E;
-        let text = answer(error);
+        let (text, whole) = (answer(error), error.to_string());
         match error {
             E::NotFound { .. } => Some(Self::Gone(text)),
             E::Precondition { .. } | E::NotModified { .. } => Some(Self::Changed(text)),
             E::PermissionDenied { .. } | E::Unauthenticated { .. } => Some(Self::Denied(text)),
-            E::Generic { .. } => match status(&text) {
+            E::Generic { .. } => match status(&whole) {
                 // Time-outs and too many requests.
                 Some(408 | 429 | 500..) => None,
                 // Errors of a listing are of this kind whatever they say.
                 Some(401 | 403) => Some(Self::Denied(text)),
                 Some(404) => Some(Self::Gone(text)),
                 // Amazon's answers to expired and malformed keys.
-                Some(_) if text.contains("Token") || text.contains("Authorization") => Some(Self::Denied(text)),
+                Some(_) if whole.contains("Token") || whole.contains("Authorization") => Some(Self::Denied(text)),
                 Some(_) => Some(Self::Refused(text)),
                 None if is_of_network(error) => None,
                 None => Some(Self::Refused(text)),
@@ -116,15 +116,20 @@ impl Failure {
     }
 }
 
-/// The error in a line: the status, code and message of an answer in XML, as the providers give, or else the beginning.
-fn answer(error: &object_store::Error) -> String {
+/// The error in a line: what the network says, or the status, code and message of an answer in XML, as the providers give, or
+/// else the beginning.
+pub(super) fn answer(error: &object_store::Error) -> String {
     // The innermost error that says something has the server's words.
     let mut deepest: &dyn Error = error;
     while let Some(source) = deepest.source() {
         deepest = source;
     }
-    let (outer, deepest) = (error.to_string(), deepest.to_string());
-    let text = if outer.contains(&deepest) { outer } else { format!("{outer} ({deepest})") };
+    let deepest = deepest.to_string();
+    let text = match error.to_string() {
+        outer if status(&outer).is_none() && is_of_network(error) => format!("no answer: {deepest}"),
+        outer if outer.contains(&deepest) => outer,
+        outer => format!("{outer} ({deepest})"),
+    };
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     let element = |name: &str| {
         let (_, after) = text.split_once(&format!("<{name}>"))?;

@@ -22,7 +22,7 @@ use object_store::{
 };
 use tokio::runtime::Runtime;
 
-use super::failure::Failure;
+use super::failure::{Failure, answer};
 use super::location::{Location, Scheme};
 use crate::error::DataError;
 
@@ -200,7 +200,7 @@ impl Store {
             let waited = began.elapsed();
             if waited + pause > patience {
                 self.is_away.store(true, Ordering::Relaxed);
-                return Err(Failure::Away { n_tried, waited, last: error.to_string() });
+                return Err(Failure::Away { n_tried, waited, last: answer(&error) });
             }
             let until = Instant::now() + pause;
             while Instant::now() < until && !self.is_stopped.load(Ordering::Relaxed) {
@@ -270,6 +270,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_client_for_each_kind_of_place_can_be_made() {
+        for address in ["https://host/a.tar", "http://host/a.tar", "s3://bucket/a"] {
+            let location = Location::parse(std::path::Path::new(address)).expect("an address");
+            let store = Store::open(location);
+            assert!(store.is_ok(), "{store:?}");
+        }
+    }
+
+    #[test]
     fn a_server_that_is_away_is_tried_for_some_time() {
         // A port that nobody listens on any more.
         let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
@@ -279,7 +288,8 @@ mod tests {
         store.has_answered = AtomicBool::new(true);
         store.patience = Duration::from_millis(1500);
         let failure = store.head(&store.location.key().clone()).expect_err("nobody is there");
-        let Failure::Away { n_tried, .. } = &failure else { panic!("{failure:?}") };
+        let Failure::Away { n_tried, last, .. } = &failure else { panic!("{failure:?}") };
+        assert!(last.contains("refused"), "{last}");
         assert!((2..=5).contains(n_tried), "{failure:?}");
         let again = store.head(&store.location.key().clone()).expect_err("still nobody");
         assert!(matches!(again, Failure::Away { n_tried: 1, .. }), "{again:?}");
