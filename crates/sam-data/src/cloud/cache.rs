@@ -70,6 +70,8 @@ pub(super) enum Access {
     File(PathBuf),
     /// By requests for its bytes: it is not announced, or there is no room for it.
     Remote,
+    /// As well, but hardly anybody wants it: while this was waiting for the shard, it was announced that nobody waits any more.
+    GivenUp,
 }
 
 /// A shard to download into this file.
@@ -126,9 +128,10 @@ impl Cache {
     /// When it is gone, or a download that was waited for failed.
     pub(super) fn lease(&self, shard: usize) -> Result<Access, Failure> {
         let mut state = self.lock();
-        let n_failed = state.slots[shard].n_failed;
+        let (n_failed, mut has_waited) = (state.slots[shard].n_failed, false);
         loop {
             let is_announced = state.now.contains(&shard) || state.next.contains(&shard);
+            let is_given_up = has_waited && state.now.is_empty() && state.next.is_empty();
             state.clock += 1;
             let (clock, is_stopped) = (state.clock, state.is_stopped);
             let slot = &mut state.slots[shard];
@@ -141,6 +144,7 @@ impl Cache {
                 (Held::Lost, Some(failure)) => return Err(failure.clone()),
                 (_, Some(failure)) if slot.n_failed > n_failed => return Err(failure.clone()),
                 _ if is_stopped => return Err(Failure::Stopped),
+                (Held::Absent | Held::Loading, _) if is_given_up => return Ok(Access::GivenUp),
                 // Also of one that is under way: nobody may want to wait any more.
                 (Held::Absent | Held::Loading, _) if !is_announced => return Ok(Access::Remote),
                 (Held::Absent, _) => {
@@ -155,6 +159,7 @@ impl Cache {
                 }
                 (Held::Loading | Held::Lost, _) => {}
             }
+            has_waited = true;
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }

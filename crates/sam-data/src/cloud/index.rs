@@ -7,7 +7,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::failure::Failure;
-use super::store::{Object, Store};
+use super::store::{Object, Store, Tries};
 use crate::error::DataError;
 use crate::formats::tar_members::{self, TarMember};
 
@@ -98,7 +98,7 @@ impl Read for Ranges<'_> {
         if !(self.start..end).contains(&self.at) {
             self.size = if self.at == end && end > 0 { (2 * self.size).min(WINDOW_BYTES[1]) } else { WINDOW_BYTES[0] };
             let range = self.at..self.shard.len.min(self.at + self.size);
-            self.window = self.store.read(self.shard, range).map_err(|failure| {
+            self.window = self.store.read(self.shard, range, Tries::Patient).map_err(|failure| {
                 self.failure = Some(failure);
                 io::Error::other("the request failed")
             })?;

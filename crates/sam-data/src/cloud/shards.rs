@@ -11,7 +11,7 @@ use sam_files::Fingerprint;
 use super::cache::{Access, Cache, Job};
 use super::failure::Failure;
 use super::location::{Location, Scheme};
-use super::store::{Object, Store};
+use super::store::{Object, Store, Tries};
 use super::{default_cloud_cache, index};
 use crate::error::DataError;
 use crate::formats::files::has_extension;
@@ -151,6 +151,9 @@ impl CloudShards {
     /// Says which shards are needed now, and which after them: they are downloaded in this order.
     pub(crate) fn announce(&self, now: &[usize], next: &[usize]) {
         self.inner.cache.announce(now.to_vec(), next.to_vec());
+        if now.is_empty() && next.is_empty() {
+            return self.inner.store.interrupt();
+        }
         self.downloads.call_once(|| {
             for thread in 0..N_DOWNLOADS {
                 let inner = Arc::clone(&self.inner);
@@ -171,9 +174,14 @@ impl CloudShards {
     /// When the shard is gone or was replaced, or the server refuses or does not answer.
     pub(crate) fn read(&self, shard: usize, at: u64, len: u64) -> Result<Vec<u8>, DataError> {
         let inner = &*self.inner;
+        let mut tries = Tries::Patient;
         for _ in 0..N_LEASES {
             match inner.cache.lease(shard).map_err(|failure| inner.error(shard, failure))? {
                 Access::Remote => break,
+                Access::GivenUp => {
+                    tries = Tries::Once;
+                    break;
+                }
                 Access::File(file) => {
                     let bytes = read_range(&file, at, len);
                     inner.cache.release(shard);
@@ -188,7 +196,7 @@ impl CloudShards {
                 }
             }
         }
-        inner.store.read(&inner.objects[shard], at..at + len).map_err(|failure| inner.error(shard, failure))
+        inner.store.read(&inner.objects[shard], at..at + len, tries).map_err(|failure| inner.error(shard, failure))
     }
 }
 
@@ -288,7 +296,7 @@ fn listed_in(store: &Store, key: &Key) -> Result<Vec<Object>, DataError> {
     if file.len > sam_files::MAX_TEXT_BYTES {
         return Err(wrong(format!("{} bytes", file.len)));
     }
-    let bytes = store.read(&file, 0..file.len).map_err(failed)?;
+    let bytes = store.read(&file, 0..file.len, Tries::Patient).map_err(failed)?;
     let text = String::from_utf8(bytes).map_err(|error| wrong(error.to_string()))?;
     let names: Vec<String> = match has_extension(key.as_ref(), "json") {
         true => serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?,

@@ -8,7 +8,7 @@ use std::future::Future;
 use std::io;
 use std::ops::Range;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
@@ -66,7 +66,18 @@ pub(super) struct Store {
     /// Whether it was waited for in vain, and has not answered since: then nobody waits again.
     is_away: AtomicBool,
     is_stopped: AtomicBool,
+    /// Counts the times that what is waited for was given up.
+    n_interrupts: AtomicU64,
     patience: Duration,
+}
+
+/// How long a request is tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tries {
+    /// As long as a server is waited for.
+    Patient,
+    /// Once.
+    Once,
 }
 
 impl From<ObjectMeta> for Object {
@@ -90,6 +101,7 @@ impl Store {
             has_answered: AtomicBool::new(false),
             is_away: AtomicBool::new(false),
             is_stopped: AtomicBool::new(false),
+            n_interrupts: AtomicU64::new(0),
             patience: PATIENCE,
         })
     }
@@ -99,24 +111,30 @@ impl Store {
         self.is_stopped.store(true, Ordering::Relaxed);
     }
 
+    /// Ends the waiting of the requests that have failed at least once; later ones are tried as ever.
+    pub(super) fn interrupt(&self) {
+        self.n_interrupts.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// The objects below a prefix, by their keys.
     pub(super) fn list(&self, prefix: &Key) -> Result<Vec<Object>, Failure> {
-        let listed = self.block_on(|| async { self.inner.list(Some(prefix)).try_collect::<Vec<_>>().await })?;
+        let listed =
+            self.block_on(Tries::Patient, || async { self.inner.list(Some(prefix)).try_collect::<Vec<_>>().await })?;
         let mut objects: Vec<Object> = listed.into_iter().map(Object::from).collect();
         objects.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         Ok(objects)
     }
 
     pub(super) fn head(&self, key: &Key) -> Result<Object, Failure> {
-        self.block_on(|| async { self.inner.head(key).await.map(Object::from) })
+        self.block_on(Tries::Patient, || async { self.inner.head(key).await.map(Object::from) })
     }
 
     /// A range of an object, which must be what it was.
-    pub(super) fn read(&self, object: &Object, range: Range<u64>) -> Result<Vec<u8>, Failure> {
+    pub(super) fn read(&self, object: &Object, range: Range<u64>, tries: Tries) -> Result<Vec<u8>, Failure> {
         if range.is_empty() {
             return Ok(Vec::new());
         }
-        self.block_on(|| self.part(object, range.clone()))
+        self.block_on(tries, || self.part(object, range.clone()))
     }
 
     /// Hands a whole object over in pieces, in order.
@@ -128,8 +146,9 @@ impl Store {
         runtime()?.block_on(async {
             let starts = (0..object.len).step_by(PART_BYTES as usize);
             let parts = starts.map(|at| at..object.len.min(at + PART_BYTES));
-            let mut parts =
-                stream::iter(parts).map(|part| self.retried(move || self.part(object, part.clone()))).buffered(N_PARTS);
+            let mut parts = stream::iter(parts)
+                .map(|part| self.retried(Tries::Patient, move || self.part(object, part.clone())))
+                .buffered(N_PARTS);
             while let Some(part) = parts.next().await {
                 sink(&part?).map_err(Failure::disk)?;
             }
@@ -162,22 +181,25 @@ impl Store {
         Ok(bytes.to_vec())
     }
 
-    fn block_on<T, F>(&self, request: impl FnMut() -> F) -> Result<T, Failure>
+    fn block_on<T, F>(&self, tries: Tries, request: impl FnMut() -> F) -> Result<T, Failure>
     where
         F: Future<Output = object_store::Result<T>>,
     {
-        runtime()?.block_on(self.retried(request))
+        runtime()?.block_on(self.retried(tries, request))
     }
 
     /// Tries a request until it is answered, refused, or has been tried for as long as a server is waited for.
-    async fn retried<T, F>(&self, mut request: impl FnMut() -> F) -> Result<T, Failure>
+    async fn retried<T, F>(&self, tries: Tries, mut request: impl FnMut() -> F) -> Result<T, Failure>
     where
         F: Future<Output = object_store::Result<T>>,
     {
         let (began, [mut pause, longest]) = (Instant::now(), PAUSES);
+        let n_interrupts = self.n_interrupts.load(Ordering::Relaxed);
+        let is_given_up =
+            || self.is_stopped.load(Ordering::Relaxed) || self.n_interrupts.load(Ordering::Relaxed) != n_interrupts;
         let mut n_tried = 0;
         loop {
-            if self.is_stopped.load(Ordering::Relaxed) {
+            if is_given_up() {
                 return Err(Failure::Stopped);
             }
             n_tried += 1;
@@ -193,17 +215,17 @@ impl Store {
                 return Err(failure);
             }
             let patience = match self.has_answered.load(Ordering::Relaxed) {
-                _ if self.is_away.load(Ordering::Relaxed) => Duration::ZERO,
+                _ if tries == Tries::Once || self.is_away.load(Ordering::Relaxed) => Duration::ZERO,
                 true => self.patience,
                 false => PATIENCE_AT_FIRST,
             };
             let waited = began.elapsed();
             if waited + pause > patience {
-                self.is_away.store(true, Ordering::Relaxed);
+                self.is_away.fetch_or(tries == Tries::Patient, Ordering::Relaxed);
                 return Err(Failure::Away { n_tried, waited, last: answer(&error) });
             }
             let until = Instant::now() + pause;
-            while Instant::now() < until && !self.is_stopped.load(Ordering::Relaxed) {
+            while Instant::now() < until && !is_given_up() {
                 tokio::time::sleep(NAP.min(pause)).await;
             }
             pause = (2 * pause).min(longest);
