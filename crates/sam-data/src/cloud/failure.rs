@@ -138,7 +138,7 @@ pub(super) fn answer(error: &object_store::Error) -> String {
     let text = match (text.split_once(STATUS), element("Code")) {
         (Some((_, after)), Some(code)) => {
             let status = after.split(':').next().unwrap_or_default();
-            format!("{STATUS}{status}: {code}: {}", element("Message").unwrap_or_default())
+            format!("{STATUS}{status}: {code}: {}", element("Message").unwrap_or_default().trim_end_matches('.'))
         }
         _ => text,
     };
