@@ -99,6 +99,18 @@ pub enum DataError {
         source: Box<serde_saphyr::Error>,
     },
 
+    /// A place in the cloud that cannot be reached or refuses us, or a cache on disk that cannot be written: no fault of the data, and
+    /// so a stop whatever is done about bad data.
+    #[error("{location}: {problem}; {fix}")]
+    Cloud {
+        /// The address, or the folder of the cache.
+        location: String,
+        /// What was expected, what came, and what was tried.
+        problem: String,
+        /// The suggested fix.
+        fix: String,
+    },
+
     /// Problems in the data that would silently change the result.
     #[error("{path}: {}", describe(*count, findings), path = path.display())]
     Findings {
@@ -165,6 +177,12 @@ pub enum DataError {
 impl DataError {
     pub(crate) fn io(path: &Path, source: std::io::Error) -> Self {
         Self::Io { path: path.to_path_buf(), source }
+    }
+
+    /// Whether the data could not be looked at, which says nothing about it.
+    #[must_use]
+    pub fn is_outage(&self) -> bool {
+        matches!(self, Self::Cloud { .. })
     }
 }
 

@@ -30,6 +30,7 @@
 
 mod boundaries;
 mod check;
+mod cloud;
 mod convert;
 mod counterparts;
 mod error;
@@ -40,6 +41,7 @@ mod identity;
 mod mixture;
 mod permutation;
 mod sample;
+mod shard_order;
 mod single;
 mod source;
 mod source_options;
@@ -53,6 +55,7 @@ pub mod transforms;
 
 pub use boundaries::{BoundarySample, BoundarySet};
 pub use check::{CheckReport, Losses, Problem, Survey, check, survey};
+pub use cloud::{CLOUD_CACHE_GIB, default_cloud_cache, has_cloud, is_cloud};
 pub use convert::{
     Conversion, ConvertProgress, ConvertReport, ConvertTo, OutsideImages, Selection, convert, convert_selection,
 };
@@ -70,6 +73,7 @@ pub use loader::batch::{BatchImage, BatchObject};
 pub use loader::device::DeviceBatch;
 pub use mixture::{Joined, Share};
 pub use sample::{ObjectMask, Sample, Undecoded};
+pub use shard_order::ShardOrder;
 pub use single::{read_image_file, read_mask_file};
 pub use source::{ImageObjects, Source};
 pub use source_options::{Crowd, Format, LabelKind, OnBad, SourceOptions, Void};

@@ -1,7 +1,8 @@
 //! Several data sets as one: all of their samples, drawn by the weights of the sets.
 //!
 //! Draws come in blocks of [`BLOCK`], of which each set has its share, shuffled. Within a set the order is that of
-//! [`crate::loader::Order::ShuffledEpochs`]: every sample once before any comes again. So the source of a draw is a function
+//! [`crate::loader::Order::ShuffledEpochs`]: every sample once before any comes again; that of a set in shards is the order of its
+//! shards. So the source of a draw is a function
 //! of the seed and the draw alone, in constant time, and the weights hold in every block and not only on average.
 
 use std::sync::Arc;
@@ -9,17 +10,20 @@ use std::sync::Arc;
 use crate::permutation::Permutation;
 use crate::random::{Purpose, RandomStream};
 use crate::sample::{Sample, SampleError, Samples, Undecoded};
+use crate::shard_order::ShardOrder;
 
 /// Draws of a block: shares are multiples of a thousandth.
 const BLOCK: u64 = 1000;
 
 /// A set of a mixture.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Share {
     /// Number of its samples, at least one.
     pub n_samples: usize,
     /// Its draws relative to those of the others; above 0.
     pub weight: f64,
+    /// Its [`Samples::shard_order`].
+    pub shards: Option<Arc<ShardOrder>>,
 }
 
 /// The samples of several sets, one set after the other.
@@ -61,6 +65,23 @@ impl Samples for Joined {
         set.undecoded(index)
     }
 
+    fn announce(&self, now: &[usize], next: &[usize]) {
+        // Only the sets that are named: what was announced of the others holds. Nothing at all is for all of them.
+        let is_end = now.is_empty() && next.is_empty();
+        let mut start = 0;
+        for set in &self.sets {
+            let within = start..start + set.n_samples();
+            let of = |samples: &[usize]| -> Vec<usize> {
+                samples.iter().filter(|index| within.contains(index)).map(|index| index - start).collect()
+            };
+            let [now, next] = [now, next].map(of);
+            if is_end || !now.is_empty() || !next.is_empty() {
+                set.announce(&now, &next);
+            }
+            start = within.end;
+        }
+    }
+
     fn class_names(&self, index: usize) -> &[String] {
         let (set, index) = self.find(index);
         set.class_names(index)
@@ -70,6 +91,12 @@ impl Samples for Joined {
 /// The set of a draw.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Drawn {
+    /// Its place among the sets.
+    pub(crate) set: usize,
+    /// The seed of its order, in which this sample is the nth.
+    pub(crate) seed: u64,
+    /// Counted from the first epoch.
+    pub(crate) nth: u64,
     /// Index of the set's first sample among those of all sets.
     pub(crate) start: usize,
     /// Number of its samples.
@@ -86,15 +113,27 @@ pub(crate) struct Drawn {
 pub(crate) fn drawn(shares: &[Share], draw: u64, seed: u64) -> Drawn {
     let seed_of = |key: u64| RandomStream::new(seed, Purpose::Mixture, &[key]).next_u64();
     let block = draw / BLOCK;
-    let mut place = Permutation::new(BLOCK, seed_of(0), block).at(draw % BLOCK);
-    let mut start = 0;
+    let places = Permutation::new(BLOCK, seed_of(0), block);
+    let place = places.at(draw % BLOCK);
+    let (mut start, mut first) = (0, 0);
     for (set, (share, quota)) in shares.iter().zip(quotas(shares)).enumerate() {
-        if place < quota {
-            let (n, nth) = (share.n_samples as u64, block * quota + place);
-            let index = Permutation::new(n, seed_of(1 + set as u64), nth / n).at(nth % n) as usize;
-            return Drawn { start, n_samples: share.n_samples, index: start + index };
+        let own = first..first + quota;
+        if own.contains(&place) {
+            let n = share.n_samples as u64;
+            // Shards are read in their order, so the draws of a block take the samples as they come, and not shuffled again.
+            let within = match share.shards {
+                Some(_) => (0..draw % BLOCK).filter(|&earlier| own.contains(&places.at(earlier))).count() as u64,
+                None => place - first,
+            };
+            let nth = block * quota + within;
+            let seed = seed_of(1 + set as u64);
+            let index = match &share.shards {
+                Some(shards) => shards.at(seed, nth / n, nth % n),
+                None => Permutation::new(n, seed, nth / n).at(nth % n) as usize,
+            };
+            return Drawn { set, seed, nth, start, n_samples: share.n_samples, index: start + index };
         }
-        place -= quota;
+        first += quota;
         start += share.n_samples;
     }
     panic!("the shares of a block are its draws, got {shares:?}");
@@ -127,7 +166,7 @@ mod tests {
     use super::*;
 
     fn shares(of: &[(usize, f64)]) -> Vec<Share> {
-        of.iter().map(|&(n_samples, weight)| Share { n_samples, weight }).collect()
+        of.iter().map(|&(n_samples, weight)| Share { n_samples, weight, shards: None }).collect()
     }
 
     #[test]
@@ -140,8 +179,22 @@ mod tests {
             (vec![0.5, 0.3, 0.2], vec![500, 300, 200]),
             (vec![1e-9, 1e-9, 1.0], vec![1, 1, 998]),
         ] {
-            let shares: Vec<Share> = weights.iter().map(|&weight| Share { n_samples: 1, weight }).collect();
+            let shares: Vec<Share> =
+                weights.iter().map(|&weight| Share { n_samples: 1, weight, shards: None }).collect();
             assert_eq!(quotas(&shares), expected, "{weights:?}");
+        }
+    }
+
+    #[test]
+    fn a_set_in_shards_comes_in_the_order_of_its_shards() {
+        let order = Arc::new(ShardOrder::new([30, 50, 20], 1));
+        let mut shares = shares(&[(70, 1.0), (100, 1.0)]);
+        shares[1].shards = Some(Arc::clone(&order));
+        let draws = (0..3000).map(|draw| drawn(&shares, draw, 5)).filter(|drawn| drawn.set == 1);
+        let draws: Vec<Drawn> = draws.collect();
+        assert_eq!(draws.len(), 1500);
+        for (nth, drawn) in (0u64..).zip(draws) {
+            assert_eq!((drawn.nth, drawn.index), (nth, 70 + order.at(drawn.seed, nth / 100, nth % 100)));
         }
     }
 

@@ -25,9 +25,18 @@ impl Permutation {
     ///
     /// When `n` is zero or above 2^62.
     pub(crate) fn new(n: u64, seed: u64, epoch: u64) -> Self {
+        Self::keyed(n, seed, Purpose::Order, &[epoch])
+    }
+
+    /// The permutation of a purpose and its keys.
+    ///
+    /// # Panics
+    ///
+    /// As [`Permutation::new`].
+    pub(crate) fn keyed(n: u64, seed: u64, purpose: Purpose, keys: &[u64]) -> Self {
         assert!(n > 0 && n <= 1 << 62, "a permutation must be of 1 to 2^62 elements, got {n}");
         let n_bits = 64 - (n - 1).leading_zeros();
-        let mut keys = RandomStream::new(seed, Purpose::Order, &[epoch]);
+        let mut keys = RandomStream::new(seed, purpose, keys);
         Self { n, half_bits: n_bits.div_ceil(2), round_keys: std::array::from_fn(|_| keys.next_u64()) }
     }
 

@@ -47,6 +47,10 @@ pub enum Purpose {
     Crop,
     /// Whether an object learns the teacher's mask; keys: draw of its image, id of the object.
     Teacher,
+    /// The order of the shards of an epoch; keys: epoch.
+    Shards,
+    /// The permutation of the samples of a pool of shards; keys: epoch, pool.
+    Pool,
 }
 
 impl Purpose {
@@ -73,6 +77,8 @@ impl Purpose {
             Self::Text => &[11],
             Self::Crop => &[12],
             Self::Teacher => &[13],
+            Self::Shards => &[14],
+            Self::Pool => &[15],
         }
     }
 }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use sam_files::Fingerprint;
 use sam_image::{RgbImage, Rle};
 
+use crate::shard_order::ShardOrder;
+
 /// An image with the masks of its objects, in pixels of the upright image.
 #[derive(Clone, Debug)]
 pub struct Sample {
@@ -83,6 +85,15 @@ pub trait Samples: Send + Sync {
         self.sample(index).map(Undecoded::of_sample)
     }
 
+    /// The shards that the samples come in, where reading them in any order is slow.
+    fn shard_order(&self) -> Option<Arc<ShardOrder>> {
+        None
+    }
+
+    /// Says what will be read: the shards of these samples now, and those of the others after them; of none, that nobody waits
+    /// any more. Reading anything else stays possible.
+    fn announce(&self, _now: &[usize], _next: &[usize]) {}
+
     /// Names of the classes that the objects of a sample refer to; empty without classes.
     fn class_names(&self, _index: usize) -> &[String] {
         &[]
@@ -111,6 +122,16 @@ impl Samples for Subset {
 
     fn undecoded(&self, index: usize) -> Result<Undecoded, SampleError> {
         self.samples.undecoded(self.indices[index] as usize)
+    }
+
+    fn shard_order(&self) -> Option<Arc<ShardOrder>> {
+        self.samples.shard_order()?.of_subset(&self.indices).map(Arc::new)
+    }
+
+    fn announce(&self, now: &[usize], next: &[usize]) {
+        let [now, next] =
+            [now, next].map(|samples| Vec::from_iter(samples.iter().map(|&index| self.indices[index] as usize)));
+        self.samples.announce(&now, &next);
     }
 
     fn class_names(&self, index: usize) -> &[String] {

@@ -10,10 +10,12 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use sam_files::Fingerprint;
 use sam_image::Rle;
 
+use crate::cloud::is_cloud;
 use crate::error::DataError;
 use crate::filter::FilterCounts;
 use crate::finding::{Finding, ProblemKind};
@@ -24,6 +26,7 @@ use crate::formats::place::{FilePlace, ImageHeader};
 use crate::formats::recognise::recognise;
 use crate::formats::{self, Annotated, FormatReader, Listing, files};
 use crate::sample::{ObjectMask, Sample, SampleError, Samples, Undecoded};
+use crate::shard_order::ShardOrder;
 use crate::source_options::{Format, OnBad, SourceOptions};
 use crate::tally::Tally;
 
@@ -59,7 +62,8 @@ pub struct Source {
 }
 
 impl Source {
-    /// Opens a data set: a folder, a COCO `.json`, a `data.yaml`, or an SA-1B `.tar`.
+    /// Opens a data set: a folder, a COCO `.json`, a `data.yaml`, an SA-1B `.tar`, or an address of such shards in the cloud
+    /// (feature `cloud`).
     ///
     /// # Errors
     ///
@@ -95,7 +99,7 @@ impl Source {
             listing: Vec::new(),
             tally: Tally::default(),
             memory: MemoryBudget::new(options.max_pixels),
-            folders: files::own_folders(path, options.images.as_deref()),
+            folders: if is_cloud(path) { Vec::new() } else { files::own_folders(path, options.images.as_deref()) },
         };
         source.tally = Tally::new(source.len());
         if source.is_empty() && listing.findings.is_empty() {
@@ -365,6 +369,14 @@ impl Samples for Source {
 
     fn undecoded(&self, index: usize) -> Result<Undecoded, SampleError> {
         Ok(Source::undecoded(self, index)?)
+    }
+
+    fn shard_order(&self) -> Option<Arc<ShardOrder>> {
+        self.reader.shard_order()
+    }
+
+    fn announce(&self, now: &[usize], next: &[usize]) {
+        self.reader.announce(now, next);
     }
 
     fn class_names(&self, _index: usize) -> &[String] {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use sam_image::DEFAULT_MAX_PIXELS;
 use serde::{Deserialize, Serialize};
 
+use crate::cloud::CLOUD_CACHE_GIB;
 use crate::filter::MaskFilter;
 use crate::formats::intensity::{Intensity, ReadRule};
 use crate::formats::memory::MemoryBudget;
@@ -156,6 +157,19 @@ pub struct SourceOptions {
     /// An image or label image that declares more pixels is rejected before it is decoded; at most
     /// [`sam_image::MAX_PIXELS`].
     pub max_pixels: u64,
+    /// Data in the cloud: the folder in which shards are kept; that of [`crate::default_cloud_cache`] if not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cloud_cache_dir: Option<PathBuf>,
+    /// Data in the cloud: the largest size in GiB of the shards of this data set that are kept. How many of them are drawn from
+    /// at a time follows from it, and with that the order.
+    #[serde(skip_serializing_if = "is_default_cache")]
+    pub cloud_cache_gib: f64,
+}
+
+/// Whether it need not be saved: runs on disk have no such thing.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it")]
+fn is_default_cache(gib: &f64) -> bool {
+    *gib == CLOUD_CACHE_GIB
 }
 
 impl Default for SourceOptions {
@@ -173,6 +187,8 @@ impl Default for SourceOptions {
             bad: OnBad::default(),
             filter: MaskFilter::default(),
             max_pixels: DEFAULT_MAX_PIXELS,
+            cloud_cache_dir: None,
+            cloud_cache_gib: CLOUD_CACHE_GIB,
         }
     }
 }

@@ -371,6 +371,10 @@ impl Samples for FingerprintedSamples {
         self.0.samples.sample(index)
     }
 
+    fn announce(&self, now: &[usize], next: &[usize]) {
+        self.0.samples.announce(now, next);
+    }
+
     /// An image that was never decoded is decoded here: it may be damaged.
     fn undecoded(&self, index: usize) -> Result<Undecoded, SampleError> {
         let FrozenEmbeddings { images, samples, .. } = &*self.0;

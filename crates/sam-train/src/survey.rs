@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::anyhow;
-use sam_data::{DataError, Losses, OnBad, Problem, Severity, Source, Survey, survey};
+use sam_data::{DataError, Losses, OnBad, Problem, Severity, Source, Survey, is_cloud, survey};
 use sam_eval::Table;
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +13,9 @@ use crate::progress::{Progress, Waiting};
 
 /// Images that are looked at before a training: some minutes. Of larger data sets, so many are, spread evenly.
 const SURVEYED_BEFORE_TRAINING: usize = 50_000;
+
+/// Of data in the cloud, where each is a request or two: enough to see that it is what it should be.
+const SURVEYED_IN_CLOUD: usize = 256;
 
 /// How the user of a command asks for bad data to be dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +77,7 @@ impl SurveyedSource {
         let source = files.open().map_err(|error| purpose.option().advise(error))?;
         drop(waiting);
         let n = source.len();
-        let n_read = n.min(SURVEYED_BEFORE_TRAINING);
+        let n_read = n.min(if is_cloud(&files.path) { SURVEYED_IN_CLOUD } else { SURVEYED_BEFORE_TRAINING });
         let indices: Vec<usize> = (0..n_read).map(|at| at * n / n_read).collect();
         Self::look_at(source, &indices, purpose)
     }
@@ -91,6 +94,14 @@ impl SurveyedSource {
             progress.get_or_insert_with(|| Progress::new("looking at the data", total as u64)).set(done as u64);
         });
         drop(progress);
+        // A server that is away loses no data: it is no reason to begin without it.
+        let unreadable = indices.iter().find(|&&index| !survey.is_readable(index));
+        if let Some(&index) = unreadable.filter(|_| is_cloud(source.root()))
+            && let Err(error) = source.undecoded(index)
+            && error.is_outage()
+        {
+            return Err(error.into());
+        }
         let skips = purpose == Purpose::Training { skips_unreadable: true };
         match survey.refusal(&source) {
             Some(error) if source.options().bad == OnBad::Refuse && !skips => Err(purpose.option().advise(error)),

@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::cloud::is_cloud;
 use crate::error::DataError;
 use crate::formats::files;
 use crate::formats::intensity::read_image;
@@ -44,6 +45,16 @@ impl ImageTree {
     ///
     /// When it cannot be read, a shard is damaged, or there are no images.
     pub fn open(path: &Path, options: &SourceOptions) -> Result<Self, DataError> {
+        if is_cloud(path) {
+            return Err(DataError::Content {
+                path: path.to_path_buf(),
+                what: "a tree of images".to_owned(),
+                expected: "on disk".to_owned(),
+                got: "an address in the cloud".to_owned(),
+                fix: "of data in the cloud, shards with a .json beside each image can be read (data.source = \"labelled\")"
+                    .to_owned(),
+            });
+        }
         let (root, files) = match path.is_file() {
             true => {
                 let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

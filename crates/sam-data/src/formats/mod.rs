@@ -37,12 +37,15 @@ pub(crate) mod yolo_seg;
 pub(crate) mod youtube_vis;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use sam_image::Rle;
 
+use crate::cloud::is_cloud;
 use crate::error::DataError;
 use crate::finding::Finding;
 use crate::sample::ObjectMask;
+use crate::shard_order::ShardOrder;
 use crate::source_options::{Format, SourceOptions};
 use ade20k::Ade20k;
 use cityscapes::Cityscapes;
@@ -98,6 +101,12 @@ pub(crate) trait FormatReader: std::fmt::Debug + Send + Sync {
     fn image_place(&self, index: usize) -> Result<FilePlace, Finding>;
     /// The files with the annotations of an image, which may hold those of others too; none inside an archive.
     fn annotation_paths(&self, index: usize) -> Vec<PathBuf>;
+    /// The shards that the images come in, where reading them in any order is slow.
+    fn shard_order(&self) -> Option<Arc<ShardOrder>> {
+        None
+    }
+    /// Says that the shards of these images will be read now, and those of the others after them.
+    fn announce(&self, _now: &[usize], _next: &[usize]) {}
     /// The annotations of an image, in the frame that was annotated. Only problems of the whole file are errors; those
     /// of one image or object are findings.
     fn read(&self, index: usize, header: &ImageHeader) -> Result<Annotated, DataError>;
@@ -110,6 +119,15 @@ pub(crate) fn open(
     options: &SourceOptions,
     listing: &mut Listing,
 ) -> Result<Box<dyn FormatReader>, DataError> {
+    if is_cloud(path) && format != Format::Sa1b {
+        return Err(DataError::Content {
+            path: path.to_path_buf(),
+            what: "a data set in the cloud".to_owned(),
+            expected: "SA-1B's .tar shards".to_owned(),
+            got: format!("format = \"{}\"", format.name()),
+            fix: "convert it to sa1b and pack it into shards, or copy it to disk".to_owned(),
+        });
+    }
     Ok(match format {
         Format::Coco => Box::new(Coco::open(path, options, listing)?),
         Format::LabelImages => Box::new(LabelImages::open(path, options, listing)?),

@@ -3,11 +3,13 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Cursor, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use image::metadata::Orientation;
 use image::{ImageDecoder, ImageFormat, ImageReader};
 use sam_image::{Mask, Rle, check_size};
 
+use crate::cloud::CloudShards;
 use crate::error::DataError;
 use crate::formats::memory::SampleSize;
 use crate::formats::raster::tiff_header;
@@ -20,6 +22,8 @@ pub(crate) enum FilePlace {
     Path(PathBuf),
     /// A member of an archive, read in place.
     Within { archive: PathBuf, member: String, at: u64, len: u64 },
+    /// A member of an archive in the cloud.
+    Cloud { shards: Arc<CloudShards>, shard: usize, member: String, at: u64, len: u64 },
     /// Bytes embedded in the annotation.
     Memory { name: String, bytes: Vec<u8> },
 }
@@ -30,6 +34,7 @@ impl FilePlace {
         match self {
             Self::Path(path) => path.display().to_string(),
             Self::Within { archive, member, .. } => format!("{}:{member}", archive.display()),
+            Self::Cloud { shards, shard, member, .. } => format!("{}:{member}", shards.address(*shard)),
             Self::Memory { name, .. } => name.clone(),
         }
     }
@@ -41,6 +46,7 @@ impl FilePlace {
                 read.map_err(|error| DataError::io(path, error))
             }
             Self::Within { archive, at, len, .. } => read_range(archive, *at, *len),
+            Self::Cloud { shards, shard, at, len, .. } => shards.read(*shard, *at, *len),
             Self::Memory { bytes, .. } => Ok(bytes.clone()),
         }
     }
@@ -49,7 +55,7 @@ impl FilePlace {
     pub(crate) fn n_bytes(&self) -> Result<u64, DataError> {
         Ok(match self {
             Self::Path(path) => std::fs::metadata(path).map_err(|error| DataError::io(path, error))?.len(),
-            Self::Within { len, .. } => *len,
+            Self::Within { len, .. } | Self::Cloud { len, .. } => *len,
             Self::Memory { bytes, .. } => bytes.len() as u64,
         })
     }
@@ -63,9 +69,14 @@ impl FilePlace {
                 let file = sam_files::open_regular(path).map_err(|error| DataError::io(path, error))?;
                 ImageHeader::read(BufReader::new(file), &name, max_pixels)
             }
-            Self::Within { archive, at, len, .. } => {
+            Self::Within { len, .. } | Self::Cloud { len, .. } => {
                 // Headers are short; if one is long, the whole member is read.
-                let head = read_range(archive, *at, (*len).min(HEAD_BYTES))?;
+                let n_head = (*len).min(HEAD_BYTES);
+                let head = match self {
+                    Self::Within { archive, at, .. } => read_range(archive, *at, n_head)?,
+                    Self::Cloud { shards, shard, at, .. } => shards.read(*shard, *at, n_head)?,
+                    Self::Path(_) | Self::Memory { .. } => Vec::new(),
+                };
                 match ImageHeader::read(Cursor::new(&head), &name, max_pixels) {
                     Err(_) if (head.len() as u64) < *len => {
                         ImageHeader::read(Cursor::new(&self.read()?), &name, max_pixels)

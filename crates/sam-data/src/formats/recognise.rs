@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 
+use crate::cloud::is_cloud;
 use crate::error::DataError;
 use crate::formats::ade20k::is_segments;
 use crate::formats::cityscapes;
@@ -33,6 +34,10 @@ const RECOGNISED_BY: &str = "COCO (a .json with \"images\" and \"annotations\"; 
 
 /// Recognises the format; more than one candidate is an error.
 pub(crate) fn recognise(path: &Path) -> Result<Format, DataError> {
+    // Whatever else there may be in a bucket, shards are what is read of it.
+    if is_cloud(path) {
+        return Ok(Format::Sa1b);
+    }
     let found = candidates(path)?;
     let mut formats: BTreeMap<&'static str, (Format, String)> = BTreeMap::new();
     for (format, sign) in found {

@@ -13,9 +13,11 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use crate::cloud::{CloudShards, is_cloud};
 use crate::error::DataError;
 use crate::finding::{Finding, ProblemKind};
 use crate::formats::files::{self, Folder};
@@ -24,11 +26,15 @@ use crate::formats::place::{FilePlace, ImageHeader};
 use crate::formats::sa1b_json::{classes_in, read_json};
 use crate::formats::tar_members::{self, TarMember, damaged};
 use crate::formats::{Annotated, FormatReader, Listing};
+use crate::shard_order::ShardOrder;
 use crate::source_options::SourceOptions;
 
 /// Files that tell whether there are classes. The files of a data set have one author, so a small sample suffices; a class in a
 /// file of a data set that seemed to have none is an error of that file.
 const FILES_PROBED: usize = 256;
+
+/// As [`FILES_PROBED`], where each file is a request.
+const FILES_PROBED_IN_CLOUD: usize = 32;
 
 /// Folders and archives of pairs.
 #[derive(Debug, Default)]
@@ -40,7 +46,18 @@ pub(crate) struct Sa1b {
     names: Names,
     /// Byte ranges of archive members; empty for folders.
     members: Vec<Member>,
+    /// The archives, where they are in the cloud.
+    cloud: Option<Cloud>,
     classes: Vec<String>,
+}
+
+/// Archives in the cloud. All shards are such, then.
+#[derive(Debug)]
+struct Cloud {
+    archives: Arc<CloudShards>,
+    /// Which of them each shard is: not all, where a part of a split is read.
+    wanted: Vec<usize>,
+    order: Arc<ShardOrder>,
 }
 
 #[derive(Debug)]
@@ -67,6 +84,9 @@ struct Member {
 
 impl Sa1b {
     pub(crate) fn open(path: &Path, options: &SourceOptions, listing: &mut Listing) -> Result<Self, DataError> {
+        if is_cloud(path) {
+            return Self::open_cloud(path, options, listing);
+        }
         let mut all = Self::default();
         if path.is_file() && files::has_extension(&path.to_string_lossy(), "tar") {
             all.add_archive(path, String::new(), None, listing)?;
@@ -90,6 +110,57 @@ impl Sa1b {
         all.starts.push(all.names.len());
         all.classes = all.find_classes(options);
         Ok(all)
+    }
+
+    /// Opens shards in the cloud, under the names that a copy on disk would have.
+    fn open_cloud(path: &Path, options: &SourceOptions, listing: &mut Listing) -> Result<Self, DataError> {
+        let archives = CloudShards::open(path, options)?;
+        let is_one = path.to_str().is_some_and(|path| files::has_extension(path.trim_end_matches('/'), "tar"));
+        let split_of = |shard: &usize| match is_one {
+            true => None,
+            false => archives.name(*shard).split('/').find_map(files::split_name),
+        };
+        let is_wanted = |shard: &usize| options.split.is_none() || options.split.as_deref() == split_of(shard);
+        let wanted: Vec<usize> = (0..archives.len()).filter(is_wanted).collect();
+        let mut all = Self::default();
+        archives.each_members(&wanted, |shard, members| {
+            let prefix = if is_one { String::new() } else { format!("{}/", files::stem(archives.name(shard))) };
+            all.add_members(Path::new(&archives.address(shard)), members, prefix, split_of(&shard), listing)
+        })?;
+        all.starts.push(all.names.len());
+        if all.names.len() == 0 {
+            return Ok(all);
+        }
+        let pooled = archives.pooled(all.names.len());
+        listing.notes.push(archives.note(pooled));
+        let order = Arc::new(ShardOrder::new(all.starts.windows(2).map(|ends| ends[1] - ends[0]), pooled));
+        all.cloud = Some(Cloud { archives: Arc::new(archives), wanted, order });
+        all.classes = all.classes_in_cloud(path, options)?;
+        Ok(all)
+    }
+
+    /// Those of the options: files in the cloud are not all read for their classes.
+    fn classes_in_cloud(&self, path: &Path, options: &SourceOptions) -> Result<Vec<String>, DataError> {
+        let (n, probed) = (self.len(), self.len().min(FILES_PROBED_IN_CLOUD));
+        let read = |at: usize| self.read_file(at * n / probed).map(|bytes| classes_in(&bytes));
+        let found: Vec<_> = (0..probed).into_par_iter().map(read).collect();
+        let mut classes = BTreeSet::new();
+        for found in found {
+            match found {
+                Ok(found) => classes.extend(found),
+                Err(error) if error.is_outage() => return Err(error),
+                // Reported when its image is read.
+                Err(_) => {}
+            }
+        }
+        match classes.into_iter().find(|class| !options.classes.contains(class)) {
+            None => Ok(options.classes.clone()),
+            Some(class) => Err(DataError::Option {
+                key: "data.classes",
+                expected: format!("all classes of {}, as its files are not all read for them", path.display()),
+                got: format!("none called \"{class}\""),
+            }),
+        }
     }
 
     /// Those of the options, then the others in the order of their names. Files that cannot be read are reported when their
@@ -200,8 +271,19 @@ impl Sa1b {
         split: Option<&'static str>,
         listing: &mut Listing,
     ) -> Result<(), DataError> {
+        self.add_members(path, tar_members::list(path)?, prefix, split, listing)
+    }
+
+    fn add_members(
+        &mut self,
+        path: &Path,
+        members: Vec<TarMember>,
+        prefix: String,
+        split: Option<&'static str>,
+        listing: &mut Listing,
+    ) -> Result<(), DataError> {
         let (mut images, mut jsons) = (Vec::new(), Vec::new());
-        for member in tar_members::list(path)? {
+        for member in members {
             if files::is_image(&member.name) {
                 images.push(member);
             } else if files::has_extension(&member.name, "json") {
@@ -241,10 +323,26 @@ impl Sa1b {
         Ok(())
     }
 
-    fn locate(&self, index: usize) -> (&Shard, usize) {
+    fn shard_of(&self, index: usize) -> usize {
         assert!(index < self.len(), "image {index} of {}", self.len());
-        let shard = self.starts.partition_point(|&start| start <= index) - 1;
+        self.starts.partition_point(|&start| start <= index) - 1
+    }
+
+    fn locate(&self, index: usize) -> (&Shard, usize) {
+        let shard = self.shard_of(index);
         (&self.shards[shard], index - self.starts[shard])
+    }
+
+    /// A member of the archive of an image.
+    fn within(&self, index: usize, archive: &Path, member: String, at: u64, len: u32) -> FilePlace {
+        let len = u64::from(len);
+        match &self.cloud {
+            Some(cloud) => {
+                let shard = cloud.wanted[self.shard_of(index)];
+                FilePlace::Cloud { shards: Arc::clone(&cloud.archives), shard, member, at, len }
+            }
+            None => FilePlace::Within { archive: archive.to_path_buf(), member, at, len },
+        }
     }
 
     fn json_place(&self, index: usize) -> FilePlace {
@@ -253,12 +351,7 @@ impl Sa1b {
         match shard.first_member {
             Some(first) => {
                 let member = self.members[first + at];
-                FilePlace::Within {
-                    archive: shard.path.clone(),
-                    member: name,
-                    at: member.json_at,
-                    len: u64::from(member.json_len),
-                }
+                self.within(index, &shard.path, name, member.json_at, member.json_len)
             }
             None => FilePlace::Path(shard.jsons.as_ref().unwrap_or(&shard.path).join(name)),
         }
@@ -288,12 +381,7 @@ impl FormatReader for Sa1b {
         Ok(match shard.first_member {
             Some(first) => {
                 let member = self.members[first + at];
-                FilePlace::Within {
-                    archive: shard.path.clone(),
-                    member: name.to_owned(),
-                    at: member.image_at,
-                    len: u64::from(member.image_len),
-                }
+                self.within(index, &shard.path, name.to_owned(), member.image_at, member.image_len)
             }
             None => FilePlace::Path(shard.path.join(name)),
         })
@@ -302,7 +390,19 @@ impl FormatReader for Sa1b {
     fn annotation_paths(&self, index: usize) -> Vec<PathBuf> {
         match self.json_place(index) {
             FilePlace::Path(path) => vec![path],
-            FilePlace::Within { .. } | FilePlace::Memory { .. } => Vec::new(),
+            FilePlace::Within { .. } | FilePlace::Cloud { .. } | FilePlace::Memory { .. } => Vec::new(),
+        }
+    }
+
+    fn shard_order(&self) -> Option<Arc<ShardOrder>> {
+        self.cloud.as_ref().map(|cloud| Arc::clone(&cloud.order))
+    }
+
+    fn announce(&self, now: &[usize], next: &[usize]) {
+        if let Some(cloud) = &self.cloud {
+            let archives =
+                |images: &[usize]| Vec::from_iter(images.iter().map(|&image| cloud.wanted[self.shard_of(image)]));
+            cloud.archives.announce(&archives(now), &archives(next));
         }
     }
 

@@ -1,10 +1,12 @@
 //! Members of a plain `.tar`, without unpacking it.
 
+use std::io::{Read, Seek};
 use std::path::Path;
 
 use crate::error::DataError;
 
 /// A file inside an archive.
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct TarMember {
     pub(crate) name: String,
     pub(crate) at: u64,
@@ -16,10 +18,15 @@ pub(crate) fn list(path: &Path) -> Result<Vec<TarMember>, DataError> {
     let io = |error| DataError::io(path, error);
     let file = sam_files::open_regular(path).map_err(io)?;
     let file_len = file.metadata().map_err(io)?.len();
-    let mut archive = tar::Archive::new(std::io::BufReader::new(file));
+    read(std::io::BufReader::new(file), file_len, path)
+}
+
+/// As [`list`], of an archive of `file_len` bytes that is called `path` in messages.
+pub(crate) fn read(reader: impl Read + Seek, file_len: u64, path: &Path) -> Result<Vec<TarMember>, DataError> {
+    let mut archive = tar::Archive::new(reader);
     let mut members = Vec::new();
     let mut end = 0;
-    for member in archive.entries_with_seek().map_err(io)? {
+    for member in archive.entries_with_seek().map_err(|error| DataError::io(path, error))? {
         let member = member.map_err(|error| damaged(path, &error))?;
         let kind = member.header().entry_type();
         let (at, len) = (member.raw_file_position(), member.size());

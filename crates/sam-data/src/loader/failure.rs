@@ -1,5 +1,6 @@
 //! Errors of the loader.
 
+use crate::error::DataError;
 use crate::sample::SampleError;
 
 /// The error of a step without a batch. [`LoaderError::step`] and the message name the step.
@@ -68,6 +69,14 @@ pub enum LoaderError {
 }
 
 impl LoaderError {
+    /// Whether the sample could not be looked at, so that skipping it would lose good data: [`DataError::is_outage`].
+    pub(super) fn is_outage(&self) -> bool {
+        match self {
+            Self::Sample { source, .. } => source.downcast_ref::<DataError>().is_some_and(DataError::is_outage),
+            _ => false,
+        }
+    }
+
     /// Returns the step without a batch; 0 for a data set without samples.
     #[must_use]
     pub fn step(&self) -> u64 {

@@ -1,12 +1,14 @@
 //! Options of a loader: contents of batches, order of samples, and threads.
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::mixture::{Drawn, Share, drawn};
 use crate::permutation::Permutation;
 use crate::random::{Purpose, RandomStream};
+use crate::shard_order::{Pool, ShardOrder};
 use crate::transforms::Augmentation;
 
 /// Contents of batches and how they are loaded.
@@ -26,6 +28,8 @@ pub struct LoaderOptions {
     pub turns: Turns,
     /// The sets that the samples are joined from, by which [`Order::ShuffledEpochs`] draws them; empty: a single set.
     pub shares: Vec<Share>,
+    /// [`crate::loader::Samples::shard_order`] of a single set, by which [`Order::ShuffledEpochs`] draws then.
+    pub shards: Option<Arc<ShardOrder>>,
     /// Limits on the objects of an image.
     pub objects: ObjectLimits,
     /// Whether objects are used.
@@ -52,6 +56,7 @@ impl Default for LoaderOptions {
             order: Order::ShuffledEpochs,
             turns: Turns::ALL,
             shares: Vec::new(),
+            shards: None,
             objects: ObjectLimits::default(),
             labels: Labels::Wanted,
             augmentation: Augmentation::default(),
@@ -70,8 +75,12 @@ impl LoaderOptions {
         let seed = self.seed;
         let (first, start, n_among) = match self.order {
             Order::ShuffledEpochs if !self.shares.is_empty() => {
-                let Drawn { start, n_samples, index } = drawn(&self.shares, draw, seed);
+                let Drawn { start, n_samples, index, .. } = drawn(&self.shares, draw, seed);
                 (Some(index), start, n_samples)
+            }
+            Order::ShuffledEpochs if let Some(shards) = &self.shards => {
+                let n = shards.n_samples();
+                (Some(shards.at(seed, draw / n, draw % n)), 0, n_samples)
             }
             _ => (self.order.index_of(draw, n_samples, seed), 0, n_samples),
         };
@@ -81,12 +90,48 @@ impl LoaderOptions {
         first.into_iter().flat_map(move |first| std::iter::once(first).chain((1..N_TRIED).map(substitute)))
     }
 
+    /// The pool of shards that a draw is of; `None` without shards.
+    pub(super) fn pool_of(&self, draw: u64) -> Option<DrawnPool<'_>> {
+        if self.order != Order::ShuffledEpochs {
+            return None;
+        }
+        let (shards, set, seed, start, nth) = match self.shares.is_empty() {
+            true => (self.shards.as_deref()?, 0, self.seed, 0, draw),
+            false => {
+                let Drawn { set, seed, nth, start, .. } = drawn(&self.shares, draw, self.seed);
+                (self.shares[set].shards.as_deref()?, set, seed, start, nth)
+            }
+        };
+        let n = shards.n_samples();
+        Some(DrawnPool { set, number: shards.pool_number(seed, nth / n, nth % n), shards, seed, start })
+    }
+
     /// Whether the sample of a draw is mirrored, in x and in y: for an augmentation that does nothing else.
     #[must_use]
     pub fn mirroring_of(&self, draw: u64, sample_index: usize) -> [bool; 2] {
         let mut stream = RandomStream::new(self.seed, Purpose::View, &[draw, sample_index as u64, 0]);
         let view = self.augmentation.draw_view([1, 1], self.side_px, &mut stream);
         [view.mirrored_x, view.mirrored_y]
+    }
+}
+
+/// The pool of shards of a draw.
+pub(super) struct DrawnPool<'a> {
+    /// The place of its set among the sets.
+    pub(super) set: usize,
+    /// Counts the pools of the set.
+    pub(super) number: u64,
+    shards: &'a ShardOrder,
+    seed: u64,
+    /// Index of the set's first sample.
+    start: usize,
+}
+
+impl DrawnPool<'_> {
+    /// A sample of each of its shards, and one of each of those of the next pool.
+    pub(super) fn samples(&self) -> [Vec<usize>; 2] {
+        let Pool { now, next, .. } = self.shards.pool(self.seed, self.number);
+        [now, next].map(|samples| samples.into_iter().map(|index| self.start + index).collect())
     }
 }
 

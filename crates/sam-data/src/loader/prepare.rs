@@ -60,7 +60,7 @@ pub(crate) fn prepare(samples: &dyn Samples, options: &LoaderOptions, draw: u64)
         n_tried += 1;
         let (sample, image) = match read_checked(samples, options.content, step, sample_index) {
             Ok(sample) => sample,
-            Err(error) if options.on_error == ErrorPolicy::Stop => return Err(error),
+            Err(error) if options.on_error == ErrorPolicy::Stop || error.is_outage() => return Err(error),
             Err(error) => {
                 // The step is irrelevant to the file and depends on the batch size.
                 last_reason = match error {

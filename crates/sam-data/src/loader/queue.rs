@@ -17,6 +17,8 @@ pub(crate) struct Queue {
     samples: Arc<dyn Samples>,
     options: LoaderOptions,
     state: Mutex<State>,
+    /// The last pool of shards that was announced of each set.
+    announced: Mutex<BTreeMap<usize, u64>>,
     /// Signals that the consumer has advanced, or that the loader stops.
     space: Condvar,
     /// Signals that a batch is ready, or that the loader stops.
@@ -53,6 +55,7 @@ impl Queue {
         Self {
             samples,
             options,
+            announced: Mutex::default(),
             state: Mutex::new(State {
                 next: Place { nth_batch, position: 0 },
                 wanted: nth_batch,
@@ -115,6 +118,10 @@ impl Queue {
         drop(state);
         self.space.notify_all();
         self.arrival.notify_all();
+        // Workers that wait for a shard are not to wait any more.
+        if !self.announced.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
+            self.samples.announce(&[], &[]);
+        }
     }
 
     /// Claims the next image inside the prefetch window, waiting for room; `None` when there will be no more.
@@ -178,7 +185,19 @@ impl Queue {
 
     fn prepare_guarded(&self, place: Place) -> Prepared {
         let draw = self.first_draw(place.nth_batch) + place.position as u64;
+        self.announce(draw);
         guarded(self.options.turns.batch(place.nth_batch), draw, || prepare(&*self.samples, &self.options, draw))
+    }
+
+    /// Says which shards are needed, once for each pool: draws come in order, but for those that threads have begun before.
+    fn announce(&self, draw: u64) {
+        let Some(pool) = self.options.pool_of(draw) else { return };
+        let mut announced = self.announced.lock().unwrap_or_else(PoisonError::into_inner);
+        if announced.get(&pool.set).is_none_or(|&last| pool.number > last) && !self.lock().is_stopped {
+            announced.insert(pool.set, pool.number);
+            let [now, next] = pool.samples();
+            self.samples.announce(&now, &next);
+        }
     }
 
     fn assemble_guarded(&self, nth_batch: u64, images: Vec<Prepared>) -> Result<Batch, LoaderError> {

@@ -8,12 +8,12 @@ use std::num::NonZeroUsize;
 use sam_data::loader::{ErrorPolicy, Labels, LoaderOptions, ObjectLimits};
 use sam_data::synth::SynthScenes;
 use sam_data::transforms::{Augmentation, ColourJitter, RandomCrop, ScaleJitter};
-use sam_data::{OnBad, SourceOptions};
+use sam_data::{OnBad, SourceOptions, is_cloud};
 use serde::{Deserialize, Serialize};
 
 use super::data_source::{DataSource, Validation};
 use super::document::Node;
-use super::files::read_max_pixels;
+use super::files::{read_cloud_cache_dir, read_max_pixels};
 use super::limits::largest;
 use super::pretrain::SourceKind;
 use super::ranges::{POSITIVE, SHARE_ABOVE_0, WORKERS, integer_of};
@@ -118,6 +118,7 @@ impl DataPlan {
         let halves_objects = objects_per_step.is_none();
         let objects_per_step = objects_per_step.unwrap_or(objects);
         let limits = ObjectLimits::default();
+        let on_unreadable = read_on_unreadable(&data, &train);
         let mut plan = Self {
             train,
             source,
@@ -130,7 +131,7 @@ impl DataPlan {
             max_image_share: data.float("max_image_share", limits.image_share_max, SHARE_ABOVE_0),
             workers: 2,
             prefetch: 2,
-            on_unreadable: read_on_unreadable(&data),
+            on_unreadable,
             augmentation: AugmentationPlan::read(&data.section("augmentation")),
         };
         change_loading(&mut plan.workers, &mut plan.prefetch, &data);
@@ -198,8 +199,11 @@ pub(super) fn change_loading(workers: &mut usize, prefetch: &mut usize, data: &S
     *prefetch = data.integer("prefetch", *prefetch, 1..=*WORKERS.end());
 }
 
-/// Sets the limit of pixels for every data set of a run; no result depends on it.
-pub(super) fn change_max_pixels(options: Vec<&mut SourceOptions>, data: &Section<'_>) {
+/// Sets the limit of pixels and the folder of shards from the cloud for every data set of a run; no result depends on them.
+pub(super) fn change_reading(mut options: Vec<&mut SourceOptions>, data: &Section<'_>) {
+    if let Some(dir) = read_cloud_cache_dir(data) {
+        options.iter_mut().for_each(|options| options.cloud_cache_dir = Some(dir.clone()));
+    }
     let default = options.first().map_or(SourceOptions::default().max_pixels, |options| options.max_pixels);
     let max_pixels = read_max_pixels(data, default);
     if data.is_given("max_pixels") {
@@ -207,8 +211,11 @@ pub(super) fn change_max_pixels(options: Vec<&mut SourceOptions>, data: &Section
     }
 }
 
-pub(super) fn read_on_unreadable(data: &Section<'_>) -> ErrorPolicy {
-    data.choice("on_unreadable", ErrorPolicy::Stop, &[("stop", ErrorPolicy::Stop), ("skip", ErrorPolicy::Skip)])
+/// Of many shards in the cloud, one may vanish in a run of weeks: its images are skipped by default.
+pub(super) fn read_on_unreadable(data: &Section<'_>, train: &DataSource) -> ErrorPolicy {
+    let is_in_cloud = train.paths().into_iter().any(is_cloud);
+    let default = if is_in_cloud { ErrorPolicy::Skip } else { ErrorPolicy::Stop };
+    data.choice("on_unreadable", default, &[("stop", ErrorPolicy::Stop), ("skip", ErrorPolicy::Skip)])
 }
 
 /// Masks per GPU in the paper (appendix A).

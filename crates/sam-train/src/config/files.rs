@@ -14,7 +14,7 @@ use super::reader::{Expected, Paths, Reader, Section};
 use super::shape::Shape;
 
 /// The keys of [`read_options`].
-pub(crate) const OPTION_KEYS: [&str; 12] = [
+pub(crate) const OPTION_KEYS: [&str; 14] = [
     "format",
     "images",
     "part",
@@ -27,6 +27,8 @@ pub(crate) const OPTION_KEYS: [&str; 12] = [
     "bad",
     "filter",
     "max_pixels",
+    "cloud_cache_dir",
+    "cloud_cache_gib",
 ];
 
 /// The parts of a split.
@@ -36,7 +38,7 @@ const PARTS: [(&str, &str); 3] = [("train", "train"), ("val", "val"), ("test", "
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct FilesPlan {
-    /// Folder, COCO `.json`, YOLO `data.yaml` or SA-1B `.tar`.
+    /// Folder, COCO `.json`, YOLO `data.yaml`, SA-1B `.tar`, or an address of such shards.
     pub(crate) path: PathBuf,
     /// How it is read.
     pub(crate) options: SourceOptions,
@@ -123,7 +125,15 @@ pub(crate) fn read_options(section: &Section<'_>, default: &SourceOptions) -> So
         bad: section.choice("bad", default.bad, &[("refuse", OnBad::Refuse), ("drop", OnBad::Drop)]),
         filter: read_filter(&section.section("filter"), &default.filter),
         max_pixels: read_max_pixels(section, default.max_pixels),
+        cloud_cache_dir: read_cloud_cache_dir(section).or_else(|| default.cloud_cache_dir.clone()),
+        cloud_cache_gib: section.float("cloud_cache_gib", default.cloud_cache_gib, POSITIVE),
     }
+}
+
+/// The folder of shards from the cloud, which may change on resume; relative to the working folder, as all output is.
+pub(super) fn read_cloud_cache_dir(section: &Section<'_>) -> Option<PathBuf> {
+    let dir = section.text_if_given("cloud_cache_dir")?;
+    Some(std::path::absolute(&dir).unwrap_or_else(|_| dir.into()))
 }
 
 /// The limit of an image's pixels, which may change on resume.

@@ -4,6 +4,7 @@
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+use sam_data::is_cloud;
 use sam_data::loader::{ErrorPolicy, LoaderOptions};
 use sam_data::synth::SynthScenes;
 use sam_data::transforms::{Augmentation, ResizedCrop};
@@ -248,6 +249,7 @@ impl PretrainDataPlan {
         let kind = data.choice("source", default, &SourceKind::ALL);
         let held_out = HeldOutPlan::read(reader, data, &train);
         let mut plan = Self {
+            on_unreadable: read_on_unreadable(data, &train),
             train,
             kind,
             held_out,
@@ -256,16 +258,16 @@ impl PretrainDataPlan {
             horizontal_flip: data.float("horizontal_flip", 0.5, 0.0..=1.0),
             workers: 2,
             prefetch: 2,
-            on_unreadable: read_on_unreadable(data),
         };
         change_loading(&mut plan.workers, &mut plan.prefetch, data);
         plan
     }
 }
 
-/// Folders and shards; other files are annotations.
+/// Folders and shards on disk; other files are annotations, and in the cloud, shards have a JSON beside each image.
 fn is_images(path: &Path) -> bool {
-    !path.is_file() || path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("tar"))
+    let is_shard = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("tar"));
+    !is_cloud(path) && (!path.is_file() || is_shard)
 }
 
 impl HeldOutPlan {

@@ -6,10 +6,11 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use sam_data::is_cloud;
 use serde::Deserialize;
 use toml::de::{DeTable, Deserializer};
 
-use super::data::{change_loading, change_max_pixels};
+use super::data::{change_loading, change_reading};
 use super::document::{Document, Override, line_of};
 use super::limits::impossible_numbers;
 use super::plan::{Plan, RunSections, Task};
@@ -18,7 +19,7 @@ use super::reader::{Paths, Reader};
 use super::run::{change_log, change_run, change_validation, check_validation};
 
 /// Keys that may change on resume; a section stands for all its keys.
-pub(super) const CHANGEABLE: [&str; 19] = [
+pub(super) const CHANGEABLE: [&str; 24] = [
     "run.name",
     "run.device",
     "run.devices",
@@ -31,6 +32,11 @@ pub(super) const CHANGEABLE: [&str; 19] = [
     "data.train.several.files.options.max_pixels",
     "data.validation.files.options.max_pixels",
     "validation_also.files.options.max_pixels",
+    "data.cloud_cache_dir",
+    "data.train.files.options.cloud_cache_dir",
+    "data.train.several.files.options.cloud_cache_dir",
+    "data.validation.files.options.cloud_cache_dir",
+    "validation_also.files.options.cloud_cache_dir",
     "cache.dir",
     "cache.max_gib",
     "schedule.steps",
@@ -93,7 +99,7 @@ impl Plan {
     /// What to say of data that is not where it was.
     pub(crate) fn missing_data(&self) -> Option<String> {
         let mut plan = self.clone();
-        let missing = plan.input_paths().into_iter().find(|(_, path)| !path.exists());
+        let missing = plan.input_paths().into_iter().find(|(_, path)| !is_cloud(path) && !path.exists());
         missing.map(|(key, path)| {
             let path = path.display();
             format!("{key}: {path} does not exist; give the place of this data with --set {key}=PATH")
@@ -115,7 +121,7 @@ impl Plan {
             change_run(run, &top.section("run"));
             let data = top.section("data");
             change_loading(workers, prefetch, &data);
-            change_max_pixels(options, &data);
+            change_reading(options, &data);
             schedule.steps = top.section("schedule").integer("steps", schedule.steps, schedule.steps..);
             change_validation(validation, &top.section("validation"));
             check_validation(validation, reader, schedule.steps);

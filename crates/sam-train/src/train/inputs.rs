@@ -96,7 +96,7 @@ impl OpenedInputs {
             LossResolution::Full => sam.image_size(),
         };
         let loader = plan.data.loader_options(plan.run.seed, sam.image_size(), mask_side_px);
-        let loader = LoaderOptions { shares, ..loader };
+        let loader = LoaderOptions { shares, shards: samples.shard_order(), ..loader };
         Ok(Self { sam, devices, teacher, clip, samples, loader, validation, data, notes, losses })
     }
 
@@ -452,7 +452,7 @@ fn open_sources(
         if let Some(note) = notes.last_mut() {
             note.push_str(&format!("; {:.1} % of the training images drawn", 100.0 * weight / total));
         }
-        shares.push(Share { n_samples: set.n_samples(), weight: *weight });
+        shares.push(Share { n_samples: set.n_samples(), weight: *weight, shards: set.shard_order() });
         sets.push(set);
         held_out.extend(held);
     }

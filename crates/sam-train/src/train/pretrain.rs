@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use burn::tensor::Device;
 use burn::train::Interrupter;
-use sam_data::loader::{Samples, Subset};
+use sam_data::loader::{LoaderOptions, Samples, Subset};
 use sam_data::random::{Purpose, RandomStream};
 use sam_data::{ImageTree, SourceOptions};
 use sam_files::Fingerprint;
@@ -63,7 +63,11 @@ impl Opened {
 
     fn estimate(&self, plan: &PretrainPlan) -> Result<Vec<String>, Failure> {
         let measured = measured(|| {
-            let inputs = RunInputs::unobserved(Arc::clone(&self.samples), plan.loader_options(), Interrupter::new());
+            let inputs = RunInputs::unobserved(
+                Arc::clone(&self.samples),
+                loader_options(plan, &self.samples),
+                Interrupter::new(),
+            );
             let held_out = self.held_out.clone();
             measure_pretraining(self.mae.clone(), Pretraining { options: options(plan), inputs, held_out })
         })?;
@@ -94,7 +98,8 @@ pub(crate) fn run_plan(
     session.announce_end(plan.schedule.steps);
     session.estimate(|| opened.estimate(plan))?;
     session.start(&Task::Pretrain.to_toml(plan)?, &opened.data)?;
-    let inputs = session.inputs(opened.samples, plan.loader_options());
+    let loader = loader_options(plan, &opened.samples);
+    let inputs = session.inputs(opened.samples, loader);
     let pretraining = Pretraining { options: options(plan), inputs, held_out: opened.held_out };
     let learn = |resume: Option<&SavedState>| pretrain_on(&opened.devices, &opened.mae, pretraining, resume);
     session.run(learn, |outcome| finish(&session, outcome))
@@ -116,7 +121,7 @@ pub(crate) fn dry_run(plan: &PretrainPlan) -> Result<(), Failure> {
     let learn = |shortened: &super::check::Shortened, resume: Option<&SavedState>| {
         let mut options = options(plan);
         shortened.apply(&mut options.run, &mut options.schedule, &mut options.validation);
-        let inputs = shortened.inputs(&opened.samples, &plan.loader_options());
+        let inputs = shortened.inputs(&opened.samples, &loader_options(plan, &opened.samples));
         let held_out =
             opened.held_out.clone().map(|held_out| HeldOut { n_images: held_out.n_images.min(1), ..held_out });
         pretrain(opened.mae.clone(), Pretraining { options, inputs, held_out }, resume)
@@ -128,12 +133,18 @@ pub(crate) fn dry_run(plan: &PretrainPlan) -> Result<(), Failure> {
 pub(crate) fn profile(plan: &PretrainPlan, n_steps: usize) -> Result<Benched, Failure> {
     use_threads(plan.run.threads)?;
     let opened = Opened::open(plan).bad_input()?;
-    let inputs = RunInputs::unobserved(Arc::clone(&opened.samples), plan.loader_options(), Interrupter::new());
+    let inputs =
+        RunInputs::unobserved(Arc::clone(&opened.samples), loader_options(plan, &opened.samples), Interrupter::new());
     let work = Work::of_pretraining(&opened.mae, plan);
     let (device, what) = (opened.mae.device(), opened.notes.first().cloned().unwrap_or_default());
     let pretraining = Pretraining { options: options(plan), inputs, held_out: None };
     let profile = profile_pretraining(opened.mae, pretraining, n_steps).map_err(of_learning)?;
     Ok(Benched { what, device, device_name: plan.run.device.clone(), profile, work, shards: plan.run.parallel })
+}
+
+/// How the images are loaded, in the order of their shards if they are in the cloud.
+fn loader_options(plan: &PretrainPlan, samples: &Arc<dyn Samples>) -> LoaderOptions {
+    LoaderOptions { shards: samples.shard_order(), ..plan.loader_options() }
 }
 
 fn options(plan: &PretrainPlan) -> PretrainOptions {

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use sam_data::{has_cloud, is_cloud};
+
 use super::{Expected, Section, Shape};
 use crate::config::document::Node;
 use crate::published;
@@ -43,6 +45,14 @@ impl Section<'_> {
     }
 
     fn find(&self, typed: PathBuf, node: &Node, key: &str) -> PathBuf {
+        if is_cloud(&typed) && CLOUD_KEYS.contains(&key) {
+            // It is looked for when the data is opened.
+            if !has_cloud() && self.reader.paths == Paths::MustExist {
+                let hint = "this program was built without cloud support; build with --features cloud";
+                self.reject(node, key, "a file or folder on disk", hint);
+            }
+            return typed;
+        }
         let beside = self.reader.document.folder.join(&typed);
         if typed.exists() || (!beside.exists() && self.reader.paths == Paths::MayBeMissing) {
             return typed;
@@ -61,7 +71,13 @@ impl Section<'_> {
     }
 }
 
-/// Without following links; the path need not exist.
+/// The keys of data sets, which may be addresses.
+const CLOUD_KEYS: [&str; 3] = ["train", "validation", "path"];
+
+/// Without following links; the path need not exist. An address stays what it is.
 fn absolute(path: &Path) -> PathBuf {
+    if is_cloud(path) {
+        return path.to_path_buf();
+    }
     std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
 }

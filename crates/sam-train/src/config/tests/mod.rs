@@ -677,6 +677,22 @@ fn paths_are_those_of_the_working_folder_or_else_of_the_file() {
 }
 
 #[test]
+fn data_may_be_in_the_cloud_in_a_program_that_can_read_it() {
+    let text = LEAST.replace("\"photos\"", "\"s3://bucket/photos\"");
+    let plan = read_with(&text, &[], Paths::MayBeMissing).expect("valid");
+    let DataSource::Files(train) = &plan.data.train else { panic!("files") };
+    assert_eq!(train.path, PathBuf::from("s3://bucket/photos"), "no path of the working folder");
+    assert_eq!(plan.data.on_unreadable, sam_data::loader::ErrorPolicy::Skip, "a shard may vanish");
+    assert_eq!(train.options.cloud_cache_gib, sam_data::CLOUD_CACHE_GIB);
+    let limited = read_with(&text, &["data.cloud_cache_gib=0"], Paths::MayBeMissing).expect_err("no cache").to_string();
+    assert!(limited.contains("data.cloud_cache_gib must be a number above 0"), "{limited}");
+    if !sam_data::has_cloud() {
+        let error = read_with(&text, &[], Paths::MustExist).expect_err("on disk only").to_string();
+        assert!(error.contains("data.train") && error.contains("build with --features cloud"), "{error}");
+    }
+}
+
+#[test]
 fn the_task_is_read_in_any_spacing_and_the_nearest_one_is_suggested() {
     let task = |line: &str| {
         let document = Document::parse("c.toml", PathBuf::new(), &format!("{line}\n[gate]\n"), &[]).expect("TOML");

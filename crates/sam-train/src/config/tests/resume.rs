@@ -85,6 +85,7 @@ fn changeable_keys_can_be_set() {
         "data.workers=0",
         "data.prefetch=9",
         "data.max_pixels=5",
+        "data.cloud_cache_dir=shards",
         "schedule.steps=200",
         "validation.every_steps=150",
         "validation.patience=4",
@@ -102,7 +103,7 @@ fn changeable_keys_can_be_set() {
     for changeable in CHANGEABLE.iter().filter(|key| !key.contains(".files.")) {
         assert!(overrides.iter().any(|set| set.starts_with(changeable)), "{changeable} is not tried here");
     }
-    for (plan, overrides) in [(training(""), &overrides[..]), (pretraining(""), &overrides[..13])] {
+    for (plan, overrides) in [(training(""), &overrides[..]), (pretraining(""), &overrides[..14])] {
         let again = resumed(&plan, overrides).expect("a plan");
         assert_eq!(check_resume(&plan, &again), Ok(vec![]));
         let [old, new] = [&plan, &again].map(|plan| plan.to_toml().unwrap_or_default());
