@@ -84,7 +84,7 @@ clicks = [1]
 dir = "$runs/cache"
 EOF
 "$program" --config "$runs/finetune.toml" --plain
-"$program" export --checkpoint "$runs/finetune/best.safetensors" --format pth --out "$runs/tuned.pth"
+"$program" export --checkpoint "$runs/finetune/best.safetensors" --format pth --keep-image-size --out "$runs/tuned.pth"
 for each in cpu "$feature"; do
   "$program" predict --checkpoint "$runs/tuned.pth" --image tests/fixtures/preprocess/photo.png --point 100,80 --device "$each" \
     --out "$runs/masks-$each" --logits "$runs/logits-$each.safetensors"

@@ -10,6 +10,9 @@ use crate::vector::vectorised;
 /// Rows that one thread takes at once between matrix products.
 pub(crate) const ROWS_PER_CHUNK: usize = 128;
 
+/// Values that one thread adds at once, where all of a map are alike.
+const VALUES_PER_CHUNK: usize = 1 << 14;
+
 /// The parameters of a linear layer.
 #[derive(Clone, Copy, Debug)]
 pub struct Linear<'a> {
@@ -136,10 +139,12 @@ impl SharedLinear<'_> {
         let size = self.rows * outputs;
         y.par_chunks_mut(size).zip(self.image_index).for_each(|(y, image)| {
             let shared = &self.shared[image * size..][..size];
-            vectorised(
-                #[inline(always)]
-                || y.iter_mut().zip(shared).for_each(|(y, shared)| *y += shared),
-            );
+            y.par_chunks_mut(VALUES_PER_CHUNK).zip(shared.par_chunks(VALUES_PER_CHUNK)).for_each(|(y, shared)| {
+                vectorised(
+                    #[inline(always)]
+                    || y.iter_mut().zip(shared).for_each(|(y, shared)| *y += shared),
+                );
+            });
         });
         y
     }
@@ -167,12 +172,15 @@ pub fn sums_by_image(values: &[f32], image_index: &[usize], n: usize) -> Vec<f32
     let size = values.len() / image_index.len();
     let mut sums = vec![0f32; n];
     sums.par_chunks_mut(size).enumerate().for_each(|(image, sums)| {
-        for (values, _) in values.chunks_exact(size).zip(image_index).filter(|(_, of)| **of == image) {
-            vectorised(
-                #[inline(always)]
-                || sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value),
-            );
-        }
+        sums.par_chunks_mut(VALUES_PER_CHUNK).enumerate().for_each(|(chunk, sums)| {
+            for (values, _) in values.chunks_exact(size).zip(image_index).filter(|(_, of)| **of == image) {
+                let values = &values[chunk * VALUES_PER_CHUNK..];
+                vectorised(
+                    #[inline(always)]
+                    || sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value),
+                );
+            }
+        });
     });
     sums
 }

@@ -17,6 +17,10 @@ use crate::vector::{gelu, gelu_slope, vectorised};
 
 /// Tokens whose pixels exist at once, rounded to whole rows.
 const TOKENS_PER_BAND: usize = 256;
+/// Rows of tokens whose pixels one thread puts in place at least.
+const MIN_ROWS: usize = 8;
+/// Values of a gradient that one thread sums over the bands.
+const VALUES_PER_CHUNK: usize = 1 << 11;
 /// Pixels of a token.
 const PIXELS: usize = 16;
 
@@ -103,16 +107,14 @@ impl MaskHead<'_> {
         });
         let [height, width] = sizes.grid;
         let mut masks = vec![0f32; sizes.objects * sizes.masks * height * width * PIXELS];
-        let per_object = self.bands_per_object(sizes);
-        let of_object = masks.par_chunks_mut(sizes.masks * height * width * PIXELS).zip(bands.par_chunks(per_object));
-        of_object.for_each(|(masks, bands)| {
-            let rows = bands.iter().flat_map(|band| band.chunks_exact(width * PIXELS * sizes.masks));
-            for (row, pixels) in rows.enumerate() {
-                for (mask, masks) in masks.chunks_exact_mut(height * width * PIXELS).enumerate() {
-                    let lines = &mut masks[row * width * PIXELS..][..width * PIXELS];
-                    for_each_pixel(width, |pixel, place| lines[place] = pixels[pixel * sizes.masks + mask]);
-                }
-            }
+        let (per_object, rows_per_band) = (self.bands_per_object(sizes), self.rows_per_band(sizes));
+        let rows = masks.par_chunks_mut(width * PIXELS).with_min_len(MIN_ROWS).enumerate();
+        rows.for_each(|(at, lines)| {
+            let (row, object, mask) = (at % height, at / height / sizes.masks, at / height % sizes.masks);
+            let band = &bands[object * per_object + row / rows_per_band];
+            let values = width * PIXELS * sizes.masks;
+            let pixels = &band[row % rows_per_band * values..][..values];
+            for_each_pixel(width, |pixel, place| lines[place] = pixels[pixel * sizes.masks + mask]);
         });
         masks
     }
@@ -256,13 +258,21 @@ impl MaskHead<'_> {
     }
 
     fn gather(&self, sizes: MaskHeadSizes, bands: &[MaskHeadGrads]) -> MaskHeadGrads {
-        let mut tokens = Vec::with_capacity(bands.iter().map(|band| band.tokens.len()).sum());
-        bands.iter().for_each(|band| tokens.extend_from_slice(&band.tokens));
+        let per_object = self.bands_per_object(sizes);
+        let per_row = sizes.grid[1] * self.width();
+        let mut tokens = vec![0f32; sizes.objects * sizes.grid[0] * per_row];
+        let of_objects = tokens.par_chunks_mut(sizes.grid[0] * per_row).zip(bands.par_chunks(per_object));
+        of_objects.for_each(|(tokens, bands)| {
+            let of_bands = tokens.par_chunks_mut(self.rows_per_band(sizes) * per_row).zip(bands);
+            of_bands.for_each(|(tokens, band)| tokens.copy_from_slice(&band.tokens));
+        });
         let mut mask_weights = Vec::with_capacity(sizes.objects * sizes.masks * self.bias_2.len());
-        for bands in bands.chunks(self.bands_per_object(sizes)) {
-            mask_weights.extend(sum_of(bands.iter().map(|band| &band.mask_weights)));
+        for bands in bands.chunks(per_object) {
+            mask_weights.extend(sum_of(&bands.iter().map(|band| band.mask_weights.as_slice()).collect::<Vec<_>>()));
         }
-        let sum = |of: fn(&MaskHeadParameterGrads) -> &Vec<f32>| sum_of(bands.iter().map(|band| of(&band.parameters)));
+        let sum = |of: fn(&MaskHeadParameterGrads) -> &Vec<f32>| {
+            sum_of(&bands.iter().map(|band| of(&band.parameters).as_slice()).collect::<Vec<_>>())
+        };
         let parameters = MaskHeadParameterGrads {
             weight_1: sum(|grads| &grads.weight_1),
             bias_1: sum(|grads| &grads.bias_1),
@@ -300,11 +310,18 @@ fn add_bias(values: &mut [f32], bias: &[f32]) {
 }
 
 /// Elementwise sum, in order; empty if there is nothing to add.
-fn sum_of<'a>(mut parts: impl Iterator<Item = &'a Vec<f32>>) -> Vec<f32> {
-    let mut sum = parts.next().cloned().unwrap_or_default();
-    for part in parts {
-        sum.iter_mut().zip(part).for_each(|(sum, value)| *sum += value);
-    }
+fn sum_of(parts: &[&[f32]]) -> Vec<f32> {
+    let Some((first, others)) = parts.split_first() else { return Vec::new() };
+    let mut sum = first.to_vec();
+    sum.par_chunks_mut(VALUES_PER_CHUNK).enumerate().for_each(|(chunk, sum)| {
+        for part in others {
+            let part = &part[chunk * VALUES_PER_CHUNK..];
+            vectorised(
+                #[inline(always)]
+                || sum.iter_mut().zip(part).for_each(|(sum, value)| *sum += value),
+            );
+        }
+    });
     sum
 }
 

@@ -49,17 +49,23 @@ impl MaskSums {
     #[must_use]
     pub fn forward(&self, pixels: MaskPixels<'_>) -> Vec<f32> {
         let (n_masks, n_pixels) = pixels.sizes();
-        let of_mask = |mask: usize| {
+        // At least one, so that a mask without pixels has sums, too.
+        let per_mask = n_pixels.div_ceil(PIXELS_PER_CHUNK).max(1);
+        let of_chunk = |at: usize| {
+            let (mask, start) = (at / per_mask, at % per_mask * PIXELS_PER_CHUNK);
             let mask = pixels.mask(mask, n_masks, n_pixels);
+            self.chunk(mask.range(start..(start + PIXELS_PER_CHUNK).min(n_pixels)))
+        };
+        let n_chunks = pixels.objects * n_masks * per_mask;
+        let chunks: Vec<[f32; SUMS]> = (0..n_chunks).into_par_iter().map(of_chunk).collect();
+        let of_mask = |chunks: &[[f32; SUMS]]| {
             let mut sums = [0f64; SUMS];
-            for start in (0..n_pixels).step_by(PIXELS_PER_CHUNK) {
-                let chunk = self.chunk(mask.range(start..(start + PIXELS_PER_CHUNK).min(n_pixels)));
-                sums.iter_mut().zip(chunk).for_each(|(sum, value)| *sum += f64::from(value));
+            for chunk in chunks {
+                sums.iter_mut().zip(chunk).for_each(|(sum, value)| *sum += f64::from(*value));
             }
             sums.map(|sum| sum as f32)
         };
-        let sums: Vec<[f32; SUMS]> = (0..pixels.objects * n_masks).into_par_iter().map(of_mask).collect();
-        sums.into_flattened()
+        chunks.chunks(per_mask).map(of_mask).collect::<Vec<_>>().into_flattened()
     }
 
     fn chunk(&self, mask: MaskPixels<'_>) -> [f32; SUMS] {
@@ -145,17 +151,21 @@ impl MaskSums {
                 return;
             }
             let mask = pixels.mask(mask, n_masks, n_pixels);
-            if self.focal_gamma == 2.0 {
-                self.backward_with(d_logits, mask, d_sums, square);
-            } else {
-                self.backward_with(
-                    d_logits,
-                    mask,
-                    d_sums,
-                    #[inline(always)]
-                    |p| p.powf(self.focal_gamma),
-                );
-            }
+            d_logits.par_chunks_mut(PIXELS_PER_CHUNK).enumerate().for_each(|(chunk, d_logits)| {
+                let start = chunk * PIXELS_PER_CHUNK;
+                let mask = mask.range(start..start + d_logits.len());
+                if self.focal_gamma == 2.0 {
+                    self.backward_with(d_logits, mask, d_sums, square);
+                } else {
+                    self.backward_with(
+                        d_logits,
+                        mask,
+                        d_sums,
+                        #[inline(always)]
+                        |p| p.powf(self.focal_gamma),
+                    );
+                }
+            });
         });
         d_logits
     }

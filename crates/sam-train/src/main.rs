@@ -2,6 +2,7 @@
 //!
 //! `main` maps a result to an exit code, `run` is one match over the commands, each command is one file.
 
+mod allocator;
 mod annotate;
 mod auto;
 mod bench;
@@ -52,11 +53,8 @@ use crate::failure::{BadInput, Failure};
 use crate::output::finish_output;
 use crate::team::Team;
 
-/// Reuses the memory of freed tensors.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
+    allocator::keep_memory();
     print_other_panics();
     let arguments = parse();
     let mut team = Team::alone();

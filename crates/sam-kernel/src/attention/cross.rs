@@ -8,6 +8,9 @@ use super::head::{Head, HeadGrads, Terms, backward, forward};
 use super::{AttentionOutput, OutputGrad};
 use crate::vector::LANES;
 
+/// Rows that one thread joins at once.
+const ROWS_PER_CHUNK: usize = 128;
+
 /// Sizes of a cross attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CrossAttention {
@@ -174,19 +177,22 @@ impl CrossAttention {
         }
         joined.par_chunks_mut(n * width).enumerate().for_each(|(sequence, rows)| {
             let is_its_own = |object: &usize| index.map_or(*object, |index| index[*object]) == sequence;
-            for (nth, object) in (0..self.objects).filter(is_its_own).enumerate() {
-                for head in 0..self.heads {
-                    let values = of_head(object * self.heads + head);
-                    for (row, values) in rows.chunks_exact_mut(width).zip(values.chunks_exact(c)) {
-                        let to = &mut row[head * c..][..c];
-                        if nth == 0 {
-                            to.copy_from_slice(values);
-                        } else {
-                            to.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+            let objects: Vec<usize> = (0..self.objects).filter(is_its_own).collect();
+            rows.par_chunks_mut(ROWS_PER_CHUNK * width).enumerate().for_each(|(chunk, rows)| {
+                for (nth, object) in objects.iter().enumerate() {
+                    for head in 0..self.heads {
+                        let values = &of_head(object * self.heads + head)[chunk * ROWS_PER_CHUNK * c..];
+                        for (row, values) in rows.chunks_exact_mut(width).zip(values.chunks_exact(c)) {
+                            let to = &mut row[head * c..][..c];
+                            if nth == 0 {
+                                to.copy_from_slice(values);
+                            } else {
+                                to.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+                            }
                         }
                     }
                 }
-            }
+            });
         });
         joined
     }
