@@ -3,6 +3,7 @@
     pip install -r tests/fixtures/requirements.txt
     python benches/pytorch.py              # vit_b at 1024, two threads
     python benches/pytorch.py --threads 8
+    python benches/pytorch.py --bf16       # autocast
     python benches/pytorch.py --mobile     # MobileSAM's encoder instead (pip install mobilesam-mirror==1.0.0)
     python benches/pytorch.py --smoke      # a network of a few kilobytes, seconds: does this script still run?
 
@@ -94,7 +95,7 @@ def measure(row, args):
     torch.set_num_threads(args.threads)
     sam, seconds = build(args), []
     if ROWS[row]:
-        with torch.inference_mode(not row.endswith("back")):
+        with torch.inference_mode(not row.endswith("back")), torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
             run = work(sam, row)
             run()
             for _ in range(ROWS[row]):
@@ -111,6 +112,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--smoke", action="store_true", help="a tiny network instead of vit_b at 1024")
+    parser.add_argument("--bf16", action="store_true", help="autocast to bf16")
     parser.add_argument("--mobile", action="store_true", help="MobileSAM, whose decoder is vit_b's: its encoder only")
     parser.add_argument("--row", choices=ROWS, help=argparse.SUPPRESS)  # set for the processes started below
     args = parser.parse_args()
@@ -119,13 +121,13 @@ def main():
         return
 
     # torch is imported in the children only: on Linux a child's peak memory starts at its parent's.
-    flags = ["--threads", str(args.threads)] + ["--smoke"] * args.smoke + ["--mobile"] * args.mobile
+    flags = ["--threads", str(args.threads)] + ["--smoke"] * args.smoke + ["--mobile"] * args.mobile + ["--bf16"] * args.bf16
     results = {}
     for row in ["load", "encoder"] if args.mobile else ROWS:
         done = subprocess.run([sys.executable, __file__, "--row", row, *flags], stdout=subprocess.PIPE, check=True)
         results[row] = json.loads(done.stdout)
     model = "smoke network at 64" if args.smoke else "mobile_sam at 1024" if args.mobile else "vit_b at 1024"
-    print(f"{model}, torch {results['load']['torch']}, CPU, {args.threads} threads, f32")
+    print(f"{model}, torch {results['load']['torch']}, CPU, {args.threads} threads, {'bf16 autocast' if args.bf16 else 'f32'}")
     print(f"{'':18}{'median':>12}{'peak RSS':>12}")
     for row, result in results.items():
         seconds = "" if result["seconds"] is None else f"{1000 * result['seconds']:.1f} ms"

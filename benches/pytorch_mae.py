@@ -80,11 +80,12 @@ def measure(row, args):
     model, seconds = build(args.smoke, args.attention), []
     if ROWS[row]:
         run = work(model, row)
-        run()
-        for _ in range(ROWS[row]):
-            start = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
             run()
-            seconds.append(time.perf_counter() - start)
+            for _ in range(ROWS[row]):
+                start = time.perf_counter()
+                run()
+                seconds.append(time.perf_counter() - start)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     peak_bytes = peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux kilobytes
     return {"seconds": seconds, "peak_bytes": peak_bytes, "torch": torch.__version__}
@@ -95,6 +96,7 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--attention", choices=["sdpa", "eager"], default="sdpa")
     parser.add_argument("--smoke", action="store_true", help="a tiny network instead of ViT-B at 224")
+    parser.add_argument("--bf16", action="store_true", help="autocast to bf16")
     parser.add_argument("--row", choices=ROWS, help=argparse.SUPPRESS)  # set for the processes started below
     args = parser.parse_args()
     if args.row:
@@ -102,14 +104,14 @@ def main():
         return
 
     # torch is imported in the children only: on Linux a child's peak memory starts at its parent's.
-    flags = ["--threads", str(args.threads), "--attention", args.attention] + ["--smoke"] * args.smoke
+    flags = ["--threads", str(args.threads), "--attention", args.attention] + ["--smoke"] * args.smoke + ["--bf16"] * args.bf16
     results = {}
     for row in ROWS:
         done = subprocess.run([sys.executable, __file__, "--row", row, *flags], stdout=subprocess.PIPE, check=True)
         results[row] = json.loads(done.stdout)
     model = "smoke network at 64" if args.smoke else "ViT-B at 224"
     print(f"transformers ViTMAEForPreTraining {model}, {IMAGES} images, ratio {RATIO}, {args.attention} attention, torch "
-          f"{results['load']['torch']}, CPU, {args.threads} threads, f32")
+          f"{results['load']['torch']}, CPU, {args.threads} threads, {'bf16 autocast' if args.bf16 else 'f32'}")
     print(f"{'':18}{'median':>12}{'least to most':>24}{'images/s':>12}{'peak RSS':>12}")
     for row, result in results.items():
         seconds, columns = result["seconds"], [""] * 3
