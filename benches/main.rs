@@ -18,7 +18,7 @@ use sam_model::{
     SamConfig, Variant,
 };
 
-/// As in the program, which keeps freed memory for a minute; a measurement is told so by its environment.
+/// As in the program, which keeps freed memory; here the environment of the child processes sets it.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,6 +1,6 @@
 //! The memory of tensors. mimalloc, which gives freed memory back to the system after a second, and a step of a training then takes the
-//! same pages again: clearing them took a fifth of the time of a masked autoencoder's step, and all threads wait for the same lock of
-//! the system. So freed memory is kept for longer than a step.
+//! same pages again: 65,000 page faults in a masked autoencoder's step of `vit_b`, a tenth of its time. So freed memory is kept for
+//! longer than a step.
 
 #![expect(unsafe_code, reason = "mimalloc has this option in its C interface only")]
 

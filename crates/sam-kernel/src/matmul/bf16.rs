@@ -37,7 +37,7 @@ const BLOCK_BYTES: usize = 256 << 10;
 /// Pairs between the starts of rows of `a` beyond their number, so that rows do not share sets of the cache.
 const ROW_PADDING: usize = 16;
 
-/// Whether this processor has the instructions.
+/// Whether this processor supports AVX-512 BF16.
 pub(super) fn is_available() -> bool {
     is_x86_feature_detected!("avx512bf16")
         && is_x86_feature_detected!("avx512bw")
@@ -78,7 +78,7 @@ unsafe impl Sync for Out {}
 /// Computes a product into `out`, row-major.
 ///
 /// # Safety
-/// The processor must have the instructions ([`is_available`]); `out` must be valid for writes of `a.rows * b.columns` elements, and
+/// The processor must support AVX-512 BF16 ([`is_available`]); `out` must be valid for writes of `a.rows * b.columns` elements, and
 /// for reads of initialised ones when accumulating; the sizes of `a` and `b` must fit.
 pub(super) unsafe fn run(out: *mut f32, write: Write, product: Product<'_>) {
     let Product { a, b, threads, .. } = product;
@@ -88,7 +88,7 @@ pub(super) unsafe fn run(out: *mut f32, write: Write, product: Product<'_>) {
     let out = Out(out);
     with_memory(0, panels * pairs * COLUMNS, |packed_b| {
         let pack = |(panel, packed): (usize, &mut [u32])| {
-            // SAFETY: the caller saw that the processor has the instructions.
+            // SAFETY: the caller checked that the processor supports AVX-512 BF16.
             unsafe { pack_columns(b, panel * COLUMNS, packed) }
         };
         let panel_len = pairs * COLUMNS;
@@ -314,7 +314,7 @@ fn bits(vector: __m512bh) -> __m512i {
 /// Packs the columns from `first` of `b` as `[pairs, COLUMNS]`; what lies beyond the matrix is zero.
 ///
 /// # Safety
-/// The processor must have the instructions; `first` must be a column of `b`.
+/// The processor must support AVX-512 BF16; `first` must be a column of `b`.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn pack_columns(b: Matrix<'_>, first: usize, packed: &mut [u32]) {
     let width = COLUMNS.min(b.columns - first);
@@ -351,7 +351,7 @@ unsafe fn pack_columns(b: Matrix<'_>, first: usize, packed: &mut [u32]) {
 /// Packs `rows` rows from `first` of `a`, whose rows follow each other in memory, as `[pairs, ROWS]`.
 ///
 /// # Safety
-/// The processor must have the instructions; the rows must be rows of `a`.
+/// The processor must support AVX-512 BF16; the rows must be rows of `a`.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn pack_rows(a: Matrix<'_>, first: usize, rows: usize, packed: &mut [u32]) {
     let flipped = a.transposed();
@@ -367,7 +367,7 @@ unsafe fn pack_rows(a: Matrix<'_>, first: usize, rows: usize, packed: &mut [u32]
 /// Pairs of the rows `2 pair` and `2 pair + 1` of a matrix, of the columns from `first` in the mask.
 ///
 /// # Safety
-/// The processor must have the instructions, and the masked columns must be in the matrix, whose columns follow each other.
+/// The processor must support AVX-512 BF16, and the masked columns must be in the matrix, whose columns follow each other.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 #[inline]
 unsafe fn interleaved(matrix: Matrix<'_>, pair: usize, first: usize, mask: __mmask16, stride: usize) -> __m512i {
@@ -399,7 +399,7 @@ const INTERLEAVE: [u16; 2 * LANES] = {
 /// [`LANES`] pairs of a row of a matrix whose columns follow each other; zero beyond the row.
 ///
 /// # Safety
-/// The processor must have the instructions, and the row must be in the matrix.
+/// The processor must support AVX-512 BF16, and the row must be in the matrix.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 #[inline]
 unsafe fn pairs_of_row(matrix: Matrix<'_>, row: usize, first_pair: usize) -> __m512bh {
@@ -416,7 +416,7 @@ unsafe fn pairs_of_row(matrix: Matrix<'_>, row: usize, first_pair: usize) -> __m
 /// Converts a row of a matrix whose columns follow each other to pairs.
 ///
 /// # Safety
-/// The processor must have the instructions, and the row must be in the matrix; `pairs` is its length in pairs.
+/// The processor must support AVX-512 BF16, and the row must be in the matrix; `pairs` is its length in pairs.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn convert_row(matrix: Matrix<'_>, row: usize, pairs: &mut [u32]) {
     for (group, pairs) in pairs.chunks_mut(LANES).enumerate() {

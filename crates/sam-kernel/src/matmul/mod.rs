@@ -304,7 +304,7 @@ mod tests {
                     for b in [Matrix::new(&b, k, n), Matrix::new(&b_t, n, k).transposed()] {
                         let product = Product::new(2.0, a, b, threads);
                         let (mut new, mut sum) = (vec![f32::NAN; m * n], vec![1f32; m * n]);
-                        // SAFETY: both hold all elements, and the processor has the instructions.
+                        // SAFETY: both hold all elements, and the processor supports AVX-512 BF16.
                         unsafe {
                             run_as(new.as_mut_ptr(), Write::Overwrite, product, Factors::Bf16);
                             run_as(sum.as_mut_ptr(), Write::Accumulate, product, Factors::Bf16);
@@ -336,7 +336,7 @@ mod tests {
             let a = [bad, 1.0, 1.0];
             let mut out = [0f32; 1];
             let (a, b) = (Matrix::new(&a, 1, 3), Matrix::new(&[1.0, 1.0, 1.0], 3, 1));
-            // SAFETY: one element, and the processor has the instructions.
+            // SAFETY: one element, and the processor supports AVX-512 BF16.
             unsafe { run_as(out.as_mut_ptr(), Write::Overwrite, Product::new(1.0, a, b, Threads::One), Factors::Bf16) }
             assert!(is_right(out[0]), "{bad} became {}", out[0]);
         }
