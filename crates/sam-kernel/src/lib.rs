@@ -20,6 +20,7 @@ mod matmul;
 pub mod mlp;
 #[cfg(test)]
 mod testing;
+mod thin;
 mod vector;
 
 pub use matmul::{bf16_products, bf16_speedup, has_bf16_products, set_bf16_products};

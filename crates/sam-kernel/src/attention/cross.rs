@@ -5,6 +5,7 @@
 use rayon::prelude::*;
 
 use super::head::{Head, HeadGrads, Terms, backward, forward};
+use super::narrow::{self, narrow_side};
 use super::{AttentionOutput, OutputGrad};
 use crate::vector::LANES;
 
@@ -66,10 +67,13 @@ impl CrossAttention {
     /// `softmax(q k^T / sqrt(C)) v` per object and head.
     ///
     /// # Shapes
-    /// - returns `out`: `[O, N, A * C]`, `log_sums`: `[O, A, N]`
+    /// - returns `out`: `[O, N, A * C]`, `log_sums`: what the backward pass needs of each row's softmax, in its order
     #[must_use]
     pub fn forward(&self, inputs: CrossInputs<'_>) -> AttentionOutput {
         self.check(inputs);
+        if let Some(few) = narrow_side(self) {
+            return narrow::forward(few, self, inputs);
+        }
         let of_heads: Vec<(Vec<f32>, Vec<f32>)> = self.map_heads(|object, head| {
             let rows = self.gather(inputs, object, head);
             let mut out = vec![0.0; self.queries * self.channels];
@@ -87,6 +91,9 @@ impl CrossAttention {
     #[must_use]
     pub fn backward(&self, inputs: CrossInputs<'_>, output: OutputGrad<'_>) -> CrossGrads {
         self.check(inputs);
+        if let Some(few) = narrow_side(self) {
+            return narrow::backward(few, self, inputs, output);
+        }
         let of_heads: Vec<HeadGrads> = self.map_heads(|object, head| {
             let rows = self.gather(inputs, object, head);
             let [out, d_out] =

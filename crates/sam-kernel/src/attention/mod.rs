@@ -5,11 +5,12 @@
 //!
 //! [`GridAttention`] is the encoder's, over a grid or its windows; [`WindowAttention`] that of a TinyViT; [`CrossAttention`] is
 //! everything else. All gather the rows of one head at a time for `head`, which does the work; the first two through `windows`, which
-//! knows where the tokens of a window are.
+//! knows where the tokens of a window are. Where one side of a [`CrossAttention`] has few tokens, `narrow` does it all.
 
 mod cross;
 mod grid;
 mod head;
+mod narrow;
 mod window;
 mod windows;
 

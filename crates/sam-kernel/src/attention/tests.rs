@@ -76,6 +76,14 @@ fn cross_attention_matches_the_definition() {
         (1, 7, 1100, 2, 16, 1.0),
         (2, 300, 7, 1, 3, 1.0),
         (1, 130, 530, 1, 8, 30.0),
+        // Few keys, few queries, both; heads of one vector and of two; a rest of rows and of tokens.
+        (2, 301, 7, 2, 16, 1.0),
+        (1, 130, 20, 2, 32, 8.0),
+        (2, 20, 301, 2, 16, 8.0),
+        (1, 64, 257, 1, 32, 1.0),
+        (1, 300, 64, 1, 16, 1.0),
+        (3, 5, 6, 2, 16, 1.0),
+        (1, 70, 90, 2, 16, 1.0),
     ] {
         let sizes = CrossAttention { objects, queries, keys, heads, channels };
         let width = heads * channels;
@@ -121,7 +129,13 @@ fn cross_attention_matches_the_definition() {
 /// Shared sequences have the result of copies of them, and the sum of the copies' gradients.
 #[test]
 fn shared_sequences_equal_copies() {
-    let (index, queries, keys, heads, channels) = ([1, 0, 1], 5, 18, 2, 4);
+    for (queries, keys, channels) in [(5, 18, 4), (5, 18, 16), (5, 131, 16), (131, 5, 32)] {
+        shared_sequences_equal_their_copies(queries, keys, channels);
+    }
+}
+
+fn shared_sequences_equal_their_copies(queries: usize, keys: usize, channels: usize) {
+    let (index, heads) = ([1, 0, 1], 2);
     let sizes = CrossAttention { objects: 3, queries, keys, heads, channels };
     let width = heads * channels;
     let (q, k, v) = (values(2 * queries * width, 1), values(2 * keys * width, 2), values(2 * keys * width, 3));
