@@ -15,7 +15,7 @@ use sam_learn::options::Activations;
 use sam_model::init::{initialise, initialise_mae};
 use sam_model::{
     EncodedImages, MaeConfig, MaeTarget, MaskOutput, MaskedAutoencoder, ObjectPrompt, Prompts, RandomMasking, Sam,
-    SamConfig, Variant,
+    SamConfig, Variant, set_int8_encoder,
 };
 
 /// As in the program, which keeps freed memory; here the environment of the child processes sets it.
@@ -31,11 +31,12 @@ struct Bench {
     run: fn(usize) -> Vec<f64>,
 }
 
-const BENCHES: [Bench; 26] = [
+const BENCHES: [Bench; 27] = [
     Bench { name: "loader", runs: 5, run: loader::loader },
     Bench { name: "loader_full_masks", runs: 5, run: loader::loader_full_masks },
     Bench { name: "vit_b/initialise", runs: 1, run: initialised },
     Bench { name: "vit_b/encoder", runs: 3, run: encoder },
+    Bench { name: "vit_b/encoder_int8", runs: 3, run: encoder_int8 },
     Bench { name: "vit_b/block_global", runs: 5, run: |runs| block(0, false, runs) },
     Bench { name: "vit_b/block_global_back", runs: 3, run: |runs| block(0, true, runs) },
     Bench { name: "vit_b/block_window", runs: 5, run: |runs| block(14, false, runs) },
@@ -121,6 +122,11 @@ fn vit_b() -> Sam {
 
 fn initialised(runs: usize) -> Vec<f64> {
     time(runs, || drop(vit_b()))
+}
+
+fn encoder_int8(runs: usize) -> Vec<f64> {
+    set_int8_encoder(true);
+    encoder(runs)
 }
 
 fn encoder(runs: usize) -> Vec<f64> {

@@ -4,9 +4,12 @@
 use std::process::Command;
 
 use burn::optim::GradientsParams;
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{Device, Distribution, Int, Tensor};
 use sam_model::init::initialise;
-use sam_model::{MaskOutput, Sam, has_bf16_products, set_bf16_products};
+use sam_model::{
+    MaskOutput, ObjectPrompt, Prompts, Sam, SamConfig, Variant, has_bf16_products, has_int8_products,
+    set_bf16_products, set_int8_encoder,
+};
 
 use crate::cache_cli::{losses, train};
 use crate::cli::{Run, fixture, texts};
@@ -95,17 +98,98 @@ fn bf16_is_near_f32_child() {
     }
 }
 
+/// Embedding and logits alone: 8 bits are for inference.
 #[test]
-fn bf16_is_near_f32() {
-    if !has_bf16_products() {
-        eprintln!("skipped: this processor has no bf16 products");
+fn int8_is_near_f32_child() {
+    if std::env::var_os(CHILD).is_none() {
         return;
     }
+    let device = Device::flex();
+    let golden = Golden::open("tiny_golden.safetensors");
+    for (name, sam, bounds) in
+        [("fixture", tiny(&device), [0.1, 0.05]), ("initialised", initialised(&device), [0.05, 0.02])]
+    {
+        let pass = || {
+            let embedding = sam.encode(golden.tensor::<4>("input_image", &device));
+            let prompts = golden.prompts("everything", &device);
+            let decoded = sam.decode(embedding.clone(), &vec![0; prompts.objects], &prompts, MaskOutput::Multi);
+            Pass { embedding: values(embedding), logits: values(decoded.low_res_logits), gradients: Vec::new() }
+        };
+        let exact = pass();
+        set_int8_encoder(true);
+        let [embedding, flipped, _] = pass().compare(&exact);
+        set_int8_encoder(false);
+        eprintln!("{name}: embedding {embedding:.1e} of its range, {:.2} % of pixels", 100.0 * flipped);
+        assert!(embedding > 0.0, "int8 is in use");
+        assert!(embedding <= bounds[0] && flipped <= bounds[1], "{name}: not within {bounds:?}");
+    }
+}
+
+/// `vit_b` at 1024 px with ordinary first weights: `cargo test --release --test main vit_b_rounded -- --ignored --nocapture`, with the
+/// environment variable of the children set, as the precision is one of the process.
+#[test]
+#[ignore = "two minutes and 8 GB"]
+fn vit_b_rounded_is_near_f32() {
+    assert!(std::env::var_os(CHILD).is_some(), "set {CHILD}=1: this changes the precision of the process");
+    let device = Device::flex().autodiff();
+    let sam = initialise(SamConfig::published(Variant::VitB).init(&device).expect("published sizes"), 0);
+    let image = Tensor::<4>::random([1, 3, 1024, 1024], Distribution::Normal(0.0, 1.0), &device);
+    let click = |n: usize| ObjectPrompt {
+        points_xy_px: vec![([110.0 * n as f32, 700.0 - 60.0 * n as f32], true)],
+        ..ObjectPrompt::default()
+    };
+    let clicks: Vec<ObjectPrompt> = (1..9).map(click).collect();
+    let prompts = Prompts::from_objects(&clicks, 256, &device);
+    let target = Tensor::<1, Int>::arange(0..256, &device).lower_elem(128).float().reshape([1, 1, 1, 256]) * 2.0 - 1.0;
+    let pass = |has_gradients: bool| {
+        let embedding = sam.encode(image.clone());
+        let decoded = sam.decode(embedding.clone(), &[0; 8], &prompts, MaskOutput::Multi);
+        let logits = decoded.low_res_logits;
+        let gradients = if has_gradients {
+            let loss = (logits.clone() - target.clone()).powi_scalar(2).mean();
+            official_gradients(&sam, &GradientsParams::from_grads(loss.backward(), &sam)).0
+        } else {
+            Vec::new()
+        };
+        Pass { embedding: values(embedding.inner()), logits: values(logits.inner()), gradients }
+    };
+    let exact = pass(true);
+    set_bf16_products(true);
+    let bf16 = pass(true).compare(&exact);
+    set_bf16_products(false);
+    set_int8_encoder(true);
+    let int8 = pass(false).compare(&exact);
+    for (name, [embedding, flipped, cosine]) in [("bf16", bf16), ("int8", int8)] {
+        eprintln!(
+            "{name}: embedding {embedding:.1e} of its range, {:.3} % of pixels, cosine {cosine:.6}",
+            100.0 * flipped
+        );
+    }
+    assert!(!has_bf16_products() || (bf16[0] <= 1e-2 && bf16[1] <= 1e-3 && bf16[2] >= 0.999), "{bf16:?}");
+    assert!(int8[0] <= 5e-2 && int8[1] <= 1e-2, "{int8:?}");
+}
+
+#[test]
+fn int8_is_near_f32() {
+    if has_int8_products() {
+        in_a_process_of_its_own("precision::int8_is_near_f32_child");
+    } else {
+        eprintln!("skipped: this processor has no int8 products");
+    }
+}
+
+#[test]
+fn bf16_is_near_f32() {
+    if has_bf16_products() {
+        in_a_process_of_its_own("precision::bf16_is_near_f32_child");
+    } else {
+        eprintln!("skipped: this processor has no bf16 products");
+    }
+}
+
+fn in_a_process_of_its_own(test: &str) {
     let program = std::env::current_exe().expect("a path");
-    let child = Command::new(program)
-        .args(["precision::bf16_is_near_f32_child", "--exact", "--nocapture"])
-        .env(CHILD, "1")
-        .output();
+    let child = Command::new(program).args([test, "--exact", "--nocapture"]).env(CHILD, "1").output();
     let child = child.expect("it starts");
     let text = String::from_utf8_lossy(&child.stdout);
     eprintln!("{text}{}", String::from_utf8_lossy(&child.stderr));
@@ -143,6 +227,9 @@ fn commands_predict_in_bf16_or_say_why_not() {
         assert_eq!(exact, rounded);
         assert!(note.contains("precision: f32, as this processor has no bf16 products"), "{note}");
     }
+    let (note, rounded_more) = predict("int8");
+    assert_eq!(exact != rounded_more, has_int8_products());
+    assert_eq!(note.contains("precision: f32, as this processor has no int8 products"), !has_int8_products(), "{note}");
     let (note, chosen) = predict("auto");
     assert_eq!(chosen == rounded && exact != rounded, note.contains("precision: bf16"), "{note}");
     assert!(chosen == exact || chosen == rounded);
@@ -160,7 +247,7 @@ fn commands_predict_in_bf16_or_say_why_not() {
             "--out",
             "x",
         ],
-        &["--precision", "`f32`, `bf16` or `auto`"],
+        &["--precision", "`f32`, `bf16`, `int8` or `auto`"],
     );
 }
 
@@ -180,6 +267,11 @@ fn runs_in_bf16_resume_to_the_bit() {
     run.refused(&["--resume", "parts", "--set", "run.precision=f32"], &["run.precision", "cannot change on resume"]);
     run.refused(
         &["--config", "train.toml", "--set", "run.precision=f16"],
+        &["run.precision", "\"f32\", \"bf16\" or \"auto\""],
+    );
+    // It rounds more than a gradient can stand.
+    run.refused(
+        &["--config", "train.toml", "--set", "run.precision=int8"],
         &["run.precision", "\"f32\", \"bf16\" or \"auto\""],
     );
 }

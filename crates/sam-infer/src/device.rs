@@ -51,6 +51,14 @@ pub enum DeviceError {
         /// The requested device.
         device: DeviceName,
     },
+    /// Only CPUs encode in 8 bits.
+    #[error(
+        "device `{device}` does not compute in int8; set the precision to `f32`, `bf16` or `auto`, or the device to `cpu`"
+    )]
+    NoInt8 {
+        /// The requested device.
+        device: DeviceName,
+    },
     /// The self-test failed: results on the device would be wrong.
     #[error("device `{device}` is not usable: {fault}; use `cpu`, or another driver")]
     Wrong {

@@ -23,5 +23,5 @@ mod testing;
 mod thin;
 mod vector;
 
-pub use matmul::{bf16_products, bf16_speedup, has_bf16_products, set_bf16_products};
+pub use matmul::{bf16_products, bf16_speedup, has_bf16_products, has_int8_products, set_bf16_products};
 pub use vector::instruction_set;

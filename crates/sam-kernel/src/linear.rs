@@ -4,7 +4,7 @@
 
 use rayon::prelude::*;
 
-use crate::matmul::{Matrix, Threads, matmul};
+use crate::matmul::{Int8Weights, Matrix, Threads, matmul};
 use crate::vector::vectorised;
 
 /// Rows that one thread takes at once between matrix products.
@@ -68,6 +68,21 @@ impl Linear<'_> {
     pub fn forward(&self, x: &[f32]) -> Vec<f32> {
         let x = Matrix::new(x, self.rows(x), self.inputs());
         let mut y = matmul(x, self.matrix(), Threads::All);
+        add_bias_and_map(&mut y, self.bias, |value| value);
+        y
+    }
+
+    /// As [`Linear::forward`], of inputs and weights that are rounded to 8 bits where the processor multiplies them
+    /// ([`crate::has_int8_products`]), for inference.
+    ///
+    /// # Shapes
+    /// - `x`: `[R, I]`
+    /// - returns `[R, O]`
+    #[must_use]
+    pub fn forward_int8(&self, x: &[f32]) -> Vec<f32> {
+        let Some(weight) = Int8Weights::new(self.matrix()) else { return self.forward(x) };
+        let mut y = vec![0f32; self.rows(x) * self.bias.len()];
+        weight.multiply(x, &mut y);
         add_bias_and_map(&mut y, self.bias, |value| value);
         y
     }

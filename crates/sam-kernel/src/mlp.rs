@@ -8,7 +8,7 @@
 use rayon::prelude::*;
 
 use crate::linear::{Linear, ROWS_PER_CHUNK, add_bias_and_map, column_sums};
-use crate::matmul::{Matrix, Product, Threads, Write, matmul, matmul_into};
+use crate::matmul::{Int8Weights, Matrix, Product, Threads, Write, matmul, matmul_into};
 use crate::vector::{gelu, gelu_slope, quick_gelu, quick_gelu_slope, vectorised};
 
 pub use crate::vector::QUICK_GELU_STEEPNESS;
@@ -74,16 +74,45 @@ impl Mlp<'_> {
         for (x, y) in tiles {
             let rows = x.len() / inputs;
             let mut values = matmul(Matrix::new(x, rows, inputs), self.first.matrix(), Threads::All);
-            match self.activation {
-                Activation::Gelu => add_bias_and_map(&mut values, self.first.bias, gelu),
-                Activation::QuickGelu => add_bias_and_map(&mut values, self.first.bias, quick_gelu),
-                Activation::Relu => add_bias_and_map(&mut values, self.first.bias, relu),
-            }
+            self.activate(&mut values);
             let values = Matrix::new(&values, rows, hidden);
             matmul_into(y, Write::Overwrite, on_all_threads(values, self.second.matrix()));
             add_bias_and_map(y, self.second.bias, |value| value);
         }
         y
+    }
+
+    /// As [`Mlp::forward`], of inputs, hidden values and weights that are rounded to 8 bits where the processor multiplies them
+    /// ([`crate::has_int8_products`]), for inference.
+    ///
+    /// # Shapes
+    /// - `x`: `[R, I]`
+    /// - returns `[R, O]`
+    #[must_use]
+    pub fn forward_int8(&self, x: &[f32]) -> Vec<f32> {
+        let (inputs, hidden, outputs) = self.sizes(x);
+        let weights = Int8Weights::new(self.first.matrix()).zip(Int8Weights::new(self.second.matrix()));
+        let Some((first, second)) = weights else { return self.forward(x) };
+        let mut y = vec![0f32; x.len() / inputs * outputs];
+        let mut values = vec![0f32; (x.len() / inputs).min(ROWS_PER_TILE) * hidden];
+        let tiles = x.chunks(ROWS_PER_TILE * inputs).zip(y.chunks_mut(ROWS_PER_TILE * outputs));
+        for (x, y) in tiles {
+            let values = &mut values[..x.len() / inputs * hidden];
+            first.multiply(x, values);
+            self.activate(values);
+            second.multiply(values, y);
+            add_bias_and_map(y, self.second.bias, |value| value);
+        }
+        y
+    }
+
+    /// Adds the bias of the first layer to its products, and activates them.
+    fn activate(&self, values: &mut [f32]) {
+        match self.activation {
+            Activation::Gelu => add_bias_and_map(values, self.first.bias, gelu),
+            Activation::QuickGelu => add_bias_and_map(values, self.first.bias, quick_gelu),
+            Activation::Relu => add_bias_and_map(values, self.first.bias, relu),
+        }
     }
 
     /// Gradients from the input and the gradient of the output.

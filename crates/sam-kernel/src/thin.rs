@@ -122,6 +122,7 @@ impl<R: Copy> Panel<'_, R> {
             *factors = rows.get(first + row, self.len);
         }
         let mut sums = [self.start; N];
+        #[expect(clippy::needless_range_loop, reason = "one line of the table for all rows")]
         for at in 0..self.len {
             let line = self.registers[at * self.per_line + self.at];
             for row in 0..N {

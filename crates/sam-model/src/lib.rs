@@ -49,12 +49,12 @@ pub use encoder::{
 };
 pub use mae::{MaeConfig, MaeTarget, MaskedAutoencoder, RandomMasking, Reconstruction, masking_noise};
 pub use ops::mlp::Activation;
-pub use ops::{bf16_products, set_bf16_products};
+pub use ops::{bf16_products, int8_encoder, set_bf16_products, set_int8_encoder};
 pub use preprocess::{PIXEL_MEAN, PIXEL_STD, normalise_pixels};
 pub use prompt::{
     MaskPrompts, Modality, ObjectPrompt, PromptEncoder, PromptEncoderConfig, Prompts, SparsePrompts, TextPrompt,
     TextPromptConfig, TextPrompts, TextVector, TokenKind,
 };
 pub use sam::{EncodedImages, MASK_THRESHOLD, Sam};
-pub use sam_kernel::{bf16_speedup, has_bf16_products, instruction_set};
+pub use sam_kernel::{bf16_speedup, has_bf16_products, has_int8_products, instruction_set};
 pub use stage::Stage;

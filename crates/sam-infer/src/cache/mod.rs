@@ -23,10 +23,11 @@ use std::time::{Duration, SystemTime};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use sam_files::{Fingerprint, sweep_unfinished, write_atomically, write_unsynced};
-use sam_model::{ImageEncoder, ImageEncoderConfig, TinyVitConfig, VitConfig, bf16_products};
+use sam_model::{ImageEncoder, ImageEncoderConfig, TinyVitConfig, VitConfig};
 
 use crate::device::is_cpu;
 use crate::embedding::EncoderIdentity;
+use crate::precision::Precision;
 
 pub use entry::CacheDtype;
 pub use images::ImageIndex;
@@ -294,8 +295,10 @@ fn signature(encoder: u64, config: &ImageEncoderConfig, dtype: CacheDtype, devic
     // A GPU rounds otherwise, and a run on the CPU is reproducible bit for bit.
     hash.add_word(u64::from(is_cpu(device)));
     hash.add_word(dtype.n_bytes() as u64);
-    if bf16_products() {
-        hash.add_word(1);
+    match Precision::in_use() {
+        Precision::F32 | Precision::Auto => {}
+        Precision::Bf16 => hash.add_word(1),
+        Precision::Int8 => hash.add_word(2),
     }
     hash.value()
 }

@@ -119,8 +119,8 @@ impl WithSimd for ToTokens<'_> {
                 let (scores, _) = scores.as_chunks_mut::<LANES>();
                 let mut of_lanes = [0f32; LANES];
                 for scores in &mut *scores {
-                    for lane in 0..LANES {
-                        scores[lane] = exp(scores[lane] - shift);
+                    for score in scores.iter_mut() {
+                        *score = exp(*score - shift);
                     }
                     for lane in 0..LANES {
                         of_lanes[lane] += scores[lane];
@@ -231,8 +231,8 @@ impl WithSimd for ToTokensBackward<'_> {
                 let (shift, scale) = (softmax[2 * head], softmax[2 * head + 1]);
                 let mut of_lanes = [0f32; LANES];
                 for (p, d) in p.iter_mut().zip(&*d) {
-                    for lane in 0..LANES {
-                        p[lane] = scale * exp(p[lane] - shift);
+                    for p in p.iter_mut() {
+                        *p = scale * exp(*p - shift);
                     }
                     for lane in 0..LANES {
                         of_lanes[lane] += p[lane] * d[lane];
@@ -510,8 +510,8 @@ impl WithSimd for OfTokensBackward<'_> {
             let scores = p.as_chunks_mut::<LANES>().0.chunks_exact_mut(lanes / LANES);
             for (p, d) in scores.zip(d_scores.as_chunks_mut::<LANES>().0.chunks_exact_mut(lanes / LANES)) {
                 for ((p, d), paired) in p.iter_mut().zip(d).zip(paired) {
-                    for lane in 0..LANES {
-                        p[lane] = exp(p[lane]);
+                    for p in p.iter_mut() {
+                        *p = exp(*p);
                     }
                     for lane in 0..LANES {
                         d[lane] = p[lane] * (d[lane] - paired[lane]);

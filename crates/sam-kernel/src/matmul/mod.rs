@@ -1,4 +1,4 @@
-//! Matrix products, and the only unsafe code of the project: the crate `gemm` takes raw pointers, as does the kernel for bf16.
+//! Matrix products, and the only unsafe code of the project: the crate `gemm` takes raw pointers, as do the kernels for bf16 and int8.
 //!
 //! Sizes are checked against the slices before every call, so no argument of a safe function can lead outside of them.
 //!
@@ -10,7 +10,11 @@
 
 #[cfg(target_arch = "x86_64")]
 mod bf16;
+#[cfg(target_arch = "x86_64")]
+mod int8;
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) use int8::Int8Weights;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -38,6 +42,31 @@ pub fn has_bf16_products() -> bool {
     return bf16::is_available();
     #[cfg(not(target_arch = "x86_64"))]
     false
+}
+
+/// Whether this processor multiplies groups of bytes (AVX-512 VNNI: Intel since Ice Lake, AMD since Zen 4).
+#[must_use]
+pub fn has_int8_products() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return int8::is_available();
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// Weights of 8 bits, which this processor cannot multiply.
+#[cfg(not(target_arch = "x86_64"))]
+#[derive(Debug)]
+pub(crate) enum Int8Weights {}
+
+#[cfg(not(target_arch = "x86_64"))]
+impl Int8Weights {
+    pub(crate) fn new(_: Matrix<'_>) -> Option<Self> {
+        None
+    }
+
+    pub(crate) fn multiply(&self, _: &[f32], _: &mut [f32]) {
+        match *self {}
+    }
 }
 
 /// Seconds that a product of f32 takes for each that one of bf16 takes, by products of a common size in this thread; below 1 on

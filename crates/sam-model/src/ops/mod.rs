@@ -24,7 +24,7 @@ mod sum_of_squares;
 pub use adamw::InPlaceAdamW;
 pub use attention::relative_position;
 pub use mask_sums::{MaskSums, MaskSumsInputs, mask_sums};
-pub use products::{bf16_products, set_bf16_products};
+pub use products::{bf16_products, int8_encoder, set_bf16_products, set_int8_encoder};
 pub use resize::linear_resize_weights;
 pub use sum_of_squares::{SumOfSquares, sum_of_squares};
 

@@ -11,6 +11,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::tensor::{DType, FloatDType, Tensor, module};
 
 static IS_BF16: AtomicBool = AtomicBool::new(false);
+static ENCODES_IN_INT8: AtomicBool = AtomicBool::new(false);
 
 /// Whether matrix products multiply bf16 from now on, in all threads of the process. To be set before anything is computed, and only
 /// for devices that know bf16. A CPU without such products goes on in f32.
@@ -23,6 +24,19 @@ pub fn set_bf16_products(is_on: bool) {
 #[must_use]
 pub fn bf16_products() -> bool {
     IS_BF16.load(Ordering::Relaxed)
+}
+
+/// Whether the linear layers of SAM's image encoder multiply inputs and weights of 8 bits from now on, in all threads of the process:
+/// on a CPU that can ([`sam_kernel::has_int8_products`]), for inference. The attention between them, the neck, the mask decoder and
+/// every other network are as before.
+pub fn set_int8_encoder(is_on: bool) {
+    ENCODES_IN_INT8.store(is_on && sam_kernel::has_int8_products(), Ordering::Relaxed);
+}
+
+/// Whether the linear layers of SAM's image encoder multiply 8 bits.
+#[must_use]
+pub fn int8_encoder() -> bool {
+    ENCODES_IN_INT8.load(Ordering::Relaxed)
 }
 
 fn rounds<const D: usize>(x: &Tensor<D>) -> bool {

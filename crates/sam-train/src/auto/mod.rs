@@ -21,10 +21,10 @@ use std::time::Instant;
 use anyhow::{Context, anyhow};
 use sam_data::SourceOptions;
 use sam_image::RgbImage;
-use sam_infer::Predictor;
 use sam_infer::automatic::{
     AutomaticError, AutomaticMask, Candidates, Described, Generated, PointsDone, Seen, TextMatch,
 };
+use sam_infer::{Precision, Predictor};
 
 use crate::cli::{AutoArguments, MaskFormat, Verbosity};
 use crate::failure::{BadInput, Failure};
@@ -53,12 +53,13 @@ pub(crate) fn run(arguments: &AutoArguments) -> Result<(), Failure> {
     // Before the checkpoint, as texts are what is typed.
     let texts = Texts::open(&arguments.texts, &device).bad_input()?;
     let predictor = open_predictor(&arguments.checkpoint, arguments.adapter.as_deref(), &device)?;
+    let in_use = Precision::in_use();
     let description = Description {
         program: Description::version(),
         checkpoint: checkpoint_file(&arguments.checkpoint),
         weights: format!("{:016x}", predictor.weights_fingerprint()),
         intensity: format!("{:?}", reading.intensity),
-        products: sam_model::bf16_products().then(|| "bf16".to_owned()),
+        products: (in_use != Precision::F32).then(|| in_use.to_string()),
         options,
         thresholds,
         no_overlap: arguments.no_overlap,

@@ -13,7 +13,8 @@ pub(crate) struct DeviceArguments {
     /// Where to compute: cpu, cuda, cuda:N, vulkan or wgpu
     #[arg(long = "device", value_name = "DEVICE", default_value = "cpu")]
     pub(crate) name: DeviceName,
-    /// What matrix products multiply: f32, bf16 (8 bits; results differ by about 1 %), or auto: bf16 where it is faster
+    /// What matrix products multiply: f32, bf16 (8 bits; results differ by about 1 %), auto (bf16 where it is faster), or int8 (f32, but
+    /// for the linear layers of a ViT image encoder, on a CPU)
     #[arg(long, value_name = "NUMBERS", default_value = "f32")]
     pub(crate) precision: Precision,
 }

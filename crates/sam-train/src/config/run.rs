@@ -35,7 +35,7 @@ pub(super) fn read_run(reader: &Reader<'_>) -> RunOptions {
         threads: 0,
         parallel: run.integer("parallel", 1, 1..=*THREADS.end()),
         activations: run.choice("activations", Activations::Keep, &activations),
-        precision: run.choice("precision", Precision::F32, &Precision::NAMES),
+        precision: run.choice("precision", Precision::F32, &Precision::OF_TRAINING),
     };
     change_run(&mut options, &run);
     let keys = ["run.devices", "run.device"];
