@@ -125,10 +125,10 @@ fn int8_is_near_f32_child() {
     }
 }
 
-/// `vit_b` at 1024 px with ordinary first weights: `cargo test --release --test main vit_b_rounded -- --ignored --nocapture`, with the
-/// environment variable of the children set, as the precision is one of the process.
+/// `vit_b` at 1024 px with ordinary first weights, by hand: `SAM_TRAIN_BF16_CHILD=1 cargo test --release --test main vit_b_rounded --
+/// --ignored --nocapture`.
 #[test]
-#[ignore = "two minutes and 8 GB"]
+#[ignore = "a minute and several gigabytes"]
 fn vit_b_rounded_is_near_f32() {
     assert!(std::env::var_os(CHILD).is_some(), "set {CHILD}=1: this changes the precision of the process");
     let device = Device::flex().autodiff();
@@ -165,8 +165,9 @@ fn vit_b_rounded_is_near_f32() {
             100.0 * flipped
         );
     }
-    assert!(!has_bf16_products() || (bf16[0] <= 1e-2 && bf16[1] <= 1e-3 && bf16[2] >= 0.999), "{bf16:?}");
-    assert!(int8[0] <= 5e-2 && int8[1] <= 1e-2, "{int8:?}");
+    // Untrained logits lie around zero, so many masks change sides: 0.37 % of the pixels with PyTorch's autocast to bf16.
+    assert!(!has_bf16_products() || (bf16[0] <= 1e-2 && bf16[1] <= 5e-3 && bf16[2] >= 0.999), "{bf16:?}");
+    assert!(!has_int8_products() || (int8[0] <= 3e-2 && int8[1] <= 5e-3), "{int8:?}");
 }
 
 #[test]
