@@ -1,7 +1,7 @@
 //! Two-layer MLPs and their backward pass.
 //!
-//! Rows are processed in tiles and hidden values are not stored: the backward pass recomputes them. That costs one matrix
-//! product more beside five and saves the largest tensors of a transformer.
+//! Rows are processed in tiles. Many hidden values are not stored: the backward pass recomputes them, which costs one matrix product
+//! more beside five and saves the largest tensors of a transformer. Few are kept.
 //!
 //! Letters: `R` rows, `I` inputs, `H` hidden, `O` outputs.
 
@@ -15,6 +15,8 @@ pub use crate::vector::QUICK_GELU_STEEPNESS;
 
 /// Rows whose hidden values exist at once.
 const ROWS_PER_TILE: usize = 1024;
+/// The most hidden values that are kept for the backward pass, 16 MiB.
+const KEPT_VALUES: usize = 1 << 22;
 
 /// The activation function of an MLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,12 +70,33 @@ impl Mlp<'_> {
     /// - returns `[R, O]`
     #[must_use]
     pub fn forward(&self, x: &[f32]) -> Vec<f32> {
+        self.forward_keeping(x, &mut Vec::new(), false)
+    }
+
+    /// As [`Mlp::forward`], with what is kept for the backward pass: hidden values before bias and activation, `[R, H]`, or nothing where
+    /// they are many.
+    ///
+    /// # Shapes
+    /// - `x`: `[R, I]`
+    /// - returns `[R, O]`, and `[R, H]` or nothing
+    #[must_use]
+    pub fn forward_with_hidden(&self, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        let (inputs, hidden, _) = self.sizes(x);
+        let n = x.len() / inputs * hidden;
+        let mut kept = Vec::with_capacity(if n <= KEPT_VALUES { n } else { 0 });
+        (self.forward_keeping(x, &mut kept, n <= KEPT_VALUES), kept)
+    }
+
+    fn forward_keeping(&self, x: &[f32], kept: &mut Vec<f32>, keeps: bool) -> Vec<f32> {
         let (inputs, hidden, outputs) = self.sizes(x);
         let mut y = vec![0f32; x.len() / inputs * outputs];
         let tiles = x.chunks(ROWS_PER_TILE * inputs).zip(y.chunks_mut(ROWS_PER_TILE * outputs));
         for (x, y) in tiles {
             let rows = x.len() / inputs;
             let mut values = matmul(Matrix::new(x, rows, inputs), self.first.matrix(), Threads::All);
+            if keeps {
+                kept.extend_from_slice(&values);
+            }
             self.activate(&mut values);
             let values = Matrix::new(&values, rows, hidden);
             matmul_into(y, Write::Overwrite, on_all_threads(values, self.second.matrix()));
@@ -115,13 +138,14 @@ impl Mlp<'_> {
         }
     }
 
-    /// Gradients from the input and the gradient of the output.
+    /// Gradients from the input, what [`Mlp::forward_with_hidden`] kept, if anything, and the gradient of the output.
     ///
     /// # Shapes
-    /// - `x`: `[R, I]`, `d_y`: `[R, O]`
+    /// - `x`: `[R, I]`, `kept`: `[R, H]` or nothing, `d_y`: `[R, O]`
     #[must_use]
-    pub fn backward(&self, x: &[f32], d_y: &[f32], needs: MlpNeeds) -> MlpGrads {
+    pub fn backward(&self, x: &[f32], kept: &[f32], d_y: &[f32], needs: MlpNeeds) -> MlpGrads {
         let (inputs, hidden, outputs) = self.sizes(x);
+        assert!(kept.is_empty() || kept.len() == x.len() / inputs * hidden, "hidden values are [R, H]");
         let zeros = |is_needed: bool, n: usize| if is_needed { vec![0f32; n] } else { Vec::new() };
         let mut grads = MlpGrads {
             x: vec![0f32; x.len()],
@@ -131,10 +155,14 @@ impl Mlp<'_> {
             second_bias: column_sums(d_y, outputs),
         };
         let tiles = x.chunks(ROWS_PER_TILE * inputs).zip(d_y.chunks(ROWS_PER_TILE * outputs));
-        for ((x, d_y), d_x) in tiles.zip(grads.x.chunks_mut(ROWS_PER_TILE * inputs)) {
+        for (tile, ((x, d_y), d_x)) in tiles.zip(grads.x.chunks_mut(ROWS_PER_TILE * inputs)).enumerate() {
             let rows = x.len() / inputs;
             let (x, d_y) = (Matrix::new(x, rows, inputs), Matrix::new(d_y, rows, outputs));
-            let mut values = matmul(x, self.first.matrix(), Threads::All);
+            let mut values = if kept.is_empty() {
+                matmul(x, self.first.matrix(), Threads::All)
+            } else {
+                kept[tile * ROWS_PER_TILE * hidden..][..rows * hidden].to_vec()
+            };
             let mut d_values = matmul(d_y, self.second.matrix().transposed(), Threads::All);
             let bias = self.first.bias;
             match self.activation {
@@ -217,6 +245,16 @@ mod tests {
     use crate::testing::{self, Wide, check, values};
 
     #[test]
+    fn many_hidden_values_are_not_kept() {
+        let (hidden, weights, bias) = (1 << 12, vec![0.5; 1 << 12], vec![0.0; 1 << 12]);
+        let first = Linear { weight: &weights, bias: &bias };
+        let layers = Mlp { first, second: Linear { weight: &weights, bias: &[0.0] }, activation: Activation::Relu };
+        for (rows, is_kept) in [(KEPT_VALUES / hidden, true), (KEPT_VALUES / hidden + 1, false)] {
+            assert_eq!(!layers.forward_with_hidden(&vec![1.0; rows]).1.is_empty(), is_kept);
+        }
+    }
+
+    #[test]
     fn mlps_and_their_gradients_match_the_definition() {
         let relu_slope = |x: f64| f64::from(u8::from(x > 0.0));
         for (rows, inputs, hidden, outputs, activation) in [
@@ -239,14 +277,19 @@ mod tests {
                 Activation::Relu => (before.map(|x| x.max(0.0)), before.map(relu_slope)),
             };
             check("y", &layers.forward(&x), &after.times(&w2_64).plus(&b2).values, 2e-6);
-            let grads = layers.backward(&x, &d_y, MlpNeeds { first_weight: true, second_weight: true });
+            let needs = MlpNeeds { first_weight: true, second_weight: true };
+            let grads = layers.backward(&x, &[], &d_y, needs);
+            let (y, kept) = layers.forward_with_hidden(&x);
+            assert!(y == layers.forward(&x) && kept.len() == rows * hidden);
+            let from_kept = layers.backward(&x, &kept, &d_y, needs);
+            assert!(from_kept.x == grads.x && from_kept.first_weight == grads.first_weight, "kept, not computed again");
             let d_before = d_64.times(&w2_64.transposed()).zip(&slope);
             check("x", &grads.x, &d_before.times(&w1_64.transposed()).values, 5e-6);
             check("first weight", &grads.first_weight, &x_64.transposed().times(&d_before).values, 5e-6);
             check("first bias", &grads.first_bias, &d_before.sums(), 5e-6);
             check("second weight", &grads.second_weight, &after.transposed().times(&d_64).values, 5e-6);
             check("second bias", &grads.second_bias, &d_64.sums(), 5e-6);
-            let frozen = layers.backward(&x, &d_y, MlpNeeds { first_weight: false, second_weight: false });
+            let frozen = layers.backward(&x, &[], &d_y, MlpNeeds { first_weight: false, second_weight: false });
             assert!(frozen.first_weight.is_empty() && frozen.second_weight.is_empty(), "frozen");
             assert!(frozen.x == grads.x && frozen.first_bias == grads.first_bias, "the others are the same to the bit");
         }

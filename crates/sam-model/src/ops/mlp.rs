@@ -107,11 +107,11 @@ impl MlpOp {
 impl SliceOperation<5> for MlpOp {
     fn forward(&self, [x, parameters @ ..]: [&[f32]; 5]) -> SliceOutput {
         let mlp = self.kernel(parameters);
-        let values = match self.weights {
-            Weights::AsSet => mlp.forward(x),
-            Weights::Int8 => mlp.forward_int8(x),
+        let (values, saved) = match self.weights {
+            Weights::AsSet => mlp.forward_with_hidden(x),
+            Weights::Int8 => (mlp.forward_int8(x), Vec::new()),
         };
-        SliceOutput::new(values, self.shape.clone())
+        SliceOutput { values, shape: self.shape.clone(), saved }
     }
 
     fn backward(&self, pass: BackwardInputs<'_, 5>) -> [Vec<f32>; 5] {
@@ -119,7 +119,7 @@ impl SliceOperation<5> for MlpOp {
         let [_, first_weight, _, second_weight, _] = pass.needs_grad;
         let needs = MlpNeeds { first_weight, second_weight };
         let MlpGrads { x, first_weight, first_bias, second_weight, second_bias } =
-            self.kernel(parameters).backward(x, pass.d_output, needs);
+            self.kernel(parameters).backward(x, pass.saved, pass.d_output, needs);
         [x, first_weight, first_bias, second_weight, second_bias]
     }
 }
