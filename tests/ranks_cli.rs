@@ -66,16 +66,21 @@ fn devices_that_cannot_train_together_are_refused() {
 #[test]
 fn processes_that_would_train_the_same_are_refused() {
     let run = with_config(&ranked());
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_sam-train"))
-        .args(["--config", "train.toml"])
-        .current_dir(run.path("."))
-        .envs([("OMPI_COMM_WORLD_RANK", "1"), ("OMPI_COMM_WORLD_SIZE", "2")])
-        .output()
-        .expect("the program starts");
-    let (_, message) = texts(&output);
-    assert_eq!(output.status.code(), Some(2), "{message}");
-    for part in ["rank 1: error: 2 processes were started", "no MPI", "--features mpi"] {
-        assert!(message.contains(part), "{part}: {message}");
+    for (arguments, folder) in [
+        (&["--config", "train.toml"][..], "run"),
+        (&["auto", ".", "--checkpoint", "any.safetensors", "--out", "masks"], "masks"),
+    ] {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_sam-train"))
+            .args(arguments)
+            .current_dir(run.path("."))
+            .envs([("OMPI_COMM_WORLD_RANK", "1"), ("OMPI_COMM_WORLD_SIZE", "2")])
+            .output()
+            .expect("the program starts");
+        let (_, message) = texts(&output);
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        for part in ["rank 1: error: 2 processes were started", "no MPI", "--features mpi"] {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+        assert!(!run.path(folder).exists());
     }
-    assert!(!run.path("run").exists());
 }

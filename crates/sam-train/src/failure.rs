@@ -27,17 +27,30 @@ pub(crate) enum Failure {
     Interrupted,
     /// As `Interrupted`, where what is finished stays and the command can be resumed. Exit code 130.
     Stopped(String),
+    /// Rank 0 failed with this exit code, and says why.
+    OfFirst(u8),
 }
 
 impl Failure {
+    /// The exit code.
+    pub(crate) fn code(&self) -> u8 {
+        match self {
+            Failure::Input(_) => 2,
+            Failure::OutOfMemory(_) => OUT_OF_MEMORY,
+            Failure::Run(_) => 1,
+            Failure::Stopped(_) | Failure::Interrupted => INTERRUPTED,
+            Failure::OfFirst(code) => *code,
+        }
+    }
+
     /// Prints the message with its causes to standard error.
     pub(crate) fn report(self) -> ExitCode {
-        let (error, code) = match self {
-            Failure::Input(error) => (error, 2),
-            Failure::OutOfMemory(error) => (error, OUT_OF_MEMORY),
-            Failure::Run(error) => (error, 1),
-            Failure::Stopped(message) => (anyhow::anyhow!(message), INTERRUPTED),
-            Failure::Interrupted => (anyhow::anyhow!("stopped; nothing is written"), INTERRUPTED),
+        let code = ExitCode::from(self.code());
+        let error = match self {
+            Failure::Input(error) | Failure::OutOfMemory(error) | Failure::Run(error) => error,
+            Failure::Stopped(message) => anyhow::anyhow!(message),
+            Failure::Interrupted => anyhow::anyhow!("stopped; nothing is written"),
+            Failure::OfFirst(_) => return code,
         };
         // Messages of libraries often end with their cause; it is not repeated.
         let mut message = String::new();
@@ -51,7 +64,7 @@ impl Failure {
             message = format!("{message}; {}", published.advice());
         }
         let _ = writeln!(errors(), "{}error: {message}", team::prefix());
-        ExitCode::from(code)
+        code
     }
 }
 

@@ -29,6 +29,12 @@ impl Interruption {
         Ok(Self(is_requested))
     }
 
+    /// For tests.
+    #[cfg(test)]
+    pub(crate) fn of_nobody() -> Self {
+        Self(Arc::default())
+    }
+
     pub(crate) fn is_requested(&self) -> bool {
         self.0.load(Ordering::SeqCst)
     }

@@ -120,7 +120,10 @@ fn run(arguments: Arguments, team: &mut Team) -> Result<(), Failure> {
         Some(Command::Inspect(arguments)) => inspect::run(&arguments),
         Some(Command::Export(arguments)) => export::run(&arguments),
         Some(Command::Predict(arguments)) => predict::run(&arguments),
-        Some(Command::Auto(arguments)) => auto::run(&arguments),
+        Some(Command::Auto(arguments)) => {
+            *team = Team::join().bad_input()?;
+            auto::run(&arguments, team)
+        }
         Some(Command::Eval(arguments)) => run::run_document(
             &arguments.document().bad_input()?,
             &RunArguments::of_command(arguments.measure.force, arguments.measure.verbosity),

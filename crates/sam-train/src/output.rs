@@ -3,6 +3,7 @@
 //! Standard output whose failure does not stop the program: a closed pipe is ignored, a full disk is reported at the end.
 
 use std::io::{Error, ErrorKind, Result, StdoutLock, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use sam_files::printable;
@@ -49,14 +50,32 @@ impl Output {
 }
 
 /// Standard error.
-pub(crate) struct Errors;
+pub(crate) struct Errors {
+    is_silent: bool,
+}
 
 pub(crate) fn errors() -> Errors {
-    Errors
+    Errors { is_silent: false }
+}
+
+/// Notes of ranks that would all say the same.
+static ARE_NOTES_SILENT: AtomicBool = AtomicBool::new(false);
+
+/// Standard error for what every rank of several would say alike; the first alone does.
+pub(crate) fn notes() -> Errors {
+    Errors { is_silent: ARE_NOTES_SILENT.load(Ordering::Relaxed) }
+}
+
+/// Writes no notes from here on.
+pub(crate) fn silence_notes() {
+    ARE_NOTES_SILENT.store(true, Ordering::Relaxed);
 }
 
 impl Write for Errors {
     fn write(&mut self, bytes: &[u8]) -> Result<usize> {
+        if self.is_silent {
+            return Ok(bytes.len());
+        }
         write_printable(&mut std::io::stderr(), bytes)
     }
 

@@ -7,6 +7,7 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::anyhow;
+use sam_learn::ranks::gather;
 
 use crate::cli::{RunArguments, Verbosity};
 use crate::config::{Document, Paths, Plan, check_resume};
@@ -18,6 +19,27 @@ use crate::{eval, probe, progress};
 
 /// Runs a configuration, or resumes a run.
 pub(crate) fn run(arguments: &RunArguments, team: &Team) -> Result<(), Failure> {
+    if team.ranks.n() > 1 && (arguments.check || arguments.dry_run) {
+        return of_first(team, || run_own(arguments, &Team::alone()));
+    }
+    run_own(arguments, team)
+}
+
+/// Lets rank 0 do something that one process does; the others wait, and end as it does.
+fn of_first(team: &Team, work: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
+    let own = team.is_first().then(work);
+    let code = own.as_ref().map(|own| own.as_ref().map_or_else(Failure::code, |()| 0));
+    let code = gather(&*team.ranks, &code)?.into_iter().flatten().next().unwrap_or_default();
+    // All have come: nobody need be ended.
+    team.finish();
+    match own {
+        Some(own) => own,
+        None if code == 0 => Ok(()),
+        None => Err(Failure::OfFirst(code)),
+    }
+}
+
+fn run_own(arguments: &RunArguments, team: &Team) -> Result<(), Failure> {
     match (&arguments.config, &arguments.resume) {
         (Some(config), None) => run_document(&load(config, &arguments.set)?, arguments, team),
         (config, Some(run)) => resume(run, config.as_deref(), arguments, team),

@@ -1,4 +1,4 @@
-//! The processes that `mpirun` or `srun` started as one training.
+//! The processes that `mpirun` or `srun` started as one training, or to segment the images of one folder.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use burn::train::Interrupter;
 use sam_learn::ranks::{Alone, Ranks};
 
-/// This process and those that train with it.
+/// This process and those that work with it.
 pub(crate) struct Team {
     pub(crate) ranks: Arc<dyn Ranks>,
     /// Of the run.
@@ -73,6 +73,17 @@ impl Team {
         }
     }
 
+    /// A rank that is a thread.
+    #[cfg(test)]
+    pub(crate) fn of_threads(ranks: Arc<dyn Ranks>, interrupter: &Interrupter) -> Self {
+        Self {
+            ranks,
+            interrupter: interrupter.clone(),
+            #[cfg(feature = "mpi")]
+            mpi: None,
+        }
+    }
+
     /// Joins the processes that were started with this one, where there are any.
     ///
     /// # Errors
@@ -104,7 +115,7 @@ impl Team {
     #[cfg(not(feature = "mpi"))]
     fn joined(Launched { n, .. }: Launched) -> Result<Self> {
         bail!(
-            "{n} processes were started, and this build has no MPI, so each would train by itself; build with `cargo build \
+            "{n} processes were started, and this build has no MPI, so each would work by itself; build with `cargo build \
              --release --features mpi`, or start one"
         )
     }

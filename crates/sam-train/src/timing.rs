@@ -7,6 +7,6 @@ use std::time::Instant;
 pub(crate) fn timed<T>(what: &str, step: impl FnOnce() -> T) -> T {
     let start = Instant::now();
     let result = step();
-    let _ = writeln!(crate::output::errors(), "{what} in {:.2} s", start.elapsed().as_secs_f64());
+    let _ = writeln!(crate::output::notes(), "{what} in {:.2} s", start.elapsed().as_secs_f64());
     result
 }

@@ -96,7 +96,7 @@ fn round_command(folder: &Path, arguments: &ServeArguments) -> Result<Vec<OsStri
         command.extend(["nice", "-n", "10"].map(OsString::from));
     }
     command.push(program.into());
-    command.extend(["annotate", "round", "--device", &arguments.device.name.to_string()].map(OsString::from));
+    command.extend(["annotate", "round", "--device", &arguments.device.name].map(OsString::from));
     command.push(folder.into());
     Ok(command)
 }

@@ -1,16 +1,20 @@
-//! The folder of `auto`: what it was made with, which images are finished, one process at a time.
+//! The folder of `auto`: what it was made with, which images are finished, one run at a time.
 //!
 //! `auto.json` says what made the masks; another checkpoint, or other options, would mix with them and is refused. A line of
 //! `finished.jsonl` is written once everything of an image is on disk, so an interrupted run resumes with the others. Both
 //! record the *signature* of the masks, a hash of the weights and of every option that changes a mask.
+//!
+//! Of several ranks, rank 0 opens the folder and shares it: rank K writes its lines to `finished-K.jsonl`, which rank 0 adds to its own
+//! at the end, or the next run when it begins, in whatever number of ranks. All hold one lock, so no other run begins while a rank lives.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::Write;
+use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow, bail};
-use sam_files::{Fingerprint, sweep_unfinished, write_atomically};
+use sam_files::{Fingerprint, remove_if_there, sweep_unfinished, write_atomically};
 use sam_infer::automatic::{Floors, Options, Removed, Seen, Thresholds};
 use serde::{Deserialize, Serialize};
 
@@ -27,7 +31,12 @@ pub(crate) const SCORED: &str = "scored";
 pub(crate) const COCO_FILE: &str = "instances.json";
 const DESCRIPTION: &str = "auto.json";
 const FINISHED: &str = "finished.jsonl";
+/// Before the index of a rank.
+const FINISHED_OF_RANK: &str = "finished-";
+const LINES: &str = ".jsonl";
 const LOCK: &str = "auto.lock";
+/// Of what ranks recognise the folder by.
+const MAX_TOKEN_BYTES: u64 = 256;
 
 /// What masks are made with.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -109,7 +118,7 @@ pub(crate) struct OutFolder {
     description: Description,
     finished: HashMap<String, Finished>,
     log: File,
-    _lock: File,
+    lock: File,
 }
 
 impl OutFolder {
@@ -140,19 +149,60 @@ impl OutFolder {
         let text = serde_json::to_string_pretty(&description)?;
         let path = root.join(DESCRIPTION);
         write_atomically(&path, text + "\n").with_context(|| format!("writing {}", path.display()))?;
-        let finished = read_finished(&root.join(FINISHED), &description.mask_signature())?;
-        // Written anew, so that a line that was cut off is not continued.
-        let path = root.join(FINISHED);
-        let mut lines = String::new();
-        let mut names: Vec<&String> = finished.keys().collect();
-        names.sort();
-        for name in names {
-            lines.push_str(&serde_json::to_string(&finished[name])?);
-            lines.push('\n');
+        let signature = description.mask_signature();
+        let mut finished = read_finished(&root.join(FINISHED), &signature)?;
+        for log in logs_of_ranks(root)? {
+            finished.extend(read_finished(&log, &signature)?);
         }
-        write_atomically(&path, lines).with_context(|| format!("writing {}", path.display()))?;
-        let log = OpenOptions::new().append(true).open(&path).with_context(|| format!("opening {}", path.display()))?;
-        Ok(Self { root: root.to_owned(), description, finished, log, _lock: lock })
+        // Written anew, so that a line that was cut off is not continued.
+        write_finished(root, &finished)?;
+        let log = open_log(&root.join(FINISHED))?;
+        Ok(Self { root: root.to_owned(), description, finished, log, lock })
+    }
+
+    /// Opens the folder to the other ranks; returns what they recognise it by.
+    pub(crate) fn share(&mut self) -> anyhow::Result<String> {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let token = format!("{}-{}", std::process::id(), since_epoch.as_nanos());
+        let path = self.root.join(LOCK);
+        let mut write = || -> std::io::Result<()> {
+            self.lock.set_len(0)?;
+            self.lock.rewind()?;
+            self.lock.write_all(token.as_bytes())?;
+            self.lock.sync_all()?;
+            self.lock.unlock()
+        };
+        write().with_context(|| format!("writing {}", path.display()))?;
+        locked(self.lock.try_lock_shared(), &self.root)?;
+        Ok(token)
+    }
+
+    /// The folder that rank 0 shares, for another rank.
+    ///
+    /// # Errors
+    ///
+    /// When this rank has another folder under its name.
+    pub(crate) fn follow(root: &Path, description: Description, rank: usize, token: &str) -> anyhow::Result<Self> {
+        let another = || {
+            anyhow!(
+                "--out {} of rank {rank} is not the folder that rank 0 has opened; it must be on a disk that all machines share",
+                root.display()
+            )
+        };
+        let path = root.join(LOCK);
+        let lock = match OpenOptions::new().read(true).write(true).open(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(another()),
+            file => file.with_context(|| format!("opening {}", path.display()))?,
+        };
+        let mut found = String::new();
+        let read = (&lock).take(MAX_TOKEN_BYTES).read_to_string(&mut found);
+        read.with_context(|| format!("reading {}", path.display()))?;
+        if found != token {
+            return Err(another());
+        }
+        locked(lock.try_lock_shared(), root)?;
+        let log = open_log(&root.join(format!("{FINISHED_OF_RANK}{rank}{LINES}")))?;
+        Ok(Self { root: root.to_owned(), description, finished: HashMap::new(), log, lock })
     }
 
     pub(crate) fn description(&self) -> &Description {
@@ -176,14 +226,56 @@ impl OutFolder {
         self.root.join(name)
     }
 
-    /// Notes that everything of an image is on disk.
-    pub(crate) fn finish(&mut self, finished: Finished) -> anyhow::Result<()> {
-        let line = serde_json::to_string(&finished)? + "\n";
+    /// Notes on disk that everything of an image is there.
+    pub(crate) fn finish(&mut self, finished: &Finished) -> anyhow::Result<()> {
+        let line = serde_json::to_string(finished)? + "\n";
         let written = self.log.write_all(line.as_bytes()).and_then(|()| self.log.sync_data());
-        written.with_context(|| format!("writing {}", self.root.join(FINISHED).display()))?;
-        self.finished.insert(finished.name.clone(), finished);
-        Ok(())
+        written.with_context(|| format!("writing the list of finished images in {}", self.root.display()))
     }
+
+    /// Adds what this rank and the others have finished; all have ended.
+    pub(crate) fn add(&mut self, finished: Vec<Finished>) -> anyhow::Result<()> {
+        self.finished.extend(finished.into_iter().map(|line| (line.name.clone(), line)));
+        match logs_of_ranks(&self.root)?.is_empty() {
+            true => Ok(()),
+            false => write_finished(&self.root, &self.finished),
+        }
+    }
+}
+
+fn open_log(path: &Path) -> anyhow::Result<File> {
+    let file = OpenOptions::new().create(true).append(true).open(path);
+    file.with_context(|| format!("opening {}", path.display()))
+}
+
+/// The lines that ranks other than the first have written.
+fn logs_of_ranks(root: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut logs = Vec::new();
+    for entry in std::fs::read_dir(root).with_context(|| format!("reading {}", root.display()))? {
+        let name = entry?.file_name();
+        let rank = name.to_str().and_then(|name| name.strip_prefix(FINISHED_OF_RANK)?.strip_suffix(LINES));
+        if rank.is_some_and(|rank| rank.parse::<usize>().is_ok()) {
+            logs.push(root.join(name));
+        }
+    }
+    Ok(logs)
+}
+
+/// Writes `finished.jsonl`, and removes what ranks have written beside it.
+fn write_finished(root: &Path, finished: &HashMap<String, Finished>) -> anyhow::Result<()> {
+    let mut lines = String::new();
+    let mut names: Vec<&String> = finished.keys().collect();
+    names.sort();
+    for name in names {
+        lines.push_str(&serde_json::to_string(&finished[name])?);
+        lines.push('\n');
+    }
+    let path = root.join(FINISHED);
+    write_atomically(&path, lines).with_context(|| format!("writing {}", path.display()))?;
+    for log in logs_of_ranks(root)? {
+        remove_if_there(&log).with_context(|| format!("removing {}", log.display()))?;
+    }
+    Ok(())
 }
 
 fn read_description(root: &Path) -> anyhow::Result<Option<Description>> {
@@ -250,12 +342,19 @@ fn read_finished(path: &Path, signature: &str) -> anyhow::Result<HashMap<String,
 /// The lock ends with its process, however that ends.
 fn lock(root: &Path) -> anyhow::Result<File> {
     let path = root.join(LOCK);
-    let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
     let file = file.with_context(|| format!("opening {}", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
+    locked(file.try_lock(), root)?;
+    Ok(file)
+}
+
+fn locked(result: Result<(), TryLockError>, root: &Path) -> anyhow::Result<()> {
+    match result {
+        Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => bail!("another process writes to {}; wait for it, or stop it", root.display()),
-        Err(TryLockError::Error(error)) => Err(anyhow!(error).context(format!("locking {}", path.display()))),
+        Err(TryLockError::Error(error)) => {
+            Err(anyhow!(error).context(format!("locking {}", root.join(LOCK).display())))
+        }
     }
 }
 
@@ -292,6 +391,52 @@ mod tests {
     }
 
     #[test]
+    fn ranks_share_a_folder_and_one_process_goes_on() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = folder.path().join("out");
+        let now = description(8, 0.9);
+        let mut first = OutFolder::open(&root, now.clone(), false).expect("new");
+        let refused = |result: anyhow::Result<OutFolder>| result.err().expect("refused").to_string();
+        let elsewhere = folder.path().join("other");
+        let error = refused(OutFolder::follow(&elsewhere, now.clone(), 1, "1-2"));
+        assert!(error.contains("of rank 1 is not the folder that rank 0 has opened"), "{error}");
+        let token = first.share().expect("shared");
+        let error = refused(OutFolder::follow(&root, now.clone(), 2, "1-2"));
+        assert!(error.contains("must be on a disk that all machines share"), "{error}");
+        let mut others =
+            [1, 2].map(|rank| OutFolder::follow(&root, now.clone(), rank, &token).expect("it is the same folder"));
+        first.finish(&finished("a.png", &now)).expect("written");
+        others[0].finish(&finished("b.png", &now)).expect("written");
+        others[1].finish(&finished("c.png", &now)).expect("written");
+        std::fs::create_dir_all(root.join(ANNOTATIONS)).expect("made");
+        for stem in ["a", "b", "c"] {
+            std::fs::write(root.join(format!("annotations/{stem}.json")), "{}").expect("written");
+        }
+        // Rank 0 is killed, and another rank still lives.
+        drop(first);
+        let [second, third] = others;
+        drop(third);
+        assert!(refused(OutFolder::open(&root, now.clone(), false)).contains("another process"));
+        drop(second);
+        let names = |root: &Path| {
+            let entries = std::fs::read_dir(root).expect("a folder").flatten();
+            let mut names: Vec<_> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+            names.sort();
+            names
+        };
+        assert!(names(&root).contains(&"finished-2.jsonl".to_owned()), "{:?}", names(&root));
+        let mut out = OutFolder::open(&root, now.clone(), false).expect("again");
+        for stem in ["a", "b", "c"] {
+            assert!(out.finished(&format!("{stem}.png"), stem, Some(3)).is_some(), "{stem}");
+        }
+        assert_eq!(names(&root), [ANNOTATIONS, DESCRIPTION, LOCK, FINISHED]);
+        // Nothing of the ranks is lost when what they did is added at the end.
+        out.add(vec![finished("d.png", &now)]).expect("added");
+        drop(out);
+        assert_eq!(std::fs::read_to_string(root.join(FINISHED)).expect("there").lines().count(), 3, "each by its rank");
+    }
+
+    #[test]
     fn finished_images_are_known_again_and_torn_lines_are_not() {
         let folder = tempfile::tempdir().expect("a folder");
         let root = folder.path().join("out");
@@ -299,7 +444,7 @@ mod tests {
         let mut out = OutFolder::open(&root, now.clone(), false).expect("new");
         let error = OutFolder::open(&root, now.clone(), false).err().expect("locked").to_string();
         assert!(error.contains("another process"), "{error}");
-        out.finish(finished("a.png", &now)).expect("written");
+        out.finish(&finished("a.png", &now)).expect("written");
         drop(out);
         std::fs::create_dir_all(root.join(ANNOTATIONS)).expect("made");
         std::fs::write(root.join("annotations/a.json"), "{}").expect("written");

@@ -7,7 +7,7 @@ use std::io::{BufWriter, Write as _};
 use std::path::Path;
 
 use anyhow::{Context, anyhow};
-use sam_files::{write_atomically, write_atomically_with, write_folder_atomically};
+use sam_files::{remove_if_there, write_atomically, write_atomically_with, write_folder_atomically};
 use sam_image::{LabelImage, RgbImage, Rle, mask_colour_rgb, save_mask_png, save_rgb_png};
 use serde::Serialize;
 
@@ -34,8 +34,9 @@ pub(crate) fn has_overlay(folder: &OutFolder, stem: &str) -> bool {
 /// Removes what was made of earlier masks of an image, so that nothing contradicts the new ones.
 pub(crate) fn remove_outdated(folder: &OutFolder, stem: &str) -> anyhow::Result<()> {
     let files = [folder.path(LABELS, stem, "png"), folder.path(OVERLAYS, stem, "png"), folder.file(COCO_FILE)];
-    for path in files.iter().filter(|path| path.exists()) {
-        std::fs::remove_file(path).with_context(|| format!("removing {}", path.display()))?;
+    // Of the file of all images, another rank may be first.
+    for path in &files {
+        remove_if_there(path).with_context(|| format!("removing {}", path.display()))?;
     }
     remove_masks(&folder.path(MASKS, stem, ""))
 }

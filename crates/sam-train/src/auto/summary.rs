@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use sam_infer::automatic::Removed;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::output::{errors, output};
 
@@ -48,7 +48,7 @@ pub(crate) struct TextCount {
 }
 
 /// Something about an image.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Note {
     pub(crate) name: String,
     pub(crate) reason: String,

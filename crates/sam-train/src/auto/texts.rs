@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::kept::Vectors;
 use super::summary::TextCount;
 use crate::cli::AutoTextArguments;
-use crate::output::errors;
+use crate::output::notes;
 use crate::timing::timed;
 
 /// The texts of a folder, and what decides on them.
@@ -93,7 +93,7 @@ impl Texts {
 fn open_clip(path: &Path, device: &Device) -> anyhow::Result<Clip> {
     let clip = Clip::open(path, device).with_context(|| format!("--clip {}", path.display()))?;
     for assumed in &clip.report().assumed {
-        writeln!(errors(), "CLIP: assumed: {assumed}")?;
+        writeln!(notes(), "CLIP: assumed: {assumed}")?;
     }
     Ok(clip)
 }

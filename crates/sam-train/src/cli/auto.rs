@@ -16,11 +16,14 @@ use crate::config::{ConfigError, Options, files};
 const OPEN_FLOORS: Floors = Floors { predicted_iou: 0.5, stability: 0.5 };
 
 #[derive(Debug, Args)]
-#[command(after_help = "The same command resumes where an earlier one stopped: finished images are skipped. With \
+#[command(
+    after_help = "The same command resumes where an earlier one stopped: finished images are skipped. Under mpirun \
+                        or srun (a build with --features mpi), the images are divided among the processes. With \
                         --candidates, it may be given again with other thresholds, and then needs no network; with --text, with other texts, \
                         too.\n\
                         In DIR: annotations/ (a JSON per image as in SA-1B, whatever --format), overlays/ to look at, and \
-                        what --format asks for: instances.json, labels/ or masks/.")]
+                        what --format asks for: instances.json, labels/ or masks/."
+)]
 pub(crate) struct AutoArguments {
     /// Images, folders of images (at any depth, .tar shards included) or quoted patterns such as 'photos/*.jpg'
     #[arg(value_name = "IMAGE|FOLDER|GLOB", required = true)]

@@ -14,14 +14,16 @@ use burn::tensor::Device;
 use sam_data::{read_image_file, read_mask_file};
 use sam_files::write_atomically_with;
 use sam_image::{Mask, ModelFrame, Overlay, PointLabel, RgbImage, overlay, paste, save_mask_png, save_rgb_png};
-use sam_infer::{ImageEmbedding, Prediction, Predictor, Prompt, image_fingerprint, mask_as_logits, most_confident};
+use sam_infer::{
+    ImageEmbedding, Prediction, Predictor, Prompt, image_fingerprint, mask_as_logits, most_confident,
+};
 use sam_model::MaskOutput;
 use sam_model::weights::{StateDict, host_values, write_f32_tensors};
 
 use crate::cli::{PredictArguments, PredictFormat};
 use crate::export::{LABEL_WIDTH, print_load_report};
 use crate::failure::{BadInput, Failure};
-use crate::output::{errors, output};
+use crate::output::{errors, notes, output};
 use crate::target::{Target, check_target};
 use crate::texts::{open_clip, prompts_of};
 use crate::timing::timed;
@@ -32,7 +34,7 @@ pub(crate) fn open_predictor(checkpoint: &Path, adapter: Option<&Path>, device: 
     let adapter = adapter.map(adapter_folder);
     let loaded = Predictor::from_adapted(&checkpoint_file(checkpoint), adapter.as_deref(), device);
     let (predictor, report) = loaded.bad_input()?;
-    print_load_report(&mut errors(), &report, LABEL_WIDTH)?;
+    print_load_report(&mut notes(), &report, LABEL_WIDTH)?;
     Ok(predictor)
 }
 
