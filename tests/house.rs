@@ -103,6 +103,39 @@ fn files_are_read_through_their_limits() {
     assert!(n_read > 150, "only {n_read} files");
 }
 
+/// What waits for the device in a training step goes through `sam-learn/src/device_reads.rs`, which counts it. Validation, weights that are
+/// written and checks of a device read as they like.
+#[test]
+fn a_training_step_reads_the_device_in_one_place() {
+    let exempt = ["task/held_out.rs", "teacher/agreement.rs", "prompt/text.rs"];
+    let of_learning = ["task", "optim", "prompts", "teacher", "texts", "target.rs", "embeddings.rs", "training_loop"];
+    let of_model = ["sam.rs", "encoder", "decoder", "prompt", "mae", "ops", "lora/adapter.rs"];
+    let of_learning = of_learning.map(|name| crates().join("sam-learn/src").join(name));
+    let mut paths: Vec<PathBuf> = of_learning.into_iter().collect();
+    paths.extend(of_model.map(|name| crates().join("sam-model/src").join(name)));
+    let (mut n_read, mut n_exempt) = (0, 0);
+    while let Some(path) = paths.pop() {
+        if path.is_dir() {
+            paths.extend(std::fs::read_dir(&path).expect("a folder of ours").flatten().map(|entry| entry.path()));
+            continue;
+        }
+        if exempt.iter().any(|name| path.ends_with(name)) {
+            n_exempt += 1;
+            continue;
+        }
+        if path.ends_with("tests.rs") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let code = text.split("\nmod tests {").next().unwrap_or_default();
+        n_read += 1;
+        for call in ["to_data", "into_scalar", "host_values"] {
+            assert!(!code.contains(call), "{} calls {call}; use `read` of device_reads.rs", path.display());
+        }
+    }
+    assert!(n_read > 50 && n_exempt == exempt.len(), "{n_read} files, {n_exempt} of those that may read");
+}
+
 /// A path in backquotes is seen from `crates/`; a bare name lies in the folder of the path before it in the same row.
 #[test]
 fn every_file_of_the_map_exists() {

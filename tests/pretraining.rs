@@ -19,12 +19,12 @@ use sam_learn::options::{
 use sam_learn::ranks::Alone;
 use sam_learn::record::{Observer, RunEvent, SavedState, Scores};
 use sam_learn::task::HeldOut;
-use sam_learn::{Ending, LearnError, Outcome, Pretraining, RunInputs, pretrain};
+use sam_learn::{Ending, LearnError, Outcome, Pretraining, RunInputs, n_device_reads, pretrain};
 use sam_model::weights::{Checkpoint, MaeCheckpoint, StateDict};
 use sam_model::{MaeConfig, MaeTarget};
 use serde_json::Value;
 
-use crate::fixture::{device, generator};
+use crate::fixture::{device, generator, repeats_to_the_bit};
 
 /// Not square on purpose.
 const SIZE_HW: [usize; 2] = [24, 32];
@@ -227,6 +227,22 @@ fn unreadable_images_are_named_and_skipped() {
     setting.run(folder.path()).expect("it runs");
     let skipped = skipped.lock().expect("no panic");
     assert!(!skipped.is_empty() && skipped.iter().all(|reason| reason.contains("broken.png")), "{skipped:?}");
+}
+
+/// The losses of all shards together and, unless it is the CPU, the norm of the gradients.
+#[test]
+fn a_step_of_pretraining_waits_for_the_device_once_for_the_loss_and_once_for_the_norm() {
+    let reads = |steps: u64, n_shards: usize, activations: Activations| {
+        let (folder, before) = (tempfile::tempdir().expect("a folder"), n_device_reads());
+        let mut setting = Setting::new(steps);
+        (setting.options.run.parallel, setting.options.run.activations) = (n_shards, activations);
+        setting.run(folder.path()).expect("it runs");
+        n_device_reads() - before
+    };
+    let of_norm = u64::from(!repeats_to_the_bit());
+    for (n_shards, activations) in [(1, Activations::Keep), (1, Activations::Recompute), (2, Activations::Keep)] {
+        assert_eq!(reads(3, n_shards, activations) - reads(2, n_shards, activations), 1 + of_norm);
+    }
 }
 
 /// But for the rounding.

@@ -19,7 +19,7 @@ use sam_learn::options::{
 use sam_learn::ranks::Alone;
 use sam_learn::record::{Observer, RunEvent, SavedState};
 use sam_learn::task::Validation;
-use sam_learn::{Ending, LearnError, Outcome, RunInputs, Training, train};
+use sam_learn::{Ending, LearnError, Outcome, RunInputs, Training, n_device_reads, train};
 use sam_model::weights::StateDict;
 use sam_model::{ImageEncoderConfig, MaskDecoderConfig, PromptEncoderConfig, Sam, SamConfig, VitConfig};
 use serde_json::Value;
@@ -222,6 +222,22 @@ pub(crate) fn bytes(folder: &Path, name: &str) -> Vec<u8> {
 
 pub(crate) fn folder() -> tempfile::TempDir {
     tempfile::tempdir().expect("a folder")
+}
+
+/// The losses of each batch together and, unless it is the CPU, the norm of the step's gradients.
+#[test]
+fn a_step_waits_for_the_device_once_for_losses_and_once_for_the_norm() {
+    let reads = |steps: u64, accumulation: usize| {
+        let (folder, before) = (folder(), n_device_reads());
+        let mut setting = Setting::new(steps);
+        setting.options.optimiser.accumulation = accumulation;
+        setting.run(folder.path()).expect("it runs");
+        n_device_reads() - before
+    };
+    let of_norm = u64::from(!repeats_to_the_bit());
+    for accumulation in [1, 2] {
+        assert_eq!(reads(3, accumulation) - reads(2, accumulation), accumulation as u64 + of_norm);
+    }
 }
 
 #[test]

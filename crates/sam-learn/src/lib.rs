@@ -7,6 +7,7 @@
 //! the decoder passes and returns gradients, [`optim`] updates the weights; whoever watches receives [`record::RunEvent`]s.
 
 mod device_memory;
+mod device_reads;
 pub mod embeddings;
 mod error;
 pub mod optim;
@@ -26,6 +27,7 @@ mod training;
 mod training_loop;
 
 pub use device_memory::out_of_memory;
+pub use device_reads::n_device_reads;
 pub use error::LearnError;
 pub use phases::Phase;
 pub use pretraining::{Pretraining, measure_pretraining, pretrain, pretrain_on, profile_pretraining};

@@ -5,6 +5,8 @@ use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use sam_model::ops::{SumOfSquares, sum_of_squares};
 
+use crate::device_reads::read;
+
 /// Scales all gradients down together when their L2 norm is above `max`; returns the norm before, too.
 #[must_use]
 pub fn clip_by_global_norm<M: Module>(model: &M, grads: GradientsParams, max: Option<f64>) -> (GradientsParams, f64) {
@@ -12,8 +14,7 @@ pub fn clip_by_global_norm<M: Module>(model: &M, grads: GradientsParams, max: Op
     model.visit(&mut squares);
     let Squares { mut sum, on_device, .. } = squares;
     if !on_device.is_empty() {
-        let sums: Tensor<1> = Tensor::cat(on_device, 0);
-        sum += sums.into_data().convert::<f64>().try_to_vec::<f64>().expect("converted to f64").iter().sum::<f64>();
+        sum += read(Tensor::<1>::cat(on_device, 0)).iter().sum::<f64>();
     }
     let norm = sum.sqrt();
     match max {
@@ -57,5 +58,34 @@ impl ModuleVisitor for Scale<'_> {
         if let Some(grad) = self.grads.remove::<D>(param.id) {
             self.grads.register(param.id, grad.mul_scalar(self.factor));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::nn::LinearConfig;
+    use burn::tensor::{DType, Device};
+
+    use super::*;
+    use crate::device_reads::n_device_reads;
+
+    /// f64 is no type of the CPU kernels, so its sums stay on the device, as on a GPU.
+    #[test]
+    fn the_norm_of_all_gradients_is_one_read() {
+        let device = Device::flex();
+        let linear = LinearConfig::new(2, 3).init(&device);
+        let bias = linear.bias.as_ref().expect("it has one");
+        let gradients = || {
+            let mut grads = GradientsParams::new();
+            grads.register(linear.weight.id, Tensor::<2>::full([2, 3], 2.0, &device).cast(DType::F64));
+            grads.register(bias.id, Tensor::<1>::full([3], 1.0, &device).cast(DType::F64));
+            grads
+        };
+        let before = n_device_reads();
+        let (clipped, norm) = clip_by_global_norm(&linear, gradients(), Some(1.0));
+        assert_eq!(n_device_reads() - before, 1);
+        assert!((norm - 27.0_f64.sqrt()).abs() < 1e-12, "{norm}");
+        let (_, norm) = clip_by_global_norm(&linear, clipped, None);
+        assert!((norm - 1.0).abs() < 1e-6, "{norm}");
     }
 }

@@ -22,6 +22,7 @@ use super::checkpointing::CheckpointedForward;
 use super::held_out::{HeldOut, HeldOutInput};
 use super::shards::{ShardPools, shard_ranges};
 use super::{BatchReport, Task, ValidationOutput, ValidationRequest};
+use crate::device_reads::read;
 use crate::error::LearnError;
 use crate::optim::scaled;
 use crate::options::{Activations, MaeObjective, RECONSTRUCTION_LOSS};
@@ -100,17 +101,21 @@ impl Task for MaeTask {
             }
         });
         let mut sums = GradientsAccumulator::new();
-        let mut mean_loss = 0.0;
+        let (mut fractions, mut losses) = (Vec::new(), Vec::new());
         for (fraction, loss, grads) in self.recipe.pools.run(work.collect()) {
-            mean_loss += fraction * loss;
+            fractions.push(fraction);
+            losses.push(loss);
             let grads = if n_shards > 1 { scaled(&self.mae, grads, fraction) } else { grads };
             sums.accumulate(&self.mae, grads);
         }
+        // Read together, and once the backward passes are under way.
+        let losses = read(Tensor::cat(losses, 0));
+        let loss = fractions.iter().zip(losses).fold(0.0, |sum, (fraction, loss)| sum + fraction * loss);
         let report = BatchReport {
             weight: n_images,
             images: batch.images.into_iter().map(|image| image.name).collect(),
             skipped: batch.drops.skipped,
-            loss: mean_loss,
+            loss,
             segmentation: None,
             distillation: DistillationTerms::default(),
         };
@@ -149,18 +154,18 @@ impl Task for MaeTask {
     }
 }
 
-/// Mean loss of images, and its gradients.
+/// Mean loss of images, `[1]` without autodiff, and its gradients.
 fn loss_gradients(
     mae: &MaskedAutoencoder,
     images: Tensor<4>,
     masking: &RandomMasking,
     recipe: &MaeRecipe,
-) -> (f64, GradientsParams) {
+) -> (Tensor<1>, GradientsParams) {
     let (target, device) = (recipe.objective.target, &mae.device());
     match recipe.activations {
         Activations::Keep => {
             let loss = timed(Phase::EncoderForward, device, || mae.loss(Tensor::from_inner(images), masking, target));
-            let value = f64::from(loss.clone().into_scalar::<f32>());
+            let value = loss.clone().inner();
             let grads = || GradientsParams::from_grads(loss.backward(), mae);
             (value, timed(Phase::EncoderBackward, device, grads))
         }
@@ -170,7 +175,7 @@ fn loss_gradients(
             // Any seed: the stages draw nothing.
             let run = || CheckpointedForward::run(&stages, visible, device, 0);
             let (forward, loss) = timed(Phase::EncoderForward, device, run);
-            let value = f64::from(loss.clone().into_scalar::<f32>());
+            let value = loss.clone().reshape([1]);
             let mut sums = GradientsAccumulator::new();
             let (_, stages) = mae.stages(images, masking, target);
             timed(Phase::EncoderBackward, device, || forward.backward(&stages, loss.ones_like(), mae, &mut sums));

@@ -24,6 +24,7 @@ use super::embedding_loss::embedding_gradients;
 use super::shards::ShardPools;
 use super::step::{EncoderRun, LossTerms, SegmentationStep, StepOptions};
 use super::{BatchReport, Task, ValidationOutput, ValidationRequest, weighted_mean};
+use crate::device_reads::read;
 use crate::embeddings::FrozenEmbeddings;
 use crate::error::LearnError;
 use crate::options::{EMBEDDING_COSINE, EMBEDDING_MSE, PromptOptions};
@@ -199,8 +200,7 @@ impl Task for SegmentationTask {
         training_batch.target.masks.device().seed(dropout_seed);
         let step = SegmentationStep { sam: &self.sam, batch: &training_batch, options: step, dropout_seed };
         let (grads, losses) = step.gradients_in_shards(&draws, pools);
-        let embedding_mse = losses.embedding_mse();
-        let passes = losses.read();
+        let (passes, embedding_mse) = losses.read();
         let mean = LossTerms::mean(&passes);
         let embedding_weight = teacher.as_ref().map_or(0.0, |teacher| teacher.options.embedding_weight);
         let report = BatchReport {
@@ -323,7 +323,7 @@ impl SegmentationTask {
         images.device().seed(dropout_seed);
         let run = EncoderRun { activations: step.activations, dropout_seed };
         let (grads, loss) = embedding_gradients(&self.sam, &images, &target, run, pools);
-        let embedding_mse = f64::from(loss.into_scalar::<f32>());
+        let embedding_mse = read(loss)[0];
         let report = BatchReport {
             weight: batch.images.len(),
             images: batch.images.into_iter().map(|image| image.name).collect(),

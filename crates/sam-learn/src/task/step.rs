@@ -19,6 +19,7 @@ use super::batch::{EncoderInput, TrainingBatch};
 use super::checkpointing::CheckpointedForward;
 use super::losses::{NOT_ALLOWED, PassLosses, one_hot, pass_losses};
 use super::shards::{ShardPools, shard_ranges};
+use crate::device_reads::read;
 use crate::optim::scaled;
 use crate::options::{Activations, BoxOutput, LossOptions, LossResolution};
 use crate::phases::{Phase, timed};
@@ -320,24 +321,18 @@ impl SegmentationStep<'_> {
 }
 
 impl StepLosses {
-    /// The loss of the embeddings against a teacher's, not weighted; waits for the device.
+    /// By pass, and the loss of the embeddings against a teacher's, not weighted; waits for the device.
     #[must_use]
-    pub fn embedding_mse(&self) -> Option<f64> {
-        self.embedding.as_ref().map(|loss| f64::from(loss.clone().into_scalar::<f32>()))
-    }
-
-    /// By pass; waits for the device.
-    #[must_use]
-    pub fn read(self) -> Vec<LossTerms> {
+    pub fn read(self) -> (Vec<LossTerms>, Option<f64>) {
         // All in one tensor, as each read waits for the device.
         let terms = self
             .passes
             .into_iter()
             .flat_map(|PassTerms { focal, dice, iou, total, miou }| [focal, dice, iou, total, miou]);
-        let values = Tensor::cat(terms.collect(), 0).into_data().convert::<f64>();
-        let values = values.try_to_vec::<f64>().expect("converted to f64");
-        let (passes, _) = values.as_chunks();
-        passes.iter().map(|&[focal, dice, iou, total, miou]| LossTerms { focal, dice, iou, total, miou }).collect()
+        let values = read(Tensor::cat(terms.chain(self.embedding).collect(), 0));
+        let (passes, rest) = values.as_chunks();
+        let of_pass = |&[focal, dice, iou, total, miou]: &[f64; 5]| LossTerms { focal, dice, iou, total, miou };
+        (passes.iter().map(of_pass).collect(), rest.first().copied())
     }
 }
 

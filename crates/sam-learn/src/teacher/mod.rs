@@ -17,6 +17,7 @@ use sam_data::random::{Purpose, RandomStream};
 use sam_data::{BatchImage, DeviceBatch};
 use sam_model::{EncodedImages, MaskOutput, Sam, SamConfigError};
 
+use crate::device_reads::read;
 use crate::embeddings::FrozenEmbeddings;
 use crate::error::LearnError;
 use crate::options::{DistilOptions, PromptOptions, PromptPreset};
@@ -139,7 +140,7 @@ impl Teacher {
         let is_good = ious(&masks, truth).greater_equal_elem(LEAST_IOU).float(); // [O, 1, 1, 1]
         let is_drawn = Tensor::from_data(TensorData::new(is_drawn, [objects, 1, 1, 1]), &masks.device());
         let is_taught = is_good * is_drawn;
-        let teacher_share = f64::from(is_taught.clone().mean().into_scalar::<f32>());
+        let teacher_share = read(is_taught.clone().mean())[0];
         let masks = masks * is_taught.clone() + truth.masks.clone() * (is_taught.neg() + 1.0);
         Taught { target: Target { masks, valid: truth.valid.clone() }, teacher_share }
     }
