@@ -44,6 +44,7 @@ fn eval_writes_results_for_programs_and_reports_for_people() {
     assert_eq!(results.runs.len(), 2);
     assert!(results.runs.iter().all(|run| run.records.len() == 8));
     assert_eq!(results.metric("photos/class:pupil/miou_1").expect("a class").n_objects, 1);
+    assert_eq!(results.about["precision"], "f32");
     assert!(results.about["model"].contains("64 px") && results.about["data"].contains("2 images, 8 objects"));
     let metrics = results.metric("miou_1").expect("computed").value;
     assert!((0.0..=1.0).contains(&metrics) && text.contains(&format!("{metrics:.4} (")), "{metrics} {text}");

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Distribution, Int, Tensor};
+use sam_infer::{ImageEmbedding, Precision};
 use sam_model::init::initialise;
 use sam_model::{
     MaskOutput, ObjectPrompt, Prompts, Sam, SamConfig, Variant, has_bf16_products, has_int8_products,
@@ -250,6 +251,36 @@ fn commands_predict_in_bf16_or_say_why_not() {
         ],
         &["--precision", "`f32`, `bf16`, `int8` or `auto`"],
     );
+}
+
+/// An embedding of another precision is as good as any of that precision: it is used, and that is said.
+#[test]
+fn embeddings_say_in_which_precision_they_were_computed() {
+    let run = Run::new();
+    let (checkpoint, photo) = (fixture("tiny_sam.safetensors"), fixture("preprocess/photo.png"));
+    let predict = |more: &[&str]| {
+        let base = ["predict", "--checkpoint", &checkpoint, "--image", &photo, "--point", "100,80", "--out", "masks"];
+        let output = run.sam_train(&[&base[..], more].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", texts(&output).1);
+        texts(&output).1
+    };
+    predict(&["--save-embedding", "exact.safetensors"]);
+    predict(&["--save-embedding", "rounded.safetensors", "--precision", "bf16", "--force"]);
+    let load = |name: &str| ImageEmbedding::load(&run.path(name), &Device::flex()).expect("an embedding");
+    let mut exact = load("exact.safetensors");
+    assert_eq!(exact.precision, Some(Precision::F32));
+    let expected = if has_bf16_products() { Precision::Bf16 } else { Precision::F32 };
+    assert_eq!(load("rounded.safetensors").precision, Some(expected));
+    let err = predict(&["--embedding", "exact.safetensors", "--force"]);
+    assert!(!err.contains("was computed in"), "{err}");
+    exact.precision = Some(Precision::Bf16);
+    exact.save(&run.path("other.safetensors")).expect("written");
+    let err = predict(&["--embedding", "other.safetensors", "--force"]);
+    assert!(err.contains("note: other.safetensors: the embedding was computed in bf16, and f32 is in use"), "{err}");
+    exact.precision = None;
+    exact.save(&run.path("older.safetensors")).expect("written");
+    let err = predict(&["--embedding", "older.safetensors", "--force"]);
+    assert!(!err.contains("was computed in"), "{err}");
 }
 
 /// A run in bf16 resumes to the bit, on any number of devices, and cannot change its precision.

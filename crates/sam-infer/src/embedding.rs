@@ -2,7 +2,7 @@
 //!
 //! The file is a safetensors with one tensor. Its metadata holds the image's sizes and two fingerprints: of the encoder
 //! that computed the embedding and of the image. An embedding of another encoder or another image decodes to plausible
-//! nonsense, so both are compared before use.
+//! nonsense, so both are compared before use. One that was computed in another precision is only a little different.
 //!
 //! Shapes: `C` channels, `G` side length of the embedding in patches.
 
@@ -16,9 +16,12 @@ use sam_image::ModelFrame;
 use sam_model::ImageEncoder;
 use sam_model::weights::{Dtype, StateDict, WeightsError, host_values, named_tensors, write_f32_tensors};
 
+use crate::precision::Precision;
+
 const TENSOR: &str = "image_embedding";
 /// Metadata key of the image's fingerprint; part of the file format.
 const IMAGE_KEY: &str = "picture";
+const PRECISION_KEY: &str = "precision";
 
 /// The embedding of one image.
 #[derive(Clone, Debug)]
@@ -29,6 +32,8 @@ pub struct ImageEmbedding {
     pub frame: ModelFrame,
     /// [`sam_image::image_fingerprint`] of the image.
     pub image: u64,
+    /// What it was computed in; `None` of a file that does not say it.
+    pub precision: Option<Precision>,
     pub(crate) encoder: Arc<EncoderIdentity>,
 }
 
@@ -89,12 +94,15 @@ impl ImageEmbedding {
         let shape = self.tensor.dims();
         let values = host_values(&self.tensor);
         let [height, width] = self.frame.original_hw;
-        let metadata = HashMap::from([
+        let mut metadata = HashMap::from([
             ("original_hw".to_owned(), format!("{height},{width}")),
             ("image_size".to_owned(), self.frame.side_px.to_string()),
             ("encoder".to_owned(), format!("{:016x}", self.encoder.fingerprint())),
             (IMAGE_KEY.to_owned(), format!("{:016x}", self.image)),
         ]);
+        if let Some(precision) = self.precision {
+            metadata.insert(PRECISION_KEY.to_owned(), precision.to_string());
+        }
         let io = |source| WeightsError::Io { path: path.to_owned(), source };
         let tensors: [(&str, &[usize], &[f32]); 1] = [(TENSOR, &shape, &values)];
         write_atomically_with(path, io, |temporary| write_f32_tensors(temporary, &tensors, metadata).map_err(io))?;
@@ -124,7 +132,8 @@ impl ImageEmbedding {
         let values = dict.read_f32(TENSOR)?;
         let tensor = Tensor::from_data(TensorData::new(values, shape), device);
         let encoder = Arc::new(EncoderIdentity::File(encoder));
-        Ok(Self { tensor, frame: ModelFrame::new(original_hw, side_px), image, encoder })
+        let precision = text(PRECISION_KEY).and_then(|name| name.parse().ok());
+        Ok(Self { tensor, frame: ModelFrame::new(original_hw, side_px), image, precision, encoder })
     }
 }
 

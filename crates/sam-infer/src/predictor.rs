@@ -20,6 +20,7 @@ use sam_model::{EncodedImages, MASK_THRESHOLD, MaskOutput, ObjectPrompt, Prompts
 use crate::cache::{CacheDtype, CacheError, EmbeddingCache, EntryKey};
 use crate::clip::ClipTexts;
 use crate::embedding::{EncoderIdentity, ImageEmbedding};
+use crate::precision::Precision;
 use crate::prompt::{Prompt, PromptError};
 
 /// Objects per decoder call. The CPU decoder works through them in smaller chunks; on other devices each object holds a
@@ -113,6 +114,7 @@ impl Predictor {
             tensor: embedded.clone().narrow(0, index, 1),
             frame,
             image,
+            precision: Some(Precision::in_use()),
             encoder: Arc::clone(&self.encoder),
         };
         sources.into_iter().enumerate().map(embed).collect()
@@ -147,7 +149,8 @@ impl Predictor {
         };
         let size_hw = [image.height() as usize, image.width() as usize];
         let frame = ModelFrame::new(size_hw, self.sam.image_size());
-        Ok(ImageEmbedding { tensor, frame, image: fingerprint, encoder: Arc::clone(&self.encoder) })
+        let (precision, encoder) = (Some(Precision::in_use()), Arc::clone(&self.encoder));
+        Ok(ImageEmbedding { tensor, frame, image: fingerprint, precision, encoder })
     }
 
     /// Whether the embedding comes from this predictor's encoder.

@@ -25,7 +25,7 @@ use sam_eval::{
     ComparisonRow, EvalProtocols, EvalSet, Gate, Metrics, PredictorSegmenter, Results, Table, Verdict, compare,
     evaluate, read_images,
 };
-use sam_infer::Predictor;
+use sam_infer::{Precision, Predictor};
 use sam_model::Sam;
 use sam_model::lora::AdapterFile;
 use sam_model::weights::Checkpoint;
@@ -261,6 +261,7 @@ fn about(plan: &EvaluatePlan, sets: &[OpenSet], model: &[(&str, String)]) -> BTr
     let mut about: BTreeMap<String, String> =
         model.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
     about.insert("device".to_owned(), plan.run.measure.device.clone());
+    about.insert("precision".to_owned(), Precision::in_use().to_string());
     about.insert("program".to_owned(), concat!("sam-train ", env!("CARGO_PKG_VERSION")).to_owned());
     let data: Vec<String> = plan
         .data

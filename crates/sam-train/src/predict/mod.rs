@@ -15,7 +15,7 @@ use sam_data::{read_image_file, read_mask_file};
 use sam_files::write_atomically_with;
 use sam_image::{Mask, ModelFrame, Overlay, PointLabel, RgbImage, overlay, paste, save_mask_png, save_rgb_png};
 use sam_infer::{
-    ImageEmbedding, Prediction, Predictor, Prompt, image_fingerprint, mask_as_logits, most_confident,
+    ImageEmbedding, Precision, Prediction, Predictor, Prompt, image_fingerprint, mask_as_logits, most_confident,
 };
 use sam_model::MaskOutput;
 use sam_model::weights::{StateDict, host_values, write_f32_tensors};
@@ -208,6 +208,14 @@ fn check_embedding(
     }
     if embedding.image != image_fingerprint(image) {
         bail!("{}: the embedding is of another image; compute it again with --save-embedding", path.display());
+    }
+    let in_use = Precision::in_use();
+    if let Some(precision) = embedding.precision.filter(|&precision| precision != in_use) {
+        writeln!(
+            errors(),
+            "note: {}: the embedding was computed in {precision}, and {in_use} is in use",
+            path.display()
+        )?;
     }
     Ok(())
 }

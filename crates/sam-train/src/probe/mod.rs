@@ -18,6 +18,7 @@ use burn::tensor::Device;
 use sam_data::OnBad;
 use sam_data::loader::{ErrorPolicy, LoaderError};
 use sam_eval::{Bootstrap, EvalError, LabelledObjects};
+use sam_infer::Precision;
 use sam_learn::LearnError;
 use sam_learn::probe::{
     ExtractOptions, Extracted, Features, FrozenEncoder, LabelledFeatures, Labels, Neighbours,
@@ -319,6 +320,7 @@ fn about(plan: &ProbePlan, data: &ProbeData) -> BTreeMap<String, String> {
     [
         ("program", concat!("sam-train ", env!("CARGO_PKG_VERSION")).to_owned()),
         ("device", plan.run.measure.device.clone()),
+        ("precision", Precision::in_use().to_string()),
         ("data", plan.data.files.path.display().to_string()),
         ("judged", validation),
         ("of", of.to_owned()),
