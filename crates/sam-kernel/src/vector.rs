@@ -136,6 +136,12 @@ pub(crate) fn quick_gelu_slope(x: f32) -> f32 {
     above * (QUICK_GELU_STEEPNESS * x).mul_add(below, 1.0)
 }
 
+/// The larger of two; `a` where either is NaN.
+#[inline(always)]
+pub(crate) fn larger(a: f32, b: f32) -> f32 {
+    if b > a { b } else { a }
+}
+
 /// The sum of all values, in lanes that are added in a fixed order, so that it is the same on every CPU.
 #[inline(always)]
 pub(crate) fn sum(values: &[f32]) -> f32 {

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::OutputGrad;
 use crate::matmul::{Matrix, Precision, Product, Threads, Write, matmul_f32, matmul_into};
-use crate::vector::{LANES, exp, sum_of_lanes, vectorised};
+use crate::vector::{LANES, exp, larger, sum_of_lanes, vectorised};
 
 /// Queries of a tile; with [`KEYS_PER_TILE`] keys its scores stay in a core's L2 cache (256 KiB).
 const QUERIES_PER_TILE: usize = 128;
@@ -234,11 +234,6 @@ fn forward_tile(head: &Head<'_>, queries: Range<usize>, scores: &mut Vec<f32>, o
 
 fn on_this_thread<'a>(scale: f32, a: Matrix<'a>, b: Matrix<'a>) -> Product<'a> {
     Product::new(scale, a, b, Threads::One)
-}
-
-#[inline(always)]
-fn larger(a: f32, b: f32) -> f32 {
-    if b > a { b } else { a }
 }
 
 /// Adds terms to scores and updates the maximum of each lane.

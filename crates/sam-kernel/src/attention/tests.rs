@@ -310,6 +310,27 @@ fn windows_with_relative_positions_match_the_definition() {
 }
 
 #[test]
+fn results_of_few_tokens_do_not_depend_on_the_number_of_threads() {
+    for (queries, keys) in [(400, 7), (7, 400)] {
+        let sizes = CrossAttention { objects: 3, queries, keys, heads: 2, channels: 16 };
+        let (q, k, v) = (values(2 * queries * 32, 1), values(2 * keys * 32, 2), values(2 * keys * 32, 3));
+        let (index, d_out) = ([1, 0, 1], values(3 * queries * 32, 4));
+        let on = |n: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(n).build().expect("a pool");
+            pool.install(|| {
+                let (q_index, kv_index) = (Some(&index[..]), Some(&index[..]));
+                let inputs = CrossInputs { q: &q, k: &k, v: &v, q_index, kv_index, absent: None };
+                let output = sizes.forward(inputs);
+                let (out, log_sums) = (&output.out, &output.log_sums);
+                let grads = sizes.backward(inputs, OutputGrad { out, log_sums, d_out: &d_out });
+                (output.out, grads.q, grads.k, grads.v)
+            })
+        };
+        assert_eq!(on(1), on(5));
+    }
+}
+
+#[test]
 fn results_do_not_depend_on_the_number_of_threads() {
     let attention = GridAttention(GridSizes { images: 1, grid: [20, 20], heads: 3, channels: 8, window: 0 });
     let (qkv, bias) = (values(400 * 72, 1), values(72, 2));
