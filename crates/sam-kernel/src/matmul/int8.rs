@@ -1,6 +1,6 @@
 //! Products of f32 rows with weights, both rounded to 8 bits on the way, for processors with AVX-512 VNNI (`vpdpbusd`).
 //!
-//! Every row and every column of weights has a scale of its own, its largest magnitude by 127 (dynamic quantization of activations per
+//! Every row and every column of weights has a scale of its own, its largest magnitude by 127 (dynamic quantisation of activations per
 //! token and of weights per channel, as in Dettmers 2022, arXiv 2208.07339, without its outliers); sums are exact in 32 bits. The
 //! instruction multiplies unsigned by signed bytes, so weights are stored with 128 added, which the sum of a row's bytes takes away
 //! again.
@@ -28,7 +28,7 @@ const VECTORS: usize = 4;
 const LANES: usize = 16;
 /// Bytes that follow each other along `K` in a group.
 const GROUP: usize = 4;
-/// The most rows that one thread quantizes at once: with 3072 values each they stay in the L2 cache.
+/// The most rows that one thread quantises at once: with 3072 values each they stay in the L2 cache.
 const BLOCK_ROWS: usize = 16 * ROWS;
 /// Longest `K` whose sums of products of bytes fit into 32 bits, rounded down.
 const MAX_K: usize = 1 << 16;
@@ -101,7 +101,7 @@ impl Int8Weights {
         bytes.resize(m * stride, 0);
         let mut rows = [Row::default(); BLOCK_ROWS];
         for ((x, bytes), row) in x.chunks_exact(k).zip(bytes.chunks_exact_mut(stride)).zip(&mut rows) {
-            *row = quantize(x, bytes);
+            *row = quantise(x, bytes);
         }
         for (panel, packed) in self.packed.chunks_exact(groups * COLUMNS).enumerate() {
             let column = panel * COLUMNS;
@@ -212,7 +212,7 @@ fn magnitudes(x: __m512) -> __m512i {
 
 /// Rounds a row to bytes, padded with zeros.
 #[target_feature(enable = "avx512f,avx512bw")]
-fn quantize(x: &[f32], bytes: &mut [i8]) -> Row {
+fn quantise(x: &[f32], bytes: &mut [i8]) -> Row {
     let vector_at = |at: usize| {
         let mask = mask(x.len(), at);
         // SAFETY: masked lanes are in the row.
