@@ -59,6 +59,9 @@ pub enum DeviceError {
         /// The requested device.
         device: DeviceName,
     },
+    /// Gradients need more than 8 bits.
+    #[error("int8 is for inference; to train, set the precision to `f32`, `bf16` or `auto`")]
+    NoTrainingInInt8,
     /// The self-test failed: results on the device would be wrong.
     #[error("device `{device}` is not usable: {fault}; use `cpu`, or another driver")]
     Wrong {

@@ -71,6 +71,13 @@ impl PrecisionInUse {
     fn f32(note: Option<String>) -> Self {
         Self { precision: Precision::F32, note }
     }
+
+    fn int8(is_there: bool) -> Self {
+        if is_there {
+            return Self { precision: Precision::Int8, note: None };
+        }
+        Self::f32(Some("precision: f32, as this processor has no int8 products (AVX-512 VNNI)".to_owned()))
+    }
 }
 
 impl Precision {
@@ -97,7 +104,7 @@ impl Precision {
     ///
     /// # Errors
     ///
-    /// As for inference.
+    /// As for inference, and when int8 is asked.
     pub fn use_for_training(self, name: DeviceName, device: &Device) -> Result<PrecisionInUse, DeviceError> {
         self.use_on(name, device, false)
     }
@@ -106,8 +113,10 @@ impl Precision {
         let in_use = match (self, name) {
             (Precision::F32, _) => PrecisionInUse::f32(None),
             (Precision::Auto, _) if !is_inference => PrecisionInUse::f32(None),
-            (_, DeviceName::Cpu) => self.on_cpu(bf16_speedup(), has_int8_products()),
+            (Precision::Int8, _) if !is_inference => return Err(DeviceError::NoTrainingInInt8),
+            (Precision::Int8, DeviceName::Cpu) => PrecisionInUse::int8(has_int8_products()),
             (Precision::Int8, _) => return Err(DeviceError::NoInt8 { device: name }),
+            (_, DeviceName::Cpu) => self.on_cpu(bf16_speedup()),
             (Precision::Bf16 | Precision::Auto, _) => match (device.supports_dtype(FloatDType::BF16), self) {
                 (true, _) => PrecisionInUse { precision: Precision::Bf16, note: None },
                 (false, Precision::Auto) => {
@@ -122,13 +131,9 @@ impl Precision {
     }
 
     /// `speedup`: of bf16 products over those of f32 on this processor, if it has any.
-    fn on_cpu(self, speedup: Option<f64>, has_int8: bool) -> PrecisionInUse {
+    fn on_cpu(self, speedup: Option<f64>) -> PrecisionInUse {
         match (self, speedup) {
-            (Precision::Int8, _) if has_int8 => PrecisionInUse { precision: Precision::Int8, note: None },
-            (Precision::Int8, _) => PrecisionInUse::f32(Some(
-                "precision: f32, as this processor has no int8 products (AVX-512 VNNI)".to_owned(),
-            )),
-            (Precision::F32, _) => PrecisionInUse::f32(None),
+            (Precision::F32 | Precision::Int8, _) => PrecisionInUse::f32(None),
             (Precision::Bf16, None) => PrecisionInUse::f32(Some(
                 "precision: f32, as this processor has no bf16 products (AVX-512 BF16)".to_owned(),
             )),
@@ -165,7 +170,7 @@ mod tests {
     #[test]
     fn auto_takes_bf16_where_it_is_faster_and_bf16_says_where_it_is_not() {
         let chosen = |precision: Precision, speedup| {
-            let in_use = precision.on_cpu(speedup, false);
+            let in_use = precision.on_cpu(speedup);
             (in_use.precision == Precision::Bf16, in_use.note.is_some())
         };
         assert_eq!(chosen(Precision::F32, Some(2.0)), (false, false));
@@ -178,13 +183,14 @@ mod tests {
     }
 
     #[test]
-    fn int8_is_never_chosen_and_its_absence_is_said() {
-        let chosen = |precision: Precision, has_int8| {
-            let in_use = precision.on_cpu(None, has_int8);
-            (in_use.precision, in_use.note.is_some())
-        };
-        assert_eq!(chosen(Precision::Int8, true), (Precision::Int8, false));
-        assert_eq!(chosen(Precision::Int8, false), (Precision::F32, true));
-        assert_eq!(chosen(Precision::Auto, true), (Precision::F32, false));
+    fn int8_is_never_chosen_its_absence_is_said_and_nothing_trains_in_it() {
+        assert_eq!(PrecisionInUse::int8(true), PrecisionInUse { precision: Precision::Int8, note: None });
+        let absent = PrecisionInUse::int8(false);
+        assert!(absent.precision == Precision::F32 && absent.note.is_some());
+        assert_ne!(Precision::Auto.on_cpu(None).precision, Precision::Int8);
+        let refused =
+            Precision::Int8.use_for_training(DeviceName::Cpu, &Device::flex()).expect_err("it is for inference");
+        assert!(refused.to_string().contains("int8 is for inference"), "{refused}");
+        assert_ne!(Precision::in_use(), Precision::Int8);
     }
 }

@@ -70,7 +70,7 @@ impl Mlp<'_> {
     /// - returns `[R, O]`
     #[must_use]
     pub fn forward(&self, x: &[f32]) -> Vec<f32> {
-        self.forward_keeping(x, &mut Vec::new(), false)
+        self.forward_keeping(x, None)
     }
 
     /// As [`Mlp::forward`], with what is kept for the backward pass: hidden values before bias and activation, `[R, H]`, or nothing where
@@ -83,18 +83,21 @@ impl Mlp<'_> {
     pub fn forward_with_hidden(&self, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
         let (inputs, hidden, _) = self.sizes(x);
         let n = x.len() / inputs * hidden;
-        let mut kept = Vec::with_capacity(if n <= KEPT_VALUES { n } else { 0 });
-        (self.forward_keeping(x, &mut kept, n <= KEPT_VALUES), kept)
+        if n > KEPT_VALUES {
+            return (self.forward_keeping(x, None), Vec::new());
+        }
+        let mut kept = Vec::with_capacity(n);
+        (self.forward_keeping(x, Some(&mut kept)), kept)
     }
 
-    fn forward_keeping(&self, x: &[f32], kept: &mut Vec<f32>, keeps: bool) -> Vec<f32> {
+    fn forward_keeping(&self, x: &[f32], mut kept: Option<&mut Vec<f32>>) -> Vec<f32> {
         let (inputs, hidden, outputs) = self.sizes(x);
         let mut y = vec![0f32; x.len() / inputs * outputs];
         let tiles = x.chunks(ROWS_PER_TILE * inputs).zip(y.chunks_mut(ROWS_PER_TILE * outputs));
         for (x, y) in tiles {
             let rows = x.len() / inputs;
             let mut values = matmul(Matrix::new(x, rows, inputs), self.first.matrix(), Threads::All);
-            if keeps {
+            if let Some(kept) = &mut kept {
                 kept.extend_from_slice(&values);
             }
             self.activate(&mut values);

@@ -41,6 +41,13 @@ pub(crate) struct RowsMut<'a> {
     pub(crate) adds: bool,
 }
 
+impl<'a> RowsMut<'a> {
+    /// A whole matrix with `stride` columns, replaced.
+    pub(crate) fn whole(values: &'a mut [f32], stride: usize) -> Self {
+        Self { values, first: 0, stride, adds: false }
+    }
+}
+
 /// A few tokens of one head, as what rows are multiplied by.
 #[derive(Clone, Debug)]
 pub(crate) struct Table {

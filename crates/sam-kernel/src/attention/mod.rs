@@ -24,7 +24,8 @@ pub use windows::GridSizes;
 pub struct AttentionOutput {
     /// The attended values.
     pub out: Vec<f32>,
-    /// The logarithm of each row's sum of exponentials, for the backward pass.
+    /// For the backward pass: the logarithm of each row's sum of exponentials, but for cross attention to few keys, which says what it
+    /// keeps.
     pub log_sums: Vec<f32>,
 }
 

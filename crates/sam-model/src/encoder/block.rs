@@ -14,7 +14,7 @@ use crate::ops::attention::{
 };
 use crate::ops::int8_encoder;
 use crate::ops::layer_norm::normalise;
-use crate::ops::linear::{Weights, linear, linear_in, linear_layer};
+use crate::ops::linear::{LayerPrecision, linear, linear_in, linear_layer};
 use crate::ops::mlp::{Activation, MlpBlock};
 use crate::ops::shared_rows::Rows;
 
@@ -103,7 +103,7 @@ impl Block {
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let attended = self.attn.forward(normalise(x.clone(), &self.norm1, self.norm_eps), self.window);
         let x = x + self.drop_path.forward(attended);
-        let expanded = self.mlp.forward_in(normalise(x.clone(), &self.norm2, self.norm_eps), self.attn.weights());
+        let expanded = self.mlp.forward_in(normalise(x.clone(), &self.norm2, self.norm_eps), self.attn.precision());
         x + self.drop_path.forward(expanded)
     }
 
@@ -153,18 +153,18 @@ impl Attention {
     /// - `x`: `[B, H, W, C]`; `window`: size of a window, 0 for the whole grid
     /// - returns the same shape
     pub fn forward(&self, x: Tensor<4>, window: usize) -> Tensor<4> {
-        let weights = self.weights();
-        let qkv = linear_in(&self.qkv, x, weights);
+        let precision = self.precision();
+        let qkv = linear_in(&self.qkv, x, precision);
         let bias = self.qkv.bias.as_ref().expect("queries, keys and values have a bias").val();
         let tables = self.rel_pos_h.as_ref().zip(self.rel_pos_w.as_ref());
         let tables = tables.map(|(rows, columns)| PositionTables { rows: rows.val(), columns: columns.val() });
         let attended = grid_attention(GridAttentionInputs { qkv, bias, tables, heads: self.num_heads, window });
-        linear_in(&self.proj, attended, weights)
+        linear_in(&self.proj, attended, precision)
     }
 
     /// The numbers that the block's layers multiply: only SAM's image encoder has relative positions.
-    fn weights(&self) -> Weights {
-        if int8_encoder() && self.rel_pos_h.is_some() { Weights::Int8 } else { Weights::AsSet }
+    fn precision(&self) -> LayerPrecision {
+        if int8_encoder() && self.rel_pos_h.is_some() { LayerPrecision::Int8 } else { LayerPrecision::AsSet }
     }
 
     /// # Shapes

@@ -26,26 +26,26 @@ pub(crate) fn is_adapted(layer: &Linear) -> bool {
 /// - `x`: `[.., inputs]`
 /// - returns `[.., outputs]`
 pub(crate) fn linear<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
-    linear_in(layer, x, Weights::AsSet)
+    linear_in(layer, x, LayerPrecision::AsSet)
 }
 
 /// The numbers that a layer multiplies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Weights {
+pub(crate) enum LayerPrecision {
     /// As is set for all products.
     AsSet,
-    /// Of 8 bits, where the layer is one operation on the CPU; the backward pass is that of [`Weights::AsSet`].
+    /// Of 8 bits, where the layer is one operation on the CPU; the backward pass is that of [`LayerPrecision::AsSet`].
     Int8,
 }
 
 /// As [`linear`], of given numbers.
-pub(crate) fn linear_in<const D: usize>(layer: &Linear, x: Tensor<D>, weights: Weights) -> Tensor<D> {
+pub(crate) fn linear_in<const D: usize>(layer: &Linear, x: Tensor<D>, precision: LayerPrecision) -> Tensor<D> {
     let adapter = layer.weight.reparameterization::<LowRankAdapter>();
     match (adapter, &layer.bias) {
         (None, Some(bias)) if is_fusible(&x) => {
             let shape = output_shape(&x, bias.dims()[0]);
             let inputs = [x.into_dispatch(), layer.weight.val().into_dispatch(), bias.val().into_dispatch()];
-            fused(LinearOp { shape, weights }, inputs)
+            fused(LinearOp { shape, precision }, inputs)
         }
         (None, bias) => products::linear(x, layer.weight.val(), bias.as_ref().map(|bias| bias.val())),
         (Some(adapter), Some(bias)) if is_fusible(&x) && !adapter.drops(&x) => {
@@ -80,7 +80,7 @@ pub(crate) fn linear_of<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: T
     }
     let shape = output_shape(&x, bias.dims()[0]);
     fused(
-        LinearOp { shape, weights: Weights::AsSet },
+        LinearOp { shape, precision: LayerPrecision::AsSet },
         [x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch()],
     )
 }
@@ -94,15 +94,15 @@ fn output_shape<const D: usize>(x: &Tensor<D>, outputs: usize) -> Vec<usize> {
 #[derive(Debug)]
 struct LinearOp {
     shape: Vec<usize>,
-    weights: Weights,
+    precision: LayerPrecision,
 }
 
 impl SliceOperation<3> for LinearOp {
     fn forward(&self, [x, weight, bias]: [&[f32]; 3]) -> SliceOutput {
         let layer = kernel::Linear { weight, bias };
-        let values = match self.weights {
-            Weights::AsSet => layer.forward(x),
-            Weights::Int8 => layer.forward_int8(x),
+        let values = match self.precision {
+            LayerPrecision::AsSet => layer.forward(x),
+            LayerPrecision::Int8 => layer.forward_int8(x),
         };
         SliceOutput::new(values, self.shape.clone())
     }

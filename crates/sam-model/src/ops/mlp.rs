@@ -13,7 +13,7 @@ use sam_kernel::mlp::{self, MlpGrads, MlpNeeds};
 
 use super::fused::{BackwardInputs, SliceOperation, SliceOutput, fused, is_fusible};
 use super::gelu::gelu;
-use super::linear::{Weights, is_adapted, linear, linear_in, linear_layer};
+use super::linear::{LayerPrecision, is_adapted, linear, linear_in, linear_layer};
 
 /// The activation function between the two layers of an MLP.
 pub use sam_kernel::mlp::Activation;
@@ -39,12 +39,12 @@ impl MlpBlock {
     /// - `x`: `[.., C]`
     /// - returns the same shape
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        self.forward_in(x, Weights::AsSet)
+        self.forward_in(x, LayerPrecision::AsSet)
     }
 
     /// As [`MlpBlock::forward`], of given numbers.
-    pub(crate) fn forward_in<const D: usize>(&self, x: Tensor<D>, weights: Weights) -> Tensor<D> {
-        two_layers_in([&self.lin1, &self.lin2], self.activation, x, weights)
+    pub(crate) fn forward_in<const D: usize>(&self, x: Tensor<D>, precision: LayerPrecision) -> Tensor<D> {
+        two_layers_in([&self.lin1, &self.lin2], self.activation, x, precision)
     }
 }
 
@@ -54,20 +54,20 @@ impl MlpBlock {
 /// - `x`: `[.., C]`
 /// - returns `[.., D]`
 pub(crate) fn two_layers<const D: usize>(layers: [&Linear; 2], activation: Activation, x: Tensor<D>) -> Tensor<D> {
-    two_layers_in(layers, activation, x, Weights::AsSet)
+    two_layers_in(layers, activation, x, LayerPrecision::AsSet)
 }
 
 fn two_layers_in<const D: usize>(
     layers: [&Linear; 2],
     activation: Activation,
     x: Tensor<D>,
-    weights: Weights,
+    precision: LayerPrecision,
 ) -> Tensor<D> {
     let [first, second] = layers;
     // An adapter stands beside its layer, which is then no part of one operation.
     let is_whole = !is_adapted(first) && !is_adapted(second);
     if is_whole && is_fusible(&x) {
-        let operation = MlpOp { shape: x.dims().to_vec(), activation, weights };
+        let operation = MlpOp { shape: x.dims().to_vec(), activation, precision };
         let bias = |layer: &Linear| layer.bias.as_ref().expect("every layer of the reference has a bias").val();
         let inputs = [
             x.into_dispatch(),
@@ -78,20 +78,20 @@ fn two_layers_in<const D: usize>(
         ];
         return fused(operation, inputs);
     }
-    let hidden = linear_in(first, x, weights);
+    let hidden = linear_in(first, x, precision);
     let hidden = match activation {
         Activation::Gelu => gelu(hidden),
         Activation::QuickGelu => hidden.clone() * sigmoid(hidden * mlp::QUICK_GELU_STEEPNESS),
         Activation::Relu => relu(hidden),
     };
-    linear_in(second, hidden, weights)
+    linear_in(second, hidden, precision)
 }
 
 #[derive(Debug)]
 struct MlpOp {
     shape: Vec<usize>,
     activation: Activation,
-    weights: Weights,
+    precision: LayerPrecision,
 }
 
 impl MlpOp {
@@ -107,9 +107,9 @@ impl MlpOp {
 impl SliceOperation<5> for MlpOp {
     fn forward(&self, [x, parameters @ ..]: [&[f32]; 5]) -> SliceOutput {
         let mlp = self.kernel(parameters);
-        let (values, saved) = match self.weights {
-            Weights::AsSet => mlp.forward_with_hidden(x),
-            Weights::Int8 => (mlp.forward_int8(x), Vec::new()),
+        let (values, saved) = match self.precision {
+            LayerPrecision::AsSet => mlp.forward_with_hidden(x),
+            LayerPrecision::Int8 => (mlp.forward_int8(x), Vec::new()),
         };
         SliceOutput { values, shape: self.shape.clone(), saved }
     }

@@ -73,7 +73,7 @@ impl WithSimd for OfTokens<'_> {
         let powers = &mut powers[..n * lanes];
         for (head, queries) in queries.iter().enumerate() {
             let rows = |x| Rows::new(x, head * channels, width);
-            let mut to = RowsMut { values: &mut *powers, first: 0, stride: lanes, adds: false };
+            let mut to = RowsMut::whole(powers, lanes);
             multiply(simd, n, rows(k), (&queries.columns, lanes), None, &mut to);
             if let Some(absent) = absent {
                 let of_absent = powers.chunks_exact_mut(lanes).zip(absent).filter(|(_, is_absent)| **is_absent);
@@ -253,9 +253,9 @@ impl WithSimd for OfTokensBackward<'_> {
             let rows = |x| Rows::new(x, head * channels, width);
             let of_head = head * lanes..(head + 1) * lanes;
             let start = Some(&tables.negative_log_sums[of_head.clone()]);
-            let mut to = RowsMut { values: &mut *p, first: 0, stride: lanes, adds: false };
+            let mut to = RowsMut::whole(p, lanes);
             multiply(simd, n, rows(k), (&queries.columns, lanes), start, &mut to);
-            let mut to = RowsMut { values: &mut *d_scores, first: 0, stride: lanes, adds: false };
+            let mut to = RowsMut::whole(d_scores, lanes);
             multiply(simd, n, rows(v), (&d_out.columns, lanes), None, &mut to);
             if let Some(absent) = absent {
                 let of_absent = p.chunks_exact_mut(lanes).zip(absent).filter(|(_, is_absent)| **is_absent);

@@ -59,7 +59,7 @@ impl WithSimd for ToTokens<'_> {
         let scores = &mut scores[..n * lanes];
         for (head, (keys, values)) in keys.iter().zip(values).enumerate() {
             let q = Rows::new(q, head * channels, width);
-            let mut to = RowsMut { values: scores, first: 0, stride: lanes, adds: false };
+            let mut to = RowsMut::whole(scores, lanes);
             multiply(simd, n, q, (&keys.columns, lanes), Some(terms), &mut to);
             for (scores, softmax) in scores.chunks_exact_mut(lanes).zip(softmax.chunks_exact_mut(2 * heads)) {
                 let shift = largest(simd, scores);
@@ -168,9 +168,9 @@ impl WithSimd for ToTokensBackward<'_> {
         let (p, d_scores) = (&mut p[..n * lanes], &mut d_scores[..n * lanes]);
         for (head, (keys, values)) in keys.iter().zip(values).enumerate() {
             let rows = |x| Rows::new(x, head * channels, width);
-            let mut to = RowsMut { values: &mut *p, first: 0, stride: lanes, adds: false };
+            let mut to = RowsMut::whole(p, lanes);
             multiply(simd, n, rows(q), (&keys.columns, lanes), Some(terms), &mut to);
-            let mut to = RowsMut { values: &mut *d_scores, first: 0, stride: lanes, adds: false };
+            let mut to = RowsMut::whole(d_scores, lanes);
             multiply(simd, n, rows(d_out), (&values.columns, lanes), None, &mut to);
             let scores = p.chunks_exact_mut(lanes).zip(d_scores.chunks_exact_mut(lanes));
             for ((p, d), softmax) in scores.zip(softmax.chunks_exact(2 * heads)) {
