@@ -12,6 +12,7 @@
 mod bf16;
 #[cfg(target_arch = "x86_64")]
 mod int8;
+mod long_sums;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use int8::Int8Weights;
@@ -115,6 +116,12 @@ impl<'a> Matrix<'a> {
     pub(crate) fn new(data: &'a [f32], rows: usize, columns: usize) -> Self {
         assert_eq!(Some(data.len()), rows.checked_mul(columns), "a {rows} x {columns} matrix has as many elements");
         Self { data, rows, columns, row_stride: columns, column_stride: 1 }
+    }
+
+    /// The columns from `start` to `end`.
+    fn columns_between(self, start: usize, end: usize) -> Self {
+        assert!(start < end && end <= self.columns, "columns of the matrix");
+        Self { data: &self.data[start * self.column_stride..], columns: end - start, ..self }
     }
 
     /// The transpose, as another view of the same data.
@@ -225,8 +232,15 @@ fn new_product(product: Product<'_>) -> Vec<f32> {
 /// `out` must be valid for writes of `a.rows * b.columns` elements, and for reads too when accumulating.
 unsafe fn run(out: *mut f32, write: Write, product: Product<'_>) {
     let is_bf16 = product.precision == Precision::AsSet && bf16_products();
+    let factors = if is_bf16 { Factors::Bf16 } else { Factors::F32 };
+    let n_blocks = if product.threads == Threads::All { long_sums::n_blocks(product.a, product.b) } else { 1 };
     // SAFETY: says the caller.
-    unsafe { run_as(out, write, product, if is_bf16 { Factors::Bf16 } else { Factors::F32 }) }
+    unsafe {
+        match n_blocks {
+            1 => run_as(out, write, product, factors),
+            _ => long_sums::run(out, write, product, factors, n_blocks),
+        }
+    }
 }
 
 /// # Safety
