@@ -7,7 +7,7 @@ use std::process::Stdio;
 use sam_model::weights::{Checkpoint, ExportFormat, ImageSizePolicy, LoadOptions, export, named_tensors};
 
 use crate::annotate_cli::Served;
-use crate::cli::{Run, fixture};
+use crate::cli::{Run, fixture, texts};
 use crate::fixture::{cpu, f32_of, path};
 use crate::train_cli::{SMALL, read};
 
@@ -56,6 +56,12 @@ fn every_command_takes_it() {
     let eval = ["--data", "scenes", "--part", "val", "--clicks", "1", "--out", "eval"];
     run.ok(&[&["eval"], &model[..], &eval].concat());
     assert!(read(&run, "eval/results.json").contains("miou_1"));
+    // On a processor with int8 the encoder has no such layers, and without it f32 is all there is: both say so.
+    let int8 = [&["eval"], &model[..], &eval[..6], &["--precision", "int8", "--out", "eval-int8"]].concat();
+    let (_, said) = texts(&run.sam_train(&int8));
+    assert!(said.contains("precision: f32, as"), "{said}");
+    let results: serde_json::Value = serde_json::from_str(&read(&run, "eval-int8/results.json")).expect("JSON");
+    assert_eq!(results["about"]["precision"], "f32");
 
     std::fs::create_dir(run.path("photos")).expect("made");
     for name in ["photos/a.png", "photos/b.png"] {

@@ -370,7 +370,7 @@ fn prefixes_of_training_programs_are_removed_and_said() {
         write_safetensors(&tiny_named(|key| format!("{before}{key}")), &file);
         let (sam, report) = Checkpoint::open(&file).expect(before).load(&cpu()).expect(before);
         assert_eq!(weights_of(&sam), expected, "{before}");
-        assert_eq!(report.surroundings, [format!("the names of the tensors are read without {said}")]);
+        assert_eq!(report.notes, [format!("the names of the tensors are read without {said}")]);
     }
     // One module that was compiled.
     let compiled = |key: &str| key.replace("image_encoder.", "image_encoder._orig_mod.");
@@ -396,7 +396,7 @@ fn prefixes_of_training_programs_are_removed_and_said() {
 #[test]
 fn what_is_beside_the_weights_is_reported() {
     let (_, report) = Checkpoint::open(&path("tiny_sam_wrapped_f16.pth")).expect("fine").load(&cpu()).expect("fine");
-    assert!(report.surroundings.join("; ").contains("(beside `model`)"), "{:?}", report.surroundings);
+    assert!(report.notes.join("; ").contains("(beside `model`)"), "{:?}", report.notes);
 }
 
 #[test]

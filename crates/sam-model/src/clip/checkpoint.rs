@@ -159,11 +159,8 @@ impl ClipCheckpoint {
 
     fn compare(&self, model: &ClipModel) -> Result<(BTreeMap<String, Stored>, LoadReport), WeightsError> {
         let (mut plan, mut mismatch) = (BTreeMap::new(), Mismatch::default());
-        let mut report = LoadReport {
-            assumed: self.assumed.clone(),
-            surroundings: surroundings(&self.dict),
-            ..LoadReport::default()
-        };
+        let mut report =
+            LoadReport { assumed: self.assumed.clone(), notes: surroundings(&self.dict), ..LoadReport::default() };
         let mut unused: BTreeSet<&str> = self.dict.tensors.keys().map(String::as_str).collect();
         for (openai, shape) in parameter_shapes(model) {
             let stored = self.layout.stored(&openai, &shape);

@@ -282,7 +282,7 @@ fn prefixes_are_removed_and_said() {
     let load =
         |path: &Path| ClipCheckpoint::open(path).and_then(|checkpoint| checkpoint.load(&device)).expect("it fits");
     let (_, fingerprint, report) = load(&path);
-    assert!(report.surroundings.iter().any(|note| note.contains("`module.`")), "{report:?}");
+    assert!(report.notes.iter().any(|note| note.contains("`module.`")), "{report:?}");
     assert_eq!((report.used, report.dropped.len()), (61, 1));
     // The same CLIP has one fingerprint, in any layout and under any prefix.
     for name in ["hf", "open_clip"] {

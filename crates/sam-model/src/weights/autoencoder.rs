@@ -93,11 +93,8 @@ impl MaeCheckpoint {
     ) -> Result<(MaskedAutoencoder, LoadReport), WeightsError> {
         let path = &self.dict.path;
         let mae = config.init(device).map_err(|source| WeightsError::Config { path: path.clone(), source })?;
-        let mut report = LoadReport {
-            assumed: self.assumed.clone(),
-            surroundings: surroundings(&self.dict),
-            ..LoadReport::default()
-        };
+        let mut report =
+            LoadReport { assumed: self.assumed.clone(), notes: surroundings(&self.dict), ..LoadReport::default() };
         let mut mismatch = Mismatch::default();
         let mut unused: BTreeSet<&str> = self.dict.tensors.keys().map(String::as_str).collect();
         for (key, shape) in parameter_shapes(&mae) {

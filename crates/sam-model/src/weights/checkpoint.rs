@@ -75,8 +75,8 @@ pub struct LoadReport {
     pub resized: Vec<ResizedTable>,
     /// Assumptions where neither the tensors nor the file's metadata determine a size, a sentence each.
     pub assumed: Vec<String>,
-    /// What surrounded the weights and was removed or ignored, a sentence each.
-    pub surroundings: Vec<String>,
+    /// What surrounded the weights and was removed or ignored, and how the model computes when not as it was asked, a sentence each.
+    pub notes: Vec<String>,
 }
 
 /// Contents beside the weights that a report lists.
@@ -264,7 +264,7 @@ impl Checkpoint {
         let (mut plan, mut mismatch) = (BTreeMap::new(), Mismatch::default());
         let mut report = LoadReport {
             assumed: self.agree_on_heads(config)?,
-            surroundings: surroundings(&self.dict),
+            notes: surroundings(&self.dict),
             ..LoadReport::default()
         };
         let mut unused: BTreeSet<&str> = self.dict.tensors.keys().map(String::as_str).collect();

@@ -143,7 +143,7 @@ const DROPPED_LISTED: usize = 4;
 
 /// Prints every tensor that was not simply loaded under its own name; labels are padded to `width`.
 pub(crate) fn print_load_report(out: &mut impl Write, report: &LoadReport, width: usize) -> Result<(), Failure> {
-    for note in &report.surroundings {
+    for note in &report.notes {
         writeln!(out, "{:width$}{note}", "note")?;
     }
     let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();

@@ -261,9 +261,9 @@ pub(crate) fn plan_of_run(checkpoint: &Path) -> Option<Plan> {
 
 /// A line for each kind of tensor, with those of all blocks on one line.
 pub(crate) fn load_report_lines(report: &LoadReport) -> Vec<String> {
-    let LoadReport { used, dropped, fresh, resized, assumed, surroundings } = report;
+    let LoadReport { used, dropped, fresh, resized, assumed, notes } = report;
     let mut lines = vec![format!("model: {used} tensors are loaded")];
-    lines.extend(surroundings.iter().map(|note| format!("model: {note}")));
+    lines.extend(notes.iter().map(|note| format!("model: {note}")));
     lines.extend(assumed.iter().map(|assumed| format!("model: assumed: {assumed}")));
     lines.extend(
         resized.iter().map(|table| format!("model: {} is resized {:?} to {:?}", table.key, table.from, table.to)),
