@@ -12,8 +12,11 @@ cd "$(dirname "$0")/.."
 device="${1:-software}"
 [ $# -eq 0 ] || shift
 feature="$device"
+features="$device"
+[ "$device" != wgpu ] || features=wgpu,autotune
 if [ "$device" = software ]; then
   feature=wgpu
+  features=wgpu
   driver=""
   for file in /usr/share/vulkan/icd.d/lvp_icd*.json /etc/vulkan/icd.d/lvp_icd*.json; do
     [ ! -f "$file" ] || driver="$file"
@@ -36,7 +39,7 @@ tests=(golden:: gradients:: block:: learning:: mae:: lora:: text:: tiny_vit:: tr
 # One at a time: they share the device and its memory. 400 steps of a training take an hour on a software driver.
 skipped=()
 [ "$device" != software ] || skipped=(--skip a_model_overfits_four_images)
-cargo test --release -p sam-train --features "$feature" --test main -- --test-threads 1 "${skipped[@]}" "${tests[@]}"
+cargo test --release -p sam-train --features "$features" --test main -- --test-threads 1 "${skipped[@]}" "${tests[@]}"
 
 program="$CARGO_TARGET_DIR/release/sam-train"
 runs="$(mktemp -d)"

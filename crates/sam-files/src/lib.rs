@@ -5,6 +5,7 @@
 //! leaves on disk is written through it, so a crash leaves the old file or the new one and never half of either.
 
 mod atomic;
+mod caches;
 mod fingerprint;
 mod foreign;
 mod printable;
@@ -14,6 +15,7 @@ pub use atomic::{
     UNFINISHED_PREFIX, remove_if_there, sweep_unfinished, write_atomically, write_atomically_with,
     write_folder_atomically, write_into_folder, write_unsynced,
 };
+pub use caches::cache_folder;
 pub use fingerprint::Fingerprint;
 pub use foreign::{FOREIGN_HEAD_BYTES, ForeignFile, foreign_file};
 pub use printable::printable;

@@ -155,6 +155,7 @@ fn open_wgpu(device: DeviceName) -> Result<Device, DeviceError> {
 
 #[cfg(any(feature = "cuda", feature = "vulkan", feature = "wgpu"))]
 fn tested(device: DeviceName, open: impl FnOnce() -> Device + Send + 'static) -> Result<Device, DeviceError> {
+    crate::kernel_cache::keep_kernels();
     sam_model::device_check::check_forward(open).map_err(|fault| match fault {
         DeviceFault::Panicked(reason) => DeviceError::Absent { device, reason },
         fault @ DeviceFault::Wrong { .. } => DeviceError::Wrong { device, fault },

@@ -30,6 +30,8 @@ pub mod cache;
 pub mod clip;
 mod device;
 mod embedding;
+#[cfg(any(feature = "cuda", feature = "vulkan", feature = "wgpu"))]
+mod kernel_cache;
 mod latent;
 mod precision;
 mod predictor;

@@ -1,10 +1,57 @@
-//! A device without memory left. burn reports it where results are read, by a panic with the device's message
-//! (`cubecl-runtime`, `server/base.rs`, in 0.11.3); the loop turns it into an error that says so.
+//! Memory of a device: what tensors take there, and the error when none is left. burn reports that where results are read, by a
+//! panic with the device's message (`cubecl-runtime`, `server/base.rs`, in 0.11.3); the loop turns it into an error that says so.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use burn::tensor::Device;
 
 use crate::error::LearnError;
+
+/// Between two looks at the memory of a device.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+
+/// Memory of a device, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// Of all live tensors together.
+    pub in_use: u64,
+    /// What the device has given to this process: live tensors, and what freed ones left for the next.
+    pub reserved: u64,
+}
+
+/// The memory of a device that reports it, as GPUs do. `None` on the CPU, where it is that of the process.
+#[must_use]
+pub(crate) fn device_memory(device: &Device) -> Option<DeviceMemory> {
+    let usage = device.clone().inner().memory_pool_usage()?;
+    Some(DeviceMemory { in_use: usage.bytes_in_use, reserved: usage.bytes_reserved })
+}
+
+/// Runs `work` and looks at the device's memory meanwhile, every millisecond; the largest values seen.
+pub(crate) fn watched<T>(device: &Device, work: impl FnOnce() -> T) -> (T, DeviceMemory) {
+    let is_done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let looks = scope.spawn(|| {
+            let mut largest = DeviceMemory::default();
+            while !is_done.load(Ordering::Relaxed) {
+                if let Some(now) = device_memory(device) {
+                    largest.in_use = largest.in_use.max(now.in_use);
+                    largest.reserved = largest.reserved.max(now.reserved);
+                }
+                thread::sleep(LOOK_EVERY);
+            }
+            largest
+        });
+        // A panic of the work must end the looks, too: the scope waits for them.
+        let result = catch_unwind(AssertUnwindSafe(work));
+        is_done.store(true, Ordering::Relaxed);
+        let largest = looks.join().unwrap_or_default();
+        (result.unwrap_or_else(|payload| resume_unwind(payload)), largest)
+    })
+}
 
 /// Parts of the messages of cubecl for a failed allocation: too large right now, for a kernel, or for any page.
 const MESSAGES: [&str; 4] = [

@@ -26,7 +26,7 @@ pub mod texts;
 mod training;
 mod training_loop;
 
-pub use device_memory::out_of_memory;
+pub use device_memory::{DeviceMemory, out_of_memory};
 pub use device_reads::n_device_reads;
 pub use error::LearnError;
 pub use phases::Phase;

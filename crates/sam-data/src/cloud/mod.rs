@@ -54,14 +54,7 @@ pub fn has_cloud() -> bool {
 /// The folder of the cache where no other is given: that of the system for this user. `None` where the environment names none.
 #[must_use]
 pub fn default_cloud_cache() -> Option<PathBuf> {
-    let of = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let home = || of("HOME");
-    let caches = match std::env::consts::OS {
-        "windows" => of("LOCALAPPDATA"),
-        "macos" => home().map(|home| home.join("Library/Caches")),
-        _ => of("XDG_CACHE_HOME").or_else(|| home().map(|home| home.join(".cache"))),
-    };
-    caches.map(|caches| caches.join("sam-train").join("shards"))
+    sam_files::cache_folder("shards")
 }
 
 #[cfg(test)]

@@ -152,7 +152,7 @@ pub struct StepRecord {
     pub images_per_s: f64,
     /// Fraction of the time in which the step waited for data, smoothed.
     pub data_wait_share: f64,
-    /// Memory of the process.
+    /// Memory of the process; on a device that reports it, what the device has given to the process.
     pub memory_mib: f64,
     /// Time spent training and validating.
     pub elapsed_s: f64,

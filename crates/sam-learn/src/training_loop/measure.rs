@@ -8,11 +8,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use burn::tensor::Device;
 use sam_data::loader::Loader;
 
 use super::pace::Pace;
 use super::{Run, Setup, n_images};
-use crate::device_memory::catch_out_of_memory;
+use crate::device_memory::{catch_out_of_memory, device_memory};
 use crate::error::LearnError;
 use crate::optim::{PartSize, optimiser_and_rates, part_sizes};
 use crate::ranks::Alone;
@@ -43,7 +44,7 @@ pub struct Measured {
     pub validation_s: Option<f64>,
     /// Images of a validation.
     pub validation_images: usize,
-    /// Largest physical memory of the process, in bytes, with the optimiser's moments and the moving average.
+    /// Largest memory of the process, or of a device that reports its own, in bytes, with the optimiser's moments and the moving average.
     pub peak_bytes: u64,
     /// Size of a checkpoint, in bytes.
     pub checkpoint_bytes: u64,
@@ -68,7 +69,7 @@ pub(crate) fn measure<T: Task>(setup: Setup<T>) -> Result<Option<Measured>, Lear
     let measured = catch_out_of_memory(&mut run, work, |run| run.progress.step + 1)?;
     let Some((steps, (validation_s, validation_images))) = measured else { return Ok(None) };
     // The steps were made on a copy of what learns.
-    let peak_bytes = (steps.peak_bytes + state_bytes).max(peak_bytes().saturating_sub(4 * learned));
+    let peak_bytes = (steps.peak_bytes + state_bytes).max(peak_bytes(&run.device).saturating_sub(4 * learned));
     Ok(Some(Measured {
         parts,
         step_s: steps.step_s,
@@ -128,7 +129,7 @@ impl<T: Task> Run<T> {
             let own = self.gradients_of_next_batches(&task);
             let Ok((grads, reports)) = self.of_all_ranks(&task, own) else { break };
             if taken.is_empty() {
-                peak = peak_bytes();
+                peak = peak_bytes(&self.device);
             }
             let Ok((grads, _)) = self.clip(&task, grads, &reports) else { break };
             let rates = self.rates.step();
@@ -186,8 +187,13 @@ fn typical(steps: &[Duration]) -> f64 {
     usual.iter().sum::<f64>() / usual.len() as f64
 }
 
+/// The largest memory so far: on a device that reports it what it has given to this process, else the process's own.
+fn peak_bytes(device: &Device) -> u64 {
+    device_memory(device).map_or_else(process_peak_bytes, |memory| memory.reserved)
+}
+
 /// The largest physical memory of this process so far; where the system does not keep it, that of now.
-pub(super) fn peak_bytes() -> u64 {
+pub(super) fn process_peak_bytes() -> u64 {
     let status = sam_files::read_text(Path::new("/proc/self/status"), sam_files::MAX_TEXT_BYTES).unwrap_or_default();
     let peak_kib =
         status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix("kB")?.trim().parse().ok());

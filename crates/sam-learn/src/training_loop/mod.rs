@@ -405,7 +405,7 @@ impl<T: Task> Run<T> {
             n_images: n_images(reports),
             images_per_s: self.pace.images_per_s(),
             data_wait_share: self.pace.data_wait_fraction(),
-            memory_mib: memory_mib(),
+            memory_mib: memory_mib(&self.device),
             elapsed_s: self.progress.elapsed_s,
             eta_s: self.eta_s().unwrap_or_default(),
         };

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use burn::tensor::Device;
+
+use crate::device_memory::device_memory;
 use crate::record::RunHistory;
 
 /// Weight of the past in smoothed values.
@@ -74,9 +77,11 @@ impl Pace {
     }
 }
 
-/// Physical memory of this process.
-pub(super) fn memory_mib() -> f64 {
-    memory_stats::memory_stats().map_or(0.0, |stats| stats.physical_mem as f64 / f64::from(1 << 20))
+/// What a device that reports its memory has given to this process; else, on the CPU, the process's physical memory.
+pub(super) fn memory_mib(device: &Device) -> f64 {
+    let of_process = || memory_stats::memory_stats().map_or(0, |stats| stats.physical_mem as u64);
+    let bytes = device_memory(device).map_or_else(of_process, |memory| memory.reserved);
+    bytes as f64 / f64::from(1 << 20)
 }
 
 #[cfg(test)]

@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use super::measure::{peak_bytes, unobserved};
+use super::measure::{process_peak_bytes, unobserved};
 use super::{Run, Setup, n_images};
-use crate::device_memory::catch_out_of_memory;
+use crate::device_memory::{DeviceMemory, catch_out_of_memory, device_memory, watched};
 use crate::error::LearnError;
 use crate::optim::{PartSize, part_sizes};
 use crate::phases::{Phase, timed, with_clock};
@@ -19,6 +19,8 @@ pub struct Profile {
     pub steps: Vec<ProfiledStep>,
     /// Largest physical memory of the process, in bytes.
     pub peak_bytes: u64,
+    /// Largest memory of a step on a device that reports it.
+    pub device_memory: Option<DeviceMemory>,
 }
 
 /// One step.
@@ -34,7 +36,7 @@ pub struct ProfiledStep {
     pub n_objects: usize,
 }
 
-/// Makes a step that is not counted and `n_steps` that are.
+/// Makes a step that is not counted, `n_steps` that are, and on a device that reports its memory one that is watched for that.
 pub(crate) fn profile<T: Task>(setup: Setup<T>, n_steps: usize) -> Result<Profile, LearnError> {
     let (task, mut run) = unobserved(setup);
     let parts = part_sizes(task.network());
@@ -50,10 +52,19 @@ pub(crate) fn profile<T: Task>(setup: Setup<T>, n_steps: usize) -> Result<Profil
                 steps.push(ProfiledStep { seconds: began.elapsed().as_secs_f64(), phases, n_images, n_objects });
             }
         }
-        Ok(steps)
+        let device = run.device.clone();
+        let memory = match device_memory(&device) {
+            Some(_) => {
+                let (made, memory) = watched(&device, || run.timed_step(task));
+                made?;
+                Some(memory)
+            }
+            None => None,
+        };
+        Ok((steps, memory))
     };
-    let steps = catch_out_of_memory(&mut run, work, |run| run.progress.step + 1)?;
-    Ok(Profile { parts, steps, peak_bytes: peak_bytes() })
+    let (steps, device_memory) = catch_out_of_memory(&mut run, work, |run| run.progress.step + 1)?;
+    Ok(Profile { parts, steps, peak_bytes: process_peak_bytes(), device_memory })
 }
 
 impl<T: Task> Run<T> {

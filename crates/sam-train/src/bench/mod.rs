@@ -81,7 +81,14 @@ struct Report {
     images: f64,
     objects: f64,
     images_per_s: f64,
+    /// Of the process, physical.
     peak_memory_mib: f64,
+    /// Of a device that reports it, during one step: all live tensors.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device_in_use_mib: Option<f64>,
+    /// And what it has given to this process, with what freed tensors left for the next.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device_reserved_mib: Option<f64>,
     /// Matrix products of 2048 x 2048.
     matmul_gflops: f64,
     /// What they multiply.
@@ -140,7 +147,7 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<(), Failure> {
 
 fn report(benched: &Benched) -> Result<Report, Failure> {
     let Benched { what, device, device_name, profile, work, shards } = benched;
-    let Profile { parts, steps, peak_bytes } = profile;
+    let Profile { parts, steps, peak_bytes, device_memory } = profile;
     let inner = device.clone().inner();
     let is_cpu = device_name == "cpu";
     // On the CPU, kernels of our own multiply bf16, beside which burn's products are those of f32.
@@ -201,7 +208,9 @@ fn report(benched: &Benched) -> Result<Report, Failure> {
         images,
         objects: mean(|step| step.n_objects),
         images_per_s: images / step_s,
-        peak_memory_mib: *peak_bytes as f64 / f64::from(1 << 20),
+        peak_memory_mib: mib(*peak_bytes),
+        device_in_use_mib: device_memory.map(|memory| mib(memory.in_use)),
+        device_reserved_mib: device_memory.map(|memory| mib(memory.reserved)),
         matmul_gflops,
         matmul_of: products,
         matmul_gflops_one_thread,
@@ -209,6 +218,10 @@ fn report(benched: &Benched) -> Result<Report, Failure> {
         precision: if bf16_products() { "bf16" } else { "f32" },
         phases,
     })
+}
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {
@@ -232,11 +245,16 @@ fn print(report: &Report) -> std::io::Result<()> {
     writeln!(out, "step of: {step_of}; {images:.1} images, {objects:.1} objects, products of {precision}")?;
     let learned = report.learned_parameters as f64 / 1e6;
     writeln!(out, "parameters: {:.1} M, of which {learned:.1} M learn", report.parameters as f64 / 1e6)?;
+    let of_process = if report.device_in_use_mib.is_some() { " of this process" } else { "" };
     writeln!(
         out,
-        "step: {step_s:.3} s (median of {steps}, {step_s_min:.3} to {step_s_max:.3}), {:.3} images/s, {:.0} MiB at most\n",
+        "step: {step_s:.3} s (median of {steps}, {step_s_min:.3} to {step_s_max:.3}), {:.3} images/s, {:.0} MiB at most{of_process}",
         report.images_per_s, report.peak_memory_mib
     )?;
+    if let (Some(in_use), Some(reserved)) = (report.device_in_use_mib, report.device_reserved_mib) {
+        writeln!(out, "memory on {device}: {in_use:.0} MiB of tensors at most, {reserved:.0} MiB reserved")?;
+    }
+    writeln!(out)?;
     writeln!(out, "{:<18}{:>10}{:>8}{:>11}{:>11}{:>9}", "phase", "seconds", "share", "GFLOP", "GFLOP/s", "of peak")?;
     for phase in report.phases.iter().filter(|phase| phase.seconds > 0.0) {
         let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.1}"));
