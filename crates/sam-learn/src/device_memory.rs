@@ -24,7 +24,6 @@ pub struct DeviceMemory {
 }
 
 /// The memory of a device that reports it, as GPUs do. `None` on the CPU, where it is that of the process.
-#[must_use]
 pub(crate) fn device_memory(device: &Device) -> Option<DeviceMemory> {
     let usage = device.clone().inner().memory_pool_usage()?;
     Some(DeviceMemory { in_use: usage.bytes_in_use, reserved: usage.bytes_reserved })
@@ -92,6 +91,14 @@ mod tests {
 
     fn caught(message: &'static str) -> Result<u32, LearnError> {
         catch_out_of_memory(&mut 7, |_| if message.is_empty() { Ok(1) } else { panic!("{message}") }, |step| *step)
+    }
+
+    #[test]
+    fn watching_ends_with_the_work() {
+        let cpu = Device::flex();
+        assert_eq!(device_memory(&cpu), None);
+        assert_eq!(watched(&cpu, || 3), (3, DeviceMemory::default()));
+        assert!(catch_unwind(|| watched(&cpu, || -> u32 { panic!("a defect") })).is_err());
     }
 
     #[test]
