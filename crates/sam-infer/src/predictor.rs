@@ -15,10 +15,7 @@ use burn::tensor::{Device, Tensor};
 use sam_image::{Mask, ModelFrame, RgbImage, image_fingerprint, resize_longest_side};
 use sam_model::lora::AdapterFile;
 use sam_model::weights::{Checkpoint, LoadReport, WeightsError, fingerprint, host_values};
-use sam_model::{
-    EncodedImages, ImageEncoder, MASK_THRESHOLD, MaskOutput, ObjectPrompt, Prompts, Sam, SamConfig, int8_encoder,
-    set_int8_encoder,
-};
+use sam_model::{EncodedImages, MASK_THRESHOLD, MaskOutput, ObjectPrompt, Prompts, Sam, SamConfig};
 
 use crate::cache::{CacheDtype, CacheError, EmbeddingCache, EntryKey};
 use crate::clip::ClipTexts;
@@ -49,11 +46,10 @@ impl Predictor {
         Self { image_positions: sam.image_positions(), device: sam.device(), encoder, sam }
     }
 
-    /// Loads a checkpoint in any supported layout. Where the process encodes in 8 bits ([`crate::Precision::Int8`]) and the encoder
-    /// has no such layers, it encodes in f32 from now on, and the report says so.
+    /// Loads a checkpoint in any supported layout.
     pub fn from_checkpoint(path: &Path, device: &Device) -> Result<(Self, LoadReport), WeightsError> {
         let (sam, report) = Checkpoint::open(path)?.load(device)?;
-        Ok(Self::loaded(&sam, report))
+        Ok((Self::new(&sam), report))
     }
 
     /// Loads a checkpoint, with low-rank adapters merged into it: see [`AdapterFile::open`].
@@ -65,17 +61,7 @@ impl Predictor {
         let Some(adapter) = adapter else { return Self::from_checkpoint(path, device) };
         let adapters = AdapterFile::open(adapter)?;
         let (sam, report) = Checkpoint::open(path)?.load(device)?;
-        Ok(Self::loaded(&adapters.merge_into(sam)?, report))
-    }
-
-    fn loaded(sam: &Sam, mut report: LoadReport) -> (Self, LoadReport) {
-        if int8_encoder() && matches!(sam.image_encoder, ImageEncoder::TinyVit(_)) {
-            set_int8_encoder(false);
-            report
-                .notes
-                .push("precision: f32, as only a plain ViT encodes in int8 and this encoder is a TinyViT".to_owned());
-        }
-        (Self::new(sam), report)
+        Ok((Self::new(&adapters.merge_into(sam)?), report))
     }
 
     /// The model's sizes.

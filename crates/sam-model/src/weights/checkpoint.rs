@@ -21,6 +21,7 @@ use super::text::{Binding, TEXT_KEYS, TextPromptFile};
 use crate::config::SamConfig;
 use crate::encoder::ImageEncoderConfig;
 use crate::init::initialise_where;
+use crate::ops::{int8_encoder, set_int8_encoder};
 use crate::prompt::TextPromptConfig;
 use crate::sam::Sam;
 
@@ -155,7 +156,8 @@ impl Checkpoint {
 
     /// Loads the segmenter at its own image size.
     ///
-    /// An encoder alone is an error here, as most of the result would be random: see [`Checkpoint::load_with`].
+    /// An encoder alone is an error here, as most of the result would be random: see [`Checkpoint::load_with`]. Where this process is to
+    /// encode in 8 bits ([`set_int8_encoder`]) and the encoder has no such layers, it encodes in f32 from now on; the report says so.
     pub fn load(&self, device: &Device) -> Result<(Sam, LoadReport), WeightsError> {
         if !self.is_segmenter() {
             return Err(WeightsError::Unsupported(format!(
@@ -165,7 +167,13 @@ impl Checkpoint {
                 self.kind()
             )));
         }
-        self.load_with(&self.default_options(), device)
+        let (sam, mut report) = self.load_with(&self.default_options(), device)?;
+        if int8_encoder() && matches!(self.config.image_encoder, ImageEncoderConfig::TinyVit(_)) {
+            set_int8_encoder(false);
+            let note = "precision: f32, as only a plain ViT encodes in int8 and this encoder is a TinyViT";
+            report.notes.push(note.to_owned());
+        }
+        Ok((sam, report))
     }
 
     /// Loads into a model whose dropout rates or image size may differ from the file's; position tables are resized. Tensors
