@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 /// Hexadecimal digits of the commit that are shown.
 const COMMIT_DIGITS: usize = 12;
 
-/// The cargo features of this crate, each a kind of device.
-const FEATURES: [&str; 3] = ["cuda", "vulkan", "wgpu"];
+/// The cargo features of this crate for devices.
+const FEATURES: [&str; 4] = ["cuda", "vulkan", "wgpu", "autotune"];
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");

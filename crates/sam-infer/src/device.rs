@@ -34,7 +34,7 @@ pub enum DeviceError {
     NotBuilt {
         /// The requested device.
         device: DeviceName,
-        /// The cargo feature that enables it.
+        /// The cargo features that enable it, with commas.
         feature: &'static str,
     },
     /// The machine lacks the device.
@@ -150,7 +150,7 @@ fn open_wgpu(name: DeviceName) -> Result<Device, DeviceError> {
 
 #[cfg(not(feature = "wgpu"))]
 fn open_wgpu(device: DeviceName) -> Result<Device, DeviceError> {
-    Err(DeviceError::NotBuilt { device, feature: "wgpu" })
+    Err(DeviceError::NotBuilt { device, feature: "wgpu,autotune" })
 }
 
 #[cfg(any(feature = "cuda", feature = "vulkan", feature = "wgpu"))]
