@@ -67,12 +67,6 @@ pub(crate) fn f32_of(format: ExportFormat, image_size: ImageSizePolicy) -> Expor
     ExportOptions { format, dtype: Dtype::F32, image_size, text: TextExport::Beside }
 }
 
-/// burn has one random generator per process: tests that need reproducible draws from it take turns.
-pub(crate) fn generator() -> std::sync::MutexGuard<'static, ()> {
-    static GENERATOR: std::sync::Mutex<()> = std::sync::Mutex::new(());
-    GENERATOR.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
 /// A file of named reference tensors.
 pub(crate) struct Golden(StateDict);
 

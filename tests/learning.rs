@@ -14,9 +14,7 @@ use sam_learn::task::{
 };
 use sam_model::{PIXEL_MEAN, PIXEL_STD, Sam, SparsePrompts};
 
-use crate::fixture::{
-    Golden, check, device, generator, norm, official_gradients, repeats_to_the_bit, tiny, values, vit,
-};
+use crate::fixture::{Golden, check, device, norm, official_gradients, repeats_to_the_bit, tiny, values, vit};
 
 const PASSES: usize = 11;
 const MASK_ONLY: [usize; 2] = [4, 10];
@@ -91,7 +89,6 @@ fn a_teachers_embeddings_add_their_gradient() {
         let (grads, losses) = gradients(&sam, batch, simulator, &options);
         (by_key(&grads), losses)
     };
-    let _turn = generator();
     let ((without, losses), (with, taught_losses)) = (gradients_of(&plain), gradients_of(&taught));
     // The same through autodiff.
     let tracked = sam.encode(Tensor::from_inner(images));
@@ -217,8 +214,6 @@ fn a_step_with_the_losses_of_sam_2_at_full_resolution_equals_the_reference() {
 
 #[test]
 fn activation_checkpointing_changes_no_gradient() {
-    // Recomputed blocks seed the generator.
-    let _turn = generator();
     let golden = golden();
     let sam = tiny(&device().autodiff());
     let batch = batch(&golden, "");

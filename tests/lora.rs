@@ -5,7 +5,6 @@ use std::path::Path;
 
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
-use sam_learn::LearnError;
 use sam_learn::options::{Activations, LoraOptions};
 use sam_model::lora::{AdapterFile, AdapterFormat};
 use sam_model::weights::{Checkpoint, StateDict};
@@ -14,11 +13,11 @@ use serde_json::Value;
 
 use crate::cli::{Run, fixture};
 use crate::fixture::{
-    Golden, LOGITS, assert_same_weights, check, device, generator, max_abs_diff, norm, official_gradients, path, tiny,
-    values,
+    Golden, LOGITS, assert_same_weights, check, device, max_abs_diff, norm, official_gradients, path,
+    repeats_to_the_bit, tiny, values,
 };
 use crate::train_cli::{SMALL, read, with_config};
-use crate::training_runs::{Setting, assert_same_lines, folder, run_in_shards, small_sam};
+use crate::training_runs::{Setting, assert_same_lines, bytes, folder, run_in_shards, small_sam};
 
 /// Relative to a gradient's norm, as for the network without adapters.
 const RELATIVE: f32 = 1e-3;
@@ -153,8 +152,7 @@ fn the_checkpoint_is_the_base_model_with_the_adapter_folder_merged() {
 }
 
 #[test]
-fn shards_add_up_and_refuse_dropout() {
-    let _turn = generator();
+fn shards_add_up_and_drop_repeatably() {
     let (one, two) = (folder(), folder());
     run_in_shards(one.path(), 1, Some(lora(0.0))).expect("it runs");
     run_in_shards(two.path(), 2, Some(lora(0.0))).expect("it runs");
@@ -163,8 +161,12 @@ fn shards_add_up_and_refuse_dropout() {
     for (name, factors) in one {
         check(&name, &factors.a, &two[&name].a, 1e-4);
     }
-    let refused = run_in_shards(folder().path(), 2, Some(lora(0.1)));
-    assert!(matches!(refused, Err(LearnError::ShardsWithDropout { n_shards: 2 })), "{refused:?}");
+    let dropped = [(); 2].map(|()| {
+        let run = folder();
+        run_in_shards(run.path(), 2, Some(lora(0.1))).expect("it runs");
+        bytes(run.path(), "last.safetensors")
+    });
+    assert!(!repeats_to_the_bit() || dropped[0] == dropped[1], "equal seeds, equal draws");
 }
 
 /// A configuration that adapts the tiny checkpoint on synthetic scenes.

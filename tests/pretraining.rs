@@ -24,7 +24,7 @@ use sam_model::weights::{Checkpoint, MaeCheckpoint, StateDict};
 use sam_model::{MaeConfig, MaeTarget};
 use serde_json::Value;
 
-use crate::fixture::{device, generator, repeats_to_the_bit};
+use crate::fixture::{device, repeats_to_the_bit};
 
 /// Not square on purpose.
 const SIZE_HW: [usize; 2] = [24, 32];
@@ -99,7 +99,6 @@ impl Setting {
 
     fn run(mut self, folder: &Path) -> Result<Outcome, LearnError> {
         self.options.run.dir = folder.to_owned();
-        let _turn = generator();
         let interrupter = Interrupter::new();
         let observer: Box<dyn Observer> = {
             let (interrupter, stop_after, skipped) = (interrupter.clone(), self.stop_after, self.skipped);

@@ -2,17 +2,15 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use sam_model::DropPath;
-use sam_model::MaskOutput;
 use sam_model::weights::Checkpoint;
+use sam_model::{DropPath, MaskOutput, seed_dropout};
 
-use crate::fixture::{Golden, MODULE, check, device, generator, path, tiny, values};
+use crate::fixture::{Golden, MODULE, check, device, path, tiny, values};
 
 #[test]
 fn drop_path_drops_whole_samples_and_keeps_the_mean() {
-    let _turn = generator();
     let device = device().autodiff();
-    device.seed(11);
+    seed_dropout(11);
     let (probability, samples) = (0.4, 4000);
     let dropped = values(DropPath::new(probability).forward(Tensor::<3>::ones([samples, 2, 3], &device)));
     let kept = (1.0 / (1.0 - probability)) as f32;
@@ -29,7 +27,6 @@ fn drop_path_drops_whole_samples_and_keeps_the_mean() {
 /// A model with all rates above zero equals the reference after `valid()`, and differs from it in training.
 #[test]
 fn rates_act_in_training_only() {
-    let _turn = generator();
     let golden = Golden::open("tiny_golden.safetensors");
     let checkpoint = Checkpoint::open(&path("tiny_sam.safetensors")).expect("a committed fixture");
     let mut options = checkpoint.default_options();
@@ -37,7 +34,7 @@ fn rates_act_in_training_only() {
     options.config.mask_decoder.dropout = 0.3;
     let plain = device();
     let device = plain.clone().autodiff();
-    device.seed(5);
+    seed_dropout(5);
     let (sam, _) = checkpoint.load_with(&options, &device).expect("it fits");
 
     let images = golden.tensor::<4>("input_image", &plain);

@@ -95,15 +95,6 @@ pub enum LearnError {
         /// What the folder has of it.
         has: String,
     },
-    /// Shards would take random draws in any order.
-    #[error(
-        "a batch cannot be computed in {n_shards} shards side by side with drop path or dropout: the order of their random \
-         draws would differ from run to run"
-    )]
-    ShardsWithDropout {
-        /// The requested number of shards.
-        n_shards: usize,
-    },
     /// A teacher whose embeddings have another shape.
     #[error("a student cannot learn from this teacher: {}", source.problems.join("; "))]
     OtherTeacher {
@@ -121,14 +112,6 @@ pub enum LearnError {
     ShardsWithRunningStatistics {
         /// The requested number of shards.
         n_shards: usize,
-    },
-    /// Devices would draw from one random generator in any order.
-    #[error(
-        "{n_devices} devices of one process share one random generator, so drop path and dropout would not be repeatable"
-    )]
-    DevicesWithDropout {
-        /// Number of devices.
-        n_devices: usize,
     },
     /// Ranks would have statistics of their own.
     #[error("{n_ranks} ranks cannot train running statistics of batch norms: each would have those of its own images")]

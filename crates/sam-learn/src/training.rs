@@ -203,15 +203,6 @@ fn setup(sam: Sam, training: Training, sources: Sources) -> Result<Setup<Segment
     }
     let TrainOptions { run: run_options, prompts, loss, lora, optimiser, schedule, validation: intervals, log } =
         options;
-    let has_dropout = sam.config().image_encoder.drop_path_rate() > 0.0
-        || sam.config().mask_decoder.dropout > 0.0
-        || lora.as_ref().is_some_and(|lora| lora.dropout > 0.0);
-    if run_options.parallel > 1 && has_dropout {
-        return Err(LearnError::ShardsWithDropout { n_shards: run_options.parallel });
-    }
-    if inputs.ranks.shares_process() && has_dropout {
-        return Err(LearnError::DevicesWithDropout { n_devices: inputs.ranks.n() });
-    }
     if run_options.parallel > 1 && n_running > 0 {
         return Err(LearnError::ShardsWithRunningStatistics { n_shards: run_options.parallel });
     }

@@ -193,12 +193,12 @@ fn fan_in(key: &str, official_shape: &[usize]) -> usize {
     }
 }
 
-/// Mixes the seed and the key; stable across versions of this program and of Rust.
 /// `count` values, uniform within `bound`: a function of `seed` and `key` alone.
 pub(crate) fn uniform_values(bound: f32, count: usize, seed: u64, key: &str) -> Vec<f32> {
     draw_values(Draw::Uniform { bound }, count, seed_of(seed, key))
 }
 
+/// Mixes the seed and the key; stable across versions of this program and of Rust.
 fn seed_of(seed: u64, key: &str) -> u64 {
     let mut hash = Fingerprint::new(seed);
     hash.add_bytes(key.as_bytes());
@@ -239,7 +239,7 @@ pub(crate) fn sines_and_cosines(grid_hw: [usize; 2], channels: usize) -> Vec<f32
 }
 
 /// Box-Muller; the second value is discarded, so that a draw depends on the generator's state alone.
-fn normal(rng: &mut StdRng) -> f32 {
+pub(crate) fn normal(rng: &mut StdRng) -> f32 {
     let radius: f64 = 1.0 - rng.random::<f64>(); // (0, 1]
     let angle: f64 = rng.random::<f64>();
     ((-2.0 * radius.ln()).sqrt() * (2.0 * std::f64::consts::PI * angle).cos()) as f32

@@ -38,6 +38,8 @@ mod preprocess;
 mod prompt;
 mod sam;
 mod stage;
+#[cfg(test)]
+mod testing;
 pub mod weights;
 
 pub use config::{SamConfig, SamConfigError, Variant};
@@ -49,7 +51,7 @@ pub use encoder::{
 };
 pub use mae::{MaeConfig, MaeTarget, MaskedAutoencoder, RandomMasking, Reconstruction, masking_noise};
 pub use ops::mlp::Activation;
-pub use ops::{bf16_products, int8_encoder, set_bf16_products, set_int8_encoder};
+pub use ops::{bf16_products, int8_encoder, seed_dropout, set_bf16_products, set_int8_encoder};
 pub use preprocess::{PIXEL_MEAN, PIXEL_STD, normalise_pixels};
 pub use prompt::{
     MaskPrompts, Modality, ObjectPrompt, PromptEncoder, PromptEncoderConfig, Prompts, SparsePrompts, TextPrompt,

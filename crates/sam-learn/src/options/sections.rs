@@ -77,8 +77,7 @@ pub struct RunOptions {
     pub devices: Vec<String>,
     /// Compute threads; 0: one per core.
     pub threads: usize,
-    /// Shards of a batch that are computed side by side; above 1 only without drop path and dropout, whose draws would
-    /// come in any order.
+    /// Shards of a batch that are computed side by side.
     pub parallel: usize,
     /// Activations of the encoder that are stored for the backward pass.
     #[serde(default)]

@@ -33,11 +33,6 @@ pub trait Ranks: Send + Sync + Debug {
     /// Number of ranks.
     fn n(&self) -> usize;
 
-    /// Whether the others are threads of this process, with which it shares burn's random generator.
-    fn shares_process(&self) -> bool {
-        false
-    }
-
     /// The bytes that every rank gives, in the order of the ranks.
     ///
     /// # Errors

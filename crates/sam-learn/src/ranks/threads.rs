@@ -159,10 +159,6 @@ impl Ranks for ThreadRank {
         self.n
     }
 
-    fn shares_process(&self) -> bool {
-        true
-    }
-
     fn gather(&self, bytes: Vec<u8>) -> Result<Vec<Vec<u8>>, RankError> {
         let given = self.meet(Given::Bytes(Arc::new(bytes)))?;
         given

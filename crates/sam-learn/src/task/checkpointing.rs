@@ -1,19 +1,17 @@
 //! Activation checkpointing (Chen 2016, arXiv 1604.06174): the forward pass stores only the input of each stage, and the
 //! backward pass runs each stage again. One more forward pass buys the memory of all blocks but one.
 //!
-//! Random draws of a stage (dropped paths) are repeated in the backward pass: the device's generator is seeded before each
-//! stage, as burn has one generator for all.
+//! Random draws of a stage (dropped paths) are repeated in the backward pass: they are seeded before each stage.
 
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
-use burn::tensor::{Device, Tensor};
-use sam_model::Stage;
+use burn::tensor::Tensor;
+use sam_model::{Stage, seed_dropout};
 
 /// A forward pass of which only the inputs of the stages are stored.
 pub(super) struct CheckpointedForward {
     /// Without autodiff.
     inputs: Vec<Tensor<4>>,
-    device: Device,
     seed: u64,
 }
 
@@ -25,15 +23,16 @@ impl CheckpointedForward {
     ///   learns would stay, with all its saved activations, until the next backward pass: only then burn looks for nodes
     ///   that nobody needs any more
     /// - `input`: `[B, ..]`, without autodiff
-    pub(super) fn run(stages: &[Stage<'_>], input: Tensor<4>, device: &Device, seed: u64) -> (Self, Tensor<4>) {
+    /// - `seed`: of the stages' random draws
+    pub(super) fn run(stages: &[Stage<'_>], input: Tensor<4>, seed: u64) -> (Self, Tensor<4>) {
         let mut inputs = Vec::with_capacity(stages.len());
         let mut x = input;
         for (index, stage) in stages.iter().enumerate() {
             inputs.push(x.clone());
-            device.seed(seed.wrapping_add(index as u64));
+            seed_dropout(seed.wrapping_add(index as u64));
             x = stage(Tensor::from_inner(x)).inner();
         }
-        (Self { inputs, device: device.clone(), seed }, x)
+        (Self { inputs, seed }, x)
     }
 
     /// Adds the gradients of all parameters to `sums`, given that of the last stage's output.
@@ -49,7 +48,7 @@ impl CheckpointedForward {
     ) {
         let mut d_output = d_output;
         for (index, (stage, input)) in stages.iter().zip(self.inputs).enumerate().rev() {
-            self.device.seed(self.seed.wrapping_add(index as u64));
+            seed_dropout(self.seed.wrapping_add(index as u64));
             let input = Tensor::from_inner(input);
             let input = if index > 0 { input.require_grad() } else { input };
             let output = stage(input.clone());
@@ -72,24 +71,26 @@ impl CheckpointedForward {
 mod tests {
     use super::*;
     use burn::nn::{Linear, LinearConfig};
-    use burn::tensor::Distribution;
+    use burn::tensor::{Device, TensorData};
+    use sam_model::DropPath;
 
     /// The backward pass repeats the draws of the forward pass, whatever was drawn in between.
     #[test]
     fn recomputed_stages_drop_the_same_samples() {
         let device = Device::flex().autodiff();
         let layers: Vec<Linear> = (0..3).map(|_| LinearConfig::new(4, 4).init(&device)).collect();
-        let stage = |layer: &Linear, x: Tensor<4>| {
-            let path = Tensor::random([64, 1, 1, 1], Distribution::Bernoulli(0.5), &x.device());
-            x.clone() + layer.forward(x) * path
+        let drop_path = DropPath::new(0.5);
+        let stage = |layer: &Linear, x: Tensor<4>| x.clone() + drop_path.forward(layer.forward(x));
+        let values = |slope: f32| {
+            let values: Vec<f32> = (0..256).map(|at| (slope * at as f32).sin()).collect();
+            Tensor::<4>::from_data(TensorData::new(values, [64, 1, 1, 4]), &Device::flex())
         };
-        let input = Tensor::<4>::random([64, 1, 1, 4], Distribution::Default, &Device::flex());
-        let weights = Tensor::<4>::random([64, 1, 1, 4], Distribution::Default, &Device::flex());
+        let (input, weights) = (values(0.7), values(1.3));
 
         // The same seeds, with all activations stored.
         let mut x = Tensor::from_inner(input.clone());
         for (index, layer) in layers.iter().enumerate() {
-            device.seed(7 + index as u64);
+            seed_dropout(7 + index as u64);
             x = stage(layer, x);
         }
         let output = x.clone().inner().into_data();
@@ -101,7 +102,7 @@ mod tests {
             layers.iter().map(|layer| Box::new(move |x| stage(layer, x)) as Stage<'_>).collect()
         };
         let untracked = layers.clone().no_grad();
-        let (forward, last) = CheckpointedForward::run(&stages(&untracked), input, &device, 7);
+        let (forward, last) = CheckpointedForward::run(&stages(&untracked), input, 7);
         last.into_data().assert_eq(&output, true);
         let mut sums = GradientsAccumulator::new();
         forward.backward(&stages(&layers), weights, &layers, &mut sums);

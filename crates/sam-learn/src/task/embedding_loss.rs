@@ -12,7 +12,7 @@ use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::Tensor;
 use sam_model::Sam;
 
-use super::shards::{ShardPools, shard_ranges};
+use super::shards::{ShardPools, shard_ranges, shard_seed};
 use super::step::EncoderRun;
 use crate::optim::scaled;
 
@@ -101,7 +101,8 @@ pub(super) fn embedding_gradients(
     let device = sam.device();
     let shards = shard_ranges(n_images, pools.n());
     let is_sharded = shards.len() > 1;
-    let work = shards.into_iter().map(|shard| {
+    let work = shards.into_iter().zip(0..).map(|(shard, number)| {
+        let run = EncoderRun { dropout_seed: shard_seed(run.dropout_seed, number), ..run };
         // Leaves of its own: backward passes over shared ones would wait for each other.
         let sam = if is_sharded { sam.clone().fork(&device) } else { sam.clone() };
         let images = images.clone().slice_dim(0, shard.clone());

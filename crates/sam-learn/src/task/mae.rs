@@ -173,7 +173,7 @@ fn loss_gradients(
             let untracked = mae.clone().no_grad();
             let (visible, stages) = untracked.stages(images.clone(), masking, target);
             // Any seed: the stages draw nothing.
-            let run = || CheckpointedForward::run(&stages, visible, device, 0);
+            let run = || CheckpointedForward::run(&stages, visible, 0);
             let (forward, loss) = timed(Phase::EncoderForward, device, run);
             let value = loss.clone().reshape([1]);
             let mut sums = GradientsAccumulator::new();

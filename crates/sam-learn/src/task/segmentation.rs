@@ -197,7 +197,6 @@ impl Task for SegmentationTask {
             Texts::StandIn(text) => draws.set_texts(std::iter::repeat(Some(text.clone()))),
         }
         let dropout_seed = RandomStream::new(*seed, Purpose::Dropout, &[batch.step]).next_u64();
-        training_batch.target.masks.device().seed(dropout_seed);
         let step = SegmentationStep { sam: &self.sam, batch: &training_batch, options: step, dropout_seed };
         let (grads, losses) = step.gradients_in_shards(&draws, pools);
         let (passes, embedding_mse) = losses.read();
@@ -320,7 +319,6 @@ impl SegmentationTask {
         let images = normalised_images(&batch);
         let target = teacher.embeddings(&batch, &images, 1.0)?;
         let dropout_seed = RandomStream::new(*seed, Purpose::Dropout, &[batch.step]).next_u64();
-        images.device().seed(dropout_seed);
         let run = EncoderRun { activations: step.activations, dropout_seed };
         let (grads, loss) = embedding_gradients(&self.sam, &images, &target, run, pools);
         let embedding_mse = read(loss)[0];

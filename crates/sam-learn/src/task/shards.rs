@@ -61,6 +61,12 @@ impl ShardPools {
     }
 }
 
+/// The seed of a shard's random draws; the first, or only one, has the step's. Far from those next to it, which are the stages' of an
+/// encoder.
+pub(super) fn shard_seed(step_seed: u64, shard: u64) -> u64 {
+    step_seed.wrapping_add(shard << 32)
+}
+
 /// The images of each shard: at most `n_shards` ranges that differ by one image at most.
 pub(super) fn shard_ranges(n_images: usize, n_shards: usize) -> Vec<Range<usize>> {
     let n = n_shards.min(n_images);

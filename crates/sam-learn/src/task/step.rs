@@ -13,12 +13,12 @@ use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use sam_model::ops::linear_resize_weights;
-use sam_model::{EncodedImages, ImageEncoder, MaskOutput, Sam};
+use sam_model::{EncodedImages, ImageEncoder, MaskOutput, Sam, seed_dropout};
 
 use super::batch::{EncoderInput, TrainingBatch};
 use super::checkpointing::CheckpointedForward;
 use super::losses::{NOT_ALLOWED, PassLosses, one_hot, pass_losses};
-use super::shards::{ShardPools, shard_ranges};
+use super::shards::{ShardPools, shard_ranges, shard_seed};
 use crate::device_reads::read;
 use crate::optim::scaled;
 use crate::options::{Activations, BoxOutput, LossOptions, LossResolution};
@@ -50,7 +50,7 @@ pub struct SegmentationStep<'a> {
     pub batch: &'a TrainingBatch,
     /// Options of the step.
     pub options: &'a StepOptions,
-    /// Random seed of the stages of an encoder whose activations are recomputed.
+    /// Random seed of drop path and dropout.
     pub dropout_seed: u64,
 }
 
@@ -59,7 +59,7 @@ pub struct SegmentationStep<'a> {
 pub(super) struct EncoderRun {
     /// Activations that are stored.
     pub(super) activations: Activations,
-    /// Random seed of its stages, where activations are recomputed.
+    /// Random seed of its dropped paths.
     pub(super) dropout_seed: u64,
 }
 
@@ -77,10 +77,11 @@ impl EncoderRun {
         of_embeddings: impl FnOnce(Tensor<4>) -> (GradientsAccumulator<Sam>, Option<Tensor<4>>, R),
     ) -> (GradientsParams, R) {
         let device = &sam.device();
+        seed_dropout(self.dropout_seed);
         if self.activations == Activations::Recompute {
             let untracked = sam.image_encoder.clone().no_grad();
             let (forward, embeddings) = timed(Phase::EncoderForward, device, || {
-                CheckpointedForward::run(&untracked.stages(), images, device, self.dropout_seed)
+                CheckpointedForward::run(&untracked.stages(), images, self.dropout_seed)
             });
             let (mut sums, gradient, result) = of_embeddings(embeddings);
             if let Some(gradient) = gradient {
@@ -155,6 +156,7 @@ impl SegmentationStep<'_> {
     #[must_use]
     pub fn gradients(&self, simulator: ClickSimulator) -> (GradientsParams, StepLosses) {
         let sam = self.sam;
+        seed_dropout(self.dropout_seed);
         let images = match &self.batch.input {
             EncoderInput::Images(images) => images.clone(),
             EncoderInput::Embeddings(embeddings) => {
@@ -204,7 +206,7 @@ impl SegmentationStep<'_> {
         assert!(n_objects > 0, "a batch has objects: images without are not put into one");
         let objects_before = |image: usize| batch.image_of_object.partition_point(|&at| at < image);
         let device = sam.device();
-        let work = shards.into_iter().filter_map(|images| {
+        let work = shards.into_iter().zip(0..).filter_map(|(images, shard)| {
             let objects = objects_before(images.start)..objects_before(images.end);
             if objects.is_empty() {
                 return None;
@@ -215,6 +217,7 @@ impl SegmentationStep<'_> {
             let of_images = images.len() as f64 / n_images as f64;
             let per_object = of_images * n_objects as f64 / objects.len() as f64;
             let batch = batch.shard(images, objects.clone(), per_object);
+            let dropout_seed = shard_seed(dropout_seed, shard);
             let draws = PromptDraws { passes: draws.passes.clone(), objects: draws.objects[objects.clone()].to_vec() };
             Some(move || {
                 let simulator = ClickSimulator::new(draws, &batch.target, sam.image_size());

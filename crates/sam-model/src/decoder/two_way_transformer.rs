@@ -14,6 +14,7 @@ use burn::nn::{Dropout, DropoutConfig, LayerNorm, LayerNormConfig, Linear};
 use burn::tensor::{Device, Tensor};
 
 use crate::ops::attention::{AbsentKeys, CrossAttentionInputs, cross_attention};
+use crate::ops::dropout::dropout;
 use crate::ops::layer_norm::normalise;
 use crate::ops::linear::{linear, linear_layer};
 use crate::ops::mlp::{Activation, MlpBlock};
@@ -190,7 +191,7 @@ impl TwoWayTransformer {
         let keys = shared_linear(SharedLinearInputs { x, weight, shared, image_index });
         let values = linear(&last.v_proj, image.clone());
         let attended = last.attend(tokens.clone() + positions, Rows::own(keys), Rows::own(values));
-        (norm_of_sum(&self.norm_final_attn, self.dropout.forward(attended), Rows::own(tokens)), image)
+        (norm_of_sum(&self.norm_final_attn, dropout(&self.dropout, attended), Rows::own(tokens)), image)
     }
 }
 
@@ -271,20 +272,20 @@ impl TwoWayAttentionBlock {
             normalise(attended, &self.norm1, DECODER_LAYER_NORM_EPS)
         } else {
             let attended = self.self_attn.forward(tokens.clone() + positions.clone(), tokens.clone(), absent);
-            norm_of_sum(&self.norm1, self.dropout.forward(attended), Rows::own(tokens))
+            norm_of_sum(&self.norm1, dropout(&self.dropout, attended), Rows::own(tokens))
         };
 
         let positioned = tokens.clone() + positions.clone();
         let attended = self.cross_attn_token_to_image.attend(positioned, image.keys, image.values);
-        let tokens = norm_of_sum(&self.norm2, self.dropout.forward(attended), Rows::own(tokens));
+        let tokens = norm_of_sum(&self.norm2, dropout(&self.dropout, attended), Rows::own(tokens));
 
         let expanded = self.mlp.forward(tokens.clone());
-        let tokens = norm_of_sum(&self.norm3, self.dropout.forward(expanded), Rows::own(tokens));
+        let tokens = norm_of_sum(&self.norm3, dropout(&self.dropout, expanded), Rows::own(tokens));
 
         let positioned = tokens.clone() + positions.clone();
         let attended =
             self.cross_attn_image_to_token.attend_to_tokens(image.queries, positioned, tokens.clone(), absent);
-        let image = norm_of_sum(&self.norm4, self.dropout.forward(attended), image.residual);
+        let image = norm_of_sum(&self.norm4, dropout(&self.dropout, attended), image.residual);
         (tokens, image)
     }
 }

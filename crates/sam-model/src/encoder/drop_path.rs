@@ -1,13 +1,12 @@
 //! Drop path (stochastic depth, arXiv 1603.09382): in training a residual branch is skipped for whole samples.
 //!
-//! The samples to drop come from the device's random generator: a reproducible training loop seeds it before every step
-//! (`Device::seed`) and draws nothing else from it in between.
-//!
 //! By hand, as burn has none. As in timm and ViTDet the other samples are scaled by `1 / (1 - p)`, so nothing changes at
 //! inference.
 
 use burn::module::{Flag, Module, Param};
-use burn::tensor::{Distribution, Tensor};
+use burn::tensor::Tensor;
+
+use crate::ops::dropout::kept;
 
 /// Drops a residual branch per sample while training.
 #[derive(Module, Debug)]
@@ -25,7 +24,7 @@ impl DropPath {
         Self { probability, training: Param::from_bool(true) }
     }
 
-    /// Multiplies each sample of the branch by zero or by `1 / (1 - p)`.
+    /// Multiplies each sample of the branch by zero or by `1 / (1 - p)`; drawn from the stream of [`crate::seed_dropout`].
     ///
     /// # Shapes
     /// - `branch`: `[B, ..]`
@@ -34,11 +33,10 @@ impl DropPath {
         if self.probability == 0.0 || !self.training.is_enabled() || !branch.device().is_autodiff() {
             return branch;
         }
-        let keep = 1.0 - self.probability;
         let mut per_sample = [1; D];
         per_sample[0] = branch.dims()[0];
-        let is_kept = Tensor::random(per_sample, Distribution::Bernoulli(keep), &branch.device());
-        branch * (is_kept / keep)
+        let factors = kept(per_sample, 1.0 - self.probability, &branch.device()).cast(branch.dtype());
+        branch * factors
     }
 }
 

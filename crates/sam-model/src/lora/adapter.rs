@@ -7,10 +7,11 @@
 //! Letters: `I` inputs and `O` outputs of the layer, `R` rank of its adapter.
 
 use burn::module::{Module, ModuleVisitor, Param, Reparameterization, Reparameterizer};
-use burn::tensor::{Distribution, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 
 use super::file::LayerFactors;
 use crate::init::uniform_values;
+use crate::ops::dropout::kept;
 use crate::ops::products::linear as linear_product;
 use crate::weights::{ParameterPath, WeightsError, official_key, transpose};
 
@@ -109,9 +110,8 @@ impl LowRankAdapter {
     /// - returns `[.., O]`
     pub(crate) fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let x = if self.drops(&x) {
-            let keep = 1.0 - self.dropout;
-            let is_kept = Tensor::random(x.shape(), Distribution::Bernoulli(keep), &x.device());
-            x * (is_kept / keep)
+            let factors = kept(x.dims(), 1.0 - self.dropout, &x.device()).cast(x.dtype());
+            x * factors
         } else {
             x
         };
@@ -307,13 +307,22 @@ impl Factors {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use burn::module::ModuleMapper;
     use burn::nn::{Linear, LinearConfig};
     use burn::tensor::{Device, Tolerance};
 
     use crate::ops::linear::linear;
+    use crate::testing::Random;
 
-    fn layer(device: &Device) -> Vec<Linear> {
-        vec![LinearConfig::new(5, 6).init(device)]
+    fn on<const D: usize>(device: &Device, x: Tensor<D>) -> Tensor<D> {
+        Tensor::from_data(x.into_data(), device)
+    }
+
+    fn layer(random: &mut Random, device: &Device) -> Vec<Linear> {
+        let mut layer = LinearConfig::new(5, 6).init(device);
+        layer.weight = Param::from_tensor(on(device, random.uniform([5, 6])));
+        layer.bias = Some(Param::from_tensor(on(device, random.uniform([6]))));
+        vec![layer]
     }
 
     fn adapted(layers: Vec<Linear>, columns: AdaptedColumns) -> Vec<Linear> {
@@ -321,28 +330,28 @@ mod tests {
         attach(layers, 7, &|_| Some(shape), &|_| None).expect("it fits")
     }
 
-    fn with_random_factors(layers: Vec<Linear>) -> Vec<Linear> {
-        struct Random;
-        impl burn::module::ModuleMapper for Random {
-            fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-                let learns = param.is_require_grad();
-                param.map(|tensor| tensor.random_like(Distribution::Normal(0.0, 1.0)).set_require_grad(learns))
-            }
+    impl ModuleMapper for Random {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let learns = param.is_require_grad();
+            param.map(|x| on(&x.device(), self.normal(x.dims(), 1.0)).set_require_grad(learns))
         }
-        layers.map(&mut Random)
+    }
+
+    fn with_random_factors(random: &mut Random, layers: Vec<Linear>) -> Vec<Linear> {
+        layers.map(random)
     }
 
     #[test]
     fn a_fresh_adapter_changes_nothing_and_a_trained_one_equals_the_merged_layer() {
-        let device = Device::flex();
-        let x = Tensor::<3>::random([2, 3, 5], Distribution::Default, &device);
-        let base = layer(&device);
+        let mut random = Random::new(1);
+        let x = random.uniform([2, 3, 5]);
+        let base = layer(&mut random, &Device::flex());
         for columns in [AdaptedColumns::All, AdaptedColumns::Thirds([true, false, true])] {
             let fresh = adapted(base.clone(), columns);
             assert!(has_adapters(&fresh) && !has_adapters(&base));
             linear(&fresh[0], x.clone()).into_data().assert_eq(&linear(&base[0], x.clone()).into_data(), true);
 
-            let trained = with_random_factors(fresh);
+            let trained = with_random_factors(&mut random, fresh);
             let merged = trained.clone().materialize();
             assert!(!has_adapters(&merged));
             let expected = linear(&merged[0], x.clone());
@@ -361,9 +370,12 @@ mod tests {
     #[test]
     fn gradients_reach_the_factors_and_not_the_frozen_weight() {
         let device = Device::flex().autodiff();
-        let x = Tensor::<3>::random([2, 3, 5], Distribution::Default, &device).require_grad();
-        let trained = with_random_factors(adapted(layer(&device), AdaptedColumns::Thirds([true, false, true])));
-        let weights = Tensor::<3>::random([2, 3, 6], Distribution::Default, &device);
+        let mut random = Random::new(2);
+        let x = Tensor::from_inner(random.uniform([2, 3, 5])).require_grad();
+        let columns = AdaptedColumns::Thirds([true, false, true]);
+        let layers = adapted(layer(&mut random, &device), columns);
+        let trained = with_random_factors(&mut random, layers);
+        let weights = Tensor::from_inner(random.uniform([2, 3, 6]));
         let bias = trained[0].bias.as_ref().expect("a bias").val();
         let by_kernel = (linear(&trained[0], x.clone()) * weights.clone()).sum().backward();
         let by_weight =
@@ -383,8 +395,10 @@ mod tests {
     fn inputs_are_dropped_in_training_only() {
         let device = Device::flex();
         let shape = AdapterShape { rank: 2, alpha: 2.0, dropout: 0.5, columns: AdaptedColumns::All };
-        let attached = attach(layer(&device.clone().autodiff()), 7, &|_| Some(shape), &|_| None).expect("it fits");
-        let trained = with_random_factors(attached);
+        let mut random = Random::new(3);
+        let layers = layer(&mut random, &device.clone().autodiff());
+        let attached = attach(layers, 7, &|_| Some(shape), &|_| None).expect("it fits");
+        let trained = with_random_factors(&mut random, attached);
         let x = Tensor::<2>::ones([64, 5], &device.clone().autodiff());
         let rows = |y: Tensor<2>| y.into_data().try_to_vec::<f32>().expect("f32");
         let y = rows(linear(&trained[0], x.clone()));

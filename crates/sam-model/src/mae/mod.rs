@@ -340,7 +340,7 @@ fn patch_statistics(patches: Tensor<3>) -> (Tensor<3>, Tensor<3>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::Distribution;
+    use crate::testing::Random;
 
     fn tiny() -> MaskedAutoencoder {
         let config = MaeConfig {
@@ -361,7 +361,7 @@ mod tests {
     #[test]
     fn unpatchify_of_patchify_is_the_same_image() {
         let mae = tiny();
-        let images = Tensor::<4>::random([2, 3, 16, 24], Distribution::Default, &Device::flex());
+        let images = Random::new(1).uniform([2, 3, 16, 24]);
         let back = mae.unpatchify(mae.patchify(images.clone()), [16, 24]);
         back.into_data().assert_eq(&images.into_data(), true);
     }
@@ -372,7 +372,7 @@ mod tests {
         let mae = tiny();
         let device = Device::flex();
         let masking = RandomMasking::draw(3, &[0, 1], mae.config.n_patches(), 0.75);
-        let patches = Tensor::<3>::random([2, 24, 48], Distribution::Default, &device);
+        let patches = Random::new(2).uniform([2, 24, 48]);
         let before = mae.predictions(patches.clone(), &masking);
         let mut values = patches.into_data().try_to_vec::<f32>().expect("f32");
         for (image, removed) in masking.removed().enumerate() {
@@ -387,7 +387,7 @@ mod tests {
     #[test]
     fn visible_patches_of_a_completed_image_are_the_original() {
         let mae = tiny();
-        let images = Tensor::<4>::random([1, 3, 16, 24], Distribution::Default, &Device::flex());
+        let images = Random::new(3).uniform([1, 3, 16, 24]);
         let masking = RandomMasking::draw(0, &[5], 24, 0.75);
         let result = mae.reconstruct(images.clone(), &masking, MaeTarget::NormalisedPixels);
         let fraction = result.removed.clone().mean().into_scalar::<f32>();

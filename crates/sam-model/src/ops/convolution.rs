@@ -242,17 +242,20 @@ impl SliceOperation<7> for BottleneckOp {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{DType, Distribution, Tolerance};
+    use burn::tensor::{DType, Tolerance};
 
     use super::*;
+    use crate::testing::Random;
 
-    fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
-        Tensor::random(shape, Distribution::Normal(0.0, 0.5), &Device::flex())
-    }
-
-    fn layer([channels_in, channels_out]: [usize; 2], kernel: usize, stride: usize, is_depthwise: bool) -> Convolution {
-        let weight = random([channels_out, if is_depthwise { 1 } else { channels_in }, kernel, kernel]);
-        Convolution { weight, bias: random([channels_out]), stride, is_depthwise }
+    fn layer(
+        random: &mut Random,
+        [channels_in, channels_out]: [usize; 2],
+        kernel: usize,
+        stride: usize,
+        is_depthwise: bool,
+    ) -> Convolution {
+        let weight = random.normal([channels_out, if is_depthwise { 1 } else { channels_in }, kernel, kernel], 0.5);
+        Convolution { weight, bias: random.normal([channels_out], 0.5), stride, is_depthwise }
     }
 
     /// f64 takes the plain form.
@@ -268,14 +271,15 @@ mod tests {
 
     #[test]
     fn kernels_equal_the_plain_form() {
+        let random = &mut Random::new(1);
         for after in [Then::Nothing, Then::Gelu] {
             for layer in [
-                layer([6, 5], 1, 1, false),
-                layer([6, 5], 3, 2, false),
-                layer([6, 6], 3, 1, true),
-                layer([6, 6], 3, 2, true),
+                layer(random, [6, 5], 1, 1, false),
+                layer(random, [6, 5], 3, 2, false),
+                layer(random, [6, 6], 3, 1, true),
+                layer(random, [6, 6], 3, 2, true),
             ] {
-                let x = random([2, 7, 10, 6]);
+                let x = random.normal([2, 7, 10, 6], 0.5);
                 let expected = convolution(x.clone().cast(DType::F64), wide(&layer), after);
                 equal(convolution(x.clone(), layer.clone(), after), expected.clone());
                 if !layer.is_depthwise && layer.stride == 2 {
@@ -287,10 +291,14 @@ mod tests {
 
     #[test]
     fn a_bottleneck_equals_its_parts() {
+        let random = &mut Random::new(2);
         for (stride, channels_out, is_residual) in [(1, 6, true), (2, 9, false)] {
-            let layers =
-                [layer([6, 20], 1, 1, false), layer([20, 20], 3, stride, true), layer([20, channels_out], 1, 1, false)];
-            let x = random([2, 9, 11, 6]);
+            let layers = [
+                layer(random, [6, 20], 1, 1, false),
+                layer(random, [20, 20], 3, stride, true),
+                layer(random, [20, channels_out], 1, 1, false),
+            ];
+            let x = random.normal([2, 9, 11, 6], 0.5);
             let expected = bottleneck(x.clone().cast(DType::F64), layers.each_ref().map(wide), is_residual);
             equal(bottleneck(x, layers, is_residual), expected);
         }

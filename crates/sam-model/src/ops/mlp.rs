@@ -159,15 +159,17 @@ impl Mlp {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{DType, Distribution, Tolerance};
+    use burn::tensor::{DType, Tolerance};
 
     use super::*;
+    use crate::testing::Random;
 
     /// f64 takes the plain form.
     #[test]
     fn the_kernel_equals_the_plain_form_of_every_activation() {
         let device = Device::flex();
-        let random = |shape: [usize; 2]| Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), &device);
+        let mut values = Random::new(1);
+        let mut random = |shape: [usize; 2]| values.normal(shape, 1.0);
         for activation in [Activation::Gelu, Activation::QuickGelu, Activation::Relu] {
             let mut block = MlpBlock::new(6, 20, activation, &device);
             block.lin1.weight = burn::module::Param::from_tensor(random([6, 20]));

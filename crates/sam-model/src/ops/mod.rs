@@ -7,6 +7,7 @@
 mod adamw;
 pub(crate) mod attention;
 pub(crate) mod convolution;
+pub(crate) mod dropout;
 mod fused;
 pub(crate) mod gelu;
 pub(crate) mod layer_norm;
@@ -23,6 +24,7 @@ mod sum_of_squares;
 #[cfg(feature = "autodiff")]
 pub use adamw::InPlaceAdamW;
 pub use attention::relative_position;
+pub use dropout::seed_dropout;
 pub use mask_sums::{MaskSums, MaskSumsInputs, mask_sums};
 pub use products::{bf16_products, int8_encoder, set_bf16_products, set_int8_encoder};
 pub use resize::linear_resize_weights;

@@ -110,13 +110,11 @@ impl PatchConvTranspose {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use burn::tensor::Tolerance;
     use burn::tensor::module::{conv_transpose2d, conv2d};
     use burn::tensor::ops::{ConvOptions, ConvTransposeOptions};
-    use burn::tensor::{Distribution, Tolerance};
 
-    fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
-        Tensor::random(shape, Distribution::Normal(0.0, 1.0), &Device::flex())
-    }
+    use crate::testing::Random;
 
     fn nchw(x: Tensor<4>) -> Tensor<4> {
         x.permute([0, 3, 1, 2])
@@ -124,12 +122,13 @@ mod tests {
 
     #[test]
     fn equals_the_general_convolution() {
+        let mut random = Random::new(1);
         for (channels_in, channels_out, kernel) in [(3, 5, 4), (4, 6, 2), (7, 2, 1)] {
             let conv = PatchConv {
-                weight: Param::from_tensor(random([channels_out, channels_in, kernel, kernel])),
-                bias: Some(Param::from_tensor(random([channels_out]))),
+                weight: Param::from_tensor(random.normal([channels_out, channels_in, kernel, kernel], 1.0)),
+                bias: Some(Param::from_tensor(random.normal([channels_out], 1.0))),
             };
-            let x = random([2, 3 * kernel, 2 * kernel, channels_in]);
+            let x = random.normal([2, 3 * kernel, 2 * kernel, channels_in], 1.0);
             let bias = conv.bias.as_ref().map(|bias| bias.val());
             let options = ConvOptions::new([kernel, kernel], [0, 0], [1, 1], 1);
             let expected = conv2d(nchw(x.clone()), conv.weight.val(), bias, options);
@@ -140,11 +139,12 @@ mod tests {
 
     #[test]
     fn equals_the_general_transposed_convolution() {
+        let mut random = Random::new(2);
         let conv = PatchConvTranspose {
-            weight: Param::from_tensor(random([6, 4, 2, 2])),
-            bias: Param::from_tensor(random([4])),
+            weight: Param::from_tensor(random.normal([6, 4, 2, 2], 1.0)),
+            bias: Param::from_tensor(random.normal([4], 1.0)),
         };
-        let x = random([2, 3, 5, 6]);
+        let x = random.normal([2, 3, 5, 6], 1.0);
         let options = ConvTransposeOptions::new([2, 2], [0, 0], [0, 0], [1, 1], 1);
         let expected = conv_transpose2d(nchw(x.clone()), conv.weight.val(), Some(conv.bias.val()), options);
         let got = nchw(conv.forward(x));

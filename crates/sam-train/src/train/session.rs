@@ -513,9 +513,6 @@ fn advice(error: &LearnError) -> Option<&'static str> {
         LearnError::RankTooLarge { .. } => Some("Change lora.rank"),
         LearnError::DropoutOutsideEncoder { .. } => Some("The keys are lora.dropout and lora.targets"),
         LearnError::OtherAdapters { .. } => Some("The keys are lora.targets and model.adapter"),
-        LearnError::ShardsWithDropout { .. } => {
-            Some("Set run.parallel = 1, or model.drop_path, model.decoder_dropout and lora.dropout to 0")
-        }
         LearnError::ShardsWithRunningStatistics { .. } => {
             Some("Set run.parallel = 1, or model.batch_norm = \"frozen\"")
         }

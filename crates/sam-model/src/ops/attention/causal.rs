@@ -26,14 +26,15 @@ pub(crate) fn causal_attention(qkv: Tensor<3>, heads: usize) -> Tensor<3> {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{Device, Distribution, Tolerance};
+    use burn::tensor::Tolerance;
 
     use super::*;
+    use crate::testing::Random;
 
     #[test]
     fn a_token_sees_itself_and_those_before_it() {
         let (heads, tokens) = (2, 5);
-        let qkv = Tensor::<3>::random([3, tokens, 24], Distribution::Normal(0.0, 1.0), &Device::flex());
+        let qkv = Random::new(1).normal([3, tokens, 24], 1.0);
         let whole = causal_attention(qkv.clone(), heads);
         for n in 1..=tokens {
             let cut = causal_attention(qkv.clone().narrow(1, 0, n), heads);

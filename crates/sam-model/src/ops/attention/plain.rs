@@ -103,7 +103,7 @@ fn with_relative_positions(
 
     let by_row = by_row.reshape([batch, heads, tokens, height]);
     let terms = Tensor::cat(vec![by_row, by_column.reshape([batch, heads, tokens, width])], 3);
-    let codes = grid_codes([height, width], &device).reshape([1, 1, tokens, height + width]);
+    let codes = grid_codes([height, width], &device).cast(terms.dtype()).reshape([1, 1, tokens, height + width]);
     let codes = codes.expand([batch, heads, tokens, height + width]);
     let (terms, codes) = if bf16_products() { in_two_parts(terms, codes) } else { (vec![terms], vec![codes]) };
     let q = Tensor::cat([vec![q * scale], terms].concat(), 3);
@@ -156,7 +156,7 @@ pub(super) fn resized(table: Tensor<2>, size: usize) -> Tensor<2> {
         return table;
     }
     let weights = TensorData::new(linear_resize_weights(length, new_length), [new_length, length]);
-    Tensor::<2>::from_data(weights, &table.device()).matmul(table)
+    Tensor::<2>::from_data(weights, &table.device()).cast(table.dtype()).matmul(table)
 }
 
 /// Splits a map into square windows, padded with `fill` at the right and bottom to whole windows.
@@ -202,11 +202,9 @@ fn fill_bottom_right(x: Tensor<4>, fill: &Tensor<1>, [to_height, to_width]: [usi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::{Distribution, Tolerance};
+    use burn::tensor::Tolerance;
 
-    fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
-        Tensor::random(shape, Distribution::Normal(0.0, 1.0), &Device::flex())
-    }
+    use crate::testing::Random;
 
     /// The sum as the reference writes it: full score map plus two broadcast terms.
     #[test]
@@ -214,8 +212,9 @@ mod tests {
         let ([height, width], [batch, heads, channels]) = ([3, 5], [2, 3, 4]);
         let tokens = height * width;
         let shape = [batch, heads, tokens, channels];
-        let (q, k, v) = (random(shape), random(shape), random(shape));
-        let (table_h, table_w) = (random([2 * height - 1, channels]), random([2 * width - 1, channels]));
+        let mut random = Random::new(1);
+        let [q, k, v] = [(); 3].map(|()| random.normal(shape, 1.0));
+        let [table_h, table_w] = [height, width].map(|side| random.normal([2 * side - 1, channels], 1.0));
 
         let scores = (q.clone() * (channels as f64).powf(-0.5)).matmul(k.clone().swap_dims(2, 3));
         let mut scores = scores.into_data().try_to_vec::<f32>().expect("f32");
@@ -241,9 +240,10 @@ mod tests {
 
     #[test]
     fn a_masked_key_changes_nothing() {
-        let (q, k, v) = (random([2, 2, 3, 4]), random([2, 2, 5, 4]), random([2, 2, 5, 4]));
+        let mut random = Random::new(2);
+        let [q, k, v] = [3, 5, 5].map(|tokens| random.normal([2, 2, tokens, 4], 1.0));
         let expected = plain_attention(q.clone(), k.clone(), v.clone(), None);
-        let more = |x: Tensor<4>| Tensor::cat(vec![x, random([2, 2, 1, 4]) * 50], 2);
+        let mut more = |x: Tensor<4>| Tensor::cat(vec![x, random.normal([2, 2, 1, 4], 50.0)], 2);
         let absent = Tensor::<4>::from_data([[[[0., 0., 0., 0., 0., 1.]]]], &Device::flex()).greater_elem(0.5);
         let got = plain_attention(q, more(k), more(v), Some(absent.expand([2, 1, 1, 6])));
         got.into_data().assert_approx_eq::<f32>(&expected.into_data(), Tolerance::absolute(1e-6));
@@ -260,7 +260,7 @@ mod tests {
     fn unwindow_of_window_is_the_same_map() {
         let device = Device::flex();
         for ([height, width], window) in [([8, 8], 3), ([6, 6], 3), ([1, 1], 4), ([5, 7], 2)] {
-            let x = Tensor::<4>::random([2, height, width, 3], Distribution::Default, &device);
+            let x = Random::new(3).uniform([2, height, width, 3]);
             let windows = window_partition(x.clone(), &Tensor::zeros([3], &device), window);
             assert_eq!(windows.dims()[1..3], [window, window]);
             let back = window_unpartition(windows, window, [height, width]);
